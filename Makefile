@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+#   make [all]          dmfs and its tools, in build/
+#   make check          all tests; check-unit, check-integration, check-kernel, check-crash, check-fuzz: one kind
+#   make crash          the crash laboratory in full
+#   make fuzz           the fuzzers, for as long as FUZZ_SECONDS says
+#   make bench          the benchmark against its peers
+#   make install        honours PREFIX and DESTDIR
+#
+# SAN=address,undefined or SAN=thread builds in build-SAN/ with sanitizers.
+# WERROR=1 makes warnings errors.
+
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+SBINDIR ?= $(PREFIX)/sbin
+MANDIR ?= $(PREFIX)/share/man
+CC ?= cc
+CLANG ?= clang
+PKG_CONFIG ?= pkg-config
+PYTHON ?= /usr/bin/python3
+FUZZ_SECONDS ?= 600
+
+comma := ,
+B := build$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(FUZZER),-fuzz)
+
+pkgs := fuse3 glib-2.0 libgcrypt sqlite3
+have = $(shell $(PKG_CONFIG) --exists $(1) && echo 1)
+optional := $(foreach p,libnbd liburing libcryptsetup libkeyutils,$(if $(call have,$(p)),$(p)))
+# libkeyutils has no .pc file everywhere
+keyutils := $(shell echo 'int main(void){return 0;}' | $(CC) -x c - -include keyutils.h -lkeyutils -o /dev/null 2>/dev/null && echo 1)
+
+CFLAGS ?= -O2 -g
+cflags := -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wstrict-prototypes -Wmissing-prototypes \
+	-D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
+	-fno-strict-aliasing -fno-omit-frame-pointer -pthread -Iinclude -Isrc \
+	$(shell $(PKG_CONFIG) --cflags $(pkgs)) \
+	$(foreach p,$(optional),$(shell $(PKG_CONFIG) --cflags $(p)) -DHAVE_$(shell echo $(p) | tr a-z- A-Z_)=1) \
+	$(if $(keyutils),-DHAVE_KEYUTILS=1)
+libs := $(shell $(PKG_CONFIG) --libs glib-2.0 libgcrypt sqlite3) \
+	$(foreach p,$(filter-out libcryptsetup,$(optional)),$(shell $(PKG_CONFIG) --libs $(p))) \
+	$(if $(keyutils),-lkeyutils) -lm
+fuse_libs := $(shell $(PKG_CONFIG) --libs fuse3)
+ifdef WERROR
+cflags += -Werror
+endif
+ifdef SAN
+cflags += -fsanitize=$(SAN) -fno-sanitize-recover=all
+ldflags += -fsanitize=$(SAN)
+endif
+ifdef FUZZER
+CC := $(CLANG)
+cflags += -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+ldflags += -fsanitize=address,undefined
+endif
+
+version := $(shell sed -n 's/^\#define DMFS_VERSION "\(.*\)"/\1/p' src/version.h)
+
+# --- what is built -----------------------------------------------------------
+
+lib_src := $(wildcard src/io/*.c src/core/*.c meta/*.c targets/*.c targets/*/*.c)
+fs_src := $(wildcard src/fs/*.c) src/main.c
+# A tool is tools/NAME.c, or tools/NAME/*.c; tools/common/*.c is linked into all.
+tool_names := $(basename $(notdir $(wildcard tools/*.c))) $(filter-out common,$(notdir $(patsubst %/,%,$(wildcard tools/*/))))
+ifeq ($(filter libcryptsetup,$(optional)),)
+tool_names := $(filter-out dmfs-luks,$(tool_names))
+endif
+unit_src := $(wildcard tests/unit/test_*.c)
+unit_common := $(filter-out $(unit_src),$(wildcard tests/unit/*.c))
+crash_src := $(wildcard tests/crash/*.c)
+fuzz_src := $(wildcard tests/fuzz/fuzz_*.c)
+
+obj = $(patsubst %.c,$(B)/%.o,$(1))
+lib := $(B)/libdmfs.a
+programs := $(B)/dmfs $(addprefix $(B)/,$(tool_names))
+unit_bins := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(unit_src))
+crash_bins := $(if $(crash_src),$(B)/tests/crash/crash)
+fuzz_bins := $(patsubst tests/fuzz/%.c,$(B)/tests/fuzz/%,$(fuzz_src))
+
+.PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz crash fuzz fuzz-bins bench \
+	install uninstall clean tests format
+.SECONDARY:
+all: $(programs)
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(cflags) $(CPPFLAGS) $(CFLAGS) $(if $(filter tests/unit/%,$<),-Itests/unit) -MMD -MP -c $< -o $@
+
+$(lib): $(call obj,$(lib_src))
+	@rm -f $@
+	@ar rcs $@ $^
+
+$(B)/dmfs: $(call obj,$(fs_src)) $(lib)
+	$(CC) $(cflags) $(CFLAGS) $(ldflags) $(LDFLAGS) $^ -o $@ $(fuse_libs) $(libs)
+
+define tool_rule
+$(B)/$(1): $(call obj,$(wildcard tools/$(1).c tools/$(1)/*.c tools/common/*.c)) $(lib)
+	$$(CC) $$(cflags) $$(CFLAGS) $$(ldflags) $$(LDFLAGS) $$^ -o $$@ $$(libs) $(if $(filter dmfs-luks,$(1)),$(shell $(PKG_CONFIG) --libs libcryptsetup))
+endef
+$(foreach t,$(tool_names),$(eval $(call tool_rule,$(t))))
+
+$(B)/tests/unit/%: $(B)/tests/unit/%.o $(call obj,$(unit_common)) $(lib)
+	$(CC) $(cflags) $(CFLAGS) $(ldflags) $(LDFLAGS) $^ -o $@ $(libs) -lcmocka
+
+$(B)/tests/crash/crash: $(call obj,$(crash_src)) $(lib)
+	$(CC) $(cflags) $(CFLAGS) $(ldflags) $(LDFLAGS) $^ -o $@ $(libs)
+
+$(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(lib)
+	$(CC) $(cflags) $(CFLAGS) -fsanitize=fuzzer $(ldflags) $(LDFLAGS) $^ -o $@ $(libs)
+
+tests: $(unit_bins) $(crash_bins)
+
+# --- tests ---------------------------------------------------------------------
+
+check: all tests
+	contrib/runtests B=$(B) unit integration kernel crash fuzz
+check-unit check-integration check-kernel check-crash check-fuzz: all tests
+	contrib/runtests B=$(B) $(@:check-%=%)
+crash: all tests
+	contrib/runtests B=$(B) crash-full
+fuzz-bins: $(fuzz_bins)
+fuzz:
+	contrib/runtests B=$(B) FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz
+bench: all
+	$(PYTHON) tests/bench/bench.py --build $(B) $(BENCH)
+
+# --- install ---------------------------------------------------------------------
+
+install: all
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(MANDIR)/man1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 755 $(programs) $(DESTDIR)$(BINDIR)
+	ln -sf $(BINDIR)/dmfs $(DESTDIR)$(SBINDIR)/mount.fuse.dmfs
+	install -m 644 dmfs.1 $(DESTDIR)$(MANDIR)/man1
+	for f in contrib/completion/*; do [ ! -e "$$f" ] || install -m 644 "$$f" $(DESTDIR)$(PREFIX)/share/bash-completion/completions; done
+	for f in contrib/systemd/*; do [ ! -e "$$f" ] || install -m 644 "$$f" $(DESTDIR)$(PREFIX)/lib/systemd/system; done
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(programs))) $(DESTDIR)$(SBINDIR)/mount.fuse.dmfs $(DESTDIR)$(MANDIR)/man1/dmfs.1
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+clean:
+	rm -rf build build-*
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A bio: one request to one device.
+ *
+ * Whoever makes a bio owns its memory and the memory its iov points to until
+ * end() is called, which happens exactly once, from any thread, possibly
+ * before dm_submit() returns.  Between dm_submit() and end() the bio belongs
+ * to the device; `dev`, `sector` and `error` may have changed at end().
+ *
+ * All errors are 0 or a negative errno.
+ */
+#ifndef DMFS_BIO_H
+#define DMFS_BIO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define DM_SECTOR_SHIFT 9
+#define DM_SECTOR_SIZE 512u
+
+struct dm_dev;
+
+enum dm_op {
+	DM_READ,
+	DM_WRITE,
+	DM_FLUSH,        /* no data, no range: all completed writes become durable */
+	DM_DISCARD,      /* no data: the range's content is not needed any more */
+	DM_WRITE_ZEROES, /* no data: the range reads as zeroes afterwards */
+};
+
+enum dm_bio_flags {
+	DM_FUA = 1u << 0,      /* write: durable before end() */
+	DM_PREFLUSH = 1u << 1, /* write: a FLUSH first; the engine splits it off, map() never sees it */
+	DM_META = 1u << 2,     /* metadata of a target */
+	DM_NOUNMAP = 1u << 3,  /* write-zeroes: keep the space allocated */
+	DM_BACKGROUND = 1u << 4, /* nobody waits: copies, resynchronisation */
+};
+
+struct dm_bio {
+	enum dm_op op;
+	unsigned flags;
+	struct dm_dev *dev;
+	uint64_t sector;  /* where it goes, in sectors of dev; map() rewrites both */
+	uint64_t sectors; /* how much; iov holds exactly sectors * 512 bytes for reads and writes */
+	struct iovec *iov;
+	int iovcnt;
+	unsigned nr; /* map(): which of the target's flush, discard or write-zeroes bios this is */
+	void (*end)(struct dm_bio *);
+	int error;     /* set before end() */
+	void *private; /* map(), end_io(): the target's per_bio_size bytes; else the owner's */
+	struct dm_bio *next; /* for lists of whoever has the bio now */
+};
+
+/*
+ * Sends a bio to bio->dev.  May be called from any thread.  Inside map() or an
+ * end() the bio is queued and goes out when they return; elsewhere it is on its
+ * way (or done) when this returns.  Never waits for a suspended device.
+ */
+void dm_submit(struct dm_bio *bio);
+
+/* Finishes a bio with 0 or a negative errno.  Any thread; only who has the bio. */
+void dm_bio_end(struct dm_bio *bio, int error);
+
+static inline bool dm_op_has_data(enum dm_op op)
+{
+	return op == DM_READ || op == DM_WRITE;
+}
+
+static inline bool dm_op_is_write(enum dm_op op)
+{
+	return op == DM_WRITE || op == DM_DISCARD || op == DM_WRITE_ZEROES;
+}
+
+/* The bytes of an iov. */
+size_t dm_iov_bytes(const struct iovec *iov, int iovcnt);
+/* Copies len bytes, starting offset bytes into the iov, to or from buf.  The range must lie inside. */
+void dm_iov_read(const struct iovec *iov, int iovcnt, size_t offset, void *buf, size_t len);
+void dm_iov_write(const struct iovec *iov, int iovcnt, size_t offset, const void *buf, size_t len);
+void dm_iov_zero(const struct iovec *iov, int iovcnt, size_t offset, size_t len);
+/*
+ * Writes into out (room for iovcnt entries) the part [offset, offset + len) of
+ * iov and returns its number of entries.
+ */
+int dm_iov_slice(const struct iovec *iov, int iovcnt, size_t offset, size_t len, struct iovec *out);
+
+/* A list of bios linked by next, first in, first out.  No locking. */
+struct dm_bio_list {
+	struct dm_bio *head, **tail;
+};
+
+static inline void dm_bio_list_init(struct dm_bio_list *l)
+{
+	l->head = NULL;
+	l->tail = &l->head;
+}
+
+static inline void dm_bio_list_add(struct dm_bio_list *l, struct dm_bio *bio)
+{
+	bio->next = NULL;
+	*l->tail = bio;
+	l->tail = &bio->next;
+}
+
+static inline struct dm_bio *dm_bio_list_pop(struct dm_bio_list *l)
+{
+	struct dm_bio *bio = l->head;
+
+	if (bio && !(l->head = bio->next))
+		l->tail = &l->head;
+	return bio;
+}
+
+static inline bool dm_bio_list_empty(const struct dm_bio_list *l)
+{
+	return !l->head;
+}
+
+#endif

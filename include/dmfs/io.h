@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Devices that take bios, and dm-io: I/O to regions of them (dm-io.txt).
+ *
+ * A struct dm_dev is a backing store (a file, a block device, …) or another
+ * dmfs device; a target cannot tell and need not know.  It is reference
+ * counted; targets get and put theirs through their table (target.h).
+ */
+#ifndef DMFS_IO_H
+#define DMFS_IO_H
+
+#include <glib.h>
+#include <stdatomic.h>
+
+#include <dmfs/bio.h>
+
+enum dm_mode {
+	DM_MODE_READ = 1,
+	DM_MODE_WRITE = 2,
+	DM_MODE_RW = 3,
+};
+
+/* What a device wants of the bios it gets.  Bytes unless said otherwise. */
+struct dm_limits {
+	unsigned logical_block_size;  /* every bio is a multiple of and aligned to this; >= 512, power of two */
+	unsigned physical_block_size;
+	unsigned io_min, io_opt;      /* 0: no wish */
+	uint64_t max_discard_sectors; /* 0: discards are refused with -EOPNOTSUPP */
+	unsigned discard_granularity;
+	bool discard_zeroes;          /* a discarded range is known to read as zeroes */
+};
+
+/* What dm_dev_extent() says of the run that starts at a sector. */
+struct dm_extent {
+	bool data;        /* false: a hole, reads as zeroes and takes no space */
+	uint64_t sectors; /* length of the run, at least 1, at most what was asked */
+};
+
+struct dm_dev;
+
+struct dm_dev_ops {
+	void (*submit)(struct dm_dev *, struct dm_bio *);
+	uint64_t (*sectors)(struct dm_dev *);
+	int (*extent)(struct dm_dev *, uint64_t sector, uint64_t sectors, struct dm_extent *);
+	void (*limits)(struct dm_dev *, struct dm_limits *);
+	void (*print)(struct dm_dev *, GString *);
+	void (*identity)(struct dm_dev *, uint64_t id[3]);
+	void (*free)(struct dm_dev *);
+};
+
+struct dm_dev {
+	const struct dm_dev_ops *ops;
+	atomic_int refs;
+	enum dm_mode mode;
+};
+
+struct dm_dev *dm_dev_get(struct dm_dev *dev);
+void dm_dev_put(struct dm_dev *dev);
+
+/* Its size in sectors, now. */
+uint64_t dm_dev_sectors(struct dm_dev *dev);
+/* Data or hole at a sector; devices that cannot tell say data.  May block on I/O. */
+int dm_dev_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out);
+void dm_dev_limits(struct dm_dev *dev, struct dm_limits *out);
+/* Appends what a table line calls it: a dmfs device's current name, else an absolute path, quoted to load again. */
+void dm_dev_print(struct dm_dev *dev, GString *out);
+/* Whether both are the same device underneath, however each was named or opened; and a hash to match. */
+bool dm_dev_same(struct dm_dev *a, struct dm_dev *b);
+guint dm_dev_hash(struct dm_dev *dev);
+
+struct dm_region {
+	struct dm_dev *dev;
+	uint64_t sector, sectors;
+};
+
+/* error_bits: bit i is set when region i failed. */
+typedef void (*dm_io_notify)(unsigned long error_bits, void *context);
+
+/*
+ * Reads one region, or does a write, flush, discard or write-zeroes on up to
+ * DM_IO_MAX_REGIONS, all of the same length, with the same data.  The iov must stay until the call is
+ * over.  dm_io_sync() may be called from any thread, map() included, and
+ * returns 0 or the first negative errno; error_bits (may be NULL) says which
+ * regions failed.  dm_io_async() returns at once and notifies from any thread, perhaps
+ * before it returns.
+ */
+#define DM_IO_MAX_REGIONS 64
+int dm_io_sync(enum dm_op op, unsigned flags, unsigned nr, const struct dm_region *where,
+	       const struct iovec *iov, int iovcnt, unsigned long *error_bits);
+void dm_io_async(enum dm_op op, unsigned flags, unsigned nr, const struct dm_region *where,
+		 const struct iovec *iov, int iovcnt, dm_io_notify fn, void *context);
+
+/* The common one-region calls; buf holds sectors * 512 bytes.  0 or a negative errno. */
+int dm_read_sync(struct dm_dev *dev, uint64_t sector, uint64_t sectors, void *buf, unsigned flags);
+int dm_write_sync(struct dm_dev *dev, uint64_t sector, uint64_t sectors, const void *buf, unsigned flags);
+int dm_flush_sync(struct dm_dev *dev);
+
+/*
+ * Around anything that may keep the calling thread waiting for long (a disk,
+ * a lock held across I/O), so that the front end can put another thread to
+ * work.  They nest.  dm_io_sync() and the backing stores do it themselves.
+ */
+void dm_block_begin(void);
+void dm_block_end(void);
+/* The front end's way to hear of them (outermost calls only); thread-local, may be NULL. */
+void dm_block_set_hooks(void (*begin)(void *), void (*end)(void *), void *context);
+
+#endif

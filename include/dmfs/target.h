@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The target API: all that a file in targets/ sees.
+ *
+ * A target is one line of a table.  Its type is a table of functions; the
+ * engine calls ctr once, map for every bio, dtr at the end.  What holds when:
+ *
+ *   ctr, dtr          one thread; no bios; the device may run another table.
+ *   map, end_io       any number of threads at once.  map must not wait for
+ *                     another bio (dm_io_sync() of its own is fine, and so is
+ *                     a short mutex).
+ *   presuspend        bios still flow; stop background work from starting anew.
+ *   postsuspend       no bio is in flight and none comes.
+ *   preresume, resume the same; bios flow once resume has returned.
+ *   status, message   any time while the table is loaded, several at once.
+ *
+ * Errors are negative errnos.  Error texts begin with the target's name.
+ */
+#ifndef DMFS_TARGET_H
+#define DMFS_TARGET_H
+
+#include <errno.h>
+#include <glib.h>
+#include <string.h>
+
+#include <dmfs/bio.h>
+#include <dmfs/io.h>
+#include <dmfs/log.h>
+
+enum dm_mapio {
+	DM_MAPIO_SUBMITTED, /* the target keeps the bio and calls dm_bio_end() on it some time, from any thread */
+	DM_MAPIO_REMAPPED,  /* goes on to bio->dev, bio->sector, which map has set */
+	DM_MAPIO_KILL,      /* fails with -EIO */
+	DM_MAPIO_REQUEUE,   /* only in a noflush suspend: comes back through map after resume */
+};
+
+enum dm_endio {
+	DM_ENDIO_DONE,       /* bio->error, which end_io may have changed, is the result */
+	DM_ENDIO_INCOMPLETE, /* the target has taken the bio back and calls dm_bio_end() on it again later */
+	DM_ENDIO_REQUEUE,    /* as DM_MAPIO_REQUEUE */
+};
+
+enum dm_status_type {
+	DM_STATUS_INFO,  /* what `status` prints after the target's name */
+	DM_STATUS_TABLE, /* what `table` prints there; loads again; keys as zeroes */
+};
+
+enum dm_target_features {
+	/* FLUSH means a FLUSH of every device the target has got and nothing else: map never sees one. */
+	DM_TARGET_FLUSH_DEVICES = 1u << 0,
+	DM_TARGET_SINGLETON = 1u << 1,        /* alone in its table */
+	DM_TARGET_ALWAYS_WRITEABLE = 1u << 2, /* refuses read-only tables */
+	DM_TARGET_IMMUTABLE = 1u << 3,        /* never replaced by another type in a device's table */
+	DM_TARGET_ALIAS = 1u << 4,            /* an old name; `targets` does not list it */
+};
+
+struct dm_target;
+struct dm_table;
+struct dm_mapped; /* a dmfs device */
+
+typedef int (*dm_iterate_fn)(struct dm_target *, struct dm_dev *, uint64_t start, uint64_t len, void *data);
+
+struct dm_target_type {
+	const char *name;
+	unsigned version[3];
+	unsigned features;
+	size_t per_bio_size; /* bytes at bio->private in map and end_io, uninitialised */
+
+	int (*ctr)(struct dm_target *, int argc, char **argv, GError **);
+	void (*dtr)(struct dm_target *);
+	enum dm_mapio (*map)(struct dm_target *, struct dm_bio *);
+	enum dm_endio (*end_io)(struct dm_target *, struct dm_bio *);
+	void (*presuspend)(struct dm_target *);
+	void (*presuspend_undo)(struct dm_target *);
+	void (*postsuspend)(struct dm_target *);
+	int (*preresume)(struct dm_target *, GError **);
+	void (*resume)(struct dm_target *);
+	void (*status)(struct dm_target *, enum dm_status_type, GString *);
+	int (*message)(struct dm_target *, int argc, char **argv, GString *reply, GError **);
+	int (*iterate_devices)(struct dm_target *, dm_iterate_fn, void *data);
+	void (*io_hints)(struct dm_target *, struct dm_limits *);
+	/* Data or hole; sector counts from the target's begin.  Absent: all data. */
+	int (*extent)(struct dm_target *, uint64_t sector, uint64_t sectors, struct dm_extent *);
+};
+
+struct dm_target {
+	const struct dm_target_type *type;
+	struct dm_table *table;
+	uint64_t begin, len;   /* sectors of the device; set before ctr */
+	void *private;         /* the target's context */
+	/* ctr may set what follows. */
+	uint32_t max_io_sectors; /* bios are split at multiples of this, counted from begin; 0: no splitting */
+	uint16_t per_bio_size; /* at first the type's */
+	uint16_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
+	uint16_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */
+	uint16_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
+	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
+	bool discards_supported; /* discards are taken even if no device beneath takes them */
+};
+
+/* Sector of a bio relative to the target's begin. */
+static inline uint64_t dm_target_offset(const struct dm_target *ti, uint64_t sector)
+{
+	return sector - ti->begin;
+}
+
+/*
+ * Finds and opens the device an argument names (design: a dmfs device, an
+ * absolute path, a path relative to the writer, MAJ:MIN), with the writer's
+ * credentials.  Only from ctr (or message, for targets that take devices
+ * there).  The table keeps it; put it in dtr or before.
+ */
+int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err);
+void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
+enum dm_mode dm_table_mode(struct dm_table *table); /* DM_MODE_READ for a read-only device */
+static inline enum dm_mode dm_target_mode(struct dm_target *ti)
+{
+	return dm_table_mode(ti->table);
+}
+
+/* The device the target's table was loaded for; the dmfs device behind a dm_dev, or NULL.  Stable, for use as keys. */
+struct dm_mapped *dm_target_mapped(struct dm_target *ti);
+struct dm_mapped *dm_dev_mapped(struct dm_dev *dev);
+/* Its name at the moment, into out. */
+void dm_mapped_name(struct dm_mapped *md, GString *out);
+uint64_t dm_mapped_sectors(struct dm_mapped *md);
+/* Whether the device is suspended, or being suspended (with noflush). */
+bool dm_target_suspending(struct dm_target *ti);
+bool dm_target_noflush(struct dm_target *ti);
+/*
+ * Stops new bios of another dmfs device and waits for those in flight, without its targets' hooks; and the
+ * reverse.  They nest.  Not from map or end_io; not for a device whose bios wait for the caller.
+ */
+void dm_mapped_quiesce(struct dm_mapped *md);
+void dm_mapped_unquiesce(struct dm_mapped *md);
+
+/*
+ * Raises a dm event: counts in `info`, wakes `events`, poll and waiters.
+ * action: DM_ACTION, e.g. "PATH_FAILED", or NULL; words: "KEY=value" pairs
+ * already escaped, separated by a blank, or NULL.  Any thread, no locks of the table needed.
+ */
+void dm_target_event(struct dm_target *ti, const char *action, const char *words);
+
+/* Called by a target when it wants its device to forget cached data of a range (sectors of the target). */
+void dm_target_invalidate(struct dm_target *ti);
+
+/* Errors: sets *err to the text and returns -code, for `return dm_fail(err, EINVAL, "…", …)`. */
+#define DM_ERROR (dm_error_quark())
+GQuark dm_error_quark(void);
+int dm_fail(GError **err, int code, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
+
+/*
+ * Arguments.  Numbers are unsigned decimal, nothing before or after them,
+ * range checked.
+ */
+bool dm_parse_u64(const char *s, uint64_t *out);
+bool dm_parse_uint(const char *s, unsigned *out);
+/* The same with an error text naming who, what and the value: "linear: device sector 'x' is not a number of sectors". */
+int dm_read_u64(const char *s, uint64_t min, uint64_t max, const char *who, const char *what, uint64_t *out,
+		GError **err);
+int dm_read_uint(const char *s, unsigned min, unsigned max, const char *who, const char *what, unsigned *out,
+		 GError **err);
+
+/* A cursor over argv, for optional arguments and groups of them: "<#args> <arg>*". */
+struct dm_args {
+	int argc;
+	char **argv;
+};
+/* The next argument, or NULL. */
+const char *dm_shift_arg(struct dm_args *as);
+/*
+ * Reads a group's count (min to max) into *count and checks that as many arguments follow.
+ * With no arguments left the count is 0 if optional.
+ */
+int dm_read_arg_group(struct dm_args *as, unsigned min, unsigned max, bool optional, const char *who,
+		      const char *what, unsigned *count, GError **err);
+
+#endif

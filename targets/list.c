@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The target list: one line a type, in the order `targets` prints them. */
+#include "list.h"
+
+#define TARGETS(T) \
+	T(zero)    \
+	T(striped) \
+	T(linear)  \
+	T(error)   \
+	T(io_err)
+
+#define DECLARE(name) extern const struct dm_target_type name##_target;
+TARGETS(DECLARE)
+
+#define ENTRY(name) &name##_target,
+const struct dm_target_type *const dm_target_list[] = {TARGETS(ENTRY) NULL};

@@ -51,7 +51,7 @@ enum dm_target_features {
 	DM_TARGET_SINGLETON = 1u << 1,        /* alone in its table */
 	DM_TARGET_ALWAYS_WRITEABLE = 1u << 2, /* refuses read-only tables */
 	DM_TARGET_IMMUTABLE = 1u << 3,        /* never replaced by another type in a device's table */
-	DM_TARGET_ALIAS = 1u << 4,            /* an old name; `targets` does not list it */
+	DM_TARGET_FLUSH_LAST = 1u << 4, /* map gets a FLUSH only if no other kind of target in the table has use for it */
 };
 
 struct dm_target;
@@ -62,6 +62,7 @@ typedef int (*dm_iterate_fn)(struct dm_target *, struct dm_dev *, uint64_t start
 
 struct dm_target_type {
 	const char *name;
+	const struct dm_target_type *alias_of; /* an old name of another type; all else is left out */
 	unsigned version[3];
 	unsigned features;
 	size_t per_bio_size; /* bytes at bio->private in map and end_io, uninitialised */

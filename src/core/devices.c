@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* All dmfs devices (devices.h). */
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#include "devices.h"
+#include "events.h"
+
+static pthread_mutex_t topology = PTHREAD_MUTEX_INITIALIZER;
+static _Thread_local bool topology_held;
+
+static GHashTable *by_name, *by_uuid, *by_minor;
+static unsigned lowest_free; /* no minor below is free */
+static const char *const *reserved;
+
+void dm_topology_lock(void)
+{
+	pthread_mutex_lock(&topology);
+	topology_held = true;
+	if (!by_name) {
+		by_name = g_hash_table_new(g_str_hash, g_str_equal);
+		by_uuid = g_hash_table_new(g_str_hash, g_str_equal);
+		by_minor = g_hash_table_new(NULL, NULL);
+	}
+}
+
+void dm_topology_unlock(void)
+{
+	topology_held = false;
+	pthread_mutex_unlock(&topology);
+}
+
+void dm_topology_assert(void)
+{
+	assert(topology_held);
+}
+
+void dm_reserve_names(const char *const *names)
+{
+	reserved = names;
+}
+
+/* --- names --------------------------------------------------------------------------- */
+
+static int check_name(const char *name, GError **err)
+{
+	size_t len = strlen(name);
+
+	if (len > DM_NAME_MAX)
+		return dm_fail(err, ENAMETOOLONG, "name is %zu bytes long, the most is %d", len, DM_NAME_MAX);
+	if (!len || name[0] == '.' || strchr(name, '/'))
+		return dm_fail(err, EINVAL, "'%s' is no name for a device: 1 to %d bytes, no '/', no '.' first", name,
+			       DM_NAME_MAX);
+	for (unsigned i = 0; reserved && reserved[i]; i++)
+		if (!strcmp(reserved[i], name))
+			return dm_fail(err, EEXIST, "'%s' is a file of the control tree", name);
+	return 0;
+}
+
+static int take_minor(int wanted, unsigned *out, GError **err)
+{
+	dm_topology_assert();
+	if (wanted >= 0) {
+		if (g_hash_table_contains(by_minor, GINT_TO_POINTER(wanted)))
+			return dm_fail(err, EBUSY, "minor %d is taken", wanted);
+		*out = (unsigned)wanted;
+		return 0;
+	}
+	while (g_hash_table_contains(by_minor, GUINT_TO_POINTER(lowest_free)))
+		lowest_free++;
+	*out = lowest_free;
+	return 0;
+}
+
+int dm_create(const char *name, int minor, struct dm_mapped **out, GError **err)
+{
+	struct dm_mapped *md = NULL;
+	unsigned number = 0;
+	int error = check_name(name, err);
+
+	if (error)
+		return error;
+	dm_topology_lock();
+	if (g_hash_table_contains(by_name, name))
+		error = dm_fail(err, EEXIST, "there is a device '%s' already", name);
+	else
+		error = take_minor(minor, &number, err);
+	if (!error) {
+		md = dm_mapped_new(name, number);
+		g_hash_table_insert(by_name, md->name, md);
+		g_hash_table_insert(by_minor, GUINT_TO_POINTER(number), md);
+		dm_mapped_ref(md);
+	}
+	dm_topology_unlock();
+	if (error)
+		return error;
+	dm_event_added(md);
+	*out = md;
+	return 0;
+}
+
+int dm_remove(struct dm_mapped *md, GError **err)
+{
+	int error = 0;
+
+	dm_topology_lock();
+	if (md->removed)
+		error = dm_fail(err, ENXIO, "the device was removed");
+	else if (md->opens)
+		error = dm_fail(err, EBUSY, "the image of '%s' is open", md->name);
+	else if (g_hash_table_size(md->used_by))
+		error = dm_fail(err, EBUSY, "a table uses '%s'", md->name);
+	if (!error) {
+		md->removed = true;
+		g_hash_table_remove(by_name, md->name);
+		g_hash_table_remove(by_minor, GUINT_TO_POINTER(md->minor));
+		lowest_free = MIN(lowest_free, md->minor);
+		if (*md->uuid)
+			g_hash_table_remove(by_uuid, md->uuid);
+	}
+	dm_topology_unlock();
+	if (error)
+		return error;
+	dm_block_begin();
+	dm_mapped_shutdown(md);
+	dm_block_end();
+	dm_event_removed(md);
+	dm_mapped_unref(md);
+	return 0;
+}
+
+int dm_rename(struct dm_mapped *md, const char *name, GError **err)
+{
+	int error = check_name(name, err);
+
+	if (error)
+		return error;
+	dm_topology_lock();
+	if (md->removed) {
+		error = dm_fail(err, ENXIO, "the device was removed");
+	} else if (g_hash_table_contains(by_name, name)) {
+		error = dm_fail(err, EEXIST, "there is a device '%s' already", name);
+	} else {
+		g_hash_table_remove(by_name, md->name);
+		g_free(md->name);
+		md->name = g_strdup(name);
+		g_hash_table_insert(by_name, md->name, md);
+	}
+	dm_topology_unlock();
+	if (!error)
+		dm_event_renamed(md);
+	return error;
+}
+
+int dm_set_uuid(struct dm_mapped *md, const char *uuid, GError **err)
+{
+	size_t len = strlen(uuid);
+	int error = 0;
+
+	if (!len)
+		return dm_fail(err, EINVAL, "the uuid is empty");
+	if (len > DM_UUID_MAX)
+		return dm_fail(err, ENAMETOOLONG, "uuid is %zu bytes long, the most is %d", len, DM_UUID_MAX);
+	dm_topology_lock();
+	if (md->removed) {
+		error = dm_fail(err, ENXIO, "the device was removed");
+	} else if (*md->uuid) {
+		error = dm_fail(err, EINVAL, "the uuid is set already, to '%s'", md->uuid);
+	} else if (g_hash_table_contains(by_uuid, uuid)) {
+		error = dm_fail(err, EBUSY, "another device has the uuid '%s'", uuid);
+	} else {
+		g_free(md->uuid);
+		md->uuid = g_strdup(uuid);
+		g_hash_table_insert(by_uuid, md->uuid, md);
+	}
+	dm_topology_unlock();
+	return error;
+}
+
+void dm_mapped_name(struct dm_mapped *md, GString *out)
+{
+	dm_topology_lock();
+	g_string_append(out, md->name);
+	dm_topology_unlock();
+}
+
+char *dm_mapped_dup_name(struct dm_mapped *md)
+{
+	char *name;
+
+	dm_topology_lock();
+	name = g_strdup(md->name);
+	dm_topology_unlock();
+	return name;
+}
+
+char *dm_mapped_dup_uuid(struct dm_mapped *md)
+{
+	char *uuid;
+
+	dm_topology_lock();
+	uuid = g_strdup(md->uuid);
+	dm_topology_unlock();
+	return uuid;
+}
+
+/* --- finding --------------------------------------------------------------------------- */
+
+static struct dm_mapped *find(GHashTable *const *table, gconstpointer key)
+{
+	struct dm_mapped *md;
+
+	dm_topology_lock();
+	md = g_hash_table_lookup(*table, key);
+	if (md)
+		dm_mapped_ref(md);
+	dm_topology_unlock();
+	return md;
+}
+
+struct dm_mapped *dm_find_name(const char *name)
+{
+	return find(&by_name, name);
+}
+
+struct dm_mapped *dm_find_minor(unsigned minor)
+{
+	return find(&by_minor, GUINT_TO_POINTER(minor));
+}
+
+static gint by_minor_order(gconstpointer a, gconstpointer b)
+{
+	const struct dm_mapped *x = *(struct dm_mapped *const *)a, *y = *(struct dm_mapped *const *)b;
+
+	return (x->minor > y->minor) - (x->minor < y->minor);
+}
+
+GPtrArray *dm_list_devices(void)
+{
+	GPtrArray *list = g_ptr_array_new_with_free_func((GDestroyNotify)dm_mapped_unref);
+	GHashTableIter iter;
+	gpointer md;
+
+	dm_topology_lock();
+	g_hash_table_iter_init(&iter, by_name);
+	while (g_hash_table_iter_next(&iter, NULL, &md))
+		g_ptr_array_add(list, dm_mapped_ref(md));
+	dm_topology_unlock();
+	g_ptr_array_sort(list, by_minor_order);
+	return list;
+}
+
+int dm_mapped_open(struct dm_mapped *md)
+{
+	int error;
+
+	dm_topology_lock();
+	error = md->removed ? -ENXIO : 0;
+	if (!error)
+		md->opens++;
+	dm_topology_unlock();
+	return error;
+}
+
+void dm_mapped_close(struct dm_mapped *md)
+{
+	dm_topology_lock();
+	md->opens--;
+	dm_topology_unlock();
+}
+
+/*
+ * Every round removes the devices nobody uses any more, which frees those
+ * they stand on for the next round.  Open images do not hold anything up: there is no front end any more.
+ */
+void dm_remove_all(void)
+{
+	bool progress = true;
+
+	while (progress) {
+		g_autoptr(GPtrArray) list = dm_list_devices();
+
+		progress = false;
+		for (unsigned i = 0; i < list->len; i++) {
+			struct dm_mapped *md = list->pdata[i];
+
+			dm_topology_lock();
+			md->opens = 0;
+			dm_topology_unlock();
+			progress |= !dm_remove(md, NULL);
+		}
+	}
+}

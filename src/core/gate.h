@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A gate: counts who is inside, without a cache line that two CPUs write to,
+ * and can be closed and waited on until everybody has left.
+ *
+ * Each CPU has a slot with the number of those who came in and those who went
+ * out there; a bio may leave on another CPU than it came.  Somebody coming in counts
+ * himself first and then looks whether the gate is closed; who closes it sets
+ * the flag first and then sums up.  One of the two sees the other.
+ *
+ * The sum of the outs is read before the sum of the ins.  Both only grow, so
+ * if they are equal nobody was inside at a moment between.
+ */
+#ifndef DMFS_CORE_GATE_H
+#define DMFS_CORE_GATE_H
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+struct dm_gate_slot {
+	atomic_ulong in, out;
+	char pad[48];
+};
+
+struct dm_gate {
+	atomic_int closed; /* how often */
+	struct dm_gate_slot *slots;
+	pthread_mutex_t lock;
+	pthread_cond_t left;
+	void (*drained)(struct dm_gate *); /* called, with no lock, whenever the last one leaves a closed gate */
+};
+
+extern unsigned dm_gate_slots; /* a power of two */
+
+void dm_gate_init(struct dm_gate *g);
+void dm_gate_destroy(struct dm_gate *g);
+void dm_gate_left(struct dm_gate *g);
+
+static inline struct dm_gate_slot *dm_gate_slot(struct dm_gate *g)
+{
+	return &g->slots[(unsigned)sched_getcpu() & (dm_gate_slots - 1)];
+}
+
+static inline void dm_gate_exit(struct dm_gate *g)
+{
+	atomic_fetch_add(&dm_gate_slot(g)->out, 1);
+	if (__builtin_expect(atomic_load(&g->closed), 0))
+		dm_gate_left(g);
+}
+
+/* False if it is closed. */
+static inline bool dm_gate_enter(struct dm_gate *g)
+{
+	atomic_fetch_add(&dm_gate_slot(g)->in, 1);
+	if (__builtin_expect(!atomic_load(&g->closed), 1))
+		return true;
+	dm_gate_exit(g);
+	return false;
+}
+
+void dm_gate_close(struct dm_gate *g);
+/* Waits until nobody is inside a closed gate; false if interrupted() said so before. */
+bool dm_gate_wait(struct dm_gate *g, bool (*interrupted)(void *), void *data);
+/* True when this was the last close to be taken back. */
+bool dm_gate_open(struct dm_gate *g);
+/* How many are inside; exact only while the gate is closed. */
+unsigned long dm_gate_inside(struct dm_gate *g);
+
+#endif

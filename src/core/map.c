@@ -1,0 +1,531 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A bio's way through a dmfs device: gate, table lookup, splitting, map().
+ *
+ * Every part of a bio that goes to one target is a clone with an end call of
+ * ours.  A bio that fits one target (nearly all) has one clone, allocated
+ * together with the io that counts parts.  Others are cut into parts as they go: at
+ * most WINDOW are under way, and a part that ends makes room for the next, so that a discard of a
+ * whole disk allocates no more than one of a chunk.
+ *
+ * The io stays inside the gate until its parts have ended, and leaves it
+ * before the bio's own end call: after that the device may be gone.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "mapped.h"
+
+#define WINDOW 32
+#define ZERO_SECTORS 2048u /* write-zeroes to a target without them: writes of this many */
+#define ZERO_BYTES 65536u
+
+struct io;
+
+struct clone {
+	struct dm_bio bio; /* first */
+	struct io *io;
+	struct dm_target *ti;
+	uint64_t sector, sectors; /* of the device, to come back to after a requeue */
+	struct iovec *iov;
+	int iovcnt;
+	enum dm_op op;
+	struct iovec iov1;
+	char per_bio[] __attribute__((aligned(16)));
+};
+
+enum phase { PHASE_FLUSH, PHASE_DATA, PHASE_DONE };
+
+struct io {
+	struct dm_mapped *md;
+	struct dm_table *table;
+	struct dm_bio *bio;
+	pthread_mutex_t lock; /* only with several parts */
+	enum phase phase;
+	uint64_t next;   /* first sector no part was made of yet */
+	unsigned target; /* flush, discard, write-zeroes: the next target, and its next bio */
+	unsigned nr;
+	unsigned under_way;
+	bool single, issuing;
+	atomic_bool requeue;
+	int error;
+	struct clone first; /* last member: per_bio follows */
+};
+
+static char zero_page[ZERO_BYTES];
+
+static void clone_end(struct dm_bio *bio);
+static void issue(struct io *io);
+
+/* --- the end ------------------------------------------------------------------------ */
+
+static void io_free(struct io *io)
+{
+	if (!io->single)
+		pthread_mutex_destroy(&io->lock);
+	g_free(io);
+}
+
+static void io_finish(struct io *io)
+{
+	struct dm_mapped *md = io->md;
+	struct dm_bio *bio = io->bio;
+	bool again = atomic_load_explicit(&io->requeue, memory_order_relaxed) && !io->error;
+	int error = io->error;
+
+	io_free(io);
+	if (again) {
+		/* Before leaving the gate: the suspend cannot be over while we are inside. */
+		dm_mapped_ref(md);
+		if (!dm_mapped_defer(md, bio))
+			dm_submit(bio);
+		dm_gate_exit(&md->gate);
+		dm_mapped_unref(md);
+		return;
+	}
+	dm_gate_exit(&md->gate);
+	dm_bio_end(bio, error);
+}
+
+static void free_clone(struct clone *c)
+{
+	if (c->iov != c->io->bio->iov && c->iov != &c->iov1)
+		g_free(c->iov);
+	if (c != &c->io->first)
+		g_free(c);
+}
+
+/* A part of a bio with several has ended. */
+static void part_done(struct clone *c, int error)
+{
+	struct io *io = c->io;
+	bool finished, more;
+
+	free_clone(c);
+	pthread_mutex_lock(&io->lock);
+	if (error && !io->error)
+		io->error = error;
+	io->under_way--;
+	finished = io->phase == PHASE_DONE && !io->under_way && !io->issuing;
+	more = io->phase != PHASE_DONE && !io->issuing;
+	if (more)
+		io->issuing = true;
+	pthread_mutex_unlock(&io->lock);
+	if (more)
+		issue(io);
+	else if (finished)
+		io_finish(io);
+}
+
+static void clone_done(struct clone *c, int error)
+{
+	if (c->io->single) {
+		c->io->error = error;
+		io_finish(c->io);
+	} else {
+		part_done(c, error);
+	}
+}
+
+/*
+ * A target gave a part back.  In a noflush suspend the whole bio waits for the
+ * resume (once its other parts have ended); otherwise there is no later.
+ */
+static void requeue(struct clone *c)
+{
+	struct io *io = c->io;
+	struct dm_mapped *md = io->md;
+	bool later = atomic_load(&md->suspending) && atomic_load(&md->noflush);
+
+	if (later)
+		atomic_store(&io->requeue, true);
+	clone_done(c, later ? 0 : -EIO);
+}
+
+static void clone_end(struct dm_bio *bio)
+{
+	struct clone *c = (struct clone *)bio;
+	const struct dm_target_type *type = c->ti ? c->ti->type : NULL;
+
+	if (type && type->end_io) {
+		switch (type->end_io(c->ti, bio)) {
+		case DM_ENDIO_INCOMPLETE:
+			return;
+		case DM_ENDIO_REQUEUE:
+			requeue(c);
+			return;
+		case DM_ENDIO_DONE:
+			break;
+		}
+	}
+	clone_done(c, bio->error);
+}
+
+/* --- parts ------------------------------------------------------------------------------ */
+
+static struct clone *clone_new(struct io *io, struct dm_target *ti)
+{
+	struct clone *c = g_malloc(sizeof *c + (ti ? ti->per_bio_size : 0));
+
+	c->io = io;
+	c->ti = ti;
+	return c;
+}
+
+static void clone_init(struct clone *c, enum dm_op op, uint64_t sector, uint64_t sectors)
+{
+	struct io *io = c->io;
+
+	c->op = op;
+	c->sector = sector;
+	c->sectors = sectors;
+	c->iov = NULL;
+	c->iovcnt = 0;
+	c->bio = (struct dm_bio){
+		.op = op,
+		.flags = io->bio->flags & ~DM_PREFLUSH,
+		.dev = &io->md->dev,
+		.sector = sector,
+		.sectors = sectors,
+		.end = clone_end,
+		.private = c->per_bio,
+	};
+}
+
+/* Gives the clone the data from byte offset of the whole bio on. */
+static void clone_data(struct clone *c, uint64_t offset)
+{
+	struct dm_bio *bio = c->io->bio;
+	size_t len = c->sectors << DM_SECTOR_SHIFT;
+
+	if (!offset && c->sectors == bio->sectors) {
+		c->iov = bio->iov;
+		c->iovcnt = bio->iovcnt;
+	} else if (bio->iovcnt == 1) {
+		c->iov1 = (struct iovec){(char *)bio->iov[0].iov_base + offset, len};
+		c->iov = &c->iov1;
+		c->iovcnt = 1;
+	} else {
+		c->iov = g_new(struct iovec, bio->iovcnt);
+		c->iovcnt = dm_iov_slice(bio->iov, bio->iovcnt, offset, len, c->iov);
+	}
+	c->bio.iov = c->iov;
+	c->bio.iovcnt = c->iovcnt;
+}
+
+static void clone_zeroes(struct clone *c)
+{
+	size_t len = c->sectors << DM_SECTOR_SHIFT;
+
+	c->iovcnt = (int)((len + ZERO_BYTES - 1) / ZERO_BYTES);
+	c->iov = g_new(struct iovec, c->iovcnt);
+	for (int i = 0; i < c->iovcnt; i++, len -= MIN(len, ZERO_BYTES))
+		c->iov[i] = (struct iovec){zero_page, MIN(len, ZERO_BYTES)};
+	c->bio.iov = c->iov;
+	c->bio.iovcnt = c->iovcnt;
+}
+
+static void map_clone(struct clone *c)
+{
+	switch (c->ti->type->map(c->ti, &c->bio)) {
+	case DM_MAPIO_SUBMITTED:
+		break;
+	case DM_MAPIO_REMAPPED:
+		dm_submit(&c->bio);
+		break;
+	case DM_MAPIO_KILL:
+		clone_done(c, -EIO);
+		break;
+	case DM_MAPIO_REQUEUE:
+		requeue(c);
+		break;
+	}
+}
+
+/* How far a bio at a sector may go in its target before it must be split. */
+static uint64_t part_len(const struct dm_target *ti, uint64_t sector, uint64_t sectors, bool split)
+{
+	uint64_t offset = sector - ti->begin;
+
+	sectors = MIN(sectors, ti->len - offset);
+	if (split && ti->max_io_sectors)
+		sectors = MIN(sectors, ti->max_io_sectors - offset % ti->max_io_sectors);
+	return sectors;
+}
+
+/* The next part of a read or write, or NULL. */
+static struct clone *next_data(struct io *io)
+{
+	struct dm_bio *bio = io->bio;
+	uint64_t left = bio->sector + bio->sectors - io->next;
+	struct dm_target *ti;
+	struct clone *c;
+
+	if (!left)
+		return NULL;
+	ti = dm_table_find(io->table, io->next);
+	c = clone_new(io, ti);
+	clone_init(c, bio->op, io->next, part_len(ti, io->next, left, true));
+	clone_data(c, (io->next - bio->sector) << DM_SECTOR_SHIFT);
+	io->next += c->sectors;
+	return c;
+}
+
+/* The next part of a discard or write-zeroes: a target may want several bios for the same range. */
+static struct clone *next_range(struct io *io)
+{
+	struct dm_bio *bio = io->bio;
+	uint64_t left = bio->sector + bio->sectors - io->next, len;
+	bool discard = bio->op == DM_DISCARD;
+	struct dm_target *ti;
+	unsigned bios;
+	struct clone *c;
+
+	for (;;) {
+		if (!left)
+			return NULL;
+		ti = dm_table_find(io->table, io->next);
+		bios = discard ? ti->num_discard_bios : ti->num_write_zeroes_bios;
+		len = part_len(ti, io->next, left, ti->split_discards);
+		if (bios || !discard)
+			break;
+		io->error = io->error ? io->error : -EOPNOTSUPP;
+		io->next += len;
+		left -= len;
+	}
+	c = clone_new(io, ti);
+	if (!bios) { /* write-zeroes as writes */
+		len = MIN(part_len(ti, io->next, left, true), ZERO_SECTORS);
+		clone_init(c, DM_WRITE, io->next, len);
+		clone_zeroes(c);
+	} else {
+		clone_init(c, bio->op, io->next, len);
+		c->bio.nr = io->nr++;
+	}
+	if (io->nr >= bios) {
+		io->nr = 0;
+		io->next += len;
+	}
+	return c;
+}
+
+/* The next FLUSH: first by map() of the targets that want it, then of devices. */
+static struct clone *next_flush(struct io *io)
+{
+	struct dm_table *t = io->table;
+	struct clone *c;
+
+	while (t->own_flush && io->target < t->n) {
+		struct dm_target *ti = dm_table_target(t, io->target);
+
+		if ((ti->type->features & DM_TARGET_FLUSH_DEVICES) || io->nr >= ti->num_flush_bios ||
+		    ((ti->type->features & DM_TARGET_FLUSH_LAST) && t->has_flush)) {
+			io->target++;
+			io->nr = 0;
+			continue;
+		}
+		c = clone_new(io, ti);
+		clone_init(c, DM_FLUSH, ti->begin, 0);
+		c->bio.nr = io->nr++;
+		return c;
+	}
+	if (io->target < t->n)
+		io->target = t->n, io->nr = 0;
+	if (io->nr < t->n_flush_devs) {
+		c = clone_new(io, NULL);
+		clone_init(c, DM_FLUSH, 0, 0);
+		c->bio.dev = t->flush_devs[io->nr++];
+		return c;
+	}
+	return NULL;
+}
+
+/* The next part of any kind; NULL when there is none at the moment.  io->lock held. */
+static struct clone *next_part(struct io *io)
+{
+	struct clone *c;
+
+	if (io->phase == PHASE_FLUSH) {
+		c = next_flush(io);
+		if (c)
+			return c;
+		if (io->under_way) /* the data waits for the flush */
+			return NULL;
+		io->phase = io->bio->op == DM_FLUSH || io->error ? PHASE_DONE : PHASE_DATA;
+		io->nr = 0;
+	}
+	if (io->phase == PHASE_DATA) {
+		c = dm_op_has_data(io->bio->op) ? next_data(io) : next_range(io);
+		if (c)
+			return c;
+		io->phase = PHASE_DONE;
+	}
+	return NULL;
+}
+
+/* Sends parts out while there is room; io->issuing is set and this thread's. */
+static void issue(struct io *io)
+{
+	bool finished;
+
+	for (;;) {
+		struct clone *c = NULL;
+
+		pthread_mutex_lock(&io->lock);
+		if (io->under_way < WINDOW)
+			c = next_part(io);
+		if (!c)
+			break;
+		io->under_way++;
+		pthread_mutex_unlock(&io->lock);
+		if (c->ti)
+			map_clone(c);
+		else
+			dm_submit(&c->bio);
+	}
+	io->issuing = false;
+	finished = io->phase == PHASE_DONE && !io->under_way;
+	pthread_mutex_unlock(&io->lock);
+	if (finished)
+		io_finish(io);
+}
+
+/* --- the beginning ------------------------------------------------------------------------ */
+
+static struct io *io_new(struct dm_mapped *md, struct dm_table *t, struct dm_bio *bio, size_t per_bio)
+{
+	struct io *io = g_malloc(sizeof *io + per_bio);
+
+	io->md = md;
+	io->table = t;
+	io->bio = bio;
+	io->error = 0;
+	atomic_init(&io->requeue, false);
+	io->first.io = io;
+	return io;
+}
+
+static void submit_split(struct dm_mapped *md, struct dm_table *t, struct dm_bio *bio)
+{
+	struct io *io = io_new(md, t, bio, 0);
+
+	io->single = false;
+	pthread_mutex_init(&io->lock, NULL);
+	io->phase = bio->op == DM_FLUSH || (bio->flags & DM_PREFLUSH) ? PHASE_FLUSH : PHASE_DATA;
+	io->next = bio->sector;
+	io->target = io->nr = io->under_way = 0;
+	io->issuing = true;
+	issue(io);
+}
+
+static int check_bio(struct dm_table *t, struct dm_bio *bio)
+{
+	uint64_t end;
+
+	if (!t)
+		return -EIO;
+	if (dm_op_is_write(bio->op) && !(t->mode & DM_MODE_WRITE))
+		return -EROFS;
+	if (bio->op == DM_FLUSH)
+		return 0;
+	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) || end > t->sectors)
+		return -EIO;
+	return 0;
+}
+
+static void mapped_submit(struct dm_dev *dev, struct dm_bio *bio)
+{
+	struct dm_mapped *md = dm_to_mapped(dev);
+	struct dm_target *ti;
+	struct dm_table *t;
+	struct io *io;
+	int error;
+
+	while (!dm_gate_enter(&md->gate))
+		if (dm_mapped_defer(md, bio))
+			return;
+	t = atomic_load_explicit(&md->live, memory_order_acquire);
+	error = check_bio(t, bio);
+	if (error || (bio->op != DM_FLUSH && !bio->sectors)) {
+		dm_gate_exit(&md->gate);
+		dm_bio_end(bio, error);
+		return;
+	}
+	if (!dm_op_has_data(bio->op) || (bio->flags & DM_PREFLUSH)) {
+		submit_split(md, t, bio);
+		return;
+	}
+	ti = dm_table_find(t, bio->sector);
+	if (part_len(ti, bio->sector, bio->sectors, true) < bio->sectors) {
+		submit_split(md, t, bio);
+		return;
+	}
+	io = io_new(md, t, bio, ti->per_bio_size);
+	io->single = true;
+	io->first.ti = ti;
+	clone_init(&io->first, bio->op, bio->sector, bio->sectors);
+	clone_data(&io->first, 0);
+	map_clone(&io->first);
+}
+
+static uint64_t mapped_sectors(struct dm_dev *dev)
+{
+	return dm_mapped_sectors(dm_to_mapped(dev));
+}
+
+static int mapped_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out)
+{
+	struct dm_table *t = dm_mapped_live(dm_to_mapped(dev));
+	int error = 0;
+
+	*out = (struct dm_extent){.data = true, .sectors = sectors};
+	if (t && sector < t->sectors)
+		error = dm_table_extent(t, sector, MIN(sectors, t->sectors - sector), out);
+	dm_table_unref(t);
+	return error;
+}
+
+static void mapped_limits(struct dm_dev *dev, struct dm_limits *out)
+{
+	struct dm_table *t = dm_mapped_live(dm_to_mapped(dev));
+
+	if (t)
+		*out = t->limits;
+	dm_table_unref(t);
+}
+
+static void mapped_print(struct dm_dev *dev, GString *out)
+{
+	g_autoptr(GString) name = g_string_new(NULL);
+
+	dm_mapped_name(dm_to_mapped(dev), name);
+	dm_quote_word(name->str, out);
+}
+
+static void mapped_identity(struct dm_dev *dev, uint64_t id[3])
+{
+	id[0] = UINT64_MAX;
+	id[1] = (uintptr_t)dev;
+	id[2] = 0;
+}
+
+static void mapped_free(struct dm_dev *dev)
+{
+	dm_mapped_free(dm_to_mapped(dev));
+}
+
+const struct dm_dev_ops dm_mapped_ops = {
+	.submit = mapped_submit,
+	.sectors = mapped_sectors,
+	.extent = mapped_extent,
+	.limits = mapped_limits,
+	.print = mapped_print,
+	.identity = mapped_identity,
+	.free = mapped_free,
+};
+
+struct dm_mapped *dm_dev_mapped(struct dm_dev *dev)
+{
+	return dev->ops == &dm_mapped_ops ? dm_to_mapped(dev) : NULL;
+}

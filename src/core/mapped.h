@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A dmfs device ("mapped device"): a name, a live table, perhaps an inactive
+ * one, and the way of bios through them.
+ *
+ * Locks, from the outer to the inner:
+ *   md->control   load, clear, suspend, resume, remove of one device; held
+ *                 across waits for I/O.
+ *   topology      (devices.c) names, uuids, minors, who uses whom.  Short.
+ *   md->lock      which tables there are, the deferred bios, the error text. Short.
+ * The live table is read without a lock inside md->gate; elsewhere take a
+ * reference with dm_mapped_live().
+ */
+#ifndef DMFS_CORE_MAPPED_H
+#define DMFS_CORE_MAPPED_H
+
+#include "gate.h"
+#include "table.h"
+
+#include <dmfs/target.h>
+
+enum dm_suspend_flags {
+	DM_SUSPEND_NOFLUSH = 1u << 0,
+};
+
+struct dm_mapped {
+	struct dm_dev dev;
+	struct dm_gate gate;
+	_Atomic(struct dm_table *) live;
+	struct dm_table *inactive;
+	pthread_mutex_t control, lock;
+	struct dm_bio_list deferred;
+	atomic_bool suspended, suspending, noflush;
+	atomic_bool readonly; /* what the next table is loaded as */
+	atomic_uint event_nr;
+	atomic_ulong uevent_seq;
+	unsigned minor;
+	/* Under the topology lock. */
+	char *name, *uuid;
+	bool removed;
+	unsigned opens; /* of its image */
+	GHashTable *used_by; /* tables that use it */
+	unsigned depth;      /* at least the longest way down through devices it stands on */
+	GHashTable *tables; /* all tables built for it: live, inactive, drafts */
+	unsigned visited; /* by the search for loops */
+	/* The front end's. */
+	void *front;
+	GString *error; /* text of `error`, under md->lock; NULL: empty */
+	GString *reply; /* the last message's */
+};
+
+/* What the front end wants to know; any thread, no locks held but md->control. */
+struct dm_front_ops {
+	/* A table was swapped in: the size and all data may be others. */
+	void (*swapped)(struct dm_mapped *);
+	/* Cached data of the image is stale. */
+	void (*invalidate)(struct dm_mapped *);
+	/* The last reference to it is gone. */
+	void (*freed)(struct dm_mapped *);
+};
+extern const struct dm_front_ops *dm_front;
+
+struct dm_mapped *dm_mapped_new(const char *name, unsigned minor);
+struct dm_mapped *dm_mapped_ref(struct dm_mapped *md);
+void dm_mapped_unref(struct dm_mapped *md);
+void dm_mapped_free(struct dm_mapped *md);
+static inline struct dm_mapped *dm_to_mapped(struct dm_dev *dev)
+{
+	return (struct dm_mapped *)dev;
+}
+extern const struct dm_dev_ops dm_mapped_ops;
+
+/* A reference to the live or inactive table, or NULL. */
+struct dm_table *dm_mapped_live(struct dm_mapped *md);
+struct dm_table *dm_mapped_inactive(struct dm_mapped *md);
+
+/* Makes a complete table the inactive one (taking the caller's reference), or clears the slot with NULL. */
+int dm_mapped_load(struct dm_mapped *md, struct dm_table *t, GError **err);
+int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err);
+/* Swaps in the inactive table if there is one, suspending first if need be, and lets bios flow. */
+int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err);
+/* dm_mapped_load() and dm_mapped_resume() as one step: on an error the old table goes on and the inactive slot is as before. */
+int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)(void *), void *data, GError **err);
+/* At the device's end: nobody uses it any more. */
+void dm_mapped_shutdown(struct dm_mapped *md);
+
+void dm_mapped_set_error(struct dm_mapped *md, const char *text);
+void dm_mapped_get_error(struct dm_mapped *md, GString *out);
+
+/* Sends deferred bios on their way again. */
+void dm_mapped_run_deferred(struct dm_mapped *md);
+/* Puts a bio back until the device resumes; false if it is not suspended (any more). */
+bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio);
+
+/* table_devs.c: the devices a table holds. */
+void dm_table_devs_init(struct dm_table *t);
+void dm_table_devs_seal(struct dm_table *t);
+void dm_table_devs_free(struct dm_table *t);
+
+#endif

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a device name in a table means, in the contract's order: a dmfs device
+ * (NAME, 0:MINOR, MOUNTPOINT/NAME, MOUNTPOINT/NAME/image), a path, MAJ:MIN of
+ * a block device.
+ *
+ * A path that leads into our own mount by other ways (a link, `..`, another
+ * mount point) is found out by its inode, so that the daemon never opens its
+ * own files through the kernel.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+#include "devices.h"
+
+static struct {
+	char *path;
+	dev_t st_dev;
+	struct dm_mapped *(*find_inode)(ino_t);
+} mountpoint;
+
+void dm_set_mountpoint(const char *path, dev_t st_dev, struct dm_mapped *(*find_inode)(ino_t))
+{
+	g_free(mountpoint.path);
+	mountpoint.path = g_strdup(path);
+	mountpoint.st_dev = st_dev;
+	mountpoint.find_inode = find_inode;
+}
+
+/* "MAJOR:MINOR" */
+static bool parse_number(const char *name, unsigned *major_nr, unsigned *minor_nr)
+{
+	const char *colon = strchr(name, ':');
+	g_autofree char *first = colon ? g_strndup(name, (gsize)(colon - name)) : NULL;
+
+	return colon && dm_parse_uint(first, major_nr) && dm_parse_uint(colon + 1, minor_nr);
+}
+
+static struct dm_mapped *find_below_mountpoint(const char *name)
+{
+	size_t len = mountpoint.path ? strlen(mountpoint.path) : 0;
+	g_autofree char *rest = NULL;
+
+	if (!len || strncmp(name, mountpoint.path, len) || name[len] != '/')
+		return NULL;
+	while (name[len] == '/')
+		len++;
+	rest = g_strdup(name + len);
+	if (g_str_has_suffix(rest, "/image"))
+		rest[strlen(rest) - strlen("/image")] = '\0';
+	return dm_find_name(rest);
+}
+
+static struct dm_mapped *find_mapped(const char *name)
+{
+	struct dm_mapped *md = dm_find_name(name);
+	unsigned major_nr, minor_nr;
+
+	if (!md && parse_number(name, &major_nr, &minor_nr) && major_nr == 0)
+		md = dm_find_minor(minor_nr);
+	if (!md)
+		md = find_below_mountpoint(name);
+	return md;
+}
+
+static int resolve_path(const struct dm_opener *who, const char *path, enum dm_mode mode, struct dm_dev **out,
+			GError **err)
+{
+	struct dm_store_path found;
+	int error = dm_store_find(who, path, &found, err);
+
+	if (error)
+		return error;
+	if (mountpoint.find_inode && found.st.st_dev == mountpoint.st_dev) {
+		struct dm_mapped *md = mountpoint.find_inode(found.st.st_ino);
+
+		error = md ? 0 : dm_fail(err, ENOTBLK, "%s is a control file of this mount, not a device", path);
+		*out = md ? &md->dev : NULL;
+	} else {
+		error = dm_store_open(who, &found, mode, out, err);
+	}
+	dm_store_path_clear(&found);
+	return error;
+}
+
+int dm_resolve(const struct dm_opener *who, const char *name, enum dm_mode mode, struct dm_dev **out, GError **err)
+{
+	struct dm_mapped *md = find_mapped(name);
+	const struct dm_store_scheme *scheme;
+	g_autofree char *path = NULL, *canonical = NULL;
+	g_autoptr(GError) path_error = NULL;
+	unsigned major_nr, minor_nr;
+	int error;
+
+	if (md) {
+		*out = &md->dev;
+		return 0;
+	}
+	scheme = dm_store_scheme_find(name);
+	if (scheme)
+		return scheme->open(name, mode, out, err);
+	if (!*name)
+		return dm_fail(err, ENOENT, "the name of a device is empty");
+	path = dm_opener_absolute(who, name, err);
+	if (!path)
+		return -ENOENT;
+	canonical = g_canonicalize_filename(path, "/");
+	md = find_below_mountpoint(canonical);
+	if (md) {
+		*out = &md->dev;
+		return 0;
+	}
+	error = resolve_path(who, path, mode, out, &path_error);
+	if (error == -ENOENT && parse_number(name, &major_nr, &minor_nr)) {
+		g_autofree char *link = g_strdup_printf("/sys/dev/block/%u:%u", major_nr, minor_nr);
+		g_autofree char *sys = g_file_read_link(link, NULL);
+		g_autofree char *base = sys ? g_path_get_basename(sys) : NULL;
+		g_autofree char *node = base ? g_build_filename("/dev", base, NULL) : NULL;
+
+		if (!node)
+			return dm_fail(err, ENODEV, "there is no block device %s", name);
+		for (char *p = node; (p = strchr(p, '!'));)
+			*p = '/';
+		return resolve_path(who, node, mode, out, err);
+	}
+	if (error)
+		g_propagate_error(err, g_steal_pointer(&path_error));
+	return error;
+}

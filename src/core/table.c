@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Building tables, and finding a sector's target.
+ *
+ * The index is a btree without child pointers: all keys are known before the
+ * first lookup, so the tree is complete, every level is one array, and the
+ * children of node n are nodes n * CHILDREN and on of the next level.  A node's keys fill
+ * one cache line.  Keys past the end of a level are UINT64_MAX.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "mapped.h"
+#include "table.h"
+#include "type.h"
+
+#define KEYS 8
+#define CHILDREN (KEYS + 1)
+
+/* --- words ---------------------------------------------------------------------- */
+
+GPtrArray *dm_split_words(char *line)
+{
+	GPtrArray *words = g_ptr_array_new();
+	char *in = line, *out;
+
+	for (;;) {
+		while (g_ascii_isspace(*in))
+			in++;
+		if (!*in)
+			break;
+		g_ptr_array_add(words, out = in);
+		while (*in && !g_ascii_isspace(*in)) {
+			if (*in == '\\' && in[1])
+				in++;
+			*out++ = *in++;
+		}
+		if (*in)
+			in++;
+		*out = '\0';
+	}
+	g_ptr_array_add(words, NULL);
+	return words;
+}
+
+/* --- life -------------------------------------------------------------------------- */
+
+struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const struct dm_opener *opener)
+{
+	struct dm_table *t = g_new0(struct dm_table, 1);
+
+	atomic_init(&t->refs, 1);
+	t->md = dm_mapped_ref(md);
+	t->mode = mode;
+	t->opener = *opener;
+	t->blocks = g_ptr_array_new_with_free_func(g_free);
+	dm_table_devs_init(t);
+	return t;
+}
+
+struct dm_table *dm_table_ref(struct dm_table *t)
+{
+	atomic_fetch_add(&t->refs, 1);
+	return t;
+}
+
+static void destroy_target(struct dm_target *ti)
+{
+	if (ti->type->dtr)
+		ti->type->dtr(ti);
+}
+
+void dm_table_unref(struct dm_table *t)
+{
+	if (!t || atomic_fetch_sub(&t->refs, 1) != 1)
+		return;
+	for (unsigned i = 0; i < t->n; i++)
+		destroy_target(dm_table_target(t, i));
+	dm_table_devs_free(t);
+	for (unsigned i = 0; i < t->depth; i++)
+		g_free(t->levels[i]);
+	g_free(t->levels);
+	g_free(t->level_nodes);
+	g_free(t->flush_devs);
+	g_ptr_array_free(t->blocks, TRUE);
+	dm_mapped_unref(t->md);
+	g_free(t);
+}
+
+enum dm_mode dm_table_mode(struct dm_table *t)
+{
+	return t->mode;
+}
+
+struct dm_mapped *dm_target_mapped(struct dm_target *ti)
+{
+	return ti->table->md;
+}
+
+/* --- adding a target ----------------------------------------------------------------- */
+
+struct area_check {
+	GError **err;
+	const char *type;
+};
+
+/* The device must hold the area, and the area must fit its blocks. */
+static int check_area(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
+{
+	struct area_check *check = data;
+	uint64_t sectors = dm_dev_sectors(dev), end;
+	struct dm_limits limits;
+	g_autoptr(GString) name = g_string_new(NULL);
+	unsigned block;
+
+	dm_dev_print(dev, name);
+	if (__builtin_add_overflow(start, len, &end) || end > sectors)
+		return dm_fail(check->err, EINVAL,
+			       "%s: %s too small for target: start=%" PRIu64 ", len=%" PRIu64 ", dev_size=%" PRIu64,
+			       check->type, name->str, start, len, sectors);
+	dm_dev_limits(dev, &limits);
+	block = limits.logical_block_size >> DM_SECTOR_SHIFT;
+	if (block > 1 && (start % block || len % block))
+		return dm_fail(check->err, EINVAL,
+			       "%s: start=%" PRIu64 ", len=%" PRIu64 " not aligned to the logical block size %u of %s",
+			       check->type, start, len, limits.logical_block_size, name->str);
+	return 0;
+}
+
+static int check_place(struct dm_table *t, uint64_t start, uint64_t len, const struct dm_target_type *type,
+		       GError **err)
+{
+	if (!len)
+		return dm_fail(err, EINVAL, "%s: zero-length target at sector %" PRIu64, type->name, start);
+	if (start != t->sectors)
+		return dm_fail(err, EINVAL, "%s: %s in table: the target begins at sector %" PRIu64
+			       ", the one before ends at %" PRIu64,
+			       type->name, start > t->sectors ? "Gap" : "Overlap", start, t->sectors);
+	if (len > ((uint64_t)INT64_MAX >> DM_SECTOR_SHIFT) - start)
+		return dm_fail(err, EOVERFLOW, "%s: the table's end, sector %" PRIu64 " + %" PRIu64
+			       ", is beyond 2^63 bytes", type->name, start, len);
+	if (t->n && ((type->features & DM_TARGET_SINGLETON) ||
+		     (dm_table_target(t, 0)->type->features & DM_TARGET_SINGLETON)))
+		return dm_fail(err, EINVAL, "%s: target type %s must appear alone in table", type->name, type->name);
+	if ((type->features & DM_TARGET_ALWAYS_WRITEABLE) && !(t->mode & DM_MODE_WRITE))
+		return dm_fail(err, EINVAL, "%s: target type %s may not be included in a read-only table", type->name,
+			       type->name);
+	if (t->n == UINT32_MAX)
+		return dm_fail(err, E2BIG, "%s: more than 2^32 targets", type->name);
+	return 0;
+}
+
+int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *type_name, int argc, char **argv,
+		 GError **err)
+{
+	const struct dm_target_type *type = dm_find_type(type_name);
+	struct dm_target *ti;
+	int error;
+
+	if (!type) {
+		g_autofree char *shown = g_strndup(type_name, 64);
+
+		return dm_fail(err, EINVAL, "%s: unknown target type", shown);
+	}
+	error = check_place(t, start, len, type, err);
+	if (error)
+		return error;
+	if (t->n % DM_TABLE_BLOCK == 0 && t->n / DM_TABLE_BLOCK == t->blocks->len)
+		g_ptr_array_add(t->blocks, g_new0(struct dm_target, DM_TABLE_BLOCK));
+	ti = dm_table_target(t, t->n);
+	*ti = (struct dm_target){
+		.type = type,
+		.table = t,
+		.begin = start,
+		.len = len,
+		.per_bio_size = (uint16_t)type->per_bio_size,
+		.num_flush_bios = 1,
+	};
+	error = type->ctr(ti, argc, argv, err);
+	if (error) {
+		if (err && !*err)
+			dm_fail(err, -error, "%s: %s", type->name, g_strerror(-error));
+		return error;
+	}
+	if (type->iterate_devices) {
+		struct area_check check = {err, type->name};
+
+		error = type->iterate_devices(ti, check_area, &check);
+		if (error) {
+			destroy_target(ti);
+			return error;
+		}
+	}
+	t->n++;
+	t->sectors += len;
+	return 0;
+}
+
+int dm_table_add_line(struct dm_table *t, char *line, GError **err)
+{
+	g_autoptr(GPtrArray) words = dm_split_words(line);
+	unsigned n = words->len - 1;
+	char **w = (char **)words->pdata;
+	uint64_t start, len;
+
+	if (n < 3)
+		return dm_fail(err, EINVAL, "a table line is START LENGTH TYPE ARGS, this one has %u word%s", n,
+			       n == 1 ? "" : "s");
+	if (!dm_parse_u64(w[0], &start))
+		return dm_fail(err, EINVAL, "start sector '%.32s' is not a number that fits in 64 bits", w[0]);
+	if (!dm_parse_u64(w[1], &len))
+		return dm_fail(err, EINVAL, "length '%.32s' is not a number that fits in 64 bits", w[1]);
+	return dm_table_add(t, start, len, w[2], (int)n - 3, w + 3, err);
+}
+
+/* --- the index ------------------------------------------------------------------------- */
+
+static unsigned div_up(unsigned n, unsigned d)
+{
+	return n / d + (n % d != 0);
+}
+
+/* The largest key in the subtree of a node. */
+static uint64_t high(const struct dm_table *t, unsigned level, unsigned node)
+{
+	for (; level < t->depth - 1; level++)
+		node = node * CHILDREN + CHILDREN - 1;
+	return node < t->level_nodes[level] ? t->levels[level][node * KEYS + KEYS - 1] : UINT64_MAX;
+}
+
+static void build_index(struct dm_table *t)
+{
+	unsigned leaves = div_up(t->n, KEYS), nodes;
+
+	t->depth = 1;
+	for (nodes = leaves; nodes > 1; nodes = div_up(nodes, CHILDREN))
+		t->depth++;
+	t->levels = g_new(uint64_t *, t->depth);
+	t->level_nodes = g_new(unsigned, t->depth);
+	nodes = leaves;
+	for (unsigned level = t->depth; level-- > 0; nodes = div_up(nodes, CHILDREN)) {
+		t->level_nodes[level] = nodes;
+		t->levels[level] = g_new(uint64_t, (size_t)nodes * KEYS);
+	}
+	for (size_t i = 0; i < (size_t)leaves * KEYS; i++) {
+		struct dm_target *ti = i < t->n ? dm_table_target(t, (unsigned)i) : NULL;
+
+		t->levels[t->depth - 1][i] = ti ? ti->begin + ti->len - 1 : UINT64_MAX;
+	}
+	for (unsigned level = t->depth - 1; level-- > 0;)
+		for (unsigned node = 0; node < t->level_nodes[level]; node++)
+			for (unsigned k = 0; k < KEYS; k++)
+				t->levels[level][node * KEYS + k] = high(t, level + 1, node * CHILDREN + k);
+}
+
+struct dm_target *dm_table_find(const struct dm_table *t, uint64_t sector)
+{
+	unsigned node = 0, k = 0;
+
+	for (unsigned level = 0; level < t->depth; level++) {
+		const uint64_t *keys;
+
+		node = level ? node * CHILDREN + k : 0;
+		keys = t->levels[level] + (size_t)node * KEYS;
+		for (k = 0; k < KEYS && keys[k] < sector; k++)
+			;
+	}
+	return dm_table_target(t, node * KEYS + k);
+}
+
+/* --- what it adds up to ---------------------------------------------------------------- */
+
+static int stack_limits(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
+{
+	struct dm_limits *sum = data, one;
+
+	dm_dev_limits(dev, &one);
+	sum->logical_block_size = MAX(sum->logical_block_size, one.logical_block_size);
+	sum->physical_block_size = MAX(sum->physical_block_size, one.physical_block_size);
+	sum->io_min = MAX(sum->io_min, one.io_min);
+	sum->io_opt = MAX(sum->io_opt, one.io_opt);
+	sum->max_discard_sectors = MAX(sum->max_discard_sectors, one.max_discard_sectors);
+	sum->discard_granularity = MAX(sum->discard_granularity, one.discard_granularity);
+	return 0;
+}
+
+static void target_limits(struct dm_target *ti, struct dm_limits *out)
+{
+	*out = (struct dm_limits){.logical_block_size = DM_SECTOR_SIZE, .physical_block_size = DM_SECTOR_SIZE};
+	if (ti->type->iterate_devices)
+		ti->type->iterate_devices(ti, stack_limits, out);
+	if (!ti->num_discard_bios)
+		out->max_discard_sectors = 0;
+	else if (ti->discards_supported && !out->max_discard_sectors)
+		out->max_discard_sectors = UINT64_MAX;
+	if (ti->type->io_hints)
+		ti->type->io_hints(ti, out);
+}
+
+static int complete_limits(struct dm_table *t, GError **err)
+{
+	struct dm_limits one;
+
+	target_limits(dm_table_target(t, 0), &t->limits);
+	for (unsigned i = 1; i < t->n; i++) {
+		struct dm_limits *sum = &t->limits;
+
+		target_limits(dm_table_target(t, i), &one);
+		sum->logical_block_size = MAX(sum->logical_block_size, one.logical_block_size);
+		sum->physical_block_size = MAX(sum->physical_block_size, one.physical_block_size);
+		sum->io_min = MAX(sum->io_min, one.io_min);
+		sum->io_opt = MAX(sum->io_opt, one.io_opt);
+		sum->max_discard_sectors = MAX(sum->max_discard_sectors, one.max_discard_sectors);
+		sum->discard_granularity = MAX(sum->discard_granularity, one.discard_granularity);
+	}
+	for (unsigned i = 0; i < t->n && t->limits.logical_block_size > DM_SECTOR_SIZE; i++) {
+		struct dm_target *ti = dm_table_target(t, i);
+		unsigned block = t->limits.logical_block_size >> DM_SECTOR_SHIFT;
+
+		if (ti->begin % block || ti->len % block)
+			return dm_fail(err, EINVAL,
+				       "%s: target at sector %" PRIu64 ", length %" PRIu64
+				       " not aligned to the table's logical block size %u",
+				       ti->type->name, ti->begin, ti->len, t->limits.logical_block_size);
+	}
+	return 0;
+}
+
+static int collect_flush_dev(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
+{
+	g_hash_table_add(data, dev);
+	return 0;
+}
+
+static void complete_flush(struct dm_table *t)
+{
+	g_autoptr(GHashTable) set = g_hash_table_new(NULL, NULL);
+	GHashTableIter iter;
+	gpointer dev;
+
+	for (unsigned i = 0; i < t->n; i++) {
+		struct dm_target *ti = dm_table_target(t, i);
+
+		if (!(ti->type->features & DM_TARGET_FLUSH_DEVICES)) {
+			t->own_flush |= ti->num_flush_bios > 0;
+			t->has_flush |= ti->num_flush_bios > 0 && !(ti->type->features & DM_TARGET_FLUSH_LAST);
+		} else if (ti->type->iterate_devices) {
+			ti->type->iterate_devices(ti, collect_flush_dev, set);
+		}
+	}
+	t->flush_devs = g_new(struct dm_dev *, g_hash_table_size(set));
+	t->has_flush |= g_hash_table_size(set) > 0;
+	g_hash_table_iter_init(&iter, set);
+	while (g_hash_table_iter_next(&iter, &dev, NULL))
+		t->flush_devs[t->n_flush_devs++] = dev;
+}
+
+int dm_table_complete(struct dm_table *t, GError **err)
+{
+	int error;
+
+	if (!t->n)
+		return dm_fail(err, EINVAL, "the table is empty");
+	error = complete_limits(t, err);
+	if (error)
+		return error;
+	build_index(t);
+	complete_flush(t);
+	dm_table_devs_seal(t);
+	return 0;
+}
+
+/* --- all targets ------------------------------------------------------------------------- */
+
+void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
+{
+	for (unsigned i = 0; i < t->n; i++) {
+		struct dm_target *ti = dm_table_target(t, i);
+		gsize before;
+
+		g_string_append_printf(out, "%" PRIu64 " %" PRIu64 " %s ", ti->begin, ti->len, ti->type->name);
+		before = out->len;
+		if (ti->type->status)
+			ti->type->status(ti, type, out);
+		if (out->len == before || out->str[out->len - 1] == ' ')
+			while (out->len && out->str[out->len - 1] == ' ')
+				g_string_truncate(out, out->len - 1);
+		g_string_append_c(out, '\n');
+	}
+}
+
+#define EACH_TARGET(name, hook)                                      \
+	void name(struct dm_table *t)                                \
+	{                                                            \
+		for (unsigned i = 0; i < t->n; i++) {                \
+			struct dm_target *ti = dm_table_target(t, i); \
+                                                                     \
+			if (ti->type->hook)                          \
+				ti->type->hook(ti);                  \
+		}                                                    \
+	}
+
+EACH_TARGET(dm_table_presuspend, presuspend)
+EACH_TARGET(dm_table_presuspend_undo, presuspend_undo)
+EACH_TARGET(dm_table_postsuspend, postsuspend)
+EACH_TARGET(dm_table_resume, resume)
+
+int dm_table_preresume(struct dm_table *t, GError **err)
+{
+	for (unsigned i = 0; i < t->n; i++) {
+		struct dm_target *ti = dm_table_target(t, i);
+		int error = ti->type->preresume ? ti->type->preresume(ti, err) : 0;
+
+		if (error) {
+			if (err && !*err)
+				dm_fail(err, -error, "%s: preresume failed: %s", ti->type->name, g_strerror(-error));
+			return error;
+		}
+	}
+	return 0;
+}
+
+int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struct dm_extent *out)
+{
+	struct dm_target *ti = dm_table_find(t, sector);
+	uint64_t offset = sector - ti->begin;
+
+	*out = (struct dm_extent){.data = true, .sectors = MIN(sectors, ti->len - offset)};
+	if (ti->type->extent)
+		return ti->type->extent(ti, offset, out->sectors, out);
+	return 0;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A table: contiguous targets from sector 0 on.
+ *
+ * It is built by one thread (a draft), completed, and from then on never
+ * changes; who uses it outside a bio holds a reference.  Dropping the last one runs the targets' dtr.
+ */
+#ifndef DMFS_CORE_TABLE_H
+#define DMFS_CORE_TABLE_H
+
+#include "io/store.h"
+
+#include <dmfs/target.h>
+
+#define DM_TABLE_BLOCK 256 /* targets are allocated in blocks of this many and never move */
+
+struct dm_table_dev;
+
+struct dm_table {
+	atomic_int refs;
+	struct dm_mapped *md; /* it was loaded for; a reference */
+	enum dm_mode mode;
+	struct dm_opener opener;
+	bool restoring; /* comes back from the state database */
+	uint64_t sectors;
+	unsigned n;
+	GPtrArray *blocks;
+	/* The btree: level 0 is the root, the last level's keys are the targets' last sectors. */
+	unsigned depth;
+	unsigned *level_nodes;
+	uint64_t **levels;
+	GHashTable *devs;       /* struct dm_dev * -> struct dm_table_dev * */
+	GHashTable *devs_names; /* "MODE NAME" -> struct dm_table_dev *, for lines that name the same */
+	struct dm_dev **flush_devs; /* whom a FLUSH goes to for targets with DM_TARGET_FLUSH_DEVICES */
+	unsigned n_flush_devs;
+	bool own_flush; /* some target takes FLUSH by map() */
+	bool has_flush; /* and some target but those of DM_TARGET_FLUSH_LAST has use for one */
+	struct dm_limits limits;
+};
+
+struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const struct dm_opener *opener);
+struct dm_table *dm_table_ref(struct dm_table *t);
+void dm_table_unref(struct dm_table *t);
+
+/*
+ * Adds a target: "START LENGTH TYPE ARGS".  The line is changed (split into
+ * words).  On an error the table is as it was.
+ */
+int dm_table_add_line(struct dm_table *t, char *line, GError **err);
+/* Adds a target from its parts. */
+int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *type, int argc, char **argv,
+		 GError **err);
+/* No more lines: builds the index.  An empty table is an error. */
+int dm_table_complete(struct dm_table *t, GError **err);
+
+static inline struct dm_target *dm_table_target(const struct dm_table *t, unsigned i)
+{
+	return (struct dm_target *)t->blocks->pdata[i / DM_TABLE_BLOCK] + i % DM_TABLE_BLOCK;
+}
+
+/* The target a sector below t->sectors belongs to. */
+struct dm_target *dm_table_find(const struct dm_table *t, uint64_t sector);
+
+/* "START LENGTH TYPE STATUS" lines. */
+void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out);
+/* Names of the devices it uses, one a line. */
+void dm_table_print_deps(struct dm_table *t, GString *out);
+/* Calls fn for every dmfs device it uses; topology lock held. */
+void dm_table_each_mapped(struct dm_table *t, void (*fn)(struct dm_mapped *, void *), void *data);
+
+void dm_table_presuspend(struct dm_table *t);
+void dm_table_presuspend_undo(struct dm_table *t);
+void dm_table_postsuspend(struct dm_table *t);
+/* On an error those that had it are left as they are. */
+int dm_table_preresume(struct dm_table *t, GError **err);
+void dm_table_resume(struct dm_table *t);
+/* Data or hole at a sector below t->sectors. */
+int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struct dm_extent *out);
+
+/* Splits a line into words, in place; a backslash quotes the next character. The vector ends with NULL. */
+GPtrArray *dm_split_words(char *line);
+
+#endif

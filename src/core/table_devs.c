@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The devices a table holds.
+ *
+ * A device that many lines name is opened once: the table counts how often.
+ * A table that uses a dmfs device makes it a user of that device, which so
+ * cannot be removed, and is an edge in the search for loops: drafts count as
+ * well, so two half-written tables cannot close a loop between them.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "devices.h"
+#include "mapped.h"
+#include "table.h"
+
+#define MAX_DEPTH 256 /* of devices on devices: some questions go down by recursion */
+
+struct dm_table_dev {
+	struct dm_dev *dev;
+	unsigned count;
+};
+
+void dm_table_devs_init(struct dm_table *t)
+{
+	t->devs = g_hash_table_new(NULL, NULL);
+	t->devs_names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+	dm_topology_lock();
+	g_hash_table_add(t->md->tables, t);
+	dm_topology_unlock();
+}
+
+/* No more lines will come: the names are not needed for lookups. */
+void dm_table_devs_seal(struct dm_table *t)
+{
+	g_hash_table_remove_all(t->devs_names);
+}
+
+void dm_table_each_mapped(struct dm_table *t, void (*fn)(struct dm_mapped *, void *), void *data)
+{
+	GHashTableIter iter;
+	gpointer key;
+
+	dm_topology_assert();
+	g_hash_table_iter_init(&iter, t->devs);
+	while (g_hash_table_iter_next(&iter, &key, NULL))
+		if (dm_dev_mapped(key))
+			fn(dm_dev_mapped(key), data);
+}
+
+/* --- loops and depth ---------------------------------------------------------------- */
+
+struct search {
+	GQueue todo;
+	unsigned round;
+};
+
+static void visit(struct dm_mapped *md, void *data)
+{
+	struct search *s = data;
+
+	if (md->visited != s->round) {
+		md->visited = s->round;
+		g_queue_push_tail(&s->todo, md);
+	}
+}
+
+/* Whether `from` is, or stands on, `goal`. */
+static bool stands_on(struct dm_mapped *from, struct dm_mapped *goal)
+{
+	static unsigned round;
+	struct search s = {G_QUEUE_INIT, ++round};
+	struct dm_mapped *md;
+	bool found = false;
+
+	visit(from, &s);
+	while (!found && (md = g_queue_pop_head(&s.todo))) {
+		GHashTableIter iter;
+		gpointer table;
+
+		found = md == goal;
+		g_hash_table_iter_init(&iter, md->tables);
+		while (g_hash_table_iter_next(&iter, &table, NULL))
+			dm_table_each_mapped(table, visit, &s);
+	}
+	g_queue_clear(&s.todo);
+	return found;
+}
+
+/*
+ * Raises md's depth, and that of all that stands on it; nothing is changed if
+ * one would become too deep.
+ */
+static int raise_depth(struct dm_mapped *md, unsigned depth)
+{
+	g_autoptr(GHashTable) depths = g_hash_table_new(NULL, NULL);
+	GQueue todo = G_QUEUE_INIT;
+	GHashTableIter iter;
+	gpointer key, value;
+
+	g_hash_table_insert(depths, md, GUINT_TO_POINTER(depth));
+	g_queue_push_tail(&todo, md);
+	while ((md = g_queue_pop_head(&todo))) {
+		depth = GPOINTER_TO_UINT(g_hash_table_lookup(depths, md));
+		if (depth > MAX_DEPTH) {
+			g_queue_clear(&todo);
+			return -ELOOP;
+		}
+		if (md->depth >= depth)
+			continue;
+		g_hash_table_iter_init(&iter, md->used_by);
+		while (g_hash_table_iter_next(&iter, &key, NULL)) {
+			struct dm_mapped *above = ((struct dm_table *)key)->md;
+
+			if (GPOINTER_TO_UINT(g_hash_table_lookup(depths, above)) > depth)
+				continue;
+			g_hash_table_insert(depths, above, GUINT_TO_POINTER(depth + 1));
+			g_queue_push_tail(&todo, above);
+		}
+	}
+	g_hash_table_iter_init(&iter, depths);
+	while (g_hash_table_iter_next(&iter, &key, &value)) {
+		md = key;
+		md->depth = MAX(md->depth, GPOINTER_TO_UINT(value));
+	}
+	return 0;
+}
+
+static void raise_to(struct dm_mapped *below, void *depth)
+{
+	*(unsigned *)depth = MAX(*(unsigned *)depth, below->depth + 1);
+}
+
+/* After md has lost an edge; those above keep theirs, which may then be more than need be. */
+static void lower_depth(struct dm_mapped *md)
+{
+	GHashTableIter iter;
+	gpointer table;
+
+	md->depth = 0;
+	g_hash_table_iter_init(&iter, md->tables);
+	while (g_hash_table_iter_next(&iter, &table, NULL))
+		dm_table_each_mapped(table, raise_to, &md->depth);
+}
+
+/* Makes the table a user of the device. */
+static int use(struct dm_table *t, struct dm_table_dev *d, GError **err)
+{
+	struct dm_mapped *md = dm_dev_mapped(d->dev);
+	int error = 0;
+
+	dm_topology_lock();
+	if (md && md->removed)
+		error = -ENODEV;
+	else if (md)
+		error = stands_on(md, t->md) ? -ELOOP : raise_depth(t->md, md->depth + 1);
+	if (!error) {
+		if (md)
+			g_hash_table_add(md->used_by, t);
+		g_hash_table_insert(t->devs, d->dev, d);
+	}
+	dm_topology_unlock();
+	if (error == -ELOOP)
+		return dm_fail(err, ELOOP, "it is or stands on this very device, or the stack would be more than %d deep",
+			       MAX_DEPTH);
+	if (error)
+		return dm_fail(err, -error, "the device was removed");
+	return 0;
+}
+
+static void unuse(struct dm_table *t, struct dm_table_dev *d)
+{
+	struct dm_mapped *md = dm_dev_mapped(d->dev);
+
+	dm_topology_lock();
+	g_hash_table_remove(t->devs, d->dev);
+	if (md) {
+		g_hash_table_remove(md->used_by, t);
+		lower_depth(t->md);
+	}
+	dm_topology_unlock();
+	dm_dev_put(d->dev);
+	g_free(d);
+}
+
+/* --- get and put --------------------------------------------------------------------- */
+
+static gboolean names_dev(gpointer key, gpointer value, gpointer dev)
+{
+	return value == dev;
+}
+
+int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err)
+{
+	struct dm_table *t = ti->table;
+	g_autofree char *key = g_strdup_printf("%d %s", mode, name);
+	struct dm_table_dev *d = g_hash_table_lookup(t->devs_names, key);
+	struct dm_dev *found;
+	int error;
+
+	if (!d) {
+		error = dm_resolve(&t->opener, name, mode, &found, err);
+		if (error) {
+			g_prefix_error(err, "%s: ", ti->type->name);
+			return error;
+		}
+		d = g_hash_table_lookup(t->devs, found);
+		if (d) {
+			dm_dev_put(found);
+		} else {
+			d = g_new0(struct dm_table_dev, 1);
+			d->dev = found;
+			error = use(t, d, err);
+			if (error) {
+				dm_dev_put(found);
+				g_free(d);
+				g_prefix_error(err, "%s: %s: ", ti->type->name, name);
+				return error;
+			}
+		}
+		g_hash_table_insert(t->devs_names, g_steal_pointer(&key), d);
+	}
+	d->count++;
+	*dev = d->dev;
+	return 0;
+}
+
+void dm_put_device(struct dm_target *ti, struct dm_dev *dev)
+{
+	struct dm_table *t = ti->table;
+	struct dm_table_dev *d = dev ? g_hash_table_lookup(t->devs, dev) : NULL;
+
+	if (!d || --d->count)
+		return;
+	g_hash_table_foreach_remove(t->devs_names, names_dev, d);
+	unuse(t, d);
+}
+
+void dm_table_devs_free(struct dm_table *t)
+{
+	GHashTableIter iter;
+	gpointer d;
+
+	for (;;) { /* what targets have not put themselves */
+		g_hash_table_iter_init(&iter, t->devs);
+		if (!g_hash_table_iter_next(&iter, NULL, &d))
+			break;
+		unuse(t, d);
+	}
+	dm_topology_lock();
+	g_hash_table_remove(t->md->tables, t);
+	dm_topology_unlock();
+	g_hash_table_destroy(t->devs_names);
+	g_hash_table_destroy(t->devs);
+}
+
+void dm_table_print_deps(struct dm_table *t, GString *out)
+{
+	g_autoptr(GPtrArray) devs = g_ptr_array_new();
+	GHashTableIter iter;
+	gpointer key;
+
+	dm_topology_lock();
+	g_hash_table_iter_init(&iter, t->devs);
+	while (g_hash_table_iter_next(&iter, &key, NULL))
+		g_ptr_array_add(devs, dm_dev_get(key));
+	dm_topology_unlock();
+	for (unsigned i = 0; i < devs->len; i++) {
+		dm_dev_print(devs->pdata[i], out);
+		g_string_append_c(out, '\n');
+		dm_dev_put(devs->pdata[i]);
+	}
+}

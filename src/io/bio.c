@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Submitting and finishing bios, and iov arithmetic.
+ *
+ * A bio remapped to the device beneath is a turn of a loop here, not a
+ * recursion: while a thread is inside dm_submit(), bios it submits go to the
+ * end of a list of its own.  dm_submit_now() is the way out for who must wait
+ * for its bio (dm_io_sync() inside map()): it starts a list of its own.
+ * End calls nest no deeper than the same way: an end() that finishes another bio has it
+ * ended after itself.
+ */
+#include <assert.h>
+#include <string.h>
+
+#include "bio_submit.h"
+
+#include <dmfs/io.h>
+
+static _Thread_local struct dm_bio_list *submitting, *ending;
+
+static void run_list(struct dm_bio_list *list)
+{
+	struct dm_bio *bio;
+
+	while ((bio = dm_bio_list_pop(list)))
+		bio->dev->ops->submit(bio->dev, bio);
+}
+
+void dm_submit_now(struct dm_bio *bio)
+{
+	struct dm_bio_list list, *outer_submitting = submitting, *outer_ending = ending;
+
+	dm_bio_list_init(&list);
+	dm_bio_list_add(&list, bio);
+	submitting = &list;
+	ending = NULL;
+	run_list(&list);
+	submitting = outer_submitting;
+	ending = outer_ending;
+}
+
+void dm_submit(struct dm_bio *bio)
+{
+	if (submitting)
+		dm_bio_list_add(submitting, bio);
+	else
+		dm_submit_now(bio);
+}
+
+void dm_bio_end(struct dm_bio *bio, int error)
+{
+	struct dm_bio_list list;
+
+	assert(error <= 0);
+	bio->error = error;
+	if (ending) {
+		dm_bio_list_add(ending, bio);
+		return;
+	}
+	dm_bio_list_init(&list);
+	ending = &list;
+	do
+		bio->end(bio);
+	while ((bio = dm_bio_list_pop(&list)));
+	ending = NULL;
+}
+
+size_t dm_iov_bytes(const struct iovec *iov, int iovcnt)
+{
+	size_t bytes = 0;
+
+	for (int i = 0; i < iovcnt; i++)
+		bytes += iov[i].iov_len;
+	return bytes;
+}
+
+/* Calls fn for every piece of [offset, offset + len), in order. */
+static void for_pieces(const struct iovec *iov, int iovcnt, size_t offset, size_t len,
+		       void (*fn)(void *piece, size_t len, void **cursor), void *cursor)
+{
+	for (int i = 0; i < iovcnt && len; i++) {
+		size_t n;
+
+		if (offset >= iov[i].iov_len) {
+			offset -= iov[i].iov_len;
+			continue;
+		}
+		n = iov[i].iov_len - offset;
+		if (n > len)
+			n = len;
+		fn((char *)iov[i].iov_base + offset, n, &cursor);
+		offset = 0;
+		len -= n;
+	}
+	assert(!len);
+}
+
+static void piece_out(void *piece, size_t len, void **cursor)
+{
+	memcpy(*cursor, piece, len);
+	*cursor = (char *)*cursor + len;
+}
+
+static void piece_in(void *piece, size_t len, void **cursor)
+{
+	memcpy(piece, *cursor, len);
+	*cursor = (char *)*cursor + len;
+}
+
+static void piece_zero(void *piece, size_t len, void **cursor)
+{
+	(void)cursor;
+	memset(piece, 0, len);
+}
+
+void dm_iov_read(const struct iovec *iov, int iovcnt, size_t offset, void *buf, size_t len)
+{
+	for_pieces(iov, iovcnt, offset, len, piece_out, buf);
+}
+
+void dm_iov_write(const struct iovec *iov, int iovcnt, size_t offset, const void *buf, size_t len)
+{
+	for_pieces(iov, iovcnt, offset, len, piece_in, (void *)buf);
+}
+
+void dm_iov_zero(const struct iovec *iov, int iovcnt, size_t offset, size_t len)
+{
+	for_pieces(iov, iovcnt, offset, len, piece_zero, NULL);
+}
+
+int dm_iov_slice(const struct iovec *iov, int iovcnt, size_t offset, size_t len, struct iovec *out)
+{
+	int n = 0;
+
+	for (int i = 0; i < iovcnt && len; i++) {
+		size_t take;
+
+		if (offset >= iov[i].iov_len) {
+			offset -= iov[i].iov_len;
+			continue;
+		}
+		take = iov[i].iov_len - offset;
+		if (take > len)
+			take = len;
+		out[n].iov_base = (char *)iov[i].iov_base + offset;
+		out[n++].iov_len = take;
+		offset = 0;
+		len -= take;
+	}
+	assert(!len);
+	return n;
+}

@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The store every table begins with: a regular file or a block device.
+ *
+ * I/O is done by system calls in the submitting thread.  Where a call might
+ * wait for the disk it is tried with RWF_NOWAIT first, and only if that fails
+ * the front end is told that the thread waits (dm_block_begin()); a file on
+ * tmpfs never waits.
+ *
+ * Open stores are in one hash, so that ten thousand devices on one file are
+ * one descriptor.  The hash's lock is taken to open and close, never for I/O.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "opener.h"
+#include "store.h"
+
+#include <dmfs/target.h>
+
+#ifndef FALLOC_FL_PUNCH_HOLE
+#include <linux/falloc.h>
+#endif
+
+struct store {
+	struct dm_dev dev;
+	int fd;
+	bool block_device, never_waits;
+	atomic_bool no_nowait_read, no_nowait_write, no_discard, no_zero_range;
+	dev_t st_dev;
+	ino_t st_ino;
+	uint64_t device_sectors; /* of a block device */
+	struct dm_limits limits;
+	char *path;
+};
+
+static pthread_mutex_t stores_lock = PTHREAD_MUTEX_INITIALIZER;
+static GHashTable *stores;
+
+static struct store *to_store(struct dm_dev *dev)
+{
+	return (struct store *)dev;
+}
+
+/* --- reads and writes ------------------------------------------------------------- */
+
+#define MAX_IOV 64
+
+/* One preadv2 or pwritev2 of the rest of an iov from `done` on. */
+static ssize_t transfer_once(struct store *s, struct dm_bio *bio, size_t done, int flags)
+{
+	struct iovec rest[MAX_IOV];
+	off_t at = (off_t)(bio->sector << DM_SECTOR_SHIFT) + (off_t)done;
+	const struct iovec *iov = bio->iov;
+	int n = bio->iovcnt;
+
+	if (n == 1) {
+		rest[0] = (struct iovec){(char *)iov->iov_base + done, iov->iov_len - done};
+		iov = rest;
+	} else if (done || n > MAX_IOV) {
+		size_t skip = done;
+
+		n = 0;
+		for (int i = 0; i < bio->iovcnt && n < MAX_IOV; i++) {
+			if (skip >= bio->iov[i].iov_len) {
+				skip -= bio->iov[i].iov_len;
+				continue;
+			}
+			rest[n].iov_base = (char *)bio->iov[i].iov_base + skip;
+			rest[n++].iov_len = bio->iov[i].iov_len - skip;
+			skip = 0;
+		}
+		iov = rest;
+	}
+	if (bio->op == DM_READ)
+		return preadv2(s->fd, iov, n, at, flags);
+	return pwritev2(s->fd, iov, n, at, flags);
+}
+
+static int transfer(struct store *s, struct dm_bio *bio)
+{
+	size_t want = bio->sectors << DM_SECTOR_SHIFT, done = 0;
+	atomic_bool *no_nowait = bio->op == DM_READ ? &s->no_nowait_read : &s->no_nowait_write;
+	int base = bio->op == DM_WRITE && (bio->flags & DM_FUA) ? RWF_DSYNC : 0;
+	bool blocking = false, try_nowait;
+	int error = 0;
+
+	if (bio->sector > (uint64_t)INT64_MAX >> DM_SECTOR_SHIFT || want > INT64_MAX - (bio->sector << DM_SECTOR_SHIFT))
+		return -EIO;
+	try_nowait = !s->never_waits && !base && !atomic_load_explicit(no_nowait, memory_order_relaxed);
+	if (!s->never_waits && !try_nowait) {
+		dm_block_begin();
+		blocking = true;
+	}
+	while (done < want) {
+		ssize_t n = transfer_once(s, bio, done, base | (try_nowait ? RWF_NOWAIT : 0));
+
+		if (n > 0) {
+			done += (size_t)n;
+			continue;
+		}
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (try_nowait) { /* it would wait, or cannot tell, or it is the end of the file */
+			if (n < 0 && errno == EOPNOTSUPP)
+				atomic_store_explicit(no_nowait, true, memory_order_relaxed);
+			try_nowait = false;
+			dm_block_begin();
+			blocking = true;
+			continue;
+		}
+		error = n < 0 ? -errno : -EIO; /* cut short beneath us */
+		break;
+	}
+	if (blocking)
+		dm_block_end();
+	return error;
+}
+
+/* --- the other operations ------------------------------------------------------------ */
+
+static int punch(struct store *s, uint64_t offset, uint64_t bytes)
+{
+	uint64_t range[2] = {offset, bytes};
+
+	if (s->block_device)
+		return ioctl(s->fd, BLKDISCARD, range) < 0 ? -errno : 0;
+	return fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes) < 0 ? -errno
+													  : 0;
+}
+
+static int discard(struct store *s, struct dm_bio *bio)
+{
+	int error;
+
+	if (atomic_load(&s->no_discard))
+		return -EOPNOTSUPP;
+	error = punch(s, bio->sector << DM_SECTOR_SHIFT, bio->sectors << DM_SECTOR_SHIFT);
+	if (error == -EOPNOTSUPP || error == -ENOSYS || error == -ENODEV) {
+		atomic_store(&s->no_discard, true);
+		error = -EOPNOTSUPP;
+	}
+	return error;
+}
+
+static int write_zero_buffers(struct store *s, uint64_t offset, uint64_t bytes)
+{
+	size_t size = 128 * 1024;
+	g_autofree char *zeroes = g_malloc0(size);
+
+	while (bytes) {
+		ssize_t n = pwrite(s->fd, zeroes, MIN(bytes, size), (off_t)offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		offset += (uint64_t)n;
+		bytes -= (uint64_t)n;
+	}
+	return 0;
+}
+
+static int write_zeroes(struct store *s, struct dm_bio *bio)
+{
+	uint64_t range[2] = {bio->sector << DM_SECTOR_SHIFT, bio->sectors << DM_SECTOR_SHIFT};
+
+	if (s->block_device)
+		return ioctl(s->fd, BLKZEROOUT, range) < 0 ? -errno : 0;
+	if (!(bio->flags & DM_NOUNMAP) && !atomic_load(&s->no_discard)) {
+		/* A hole in a file reads as zeroes. */
+		int error = discard(s, bio);
+
+		if (error != -EOPNOTSUPP)
+			return error;
+	}
+	if (!atomic_load(&s->no_zero_range)) {
+		if (!fallocate(s->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)range[0], (off_t)range[1]))
+			return 0;
+		if (errno != EOPNOTSUPP && errno != ENOSYS)
+			return -errno;
+		atomic_store(&s->no_zero_range, true);
+	}
+	return write_zero_buffers(s, range[0], range[1]);
+}
+
+static int no_data_op(struct store *s, struct dm_bio *bio)
+{
+	uint64_t end;
+
+	if (bio->op == DM_FLUSH)
+		return fdatasync(s->fd) < 0 ? -errno : 0;
+	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) || end > (uint64_t)INT64_MAX >> DM_SECTOR_SHIFT)
+		return -EIO;
+	if (!bio->sectors)
+		return 0;
+	return bio->op == DM_DISCARD ? discard(s, bio) : write_zeroes(s, bio);
+}
+
+static void store_submit(struct dm_dev *dev, struct dm_bio *bio)
+{
+	struct store *s = to_store(dev);
+	int error = 0;
+
+	if ((bio->flags & DM_PREFLUSH) && bio->op == DM_WRITE && fdatasync(s->fd) < 0)
+		error = -errno;
+	if (error) {
+		dm_bio_end(bio, error);
+	} else if (dm_op_has_data(bio->op)) {
+		dm_bio_end(bio, transfer(s, bio));
+	} else {
+		if (!s->never_waits)
+			dm_block_begin();
+		error = no_data_op(s, bio);
+		if (!error && (bio->flags & DM_FUA) && bio->op != DM_FLUSH && fdatasync(s->fd) < 0)
+			error = -errno;
+		if (!s->never_waits)
+			dm_block_end();
+		dm_bio_end(bio, error);
+	}
+}
+
+/* --- what it is ------------------------------------------------------------------------ */
+
+static uint64_t store_sectors(struct dm_dev *dev)
+{
+	struct store *s = to_store(dev);
+	struct stat st;
+
+	if (s->block_device) {
+		uint64_t bytes;
+
+		return ioctl(s->fd, BLKGETSIZE64, &bytes) ? s->device_sectors : bytes >> DM_SECTOR_SHIFT;
+	}
+	return fstat(s->fd, &st) ? 0 : (uint64_t)st.st_size >> DM_SECTOR_SHIFT;
+}
+
+/*
+ * SEEK_DATA and SEEK_HOLE count in bytes, extents in sectors: a sector is a
+ * hole only if all of it is.
+ */
+static int store_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out)
+{
+	struct store *s = to_store(dev);
+	off_t at = (off_t)(sector << DM_SECTOR_SHIFT), data, hole;
+
+	*out = (struct dm_extent){.data = true, .sectors = sectors};
+	if (s->block_device)
+		return 0;
+	data = lseek(s->fd, at, SEEK_DATA);
+	if (data < 0 && errno != ENXIO)
+		return 0; /* cannot tell */
+	if (data < 0) { /* no more data */
+		out->data = false;
+	} else if ((uint64_t)data >> DM_SECTOR_SHIFT > sector) {
+		out->data = false;
+		out->sectors = MIN(sectors, ((uint64_t)data >> DM_SECTOR_SHIFT) - sector);
+	} else if ((hole = lseek(s->fd, MAX(at, data), SEEK_HOLE)) >= 0) {
+		uint64_t end = ((uint64_t)hole + DM_SECTOR_SIZE - 1) >> DM_SECTOR_SHIFT;
+
+		out->sectors = MIN(sectors, MAX(end, sector + 1) - sector);
+	}
+	return 0;
+}
+
+static void store_limits(struct dm_dev *dev, struct dm_limits *out)
+{
+	struct store *s = to_store(dev);
+
+	*out = s->limits;
+	if (atomic_load(&s->no_discard))
+		out->max_discard_sectors = 0;
+}
+
+static void store_print(struct dm_dev *dev, GString *out)
+{
+	dm_quote_word(to_store(dev)->path, out);
+}
+
+static void store_identity(struct dm_dev *dev, uint64_t id[3])
+{
+	struct store *s = to_store(dev);
+
+	id[0] = s->block_device;
+	id[1] = s->st_dev;
+	id[2] = s->st_ino;
+}
+
+static void store_free(struct dm_dev *dev)
+{
+	struct store *s = to_store(dev);
+
+	pthread_mutex_lock(&stores_lock);
+	if (g_hash_table_lookup(stores, s) == s) /* else another has taken its place already */
+		g_hash_table_remove(stores, s);
+	pthread_mutex_unlock(&stores_lock);
+	close(s->fd);
+	g_free(s->path);
+	g_free(s);
+}
+
+static const struct dm_dev_ops store_ops = {
+	.submit = store_submit,
+	.sectors = store_sectors,
+	.extent = store_extent,
+	.limits = store_limits,
+	.print = store_print,
+	.identity = store_identity,
+	.free = store_free,
+};
+
+/* --- opening ---------------------------------------------------------------------------- */
+
+static guint hash_store(gconstpointer p)
+{
+	const struct store *s = p;
+
+	return g_str_hash(s->path) ^ (guint)s->st_ino ^ (guint)s->dev.mode << 20;
+}
+
+static gboolean equal_store(gconstpointer a, gconstpointer b)
+{
+	const struct store *x = a, *y = b;
+
+	return x->st_ino == y->st_ino && x->st_dev == y->st_dev && x->dev.mode == y->dev.mode &&
+	       x->block_device == y->block_device && !strcmp(x->path, y->path);
+}
+
+int dm_store_find(const struct dm_opener *who, const char *absolute, struct dm_store_path *out, GError **err)
+{
+	struct dm_opener_saved saved;
+	int error = 0;
+
+	*out = (struct dm_store_path){.fd = -1};
+	dm_opener_assume(who, &saved);
+	dm_block_begin();
+	out->fd = open(absolute, O_PATH | O_CLOEXEC);
+	if (out->fd < 0 || fstat(out->fd, &out->st) < 0)
+		error = errno;
+	dm_block_end();
+	dm_opener_restore(&saved);
+	if (error) {
+		dm_store_path_clear(out);
+		return dm_fail(err, error, "%s: %s", absolute, g_strerror(error));
+	}
+	out->path = g_strdup(absolute);
+	return 0;
+}
+
+void dm_store_path_clear(struct dm_store_path *p)
+{
+	if (p->fd >= 0)
+		close(p->fd);
+	p->fd = -1;
+	g_clear_pointer(&p->path, g_free);
+}
+
+static bool on_memory(int fd)
+{
+	struct statfs fs;
+
+	return !fstatfs(fd, &fs) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
+static void ask_limits(struct store *s)
+{
+	int logical = DM_SECTOR_SIZE;
+	unsigned physical = DM_SECTOR_SIZE;
+
+	if (s->block_device) {
+		if (ioctl(s->fd, BLKSSZGET, &logical) < 0)
+			logical = DM_SECTOR_SIZE;
+		if (ioctl(s->fd, BLKPBSZGET, &physical) < 0)
+			physical = (unsigned)logical;
+	}
+	s->limits = (struct dm_limits){
+		.logical_block_size = (unsigned)logical,
+		.physical_block_size = physical,
+		.max_discard_sectors = UINT64_MAX,
+		.discard_granularity = s->block_device ? (unsigned)logical : 4096,
+		.discard_zeroes = !s->block_device,
+	};
+}
+
+/* Opens the file itself; the O_PATH descriptor makes sure it is what was looked at. */
+static int open_fd(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode)
+{
+	g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", p->fd);
+	int flags = (mode & DM_MODE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK;
+	struct dm_opener_saved saved;
+	int fd;
+
+	if (S_ISBLK(p->st.st_mode) && (mode & DM_MODE_WRITE))
+		flags |= O_EXCL; /* not while it is mounted */
+	dm_opener_assume(who, &saved);
+	dm_block_begin();
+	fd = open(self, flags);
+	if (fd < 0)
+		fd = -errno;
+	dm_block_end();
+	dm_opener_restore(&saved);
+	return fd;
+}
+
+/* A store in the hash that is this one, with a reference more, unless it is being freed; holds stores_lock. */
+static struct store *find_open(const struct store *key)
+{
+	struct store *s = stores ? g_hash_table_lookup(stores, key) : NULL;
+	int refs = s ? atomic_load(&s->dev.refs) : 0;
+
+	while (refs > 0)
+		if (atomic_compare_exchange_weak(&s->dev.refs, &refs, refs + 1))
+			return s;
+	return NULL;
+}
+
+static bool may_open(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode)
+{
+	g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", p->fd);
+	struct dm_opener_saved saved;
+	bool ok;
+
+	dm_opener_assume(who, &saved);
+	if (saved.assumed) {
+		int fd = open(self, (mode & DM_MODE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+
+		ok = fd >= 0;
+		if (ok)
+			close(fd);
+	} else {
+		ok = !faccessat(AT_FDCWD, self, R_OK | (mode & DM_MODE_WRITE ? W_OK : 0), AT_EACCESS);
+	}
+	dm_opener_restore(&saved);
+	return ok;
+}
+
+int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode, struct dm_dev **out,
+		  GError **err)
+{
+	struct store key = {.dev.mode = mode,
+			    .st_dev = S_ISBLK(p->st.st_mode) ? p->st.st_rdev : p->st.st_dev,
+			    .st_ino = S_ISBLK(p->st.st_mode) ? 0 : p->st.st_ino,
+			    .block_device = S_ISBLK(p->st.st_mode),
+			    .path = p->path};
+	struct store *s;
+	int fd;
+
+	if (S_ISDIR(p->st.st_mode))
+		return dm_fail(err, EISDIR, "%s is a directory, not a file or block device", p->path);
+	if (!S_ISREG(p->st.st_mode) && !S_ISBLK(p->st.st_mode))
+		return dm_fail(err, ENOTBLK, "%s is neither a regular file nor a block device", p->path);
+
+	pthread_mutex_lock(&stores_lock);
+	s = find_open(&key);
+	pthread_mutex_unlock(&stores_lock);
+	if (s) {
+		if (!may_open(who, p, mode)) {
+			dm_dev_put(&s->dev);
+			return dm_fail(err, EACCES, "%s: %s", p->path, g_strerror(EACCES));
+		}
+		*out = &s->dev;
+		return 0;
+	}
+
+	fd = open_fd(who, p, mode);
+	if (fd < 0)
+		return dm_fail(err, -fd, "%s: %s", p->path, g_strerror(-fd));
+	s = g_new(struct store, 1);
+	*s = key;
+	s->dev.ops = &store_ops;
+	atomic_init(&s->dev.refs, 1);
+	s->path = g_strdup(p->path);
+	s->fd = fd;
+	s->never_waits = !s->block_device && on_memory(fd);
+	if (s->block_device)
+		ioctl(fd, BLKGETSIZE64, &s->device_sectors), s->device_sectors >>= DM_SECTOR_SHIFT;
+	ask_limits(s);
+
+	pthread_mutex_lock(&stores_lock);
+	if (!stores)
+		stores = g_hash_table_new(hash_store, equal_store);
+	struct store *other = find_open(s);
+	if (!other)
+		g_hash_table_replace(stores, s, s);
+	pthread_mutex_unlock(&stores_lock);
+	if (other) { /* somebody was faster */
+		close(s->fd);
+		g_free(s->path);
+		g_free(s);
+		s = other;
+	}
+	*out = &s->dev;
+	return 0;
+}
+
+int dm_store_flush_all(void)
+{
+	GHashTableIter iter;
+	gpointer key;
+	int error = 0;
+
+	pthread_mutex_lock(&stores_lock);
+	if (stores) {
+		g_hash_table_iter_init(&iter, stores);
+		while (g_hash_table_iter_next(&iter, &key, NULL)) {
+			struct store *s = key;
+
+			if ((s->dev.mode & DM_MODE_WRITE) && fdatasync(s->fd) < 0 && !error)
+				error = -errno;
+		}
+	}
+	pthread_mutex_unlock(&stores_lock);
+	return error;
+}
+
+void dm_quote_word(const char *s, GString *out)
+{
+	for (; *s; s++) {
+		if (strchr(" \t\n\r\v\f\\", *s))
+			g_string_append_c(out, '\\');
+		g_string_append_c(out, *s);
+	}
+}

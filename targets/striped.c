@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * striped: chunks spread over several devices in turn (striped.txt).
+ *
+ *   <num devs> <chunk size> [<dev path> <offset>]+
+ *
+ * Chunk c of the target lies on stripe c % n, as the c / n-th chunk there.
+ * Bios are split at chunks.  A discard or write-zeroes is not: each stripe gets one bio for all of its
+ * part, which is one range there.
+ */
+#include <inttypes.h>
+
+#include <dmfs/target.h>
+
+struct stripe {
+	struct dm_dev *dev;
+	uint64_t start;
+	_Atomic unsigned errors;
+};
+
+struct striped {
+	unsigned n;
+	uint32_t chunk_sectors;
+	uint64_t stripe_sectors; /* how much of each device is used */
+	struct stripe stripes[];
+};
+
+static void striped_free(struct dm_target *ti, struct striped *s, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		dm_put_device(ti, s->stripes[i].dev);
+	g_free(s);
+}
+
+static int striped_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
+{
+	struct striped *s;
+	unsigned n, chunk;
+
+	if (argc < 2)
+		return dm_fail(err, EINVAL, "striped: Not enough arguments: %d, <num devs> <chunk size> are needed",
+			       argc);
+	if (!dm_parse_uint(argv[0], &n) || !n)
+		return dm_fail(err, EINVAL, "striped: Invalid stripe count '%s', 1 is the least", argv[0]);
+	if (!dm_parse_uint(argv[1], &chunk) || !chunk)
+		return dm_fail(err, EINVAL, "striped: Invalid chunk_size '%s', 1 sector is the least", argv[1]);
+	if (ti->len % n || ti->len / n % chunk)
+		return dm_fail(err, EINVAL,
+			       "striped: length %" PRIu64 " is not a multiple of %u stripes of %u sectors: "
+			       "Target length not divisible by %s",
+			       ti->len, n, chunk, ti->len % n ? "number of stripes" : "chunk size");
+	if (n > UINT16_MAX || (unsigned)argc != 2 + 2 * n)
+		return dm_fail(err, EINVAL,
+			       "striped: Not enough destinations specified: %u stripes (%u at most) need %" PRIu64
+			       " arguments, there are %d",
+			       n, UINT16_MAX, 2 + 2 * (uint64_t)n, argc);
+
+	s = g_malloc0(sizeof *s + n * sizeof s->stripes[0]);
+	s->n = n;
+	s->chunk_sectors = chunk;
+	s->stripe_sectors = ti->len / n;
+	for (unsigned i = 0; i < n; i++) {
+		int error = dm_read_u64(argv[3 + 2 * i], 0, UINT64_MAX, "striped", "device sector",
+					&s->stripes[i].start, err);
+
+		if (!error)
+			error = dm_get_device(ti, argv[2 + 2 * i], dm_target_mode(ti), &s->stripes[i].dev, err);
+		if (error) {
+			striped_free(ti, s, i);
+			return error;
+		}
+	}
+	ti->private = s;
+	ti->max_io_sectors = chunk;
+	ti->num_discard_bios = (uint16_t)n;
+	ti->num_write_zeroes_bios = (uint16_t)n;
+	return 0;
+}
+
+static void striped_dtr(struct dm_target *ti)
+{
+	struct striped *s = ti->private;
+
+	striped_free(ti, s, s->n);
+}
+
+/* Where a sector of the target lies: its stripe, and the sector of the stripe. */
+static unsigned map_sector(const struct striped *s, uint64_t offset, uint64_t *sector)
+{
+	uint64_t chunk = offset / s->chunk_sectors;
+
+	*sector = chunk / s->n * s->chunk_sectors + offset % s->chunk_sectors;
+	return (unsigned)(chunk % s->n);
+}
+
+/* The first sector of stripe nr at or after an offset of the target. */
+static uint64_t first_on_stripe(const struct striped *s, uint64_t offset, unsigned nr)
+{
+	uint64_t sector;
+	unsigned on = map_sector(s, offset, &sector);
+
+	if (on == nr)
+		return sector;
+	sector -= sector % s->chunk_sectors; /* the row's begin */
+	return on < nr ? sector : sector + s->chunk_sectors;
+}
+
+static enum dm_mapio map_range(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct striped *s = ti->private;
+	struct stripe *stripe = &s->stripes[bio->nr];
+	uint64_t offset = dm_target_offset(ti, bio->sector);
+	uint64_t begin = first_on_stripe(s, offset, bio->nr);
+	uint64_t end = first_on_stripe(s, offset + bio->sectors, bio->nr);
+
+	if (begin >= end) { /* nothing on this stripe */
+		dm_bio_end(bio, 0);
+		return DM_MAPIO_SUBMITTED;
+	}
+	bio->dev = stripe->dev;
+	bio->sector = stripe->start + begin;
+	bio->sectors = end - begin;
+	return DM_MAPIO_REMAPPED;
+}
+
+static enum dm_mapio striped_map(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct striped *s = ti->private;
+	struct stripe *stripe;
+	uint64_t sector;
+
+	if (!dm_op_has_data(bio->op))
+		return map_range(ti, bio);
+	stripe = &s->stripes[map_sector(s, dm_target_offset(ti, bio->sector), &sector)];
+	bio->dev = stripe->dev;
+	bio->sector = stripe->start + sector;
+	return DM_MAPIO_REMAPPED;
+}
+
+/* Counts a device's errors for the status; bio->dev is where the bio went. */
+static enum dm_endio striped_end_io(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct striped *s = ti->private;
+
+	if (bio->error && bio->error != -EOPNOTSUPP)
+		for (unsigned i = 0; i < s->n; i++)
+			if (s->stripes[i].dev == bio->dev && s->stripes[i].errors++ == 0)
+				dm_target_event(ti, NULL, NULL);
+	return DM_ENDIO_DONE;
+}
+
+static void striped_status(struct dm_target *ti, enum dm_status_type type, GString *out)
+{
+	struct striped *s = ti->private;
+
+	if (type == DM_STATUS_TABLE) {
+		g_string_append_printf(out, "%u %" PRIu32, s->n, s->chunk_sectors);
+		for (unsigned i = 0; i < s->n; i++) {
+			g_string_append_c(out, ' ');
+			dm_dev_print(s->stripes[i].dev, out);
+			g_string_append_printf(out, " %" PRIu64, s->stripes[i].start);
+		}
+		return;
+	}
+	g_string_append_printf(out, "%u ", s->n);
+	for (unsigned i = 0; i < s->n; i++) {
+		dm_dev_print(s->stripes[i].dev, out);
+		g_string_append_c(out, ' ');
+	}
+	g_string_append(out, "1 ");
+	for (unsigned i = 0; i < s->n; i++)
+		g_string_append_c(out, s->stripes[i].errors ? 'D' : 'A');
+}
+
+static int striped_iterate_devices(struct dm_target *ti, dm_iterate_fn fn, void *data)
+{
+	struct striped *s = ti->private;
+	int error = 0;
+
+	for (unsigned i = 0; i < s->n && !error; i++)
+		error = fn(ti, s->stripes[i].dev, s->stripes[i].start, s->stripe_sectors, data);
+	return error;
+}
+
+static void striped_io_hints(struct dm_target *ti, struct dm_limits *limits)
+{
+	struct striped *s = ti->private;
+	uint64_t chunk = (uint64_t)s->chunk_sectors << DM_SECTOR_SHIFT;
+
+	limits->io_min = (unsigned)MIN(chunk, UINT32_MAX);
+	limits->io_opt = (unsigned)MIN(chunk * s->n, UINT32_MAX);
+}
+
+static int striped_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, struct dm_extent *out)
+{
+	struct striped *s = ti->private;
+	uint64_t at;
+	unsigned nr = map_sector(s, sector, &at);
+
+	sectors = MIN(sectors, s->chunk_sectors - sector % s->chunk_sectors);
+	return dm_dev_extent(s->stripes[nr].dev, s->stripes[nr].start + at, sectors, out);
+}
+
+const struct dm_target_type striped_target = {
+	.name = "striped",
+	.version = {1, 6, 0},
+	.features = DM_TARGET_FLUSH_DEVICES,
+	.ctr = striped_ctr,
+	.dtr = striped_dtr,
+	.map = striped_map,
+	.end_io = striped_end_io,
+	.status = striped_status,
+	.iterate_devices = striped_iterate_devices,
+	.io_hints = striped_io_hints,
+	.extent = striped_extent,
+};

@@ -88,6 +88,12 @@ void dm_table_unref(struct dm_table *t)
 	g_free(t);
 }
 
+void dm_table_set_opener(struct dm_table *t, const struct dm_opener *opener)
+{
+	t->opener = *opener;
+	g_hash_table_remove_all(t->devs_names);
+}
+
 enum dm_mode dm_table_mode(struct dm_table *t)
 {
 	return t->mode;

@@ -41,6 +41,8 @@ struct dm_table {
 struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const struct dm_opener *opener);
 struct dm_table *dm_table_ref(struct dm_table *t);
 void dm_table_unref(struct dm_table *t);
+/* The lines that follow are another's: what was resolved for the first opener is not for him to use by name. */
+void dm_table_set_opener(struct dm_table *t, const struct dm_opener *opener);
 
 /*
  * Adds a target: "START LENGTH TYPE ARGS".  The line is changed (split into

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * `table` and `inactive`: reading prints a table, writing builds one.
+ *
+ * Each open file has a draft of its own: the text so far and the table that
+ * the complete lines in it have built.  A bad line spoils the draft for good.  At FLUSH
+ * (every close of a descriptor) a draft that has grown is loaded.  The table
+ * then is the device's; if the draft goes on growing it is built anew from the
+ * text.
+ *
+ * A process that dies by a signal closes its files as well.  Its flags in
+ * /proc tell; its draft is dropped.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "files.h"
+
+#define MAX_DRAFT (96u * 1024 * 1024)
+#define MAX_LINE (512u * 1024)
+#define PF_SIGNALED 0x400u
+
+struct draft {
+	GString *text;
+	struct dm_table *table; /* of the lines before `parsed`; NULL: none yet */
+	size_t parsed;          /* bytes of the text that are in the table */
+	unsigned lines;         /* complete lines parsed */
+	struct dm_opener opener;
+	bool grown;     /* since the last load */
+	bool loaded;    /* the table was given away: build it anew */
+	bool truncated; /* the open, or ftruncate, asked for an empty slot */
+	int error;      /* spoiled, and why */
+};
+
+static void draft_free(struct draft *d)
+{
+	dm_table_unref(d->table);
+	g_string_free(d->text, TRUE);
+	g_free(d);
+}
+
+static void set_error(struct dmfs_handle *h, unsigned line, const char *text)
+{
+	g_autofree char *whole = g_strdup_printf("%u: %s\n", line, text);
+
+	dm_mapped_set_error(h->device->md, whole);
+	if (line)
+		dm_log_err("table: line %u: %s", line, text);
+	else
+		dm_log_err("table: %s", text);
+}
+
+/* Spoils the draft. */
+static int spoil(struct dmfs_handle *h, struct draft *d, unsigned line, int error, const char *text)
+{
+	set_error(h, line, text);
+	dm_table_unref(d->table);
+	d->table = NULL;
+	g_string_truncate(d->text, 0);
+	d->error = error;
+	return error;
+}
+
+/* The end of the line that begins at `from` (its newline), or NULL; a quoted newline is none. */
+static const char *line_end(const GString *text, size_t from)
+{
+	for (size_t i = from; i < text->len; i++) {
+		if (text->str[i] == '\\')
+			i++;
+		else if (text->str[i] == '\n')
+			return text->str + i;
+	}
+	return NULL;
+}
+
+static int parse_line(struct dmfs_handle *h, struct draft *d, const char *line, size_t len)
+{
+	g_autoptr(GError) err = NULL;
+	g_autofree char *copy = NULL;
+	size_t blank = 0;
+	int error;
+
+	d->lines++;
+	if (len > MAX_LINE)
+		return spoil(h, d, d->lines, -E2BIG, "the line is longer than 512 KiB");
+	if (memchr(line, '\0', len))
+		return spoil(h, d, d->lines, -EINVAL, "a NUL byte in the table");
+	while (blank < len && g_ascii_isspace(line[blank]))
+		blank++;
+	if (blank == len || line[blank] == '#')
+		return 0;
+	copy = g_strndup(line, len);
+	error = dm_table_add_line(d->table, copy, &err);
+	return error ? spoil(h, d, d->lines, error, err->message) : 0;
+}
+
+/* Parses what is complete; at_close, a last line without a newline too. */
+static int parse(struct dmfs_handle *h, struct draft *d, bool at_close)
+{
+	int error = 0;
+
+	if (!d->table) {
+		enum dm_mode mode = atomic_load(&h->device->md->readonly) ? DM_MODE_READ : DM_MODE_RW;
+
+		d->table = dm_table_new(h->device->md, mode, &d->opener);
+		d->parsed = 0;
+		d->lines = 0;
+	}
+	while (!error && d->parsed < d->text->len) {
+		const char *line = d->text->str + d->parsed, *end = line_end(d->text, d->parsed);
+		size_t len = end ? (size_t)(end - line) : d->text->len - d->parsed;
+
+		if (!end && !at_close) {
+			if (len > MAX_LINE)
+				error = spoil(h, d, d->lines + 1, -E2BIG, "the line is longer than 512 KiB");
+			break;
+		}
+		error = parse_line(h, d, line, len);
+		if (!error)
+			d->parsed += len + (end != NULL);
+	}
+	return error;
+}
+
+static void draft_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off,
+			struct fuse_file_info *fi)
+{
+	struct draft *d = h->data;
+	struct dm_opener opener = dmfs_opener(req);
+	int error;
+
+	pthread_mutex_lock(&h->lock);
+	error = d->error;
+	if (!error && !(h->flags & O_APPEND) && (off < 0 || (size_t)off != d->text->len)) {
+		g_autofree char *text = g_strdup_printf("a write at offset %lld does not append to the draft's %zu bytes",
+							(long long)off, d->text->len);
+
+		set_error(h, 0, text);
+		error = -EINVAL;
+	} else if (!error && size > MAX_DRAFT - d->text->len) {
+		error = spoil(h, d, 0, -EFBIG, "the table's text is longer than 96 MiB");
+	}
+	if (!error) {
+		if (d->opener.uid != opener.uid || d->opener.pid != opener.pid) {
+			d->opener = opener;
+			if (d->table) /* names already resolved were another's */
+				dm_table_set_opener(d->table, &opener);
+		}
+		if (d->loaded) {
+			d->loaded = false;
+			d->table = NULL;
+		}
+		g_string_append_len(d->text, buf, (gssize)size);
+		d->grown = true;
+		error = parse(h, d, false);
+	}
+	pthread_mutex_unlock(&h->lock);
+	if (error)
+		fuse_reply_err(req, -error);
+	else
+		fuse_reply_write(req, size);
+}
+
+/* --- loading -------------------------------------------------------------------------------- */
+
+/* Whether the process that closes is dying by a signal. */
+static bool killed(pid_t pid)
+{
+	g_autofree char *path = g_strdup_printf("/proc/%d/stat", (int)pid);
+	g_autofree char *text = NULL;
+	unsigned flags;
+	char *p;
+
+	if (pid <= 0 || !g_file_get_contents(path, &text, NULL, NULL) || !(p = strrchr(text, ')')))
+		return false;
+	/* ") state ppid pgrp session tty tpgid flags" */
+	return sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & PF_SIGNALED);
+}
+
+static int load(struct dmfs_handle *h, struct draft *d, fuse_req_t req, bool live)
+{
+	g_autoptr(GError) err = NULL;
+	struct dm_table *t;
+	int error;
+
+	if (d->text->len == 0)
+		return 0;
+	if (d->loaded) {
+		d->table = NULL;
+		d->loaded = false;
+	}
+	error = parse(h, d, true);
+	if (error)
+		return error;
+	error = dm_table_complete(d->table, &err);
+	if (error)
+		return spoil(h, d, 0, error, err->message);
+	t = d->table;
+	d->table = NULL;
+	d->loaded = true;
+	d->parsed = 0;
+	if (live)
+		error = dm_mapped_swap(h->device->md, t, dmfs_interrupted, req, &err);
+	else
+		error = dm_mapped_load(h->device->md, t, &err);
+	if (error) {
+		set_error(h, 0, err ? err->message : g_strerror(-error));
+		return error;
+	}
+	dm_mapped_set_error(h->device->md, NULL);
+	return 0;
+}
+
+static void draft_flush(fuse_req_t req, struct dmfs_handle *h)
+{
+	struct draft *d = h->data;
+	bool live = h->file == &dmfs_table_file;
+	int error = 0;
+
+	if (!d) {
+		fuse_reply_err(req, 0);
+		return;
+	}
+	pthread_mutex_lock(&h->lock);
+	if (d->grown && !d->error && killed(fuse_req_ctx(req)->pid))
+		spoil(h, d, 0, -EINTR, "the writer was killed before it closed the file");
+	if (d->grown && !d->error) {
+		d->grown = false;
+		error = load(h, d, req, live);
+		d->truncated = false;
+	} else if (d->truncated && !live && !d->error) {
+		d->truncated = false;
+		error = dm_mapped_load(h->device->md, NULL, NULL);
+	}
+	pthread_mutex_unlock(&h->lock);
+	fuse_reply_err(req, -error);
+}
+
+/*
+ * A truncation that comes with an open names no file handle: it belongs to the
+ * newest open file of the same thread.  Any other truncates the slot at once.
+ */
+static void draft_truncate(struct dmfs_handle *h, struct dmfs_device *device, fuse_req_t req)
+{
+	pid_t pid = fuse_req_ctx(req)->pid;
+
+	pthread_mutex_lock(&device->lock);
+	for (GList *l = h ? NULL : device->drafts; l; l = l->next) {
+		struct dmfs_handle *other = l->data;
+		struct draft *d = other->data;
+
+		if (d->opener.pid == pid && (other->flags & O_TRUNC) && !d->truncated) {
+			h = other;
+			break;
+		}
+	}
+	if (h && h->data)
+		((struct draft *)h->data)->truncated = true;
+	pthread_mutex_unlock(&device->lock);
+	if (!h)
+		dm_mapped_load(device->md, NULL, NULL);
+}
+
+static void draft_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_info *fi)
+{
+	struct draft *d;
+
+	if ((fi->flags & O_ACCMODE) != O_RDONLY) {
+		d = g_new0(struct draft, 1);
+		d->text = g_string_new(NULL);
+		d->opener = dmfs_opener(req);
+		h->data = d;
+		pthread_mutex_lock(&h->device->lock);
+		h->device->drafts = g_list_prepend(h->device->drafts, h);
+		pthread_mutex_unlock(&h->device->lock);
+	}
+	fi->direct_io = 1;
+	if (fuse_reply_open(req, fi))
+		dmfs_open_failed(req, h, 0);
+}
+
+static void draft_release(struct dmfs_handle *h)
+{
+	if (!h->data)
+		return;
+	pthread_mutex_lock(&h->device->lock);
+	h->device->drafts = g_list_remove(h->device->drafts, h);
+	pthread_mutex_unlock(&h->device->lock);
+	draft_free(h->data);
+}
+
+static int print(struct dm_table *t, GString *out)
+{
+	if (t)
+		dm_table_print(t, DM_STATUS_TABLE, out);
+	dm_table_unref(t);
+	return 0;
+}
+
+static int table_text(struct dmfs_handle *h, GString *out)
+{
+	return print(dm_mapped_live(h->device->md), out);
+}
+
+static int inactive_text(struct dmfs_handle *h, GString *out)
+{
+	return print(dm_mapped_inactive(h->device->md), out);
+}
+
+const struct dmfs_file dmfs_table_file = {
+	.name = "table",
+	.mode = 0600,
+	.read_text = table_text,
+	.open = draft_open,
+	.write = draft_write,
+	.flush = draft_flush,
+	.release = draft_release,
+};
+
+const struct dmfs_file dmfs_inactive_file = {
+	.name = "inactive",
+	.mode = 0600,
+	.read_text = inactive_text,
+	.open = draft_open,
+	.write = draft_write,
+	.flush = draft_flush,
+	.truncate = draft_truncate,
+	.release = draft_release,
+};

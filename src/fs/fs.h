@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The FUSE face: the control tree over the engine.
+ *
+ * Inodes: 1 is the root; 2 and on are the root's files; a device has a block
+ * of INODES inodes, of which the first is its directory and the others its
+ * files, in the order of the tables of kinds below.  A device's inodes are never used again.
+ *
+ * One kind of file is one struct dmfs_file, mostly in a file of its own.
+ * Texts are made by read_text() at each read at offset 0.
+ */
+#ifndef DMFS_FS_FS_H
+#define DMFS_FS_FS_H
+
+#include <fuse_lowlevel.h>
+#include <glib.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "core/devices.h"
+
+#define DMFS_INODES 32
+
+struct dmfs_handle;
+struct dmfs_device;
+
+/* Options of the mount. */
+struct dmfs_options {
+	int writeback;
+	unsigned threads;
+	int allow_other;
+	uid_t uid;
+	gid_t gid;
+};
+extern struct dmfs_options dmfs_options;
+extern struct fuse_session *dmfs_session;
+
+struct dmfs_file {
+	const char *name;
+	mode_t mode; /* permission bits */
+	/* Makes the text a reader gets. */
+	int (*read_text)(struct dmfs_handle *, GString *);
+	/* A text comes in at an offset; files whose writes act at once. 0 or a negative errno. */
+	int (*write_text)(struct dmfs_handle *, fuse_req_t, char *text, size_t len, GError **);
+	/* Files that do more than that. */
+	void (*open)(fuse_req_t, struct dmfs_handle *, struct fuse_file_info *);
+	void (*read)(fuse_req_t, struct dmfs_handle *, size_t size, off_t off);
+	void (*write)(fuse_req_t, struct dmfs_handle *, const char *buf, size_t size, off_t off, struct fuse_file_info *);
+	void (*flush)(fuse_req_t, struct dmfs_handle *);
+	void (*truncate)(struct dmfs_handle *, struct dmfs_device *, fuse_req_t); /* handle may be NULL */
+	void (*release)(struct dmfs_handle *);
+};
+
+/* A device as the kernel's inodes know it; lives as long as the engine's device. */
+struct dmfs_device {
+	struct dm_mapped *md;
+	uint64_t id;
+	uint64_t nlookup; /* of all its inodes; holds a reference to md while not 0; under nodes lock */
+	mode_t image_mode;
+	uid_t uid;
+	gid_t gid;
+	struct timespec created;
+	struct dmfs_image *image; /* image.c's, made at the first open */
+	_Atomic unsigned cached_opens; /* opens of the image that use the page cache */
+	GList *drafts; /* open files that build tables; table.c's */
+	pthread_mutex_t lock;
+};
+
+/* An open control file or image. */
+struct dmfs_handle {
+	const struct dmfs_file *file;
+	struct dmfs_device *device; /* NULL for the root's files; holds a reference to its md */
+	int flags;                  /* of open(2) */
+	pthread_mutex_t lock;
+	GString *text; /* what the reader goes on reading */
+	void *data;    /* the kind's */
+};
+
+extern const struct dmfs_file *const dmfs_root_files[], *const dmfs_device_files[];
+
+/* node.c */
+void dmfs_nodes_init(void);
+struct dmfs_device *dmfs_device_of(struct dm_mapped *md); /* makes it if need be */
+struct dm_mapped *dmfs_find_inode(ino_t ino);             /* of an image or directory, with a reference, or NULL */
+/* What an inode is: the file or NULL for a directory, and the device with a reference to its md (or NULL). False: no such inode. */
+bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_device **device);
+fuse_ino_t dmfs_ino(struct dmfs_device *d, unsigned kind);
+unsigned dmfs_kind_of(const struct dmfs_file *const *files, const struct dmfs_file *file);
+void dmfs_lookup_count(struct dmfs_device *d, int64_t change);
+void dmfs_device_put(struct dmfs_device *d);
+extern const struct fuse_lowlevel_ops dmfs_ops;
+
+/* text.c: files that are a text */
+void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off);
+void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size);
+/* The opener that a request stands for. */
+struct dm_opener dmfs_opener(fuse_req_t req);
+bool dmfs_interrupted(void *req);
+/* The first word and whether there is just that (blanks around it aside). */
+char *dmfs_strip(char *text);
+
+/* Ends an open() that could not be done: answers (unless error is 0) and frees the handle. */
+void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error);
+
+/* image.c */
+extern const struct dmfs_file dmfs_image_file;
+void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h);
+void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len);
+void dmfs_image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence);
+void dmfs_image_swapped(struct dm_mapped *md);
+void dmfs_image_free(struct dmfs_device *d);
+
+#endif

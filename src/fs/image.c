@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The image: FUSE requests become bios.
+ *
+ * A request that is aligned to the logical block size is one bio whose data is
+ * the worker's own buffer.  If the bio has not ended when dm_submit() returns,
+ * the buffer stays with it and the worker takes another; who is second, the
+ * worker or the end call, cleans up.
+ *
+ * Unaligned reads read the blocks around.  Unaligned writes go the slow way of
+ * rmw.c, and so do aligned writes while there is one: see there.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fuse.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "image.h"
+#include "loop.h"
+
+enum { RUNNING, ENDED, KEPT };
+
+/* --- one request --------------------------------------------------------------------- */
+
+struct request {
+	struct dm_bio bio;
+	struct iovec iov;
+	fuse_req_t req;
+	struct dmfs_handle *h;
+	int channel;
+	atomic_int state;
+	struct dmfs_buf *buf;
+	char *bounce; /* for an unaligned read that has no room in the buffer */
+	const char *reply;
+	size_t reply_len;
+	bool gated; /* inside image->writes */
+};
+
+static void answer(struct request *r)
+{
+	int error = r->bio.error, before = dmfs_loop_answer(r->channel);
+
+	if (error)
+		fuse_reply_err(r->req, -error);
+	else if (r->bio.op == DM_READ)
+		fuse_reply_buf(r->req, r->reply, r->reply_len);
+	else if (r->bio.op == DM_WRITE)
+		fuse_reply_write(r->req, r->reply_len);
+	else
+		fuse_reply_err(r->req, 0);
+	dmfs_loop_answer(before);
+}
+
+static void request_free(struct request *r)
+{
+	free(r->bounce);
+	g_free(r);
+}
+
+static void invalidate_cached(struct dmfs_device *d, uint64_t offset, uint64_t bytes)
+{
+	dm_block_begin(); /* it waits for pages that are being read */
+	fuse_lowlevel_notify_inval_inode(dmfs_session,
+					 dmfs_ino(d, dmfs_kind_of(dmfs_device_files, &dmfs_image_file)),
+					 (off_t)offset, (off_t)bytes);
+	dm_block_end();
+}
+
+/* A direct write beside cached opens: newer kernels drop the pages themselves, older ones do not. */
+static void direct_write_done(struct dmfs_handle *h, uint64_t offset, uint64_t bytes)
+{
+	if ((h->flags & O_DIRECT) && atomic_load_explicit(&h->device->cached_opens, memory_order_relaxed))
+		invalidate_cached(h->device, offset, bytes);
+}
+
+static void request_end(struct dm_bio *bio)
+{
+	struct request *r = bio->private;
+
+	if (r->gated)
+		dm_gate_exit(&r->h->device->image->writes);
+	if (bio->op == DM_WRITE && !bio->error)
+		direct_write_done(r->h, bio->sector << DM_SECTOR_SHIFT, bio->sectors << DM_SECTOR_SHIFT);
+	answer(r);
+	if (atomic_exchange_explicit(&r->state, ENDED, memory_order_acq_rel) == KEPT) {
+		dmfs_loop_release(r->buf);
+		request_free(r);
+	}
+}
+
+static struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum dm_op op, uint64_t offset,
+				   uint64_t bytes)
+{
+	struct request *r = g_new(struct request, 1);
+
+	r->req = req;
+	r->h = h;
+	r->channel = dmfs_loop_channel();
+	atomic_init(&r->state, RUNNING);
+	r->buf = dmfs_loop_buf();
+	r->bounce = NULL;
+	r->gated = false;
+	r->bio = (struct dm_bio){
+		.op = op,
+		.dev = &h->device->md->dev,
+		.sector = offset >> DM_SECTOR_SHIFT,
+		.sectors = bytes >> DM_SECTOR_SHIFT,
+		.iov = &r->iov,
+		.iovcnt = dm_op_has_data(op),
+		.end = request_end,
+		.private = r,
+	};
+	return r;
+}
+
+static void request_submit(struct request *r)
+{
+	dm_submit(&r->bio);
+	if (atomic_load_explicit(&r->state, memory_order_acquire) != ENDED) {
+		dmfs_loop_keep();
+		if (atomic_exchange_explicit(&r->state, KEPT, memory_order_acq_rel) != ENDED)
+			return;
+		dmfs_loop_release(r->buf);
+	}
+	request_free(r);
+}
+
+/* --- reads ------------------------------------------------------------------------------ */
+
+static uint64_t image_bytes(struct dmfs_handle *h)
+{
+	return atomic_load_explicit(&h->device->image->bytes, memory_order_relaxed);
+}
+
+static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off)
+{
+	uint64_t total = image_bytes(h), block = h->device->image->block, begin, end;
+	struct request *r;
+
+	if (off < 0 || (uint64_t)off >= total || !size) {
+		fuse_reply_buf(req, NULL, 0);
+		return;
+	}
+	size = MIN(size, total - (uint64_t)off);
+	begin = (uint64_t)off & ~(block - 1);
+	end = ((uint64_t)off + size + block - 1) & ~(block - 1);
+	r = request_new(req, h, DM_READ, begin, end - begin);
+	if (end - begin > DMFS_DATA_ROOM && posix_memalign((void **)&r->bounce, 4096, end - begin)) {
+		request_free(r);
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	r->iov = (struct iovec){r->bounce ? r->bounce : r->buf->data, end - begin};
+	r->reply = (char *)r->iov.iov_base + ((uint64_t)off - begin);
+	r->reply_len = size;
+	request_submit(r);
+}
+
+/* --- writes ----------------------------------------------------------------------------- */
+
+/* A write by the way of rmw.c has its own copy of the data. */
+struct slow_write {
+	struct dmfs_rmw rmw;
+	fuse_req_t req;
+	struct dmfs_handle *h;
+	int channel;
+};
+
+static void slow_write_end(struct dmfs_rmw *rmw, int error)
+{
+	struct slow_write *w = (struct slow_write *)rmw;
+	int before = dmfs_loop_answer(w->channel);
+
+	if (!error)
+		direct_write_done(w->h, rmw->offset, rmw->len);
+	if (error)
+		fuse_reply_err(w->req, -error);
+	else
+		fuse_reply_write(w->req, rmw->len);
+	dmfs_loop_answer(before);
+	dmfs_rmw_clear(rmw);
+	g_free(w);
+}
+
+static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off,
+			struct fuse_file_info *fi)
+{
+	struct dmfs_image *image = h->device->image;
+	uint64_t total = image_bytes(h), block = image->block;
+	unsigned flags = fi->flags & (O_DSYNC | O_SYNC) ? DM_FUA : 0;
+	struct slow_write *w;
+
+	if (off < 0 || (uint64_t)off >= total) {
+		fuse_reply_err(req, ENOSPC);
+		return;
+	}
+	size = MIN(size, total - (uint64_t)off);
+	if (!(((uint64_t)off | size) & (block - 1)) && dm_gate_enter(&image->writes)) {
+		struct request *r = request_new(req, h, DM_WRITE, (uint64_t)off, size);
+
+		r->bio.flags = flags;
+		r->iov = (struct iovec){(void *)buf, size};
+		r->reply_len = size;
+		r->gated = true;
+		request_submit(r);
+		return;
+	}
+	w = g_new0(struct slow_write, 1);
+	w->req = req;
+	w->h = h;
+	w->channel = dmfs_loop_channel();
+	dmfs_rmw_start(&w->rmw, image, buf, (uint64_t)off, size, flags, slow_write_end);
+}
+
+void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h)
+{
+	request_submit(request_new(req, h, DM_FLUSH, 0, 0));
+}
+
+/* --- ranges ------------------------------------------------------------------------------ */
+
+/* As blkdev's fallocate: what reaches past the end is cut off with KEEP_SIZE, refused without. */
+void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
+{
+	uint64_t total = image_bytes(h), block = h->device->image->block;
+	struct request *r;
+	enum dm_op op;
+	int error = 0;
+
+	if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+		op = DM_DISCARD;
+	else if (mode == FALLOC_FL_ZERO_RANGE || mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE))
+		op = DM_WRITE_ZEROES;
+	else
+		error = EOPNOTSUPP;
+	if (!(h->flags & (O_WRONLY | O_RDWR)))
+		error = EBADF;
+	if (!error && (off < 0 || len <= 0 || (uint64_t)off >= total))
+		error = EINVAL;
+	if (!error && (uint64_t)len > total - (uint64_t)off) {
+		if (mode & FALLOC_FL_KEEP_SIZE)
+			len = (off_t)(total - (uint64_t)off);
+		else
+			error = EINVAL;
+	}
+	if (!error && (((uint64_t)off | (uint64_t)len) & (block - 1)))
+		error = EINVAL;
+	if (error) {
+		fuse_reply_err(req, error);
+		return;
+	}
+	r = request_new(req, h, op, (uint64_t)off, (uint64_t)len);
+	if (op == DM_WRITE_ZEROES)
+		r->bio.flags = DM_NOUNMAP;
+	request_submit(r);
+}
+
+void dmfs_image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence)
+{
+	struct dm_dev *dev = &h->device->md->dev;
+	uint64_t total = image_bytes(h), sectors = total >> DM_SECTOR_SHIFT, sector;
+
+	if (whence != SEEK_DATA && whence != SEEK_HOLE) {
+		fuse_reply_err(req, EINVAL);
+		return;
+	}
+	if (off < 0 || (uint64_t)off >= total) {
+		fuse_reply_err(req, ENXIO);
+		return;
+	}
+	dm_block_begin();
+	for (sector = (uint64_t)off >> DM_SECTOR_SHIFT; sector < sectors;) {
+		struct dm_extent e;
+		int error = dm_dev_extent(dev, sector, sectors - sector, &e);
+
+		if (error || fuse_req_interrupted(req)) {
+			fuse_reply_err(req, error ? -error : EINTR);
+			break;
+		}
+		if (e.data == (whence == SEEK_DATA)) {
+			fuse_reply_lseek(req, MAX(off, (off_t)(sector << DM_SECTOR_SHIFT)));
+			break;
+		}
+		sector += e.sectors;
+	}
+	dm_block_end();
+	if (sector >= sectors) {
+		if (whence == SEEK_HOLE) /* the end is one */
+			fuse_reply_lseek(req, (off_t)total);
+		else
+			fuse_reply_err(req, ENXIO);
+	}
+}
+
+/* --- open and close --------------------------------------------------------------------------- */
+
+static void refresh(struct dmfs_image *image)
+{
+	struct dm_limits limits;
+
+	dm_dev_limits(&image->device->md->dev, &limits);
+	image->block = limits.logical_block_size;
+	atomic_store(&image->bytes, dm_mapped_sectors(image->device->md) << DM_SECTOR_SHIFT);
+}
+
+static void image_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_info *fi)
+{
+	struct dmfs_device *d = h->device;
+	bool direct = fi->flags & O_DIRECT;
+	int error;
+
+	if ((fi->flags & O_ACCMODE) != O_RDONLY && dmfs_device_readonly(d)) {
+		dmfs_open_failed(req, h, -EROFS);
+		return;
+	}
+	error = dm_mapped_open(d->md);
+	if (error) {
+		dmfs_open_failed(req, h, error);
+		return;
+	}
+	pthread_mutex_lock(&d->lock);
+	if (!d->image)
+		d->image = dmfs_image_new(d);
+	refresh(d->image);
+	pthread_mutex_unlock(&d->lock);
+	if (!direct)
+		atomic_fetch_add(&d->cached_opens, 1);
+	/*
+	 * Direct writes of one image may go side by side.  libfuse 3.14 has no field for the
+	 * flag, so the answer is put together here.
+	 */
+	struct fuse_open_out out = {
+		.fh = (uintptr_t)h,
+		.open_flags = direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : 0,
+	};
+	if (dmfs_options.writeback && direct)
+		out.open_flags = 0;
+	if (fuse_reply_buf(req, (char *)&out, sizeof out)) {
+		if (!direct)
+			atomic_fetch_sub(&d->cached_opens, 1);
+		dm_mapped_close(d->md);
+		dmfs_open_failed(req, h, 0);
+	}
+}
+
+static void image_release(struct dmfs_handle *h)
+{
+	if (!(h->flags & O_DIRECT))
+		atomic_fetch_sub(&h->device->cached_opens, 1);
+	dm_mapped_close(h->device->md);
+}
+
+void dmfs_image_swapped(struct dm_mapped *md)
+{
+	struct dmfs_device *d = md->front;
+
+	if (!d)
+		return;
+	pthread_mutex_lock(&d->lock);
+	if (d->image)
+		refresh(d->image);
+	pthread_mutex_unlock(&d->lock);
+}
+
+const struct dmfs_file dmfs_image_file = {
+	.name = "image",
+	.open = image_open,
+	.read = image_read,
+	.write = image_write,
+	.release = image_release,
+};

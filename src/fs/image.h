@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What an image keeps between requests, and writes that are not whole blocks
+ * (rmw.c).
+ */
+#ifndef DMFS_FS_IMAGE_H
+#define DMFS_FS_IMAGE_H
+
+#include "fs.h"
+
+struct dmfs_image {
+	struct dmfs_device *device;
+	_Atomic uint64_t bytes;  /* the live table's size */
+	unsigned block;          /* and its logical block size */
+	struct dm_gate writes;   /* aligned writes under way; closed while there are unaligned ones */
+	pthread_mutex_t lock;    /* rmw.c's, for all below */
+	GQueue active, waiting;  /* of struct dmfs_rmw */
+	bool slow, drained;
+};
+
+struct dmfs_image *dmfs_image_new(struct dmfs_device *d);
+
+/* A write with a copy of its data, widened to whole blocks. */
+struct dmfs_rmw {
+	struct dmfs_image *image;
+	uint64_t offset, len;  /* what was asked, bytes */
+	uint64_t begin, end;   /* whole blocks around it */
+	struct dm_bio bio;
+	struct iovec iov;
+	char *data; /* end - begin bytes */
+	bool reads_head, reads_tail;
+	unsigned flags;
+	unsigned block;
+	char *edge; /* a block that is read */
+	int step;
+	void (*done)(struct dmfs_rmw *, int error);
+	GList link_active, link_waiting;
+};
+
+/*
+ * Writes buf to the image; done is called, from any thread, when it has.  It
+ * must call dmfs_rmw_clear().
+ */
+void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *buf, uint64_t offset, uint64_t len,
+		    unsigned flags, void (*done)(struct dmfs_rmw *, int));
+void dmfs_rmw_clear(struct dmfs_rmw *w);
+
+bool dmfs_device_readonly(struct dmfs_device *d);
+
+#endif

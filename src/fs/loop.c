@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The threads that read requests from /dev/fuse (loop.h). */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib.h>
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "loop.h"
+
+#include <dmfs/io.h>
+#include <dmfs/log.h>
+
+#define MAX_WORKERS 256
+#define PAGE 4096
+#define IN_HEADER (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+#define FREE_BUFS 8
+#define WAKE_SIGNAL SIGUSR2
+
+struct channel {
+	int fd;
+	struct channel *next;
+};
+
+static struct {
+	struct fuse_session *se;
+	unsigned target; /* workers that should not be waiting */
+	atomic_uint workers, blocked;
+	atomic_bool exiting;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool stopped;             /* unmounted, or told to */
+	struct channel *channels; /* free ones */
+	struct dmfs_buf *bufs;    /* free ones */
+	unsigned n_bufs;
+	GPtrArray *threads; /* running: struct worker * */
+} loop = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+struct worker {
+	pthread_t thread;
+	struct channel *channel;
+	struct dmfs_buf *buf;
+};
+
+static _Thread_local struct worker *self;
+static _Thread_local int answer_channel = -1;
+
+/* --- buffers ---------------------------------------------------------------------- */
+
+static struct dmfs_buf *buf_new(void)
+{
+	size_t size = PAGE + DMFS_DATA_ROOM;
+	struct dmfs_buf *buf;
+
+	pthread_mutex_lock(&loop.lock);
+	buf = loop.bufs;
+	if (buf) {
+		loop.bufs = buf->next;
+		loop.n_bufs--;
+	}
+	pthread_mutex_unlock(&loop.lock);
+	if (buf)
+		return buf;
+	buf = g_new0(struct dmfs_buf, 1);
+	buf->map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (buf->map == MAP_FAILED)
+		g_error("no memory for a request buffer");
+	buf->data = buf->map + PAGE;
+	return buf;
+}
+
+static void buf_free(struct dmfs_buf *buf)
+{
+	munmap(buf->map, PAGE + DMFS_DATA_ROOM);
+	g_free(buf);
+}
+
+void dmfs_loop_release(struct dmfs_buf *buf)
+{
+	bool keep;
+
+	pthread_mutex_lock(&loop.lock);
+	keep = loop.n_bufs < FREE_BUFS;
+	if (keep) {
+		buf->next = loop.bufs;
+		loop.bufs = buf;
+		loop.n_bufs++;
+	}
+	pthread_mutex_unlock(&loop.lock);
+	if (!keep)
+		buf_free(buf);
+}
+
+struct dmfs_buf *dmfs_loop_buf(void)
+{
+	return self->buf;
+}
+
+void dmfs_loop_keep(void)
+{
+	self->buf = NULL;
+}
+
+/* --- channels ------------------------------------------------------------------------ */
+
+static struct channel *channel_new(void)
+{
+	struct channel *c;
+	int session_fd = fuse_session_fd(loop.se), fd;
+	uint32_t source = (uint32_t)session_fd;
+
+	pthread_mutex_lock(&loop.lock);
+	c = loop.channels;
+	if (c)
+		loop.channels = c->next;
+	pthread_mutex_unlock(&loop.lock);
+	if (c)
+		return c;
+	fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (fd >= 0 && ioctl(fd, FUSE_DEV_IOC_CLONE, &source) < 0) {
+		close(fd);
+		fd = -1;
+	}
+	if (fd < 0) /* the session's own queue then */
+		fd = fcntl(session_fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return NULL;
+	c = g_new0(struct channel, 1);
+	c->fd = fd;
+	return c;
+}
+
+/* Requests that came by it may still be under way, so it is kept for the next worker. */
+static void channel_free(struct channel *c)
+{
+	pthread_mutex_lock(&loop.lock);
+	c->next = loop.channels;
+	loop.channels = c;
+	pthread_mutex_unlock(&loop.lock);
+}
+
+int dmfs_loop_channel(void)
+{
+	return answer_channel;
+}
+
+int dmfs_loop_answer(int channel)
+{
+	int before = answer_channel;
+
+	answer_channel = channel;
+	return before;
+}
+
+static ssize_t custom_writev(int fd, struct iovec *iov, int count, void *userdata)
+{
+	return writev(answer_channel >= 0 ? answer_channel : fd, iov, count);
+}
+
+static ssize_t custom_read(int fd, void *buf, size_t len, void *userdata)
+{
+	return read(fd, buf, len);
+}
+
+/* --- workers --------------------------------------------------------------------------- */
+
+static void *worker_main(void *arg);
+
+static void start_worker(void)
+{
+	struct worker *w = g_new0(struct worker, 1);
+	pthread_attr_t attr;
+	sigset_t all, old;
+	int error = ENFILE;
+
+	w->channel = channel_new();
+	if (w->channel) {
+		pthread_attr_init(&attr);
+		pthread_attr_setstacksize(&attr, 1024 * 1024);
+		sigfillset(&all);
+		sigdelset(&all, WAKE_SIGNAL);
+		pthread_sigmask(SIG_SETMASK, &all, &old);
+		pthread_mutex_lock(&loop.lock);
+		error = pthread_create(&w->thread, &attr, worker_main, w);
+		if (!error)
+			g_ptr_array_add(loop.threads, w);
+		pthread_mutex_unlock(&loop.lock);
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		pthread_attr_destroy(&attr);
+	}
+	if (error) {
+		atomic_fetch_sub(&loop.workers, 1);
+		dm_log_err_limit("no further thread for requests: %s", g_strerror(error));
+		if (w->channel)
+			channel_free(w->channel);
+		g_free(w);
+	}
+}
+
+static void add_worker_if_few(void)
+{
+	unsigned n = atomic_load(&loop.workers);
+
+	while (n < atomic_load(&loop.blocked) + loop.target && n < MAX_WORKERS && !atomic_load(&loop.exiting))
+		if (atomic_compare_exchange_weak(&loop.workers, &n, n + 1)) {
+			start_worker();
+			return;
+		}
+}
+
+static void block_begin(void *unused)
+{
+	atomic_fetch_add(&loop.blocked, 1);
+	add_worker_if_few();
+}
+
+static void block_end(void *unused)
+{
+	atomic_fetch_sub(&loop.blocked, 1);
+}
+
+/* Whether this worker is one too many; if so it does not count any more. */
+static bool surplus(void)
+{
+	unsigned n = atomic_load_explicit(&loop.workers, memory_order_relaxed);
+
+	while (n > atomic_load_explicit(&loop.blocked, memory_order_relaxed) + 2 * loop.target)
+		if (atomic_compare_exchange_weak(&loop.workers, &n, n - 1))
+			return true;
+	return false;
+}
+
+static void stopped(void)
+{
+	pthread_mutex_lock(&loop.lock);
+	loop.stopped = true;
+	pthread_cond_broadcast(&loop.changed);
+	pthread_mutex_unlock(&loop.lock);
+}
+
+/* Reads and handles one request; false at the end. */
+static bool one_request(struct worker *w)
+{
+	struct fuse_buf in = {0};
+	ssize_t n;
+
+	if (!w->buf)
+		w->buf = buf_new();
+	in.mem = w->buf->data - IN_HEADER;
+	n = read(w->channel->fd, in.mem, IN_HEADER + DMFS_DATA_ROOM);
+	if (atomic_load_explicit(&loop.exiting, memory_order_relaxed) || fuse_session_exited(loop.se))
+		return false;
+	if (n < 0) {
+		if (errno == EINTR || errno == EAGAIN || errno == ENOENT)
+			return true;
+		if (errno != ENODEV)
+			dm_log_err("reading from /dev/fuse: %s", g_strerror(errno));
+		stopped();
+		return false;
+	}
+	in.size = (size_t)n;
+	fuse_session_process_buf(loop.se, &in);
+	return true;
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	bool leave_early = false;
+
+	self = w;
+	answer_channel = w->channel->fd;
+	dm_block_set_hooks(block_begin, block_end, NULL);
+	while (!leave_early && one_request(w))
+		leave_early = surplus();
+	if (w->buf)
+		dmfs_loop_release(w->buf);
+	channel_free(w->channel);
+	pthread_mutex_lock(&loop.lock);
+	if (leave_early && !atomic_load(&loop.exiting)) {
+		g_ptr_array_remove_fast(loop.threads, w);
+		pthread_detach(w->thread);
+		g_free(w);
+	}
+	pthread_mutex_unlock(&loop.lock);
+	return NULL;
+}
+
+/* --- start and end ------------------------------------------------------------------------ */
+
+static void wake_handler(int sig)
+{
+}
+
+int dmfs_loop_start(struct fuse_session *se, unsigned threads)
+{
+	static const struct fuse_custom_io io = {.writev = custom_writev, .read = custom_read};
+	struct sigaction wake = {.sa_handler = wake_handler};
+	int error;
+
+	loop.se = se;
+	loop.target = threads;
+	loop.threads = g_ptr_array_new();
+	sigaction(WAKE_SIGNAL, &wake, NULL);
+	error = fuse_session_custom_io(se, &io, fuse_session_fd(se));
+	if (error)
+		return error < -1 ? error : -EINVAL;
+	for (unsigned i = 0; i < threads; i++) {
+		atomic_fetch_add(&loop.workers, 1);
+		start_worker();
+	}
+	return loop.threads->len ? 0 : -EAGAIN;
+}
+
+void dmfs_loop_wait(void)
+{
+	pthread_mutex_lock(&loop.lock);
+	while (!loop.stopped)
+		pthread_cond_wait(&loop.changed, &loop.lock);
+	pthread_mutex_unlock(&loop.lock);
+}
+
+void dmfs_loop_stop(void)
+{
+	stopped();
+}
+
+void dmfs_loop_end(void)
+{
+	atomic_store(&loop.exiting, true);
+	fuse_session_exit(loop.se);
+	pthread_mutex_lock(&loop.lock);
+	while (loop.threads->len) {
+		struct worker *w = loop.threads->pdata[loop.threads->len - 1];
+		struct timespec soon;
+
+		/* It may be about to read when the signal comes: repeat until it has seen the flag. */
+		pthread_kill(w->thread, WAKE_SIGNAL);
+		pthread_mutex_unlock(&loop.lock);
+		clock_gettime(CLOCK_REALTIME, &soon);
+		soon.tv_nsec += 5000000;
+		soon.tv_sec += soon.tv_nsec / 1000000000;
+		soon.tv_nsec %= 1000000000;
+		if (!pthread_timedjoin_np(w->thread, NULL, &soon)) {
+			pthread_mutex_lock(&loop.lock);
+			g_ptr_array_remove(loop.threads, w);
+			g_free(w);
+		} else {
+			pthread_mutex_lock(&loop.lock);
+		}
+	}
+	for (struct channel *c; (c = loop.channels); g_free(c)) {
+		loop.channels = c->next;
+		close(c->fd);
+	}
+	for (struct dmfs_buf *b; (b = loop.bufs);) {
+		loop.bufs = b->next;
+		buf_free(b);
+	}
+	loop.n_bufs = FREE_BUFS;
+	g_ptr_array_free(loop.threads, TRUE);
+	pthread_mutex_unlock(&loop.lock);
+}

@@ -83,7 +83,7 @@ all: $(programs)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(cflags) $(CPPFLAGS) $(CFLAGS) $(if $(filter tests/unit/%,$<),-Itests/unit) -MMD -MP -c $< -o $@
+	$(CC) $(cflags) $(CPPFLAGS) $(CFLAGS) $(if $(filter tests/unit/%,$<),-Itests/unit -I.) -MMD -MP -c $< -o $@
 
 $(lib): $(call obj,$(lib_src))
 	@rm -f $@

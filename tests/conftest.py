@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all tests share: a mounted dmfs, backing files, loop devices, and a watchdog."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+
+import pytest
+
+import mounted
+from mounted import SECTOR
+
+running = set()     # daemons of the current test, for the watchdog
+
+
+def pytest_collection_modifyitems(items):
+    if os.geteuid():
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+class OutOfTime(Exception):
+    pass
+
+
+def _on_signal(number, frame):
+    raise OutOfTime("out of time: its daemons were killed")
+
+
+@pytest.fixture(autouse=True)
+def watchdog(request):
+    """A hanging daemon must not hang the run: killing it makes the test's system calls return.
+
+    Only for hangs: it allows far more than any machine needs.
+    """
+    marker = request.node.get_closest_marker("timeout")
+    seconds = marker.args[0] if marker else 300
+    old = signal.signal(signal.SIGUSR2, _on_signal)
+    over = threading.Event()
+
+    def bark():
+        if over.is_set():
+            return
+        for d in list(running):
+            d.kill()
+        mounted.interrupt_main()
+
+    timer = threading.Timer(seconds, bark)
+    timer.daemon = True
+    timer.start()
+    yield
+    over.set()
+    timer.cancel()
+    signal.signal(signal.SIGUSR2, old)
+
+
+@pytest.fixture
+def work():
+    """A temporary directory, removed at the end (backing files are large)."""
+    path = tempfile.mkdtemp(prefix="dmfs-work-")
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def dmfs(request, watchdog, work):
+    """dmfs(state=None, options=None, user=None, args=(), mountpoint=None, ...) mounts one and returns its Dmfs.
+
+    At the end each is unmounted; an exit status other than 0 or a sanitizer's report fails the test.
+    """
+    why = mounted.why_no_mount()
+    if why:
+        pytest.skip(why)
+    made = []
+
+    def mount(*args, **kw):
+        d = mounted.Dmfs(*args, **kw)
+        made.append(d)
+        running.add(d)
+        return d
+
+    yield mount
+    complaints = []
+    for d in reversed(made):
+        try:
+            d.close()
+        except AssertionError as e:
+            complaints.append(str(e))
+        running.discard(d)
+    if complaints:
+        pytest.fail("\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture
+def fs(dmfs):
+    """A dmfs mounted without options."""
+    return dmfs()
+
+
+@pytest.fixture
+def backing(work):
+    """backing(sectors, data=None, name=None) makes a backing file, sparse unless data is given, and returns its path."""
+    count = 0
+
+    def make(sectors, data=None, name=None):
+        nonlocal count
+        path = os.path.join(work, name or f"backing{count}")
+        count += 1
+        with open(path, "wb") as f:
+            if data:
+                f.write(data)
+            f.truncate(sectors * SECTOR)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def loop(dmfs):
+    """loop(path, *options) attaches a loop device (root only), detached at the end, and returns its path."""
+    made = []
+
+    def attach(path, *options):
+        done = subprocess.run(["losetup", "--find", "--show", *options, path], capture_output=True, text=True,
+                              timeout=60)
+        if done.returncode:
+            pytest.skip(f"losetup: {done.stderr.strip()}")
+        made.append(done.stdout.strip())
+        return made[-1]
+
+    yield attach
+    for dev in reversed(made):
+        subprocess.run(["losetup", "-d", dev], timeout=60, check=False)
+
+
+@pytest.fixture
+def sh(work):
+    """sh(SCRIPT, *ARGS, check=True, **ENV) runs a shell script in the work directory; the CompletedProcess."""
+
+    def run(script, *args, check=True, shell="/bin/sh", cwd=None, timeout=240, **env):
+        done = subprocess.run([shell, "-c", script, shell, *map(str, args)], cwd=cwd or work, text=True,
+                              capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL,
+                              env=os.environ | {k: str(v) for k, v in env.items()})
+        if check:
+            assert done.returncode == 0, f"{script}\nexit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture
+def tool():
+    """tool(NAME): the path of a program of the build (dmfsctl, ...), or of the system; skips if there is none."""
+
+    def find(name):
+        own = os.path.join(mounted.build_dir(), name)
+        path = own if os.access(own, os.X_OK) else shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+        if not path:
+            pytest.skip(f"no {name} here")
+        return path
+
+    return find

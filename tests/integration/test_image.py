@@ -1,0 +1,527 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`image` behaves like a block device."""
+
+import errno
+import mmap
+import os
+import random
+import subprocess
+import threading
+
+import pytest
+
+from mounted import (FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, SECTOR, fallocate, pattern, pread_all,
+                     pwrite_all, quote)
+
+
+def linear(path, sectors, start=0, offset=0):
+    return f"{start} {sectors} linear {quote(path)} {offset}"
+
+
+def content(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+@pytest.fixture
+def vol(fs, backing):
+    """A device of 1024 sectors on one file, and the file."""
+    path = backing(1024, pattern(1024))
+    return fs.mkdir("vol", linear(path, 1024)), path
+
+
+def test_size_and_ends(vol):
+    dev, path = vol
+    end = 1024 * SECTOR
+    assert dev.size() == end
+    with dev.open() as fd:
+        assert os.lseek(fd, 0, os.SEEK_END) == end
+        assert os.pread(fd, 100, end) == b""
+        assert os.pread(fd, 100, end + (1 << 50)) == b""
+        assert pread_all(fd, 1000, end - 10) == pattern(1024)[-10:]
+        for offset in (end, end + 1, end + (1 << 40)):
+            with pytest.raises(OSError) as e:
+                os.pwrite(fd, b"x", offset)
+            assert e.value.errno == errno.ENOSPC
+        # what fits of a write across the end may be written, the rest never
+        try:
+            assert os.pwrite(fd, b"y" * 1024, end - 512) == 512
+        except OSError as e:
+            assert e.errno == errno.ENOSPC
+        assert os.fstat(fd).st_size == end
+    assert dev.size() == end and len(content(path)) == end
+    assert content(path)[:-512] == pattern(1024)[:-512]
+
+
+def test_append(vol):
+    dev, path = vol
+    with dev.open(os.O_WRONLY | os.O_APPEND) as fd:
+        with pytest.raises(OSError) as e:
+            os.write(fd, b"x")
+        assert e.value.errno == errno.ENOSPC
+    assert content(path) == pattern(1024)
+
+
+def test_truncating_does_nothing(vol):
+    dev, path = vol
+    size = dev.size()
+    with dev.open(os.O_RDWR | os.O_TRUNC) as fd:
+        assert os.fstat(fd).st_size == size
+        for length in (0, 1, size - 1, size, size + 1, 1 << 40):
+            os.ftruncate(fd, length)
+            assert os.fstat(fd).st_size == size
+        assert pread_all(fd, size, 0) == pattern(1024)
+    os.truncate(dev.image, 0)
+    assert dev.size() == size
+    assert content(path) == pattern(1024)
+
+
+def test_with_the_tools(vol, sh, work):
+    dev, path = vol
+    new = pattern(1024, 5)
+    with open(os.path.join(work, "new"), "wb") as f:
+        f.write(new)
+    sh('cp new "$1"', dev.image)
+    assert content(path) == new
+    sh('dd if=/dev/zero of="$1" bs=4k count=3 seek=1 status=none', dev.image)
+    assert content(path) == new[:4096] + bytes(3 * 4096) + new[4 * 4096:]
+    sh('cat new >"$1"', dev.image)
+    assert content(path) == new
+    sh('dd if=new of="$1" bs=64k conv=fsync status=none; cmp new "$1"; cp "$1" copy; cmp new copy', dev.image)
+    done = sh('cat new new >"$1"', dev.image, check=False)
+    assert done.returncode and "No space left" in done.stderr
+
+
+def test_without_a_table(fs):
+    dev = fs.mkdir("vol")
+    assert dev.size() == 0 and dev.pread(1, 0) == b""
+    with dev.open() as fd:
+        with pytest.raises(OSError) as e:
+            os.pwrite(fd, b"x", 0)
+        assert e.value.errno in (errno.ENOSPC, errno.EIO, errno.ENXIO)
+        os.fsync(fd)
+
+
+TABLES = {
+    "linear": lambda f: [linear(f[0], 2048)],
+    "pieces": lambda f: [linear(f[0], 7, 0, 100), linear(f[1], 1, 7, 3), linear(f[2], 900, 8, 1000),
+                         linear(f[0], 1140, 908, 500)],
+    "striped": lambda f: [f"0 2048 striped 2 8 {quote(f[0])} 0 {quote(f[1])} 5"],
+    "striped by threes": lambda f: [f"0 2043 striped 3 3 {quote(f[0])} 1 {quote(f[1])} 0 {quote(f[2])} 7",
+                                    linear(f[0], 5, 2043, 1900)],
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
+def test_any_offset_and_length(fs, backing, name, direct):
+    """Reads and writes of any alignment, against a plain copy in memory."""
+    files = [backing(2048, pattern(2048, i)) for i in range(3)]
+    dev = fs.mkdir("vol", *TABLES[name](files))
+    model = bytearray(dev.pread(2048 * SECTOR, 0))
+    assert len(model) == 2048 * SECTOR
+    rnd = random.Random(name)
+    flags = os.O_RDWR | (os.O_DIRECT if direct else 0)
+    buf = mmap.mmap(-1, 1 << 19)
+    with dev.open(flags) as fd:
+        for i in range(300):
+            if i % 3 == 0:      # whole sectors
+                at, length = rnd.randrange(2048) * SECTOR, rnd.choice((1, 2, 7, 8, 64, 300)) * SECTOR
+            else:
+                at, length = rnd.randrange(len(model)), int(rnd.expovariate(1 / 3000)) + 1
+            length = min(length, len(model) - at, len(buf))
+            if rnd.random() < 0.5:
+                data = rnd.randbytes(length)
+                buf[:length] = data
+                assert os.pwritev(fd, [memoryview(buf)[:length]], at) == length
+                model[at:at + length] = data
+            else:
+                assert os.preadv(fd, [memoryview(buf)[:length]], at) == length
+                assert buf[:length] == model[at:at + length], (at, length)
+        os.fsync(fd)
+    assert dev.pread(len(model), 0) == model
+
+
+def test_large_requests_over_many_lines(fs, backing):
+    files = [backing(8192, pattern(8192, i)) for i in range(2)]
+    lines = [linear(files[i % 2], 3, i * 3, (i * 7919) % 8000) for i in range(5000)]
+    dev = fs.mkdir("vol", *lines)
+    want = b"".join(pattern_part(i % 2, (i * 7919) % 8000) for i in range(5000))
+    with dev.open() as fd:
+        assert pread_all(fd, 5000 * 3 * SECTOR, 0) == want
+
+
+def pattern_part(seed, sector, _all={}):
+    if seed not in _all:
+        _all[seed] = pattern(8192, seed)
+    return _all[seed][sector * SECTOR:(sector + 3) * SECTOR]
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
+def test_neighbours_in_one_sector(vol, direct):
+    """Writers of parts of the same sectors never undo each other: a sector's read-modify-write is atomic."""
+    dev, path = vol
+    lanes, sectors, rounds = 8, 4, 40
+    width = SECTOR // lanes
+    failures = []
+
+    def writer(lane):
+        try:
+            with dev.open(os.O_WRONLY | (os.O_DIRECT if direct else 0)) as fd:
+                for r in range(rounds):
+                    for s in range(sectors):
+                        os.pwrite(fd, bytes([lane * 16 + r % 16]) * width, s * SECTOR + lane * width)
+        except OSError as e:
+            failures.append(e)
+
+    threads = [threading.Thread(target=writer, args=(i,)) for i in range(lanes)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures
+    want = b"".join(bytes([lane * 16 + (rounds - 1) % 16]) * width for lane in range(lanes)) * sectors
+    assert dev.pread(len(want), 0) == want
+    assert content(path) == want + pattern(1024)[len(want):]
+
+
+def test_sync_writes(vol):
+    dev, path = vol
+    for flags in (os.O_DSYNC, os.O_SYNC, os.O_DSYNC | os.O_DIRECT):
+        with dev.open(os.O_RDWR | flags) as fd:
+            buf = mmap.mmap(-1, 4096)
+            buf[:] = os.urandom(4096)
+            assert os.pwritev(fd, [buf], 8192) == 4096
+            assert content(path)[8192:12288] == buf[:]
+            os.fsync(fd)
+            os.fdatasync(fd)
+
+
+# --- discard, zeroes, holes -----------------------------------------------------
+
+
+def allocated(path):
+    return os.stat(path).st_blocks * 512
+
+
+def test_discard_frees_the_space(vol):
+    dev, path = vol
+    before = allocated(path)
+    dev.discard(64 * SECTOR, 512 * SECTOR)
+    assert allocated(path) <= before - 256 * SECTOR
+    assert dev.size() == 1024 * SECTOR and os.path.getsize(path) == 1024 * SECTOR
+    want = pattern(1024)[:64 * SECTOR] + bytes(512 * SECTOR) + pattern(1024)[576 * SECTOR:]
+    assert dev.pread(1024 * SECTOR, 0) == want and content(path) == want
+
+
+def test_odd_discards_and_zeroes_keep_the_neighbours(vol):
+    """Of an unaligned range a discard may leave the ends; zeroing must zero every byte of it (or refuse)."""
+    dev, path = vol
+    model = bytearray(pattern(1024))
+    with dev.open() as fd:
+        for mode, at, length in ((FALLOC_PUNCH_HOLE, 1000, 9000), (FALLOC_PUNCH_HOLE, 33000, 100),
+                                 (FALLOC_ZERO_RANGE, 50001, 7777), (FALLOC_ZERO_RANGE, 70000, 10),
+                                 (FALLOC_ZERO_RANGE, 80 * SECTOR * 2, 3 * SECTOR)):
+            try:
+                fallocate(fd, mode | FALLOC_KEEP_SIZE, at, length)
+            except OSError as e:
+                assert e.errno in (errno.EINVAL, errno.EOPNOTSUPP) and (at % SECTOR or length % SECTOR)
+            now = pread_all(fd, len(model), 0)
+            assert now[:at] == model[:at] and now[at + length:] == model[at + length:]
+            if mode == FALLOC_ZERO_RANGE and now[at:at + length] != model[at:at + length]:
+                assert now[at:at + length] == bytes(length)
+            model = bytearray(now)
+    assert content(path) == model
+
+
+def test_zero_range(vol):
+    dev, path = vol
+    with dev.open() as fd:
+        pread_all(fd, 1024 * SECTOR, 0)     # now in the page cache
+        fallocate(fd, FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE, 100 * SECTOR, 800 * SECTOR)
+        want = pattern(1024)[:100 * SECTOR] + bytes(800 * SECTOR) + pattern(1024)[900 * SECTOR:]
+        assert pread_all(fd, 1024 * SECTOR, 0) == want
+    assert content(path) == want
+
+
+def test_other_fallocates_are_refused(vol):
+    dev, path = vol
+    with dev.open() as fd:
+        for mode in (0, FALLOC_KEEP_SIZE, 8 | 0, 32):    # preallocate, collapse, insert
+            with pytest.raises(OSError) as e:
+                fallocate(fd, mode, 0, 8 * SECTOR)
+            assert e.value.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSPC)
+        for at, length in ((1024 * SECTOR, 4096), (1 << 60, 4096)):
+            try:
+                fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, at, length)
+            except OSError as e:
+                assert e.errno in (errno.EINVAL, errno.ENOSPC, errno.EFBIG)
+        try:
+            fallocate(fd, FALLOC_ZERO_RANGE, 1020 * SECTOR, 1 << 40)
+        except OSError as e:
+            assert e.errno in (errno.EINVAL, errno.ENOSPC, errno.EFBIG)
+    assert dev.size() == 1024 * SECTOR == os.path.getsize(path)
+    assert content(path)[:1020 * SECTOR] == pattern(1024)[:1020 * SECTOR]
+
+
+def test_discard_on_striped_reaches_each_part(fs, backing):
+    files = [backing(1024, pattern(1024, i)) for i in range(3)]
+    dev = fs.mkdir("vol", "0 2880 striped 3 32 " + " ".join(f"{quote(f)} 0" for f in files))
+    before = dev.pread(2880 * SECTOR, 0)
+    dev.discard(0, 2880 * SECTOR)
+    assert [allocated(f) for f in files] == [64 * SECTOR] * 3
+    assert dev.pread(2880 * SECTOR, 0) == bytes(2880 * SECTOR)
+    dev.pwrite(before, 0)
+    dev.discard(96 * SECTOR, 200 * SECTOR)          # from inside one row of chunks to inside another
+    want = before[:96 * SECTOR] + bytes(200 * SECTOR) + before[296 * SECTOR:]
+    assert dev.pread(2880 * SECTOR, 0) == want
+
+
+def runs(fd, size):
+    """The data and holes of a file as SEEK_DATA and SEEK_HOLE tell them: a list of (start, end) of data."""
+    found, at = [], 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as e:
+            assert e.errno == errno.ENXIO
+            break
+        at = os.lseek(fd, start, os.SEEK_HOLE)
+        assert at > start
+        found.append((start, at))
+    return found
+
+
+def test_seek_data_and_hole(fs, backing):
+    page = 4096
+    path = backing(1024)
+    with open(path, "r+b") as f:
+        for at in (16, 17, 40, 127):
+            f.seek(at * page)
+            f.write(b"x" * page)
+    dev = fs.mkdir("vol", linear(path, 1024))
+    with dev.open(os.O_RDONLY) as fd:
+        assert runs(fd, dev.size()) == [(16 * page, 18 * page), (40 * page, 41 * page), (127 * page, 128 * page)]
+        assert os.lseek(fd, 17 * page + 5, os.SEEK_DATA) == 17 * page + 5
+        assert os.lseek(fd, 5, os.SEEK_HOLE) == 5
+        for at in (dev.size(), dev.size() + 1):
+            for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+                with pytest.raises(OSError) as e:
+                    os.lseek(fd, at, whence)
+                assert e.value.errno == errno.ENXIO
+    top = fs.mkdir("top", "0 512 linear vol 128", "512 8 zero", "520 8 linear vol 320")
+    with top.open(os.O_RDONLY) as fd:
+        assert runs(fd, top.size()) == [(0, 2 * page), (24 * page, 25 * page), (65 * page, 66 * page)]
+    dev.pwrite(b"y" * page, 2 * page)
+    with top.open(os.O_RDONLY) as fd, dev.open(os.O_RDONLY) as low:
+        assert runs(low, dev.size())[0] == (2 * page, 3 * page)
+        assert runs(fd, top.size())[0] == (0, 2 * page)
+    striped = fs.mkdir("striped", f"0 1024 striped 2 8 {quote(backing(512))} 0 {quote(path)} 0")
+    with striped.open(os.O_RDONLY) as fd:
+        got = runs(fd, striped.size())
+        assert got == [(at, at + page) for at in ((2 * i + 1) * page for i in (2, 16, 17, 40))]
+
+
+def test_a_copy_is_as_sparse(fs, backing, sh, work):
+    path = backing(20480)
+    with open(path, "r+b") as f:
+        f.seek(5 << 20)
+        f.write(b"data" * 1024)
+    dev = fs.mkdir("vol", linear(path, 20480))
+    sh('cp --sparse=auto "$1" copy && cmp "$1" copy', dev.image)
+    assert allocated(os.path.join(work, "copy")) <= 64 * 1024
+
+
+# --- zero and error ---------------------------------------------------------------
+
+
+def test_zero(fs):
+    dev = fs.mkdir("vol", "0 2048 zero")
+    assert dev.pread(2048 * SECTOR, 0) == bytes(2048 * SECTOR)
+    for flags in (0, os.O_DIRECT):
+        with dev.open(os.O_RDWR | flags) as fd:
+            buf = mmap.mmap(-1, 8192)
+            buf[:] = b"x" * 8192
+            assert os.pwritev(fd, [buf], 4096) == 8192
+            os.fsync(fd)
+    dev.discard(0, 2048 * SECTOR)
+    dev.zero(0, 2048 * SECTOR)
+    assert dev.pread(2048 * SECTOR, 0) == bytes(2048 * SECTOR)
+    with dev.open() as fd:
+        assert runs(fd, dev.size()) == []
+
+
+def test_error(fs):
+    dev = fs.mkdir("vol", "0 8 zero", "8 8 error", "16 8 zero")
+    with dev.open(os.O_RDWR | os.O_DIRECT) as fd:
+        buf = mmap.mmap(-1, 4096)
+        assert os.preadv(fd, [buf], 0) == 4096
+        assert os.preadv(fd, [buf], 8192) == 4096
+        for call in (lambda: os.preadv(fd, [buf], 4096), lambda: os.pwritev(fd, [buf], 4096),
+                     lambda: fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 4096, 4096),
+                     lambda: fallocate(fd, FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE, 4096, 4096)):
+            with pytest.raises(OSError) as e:
+                call()
+            assert e.value.errno == errno.EIO
+        os.pwritev(fd, [buf], 8192)
+    with dev.open(os.O_RDWR) as fd:     # through the page cache
+        with pytest.raises(OSError) as e:
+            os.pread(fd, 1, 5000)
+        assert e.value.errno == errno.EIO
+        with pytest.raises(OSError) as e:
+            os.pwrite(fd, b"x", 5000)
+            os.fsync(fd)
+        assert e.value.errno == errno.EIO
+
+
+# --- mmap, page cache, swaps ----------------------------------------------------------
+
+
+def test_mmap(vol):
+    dev, path = vol
+    with dev.open() as fd:
+        m = mmap.mmap(fd, 1024 * SECTOR)
+        assert m[:] == pattern(1024)
+        m[1000:1010] = b"0123456789"
+        m.flush()
+        assert content(path)[1000:1010] == b"0123456789"
+        m.close()
+        m = mmap.mmap(fd, 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        m[0] = 0
+        m.close()
+    assert content(path)[:4] == pattern(1)[:4]
+
+
+def test_open_files_see_a_new_table(fs, backing):
+    files = [backing(256, pattern(256, i)) for i in range(3)]
+    dev = fs.mkdir("vol", linear(files[0], 256))
+    with dev.open() as fd:
+        m = mmap.mmap(fd, 256 * SECTOR, prot=mmap.PROT_READ)
+        for i in (1, 2, 0):
+            dev.load(linear(files[i], 256))
+            assert pread_all(fd, 256 * SECTOR, 0) == pattern(256, i)
+            assert m[:] == pattern(256, i)
+        m.close()
+
+
+def test_open_files_see_the_size_change(fs, backing):
+    path = backing(4096, pattern(4096))
+    dev = fs.mkdir("vol", linear(path, 1024))
+    with dev.open() as fd:
+        for sectors in (2048, 4096, 8, 1000, 1, 3000):
+            dev.load(linear(path, sectors))
+            assert os.fstat(fd).st_size == sectors * SECTOR == dev.size()
+            assert os.lseek(fd, 0, os.SEEK_END) == sectors * SECTOR
+            assert pread_all(fd, 4096 * SECTOR, 0) == pattern(4096)[:sectors * SECTOR]
+            with pytest.raises(OSError) as e:
+                os.pwrite(fd, b"x", sectors * SECTOR)
+            assert e.value.errno == errno.ENOSPC
+    assert content(path) == pattern(4096)
+
+
+def test_a_fresh_open_sees_what_is_beneath(vol):
+    """As with a block device, the page cache belongs to those who have it open."""
+    dev, path = vol
+    assert dev.pread(4096, 0) == pattern(1024)[:4096]
+    with open(path, "r+b") as f:
+        f.write(b"beneath!")
+    assert dev.pread(8, 0) == b"beneath!"
+
+
+@pytest.mark.root
+def test_a_loop_device_sees_growing_and_shrinking(fs, backing, loop):
+    path = backing(8192, pattern(8192))
+    dev = fs.mkdir("vol", linear(path, 2048))
+    lo = loop(dev.image)
+
+    def size():
+        return int(subprocess.run(["blockdev", "--getsz", lo], capture_output=True, text=True, check=True).stdout)
+
+    assert size() == 2048
+    for sectors in (8192, 1024, 4096):
+        dev.load(linear(path, sectors))
+        subprocess.run(["losetup", "-c", lo], check=True)
+        assert size() == sectors
+        with open(lo, "rb") as f:
+            assert f.read() == pattern(8192)[:sectors * SECTOR]
+
+
+@pytest.mark.root
+def test_a_filesystem_through_a_loop_device(fs, backing, loop, sh, work):
+    files = [backing(32768) for _ in range(2)]
+    dev = fs.mkdir("vol", f"0 65536 striped 2 128 {quote(files[0])} 0 {quote(files[1])} 0")
+    sh('mke2fs -q -t ext4 "$1" && mkdir mnt', dev.image)
+    mnt = os.path.join(work, "mnt")
+    lo = loop(dev.image, "--direct-io=on")
+    sh('mount "$1" mnt', lo)
+    try:
+        data = pattern(4096, 3)
+        for i in range(4):
+            with open(os.path.join(mnt, f"f{i}"), "wb") as f:
+                f.write(data)
+        os.unlink(os.path.join(mnt, "f0"))
+        sh("fstrim mnt; sync", check=False)
+        # a table swap under a mounted filesystem
+        dev.load(f"0 65536 striped 2 128 {quote(files[0])} 0 {quote(files[1])} 0")
+        for i in range(1, 4):
+            assert content(os.path.join(mnt, f"f{i}")) == data
+    finally:
+        sh("umount mnt")
+    sh('e2fsck -fn "$1"', dev.image)
+
+
+def test_a_filesystem_by_fuse2fs(fs, backing, sh, tool, work):
+    tool("fuse2fs")
+    tool("mke2fs")
+    files = [backing(32768) for _ in range(2)]
+    dev = fs.mkdir("vol", linear(files[0], 32768), linear(files[1], 32768, 32768))
+    sh('mke2fs -q -t ext4 -E root_owner=$(id -u):$(id -g) "$1" && mkdir mnt', dev.image,
+       PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    done = sh('fuse2fs -o fakeroot,rw "$1" mnt', dev.image, check=False)
+    if done.returncode:
+        pytest.skip(f"fuse2fs: {done.stderr.strip()}")
+    try:
+        with open(os.path.join(work, "mnt", "file"), "wb") as f:
+            f.write(pattern(8192))
+        assert content(os.path.join(work, "mnt", "file")) == pattern(8192)
+    finally:
+        sh("fusermount3 -u mnt || umount mnt")
+
+
+# --- read-only -----------------------------------------------------------------------
+
+
+def test_readonly(fs, backing):
+    path = backing(64, pattern(64))
+    os.chmod(path, 0o400)
+    dev = fs.mkdir("vol")
+    dev.write("readonly", "1\n")
+    dev.load(linear(path, 64))
+    assert dev.read("readonly").strip() == "1"
+    for flags in (os.O_RDWR, os.O_WRONLY):
+        with pytest.raises(OSError) as e:
+            os.open(dev.image, flags)
+        assert e.value.errno == errno.EROFS
+    assert dev.pread(64 * SECTOR, 0) == pattern(64)
+    dev.write("readonly", "0\n")
+    os.chmod(path, 0o600)
+    dev.load(linear(path, 64))
+    dev.pwrite(b"x", 0)
+
+
+def test_readonly_takes_0_and_1_alone(fs):
+    dev = fs.mkdir("vol", "0 8 zero")
+    for bad in ("2", "x", "11", "1 1", "-1"):
+        with pytest.raises(OSError) as e:
+            dev.write("readonly", bad + "\n")
+        assert e.value.errno == errno.EINVAL, bad
+        assert dev.read("readonly").strip() == "0"
+
+
+def test_pwrite_all_is_not_atomic_but_complete(vol):
+    """A write larger than any FUSE request."""
+    dev, path = vol
+    data = os.urandom(1024 * SECTOR)
+    with dev.open() as fd:
+        pwrite_all(fd, data, 0)
+    assert content(path) == data

@@ -4,8 +4,8 @@
  * and tells when it is done (kcopyd.txt).
  *
  * A client is a source of jobs with its own bounded memory; jobs beyond it
- * wait.  Callbacks run in a thread of kcopyd's, never inside the call that
- * started the job, and may start further jobs.
+ * wait.  Callbacks run in threads of kcopyd's, those of different jobs at the
+ * same time, never inside the call that started the job, and may start further jobs.
  */
 #ifndef DMFS_KCOPYD_H
 #define DMFS_KCOPYD_H
@@ -25,7 +25,8 @@ enum dm_kcopyd_flags {
  */
 struct dm_kcopyd_throttle {
 	_Atomic unsigned percent;
-	_Atomic uint64_t busy_ns, idle_since_ns; /* kcopyd's own */
+	unsigned running; /* kcopyd's own from here on; zeroed at first */
+	uint64_t busy_since_ns, pause_until_ns;
 };
 
 struct dm_kcopyd_client;

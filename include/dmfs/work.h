@@ -30,6 +30,9 @@ bool dm_wq_queue(struct dm_wq *wq, struct dm_work *work);
 /* Waits until everything queued before the call, and what that queued, is done.  Not from one of its own works. */
 void dm_wq_flush(struct dm_wq *wq);
 
+/* Waits until this work is neither queued nor running.  Not from itself. */
+void dm_wq_flush_work(struct dm_wq *wq, struct dm_work *work);
+
 /* Nanoseconds of CLOCK_MONOTONIC. */
 uint64_t dm_now_ns(void);
 

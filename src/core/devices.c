@@ -133,6 +133,7 @@ int dm_remove(struct dm_mapped *md, GError **err)
 
 int dm_rename(struct dm_mapped *md, const char *name, GError **err)
 {
+	g_autofree char *old_name = NULL;
 	int error = check_name(name, err);
 
 	if (error)
@@ -144,13 +145,13 @@ int dm_rename(struct dm_mapped *md, const char *name, GError **err)
 		error = dm_fail(err, EEXIST, "there is a device '%s' already", name);
 	} else {
 		g_hash_table_remove(by_name, md->name);
-		g_free(md->name);
+		old_name = md->name;
 		md->name = g_strdup(name);
 		g_hash_table_insert(by_name, md->name, md);
 	}
 	dm_topology_unlock();
 	if (!error)
-		dm_event_renamed(md);
+		dm_event_renamed(md, old_name);
 	return error;
 }
 

@@ -50,6 +50,7 @@ void dm_mapped_free(struct dm_mapped *md)
 {
 	if (dm_front && dm_front->freed)
 		dm_front->freed(md);
+	dm_events_free(md);
 	dm_gate_destroy(&md->gate);
 	pthread_mutex_destroy(&md->control);
 	pthread_mutex_destroy(&md->lock);
@@ -375,6 +376,12 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 	dm_table_unref(dropped);
 	dm_block_end();
 	return error;
+}
+
+int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly)
+{
+	atomic_store(&md->readonly, readonly);
+	return 0;
 }
 
 void dm_mapped_shutdown(struct dm_mapped *md)

@@ -43,6 +43,7 @@ struct dm_mapped {
 	unsigned depth;      /* at least the longest way down through devices it stands on */
 	GHashTable *tables; /* all tables built for it: live, inactive, drafts */
 	unsigned visited; /* by the search for loops */
+	struct dm_events *events; /* events.c's; NULL: nobody ever listened */
 	/* The front end's. */
 	void *front;
 	GString *error; /* text of `error`, under md->lock; NULL: empty */
@@ -81,6 +82,8 @@ int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(
 int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err);
 /* dm_mapped_load() and dm_mapped_resume() as one step: on an error the old table goes on and the inactive slot is as before. */
 int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)(void *), void *data, GError **err);
+/* What tables loaded from now on are. */
+int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly);
 /* At the device's end: nobody uses it any more. */
 void dm_mapped_shutdown(struct dm_mapped *md);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A device's files of one value or one printed text: suspend, status, error, info, deps, dev, uuid, readonly. */
+/* A device's files of one value or one printed text: suspend, error, info, deps, dev, uuid, readonly. */
 #include <errno.h>
 #include <string.h>
 
@@ -41,16 +41,6 @@ const struct dmfs_file dmfs_suspend_file = {
 };
 
 /* --- texts ------------------------------------------------------------------------------ */
-
-static int status_text(struct dmfs_handle *h, GString *out)
-{
-	struct dm_table *t = dm_mapped_live(md_of(h));
-
-	if (t)
-		dm_table_print(t, DM_STATUS_INFO, out);
-	dm_table_unref(t);
-	return 0;
-}
 
 static int error_text(struct dmfs_handle *h, GString *out)
 {
@@ -104,7 +94,6 @@ static int info_text(struct dmfs_handle *h, GString *out)
 	return 0;
 }
 
-const struct dmfs_file dmfs_status_file = {.name = "status", .mode = 0400, .read_text = status_text};
 const struct dmfs_file dmfs_error_file = {.name = "error", .mode = 0400, .read_text = error_text};
 const struct dmfs_file dmfs_deps_file = {.name = "deps", .mode = 0400, .read_text = deps_text};
 const struct dmfs_file dmfs_dev_file = {.name = "dev", .mode = 0400, .read_text = dev_text};
@@ -160,8 +149,7 @@ static int readonly_write(struct dmfs_handle *h, fuse_req_t req, char *text, siz
 
 	if (strcmp(word, "0") && strcmp(word, "1"))
 		return dm_fail(err, EINVAL, "readonly takes 0 or 1");
-	atomic_store(&md_of(h)->readonly, *word == '1');
-	return 0;
+	return dm_mapped_set_readonly(md_of(h), *word == '1');
 }
 
 const struct dmfs_file dmfs_readonly_file = {

@@ -42,11 +42,14 @@ struct dmfs_file {
 	int (*read_text)(struct dmfs_handle *, GString *);
 	/* A text comes in at an offset; files whose writes act at once. 0 or a negative errno. */
 	int (*write_text)(struct dmfs_handle *, fuse_req_t, char *text, size_t len, GError **);
+	bool long_text; /* it may come in several pieces: see text.c */
 	/* Files that do more than that. */
 	void (*open)(fuse_req_t, struct dmfs_handle *, struct fuse_file_info *);
-	void (*read)(fuse_req_t, struct dmfs_handle *, size_t size, off_t off);
+	void (*read)(fuse_req_t, struct dmfs_handle *, size_t size, off_t off, struct fuse_file_info *);
 	void (*write)(fuse_req_t, struct dmfs_handle *, const char *buf, size_t size, off_t off, struct fuse_file_info *);
 	void (*flush)(fuse_req_t, struct dmfs_handle *);
+	/* ph may be NULL; else it is the file's to notify and destroy. */
+	void (*poll)(fuse_req_t, struct dmfs_handle *, struct fuse_pollhandle *ph);
 	void (*truncate)(struct dmfs_handle *, struct dmfs_device *, fuse_req_t); /* handle may be NULL */
 	void (*release)(struct dmfs_handle *);
 };
@@ -72,7 +75,8 @@ struct dmfs_handle {
 	struct dmfs_device *device; /* NULL for the root's files; holds a reference to its md */
 	int flags;                  /* of open(2) */
 	pthread_mutex_t lock;
-	GString *text; /* what the reader goes on reading */
+	GString *text;    /* what the reader goes on reading */
+	GString *partial; /* what a writer of a long text has written so far */
 	void *data;    /* the kind's */
 };
 
@@ -93,6 +97,7 @@ extern const struct fuse_lowlevel_ops dmfs_ops;
 /* text.c: files that are a text */
 void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off);
 void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size);
+void dmfs_text_flush(fuse_req_t req, struct dmfs_handle *h);
 /* The opener that a request stands for. */
 struct dm_opener dmfs_opener(fuse_req_t req);
 bool dmfs_interrupted(void *req);

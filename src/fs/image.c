@@ -135,7 +135,7 @@ static uint64_t image_bytes(struct dmfs_handle *h)
 	return atomic_load_explicit(&h->device->image->bytes, memory_order_relaxed);
 }
 
-static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off)
+static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	uint64_t total = image_bytes(h), block = h->device->image->block, begin, end;
 	struct request *r;

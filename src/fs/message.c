@@ -66,5 +66,6 @@ const struct dmfs_file dmfs_message_file = {
 	.mode = 0600,
 	.read_text = message_text,
 	.write_text = message_write,
+	.long_text = true,
 	.release = message_release,
 };

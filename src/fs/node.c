@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -490,6 +491,8 @@ static void handle_free(struct dmfs_handle *h)
 		h->file->release(h);
 	if (h->text)
 		g_string_free(h->text, TRUE);
+	if (h->partial)
+		g_string_free(h->partial, TRUE);
 	pthread_mutex_destroy(&h->lock);
 	dmfs_device_put(h->device);
 	g_free(h);
@@ -543,7 +546,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 	struct dmfs_handle *h = handle_of(fi);
 
 	if (h->file->read)
-		h->file->read(req, h, size, off);
+		h->file->read(req, h, size, off, fi);
 	else
 		dmfs_text_read(req, h, size, off);
 }
@@ -567,6 +570,8 @@ static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 	if (h->file->flush)
 		h->file->flush(req, h);
+	else if (h->file->long_text)
+		dmfs_text_flush(req, h);
 	else
 		fuse_reply_err(req, 0);
 }
@@ -605,6 +610,19 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, stru
 		dmfs_image_lseek(req, h, off, whence);
 	else
 		fuse_reply_err(req, EINVAL);
+}
+
+static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)
+{
+	struct dmfs_handle *h = handle_of(fi);
+
+	if (h->file->poll) {
+		h->file->poll(req, h, ph);
+		return;
+	}
+	if (ph)
+		fuse_pollhandle_destroy(ph);
+	fuse_reply_poll(req, POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM);
 }
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
@@ -694,5 +712,6 @@ const struct fuse_lowlevel_ops dmfs_ops = {
 	.fsync = op_fsync,
 	.fallocate = op_fallocate,
 	.lseek = op_lseek,
+	.poll = op_poll,
 	.statfs = op_statfs,
 };

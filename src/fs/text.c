@@ -2,11 +2,18 @@
 /*
  * Files that are a text, like those of /proc: a read at offset 0 takes a fresh
  * text, reads at other offsets go on in it.
+ *
+ * A text that is written acts at its write(2).  Long ones come in pieces: stdio
+ * and cat write multiples of 4096 bytes until the last piece, and the kernel cuts a large write(2)
+ * so too.  A file that takes long texts collects such pieces and acts at the first that is none, or at close.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "fs.h"
+
+#define PART 4096u
+#define MAX_TEXT (64u * 1024 * 1024)
 
 struct dm_opener dmfs_opener(fuse_req_t req)
 {
@@ -47,7 +54,8 @@ void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t of
 	pthread_mutex_unlock(&h->lock);
 }
 
-void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size)
+/* Hands a whole text to the file; its error goes to `error` and the log. */
+static int text_take(struct dmfs_handle *h, fuse_req_t req, const char *buf, size_t size)
 {
 	g_autofree char *text = g_strndup(buf, size);
 	g_autoptr(GError) err = NULL;
@@ -64,8 +72,57 @@ void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, siz
 	}
 	if (error && err)
 		dm_log_err("%s: %s", h->file->name, err->message);
+	return error;
+}
+
+/* A text so long that it comes in several writes; h->lock held. */
+static int collect(struct dmfs_handle *h, const char *buf, size_t size)
+{
+	if (!h->partial)
+		h->partial = g_string_new(NULL);
+	if (size > MAX_TEXT - h->partial->len) {
+		g_string_free(h->partial, TRUE);
+		h->partial = NULL;
+		return -EFBIG;
+	}
+	g_string_append_len(h->partial, buf, (gssize)size);
+	return 0;
+}
+
+static int take_partial(struct dmfs_handle *h, fuse_req_t req)
+{
+	GString *text;
+	int error;
+
+	pthread_mutex_lock(&h->lock);
+	text = h->partial;
+	h->partial = NULL;
+	pthread_mutex_unlock(&h->lock);
+	if (!text)
+		return 0;
+	error = text_take(h, req, text->str, text->len);
+	g_string_free(text, TRUE);
+	return error;
+}
+
+void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size)
+{
+	bool part = h->file->long_text && size % PART == 0;
+	int error = 0;
+
+	pthread_mutex_lock(&h->lock);
+	if (part || h->partial)
+		error = collect(h, buf, size);
+	pthread_mutex_unlock(&h->lock);
+	if (!error && !part)
+		error = h->partial ? take_partial(h, req) : text_take(h, req, buf, size);
 	if (error)
 		fuse_reply_err(req, -error);
 	else
 		fuse_reply_write(req, size);
+}
+
+void dmfs_text_flush(fuse_req_t req, struct dmfs_handle *h)
+{
+	fuse_reply_err(req, -take_partial(h, req));
 }

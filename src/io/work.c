@@ -22,11 +22,18 @@
 #define IDLE_SECONDS 5
 #define STACK_BYTES (512 * 1024)
 
+/* What a runner is doing, on its stack. */
+struct running {
+	struct dm_work *work;
+	struct running *next;
+};
+
 struct dm_wq {
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
 	struct dm_work *head, **tail;
-	unsigned active, max_active;
+	struct running *running;
+	unsigned active, max_active, flushing;
 	unsigned waiting_runners; /* guarded by pool.lock */
 	struct dm_wq *next;       /* in the pool's list, when waiting_runners > 0 */
 	char name[16];
@@ -39,8 +46,21 @@ static struct {
 	unsigned idle, waiting;
 } pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, &pool.head, 0, 0};
 
+static void unlink_running(struct dm_wq *wq, struct running *me)
+{
+	struct running **p = &wq->running;
+
+	while (*p != me)
+		p = &(*p)->next;
+	*p = me->next;
+	if (wq->flushing)
+		pthread_cond_broadcast(&wq->idle);
+}
+
 static void run_queue(struct dm_wq *wq)
 {
+	struct running me;
+
 	pthread_mutex_lock(&wq->lock);
 	for (;;) {
 		struct dm_work *work = wq->head;
@@ -50,9 +70,12 @@ static void run_queue(struct dm_wq *wq)
 		if (!(wq->head = work->next))
 			wq->tail = &wq->head;
 		__atomic_store_n(&work->pending, 0, __ATOMIC_RELEASE);
+		me = (struct running){work, wq->running};
+		wq->running = &me;
 		pthread_mutex_unlock(&wq->lock);
 		work->fn(work);
 		pthread_mutex_lock(&wq->lock);
+		unlink_running(wq, &me);
 	}
 	wq->active--;
 	pthread_cond_broadcast(&wq->idle);
@@ -172,6 +195,24 @@ void dm_wq_flush(struct dm_wq *wq)
 	pthread_mutex_lock(&wq->lock);
 	while (wq->active || wq->head)
 		pthread_cond_wait(&wq->idle, &wq->lock);
+	pthread_mutex_unlock(&wq->lock);
+}
+
+static bool is_running(struct dm_wq *wq, struct dm_work *work)
+{
+	for (struct running *r = wq->running; r; r = r->next)
+		if (r->work == work)
+			return true;
+	return false;
+}
+
+void dm_wq_flush_work(struct dm_wq *wq, struct dm_work *work)
+{
+	pthread_mutex_lock(&wq->lock);
+	wq->flushing++;
+	while (work->pending || is_running(wq, work))
+		pthread_cond_wait(&wq->idle, &wq->lock);
+	wq->flushing--;
 	pthread_mutex_unlock(&wq->lock);
 }
 

@@ -321,7 +321,7 @@ def test_a_device_goes_before_a_file(fs, sh, backing, work):
     assert dev.pread(SECTOR, 0) == bytes(SECTOR)
     sh('echo 0 64 linear ./vol 0 >"$1"', dev.file("table"))
     assert dev.pread(SECTOR, 0) == b"f" * SECTOR
-    assert dev.table() == f"0 64 linear {work}/vol 0\n"
+    assert dev.table() in (f"0 64 linear {work}/vol 0\n", f"0 64 linear {work}/./vol 0\n")
 
 
 def test_a_relative_path_is_the_writers(fs, sh, backing, work):

@@ -181,7 +181,7 @@ def test_an_unreadable_file(vol, backing):
 
 def test_itself(vol):
     for name in ("vol", vol.path, vol.image, vol.read("dev").strip()):
-        vol.refuse(f"0 8 linear {quote(name)} 0\n", E.ELOOP, "vol", 1)
+        vol.refuse(f"0 8 linear {quote(name)} 0\n", E.ELOOP, "this very device", 1)
 
 
 def test_control_files_as_a_device(vol, fs):
@@ -193,7 +193,8 @@ def test_control_files_as_a_device(vol, fs):
 def test_a_writer_killed_half_way(vol):
     for name in ("table", "inactive"):
         state = vol.state()
-        script = 'exec >"$1"; printf "0 8 zero\\n8 8 ze"; kill -9 $$'
+        # >>, for > is a truncation, and that of `inactive` clears it
+        script = 'exec >>"$1"; printf "0 8 zero\\n8 8 ze"; kill -9 $$'
         done = subprocess.run(["/bin/bash", "-c", script, "sh", vol.file(name)], stderr=subprocess.DEVNULL, timeout=60,
                               check=False)
         assert done.returncode == -signal.SIGKILL

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from mounted import (FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, SECTOR, fallocate, pattern, pread_all,
-                     pwrite_all, quote)
+                     pwrite_all, quote, unmount, wait_mount)
 
 
 def linear(path, sectors, start=0, offset=0):
@@ -466,15 +466,19 @@ def test_a_filesystem_by_fuse2fs(fs, backing, sh, tool, work):
     dev = fs.mkdir("vol", linear(files[0], 32768), linear(files[1], 32768, 32768))
     sh('mke2fs -q -t ext4 -E root_owner=$(id -u):$(id -g) "$1" && mkdir mnt', dev.image,
        PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    done = sh('fuse2fs -o fakeroot,rw "$1" mnt', dev.image, check=False)
-    if done.returncode:
-        pytest.skip(f"fuse2fs: {done.stderr.strip()}")
+    mnt = os.path.join(work, "mnt")
+    server = subprocess.Popen([tool("fuse2fs"), "-f", "-o", "fakeroot,rw", dev.image, mnt], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if not wait_mount(mnt, server):
+        pytest.skip(f"fuse2fs: {server.stderr.read().strip()}")
     try:
         with open(os.path.join(work, "mnt", "file"), "wb") as f:
             f.write(pattern(8192))
         assert content(os.path.join(work, "mnt", "file")) == pattern(8192)
     finally:
-        sh("fusermount3 -u mnt || umount mnt")
+        unmount(mnt)
+        server.communicate(timeout=120)     # it writes back until then
+    sh('e2fsck -fn "$1"', dev.image, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
 
 # --- read-only -----------------------------------------------------------------------

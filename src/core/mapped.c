@@ -303,7 +303,7 @@ int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(
 	dm_block_begin();
 	pthread_mutex_lock(&md->control);
 	error = check_removed(md, err);
-	if (!error)
+	if (!error && !atomic_load(&md->suspended)) /* again is no error, as with dmsetup */
 		error = suspend_locked(md, flags, interrupted, data, err);
 	pthread_mutex_unlock(&md->control);
 	dm_block_end();

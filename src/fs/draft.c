@@ -239,8 +239,9 @@ static void draft_flush(fuse_req_t req, struct dmfs_handle *h)
 }
 
 /*
- * A truncation that comes with an open names no file handle: it belongs to the
- * newest open file of the same thread.  Any other truncates the slot at once.
+ * A truncation that comes with an open names no file handle, and the open did
+ * not tell of it: it belongs to the newest open file of the same thread that
+ * nothing was written to.  Any other truncates the slot at once.
  */
 static void draft_truncate(struct dmfs_handle *h, struct dmfs_device *device, fuse_req_t req)
 {
@@ -251,7 +252,7 @@ static void draft_truncate(struct dmfs_handle *h, struct dmfs_device *device, fu
 		struct dmfs_handle *other = l->data;
 		struct draft *d = other->data;
 
-		if (d->opener.pid == pid && (other->flags & O_TRUNC) && !d->truncated) {
+		if (d->opener.pid == pid && !d->text->len && !d->error && !d->truncated) {
 			h = other;
 			break;
 		}

@@ -63,6 +63,15 @@ def is_mounted(path, mountinfo=None):
     return any(_unescape(line.split()[4]) == path for line in mountinfo.splitlines())
 
 
+def is_dead(path):
+    """Whether this is a mount point whose daemon has gone."""
+    try:
+        os.stat(path)
+    except OSError as e:
+        return e.errno == errno.ENOTCONN
+    return False
+
+
 def wait_mount(path, process, deadline=60, mounted=True):
     """Waits until path is (or is no longer) a mount point; False if the process ended first."""
     end = time.monotonic() + deadline
@@ -74,7 +83,7 @@ def wait_mount(path, process, deadline=60, mounted=True):
             poller.register(pidfd, select.POLLIN)
             while True:
                 info.seek(0)
-                if is_mounted(path, info.read()) == mounted:
+                if is_mounted(path, info.read()) == mounted and not (mounted and is_dead(path)):
                     return True
                 if process.poll() is not None:
                     return False
@@ -245,7 +254,8 @@ class Dmfs:
         self.pid = None
         self.killed = False       # by the test or the watchdog: an exit status other than 0 is fine
         self.expect_report = False
-        os.makedirs(self.mountpoint, exist_ok=True)
+        if self.own_mountpoint:
+            os.mkdir(self.mountpoint)
         who = pwd.getpwnam(user) if user else None
         if who:
             os.chmod(self.dir, 0o755)

@@ -32,7 +32,7 @@ keyutils := $(shell echo 'int main(void){return 0;}' | $(CC) -x c - -include key
 CFLAGS ?= -O2 -g
 cflags := -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wstrict-prototypes -Wmissing-prototypes \
 	-D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
-	-Werror=implicit-function-declaration -fno-strict-aliasing -fno-omit-frame-pointer -pthread -Iinclude -Isrc \
+	-Werror=implicit-function-declaration -fno-strict-aliasing -fno-omit-frame-pointer -pthread -Iinclude -Isrc -I. \
 	$(shell $(PKG_CONFIG) --cflags $(pkgs)) \
 	$(foreach p,$(optional),$(shell $(PKG_CONFIG) --cflags $(p)) -DHAVE_$(shell echo $(p) | tr a-z- A-Z_)=1) \
 	$(if $(keyutils),-DHAVE_KEYUTILS=1)

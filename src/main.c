@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * dmfs [-f] [-o OPTIONS] [STATE] MOUNTPOINT
+ * dmfs [-f] [-o OPTIONS] [--create CONCISE] [STATE] MOUNTPOINT
  *
  * Start-up: the parent waits until the mount is there (or has failed, which
  * the child has told by then) and returns its exit status.
@@ -21,13 +21,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/concise.h"
 #include "core/devices.h"
+#include "core/state.h"
 #include "core/type.h"
 #include "fs/fs.h"
 #include "fs/loop.h"
 #include "version.h"
 
-#include "../targets/list.h"
+#include "targets/list.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -35,7 +37,7 @@
 
 static struct {
 	int foreground, help, show_version;
-	char *state, *mountpoint;
+	char *state, *mountpoint, *create;
 } opts;
 
 #define FS_OPT(t, member, value) {t, offsetof(struct dmfs_options, member), value}
@@ -44,6 +46,8 @@ static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
 	FS_OPT("threads=%u", threads, 0),
 	FS_OPT("allow_other", allow_other, 1),
+	FUSE_OPT_KEY("--create ", 'c'),
+	FUSE_OPT_KEY("--create=", 'c'),
 	FUSE_OPT_KEY("-f", 'f'),
 	FUSE_OPT_KEY("-h", 'h'),
 	FUSE_OPT_KEY("--help", 'h'),
@@ -54,13 +58,15 @@ static const struct fuse_opt fs_opts[] = {
 
 static void usage(FILE *to)
 {
-	fputs("usage: dmfs [-f] [-o OPTIONS] [STATE] MOUNTPOINT\n"
+	fputs("usage: dmfs [-f] [-o OPTIONS] [--create CONCISE] [STATE] MOUNTPOINT\n"
 	      "\n"
 	      "  -f              stay in the foreground\n"
 	      "  -o OPTIONS      mount options, and of dmfs:\n"
 	      "     allow_other  other users may come in; permissions are checked\n"
 	      "     writeback    the kernel collects buffered writes (see dmfs(1))\n"
 	      "     threads=N    threads that wait for requests\n"
+	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
+	      "  STATE           a file that keeps devices and tables until the next time\n"
 	      "  -h, --help\n"
 	      "  -V, --version\n",
 	      to);
@@ -71,6 +77,10 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 	switch (key) {
 	case 'f':
 		opts.foreground = 1;
+		return 0;
+	case 'c':
+		g_free(opts.create);
+		opts.create = g_strdup(arg + strlen("--create") + (arg[strlen("--create")] == '='));
 		return 0;
 	case 'h':
 		opts.help = 1;
@@ -249,9 +259,32 @@ static void tell_mountpoint(void)
 		dm_set_mountpoint(opts.mountpoint, st.st_dev, dmfs_find_inode);
 }
 
+/* Brings the devices: those of the state, then those of the command line. */
+static int make_devices(void)
+{
+	g_autoptr(GError) err = NULL;
+	struct dm_opener self = dm_opener_self();
+	int error = opts.state ? dm_state_open(opts.state, &err) : 0;
+
+	if (!error && opts.create)
+		error = dm_concise_create(opts.create, &self, &err);
+	if (error)
+		fprintf(stderr, "dmfs: %s\n", err->message);
+	return error;
+}
+
 static int serve(struct fuse_args *args)
 {
-	int report = opts.foreground ? -1 : go_background(), error;
+	int report, error;
+
+	if (opts.state) { /* the child changes its directory */
+		char *absolute = g_canonicalize_filename(opts.state, NULL);
+
+		g_free(opts.state);
+	g_free(opts.create);
+		opts.state = absolute;
+	}
+	report = opts.foreground ? -1 : go_background();
 
 	dmfs_options.uid = getuid();
 	dmfs_options.gid = getgid();
@@ -260,6 +293,10 @@ static int serve(struct fuse_args *args)
 	prepare_process();
 	dm_register_targets(dm_target_list);
 	dmfs_nodes_init();
+	/* Names below the mountpoint in tables are ours before it is mounted, too. */
+	dm_set_mountpoint(opts.mountpoint, (dev_t)-1, NULL);
+	if (make_devices())
+		return 1;
 	dmfs_session = new_session(args);
 	if (!dmfs_session)
 		return 1;
@@ -280,6 +317,7 @@ static int serve(struct fuse_args *args)
 	/* Unmounting first lets the kernel write back what it has cached, while we still serve. */
 	fuse_session_unmount(dmfs_session);
 	dmfs_loop_end();
+	dm_state_close(); /* what follows is no change the user made */
 	dm_remove_all();
 	error = dm_store_flush_all();
 	fuse_session_destroy(dmfs_session);
@@ -303,8 +341,6 @@ int main(int argc, char **argv)
 		status = 0;
 	} else if (!opts.mountpoint) {
 		usage(stderr);
-	} else if (opts.state) {
-		fprintf(stderr, "dmfs: STATE '%s': this version cannot keep state yet; leave it out\n", opts.state);
 	} else if (dmfs_options.threads > 128) {
 		fprintf(stderr, "dmfs: threads=%u: 1 to 128\n", dmfs_options.threads);
 	} else {

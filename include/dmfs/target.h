@@ -97,6 +97,7 @@ struct dm_target {
 	uint16_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
+	bool secret; /* the arguments hold a key: the table is never stored, a restart needs it again */
 };
 
 /* Sector of a bio relative to the target's begin. */

@@ -97,8 +97,9 @@ static int read_device(const char **p, const struct dm_opener *who, GPtrArray *c
 	if (*uuid)
 		error = dm_set_uuid(md, uuid, err);
 	if (!error) {
-		dm_mapped_set_readonly(md, !strcmp(flags, "ro"));
-		error = read_tables(md, !strcmp(flags, "ro"), p, who, &t, err);
+		error = dm_mapped_set_readonly(md, !strcmp(flags, "ro"), err);
+		if (!error)
+			error = read_tables(md, !strcmp(flags, "ro"), p, who, &t, err);
 	}
 	if (!error)
 		error = dm_mapped_swap(md, t, NULL, NULL, err);

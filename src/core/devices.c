@@ -7,6 +7,7 @@
 
 #include "devices.h"
 #include "events.h"
+#include "state.h"
 
 static pthread_mutex_t topology = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local bool topology_held;
@@ -96,6 +97,12 @@ int dm_create(const char *name, int minor, struct dm_mapped **out, GError **err)
 	dm_topology_unlock();
 	if (error)
 		return error;
+	error = dm_state_save(md, err);
+	if (error) {
+		dm_remove(md, NULL);
+		dm_mapped_unref(md);
+		return error;
+	}
 	dm_event_added(md);
 	*out = md;
 	return 0;
@@ -123,21 +130,20 @@ int dm_remove(struct dm_mapped *md, GError **err)
 	dm_topology_unlock();
 	if (error)
 		return error;
+	error = dm_state_remove(md, err);
 	dm_block_begin();
 	dm_mapped_shutdown(md);
 	dm_block_end();
 	dm_event_removed(md);
 	dm_mapped_unref(md);
-	return 0;
+	return error;
 }
 
-int dm_rename(struct dm_mapped *md, const char *name, GError **err)
+/* The part under the lock; the old name is the caller's. */
+static int set_name(struct dm_mapped *md, const char *name, char **old, GError **err)
 {
-	g_autofree char *old_name = NULL;
-	int error = check_name(name, err);
+	int error = 0;
 
-	if (error)
-		return error;
 	dm_topology_lock();
 	if (md->removed) {
 		error = dm_fail(err, ENXIO, "the device was removed");
@@ -145,14 +151,32 @@ int dm_rename(struct dm_mapped *md, const char *name, GError **err)
 		error = dm_fail(err, EEXIST, "there is a device '%s' already", name);
 	} else {
 		g_hash_table_remove(by_name, md->name);
-		old_name = md->name;
+		*old = md->name;
 		md->name = g_strdup(name);
 		g_hash_table_insert(by_name, md->name, md);
 	}
 	dm_topology_unlock();
-	if (!error)
-		dm_event_renamed(md, old_name);
 	return error;
+}
+
+int dm_rename(struct dm_mapped *md, const char *name, GError **err)
+{
+	g_autofree char *old_name = NULL;
+	int error = check_name(name, err);
+
+	if (!error)
+		error = set_name(md, name, &old_name, err);
+	if (error)
+		return error;
+	error = dm_state_save(md, err);
+	if (error) {
+		g_autofree char *new_name = NULL;
+
+		set_name(md, old_name, &new_name, NULL);
+		return error;
+	}
+	dm_event_renamed(md, old_name);
+	return 0;
 }
 
 int dm_set_uuid(struct dm_mapped *md, const char *uuid, GError **err)
@@ -177,7 +201,7 @@ int dm_set_uuid(struct dm_mapped *md, const char *uuid, GError **err)
 		g_hash_table_insert(by_uuid, md->uuid, md);
 	}
 	dm_topology_unlock();
-	return error;
+	return error ? error : dm_state_save(md, err);
 }
 
 void dm_mapped_name(struct dm_mapped *md, GString *out)

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "mapped.h"
+#include "state.h"
 
 #define WINDOW 32
 #define ZERO_SECTORS 2048u /* write-zeroes to a target without them: writes of this many */
@@ -499,6 +500,10 @@ static void mapped_print(struct dm_dev *dev, GString *out)
 {
 	g_autoptr(GString) name = g_string_new(NULL);
 
+	if (dm_print_minors) {
+		g_string_append_printf(out, "0:%u", dm_to_mapped(dev)->minor);
+		return;
+	}
 	dm_mapped_name(dm_to_mapped(dev), name);
 	dm_quote_word(name->str, out);
 }

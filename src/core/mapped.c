@@ -12,6 +12,7 @@
 #include "devices.h"
 #include "events.h"
 #include "mapped.h"
+#include "state.h"
 
 const struct dm_front_ops *dm_front;
 
@@ -25,6 +26,7 @@ struct dm_mapped *dm_mapped_new(const char *name, unsigned minor)
 	dm_gate_init(&md->gate);
 	pthread_mutex_init(&md->control, NULL);
 	pthread_mutex_init(&md->lock, NULL);
+	pthread_mutex_init(&md->saving, NULL);
 	dm_bio_list_init(&md->deferred);
 	md->name = g_strdup(name);
 	md->uuid = g_strdup("");
@@ -51,6 +53,8 @@ void dm_mapped_free(struct dm_mapped *md)
 	if (dm_front && dm_front->freed)
 		dm_front->freed(md);
 	dm_events_free(md);
+	dm_unloaded_free(md->unloaded);
+	pthread_mutex_destroy(&md->saving);
 	dm_gate_destroy(&md->gate);
 	pthread_mutex_destroy(&md->control);
 	pthread_mutex_destroy(&md->lock);
@@ -223,8 +227,11 @@ int dm_mapped_load(struct dm_mapped *md, struct dm_table *t, GError **err)
 	error = check_removed(md, err);
 	if (!error && t)
 		error = check_immutable(md, t, err);
-	if (!error)
+	if (!error) {
 		t = set_inactive(md, t);
+		dm_unloaded_drop(md, false, true);
+		error = dm_state_save(md, err);
+	}
 	pthread_mutex_unlock(&md->control);
 	dm_block_end();
 	dm_table_unref(t); /* the old one, or the refused one */
@@ -296,6 +303,17 @@ static int swap_locked(struct dm_mapped *md, struct dm_table *t, struct dm_table
 	return 0;
 }
 
+/* A new table is live: stores that and tells everybody. */
+static int finish_swap(struct dm_mapped *md, GError **err)
+{
+	int error = dm_state_save(md, err);
+
+	if (dm_front && dm_front->swapped)
+		dm_front->swapped(md);
+	dm_event_resumed(md);
+	return error;
+}
+
 int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err)
 {
 	int error;
@@ -333,9 +351,10 @@ int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(v
 	} else if (!error && atomic_load(&md->suspended)) {
 		error = resume_locked(md, err);
 	}
-	if (!error) {
-		if (t && dm_front && dm_front->swapped)
-			dm_front->swapped(md);
+	if (!error && t) {
+		dm_unloaded_drop(md, true, false);
+		error = finish_swap(md, err);
+	} else if (!error) {
 		dm_event_resumed(md);
 	}
 	pthread_mutex_unlock(&md->control);
@@ -367,9 +386,8 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 	}
 	if (!error) {
 		unused = set_inactive(md, NULL); /* the new table took its slot on the way */
-		if (dm_front && dm_front->swapped)
-			dm_front->swapped(md);
-		dm_event_resumed(md);
+		dm_unloaded_drop(md, true, true);
+		error = finish_swap(md, err);
 	}
 	pthread_mutex_unlock(&md->control);
 	dm_table_unref(unused);
@@ -378,10 +396,10 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 	return error;
 }
 
-int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly)
+int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly, GError **err)
 {
 	atomic_store(&md->readonly, readonly);
-	return 0;
+	return dm_state_save(md, err);
 }
 
 void dm_mapped_shutdown(struct dm_mapped *md)

@@ -43,6 +43,9 @@ struct dm_mapped {
 	unsigned depth;      /* at least the longest way down through devices it stands on */
 	GHashTable *tables; /* all tables built for it: live, inactive, drafts */
 	unsigned visited; /* by the search for loops */
+	pthread_mutex_t saving;   /* state.c's, for the next two */
+	uint64_t saved_ids[2];
+	struct dm_unloaded *unloaded;
 	struct dm_events *events; /* events.c's; NULL: nobody ever listened */
 	/* The front end's. */
 	void *front;
@@ -58,6 +61,9 @@ struct dm_front_ops {
 	void (*invalidate)(struct dm_mapped *);
 	/* The last reference to it is gone. */
 	void (*freed)(struct dm_mapped *);
+	/* Whose the image is, for the state database. */
+	void (*get_owner)(struct dm_mapped *, unsigned *mode, unsigned *uid, unsigned *gid);
+	void (*set_owner)(struct dm_mapped *, unsigned mode, unsigned uid, unsigned gid);
 };
 extern const struct dm_front_ops *dm_front;
 
@@ -65,6 +71,9 @@ struct dm_mapped *dm_mapped_new(const char *name, unsigned minor);
 struct dm_mapped *dm_mapped_ref(struct dm_mapped *md);
 void dm_mapped_unref(struct dm_mapped *md);
 void dm_mapped_free(struct dm_mapped *md);
+void dm_unloaded_free(struct dm_unloaded *u);
+/* A table that could not be brought back has been replaced or cleared. */
+void dm_unloaded_drop(struct dm_mapped *md, bool live, bool inactive);
 static inline struct dm_mapped *dm_to_mapped(struct dm_dev *dev)
 {
 	return (struct dm_mapped *)dev;
@@ -83,7 +92,7 @@ int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(v
 /* dm_mapped_load() and dm_mapped_resume() as one step: on an error the old table goes on and the inactive slot is as before. */
 int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)(void *), void *data, GError **err);
 /* What tables loaded from now on are. */
-int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly);
+int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly, GError **err);
 /* At the device's end: nobody uses it any more. */
 void dm_mapped_shutdown(struct dm_mapped *md);
 

@@ -46,6 +46,13 @@ GPtrArray *dm_split_words(char *line)
 
 /* --- life -------------------------------------------------------------------------- */
 
+static _Atomic uint64_t next_id = 1;
+
+void dm_table_ids_from(uint64_t id)
+{
+	atomic_store(&next_id, id);
+}
+
 struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const struct dm_opener *opener)
 {
 	struct dm_table *t = g_new0(struct dm_table, 1);
@@ -54,6 +61,7 @@ struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const str
 	t->md = dm_mapped_ref(md);
 	t->mode = mode;
 	t->opener = *opener;
+	t->id = atomic_fetch_add(&next_id, 1);
 	t->blocks = g_ptr_array_new_with_free_func(g_free);
 	dm_table_devs_init(t);
 	return t;
@@ -200,6 +208,7 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 	}
 	t->n++;
 	t->sectors += len;
+	t->secret |= ti->secret;
 	return 0;
 }
 

@@ -21,7 +21,9 @@ struct dm_table {
 	struct dm_mapped *md; /* it was loaded for; a reference */
 	enum dm_mode mode;
 	struct dm_opener opener;
-	bool restoring; /* comes back from the state database */
+	bool restoring; /* is being built from the state database */
+	bool secret;    /* holds a key */
+	uint64_t id;    /* never used again; rows in the state database belong to it */
 	uint64_t sectors;
 	unsigned n;
 	GPtrArray *blocks;
@@ -39,6 +41,8 @@ struct dm_table {
 };
 
 struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const struct dm_opener *opener);
+/* Tables made from now on have ids from this one on. */
+void dm_table_ids_from(uint64_t id);
 struct dm_table *dm_table_ref(struct dm_table *t);
 void dm_table_unref(struct dm_table *t);
 /* The lines that follow are another's: what was resolved for the first opener is not for him to use by name. */

@@ -149,7 +149,7 @@ static int readonly_write(struct dmfs_handle *h, fuse_req_t req, char *text, siz
 
 	if (strcmp(word, "0") && strcmp(word, "1"))
 		return dm_fail(err, EINVAL, "readonly takes 0 or 1");
-	return dm_mapped_set_readonly(md_of(h), *word == '1');
+	return dm_mapped_set_readonly(md_of(h), *word == '1', err);
 }
 
 const struct dmfs_file dmfs_readonly_file = {

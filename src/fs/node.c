@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/state.h"
 #include "fs.h"
 #include "loop.h"
 
@@ -289,13 +290,22 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static int change_image(struct dmfs_device *d, const struct stat *st, int to_set)
 {
+	struct dmfs_device before = *d;
+	int error;
+
 	if (to_set & FUSE_SET_ATTR_MODE)
 		d->image_mode = st->st_mode & 0777;
 	if (to_set & FUSE_SET_ATTR_UID)
 		d->uid = st->st_uid;
 	if (to_set & FUSE_SET_ATTR_GID)
 		d->gid = st->st_gid;
-	return 0;
+	error = dm_state_save(d->md, NULL);
+	if (error) {
+		d->image_mode = before.image_mode;
+		d->uid = before.uid;
+		d->gid = before.gid;
+	}
+	return error;
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)
@@ -671,10 +681,30 @@ static void swapped(struct dm_mapped *md)
 	forget_cached(md);
 }
 
+static void get_owner(struct dm_mapped *md, unsigned *mode, unsigned *uid, unsigned *gid)
+{
+	struct dmfs_device *d = dmfs_device_of(md);
+
+	*mode = d->image_mode;
+	*uid = d->uid;
+	*gid = d->gid;
+}
+
+static void set_owner(struct dm_mapped *md, unsigned mode, unsigned uid, unsigned gid)
+{
+	struct dmfs_device *d = dmfs_device_of(md);
+
+	d->image_mode = mode & 0777;
+	d->uid = uid;
+	d->gid = gid;
+}
+
 static const struct dm_front_ops front_ops = {
 	.swapped = swapped,
 	.invalidate = forget_cached,
 	.freed = device_freed,
+	.get_owner = get_owner,
+	.set_owner = set_owner,
 };
 
 void dmfs_nodes_init(void)

@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The state database (registry.h).
+ *
+ *   device   a row a device, by minor
+ *   row      targets' own rows; the 64-bit keys are stored with the top bit
+ *            turned over, so that SQLite's signed order is the keys' order
+ *
+ * application_id "dmfs" and user_version tell our file from others.  They are
+ * read from the file's header (bytes 60 and 68) before SQLite is let near it, so that a file that is
+ * not ours is not touched at all.
+ *
+ * journal_mode=TRUNCATE keeps all in one file; synchronous=EXTRA makes a
+ * transaction durable at its end; locking_mode=EXCLUSIVE keeps others out.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sqlite3.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "registry.h"
+
+#include <dmfs/target.h>
+
+#define APPLICATION_ID 0x646d6673 /* "dmfs" */
+#define VERSION 1
+
+static sqlite3 *db;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static char *db_path;
+
+enum {
+	SAVE,
+	REMOVE,
+	DROP_ROWS,
+	PUT_ROW,
+	DELETE_ROW,
+	CLEAR_ROWS,
+	LOAD_ROWS,
+	BEGIN,
+	COMMIT,
+	ROLLBACK,
+	STATEMENTS,
+};
+
+static const char *const sql[STATEMENTS] = {
+	[SAVE] = "REPLACE INTO device VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+	[REMOVE] = "DELETE FROM device WHERE minor=?",
+	[DROP_ROWS] = "DELETE FROM row WHERE id=?",
+	[PUT_ROW] = "REPLACE INTO row VALUES (?,?,?,?,?)",
+	[DELETE_ROW] = "DELETE FROM row WHERE id=? AND begin=? AND name=? AND key=?",
+	[CLEAR_ROWS] = "DELETE FROM row WHERE id=? AND begin=? AND name=?",
+	[LOAD_ROWS] = "SELECT key, value FROM row WHERE id=? AND begin=? AND name=? ORDER BY key",
+	[BEGIN] = "BEGIN IMMEDIATE",
+	[COMMIT] = "COMMIT",
+	[ROLLBACK] = "ROLLBACK",
+};
+
+static sqlite3_stmt *statements[STATEMENTS];
+
+/* A SQLite result as an errno with a text. */
+static int fail(GError **err, int rc)
+{
+	const char *text = db ? sqlite3_errmsg(db) : sqlite3_errstr(rc);
+
+	switch (rc & 0xff) {
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+		return dm_fail(err, EBUSY, "%s is in use by another daemon", db_path);
+	case SQLITE_NOTADB:
+	case SQLITE_CORRUPT:
+		return dm_fail(err, EINVAL, "%s is damaged: %s", db_path, text);
+	case SQLITE_FULL:
+		return dm_fail(err, ENOSPC, "%s: %s", db_path, text);
+	case SQLITE_READONLY:
+		return dm_fail(err, EROFS, "%s: %s", db_path, text);
+	case SQLITE_CANTOPEN:
+	case SQLITE_PERM:
+		return dm_fail(err, EACCES, "%s: %s", db_path, text);
+	default:
+		return dm_fail(err, EIO, "%s: %s", db_path, text);
+	}
+}
+
+/* --- opening ---------------------------------------------------------------------------- */
+
+static uint32_t be32(const unsigned char *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static bool has_journal(const char *path)
+{
+	g_autofree char *journal = g_strdup_printf("%s-journal", path);
+	struct stat st;
+
+	return !stat(journal, &st) && st.st_size > 0;
+}
+
+/* Looks at the header of a file that exists and is not empty. */
+static int check_header(const char *path, GError **err)
+{
+	unsigned char header[100] = {0};
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	struct stat st;
+	ssize_t n;
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : dm_fail(err, errno, "%s: %s", path, g_strerror(errno));
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+		close(fd);
+		return dm_fail(err, EINVAL, "%s is not a regular file", path);
+	}
+	n = pread(fd, header, sizeof header, 0);
+	close(fd);
+	if (n == 0 || has_journal(path)) /* new, or SQLite must tidy up first */
+		return 0;
+	if (n != sizeof header || memcmp(header, "SQLite format 3", 16))
+		return dm_fail(err, EINVAL, "%s is not a state database (no SQLite file)", path);
+	if (be32(header + 68) != APPLICATION_ID)
+		return dm_fail(err, EINVAL, "%s is an SQLite database, but not a state database of dmfs", path);
+	if (be32(header + 60) > VERSION)
+		return dm_fail(err, EINVAL, "%s was written by a newer dmfs (format %u, this one knows %d)", path,
+			       be32(header + 60), VERSION);
+	return 0;
+}
+
+static int run(const char *text, GError **err)
+{
+	int rc = sqlite3_exec(db, text, NULL, NULL, NULL);
+
+	return rc == SQLITE_OK ? 0 : fail(err, rc);
+}
+
+/* The one number or word that a pragma answers. */
+static int ask(const char *pragma, char **answer, GError **err)
+{
+	sqlite3_stmt *stmt;
+	int rc = sqlite3_prepare_v2(db, pragma, -1, &stmt, NULL);
+
+	if (rc == SQLITE_OK)
+		rc = sqlite3_step(stmt);
+	if (rc == SQLITE_ROW)
+		*answer = g_strdup((const char *)sqlite3_column_text(stmt, 0));
+	sqlite3_finalize(stmt);
+	return rc == SQLITE_ROW ? 0 : fail(err, rc);
+}
+
+static int make_tables(GError **err)
+{
+	return run("CREATE TABLE device (minor INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, uuid TEXT NOT NULL,"
+		   " readonly INT NOT NULL,"
+		   " live TEXT, live_id INT NOT NULL, live_readonly INT NOT NULL, live_secret INT NOT NULL,"
+		   " inactive TEXT, inactive_id INT NOT NULL, inactive_readonly INT NOT NULL,"
+		   " inactive_secret INT NOT NULL,"
+		   " image_mode INT NOT NULL, image_uid INT NOT NULL, image_gid INT NOT NULL);"
+		   "CREATE TABLE row (id INT NOT NULL, begin INT NOT NULL, name TEXT NOT NULL, key INT NOT NULL,"
+		   " value BLOB NOT NULL, PRIMARY KEY (id, begin, name, key)) WITHOUT ROWID;"
+		   "PRAGMA application_id=1684891251; PRAGMA user_version=1;",
+		   err);
+}
+
+static int check_or_make(GError **err)
+{
+	g_autofree char *id = NULL, *version = NULL, *check = NULL, *objects = NULL;
+	int error = ask("SELECT count(*) FROM sqlite_master", &objects, err);
+
+	if (error)
+		return error;
+	error = ask("PRAGMA application_id", &id, err);
+	if (!error && !strcmp(objects, "0") && !strcmp(id, "0"))
+		return make_tables(err);
+	if (!error)
+		error = ask("PRAGMA user_version", &version, err);
+	if (!error && g_ascii_strtoull(id, NULL, 10) != APPLICATION_ID)
+		error = dm_fail(err, EINVAL, "%s is an SQLite database, but not a state database of dmfs", db_path);
+	if (!error && g_ascii_strtoull(version, NULL, 10) > VERSION)
+		error = dm_fail(err, EINVAL, "%s was written by a newer dmfs (format %s)", db_path, version);
+	if (!error)
+		error = ask("PRAGMA quick_check(1)", &check, err);
+	if (!error && strcmp(check, "ok"))
+		error = dm_fail(err, EINVAL, "%s is damaged: %s", db_path, check);
+	return error;
+}
+
+static int prepare(GError **err)
+{
+	for (unsigned i = 0; i < STATEMENTS; i++) {
+		int rc = sqlite3_prepare_v3(db, sql[i], -1, SQLITE_PREPARE_PERSISTENT, &statements[i], NULL);
+
+		if (rc != SQLITE_OK) {
+			if (rc == SQLITE_ERROR)
+				return dm_fail(err, EINVAL, "%s is damaged: %s", db_path, sqlite3_errmsg(db));
+			return fail(err, rc);
+		}
+	}
+	return 0;
+}
+
+int dm_registry_open(const char *path, GError **err)
+{
+	int error = check_header(path, err), rc;
+
+	if (error)
+		return error;
+	db_path = g_strdup(path);
+	rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, NULL);
+	if (rc != SQLITE_OK)
+		error = fail(err, rc);
+	if (!error)
+		error = run("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=EXTRA;"
+			    "PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; BEGIN EXCLUSIVE",
+			    err);
+	if (!error) {
+		error = check_or_make(err);
+		if (run(error ? "ROLLBACK" : "COMMIT", error ? NULL : err) && !error)
+			error = -EIO;
+	}
+	if (!error)
+		error = prepare(err);
+	if (error)
+		dm_registry_close();
+	return error;
+}
+
+void dm_registry_close(void)
+{
+	pthread_mutex_lock(&lock);
+	for (unsigned i = 0; i < STATEMENTS; i++) {
+		sqlite3_finalize(statements[i]);
+		statements[i] = NULL;
+	}
+	sqlite3_close(db);
+	db = NULL;
+	g_clear_pointer(&db_path, g_free);
+	pthread_mutex_unlock(&lock);
+}
+
+bool dm_registry_is_open(void)
+{
+	return db != NULL;
+}
+
+/* --- transactions -------------------------------------------------------------------------- */
+
+/* Runs a statement whose values are bound, and makes it ready for the next time. */
+static int step(int which, GError **err)
+{
+	sqlite3_stmt *stmt = statements[which];
+	int rc = sqlite3_step(stmt), error = rc == SQLITE_DONE ? 0 : fail(err, rc);
+
+	sqlite3_reset(stmt);
+	sqlite3_clear_bindings(stmt);
+	return error;
+}
+
+static int begin(GError **err)
+{
+	pthread_mutex_lock(&lock);
+	if (!db) {
+		pthread_mutex_unlock(&lock);
+		return dm_fail(err, EIO, "the state database is closed");
+	}
+	int error = step(BEGIN, err);
+
+	if (error)
+		pthread_mutex_unlock(&lock);
+	return error;
+}
+
+static int end(int error, GError **err)
+{
+	if (!error)
+		error = step(COMMIT, err);
+	if (error)
+		step(ROLLBACK, NULL);
+	pthread_mutex_unlock(&lock);
+	return error;
+}
+
+static int drop_rows(const uint64_t ids[2], GError **err)
+{
+	int error = 0;
+
+	for (int i = 0; i < 2 && !error; i++) {
+		if (!ids[i])
+			continue;
+		sqlite3_bind_int64(statements[DROP_ROWS], 1, (int64_t)ids[i]);
+		error = step(DROP_ROWS, err);
+	}
+	return error;
+}
+
+static void bind_table(sqlite3_stmt *stmt, int column, const struct dm_registry_table *t)
+{
+	if (t->text)
+		sqlite3_bind_text64(stmt, column, t->text, strlen(t->text), SQLITE_STATIC, SQLITE_UTF8);
+	sqlite3_bind_int64(stmt, column + 1, (int64_t)t->id);
+	sqlite3_bind_int(stmt, column + 2, t->readonly);
+	sqlite3_bind_int(stmt, column + 3, t->secret);
+}
+
+int dm_registry_save(const struct dm_registry_device *d, const uint64_t drop_ids[2], GError **err)
+{
+	sqlite3_stmt *stmt = statements[SAVE];
+	int error = begin(err);
+
+	if (error)
+		return error;
+	sqlite3_bind_int64(stmt, 1, d->minor);
+	sqlite3_bind_text(stmt, 2, d->name, -1, SQLITE_STATIC);
+	sqlite3_bind_text(stmt, 3, d->uuid, -1, SQLITE_STATIC);
+	sqlite3_bind_int(stmt, 4, d->readonly);
+	bind_table(stmt, 5, &d->live);
+	bind_table(stmt, 9, &d->inactive);
+	sqlite3_bind_int64(stmt, 13, d->image_mode);
+	sqlite3_bind_int64(stmt, 14, d->image_uid);
+	sqlite3_bind_int64(stmt, 15, d->image_gid);
+	error = step(SAVE, err);
+	if (!error)
+		error = drop_rows(drop_ids, err);
+	return end(error, err);
+}
+
+int dm_registry_remove(unsigned minor, const uint64_t drop_ids[2], GError **err)
+{
+	int error = begin(err);
+
+	if (error)
+		return error;
+	sqlite3_bind_int64(statements[REMOVE], 1, minor);
+	error = step(REMOVE, err);
+	if (!error)
+		error = drop_rows(drop_ids, err);
+	return end(error, err);
+}
+
+/* --- reading -------------------------------------------------------------------------------- */
+
+void dm_registry_device_clear(struct dm_registry_device *d)
+{
+	g_free(d->name);
+	g_free(d->uuid);
+	g_free(d->live.text);
+	g_free(d->inactive.text);
+	memset(d, 0, sizeof *d);
+}
+
+static char *column_text(sqlite3_stmt *stmt, int column)
+{
+	return g_strdup((const char *)sqlite3_column_text(stmt, column));
+}
+
+static struct dm_registry_table column_table(sqlite3_stmt *stmt, int column)
+{
+	return (struct dm_registry_table){
+		.text = column_text(stmt, column),
+		.id = (uint64_t)sqlite3_column_int64(stmt, column + 1),
+		.readonly = sqlite3_column_int(stmt, column + 2),
+		.secret = sqlite3_column_int(stmt, column + 3),
+	};
+}
+
+int dm_registry_each(int (*fn)(struct dm_registry_device *, void *), void *data, GError **err)
+{
+	sqlite3_stmt *stmt;
+	int rc, error = 0;
+
+	rc = sqlite3_prepare_v2(db, "SELECT * FROM device ORDER BY minor", -1, &stmt, NULL);
+	if (rc != SQLITE_OK)
+		return fail(err, rc);
+	while (!error && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+		struct dm_registry_device d = {
+			.minor = (unsigned)sqlite3_column_int64(stmt, 0),
+			.name = column_text(stmt, 1),
+			.uuid = column_text(stmt, 2),
+			.readonly = sqlite3_column_int(stmt, 3),
+			.live = column_table(stmt, 4),
+			.inactive = column_table(stmt, 8),
+			.image_mode = (unsigned)sqlite3_column_int64(stmt, 12),
+			.image_uid = (unsigned)sqlite3_column_int64(stmt, 13),
+			.image_gid = (unsigned)sqlite3_column_int64(stmt, 14),
+		};
+
+		error = fn(&d, data);
+	}
+	if (!error && rc != SQLITE_DONE)
+		error = fail(err, rc);
+	sqlite3_finalize(stmt);
+	return error;
+}
+
+int dm_registry_max_id(uint64_t *id, GError **err)
+{
+	g_autofree char *text = NULL;
+	int error = ask("SELECT max(coalesce(max(live_id),0), coalesce(max(inactive_id),0),"
+			" coalesce((SELECT max(id) FROM row),0)) FROM device",
+			&text, err);
+
+	*id = text ? g_ascii_strtoull(text, NULL, 10) : 0;
+	return error;
+}
+
+/* --- rows ------------------------------------------------------------------------------------- */
+
+#define FLIP(key) ((int64_t)((key) ^ (UINT64_C(1) << 63)))
+
+static void bind_set(sqlite3_stmt *stmt, uint64_t id, uint64_t begin_sector, const char *name)
+{
+	sqlite3_bind_int64(stmt, 1, (int64_t)id);
+	sqlite3_bind_int64(stmt, 2, (int64_t)begin_sector);
+	sqlite3_bind_text(stmt, 3, name, -1, SQLITE_STATIC);
+}
+
+int dm_registry_rows_load(uint64_t id, uint64_t begin_sector, const char *name,
+			  int (*fn)(uint64_t key, const void *value, size_t len, void *data), void *data,
+			  GError **err)
+{
+	sqlite3_stmt *stmt = statements[LOAD_ROWS];
+	int error = begin(err), rc = SQLITE_DONE;
+
+	if (error)
+		return error;
+	bind_set(stmt, id, begin_sector, name);
+	while (!error && (rc = sqlite3_step(stmt)) == SQLITE_ROW)
+		error = fn((uint64_t)sqlite3_column_int64(stmt, 0) ^ (UINT64_C(1) << 63),
+			   sqlite3_column_blob(stmt, 1), (size_t)sqlite3_column_bytes(stmt, 1), data);
+	if (!error && rc != SQLITE_DONE)
+		error = fail(err, rc);
+	sqlite3_reset(stmt);
+	sqlite3_clear_bindings(stmt);
+	return end(error, err);
+}
+
+static int change_row(uint64_t id, uint64_t begin_sector, const char *name, const struct dm_registry_change *c,
+		      GError **err)
+{
+	int which = c->value ? PUT_ROW : DELETE_ROW;
+	sqlite3_stmt *stmt = statements[which];
+
+	bind_set(stmt, id, begin_sector, name);
+	sqlite3_bind_int64(stmt, 4, FLIP(c->key));
+	if (c->value)
+		sqlite3_bind_blob64(stmt, 5, c->value, c->len, SQLITE_STATIC);
+	return step(which, err);
+}
+
+int dm_registry_rows_save(uint64_t id, uint64_t begin_sector, const char *name, bool clear,
+			  const struct dm_registry_change *changes, size_t n, GError **err)
+{
+	int error = begin(err);
+
+	if (error)
+		return error;
+	if (clear) {
+		bind_set(statements[CLEAR_ROWS], id, begin_sector, name);
+		error = step(CLEAR_ROWS, err);
+	}
+	for (size_t i = 0; i < n && !error; i++)
+		error = change_row(id, begin_sector, name, &changes[i], err);
+	return end(error, err);
+}

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Keeping devices in the state database (state.h). */
+#include <errno.h>
+#include <string.h>
+
+#include "devices.h"
+#include "state.h"
+
+#include "meta/registry.h"
+
+_Thread_local bool dm_print_minors;
+
+static bool restoring;
+
+/* What could not be loaded at the start: stays in the database until a new table takes its place. */
+struct dm_unloaded {
+	struct dm_registry_table live, inactive;
+};
+
+/* --- saving ----------------------------------------------------------------------------- */
+
+static struct dm_registry_table describe(struct dm_table *t, const struct dm_registry_table *unloaded)
+{
+	struct dm_registry_table out = {0};
+	g_autoptr(GString) text = g_string_new(NULL);
+
+	if (!t) {
+		if (unloaded && unloaded->text) {
+			out = *unloaded;
+			out.text = g_strdup(unloaded->text);
+		}
+		return out;
+	}
+	dm_print_minors = true;
+	dm_table_print(t, DM_STATUS_TABLE, text);
+	dm_print_minors = false;
+	out.text = g_strdup(text->str);
+	out.id = t->id;
+	out.readonly = !(t->mode & DM_MODE_WRITE);
+	out.secret = t->secret;
+	return out;
+}
+
+/* Which of the ids saved before are not any more. */
+static void dropped_ids(struct dm_mapped *md, uint64_t live, uint64_t inactive, uint64_t drop[2])
+{
+	for (int i = 0; i < 2; i++)
+		drop[i] = md->saved_ids[i] != live && md->saved_ids[i] != inactive ? md->saved_ids[i] : 0;
+}
+
+int dm_state_save(struct dm_mapped *md, GError **err)
+{
+	struct dm_registry_device d = {0};
+	struct dm_table *live, *inactive;
+	uint64_t drop[2];
+	int error;
+
+	if (restoring || !dm_registry_is_open())
+		return 0;
+	dm_block_begin();
+	/* One save of a device at a time, so that the last one stored is the latest. */
+	pthread_mutex_lock(&md->saving);
+	live = dm_mapped_live(md);
+	inactive = dm_mapped_inactive(md);
+	d.minor = md->minor;
+	d.name = dm_mapped_dup_name(md);
+	d.uuid = dm_mapped_dup_uuid(md);
+	d.readonly = atomic_load(&md->readonly);
+	d.live = describe(live, md->unloaded ? &md->unloaded->live : NULL);
+	d.inactive = describe(inactive, md->unloaded ? &md->unloaded->inactive : NULL);
+	d.image_mode = 0600;
+	if (dm_front && dm_front->get_owner)
+		dm_front->get_owner(md, &d.image_mode, &d.image_uid, &d.image_gid);
+	dropped_ids(md, d.live.id, d.inactive.id, drop);
+	error = dm_registry_save(&d, drop, err);
+	if (!error) {
+		md->saved_ids[0] = d.live.id;
+		md->saved_ids[1] = d.inactive.id;
+	}
+	dm_registry_device_clear(&d);
+	pthread_mutex_unlock(&md->saving);
+	dm_table_unref(live);
+	dm_table_unref(inactive);
+	dm_block_end();
+	return error;
+}
+
+int dm_state_remove(struct dm_mapped *md, GError **err)
+{
+	int error;
+
+	if (restoring || !dm_registry_is_open())
+		return 0;
+	dm_block_begin();
+	pthread_mutex_lock(&md->saving);
+	error = dm_registry_remove(md->minor, md->saved_ids, err);
+	pthread_mutex_unlock(&md->saving);
+	dm_block_end();
+	return error;
+}
+
+void dm_unloaded_free(struct dm_unloaded *u)
+{
+	if (!u)
+		return;
+	g_free(u->live.text);
+	g_free(u->inactive.text);
+	g_free(u);
+}
+
+void dm_unloaded_drop(struct dm_mapped *md, bool live, bool inactive)
+{
+	pthread_mutex_lock(&md->saving);
+	if (md->unloaded && live)
+		g_clear_pointer(&md->unloaded->live.text, g_free);
+	if (md->unloaded && inactive)
+		g_clear_pointer(&md->unloaded->inactive.text, g_free);
+	pthread_mutex_unlock(&md->saving);
+}
+
+/* --- bringing back ------------------------------------------------------------------------ */
+
+struct restored {
+	struct dm_mapped *md;
+	struct dm_registry_device d;
+	GArray *needs; /* of minors */
+	unsigned waits_for;
+	GPtrArray *needed_by;
+	bool done;
+};
+
+static int make_device(struct dm_registry_device *d, void *data)
+{
+	GPtrArray *all = data;
+	g_autoptr(GError) err = NULL;
+	struct restored *r;
+	struct dm_mapped *md;
+	int error;
+
+	if (!d->name || !d->uuid) {
+		dm_registry_device_clear(d);
+		return 0;
+	}
+	error = dm_create(d->name, (int)d->minor, &md, &err);
+	if (!error && *d->uuid)
+		error = dm_set_uuid(md, d->uuid, &err);
+	if (error) {
+		dm_log_err("state: device '%s', minor %u: %s", d->name, d->minor, err->message);
+		dm_registry_device_clear(d);
+		return 0;
+	}
+	atomic_store(&md->readonly, d->readonly);
+	md->saved_ids[0] = d->live.id;
+	md->saved_ids[1] = d->inactive.id;
+	if (dm_front && dm_front->set_owner)
+		dm_front->set_owner(md, d->image_mode, d->image_uid, d->image_gid);
+	r = g_new0(struct restored, 1);
+	r->md = md;
+	r->d = *d;
+	r->needs = g_array_new(FALSE, FALSE, sizeof(unsigned));
+	r->needed_by = g_ptr_array_new();
+	g_ptr_array_add(all, r);
+	return 0;
+}
+
+/* Words like 0:MINOR in a table. */
+static void scan_needs(const char *text, GArray *needs)
+{
+	while (text && (text = strstr(text, " 0:"))) {
+		char *end;
+		unsigned long minor_nr = strtoul(text + 3, &end, 10);
+
+		if (end > text + 3 && (*end == ' ' || *end == '\n' || !*end) && minor_nr <= UINT32_MAX) {
+			unsigned m = (unsigned)minor_nr;
+
+			g_array_append_val(needs, m);
+		}
+		text += 3;
+	}
+}
+
+static void free_restored(gpointer p)
+{
+	struct restored *r = p;
+
+	dm_mapped_unref(r->md);
+	dm_registry_device_clear(&r->d);
+	g_array_free(r->needs, TRUE);
+	g_ptr_array_free(r->needed_by, TRUE);
+	g_free(r);
+}
+
+static struct dm_table *build(struct dm_mapped *md, const struct dm_registry_table *saved, GError **err)
+{
+	struct dm_opener self = dm_opener_self();
+	struct dm_table *t = dm_table_new(md, saved->readonly ? DM_MODE_READ : DM_MODE_RW, &self);
+	const char *p = saved->text;
+	int error = 0;
+
+	t->restoring = true;
+	t->id = saved->id;
+	while (!error && *p) {
+		size_t len = 0;
+		g_autofree char *line = NULL;
+
+		while (p[len] && p[len] != '\n')
+			len += p[len] == '\\' && p[len + 1] ? 2 : 1;
+		line = g_strndup(p, len);
+		p += len + (p[len] == '\n');
+		error = dm_table_add_line(t, line, err);
+	}
+	if (!error)
+		error = dm_table_complete(t, err);
+	t->restoring = false;
+	if (error) {
+		dm_table_unref(t);
+		return NULL;
+	}
+	return t;
+}
+
+static void keep_unloaded(struct restored *r, bool live, const char *why)
+{
+	struct dm_registry_table *from = live ? &r->d.live : &r->d.inactive, *to;
+	g_autofree char *text = g_strdup_printf("0: %s%s\n", live ? "" : "inactive table: ", why);
+
+	if (!r->md->unloaded)
+		r->md->unloaded = g_new0(struct dm_unloaded, 1);
+	to = live ? &r->md->unloaded->live : &r->md->unloaded->inactive;
+	*to = *from;
+	from->text = NULL;
+	dm_mapped_set_error(r->md, text);
+	dm_log_err("state: %s: %s", r->d.name, why);
+}
+
+static void restore_table(struct restored *r, bool live)
+{
+	const struct dm_registry_table *saved = live ? &r->d.live : &r->d.inactive;
+	g_autoptr(GError) err = NULL;
+	struct dm_table *t;
+	int error;
+
+	if (!saved->text)
+		return;
+	if (saved->secret) {
+		g_autofree char *why = g_strdup_printf("the table needs its key, which is not kept in the state; "
+						       "load it again with the key: %.*s",
+						       (int)strcspn(saved->text, "\n"), saved->text);
+
+		keep_unloaded(r, live, why);
+		return;
+	}
+	t = build(r->md, saved, &err);
+	if (t) {
+		error = live ? dm_mapped_swap(r->md, t, NULL, NULL, &err) : dm_mapped_load(r->md, t, &err);
+		if (!error)
+			return;
+	}
+	keep_unloaded(r, live, err ? err->message : "it cannot be loaded");
+}
+
+static void restore(struct restored *r, GQueue *ready)
+{
+	r->done = true;
+	restore_table(r, true);
+	restore_table(r, false);
+	for (unsigned i = 0; i < r->needed_by->len; i++) {
+		struct restored *above = r->needed_by->pdata[i];
+
+		if (--above->waits_for == 0)
+			g_queue_push_tail(ready, above);
+	}
+}
+
+/* Devices come back when those they stand on have. */
+static void restore_all(GPtrArray *all)
+{
+	g_autoptr(GHashTable) by_minor = g_hash_table_new(NULL, NULL);
+	GQueue ready = G_QUEUE_INIT;
+	struct restored *r;
+
+	for (unsigned i = 0; i < all->len; i++) {
+		r = all->pdata[i];
+		g_hash_table_insert(by_minor, GUINT_TO_POINTER(r->d.minor), r);
+	}
+	for (unsigned i = 0; i < all->len; i++) {
+		r = all->pdata[i];
+		scan_needs(r->d.live.text, r->needs);
+		scan_needs(r->d.inactive.text, r->needs);
+		for (unsigned n = 0; n < r->needs->len; n++) {
+			unsigned minor_nr = g_array_index(r->needs, unsigned, n);
+			struct restored *below = g_hash_table_lookup(by_minor, GUINT_TO_POINTER(minor_nr));
+
+			if (below && below != r) {
+				g_ptr_array_add(below->needed_by, r);
+				r->waits_for++;
+			}
+		}
+	}
+	for (unsigned i = 0; i < all->len; i++)
+		if (!((struct restored *)all->pdata[i])->waits_for)
+			g_queue_push_tail(&ready, all->pdata[i]);
+	while ((r = g_queue_pop_head(&ready)))
+		restore(r, &ready);
+	for (unsigned i = 0; i < all->len; i++) { /* a loop: none of them can, and says so */
+		r = all->pdata[i];
+		if (!r->done) {
+			GQueue unused = G_QUEUE_INIT;
+
+			restore(r, &unused);
+			g_queue_clear(&unused);
+		}
+	}
+}
+
+int dm_state_open(const char *path, GError **err)
+{
+	g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(free_restored);
+	uint64_t max_id = 0;
+	int error = dm_registry_open(path, err);
+
+	if (error)
+		return error;
+	restoring = true;
+	error = dm_registry_max_id(&max_id, err);
+	if (!error)
+		error = dm_registry_each(make_device, all, err);
+	if (!error) {
+		dm_table_ids_from(max_id + 1);
+		restore_all(all);
+	}
+	restoring = false;
+	if (error)
+		dm_registry_close();
+	return error;
+}
+
+void dm_state_close(void)
+{
+	dm_registry_close();
+}

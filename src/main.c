@@ -98,6 +98,8 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 			opts.mountpoint = NULL;
 		}
 		opts.mountpoint = g_strdup(arg);
+		if (opts.state && !strcmp(opts.state, "none")) /* in fstab something must stand there */
+			g_clear_pointer(&opts.state, g_free);
 		return 0;
 	case FUSE_OPT_KEY_OPT:
 		if (arg[0] == '-' && strncmp(arg, "-o", 2)) {

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* crypt's bounce buffers: the budget holds, and no bio is left behind. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <glib.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../targets/crypt/bounce.h"
+
+struct setup {
+	struct bounce_pool *pool;
+	atomic_uint started, ended;
+	GAsyncQueue *under_way; /* struct bounce */
+};
+
+static void start(void *context, struct bounce *b, struct dm_bio *orig)
+{
+	struct setup *s = context;
+
+	b->orig = orig;
+	memset(b->buf, 1, orig->sectors << DM_SECTOR_SHIFT); /* the buffer is that big */
+	atomic_fetch_add(&s->started, 1);
+	g_async_queue_push(s->under_way, b);
+}
+
+static void end_one(struct setup *s)
+{
+	struct bounce *b = g_async_queue_pop(s->under_way);
+
+	bounce_put(b);
+	atomic_fetch_add(&s->ended, 1);
+}
+
+static void setup_init(struct setup *s)
+{
+	memset(s, 0, sizeof(*s));
+	s->under_way = g_async_queue_new();
+	s->pool = bounce_pool_new(start, s);
+}
+
+static void setup_clear(struct setup *s)
+{
+	bounce_pool_free(s->pool);
+	g_async_queue_unref(s->under_way);
+}
+
+static void test_budget(void **state)
+{
+	struct dm_bio bios[100];
+	struct setup s;
+
+	setup_init(&s);
+	for (unsigned i = 0; i < 100; i++) {
+		bios[i] = (struct dm_bio){.op = DM_WRITE, .sectors = BOUNCE_MAX >> DM_SECTOR_SHIFT};
+		bounce_submit(s.pool, &bios[i]);
+		assert_true(bounce_pool_bytes(s.pool) <= BOUNCE_BUDGET);
+	}
+	assert_int_equal(s.started, BOUNCE_BUDGET / BOUNCE_MAX);
+	for (unsigned i = 0; i < 100; i++)
+		end_one(&s);
+	assert_int_equal(s.started, 100);
+	setup_clear(&s);
+}
+
+/* Free buffers of other sizes make room. */
+static void test_sizes_change(void **state)
+{
+	static const size_t sectors[] = {8, 2048, 64, 1, 512};
+	struct dm_bio bios[64];
+	struct setup s;
+
+	setup_init(&s);
+	for (unsigned round = 0; round < 10; round++) {
+		for (unsigned i = 0; i < 64; i++) {
+			bios[i] = (struct dm_bio){.op = DM_WRITE, .sectors = sectors[round % G_N_ELEMENTS(sectors)]};
+			bounce_submit(s.pool, &bios[i]);
+		}
+		for (unsigned i = 0; i < 64; i++)
+			end_one(&s);
+		assert_int_equal(s.started, s.ended);
+		assert_true(bounce_pool_bytes(s.pool) <= BOUNCE_BUDGET);
+	}
+	setup_clear(&s);
+}
+
+/* One buffer under way, all the rest queued: they start in order as it comes back. */
+static void test_order(void **state)
+{
+	struct dm_bio bios[80];
+	struct setup s;
+
+	setup_init(&s);
+	for (unsigned i = 0; i < 80; i++) {
+		bios[i] = (struct dm_bio){.op = DM_WRITE, .sectors = 2048};
+		bounce_submit(s.pool, &bios[i]);
+	}
+	for (unsigned i = 0; i < 80; i++) {
+		struct bounce *b = g_async_queue_pop(s.under_way);
+
+		assert_ptr_equal(b->orig, &bios[i]);
+		bounce_put(b);
+	}
+	setup_clear(&s);
+}
+
+#define PER_THREAD 20000
+
+static void *submitter(void *data)
+{
+	struct setup *s = data;
+	struct dm_bio *bios = g_new0(struct dm_bio, PER_THREAD);
+	unsigned seed = (unsigned)(uintptr_t)bios;
+
+	for (unsigned i = 0; i < PER_THREAD; i++) {
+		bios[i].op = DM_WRITE;
+		bios[i].sectors = 1 + rand_r(&seed) % 64;
+		bounce_submit(s->pool, &bios[i]);
+	}
+	return bios;
+}
+
+static void *ender(void *data)
+{
+	for (unsigned i = 0; i < PER_THREAD; i++)
+		end_one(data);
+	return NULL;
+}
+
+static void test_threads(void **state)
+{
+	pthread_t threads[6];
+	struct setup s;
+	void *bios;
+
+	setup_init(&s);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, i < 3 ? submitter : ender, &s), 0);
+	for (unsigned i = 0; i < 3; i++)
+		pthread_join(threads[3 + i], NULL); /* hangs if a bio is left behind */
+	for (unsigned i = 0; i < 3; i++) {
+		pthread_join(threads[i], &bios);
+		g_free(bios);
+	}
+	assert_int_equal(s.ended, 3 * PER_THREAD);
+	setup_clear(&s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_budget),
+		cmocka_unit_test(test_sizes_change),
+		cmocka_unit_test(test_order),
+		cmocka_unit_test(test_threads),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -136,25 +136,43 @@ static struct bounce *bounce_get(struct bounce_pool *pool, unsigned size_class)
 	return b;
 }
 
-/* Starts what waits, as far as there are buffers. */
+/* The first of the queue and a buffer for it, or false. */
+static bool next_waiting(struct bounce_pool *pool, struct bounce **b, struct dm_bio **orig)
+{
+	*b = NULL;
+	pthread_mutex_lock(&pool->queue_lock);
+	*orig = pool->queue.head;
+	if (*orig)
+		*b = bounce_get(pool, class_of((*orig)->sectors << DM_SECTOR_SHIFT));
+	if (*b)
+		dm_bio_list_pop(&pool->queue);
+	atomic_store(&pool->waiting, !dm_bio_list_empty(&pool->queue));
+	pthread_mutex_unlock(&pool->queue_lock);
+	return *b;
+}
+
+/*
+ * Starts what waits, as far as there are buffers.  A write that ends inside its
+ * start comes back here, deeper on the stack: it leaves the rest to the loop
+ * above.
+ */
 static void drain(struct bounce_pool *pool)
 {
-	for (;;) {
-		struct bounce *b = NULL;
-		struct dm_bio *orig;
+	static _Thread_local struct frame {
+		struct frame *outer;
+		struct bounce_pool *pool;
+	} *innermost;
+	struct frame frame = {innermost, pool};
+	struct bounce *b;
+	struct dm_bio *orig;
 
-		pthread_mutex_lock(&pool->queue_lock);
-		orig = pool->queue.head;
-		if (orig)
-			b = bounce_get(pool, class_of(orig->sectors << DM_SECTOR_SHIFT));
-		if (b)
-			dm_bio_list_pop(&pool->queue);
-		atomic_store(&pool->waiting, !dm_bio_list_empty(&pool->queue));
-		pthread_mutex_unlock(&pool->queue_lock);
-		if (!b)
+	for (struct frame *f = innermost; f; f = f->outer)
+		if (f->pool == pool)
 			return;
+	innermost = &frame;
+	while (next_waiting(pool, &b, &orig))
 		pool->start(pool->context, b, orig);
-	}
+	innermost = frame.outer;
 }
 
 void bounce_submit(struct bounce_pool *pool, struct dm_bio *orig)

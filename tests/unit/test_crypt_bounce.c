@@ -17,6 +17,8 @@ struct setup {
 	struct bounce_pool *pool;
 	atomic_uint started, ended;
 	GAsyncQueue *under_way; /* struct bounce */
+	bool hold;
+	char *shallow, *deep; /* on the stack */
 };
 
 static void start(void *context, struct bounce *b, struct dm_bio *orig)
@@ -109,6 +111,43 @@ static void test_order(void **state)
 	setup_clear(&s);
 }
 
+/* Writes that end inside their start: a long queue must not become a deep stack. */
+static void start_and_end(void *context, struct bounce *b, struct dm_bio *orig)
+{
+	struct setup *s = context;
+	char *here = __builtin_frame_address(0);
+
+	if (!atomic_fetch_add(&s->started, 1))
+		s->shallow = s->deep = here;
+	s->shallow = MAX(s->shallow, here);
+	s->deep = MIN(s->deep, here);
+	if (s->hold)
+		g_async_queue_push(s->under_way, b);
+	else
+		bounce_put(b);
+}
+
+static void test_no_recursion(void **state)
+{
+	g_autofree struct dm_bio *bios = g_new0(struct dm_bio, 100000);
+	struct setup s;
+
+	setup_init(&s);
+	bounce_pool_free(s.pool);
+	s.pool = bounce_pool_new(start_and_end, &s);
+	s.hold = true;
+	for (unsigned i = 0; i < 100000; i++) {
+		bios[i] = (struct dm_bio){.op = DM_WRITE, .sectors = 2048};
+		bounce_submit(s.pool, &bios[i]);
+	}
+	s.hold = false;
+	while (g_async_queue_length(s.under_way) > 0)
+		end_one(&s);
+	assert_int_equal(s.started, 100000);
+	assert_true(s.shallow - s.deep < 4096);
+	setup_clear(&s);
+}
+
 #define PER_THREAD 20000
 
 static void *submitter(void *data)
@@ -157,6 +196,7 @@ int main(void)
 		cmocka_unit_test(test_budget),
 		cmocka_unit_test(test_sizes_change),
 		cmocka_unit_test(test_order),
+		cmocka_unit_test(test_no_recursion),
 		cmocka_unit_test(test_threads),
 	};
 

@@ -16,10 +16,38 @@
 struct setup {
 	struct bounce_pool *pool;
 	atomic_uint started, ended;
-	GAsyncQueue *under_way; /* struct bounce */
+	pthread_mutex_t lock;
+	pthread_cond_t more;
+	struct bounce *under_way, **tail;
 	bool hold;
 	char *shallow, *deep; /* on the stack */
 };
+
+/* b->next is the pool's only while the pool has it. */
+static void push(struct setup *s, struct bounce *b)
+{
+	pthread_mutex_lock(&s->lock);
+	b->next = NULL;
+	*s->tail = b;
+	s->tail = &b->next;
+	pthread_cond_signal(&s->more);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static struct bounce *pop(struct setup *s)
+{
+	struct bounce *b;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->under_way)
+		pthread_cond_wait(&s->more, &s->lock);
+	b = s->under_way;
+	s->under_way = b->next;
+	if (!b->next)
+		s->tail = &s->under_way;
+	pthread_mutex_unlock(&s->lock);
+	return b;
+}
 
 static void start(void *context, struct bounce *b, struct dm_bio *orig)
 {
@@ -28,12 +56,12 @@ static void start(void *context, struct bounce *b, struct dm_bio *orig)
 	b->orig = orig;
 	memset(b->buf, 1, orig->sectors << DM_SECTOR_SHIFT); /* the buffer is that big */
 	atomic_fetch_add(&s->started, 1);
-	g_async_queue_push(s->under_way, b);
+	push(s, b);
 }
 
 static void end_one(struct setup *s)
 {
-	struct bounce *b = g_async_queue_pop(s->under_way);
+	struct bounce *b = pop(s);
 
 	bounce_put(b);
 	atomic_fetch_add(&s->ended, 1);
@@ -42,14 +70,17 @@ static void end_one(struct setup *s)
 static void setup_init(struct setup *s)
 {
 	memset(s, 0, sizeof(*s));
-	s->under_way = g_async_queue_new();
+	s->tail = &s->under_way;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->more, NULL);
 	s->pool = bounce_pool_new(start, s);
 }
 
 static void setup_clear(struct setup *s)
 {
 	bounce_pool_free(s->pool);
-	g_async_queue_unref(s->under_way);
+	pthread_mutex_destroy(&s->lock);
+	pthread_cond_destroy(&s->more);
 }
 
 static void test_budget(void **state)
@@ -103,7 +134,7 @@ static void test_order(void **state)
 		bounce_submit(s.pool, &bios[i]);
 	}
 	for (unsigned i = 0; i < 80; i++) {
-		struct bounce *b = g_async_queue_pop(s.under_way);
+		struct bounce *b = pop(&s);
 
 		assert_ptr_equal(b->orig, &bios[i]);
 		bounce_put(b);
@@ -122,7 +153,7 @@ static void start_and_end(void *context, struct bounce *b, struct dm_bio *orig)
 	s->shallow = MAX(s->shallow, here);
 	s->deep = MIN(s->deep, here);
 	if (s->hold)
-		g_async_queue_push(s->under_way, b);
+		push(s, b);
 	else
 		bounce_put(b);
 }
@@ -141,7 +172,7 @@ static void test_no_recursion(void **state)
 		bounce_submit(s.pool, &bios[i]);
 	}
 	s.hold = false;
-	while (g_async_queue_length(s.under_way) > 0)
+	while (s.under_way)
 		end_one(&s);
 	assert_int_equal(s.started, 100000);
 	assert_true(s.shallow - s.deep < 4096);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Made by tests/kernel/crypt_combos.py: what Linux 6.1's dm-crypt writes for a plaintext of
+ * Made by tests/lib/crypt_combos.py: what Linux 6.1's dm-crypt writes for a plaintext of
  * 16384 bytes; the first half of its SHA-256.  Plaintext and keys: stream() there and in test_crypt_engine.c.
  */
 /* clang-format off */

@@ -27,7 +27,7 @@ static const struct vector {
 #include "crypt_vectors.h"
 };
 
-/* As in tests/kernel/crypt_combos.py. */
+/* As in tests/lib/crypt_combos.py. */
 static void stream(const char *tag, uint8_t *out, size_t len)
 {
 	for (unsigned i = 0; len; i++) {

@@ -2,10 +2,10 @@
 """
 Every cipher x mode x IV x key length x sector size of crypt, with keys made from their names.
 
-    python3 tests/kernel/crypt_combos.py IMAGE    prints tests/unit/crypt_vectors.h
+    python3 tests/lib/crypt_combos.py IMAGE    prints tests/unit/crypt_vectors.h
 
 IMAGE is what the kernel wrote: for each combination the plaintext, encrypted
-(test_crypt.py leaves it in the directory $CRYPT_KEEP names).
+(tests/kernel/test_crypt.py leaves it where $CRYPT_KEEP says).
 """
 
 import collections
@@ -177,7 +177,7 @@ def for_header(c):
 def header(image):
     print("/* SPDX-License-Identifier: GPL-2.0-or-later */")
     print("/*")
-    print(" * Made by tests/kernel/crypt_combos.py: what Linux 6.1's dm-crypt writes for a plaintext of")
+    print(" * Made by tests/lib/crypt_combos.py: what Linux 6.1's dm-crypt writes for a plaintext of")
     print(f" * {BYTES} bytes; the first half of its SHA-256.  Plaintext and keys: stream() there and in test_crypt_engine.c.")
     print(" */")
     print('/* clang-format off */')

@@ -3,6 +3,7 @@
 #include "list.h"
 
 #define TARGETS(T) \
+	T(crypt)   \
 	T(zero)    \
 	T(striped) \
 	T(linear)  \

@@ -16,8 +16,12 @@
  */
 static char *field(const char *p, const char *separators, const char **end)
 {
-	GString *out = g_string_new(NULL);
+	size_t len = 0;
+	GString *out;
 
+	while (p[len] && !strchr(separators, p[len]))
+		len += p[len] == '\\' && p[len + 1] ? 2 : 1;
+	out = g_string_sized_new(len + 1); /* at once: growing would leave copies of a key behind */
 	for (; *p && !strchr(separators, *p); p++) {
 		if (*p == '\\' && p[1]) {
 			if (p[1] != ',' && p[1] != ';')

@@ -96,6 +96,8 @@ extern const struct fuse_lowlevel_ops dmfs_ops;
 
 /* text.c: files that are a text */
 void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off);
+/* Frees a text that may hold a key; NULL is fine. */
+void dmfs_text_free(GString *text);
 void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size);
 void dmfs_text_flush(fuse_req_t req, struct dmfs_handle *h);
 /* The opener that a request stands for. */

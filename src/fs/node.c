@@ -501,8 +501,7 @@ static void handle_free(struct dmfs_handle *h)
 		h->file->release(h);
 	if (h->text)
 		g_string_free(h->text, TRUE);
-	if (h->partial)
-		g_string_free(h->partial, TRUE);
+	dmfs_text_free(h->partial);
 	pthread_mutex_destroy(&h->lock);
 	dmfs_device_put(h->device);
 	g_free(h);

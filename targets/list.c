@@ -7,7 +7,10 @@
 	T(striped) \
 	T(linear)  \
 	T(error)   \
-	T(io_err)
+	T(io_err)  \
+	T(delay)   \
+	T(flakey)  \
+	T(unstriped)
 
 #define DECLARE(name) extern const struct dm_target_type name##_target;
 TARGETS(DECLARE)

@@ -10,7 +10,9 @@
 	T(io_err)  \
 	T(delay)   \
 	T(flakey)  \
-	T(unstriped)
+	T(dust)    \
+	T(unstriped) \
+	T(switch)
 
 #define DECLARE(name) extern const struct dm_target_type name##_target;
 TARGETS(DECLARE)

@@ -8,7 +8,12 @@
 	T(striped) \
 	T(linear)  \
 	T(error)   \
-	T(io_err)
+	T(io_err)  \
+	T(delay)   \
+	T(flakey)  \
+	T(dust)    \
+	T(unstriped) \
+	T(switch)
 
 #define DECLARE(name) extern const struct dm_target_type name##_target;
 TARGETS(DECLARE)

@@ -7,7 +7,8 @@
 	T(striped) \
 	T(linear)  \
 	T(error)   \
-	T(io_err)
+	T(io_err)  \
+	T(log_writes)
 
 #define DECLARE(name) extern const struct dm_target_type name##_target;
 TARGETS(DECLARE)

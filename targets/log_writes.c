@@ -6,10 +6,11 @@
  *   <dev_path> <log_dev_path>
  *
  * The log tells what was on the disk, not in its cache: a write that has
- * completed is only remembered (`unflushed`), until a FLUSH that was sent after its
- * completion has completed too; then the writes are queued for the log in
- * the order they completed, and the FLUSH behind them.  A FUA write is queued
- * when it completes, a mark when it is sent, and discards go the way of writes.
+ * completed is numbered and only remembered (`unflushed`), until a FLUSH that
+ * was sent after its completion has completed too; then the writes up to the
+ * number there was when it was sent are queued for the log, in the order they
+ * completed, and the FLUSH behind them.  A FUA write is queued when it
+ * completes, a mark when it is sent, and discards go the way of writes.
  * One work takes entries from `queued` and writes them, so the log grows strictly in order.
  *
  * As in the kernel: sectors are the device's own, the target's begin is not
@@ -32,7 +33,7 @@ struct entry {
 	uint64_t sector, sectors; /* 512 bytes each */
 	uint64_t flags;
 	size_t len; /* of data: what was written, or a mark's text */
-	struct entry *covered, *covered_last; /* a FLUSH: the writes it makes durable */
+	uint64_t number; /* of the completion; a FLUSH: of the last one before it was sent */
 	char data[];
 };
 
@@ -49,6 +50,7 @@ struct log_writes {
 	atomic_bool enabled;
 	pthread_mutex_t lock; /* what follows */
 	struct entries unflushed, queued;
+	uint64_t completed;           /* writes so far */
 	uint64_t logged, next_sector; /* entries, and the log's first free sector */
 };
 
@@ -56,27 +58,30 @@ struct per_bio {
 	struct entry *entry;
 };
 
-static void entries_add(struct entries *list, struct entry *first, struct entry *last)
+static void entries_add(struct entries *list, struct entry *e)
 {
-	if (!first)
-		return;
-	last->next = NULL;
+	e->next = NULL;
 	if (list->first)
-		list->last->next = first;
+		list->last->next = e;
 	else
-		list->first = first;
-	list->last = last;
+		list->first = e;
+	list->last = e;
 }
 
-static void entries_free(struct entry *e)
+static struct entry *entries_take(struct entries *list)
 {
-	while (e) {
-		struct entry *next = e->next;
+	struct entry *e = list->first;
 
-		entries_free(e->covered); /* no deeper than this: only a FLUSH has any, and none of them is one */
-		g_free(e);
-		e = next;
-	}
+	if (e)
+		list->first = e->next;
+	return e;
+}
+
+/* Queues remembered writes up to a number.  The lock is held. */
+static void queue_unflushed(struct log_writes *lw, uint64_t number)
+{
+	while (lw->unflushed.first && lw->unflushed.first->number <= number)
+		entries_add(&lw->queued, entries_take(&lw->unflushed));
 }
 
 /* --- writing the log ------------------------------------------------------------- */
@@ -123,11 +128,7 @@ static bool take_entry(struct log_writes *lw, struct entry **out, uint64_t *sect
 
 	*out = NULL;
 	pthread_mutex_lock(&lw->lock);
-	e = lw->queued.first;
-	if (e) {
-		lw->queued.first = e->next;
-		e->next = NULL;
-	}
+	e = entries_take(&lw->queued);
 	if (e && atomic_load(&lw->enabled)) {
 		*sector = lw->next_sector;
 		lw->next_sector += lw->block_size >> DM_SECTOR_SHIFT;
@@ -163,7 +164,7 @@ static void write_log(struct dm_work *work)
 			dm_log_err("log-writes: Error writing log block, error=%d", error);
 			atomic_store(&lw->enabled, false);
 		}
-		entries_free(e);
+		g_free(e);
 	}
 }
 
@@ -200,9 +201,7 @@ static enum dm_mapio log_writes_map(struct dm_target *ti, struct dm_bio *bio)
 	pb->entry = entry_of(bio);
 	if (bio->op == DM_FLUSH) {
 		pthread_mutex_lock(&lw->lock);
-		pb->entry->covered = lw->unflushed.first;
-		pb->entry->covered_last = lw->unflushed.last;
-		lw->unflushed = (struct entries){NULL, NULL};
+		pb->entry->number = lw->completed;
 		pthread_mutex_unlock(&lw->lock);
 	} else if (bio->op == DM_DISCARD && !lw->passes_discards) {
 		dm_bio_end(bio, 0); /* logged all the same */
@@ -221,15 +220,11 @@ static enum dm_endio log_writes_end_io(struct dm_target *ti, struct dm_bio *bio)
 		return DM_ENDIO_DONE;
 	now = e->flags & (LOG_WRITES_FLUSH | LOG_WRITES_FUA);
 	pthread_mutex_lock(&lw->lock);
-	if (now) {
-		struct entry *covered = e->covered;
-
-		e->covered = NULL;
-		entries_add(&lw->queued, covered, e->covered_last);
-		entries_add(&lw->queued, e, e);
-	} else {
-		entries_add(&lw->unflushed, e, e);
-	}
+	if (e->flags & LOG_WRITES_FLUSH)
+		queue_unflushed(lw, e->number);
+	else
+		e->number = ++lw->completed;
+	entries_add(now ? &lw->queued : &lw->unflushed, e);
 	pthread_mutex_unlock(&lw->lock);
 	if (now)
 		dm_wq_queue(lw->wq, &lw->work);
@@ -245,7 +240,7 @@ static void add_mark(struct log_writes *lw, const char *text)
 	*e = (struct entry){.flags = LOG_WRITES_MARK, .len = len};
 	memcpy(e->data, text, len);
 	pthread_mutex_lock(&lw->lock);
-	entries_add(&lw->queued, e, e);
+	entries_add(&lw->queued, e);
 	pthread_mutex_unlock(&lw->lock);
 	dm_wq_queue(lw->wq, &lw->work);
 }
@@ -292,7 +287,7 @@ static void log_writes_dtr(struct dm_target *ti)
 	struct log_writes *lw = ti->private;
 
 	pthread_mutex_lock(&lw->lock);
-	entries_add(&lw->queued, lw->unflushed.first, lw->unflushed.last);
+	queue_unflushed(lw, UINT64_MAX);
 	pthread_mutex_unlock(&lw->lock);
 	add_mark(lw, LOG_WRITES_END_MARK);
 	dm_wq_free(lw->wq);

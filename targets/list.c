@@ -3,17 +3,18 @@
 #include "list.h"
 
 #define TARGETS(T) \
-	T(crypt)   \
-	T(zero)    \
-	T(striped) \
-	T(linear)  \
-	T(error)   \
-	T(io_err)  \
-	T(delay)   \
-	T(flakey)  \
-	T(dust)    \
-	T(unstriped) \
-	T(switch)
+	T(crypt)           \
+	T(delay)           \
+	T(flakey)          \
+	T(dust)            \
+	T(unstriped)       \
+	T(switch)          \
+	T(log_writes)      \
+	T(zero)            \
+	T(striped)         \
+	T(linear)          \
+	T(error)           \
+	T(io_err)
 
 #define DECLARE(name) extern const struct dm_target_type name##_target;
 TARGETS(DECLARE)

@@ -4,6 +4,7 @@
 
 #define TARGETS(T) \
 	T(zero)    \
+	T(mirror)  \
 	T(striped) \
 	T(linear)  \
 	T(error)   \

@@ -10,6 +10,7 @@
 	T(unstriped)       \
 	T(switch)          \
 	T(log_writes)      \
+	T(mirror)          \
 	T(zero)            \
 	T(striped)         \
 	T(linear)          \

@@ -312,7 +312,6 @@ static int serve(struct fuse_args *args)
 		char *absolute = g_canonicalize_filename(opts.state, NULL);
 
 		g_free(opts.state);
-	g_free(opts.create);
 		opts.state = absolute;
 	}
 	report = opts.foreground ? -1 : go_background();
@@ -350,6 +349,7 @@ static int serve(struct fuse_args *args)
 	dmfs_loop_end();
 	dm_state_close(); /* what follows is no change the user made */
 	dm_remove_all();
+	dmfs_nodes_end();
 	error = dm_store_flush_all();
 	fuse_session_destroy(dmfs_session);
 	if (error)
@@ -380,5 +380,6 @@ int main(int argc, char **argv)
 	fuse_opt_free_args(&args);
 	g_free(opts.mountpoint);
 	g_free(opts.state);
+	g_free(opts.create);
 	return status;
 }

@@ -413,12 +413,58 @@ static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	fuse_reply_err(req, EPERM);
 }
 
+/* --- what is open ----------------------------------------------------------------------------- */
+
+/*
+ * Open files and directories, to free them at the end: the kernel does not
+ * send a RELEASE for what is open when the connection ends.
+ */
+static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER;
+static GHashTable *opened; /* handle or listing -> its function to free it */
+
+static void opened_add(void *p, GDestroyNotify destroy)
+{
+	pthread_mutex_lock(&opened_lock);
+	g_hash_table_insert(opened, p, destroy);
+	pthread_mutex_unlock(&opened_lock);
+}
+
+static void opened_remove(void *p)
+{
+	pthread_mutex_lock(&opened_lock);
+	g_hash_table_remove(opened, p);
+	pthread_mutex_unlock(&opened_lock);
+}
+
+void dmfs_nodes_end(void)
+{
+	GHashTableIter i;
+	gpointer p, destroy;
+
+	g_hash_table_iter_init(&i, opened);
+	while (g_hash_table_iter_next(&i, &p, &destroy)) {
+		g_hash_table_iter_steal(&i);
+		((GDestroyNotify)destroy)(p);
+	}
+}
+
+/* --- directories, to list them ------------------------------------------------------------------ */
+
 /* What an open directory lists: taken at opendir. */
 struct listing {
 	GPtrArray *devices; /* of struct dm_mapped, for the root */
 	const struct dmfs_file *const *files;
 	struct dmfs_device *device;
 };
+
+static void listing_free(void *p)
+{
+	struct listing *l = p;
+
+	g_ptr_array_unref(l->devices);
+	dmfs_device_put(l->device);
+	g_free(l);
+}
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
@@ -436,10 +482,10 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	l->files = d ? dmfs_device_files : dmfs_root_files;
 	l->devices = d ? g_ptr_array_new() : dm_list_devices();
 	fi->fh = (uintptr_t)l;
+	opened_add(l, listing_free);
 	if (fuse_reply_open(req, fi)) {
-		g_ptr_array_unref(l->devices);
-		dmfs_device_put(d);
-		g_free(l);
+		opened_remove(l);
+		listing_free(l);
 	}
 }
 
@@ -487,9 +533,8 @@ static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 {
 	struct listing *l = (struct listing *)(uintptr_t)fi->fh;
 
-	g_ptr_array_unref(l->devices);
-	dmfs_device_put(l->device);
-	g_free(l);
+	opened_remove(l);
+	listing_free(l);
 	fuse_reply_err(req, 0);
 }
 
@@ -497,14 +542,38 @@ static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 
 static void handle_free(struct dmfs_handle *h)
 {
-	if (h->file->release)
-		h->file->release(h);
 	if (h->text)
 		g_string_free(h->text, TRUE);
 	dmfs_text_free(h->partial);
 	pthread_mutex_destroy(&h->lock);
 	dmfs_device_put(h->device);
 	g_free(h);
+}
+
+/*
+ * The answer to a request may bring the RELEASE before the answerer has let
+ * go of the handle.  Image requests see to that themselves: their answer is the last they do.
+ */
+static void handle_get(struct dmfs_handle *h)
+{
+	atomic_fetch_add_explicit(&h->refs, 1, memory_order_relaxed);
+}
+
+static void handle_put(void *p)
+{
+	struct dmfs_handle *h = p;
+
+	if (atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	if (h->file->release)
+		h->file->release(h);
+	handle_free(h);
+}
+
+static void handle_close(struct dmfs_handle *h)
+{
+	opened_remove(h);
+	handle_put(h);
 }
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -526,23 +595,28 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	h->file = file;
 	h->device = d;
 	h->flags = fi->flags;
+	atomic_init(&h->refs, 1);
 	pthread_mutex_init(&h->lock, NULL);
 	fi->fh = (uintptr_t)h;
+	opened_add(h, handle_put);
 	if (file->open) {
 		file->open(req, h, fi);
 		return;
 	}
 	fi->direct_io = 1;
 	if (fuse_reply_open(req, fi))
-		handle_free(h);
+		dmfs_open_failed(req, h, 0);
 }
 
 void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error)
 {
-	if (error)
-		fuse_reply_err(req, -error);
-	h->file = &(const struct dmfs_file){.name = ""};
+	if (!error) {
+		handle_close(h);
+		return;
+	}
+	opened_remove(h);
 	handle_free(h);
+	fuse_reply_err(req, -error);
 }
 
 static struct dmfs_handle *handle_of(struct fuse_file_info *fi)
@@ -554,10 +628,16 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 {
 	struct dmfs_handle *h = handle_of(fi);
 
+	if (h->file == &dmfs_image_file) {
+		h->file->read(req, h, size, off, fi);
+		return;
+	}
+	handle_get(h);
 	if (h->file->read)
 		h->file->read(req, h, size, off, fi);
 	else
 		dmfs_text_read(req, h, size, off);
+	handle_put(h);
 }
 
 static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
@@ -565,12 +645,18 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
 {
 	struct dmfs_handle *h = handle_of(fi);
 
+	if (h->file == &dmfs_image_file) {
+		h->file->write(req, h, buf, size, off, fi);
+		return;
+	}
+	handle_get(h);
 	if (h->file->write)
 		h->file->write(req, h, buf, size, off, fi);
 	else if (h->file->write_text)
 		dmfs_text_write(req, h, buf, size);
 	else
 		fuse_reply_err(req, EINVAL);
+	handle_put(h);
 }
 
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -587,7 +673,7 @@ static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	handle_free(handle_of(fi));
+	handle_close(handle_of(fi));
 	fuse_reply_err(req, 0);
 }
 
@@ -626,7 +712,9 @@ static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, s
 	struct dmfs_handle *h = handle_of(fi);
 
 	if (h->file->poll) {
+		handle_get(h);
 		h->file->poll(req, h, ph);
+		handle_put(h);
 		return;
 	}
 	if (ph)
@@ -710,6 +798,7 @@ void dmfs_nodes_init(void)
 {
 	static const char *names[DMFS_INODES];
 
+	opened = g_hash_table_new(NULL, NULL);
 	devices = g_hash_table_new(g_int64_hash, g_int64_equal);
 	clock_gettime(CLOCK_REALTIME, &mounted);
 	for (unsigned i = 0; dmfs_root_files[i]; i++)

@@ -110,11 +110,9 @@ static unsigned record_start(struct disk *d, const struct dm_bio *bio, bool part
 		return 0;
 	if (!dm_op_is_write(bio->op))
 		return d->record->ios->len;
-	io.fua = bio->flags & DM_FUA;
+	io.fua = (bio->flags & DM_FUA) && !partial;
 	if (partial)
 		io.sectors = bio->sectors / 2;
-	if (!io.sectors)
-		return 0;
 	if (bio->op == DM_WRITE) {
 		io.data = g_malloc(io.sectors * DM_SECTOR_SIZE);
 		dm_iov_read(bio->iov, bio->iovcnt, 0, io.data, io.sectors * DM_SECTOR_SIZE);
@@ -218,9 +216,10 @@ static enum dm_mapio lab_disk_map(struct dm_target *ti, struct dm_bio *bio)
 		bool partial = dm_op_is_write(bio->op) && d->fail_error != -ENOSPC && g_rand_boolean(d->rand);
 
 		error = d->fail_error;
-		if (partial) {
-			record_start(d, bio, true);
+		if (partial && bio->sectors > 1) {
+			start = record_start(d, bio, true);
 			carry_out(d, bio, bio->sectors / 2);
+			record_done(d, bio, start); /* it is over, and later writes come later */
 		}
 	} else {
 		start = record_start(d, bio, false);

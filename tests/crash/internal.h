@@ -10,6 +10,7 @@
  *   point.c   one crash point: open, verify, new writes
  *   run.c     runs: power losses, faults
  *   main.c    the command line, processes, the sum
+ *   prove.c   the laboratory's own tests, with shadow.c, a target with mistakes
  *
  * Time is counted in marks: each request of the workload sets one when it
  * begins and one when it is answered, so does each step.  A mark goes into the log
@@ -205,6 +206,18 @@ void lab_seed_thread(uint32_t seed);
 extern struct lab_customer *lab_customers;
 /* Target types for the laboratory's own tests; NULL at the end. */
 extern const struct dm_target_type *const lab_extra_types[];
+
+/* shadow.c */
+extern const struct dm_target_type lab_shadow_target;
+int shadow_format(struct lab *lab, const char *slice, const char *mistake, GError **err);
+
+/* A customer with a mistake, and what must be said of it; NULL: nothing. */
+struct proof {
+	const char *mistake; /* the customer is shadow:MISTAKE */
+	const char *says;
+	bool faults; /* found by faults, not by power losses */
+};
+extern const struct proof lab_proofs[]; /* mistake NULL at the end */
 
 /* What a run may do: until `deadline` (dm_now_ns()), 0: all of it. */
 struct run_limits {

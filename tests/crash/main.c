@@ -22,16 +22,19 @@
 #include "core/type.h"
 #include "internal.h"
 
-#define HANG_MS 120000 /* without a crash point: it hangs */
+#define HANG_S 120 /* without a crash point: it hangs */
+#define PROVE_HANG_S 4
+#define PROVE_SEEDS 8u
 #define FULL_SEEDS 6u
 #define MS 1000000ull
 
 static struct {
 	unsigned seconds, seeds, jobs;
 	uint32_t seed;
-	bool full, verbose, list, only_crash, only_faults;
+	unsigned hang_seconds;
+	bool full, verbose, list, prove, only_crash, only_faults;
 	char **names;
-} opts = {.seconds = 100, .seed = 1};
+} opts = {.seconds = 100, .seed = 1, .hang_seconds = HANG_S};
 
 struct job {
 	const struct lab_customer *customer;
@@ -56,6 +59,7 @@ struct worker {
 static struct run_sum total;
 static unsigned failed_jobs;
 static struct shared *mine;
+static GString *said; /* of failures */
 
 static void progress(void)
 {
@@ -127,18 +131,23 @@ static void finish(struct worker *w, const char *why)
 	total.runs += sum->runs;
 	total.failures += sum->failures;
 	if (sum->failures)
-		fputs(sum->text, stdout);
+		g_string_append(said, sum->text);
 	if (status || why) {
-		printf("%s, seed %u, %s: after %" PRIu64 " points it %s", w->job.customer->name, w->job.seed,
-		       w->job.faults ? "faults" : "power losses", sum->points + sum->fault_points,
-		       why ? why : WIFSIGNALED(status) ? "died: " : "exited");
-		printf("%s\n", !why && WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "");
+		g_string_append_printf(said, "%s, seed %u, %s: after %" PRIu64 " points it %s", w->job.customer->name,
+				       w->job.seed, w->job.faults ? "faults" : "power losses",
+				       sum->points + sum->fault_points,
+				       why ? why : WIFSIGNALED(status) ? "died: " : "exited");
+		g_string_append_printf(said, "%s\n", !why && WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "");
 		total.failures++;
+	}
+	if (!opts.prove) {
+		fputs(said->str, stdout);
+		fflush(stdout);
+		g_string_truncate(said, 0);
 	}
 	if (sum->failures || status || why)
 		failed_jobs++;
 	munmap(w->shared, sizeof *w->shared);
-	fflush(stdout);
 }
 
 /* Waits for some process to end, or to have hung. */
@@ -150,7 +159,7 @@ static void wait_some(struct worker *workers, unsigned n)
 	for (unsigned i = 0; i < n; i++)
 		if (workers[i].pid)
 			fds[used++] = (struct pollfd){workers[i].pidfd, POLLIN, 0};
-	poll(fds, used, HANG_MS / 10);
+	poll(fds, used, (int)opts.hang_seconds * 100);
 	for (unsigned i = 0; i < n; i++) {
 		struct worker *w = &workers[i];
 		uint64_t now;
@@ -168,7 +177,7 @@ static void wait_some(struct worker *workers, unsigned n)
 		if (now != w->seen) {
 			w->seen = now;
 			w->seen_ns = dm_now_ns();
-		} else if (dm_now_ns() - w->seen_ns > HANG_MS * MS) {
+		} else if (dm_now_ns() - w->seen_ns > opts.hang_seconds * 1000 * MS) {
 			kill(w->pid, SIGKILL);
 			finish(w, "hung");
 		}
@@ -254,6 +263,60 @@ static int run_all(void)
 	return total.failures ? 1 : 0;
 }
 
+/* --- the laboratory's own tests --------------------------------------------------------- */
+
+static const struct lab_customer *find_shadow(const char *mistake)
+{
+	for (const struct lab_customer *c = lab_customers; c; c = c->next)
+		if (g_str_has_prefix(c->name, "shadow:") && !strcmp(c->name + strlen("shadow:"), mistake))
+			return c;
+	g_error("no customer with the mistake %s", mistake);
+}
+
+/* Whether what must be found was found by some seed, or nothing by any. */
+static bool prove(const struct proof *p)
+{
+	struct worker w = {0};
+
+	g_string_truncate(said, 0);
+	for (uint32_t seed = 1; seed <= PROVE_SEEDS; seed++) {
+		struct job job = {find_shadow(p->mistake), seed, p->faults};
+
+		start(&w, &job, 0);
+		while (w.pid)
+			wait_some(&w, 1);
+		if (said->len && (!p->says || strstr(said->str, p->says)))
+			return p->says != NULL;
+	}
+	return !p->says && !said->len;
+}
+
+static int prove_all(void)
+{
+	unsigned wrong = 0, n = 0;
+
+	opts.prove = true;
+	opts.hang_seconds = PROVE_HANG_S;
+	for (const struct proof *p = lab_proofs; p->mistake; p++, n++) {
+		bool good = prove(p);
+
+		if (!good) {
+			printf("prove: the mistake '%s' should be told as '%s'; what was said:\n%s\n", p->mistake,
+			       p->says ? p->says : "nothing", said->str);
+			wrong++;
+		} else if (opts.verbose) {
+			printf("prove: %s: %.*s\n", p->mistake, (int)strcspn(said->str, "\n"), said->str);
+		}
+	}
+	printf("prove: %u of %u stacks found to be what they are\n", n - wrong, n);
+	opts.prove = false;
+	opts.hang_seconds = HANG_S;
+	g_string_truncate(said, 0);
+	memset(&total, 0, sizeof total);
+	failed_jobs = 0;
+	return wrong ? 1 : 0;
+}
+
 static void usage(FILE *to)
 {
 	fputs("usage: crash [OPTIONS] [CUSTOMER...]\n"
@@ -264,6 +327,7 @@ static void usage(FILE *to)
 	      "  --crash       power losses only\n"
 	      "  --faults      I/O errors only\n"
 	      "  -j N          so many processes\n"
+	      "  --prove       only the laboratory's own tests: mistakes it must find (else they come first)\n"
 	      "  --list        the customers\n"
 	      "  -v            tell more\n",
 	      to);
@@ -285,8 +349,8 @@ static void parse(int argc, char **argv)
 		{"seconds", required_argument, NULL, 's'}, {"full", no_argument, NULL, 'F'},
 		{"seed", required_argument, NULL, 'S'},    {"seeds", required_argument, NULL, 'n'},
 		{"crash", no_argument, NULL, 'c'},         {"faults", no_argument, NULL, 'f'},
-		{"list", no_argument, NULL, 'l'},          {"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0},
+		{"prove", no_argument, NULL, 'p'},         {"list", no_argument, NULL, 'l'},
+		{"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
 	};
 	int c;
 
@@ -300,6 +364,7 @@ static void parse(int argc, char **argv)
 		case 'j': opts.jobs = MAX(number("-j", optarg), 1); break;
 		case 'c': opts.only_crash = true; break;
 		case 'f': opts.only_faults = true; break;
+		case 'p': opts.prove = true; break;
 		case 'l': opts.list = true; break;
 		case 'v': opts.verbose = true; break;
 		case 'h': usage(stdout); exit(0);
@@ -310,11 +375,21 @@ static void parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	int status = 0;
+
+	said = g_string_new(NULL);
 	parse(argc, argv);
-	if (!opts.list)
-		return run_all();
-	for (const struct lab_customer *c = lab_customers; c; c = c->next)
-		if (!c->hidden)
-			puts(c->name);
-	return 0;
+	if (opts.list) {
+		for (const struct lab_customer *c = lab_customers; c; c = c->next)
+			if (!c->hidden)
+				puts(c->name);
+	} else if (opts.prove) {
+		status = prove_all();
+	} else {
+		if (!opts.names[0])
+			status = prove_all();
+		status |= run_all();
+	}
+	g_string_free(said, TRUE);
+	return status;
 }

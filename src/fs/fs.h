@@ -27,7 +27,7 @@ struct dmfs_device;
 /* Options of the mount. */
 struct dmfs_options {
 	int writeback;
-	unsigned threads;
+	unsigned threads, nbd_timeout;
 	int allow_other;
 	uid_t uid;
 	gid_t gid;

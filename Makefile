@@ -12,7 +12,6 @@
 
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
-SBINDIR ?= $(PREFIX)/sbin
 MANDIR ?= $(PREFIX)/share/man
 CC ?= cc
 CLANG ?= clang
@@ -126,16 +125,15 @@ bench: all
 # --- install ---------------------------------------------------------------------
 
 install: all
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SBINDIR) $(DESTDIR)$(MANDIR)/man1 \
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 755 $(programs) $(DESTDIR)$(BINDIR)
-	ln -sf $(BINDIR)/dmfs $(DESTDIR)$(SBINDIR)/mount.fuse.dmfs
 	install -m 644 dmfs.1 $(DESTDIR)$(MANDIR)/man1
 	for f in contrib/completion/*; do [ ! -e "$$f" ] || install -m 644 "$$f" $(DESTDIR)$(PREFIX)/share/bash-completion/completions; done
 	for f in contrib/systemd/*; do [ ! -e "$$f" ] || install -m 644 "$$f" $(DESTDIR)$(PREFIX)/lib/systemd/system; done
 
 uninstall:
-	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(programs))) $(DESTDIR)$(SBINDIR)/mount.fuse.dmfs $(DESTDIR)$(MANDIR)/man1/dmfs.1
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(programs))) $(DESTDIR)$(MANDIR)/man1/dmfs.1
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')

@@ -374,7 +374,7 @@ int dm_registry_each(int (*fn)(struct dm_registry_device *, void *), void *data,
 		return fail(err, rc);
 	while (!error && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
 		struct dm_registry_device d = {
-			.minor = (unsigned)sqlite3_column_int64(stmt, 0),
+			.minor = (unsigned)CLAMP(sqlite3_column_int64(stmt, 0), -1, UINT32_MAX),
 			.name = column_text(stmt, 1),
 			.uuid = column_text(stmt, 2),
 			.readonly = sqlite3_column_int(stmt, 3),

@@ -18,6 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -98,6 +99,8 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 			opts.mountpoint = NULL;
 		}
 		opts.mountpoint = g_strdup(arg);
+		if (opts.state && !strcmp(opts.state, "none")) /* in fstab something must stand there */
+			g_clear_pointer(&opts.state, g_free);
 		return 0;
 	case FUSE_OPT_KEY_OPT:
 		if (arg[0] == '-' && strncmp(arg, "-o", 2)) {
@@ -240,23 +243,51 @@ static unsigned default_threads(void)
 	return (unsigned)CLAMP(cpus * 2, 4, 32);
 }
 
+static char *escape_option(const char *s)
+{
+	GString *out = g_string_new(NULL);
+
+	for (; *s; s++) {
+		if (*s == ',' || *s == '\\')
+			g_string_append_c(out, '\\');
+		g_string_append_c(out, *s);
+	}
+	return g_string_free(out, FALSE);
+}
+
 static struct fuse_session *new_session(struct fuse_args *args)
 {
+	/* A comma would end the option. */
+	g_autofree char *source = escape_option(opts.state ? opts.state : "dmfs");
 	g_autofree char *fixed = g_strdup_printf("-osubtype=dmfs,fsname=%s,default_permissions%s",
-						 opts.state ? opts.state : "dmfs",
+						 source,
 						 dmfs_options.allow_other ? ",allow_other" : "");
 
 	fuse_opt_insert_arg(args, 1, fixed);
 	return fuse_session_new(args, &dmfs_ops, sizeof dmfs_ops, NULL);
 }
 
+/*
+ * Tells the engine our st_dev.  It is read from mountinfo: a stat(2) would keep
+ * the mount busy for a moment, and wait for workers that are not there yet.
+ */
 static void tell_mountpoint(void)
 {
-	struct stat st;
+	g_autofree char *text = NULL;
+	g_auto(GStrv) lines = NULL;
 
-	/* Workers are up: the kernel asks us for the root's attributes. */
-	if (!stat(opts.mountpoint, &st))
-		dm_set_mountpoint(opts.mountpoint, st.st_dev, dmfs_find_inode);
+	if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
+		return;
+	lines = g_strsplit(text, "\n", -1);
+	for (unsigned i = 0; lines[i]; i++) {
+		/* ID PARENT MAJOR:MINOR ROOT MOUNTPOINT ..., blanks in names as \040 */
+		g_auto(GStrv) words = g_strsplit(lines[i], " ", 6);
+		g_autofree char *path = g_strv_length(words) == 6 ? g_strcompress(words[4]) : NULL;
+		unsigned major_nr, minor_nr;
+
+		if (path && !strcmp(path, opts.mountpoint) && sscanf(words[2], "%u:%u", &major_nr, &minor_nr) == 2)
+			dm_set_mountpoint(opts.mountpoint, makedev(major_nr, minor_nr), dmfs_find_inode);
+	}
 }
 
 /* Brings the devices: those of the state, then those of the command line. */
@@ -281,7 +312,6 @@ static int serve(struct fuse_args *args)
 		char *absolute = g_canonicalize_filename(opts.state, NULL);
 
 		g_free(opts.state);
-	g_free(opts.create);
 		opts.state = absolute;
 	}
 	report = opts.foreground ? -1 : go_background();
@@ -304,6 +334,7 @@ static int serve(struct fuse_args *args)
 		fuse_session_destroy(dmfs_session);
 		return 1;
 	}
+	tell_mountpoint();
 	error = dmfs_loop_start(dmfs_session, dmfs_options.threads);
 	if (error) {
 		fprintf(stderr, "dmfs: cannot serve requests: %s\n", g_strerror(-error));
@@ -311,7 +342,6 @@ static int serve(struct fuse_args *args)
 		fuse_session_destroy(dmfs_session);
 		return 1;
 	}
-	tell_mountpoint();
 	report_ready(report);
 	dmfs_loop_wait();
 	/* Unmounting first lets the kernel write back what it has cached, while we still serve. */
@@ -319,6 +349,7 @@ static int serve(struct fuse_args *args)
 	dmfs_loop_end();
 	dm_state_close(); /* what follows is no change the user made */
 	dm_remove_all();
+	dmfs_nodes_end();
 	error = dm_store_flush_all();
 	fuse_session_destroy(dmfs_session);
 	if (error)
@@ -349,5 +380,6 @@ int main(int argc, char **argv)
 	fuse_opt_free_args(&args);
 	g_free(opts.mountpoint);
 	g_free(opts.state);
+	g_free(opts.create);
 	return status;
 }

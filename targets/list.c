@@ -2,17 +2,23 @@
 /* The target list: one line a type, in the order `targets` prints them. */
 #include "list.h"
 
-#define TARGETS(T) \
-	T(zero)    \
-	T(striped) \
-	T(linear)  \
-	T(error)   \
-	T(io_err)  \
-	T(delay)   \
-	T(flakey)  \
-	T(dust)    \
-	T(unstriped) \
-	T(switch)
+#define TARGETS(T)          \
+	T(crypt)            \
+	T(delay)            \
+	T(flakey)           \
+	T(dust)             \
+	T(unstriped)        \
+	T(switch)           \
+	T(log_writes)       \
+	T(mirror)           \
+	T(snapshot_merge)   \
+	T(snapshot_origin)  \
+	T(snapshot)         \
+	T(zero)             \
+	T(striped)          \
+	T(linear)           \
+	T(error)            \
+	T(io_err)
 
 #define DECLARE(name) extern const struct dm_target_type name##_target;
 TARGETS(DECLARE)

@@ -112,6 +112,16 @@ static inline struct dm_bio *dm_bio_list_pop(struct dm_bio_list *l)
 	return bio;
 }
 
+/* Moves all of it to the end of another list. */
+static inline void dm_bio_list_take(struct dm_bio_list *from, struct dm_bio_list *to)
+{
+	if (!from->head)
+		return;
+	*to->tail = from->head;
+	to->tail = from->tail;
+	dm_bio_list_init(from);
+}
+
 static inline bool dm_bio_list_empty(const struct dm_bio_list *l)
 {
 	return !l->head;

@@ -6,8 +6,6 @@
 #include "concise.h"
 #include "devices.h"
 
-#define MAX_MINOR ((1u << 20) - 1)
-
 /* --- reading ---------------------------------------------------------------------------- */
 
 /*
@@ -16,8 +14,12 @@
  */
 static char *field(const char *p, const char *separators, const char **end)
 {
-	GString *out = g_string_new(NULL);
+	size_t len = 0;
+	GString *out;
 
+	while (p[len] && !strchr(separators, p[len]))
+		len += p[len] == '\\' && p[len + 1] ? 2 : 1;
+	out = g_string_sized_new(len + 1); /* at once: growing would leave copies of a key behind */
 	for (; *p && !strchr(separators, *p); p++) {
 		if (*p == '\\' && p[1]) {
 			if (p[1] != ',' && p[1] != ';')
@@ -88,7 +90,7 @@ static int read_device(const char **p, const struct dm_opener *who, GPtrArray *c
 	if (strcmp(flags, "rw") && strcmp(flags, "ro"))
 		return dm_fail(err, EINVAL, "%s: flags '%s' are neither ro nor rw", name, flags);
 	if (*minor_text)
-		error = dm_read_uint(minor_text, 0, MAX_MINOR, name, "minor", &minor_nr, err);
+		error = dm_read_uint(minor_text, 0, DM_MINOR_MAX, name, "minor", &minor_nr, err);
 	if (!error)
 		error = dm_create(name, *minor_text ? (int)minor_nr : -1, &md, err);
 	if (error)

@@ -13,6 +13,7 @@
 
 #define DM_NAME_MAX 127
 #define DM_UUID_MAX 128
+#define DM_MINOR_MAX ((1u << 20) - 1)
 
 void dm_topology_lock(void);
 void dm_topology_unlock(void);

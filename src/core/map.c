@@ -17,6 +17,7 @@
 
 #include "mapped.h"
 #include "state.h"
+#include "stats.h"
 
 #define WINDOW 32
 #define ZERO_SECTORS 2048u /* write-zeroes to a target without them: writes of this many */
@@ -48,7 +49,9 @@ struct io {
 	unsigned target; /* flush, discard, write-zeroes: the next target, and its next bio */
 	unsigned nr;
 	unsigned under_way;
-	bool single, issuing;
+	bool single, issuing, merged;
+	struct dm_stats *stats; /* NULL: nobody counts */
+	uint64_t start_ns;
 	atomic_bool requeue;
 	int error;
 	struct clone first; /* last member: per_bio follows */
@@ -75,6 +78,8 @@ static void io_finish(struct io *io)
 	bool again = atomic_load_explicit(&io->requeue, memory_order_relaxed) && !io->error;
 	int error = io->error;
 
+	if (__builtin_expect(io->stats != NULL, 0))
+		dm_stats_end(io->stats, bio, io->start_ns, io->merged);
 	io_free(io);
 	if (again) {
 		/* Before leaving the gate: the suspend cannot be over while we are inside. */
@@ -404,6 +409,9 @@ static struct io *io_new(struct dm_mapped *md, struct dm_table *t, struct dm_bio
 	io->error = 0;
 	atomic_init(&io->requeue, false);
 	io->first.io = io;
+	io->stats = atomic_load_explicit(&md->stats, memory_order_acquire);
+	if (__builtin_expect(io->stats != NULL, 0))
+		io->merged = dm_stats_start(io->stats, bio, &io->start_ns);
 	return io;
 }
 

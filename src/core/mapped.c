@@ -13,6 +13,7 @@
 #include "events.h"
 #include "mapped.h"
 #include "state.h"
+#include "stats.h"
 
 const struct dm_front_ops *dm_front;
 
@@ -27,6 +28,7 @@ struct dm_mapped *dm_mapped_new(const char *name, unsigned minor)
 	pthread_mutex_init(&md->control, NULL);
 	pthread_mutex_init(&md->lock, NULL);
 	pthread_mutex_init(&md->saving, NULL);
+	pthread_mutex_init(&md->stats_lock, NULL);
 	dm_bio_list_init(&md->deferred);
 	md->name = g_strdup(name);
 	md->uuid = g_strdup("");
@@ -52,6 +54,8 @@ void dm_mapped_free(struct dm_mapped *md)
 {
 	if (dm_front && dm_front->freed)
 		dm_front->freed(md);
+	dm_stats_free(atomic_load(&md->stats));
+	pthread_mutex_destroy(&md->stats_lock);
 	dm_events_free(md);
 	dm_unloaded_free(md->unloaded);
 	pthread_mutex_destroy(&md->saving);

@@ -35,6 +35,8 @@ struct dm_mapped {
 	atomic_uint event_nr;
 	atomic_ulong uevent_seq;
 	unsigned minor;
+	_Atomic(struct dm_stats *) stats; /* changed while no bio is inside, under stats_lock */
+	pthread_mutex_t stats_lock;
 	/* Under the topology lock. */
 	char *name, *uuid;
 	bool removed;

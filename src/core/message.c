@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "message.h"
+#include "stats.h"
 
 static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, GString *reply, GError **err)
 {
@@ -32,6 +33,8 @@ int dm_mapped_message(struct dm_mapped *md, char *text, const struct dm_opener *
 	}
 	if (!n)
 		return dm_fail(err, EINVAL, "the message is empty");
+	if (w[0][0] == '@')
+		return dm_stats_message(md, n, w, reply, err);
 	t = dm_mapped_live(md);
 	if (!t)
 		return dm_fail(err, ENXIO, "there is no table to send a message to");

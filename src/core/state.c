@@ -137,7 +137,8 @@ static int make_device(struct dm_registry_device *d, void *data)
 	struct dm_mapped *md;
 	int error;
 
-	if (!d->name || !d->uuid) {
+	if (!d->name || !d->uuid || d->minor > DM_MINOR_MAX) {
+		dm_log_err("state: minor %u: no device can be so", d->minor);
 		dm_registry_device_clear(d);
 		return 0;
 	}

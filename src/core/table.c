@@ -119,26 +119,37 @@ struct area_check {
 	const char *type;
 };
 
+static char *dev_name(struct dm_dev *dev)
+{
+	GString *name = g_string_new(NULL);
+
+	dm_dev_print(dev, name);
+	return g_string_free(name, FALSE);
+}
+
 /* The device must hold the area, and the area must fit its blocks. */
 static int check_area(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
 {
 	struct area_check *check = data;
 	uint64_t sectors = dm_dev_sectors(dev), end;
 	struct dm_limits limits;
-	g_autoptr(GString) name = g_string_new(NULL);
+	g_autofree char *name = NULL;
 	unsigned block;
 
-	dm_dev_print(dev, name);
-	if (__builtin_add_overflow(start, len, &end) || end > sectors)
+	if (__builtin_add_overflow(start, len, &end) || end > sectors) {
+		name = dev_name(dev);
 		return dm_fail(check->err, EINVAL,
 			       "%s: %s too small for target: start=%" PRIu64 ", len=%" PRIu64 ", dev_size=%" PRIu64,
-			       check->type, name->str, start, len, sectors);
+			       check->type, name, start, len, sectors);
+	}
 	dm_dev_limits(dev, &limits);
 	block = limits.logical_block_size >> DM_SECTOR_SHIFT;
-	if (block > 1 && (start % block || len % block))
+	if (block > 1 && (start % block || len % block)) {
+		name = dev_name(dev);
 		return dm_fail(check->err, EINVAL,
 			       "%s: start=%" PRIu64 ", len=%" PRIu64 " not aligned to the logical block size %u of %s",
-			       check->type, start, len, limits.logical_block_size, name->str);
+			       check->type, start, len, limits.logical_block_size, name);
+	}
 	return 0;
 }
 

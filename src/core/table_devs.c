@@ -193,7 +193,7 @@ static gboolean names_dev(gpointer key, gpointer value, gpointer dev)
 int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err)
 {
 	struct dm_table *t = ti->table;
-	g_autofree char *key = g_strdup_printf("%d %s", mode, name);
+	g_autofree char *key = g_strconcat(mode & DM_MODE_WRITE ? "w " : "r ", name, NULL);
 	struct dm_table_dev *d = g_hash_table_lookup(t->devs_names, key);
 	struct dm_dev *found;
 	int error;

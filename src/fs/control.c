@@ -13,8 +13,6 @@
 
 #include "files.h"
 
-#define MAX_MINOR ((1u << 20) - 1)
-
 static struct dm_mapped *find(const char *name, GError **err)
 {
 	struct dm_mapped *md = dm_find_name(name);
@@ -31,7 +29,7 @@ static int create(char **args, unsigned n, GError **err)
 	int error;
 
 	if (n == 2) {
-		error = dm_read_uint(args[1], 0, MAX_MINOR, "create", "minor", &minor_nr, err);
+		error = dm_read_uint(args[1], 0, DM_MINOR_MAX, "create", "minor", &minor_nr, err);
 		if (error)
 			return error;
 	}

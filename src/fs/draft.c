@@ -10,20 +10,30 @@
  *
  * A process that dies by a signal closes its files as well.  Its flags in
  * /proc tell; its draft is dropped.
+ *
+ * A table may hold keys: no copy of its text is freed, or left in a request's
+ * buffer, without being wiped.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "files.h"
 
 #define MAX_DRAFT (96u * 1024 * 1024)
 #define MAX_LINE (512u * 1024)
+#define TEXT_ROOM ((size_t)16 * 1024) /* at first; a power of two of pages */
 #define PF_SIGNALED 0x400u
 
+struct text {
+	char *str; /* not terminated */
+	size_t len, room;
+};
+
 struct draft {
-	GString *text;
+	struct text text;
 	struct dm_table *table; /* of the lines before `parsed`; NULL: none yet */
 	size_t parsed;          /* bytes of the text that are in the table */
 	unsigned lines;         /* complete lines parsed */
@@ -34,10 +44,40 @@ struct draft {
 	int error;      /* spoiled, and why */
 };
 
+/* --- the text: pages of its own, which the kernel moves when it grows and empties when they go --------- */
+
+static void text_clear(struct text *t)
+{
+	if (t->room)
+		munmap(t->str, t->room);
+	*t = (struct text){0};
+}
+
+static int text_append(struct text *t, const char *buf, size_t size)
+{
+	size_t room = t->room ? t->room : TEXT_ROOM;
+	void *p;
+
+	while (room - t->len < size)
+		room *= 2;
+	if (room != t->room) {
+		p = t->room ? mremap(t->str, t->room, room, MREMAP_MAYMOVE) :
+			      mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (p == MAP_FAILED)
+			return -ENOMEM;
+		madvise(p, room, MADV_DONTDUMP);
+		t->str = p;
+		t->room = room;
+	}
+	memcpy(t->str + t->len, buf, size);
+	t->len += size;
+	return 0;
+}
+
 static void draft_free(struct draft *d)
 {
 	dm_table_unref(d->table);
-	g_string_free(d->text, TRUE);
+	text_clear(&d->text);
 	g_free(d);
 }
 
@@ -58,13 +98,13 @@ static int spoil(struct dmfs_handle *h, struct draft *d, unsigned line, int erro
 	set_error(h, line, text);
 	dm_table_unref(d->table);
 	d->table = NULL;
-	g_string_truncate(d->text, 0);
+	text_clear(&d->text);
 	d->error = error;
 	return error;
 }
 
 /* The end of the line that begins at `from` (its newline), or NULL; a quoted newline is none. */
-static const char *line_end(const GString *text, size_t from)
+static const char *line_end(const struct text *text, size_t from)
 {
 	for (size_t i = from; i < text->len; i++) {
 		if (text->str[i] == '\\')
@@ -93,6 +133,7 @@ static int parse_line(struct dmfs_handle *h, struct draft *d, const char *line, 
 		return 0;
 	copy = g_strndup(line, len);
 	error = dm_table_add_line(d->table, copy, &err);
+	explicit_bzero(copy, len);
 	return error ? spoil(h, d, d->lines, error, err->message) : 0;
 }
 
@@ -108,9 +149,9 @@ static int parse(struct dmfs_handle *h, struct draft *d, bool at_close)
 		d->parsed = 0;
 		d->lines = 0;
 	}
-	while (!error && d->parsed < d->text->len) {
-		const char *line = d->text->str + d->parsed, *end = line_end(d->text, d->parsed);
-		size_t len = end ? (size_t)(end - line) : d->text->len - d->parsed;
+	while (!error && d->parsed < d->text.len) {
+		const char *line = d->text.str + d->parsed, *end = line_end(&d->text, d->parsed);
+		size_t len = end ? (size_t)(end - line) : d->text.len - d->parsed;
 
 		if (!end && !at_close) {
 			if (len > MAX_LINE)
@@ -133,13 +174,13 @@ static void draft_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 
 	pthread_mutex_lock(&h->lock);
 	error = d->error;
-	if (!error && !(h->flags & O_APPEND) && (off < 0 || (size_t)off != d->text->len)) {
+	if (!error && !(h->flags & O_APPEND) && (off < 0 || (size_t)off != d->text.len)) {
 		g_autofree char *text = g_strdup_printf("a write at offset %lld does not append to the draft's %zu bytes",
-							(long long)off, d->text->len);
+							(long long)off, d->text.len);
 
 		set_error(h, 0, text);
 		error = -EINVAL;
-	} else if (!error && size > MAX_DRAFT - d->text->len) {
+	} else if (!error && size > MAX_DRAFT - d->text.len) {
 		error = spoil(h, d, 0, -EFBIG, "the table's text is longer than 96 MiB");
 	}
 	if (!error) {
@@ -152,11 +193,12 @@ static void draft_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 			d->loaded = false;
 			d->table = NULL;
 		}
-		g_string_append_len(d->text, buf, (gssize)size);
 		d->grown = true;
-		error = parse(h, d, false);
+		error = text_append(&d->text, buf, size);
+		error = error ? spoil(h, d, 0, error, "no memory for the table's text") : parse(h, d, false);
 	}
 	pthread_mutex_unlock(&h->lock);
+	explicit_bzero((char *)buf, size); /* the request's buffer is this thread's */
 	if (error)
 		fuse_reply_err(req, -error);
 	else
@@ -185,7 +227,7 @@ static int load(struct dmfs_handle *h, struct draft *d, fuse_req_t req, bool liv
 	struct dm_table *t;
 	int error;
 
-	if (d->text->len == 0)
+	if (d->text.len == 0)
 		return 0;
 	if (d->loaded) {
 		d->table = NULL;
@@ -252,7 +294,7 @@ static void draft_truncate(struct dmfs_handle *h, struct dmfs_device *device, fu
 		struct dmfs_handle *other = l->data;
 		struct draft *d = other->data;
 
-		if (d->opener.pid == pid && !d->text->len && !d->error && !d->truncated) {
+		if (d->opener.pid == pid && !d->text.len && !d->error && !d->truncated) {
 			h = other;
 			break;
 		}
@@ -270,7 +312,6 @@ static void draft_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_i
 
 	if ((fi->flags & O_ACCMODE) != O_RDONLY) {
 		d = g_new0(struct draft, 1);
-		d->text = g_string_new(NULL);
 		d->opener = dmfs_opener(req);
 		h->data = d;
 		pthread_mutex_lock(&h->device->lock);

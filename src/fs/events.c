@@ -136,6 +136,13 @@ static void watch_release(struct dmfs_handle *h)
 	g_hash_table_remove(open_watchers, w);
 	pthread_mutex_unlock(&open_lock);
 	dm_event_reader_free(w->reader);
+	while (w->reads.length) { /* only when the session has ended */
+		struct waiting_read *r = w->reads.head->data;
+
+		g_queue_unlink(&w->reads, &r->link);
+		fuse_reply_err(r->req, ENODEV);
+		g_free(r);
+	}
 	if (w->ph)
 		fuse_pollhandle_destroy(w->ph);
 	g_free(w);

@@ -72,6 +72,7 @@ struct dmfs_device {
 /* An open control file or image. */
 struct dmfs_handle {
 	const struct dmfs_file *file;
+	atomic_uint refs; /* the open file's, and requests' that may touch it after their answer */
 	struct dmfs_device *device; /* NULL for the root's files; holds a reference to its md */
 	int flags;                  /* of open(2) */
 	pthread_mutex_t lock;
@@ -84,6 +85,8 @@ extern const struct dmfs_file *const dmfs_root_files[], *const dmfs_device_files
 
 /* node.c */
 void dmfs_nodes_init(void);
+/* Frees what was open when the session ended; the kernel does not tell of these any more. */
+void dmfs_nodes_end(void);
 struct dmfs_device *dmfs_device_of(struct dm_mapped *md); /* makes it if need be */
 struct dm_mapped *dmfs_find_inode(ino_t ino);             /* of an image or directory, with a reference, or NULL */
 /* What an inode is: the file or NULL for a directory, and the device with a reference to its md (or NULL). False: no such inode. */
@@ -96,6 +99,8 @@ extern const struct fuse_lowlevel_ops dmfs_ops;
 
 /* text.c: files that are a text */
 void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off);
+/* Frees a text that may hold a key; NULL is fine. */
+void dmfs_text_free(GString *text);
 void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size);
 void dmfs_text_flush(fuse_req_t req, struct dmfs_handle *h);
 /* The opener that a request stands for. */
@@ -104,7 +109,10 @@ bool dmfs_interrupted(void *req);
 /* The first word and whether there is just that (blanks around it aside). */
 char *dmfs_strip(char *text);
 
-/* Ends an open() that could not be done: answers (unless error is 0) and frees the handle. */
+/*
+ * Ends an open(): with an error it could not be done, which is answered; with 0 it was done, but nobody is there any
+ * more to take it, and the file is released.
+ */
 void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error);
 
 /* image.c */

@@ -135,9 +135,14 @@ static uint64_t image_bytes(struct dmfs_handle *h)
 	return atomic_load_explicit(&h->device->image->bytes, memory_order_relaxed);
 }
 
+static unsigned image_block(struct dmfs_handle *h)
+{
+	return atomic_load_explicit(&h->device->image->block, memory_order_relaxed);
+}
+
 static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	uint64_t total = image_bytes(h), block = h->device->image->block, begin, end;
+	uint64_t total = image_bytes(h), block = image_block(h), begin, end;
 	struct request *r;
 
 	if (off < 0 || (uint64_t)off >= total || !size) {
@@ -189,7 +194,7 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 			struct fuse_file_info *fi)
 {
 	struct dmfs_image *image = h->device->image;
-	uint64_t total = image_bytes(h), block = image->block;
+	uint64_t total = image_bytes(h), block = image_block(h);
 	unsigned flags = fi->flags & (O_DSYNC | O_SYNC) ? DM_FUA : 0;
 	struct slow_write *w;
 
@@ -225,7 +230,7 @@ void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h)
 /* As blkdev's fallocate: what reaches past the end is cut off with KEEP_SIZE, refused without. */
 void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
 {
-	uint64_t total = image_bytes(h), block = h->device->image->block;
+	uint64_t total = image_bytes(h), block = image_block(h);
 	struct request *r;
 	enum dm_op op;
 	int error = 0;
@@ -338,12 +343,8 @@ static void image_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_i
 	};
 	if (dmfs_options.writeback && direct)
 		out.open_flags = 0;
-	if (fuse_reply_buf(req, (char *)&out, sizeof out)) {
-		if (!direct)
-			atomic_fetch_sub(&d->cached_opens, 1);
-		dm_mapped_close(d->md);
+	if (fuse_reply_buf(req, (char *)&out, sizeof out))
 		dmfs_open_failed(req, h, 0);
-	}
 }
 
 static void image_release(struct dmfs_handle *h)

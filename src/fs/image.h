@@ -11,7 +11,7 @@
 struct dmfs_image {
 	struct dmfs_device *device;
 	_Atomic uint64_t bytes;  /* the live table's size */
-	unsigned block;          /* and its logical block size */
+	_Atomic unsigned block;  /* and its logical block size */
 	struct dm_gate writes;   /* aligned writes under way; closed while there are unaligned ones */
 	pthread_mutex_t lock;    /* rmw.c's, for all below */
 	GQueue active, waiting;  /* of struct dmfs_rmw */

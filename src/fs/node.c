@@ -20,6 +20,7 @@
 #include "core/state.h"
 #include "fs.h"
 #include "loop.h"
+#include "node.h"
 
 #define IMAGE_ATTR_SECONDS (24.0 * 3600)
 
@@ -100,7 +101,7 @@ static struct dmfs_device *device_by_ino(fuse_ino_t ino)
 	return d;
 }
 
-static unsigned count_files(const struct dmfs_file *const *files)
+unsigned dmfs_count_files(const struct dmfs_file *const *files)
 {
 	unsigned n = 0;
 
@@ -127,12 +128,12 @@ bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_devic
 	if (ino == FUSE_ROOT_ID)
 		return true;
 	if (ino < DMFS_INODES) {
-		if (ino - 2 >= count_files(dmfs_root_files))
+		if (ino - 2 >= dmfs_count_files(dmfs_root_files))
 			return false;
 		*file = dmfs_root_files[ino - 2];
 		return true;
 	}
-	if (kind > count_files(dmfs_device_files))
+	if (kind > dmfs_count_files(dmfs_device_files))
 		return false;
 	*device = device_by_ino(ino);
 	if (!*device)
@@ -413,228 +414,6 @@ static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	fuse_reply_err(req, EPERM);
 }
 
-/* What an open directory lists: taken at opendir. */
-struct listing {
-	GPtrArray *devices; /* of struct dm_mapped, for the root */
-	const struct dmfs_file *const *files;
-	struct dmfs_device *device;
-};
-
-static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	const struct dmfs_file *file;
-	struct dmfs_device *d;
-	struct listing *l;
-
-	if (!dmfs_inode(ino, &file, &d) || file) {
-		dmfs_device_put(d);
-		fuse_reply_err(req, file ? ENOTDIR : ENOENT);
-		return;
-	}
-	l = g_new0(struct listing, 1);
-	l->device = d;
-	l->files = d ? dmfs_device_files : dmfs_root_files;
-	l->devices = d ? g_ptr_array_new() : dm_list_devices();
-	fi->fh = (uintptr_t)l;
-	if (fuse_reply_open(req, fi)) {
-		g_ptr_array_unref(l->devices);
-		dmfs_device_put(d);
-		g_free(l);
-	}
-}
-
-static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
-{
-	struct listing *l = (struct listing *)(uintptr_t)fi->fh;
-	unsigned files = count_files(l->files);
-	g_autofree char *buf = g_malloc(size);
-	size_t used = 0;
-
-	for (uint64_t i = (uint64_t)off; i < 2 + files + l->devices->len; i++) {
-		g_autofree char *dup = NULL;
-		const char *name;
-		struct stat st = {.st_mode = S_IFDIR};
-		size_t n;
-
-		if (i < 2) {
-			name = i ? ".." : ".";
-			st.st_ino = i ? FUSE_ROOT_ID : ino;
-		} else if (i < 2 + files) {
-			name = l->files[i - 2]->name;
-			st.st_mode = S_IFREG;
-			st.st_ino = l->device ? dmfs_ino(l->device, (unsigned)i - 1) : i;
-		} else {
-			struct dm_mapped *md = l->devices->pdata[i - 2 - files];
-			bool removed;
-
-			dm_topology_lock();
-			removed = md->removed;
-			dm_topology_unlock();
-			if (removed)
-				continue;
-			name = dup = dm_mapped_dup_name(md);
-			st.st_ino = dmfs_ino(dmfs_device_of(md), 0);
-		}
-		n = fuse_add_direntry(req, buf + used, size - used, name, &st, (off_t)i + 1);
-		if (n > size - used)
-			break;
-		used += n;
-	}
-	fuse_reply_buf(req, buf, used);
-}
-
-static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct listing *l = (struct listing *)(uintptr_t)fi->fh;
-
-	g_ptr_array_unref(l->devices);
-	dmfs_device_put(l->device);
-	g_free(l);
-	fuse_reply_err(req, 0);
-}
-
-/* --- files ------------------------------------------------------------------------------------ */
-
-static void handle_free(struct dmfs_handle *h)
-{
-	if (h->file->release)
-		h->file->release(h);
-	if (h->text)
-		g_string_free(h->text, TRUE);
-	if (h->partial)
-		g_string_free(h->partial, TRUE);
-	pthread_mutex_destroy(&h->lock);
-	dmfs_device_put(h->device);
-	g_free(h);
-}
-
-static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	const struct dmfs_file *file;
-	struct dmfs_device *d;
-	struct dmfs_handle *h;
-
-	if (!dmfs_inode(ino, &file, &d)) {
-		fuse_reply_err(req, ENOENT);
-		return;
-	}
-	if (!file) {
-		dmfs_device_put(d);
-		fuse_reply_err(req, EISDIR);
-		return;
-	}
-	h = g_new0(struct dmfs_handle, 1);
-	h->file = file;
-	h->device = d;
-	h->flags = fi->flags;
-	pthread_mutex_init(&h->lock, NULL);
-	fi->fh = (uintptr_t)h;
-	if (file->open) {
-		file->open(req, h, fi);
-		return;
-	}
-	fi->direct_io = 1;
-	if (fuse_reply_open(req, fi))
-		handle_free(h);
-}
-
-void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error)
-{
-	if (error)
-		fuse_reply_err(req, -error);
-	h->file = &(const struct dmfs_file){.name = ""};
-	handle_free(h);
-}
-
-static struct dmfs_handle *handle_of(struct fuse_file_info *fi)
-{
-	return (struct dmfs_handle *)(uintptr_t)fi->fh;
-}
-
-static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
-{
-	struct dmfs_handle *h = handle_of(fi);
-
-	if (h->file->read)
-		h->file->read(req, h, size, off, fi);
-	else
-		dmfs_text_read(req, h, size, off);
-}
-
-static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
-		     struct fuse_file_info *fi)
-{
-	struct dmfs_handle *h = handle_of(fi);
-
-	if (h->file->write)
-		h->file->write(req, h, buf, size, off, fi);
-	else if (h->file->write_text)
-		dmfs_text_write(req, h, buf, size);
-	else
-		fuse_reply_err(req, EINVAL);
-}
-
-static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct dmfs_handle *h = handle_of(fi);
-
-	if (h->file->flush)
-		h->file->flush(req, h);
-	else if (h->file->long_text)
-		dmfs_text_flush(req, h);
-	else
-		fuse_reply_err(req, 0);
-}
-
-static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	handle_free(handle_of(fi));
-	fuse_reply_err(req, 0);
-}
-
-static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
-{
-	struct dmfs_handle *h = handle_of(fi);
-
-	if (h->file == &dmfs_image_file)
-		dmfs_image_fsync(req, h);
-	else
-		fuse_reply_err(req, 0);
-}
-
-static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
-{
-	struct dmfs_handle *h = handle_of(fi);
-
-	if (h->file == &dmfs_image_file)
-		dmfs_image_fallocate(req, h, mode, off, len);
-	else
-		fuse_reply_err(req, EOPNOTSUPP);
-}
-
-static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
-{
-	struct dmfs_handle *h = handle_of(fi);
-
-	if (h->file == &dmfs_image_file)
-		dmfs_image_lseek(req, h, off, whence);
-	else
-		fuse_reply_err(req, EINVAL);
-}
-
-static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)
-{
-	struct dmfs_handle *h = handle_of(fi);
-
-	if (h->file->poll) {
-		h->file->poll(req, h, ph);
-		return;
-	}
-	if (ph)
-		fuse_pollhandle_destroy(ph);
-	fuse_reply_poll(req, POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM);
-}
-
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
 	struct statvfs st = {.f_bsize = 4096, .f_frsize = 4096, .f_namemax = DM_NAME_MAX};
@@ -711,6 +490,7 @@ void dmfs_nodes_init(void)
 {
 	static const char *names[DMFS_INODES];
 
+	dmfs_opened_init();
 	devices = g_hash_table_new(g_int64_hash, g_int64_equal);
 	clock_gettime(CLOCK_REALTIME, &mounted);
 	for (unsigned i = 0; dmfs_root_files[i]; i++)
@@ -731,17 +511,17 @@ const struct fuse_lowlevel_ops dmfs_ops = {
 	.unlink = op_unlink,
 	.create = op_create,
 	.rename = op_rename,
-	.opendir = op_opendir,
-	.readdir = op_readdir,
-	.releasedir = op_releasedir,
-	.open = op_open,
-	.read = op_read,
-	.write = op_write,
-	.flush = op_flush,
-	.release = op_release,
-	.fsync = op_fsync,
-	.fallocate = op_fallocate,
-	.lseek = op_lseek,
-	.poll = op_poll,
+	.opendir = dmfs_op_opendir,
+	.readdir = dmfs_op_readdir,
+	.releasedir = dmfs_op_releasedir,
+	.open = dmfs_op_open,
+	.read = dmfs_op_read,
+	.write = dmfs_op_write,
+	.flush = dmfs_op_flush,
+	.release = dmfs_op_release,
+	.fsync = dmfs_op_fsync,
+	.fallocate = dmfs_op_fallocate,
+	.lseek = dmfs_op_lseek,
+	.poll = dmfs_op_poll,
 	.statfs = op_statfs,
 };

@@ -72,16 +72,30 @@ static int text_take(struct dmfs_handle *h, fuse_req_t req, const char *buf, siz
 	}
 	if (error && err)
 		dm_log_err("%s: %s", h->file->name, err->message);
+	explicit_bzero(text, size); /* a message may hold a key */
 	return error;
+}
+
+void dmfs_text_free(GString *text)
+{
+	if (!text)
+		return;
+	explicit_bzero(text->str, text->len);
+	g_string_free(text, TRUE);
 }
 
 /* A text so long that it comes in several writes; h->lock held. */
 static int collect(struct dmfs_handle *h, const char *buf, size_t size)
 {
-	if (!h->partial)
-		h->partial = g_string_new(NULL);
+	GString *old = h->partial;
+
+	if (!old || size >= old->allocated_len - old->len) {
+		h->partial = g_string_sized_new(old ? 2 * old->len + size : 2 * size);
+		g_string_append_len(h->partial, old ? old->str : "", old ? (gssize)old->len : 0);
+		dmfs_text_free(old);
+	}
 	if (size > MAX_TEXT - h->partial->len) {
-		g_string_free(h->partial, TRUE);
+		dmfs_text_free(h->partial);
 		h->partial = NULL;
 		return -EFBIG;
 	}
@@ -101,7 +115,7 @@ static int take_partial(struct dmfs_handle *h, fuse_req_t req)
 	if (!text)
 		return 0;
 	error = text_take(h, req, text->str, text->len);
-	g_string_free(text, TRUE);
+	dmfs_text_free(text);
 	return error;
 }
 
@@ -116,6 +130,7 @@ void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, siz
 	pthread_mutex_unlock(&h->lock);
 	if (!error && !part)
 		error = h->partial ? take_partial(h, req) : text_take(h, req, buf, size);
+	explicit_bzero((char *)buf, size); /* the request's buffer is this thread's */
 	if (error)
 		fuse_reply_err(req, -error);
 	else

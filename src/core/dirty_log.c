@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The dirty logs there are, and the part all local ones share: bitmaps in
+ * memory.  "core" is nothing but that:
+ *
+ *   core <#params> <region size> [sync | nosync]
+ *
+ * A bitmap is allocated only if memory for it can be had: with the smallest
+ * regions a large mirror's is hundreds of megabytes.
+ */
+#include <inttypes.h>
+
+#include "dirty_log.h"
+
+
+/* --- the local part ------------------------------------------------------------- */
+
+static int parse_sync(const char *who, const char *word, enum log_sync *sync, GError **err)
+{
+	if (!strcmp(word, "sync"))
+		*sync = LOG_FORCE_SYNC;
+	else if (!strcmp(word, "nosync"))
+		*sync = LOG_NOSYNC;
+	else
+		return dm_fail(err, EINVAL, "%s: unrecognised sync argument to dirty region log: '%s', sync or nosync "
+					    "would be right", who, word);
+	return 0;
+}
+
+static int parse_region_size(struct dm_dirty_log *log, const char *who, const char *word, GError **err)
+{
+	uint64_t len = log->ti->len;
+	unsigned size;
+
+	if (!dm_parse_uint(word, &size) || size < 2 || size > len || (size & (size - 1)))
+		return dm_fail(err, EINVAL,
+			       "%s: invalid region size '%s': a power of two of sectors from 2 up to the target's "
+			       "length %" PRIu64 " would be right", who, word, len);
+	log->region_sectors = size;
+	log->regions = len / size + (len % size != 0);
+	if (log->regions > UINT32_MAX)
+		return dm_fail(err, EINVAL, "%s: region count %" PRIu64 " exceeds the limit of %u: regions of %u sectors "
+					    "are too small for %" PRIu64, who, log->regions, UINT32_MAX, size, len);
+	return 0;
+}
+
+size_t dm_log_bitmap_bytes(uint64_t regions)
+{
+	return (regions + 63) / 64 * 8;
+}
+
+int dm_log_local_init(struct dm_dirty_log *log, struct local_log *l, const char *who, int argc, char **argv,
+		      GError **err)
+{
+	size_t bytes;
+	int error;
+
+	if (argc < 1 || argc > 2)
+		return dm_fail(err, EINVAL, "%s: wrong number of arguments to the %s dirty region log: its region size "
+					    "and sync or nosync would be right", who, log->type->name);
+	l->sync = LOG_DEFAULT_SYNC;
+	error = argc > 1 ? parse_sync(who, argv[1], &l->sync, err) : 0;
+	if (!error)
+		error = parse_region_size(log, who, argv[0], err);
+	if (error)
+		return error;
+	bytes = dm_log_bitmap_bytes(log->regions);
+	l->sync_bits = l->sync == LOG_NOSYNC ? g_try_malloc(bytes) : g_try_malloc0(bytes);
+	if (!l->sync_bits)
+		return dm_fail(err, ENOMEM, "%s: no memory for a bitmap of %" PRIu64 " regions", who, log->regions);
+	if (l->sync == LOG_NOSYNC)
+		memset(l->sync_bits, 0xff, bytes);
+	atomic_init(&l->sync_count, l->sync == LOG_NOSYNC ? log->regions : 0);
+	l->search = 0;
+	log->context = l;
+	return 0;
+}
+
+bool dm_log_in_sync(struct dm_dirty_log *log, uint64_t region)
+{
+	struct local_log *l = log->context;
+
+	return dm_region_bit_test(l->sync_bits, region);
+}
+
+/* Whole words of ones are stepped over. */
+bool dm_log_get_resync_work(struct dm_dirty_log *log, uint64_t *region)
+{
+	struct local_log *l = log->context;
+	uint64_t r = l->search;
+
+	while (r < log->regions) {
+		uint64_t word;
+
+		if (r % 64 == 0) {
+			memcpy(&word, l->sync_bits + r / 8, sizeof word);
+			if (word == UINT64_MAX) {
+				r += 64;
+				continue;
+			}
+		}
+		if (!dm_region_bit_test(l->sync_bits, r))
+			break;
+		r++;
+	}
+	if (r >= log->regions) {
+		l->search = log->regions;
+		return false;
+	}
+	l->search = r + 1;
+	*region = r;
+	return true;
+}
+
+void dm_log_set_region_sync(struct dm_dirty_log *log, uint64_t region, bool in_sync)
+{
+	struct local_log *l = log->context;
+
+	if (dm_region_bit_test(l->sync_bits, region) == in_sync)
+		return;
+	if (in_sync) {
+		dm_region_bit_set(l->sync_bits, region);
+		atomic_fetch_add(&l->sync_count, 1);
+	} else {
+		dm_region_bit_clear(l->sync_bits, region);
+		atomic_fetch_sub(&l->sync_count, 1);
+	}
+}
+
+uint64_t dm_log_sync_count(struct dm_dirty_log *log)
+{
+	struct local_log *l = log->context;
+
+	return atomic_load(&l->sync_count);
+}
+
+void dm_log_print_sync(struct local_log *l, GString *out)
+{
+	if (l->sync != LOG_DEFAULT_SYNC)
+		g_string_append(out, l->sync == LOG_NOSYNC ? " nosync" : " sync");
+}
+
+/* --- core ------------------------------------------------------------------------- */
+
+struct core_log {
+	struct local_log local; /* first */
+	uint8_t *dirty_bits;
+};
+
+static void core_dtr(struct dm_dirty_log *log)
+{
+	struct core_log *c = log->context;
+
+	g_free(c->local.sync_bits);
+	g_free(c->dirty_bits);
+	g_free(c);
+}
+
+static int core_ctr(struct dm_dirty_log *log, int argc, char **argv, GError **err)
+{
+	struct core_log *c = g_new0(struct core_log, 1);
+	int error = dm_log_local_init(log, &c->local, log->ti->type->name, argc, argv, err);
+
+	log->context = c;
+	if (!error) {
+		c->dirty_bits = g_try_malloc0(dm_log_bitmap_bytes(log->regions));
+		if (!c->dirty_bits)
+			error = dm_fail(err, ENOMEM, "%s: no memory for a bitmap of %" PRIu64 " regions",
+					log->ti->type->name, log->regions);
+	}
+	if (error)
+		core_dtr(log);
+	return error;
+}
+
+static int core_resume(struct dm_dirty_log *log)
+{
+	struct core_log *c = log->context;
+
+	c->local.search = 0;
+	return 0;
+}
+
+static bool core_is_clean(struct dm_dirty_log *log, uint64_t region)
+{
+	struct core_log *c = log->context;
+
+	return !dm_region_bit_test(c->dirty_bits, region);
+}
+
+static int core_flush(struct dm_dirty_log *log)
+{
+	return 0;
+}
+
+static void core_mark_region(struct dm_dirty_log *log, uint64_t region)
+{
+	struct core_log *c = log->context;
+
+	dm_region_bit_set(c->dirty_bits, region);
+}
+
+static void core_clear_region(struct dm_dirty_log *log, uint64_t region)
+{
+	struct core_log *c = log->context;
+
+	dm_region_bit_clear(c->dirty_bits, region);
+}
+
+static void core_status(struct dm_dirty_log *log, enum dm_status_type type, GString *out)
+{
+	struct core_log *c = log->context;
+
+	if (type == DM_STATUS_INFO) {
+		g_string_append(out, "1 core");
+		return;
+	}
+	g_string_append_printf(out, "core %d %" PRIu32, c->local.sync == LOG_DEFAULT_SYNC ? 1 : 2, log->region_sectors);
+	dm_log_print_sync(&c->local, out);
+}
+
+static const struct dm_dirty_log_type core_log_type = {
+	.name = "core",
+	.in_memory = true,
+	.ctr = core_ctr,
+	.dtr = core_dtr,
+	.resume = core_resume,
+	.is_clean = core_is_clean,
+	.in_sync = dm_log_in_sync,
+	.flush = core_flush,
+	.mark_region = core_mark_region,
+	.clear_region = core_clear_region,
+	.get_resync_work = dm_log_get_resync_work,
+	.set_region_sync = dm_log_set_region_sync,
+	.sync_count = dm_log_sync_count,
+	.status = core_status,
+};
+
+/* --- all of them ------------------------------------------------------------------- */
+
+static const struct dm_dirty_log_type *const types[] = {&core_log_type, &dm_disk_log_type};
+
+static const struct dm_dirty_log_type *find_type(const char *name)
+{
+	for (unsigned i = 0; i < G_N_ELEMENTS(types); i++)
+		if (!strcmp(types[i]->name, name))
+			return types[i];
+	return NULL;
+}
+
+int dm_dirty_log_new(struct dm_target *ti, const char *who, const char *type_name, int argc, char **argv,
+		     struct dm_dirty_log **out, GError **err)
+{
+	const struct dm_dirty_log_type *type = find_type(type_name);
+	struct dm_dirty_log *log;
+	int error;
+
+	if (!type && !strcmp(type_name, "userspace"))
+		return dm_fail(err, EINVAL, "%s: log type 'userspace' is not supported, core or disk would be right", who);
+	if (!type)
+		return dm_fail(err, EINVAL, "%s: unknown log type '%.32s', core or disk would be right", who, type_name);
+	log = g_new0(struct dm_dirty_log, 1);
+	log->type = type;
+	log->ti = ti;
+	error = type->ctr(log, argc, argv, err);
+	if (error) {
+		g_free(log);
+		return error;
+	}
+	*out = log;
+	return 0;
+}
+
+void dm_dirty_log_free(struct dm_dirty_log *log)
+{
+	if (!log)
+		return;
+	log->type->dtr(log);
+	g_free(log);
+}

@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * crypt: transparent encryption (dm-crypt.rst).
+ *
+ *   <cipher> <key> <iv_offset> <dev path> <offset> [<#opt_params> <opt_params>*]
+ *
+ * A read goes on to the device beneath and is decrypted where it lies when it
+ * comes back, by the thread that brings it.  A write is encrypted into a
+ * bounce buffer by the thread that submits it, and goes out as a bio of ours.
+ *
+ * same_cpu_crypt, submit_from_crypt_cpus, no_read_workqueue and
+ * no_write_workqueue ask the kernel for just that: the work is done by whoever
+ * comes with the bio, and never handed to another thread.  They are kept and printed.
+ *
+ * The key changes only while the device is suspended, when no bio is on its
+ * way; so the data path looks at the engine without a lock.
+ */
+#include <inttypes.h>
+#include <stdatomic.h>
+
+#include <dmfs/target.h>
+
+#include "bounce.h"
+#include "crypt.h"
+
+enum options {
+	OPT_DISCARDS = 1u << 0,
+	OPT_SAME_CPU = 1u << 1,
+	OPT_SUBMIT_FROM_CRYPT = 1u << 2,
+	OPT_NO_READ_WQ = 1u << 3,
+	OPT_NO_WRITE_WQ = 1u << 4,
+	OPT_IV_LARGE = 1u << 5,
+};
+
+static const struct {
+	const char *name;
+	unsigned bit;
+} option_names[] = {
+	{"allow_discards", OPT_DISCARDS},
+	{"same_cpu_crypt", OPT_SAME_CPU},
+	{"submit_from_crypt_cpus", OPT_SUBMIT_FROM_CRYPT},
+	{"no_read_workqueue", OPT_NO_READ_WQ},
+	{"no_write_workqueue", OPT_NO_WRITE_WQ},
+	{"iv_large_sectors", OPT_IV_LARGE}, /* printed last, behind sector_size */
+};
+
+struct crypt {
+	struct dm_dev *dev;
+	uint64_t start, iv_offset;
+	unsigned options, sector_size;
+	char *cipher;      /* as it was given */
+	char *description; /* of the key in the keyring, or NULL */
+	struct crypt_engine *engine;
+	struct bounce_pool *bounces;
+	GMutex lock; /* messages and status: the description */
+	atomic_bool suspended;
+};
+
+struct crypt_io {
+	uint64_t sector; /* what the IV of the bio's first sector is made of */
+};
+
+/* --- making ---------------------------------------------------------------------------------- */
+
+static int read_sector_size(struct dm_target *ti, struct crypt *c, const char *value, GError **err)
+{
+	unsigned size;
+
+	if (!dm_parse_uint(value, &size) || size < 512 || size > CRYPT_MAX_SECTOR || (size & (size - 1)))
+		return dm_fail(err, EINVAL, "crypt: sector_size '%s' is not a power of two from 512 to %u", value,
+			       CRYPT_MAX_SECTOR);
+	if (c->sector_size && c->sector_size != size)
+		return dm_fail(err, EINVAL, "crypt: sector_size is given as %u and as %u", c->sector_size, size);
+	if (ti->len % (size >> DM_SECTOR_SHIFT))
+		return dm_fail(err, EINVAL, "crypt: length %" PRIu64 " is not a multiple of sector_size %u", ti->len, size);
+	c->sector_size = size;
+	return 0;
+}
+
+static int read_option(struct dm_target *ti, struct crypt *c, const char *word, GError **err)
+{
+	for (size_t i = 0; i < G_N_ELEMENTS(option_names); i++)
+		if (!g_ascii_strcasecmp(word, option_names[i].name)) {
+			c->options |= option_names[i].bit;
+			return 0;
+		}
+	if (g_str_has_prefix(word, "sector_size:"))
+		return read_sector_size(ti, c, strchr(word, ':') + 1, err);
+	if (g_str_has_prefix(word, "integrity:"))
+		return dm_fail(err, EINVAL, "crypt: '%s' needs a device that stores tags (integrity), which is not supported",
+			       word);
+	return dm_fail(err, EINVAL,
+		       "crypt: option '%s' is not one of allow_discards, same_cpu_crypt, submit_from_crypt_cpus, "
+		       "no_read_workqueue, no_write_workqueue, sector_size:BYTES, iv_large_sectors",
+		       word);
+}
+
+static int read_options(struct dm_target *ti, struct crypt *c, struct dm_args *as, GError **err)
+{
+	unsigned n;
+	int r = dm_read_arg_group(as, 0, 8, true, "crypt", "optional parameters", &n, err);
+
+	while (!r && n--)
+		r = read_option(ti, c, dm_shift_arg(as), err);
+	if (!r && as->argc)
+		r = dm_fail(err, EINVAL, "crypt: '%s' and what follows is more than the number of optional parameters",
+			    as->argv[0]);
+	if (!c->sector_size)
+		c->sector_size = DM_SECTOR_SIZE;
+	return r;
+}
+
+/* The place of the data; the engine checks that the device holds it. */
+static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError **err)
+{
+	int r = dm_read_u64(argv[2], 0, UINT64_MAX, "crypt", "iv_offset", &c->iv_offset, err);
+
+	if (!r && c->iv_offset % (c->sector_size >> DM_SECTOR_SHIFT))
+		r = dm_fail(err, EINVAL, "crypt: iv_offset %s is not a multiple of sector_size %u", argv[2],
+			    c->sector_size);
+	if (!r)
+		r = dm_read_u64(argv[4], 0, UINT64_MAX, "crypt", "device sector", &c->start, err);
+	return r ? r : dm_get_device(ti, argv[3], dm_target_mode(ti), &c->dev, err);
+}
+
+static int make_engine(struct crypt *c, const char *key_arg, GError **err)
+{
+	struct crypt_key key;
+	struct crypt_spec spec;
+	int r = crypt_spec_parse(c->cipher, &spec, err);
+
+	if (r)
+		return r;
+	if (spec.ignored)
+		dm_log_warn("crypt: in cipher '%s' '%s' means nothing", c->cipher, spec.ignored);
+	r = crypt_key_read(key_arg, &key, err);
+	if (!r)
+		r = crypt_engine_new(&spec, key.size, c->sector_size, c->options & OPT_IV_LARGE, &c->engine, err);
+	if (!r)
+		r = crypt_engine_set_key(c->engine, &key, err);
+	c->description = g_steal_pointer(&key.description);
+	crypt_key_clear(&key);
+	return r;
+}
+
+static void crypt_free(struct crypt *c)
+{
+	crypt_engine_free(c->engine);
+	bounce_pool_free(c->bounces);
+	g_free(c->cipher);
+	g_free(c->description);
+	g_mutex_clear(&c->lock);
+	g_free(c);
+}
+
+static void start_write(void *context, struct bounce *b, struct dm_bio *orig);
+
+static int crypt_make(struct dm_target *ti, struct crypt *c, int argc, char **argv, GError **err)
+{
+	struct dm_args as = {argc - 5, argv + 5};
+	int r = read_options(ti, c, &as, err);
+
+	c->cipher = g_strdup(argv[0]);
+	if (!r)
+		r = make_engine(c, argv[1], err);
+	return r ? r : read_place(ti, c, argv, err);
+}
+
+static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
+{
+	struct crypt *c;
+	int r;
+
+	if (argc < 5) {
+		if (argc > 1)
+			memset(argv[1], '0', strlen(argv[1]));
+		return dm_fail(err, EINVAL,
+			       "crypt: %d arguments, <cipher> <key> <iv_offset> <dev path> <offset> are needed", argc);
+	}
+	c = g_new0(struct crypt, 1);
+	g_mutex_init(&c->lock);
+	r = crypt_make(ti, c, argc, argv, err);
+	memset(argv[1], '0', strlen(argv[1])); /* the text of the key was not needed longer than this */
+	if (r) {
+		crypt_free(c);
+		return r;
+	}
+	c->bounces = bounce_pool_new(start_write, ti);
+	ti->private = c;
+	ti->secret = c->engine->layout.size && !c->description;
+	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
+	ti->max_io_sectors = BOUNCE_MAX >> DM_SECTOR_SHIFT;
+	return 0;
+}
+
+static void crypt_dtr(struct dm_target *ti)
+{
+	struct crypt *c = ti->private;
+
+	dm_put_device(ti, c->dev);
+	crypt_free(c);
+}
+
+/* --- bios ------------------------------------------------------------------------------------ */
+
+static void write_done(struct dm_bio *bio)
+{
+	struct bounce *b = bio->private;
+	struct dm_bio *orig = b->orig;
+	int error = bio->error;
+
+	bounce_put(b);
+	dm_bio_end(orig, error);
+}
+
+/* orig->sector is the target's still. */
+static void start_write(void *context, struct bounce *b, struct dm_bio *orig)
+{
+	struct dm_target *ti = context;
+	struct crypt *c = ti->private;
+	uint64_t offset = dm_target_offset(ti, orig->sector);
+	size_t len = orig->sectors << DM_SECTOR_SHIFT;
+	int r = crypt_engine_encrypt(c->engine, offset + c->iv_offset, orig->iov, orig->iovcnt, 0, b->buf, len);
+
+	b->orig = orig;
+	b->iov = (struct iovec){b->buf, len};
+	b->bio = (struct dm_bio){
+		.op = DM_WRITE,
+		.flags = orig->flags,
+		.dev = c->dev,
+		.sector = c->start + offset,
+		.sectors = orig->sectors,
+		.iov = &b->iov,
+		.iovcnt = 1,
+		.end = write_done,
+		.private = b,
+	};
+	if (r)
+		dm_bio_end(&b->bio, -EIO);
+	else
+		dm_submit(&b->bio);
+}
+
+static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct crypt *c = ti->private;
+	uint64_t offset = dm_target_offset(ti, bio->sector);
+	struct crypt_io *io = bio->private;
+
+	if (dm_op_has_data(bio->op) && ((offset | bio->sectors) & ((c->sector_size >> DM_SECTOR_SHIFT) - 1)))
+		return DM_MAPIO_KILL;
+	if (bio->op == DM_WRITE) {
+		bounce_submit(c->bounces, bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	io->sector = offset + c->iv_offset;
+	bio->dev = c->dev;
+	bio->sector = c->start + offset;
+	return DM_MAPIO_REMAPPED;
+}
+
+static enum dm_endio crypt_end_io(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct crypt *c = ti->private;
+	struct crypt_io *io = bio->private;
+
+	if (bio->op == DM_READ && !bio->error &&
+	    crypt_engine_decrypt(c->engine, io->sector, bio->iov, bio->iovcnt, 0, bio->sectors << DM_SECTOR_SHIFT))
+		bio->error = -EIO;
+	return DM_ENDIO_DONE;
+}
+
+/* --- suspending, and the key ------------------------------------------------------------------ */
+
+static void crypt_postsuspend(struct dm_target *ti)
+{
+	struct crypt *c = ti->private;
+
+	atomic_store(&c->suspended, true);
+}
+
+static int crypt_preresume(struct dm_target *ti, GError **err)
+{
+	struct crypt *c = ti->private;
+
+	if (c->engine->has_key)
+		return 0;
+	return dm_fail(err, EAGAIN, "crypt: aborting resume - crypt key is not set.");
+}
+
+static void crypt_resume(struct dm_target *ti)
+{
+	struct crypt *c = ti->private;
+
+	atomic_store(&c->suspended, false);
+}
+
+/* c->lock held. */
+static int message_set(struct crypt *c, const char *arg, GError **err)
+{
+	struct crypt_key key;
+	int r = crypt_key_read(arg, &key, err);
+
+	if (r)
+		return r;
+	r = crypt_engine_set_key(c->engine, &key, err);
+	if (!r) {
+		g_free(c->description);
+		c->description = g_steal_pointer(&key.description);
+	}
+	crypt_key_clear(&key);
+	return r;
+}
+
+static int key_message(struct crypt *c, int argc, char **argv, GError **err)
+{
+	int r = 0;
+
+	g_mutex_lock(&c->lock);
+	if (!atomic_load(&c->suspended)) {
+		r = dm_fail(err, EINVAL, "crypt: not suspended during key manipulation.");
+	} else if (argc == 3 && !g_ascii_strcasecmp(argv[1], "set")) {
+		r = message_set(c, argv[2], err);
+	} else if (argc == 2 && !g_ascii_strcasecmp(argv[1], "wipe")) {
+		crypt_engine_wipe_key(c->engine);
+		g_clear_pointer(&c->description, g_free);
+	} else {
+		r = dm_fail(err, EINVAL, "crypt: the messages are 'key set KEY' and 'key wipe'");
+	}
+	g_mutex_unlock(&c->lock);
+	return r;
+}
+
+static int crypt_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err)
+{
+	int r;
+
+	if (argc < 2 || g_ascii_strcasecmp(argv[0], "key"))
+		r = dm_fail(err, EINVAL, "crypt: unrecognised message received; there are 'key set KEY' and 'key wipe'");
+	else
+		r = key_message(ti->private, argc, argv, err);
+	for (int i = 1; i < argc; i++)
+		memset(argv[i], '0', strlen(argv[i]));
+	return r;
+}
+
+/* --- status ---------------------------------------------------------------------------------- */
+
+static void print_key(struct crypt *c, GString *out)
+{
+	size_t size = c->engine->layout.size, at = out->len;
+
+	g_mutex_lock(&c->lock);
+	if (c->description) {
+		g_string_append_printf(out, ":%zu:%s", size, c->description);
+	} else if (size) {
+		g_string_set_size(out, at + 2 * size);
+		memset(out->str + at, '0', 2 * size);
+	} else {
+		g_string_append_c(out, '-');
+	}
+	g_mutex_unlock(&c->lock);
+}
+
+static void print_options(struct crypt *c, GString *out)
+{
+	bool large = c->sector_size != DM_SECTOR_SIZE;
+	unsigned n = __builtin_popcount(c->options) + large;
+
+	if (!n)
+		return;
+	g_string_append_printf(out, " %u", n);
+	for (size_t i = 0; i < G_N_ELEMENTS(option_names); i++) {
+		if (large && option_names[i].bit == OPT_IV_LARGE)
+			g_string_append_printf(out, " sector_size:%u", c->sector_size);
+		if (c->options & option_names[i].bit)
+			g_string_append_printf(out, " %s", option_names[i].name);
+	}
+}
+
+static void crypt_status(struct dm_target *ti, enum dm_status_type type, GString *out)
+{
+	struct crypt *c = ti->private;
+
+	if (type == DM_STATUS_INFO)
+		return;
+	g_string_append_printf(out, "%s ", c->cipher);
+	print_key(c, out);
+	g_string_append_printf(out, " %" PRIu64 " ", c->iv_offset);
+	dm_dev_print(c->dev, out);
+	g_string_append_printf(out, " %" PRIu64, c->start);
+	print_options(c, out);
+}
+
+static int crypt_iterate_devices(struct dm_target *ti, dm_iterate_fn fn, void *data)
+{
+	struct crypt *c = ti->private;
+
+	return fn(ti, c->dev, c->start, ti->len, data);
+}
+
+static void crypt_io_hints(struct dm_target *ti, struct dm_limits *limits)
+{
+	struct crypt *c = ti->private;
+
+	limits->logical_block_size = MAX(limits->logical_block_size, c->sector_size);
+	limits->physical_block_size = MAX(limits->physical_block_size, c->sector_size);
+	limits->io_min = MAX(limits->io_min, c->sector_size);
+}
+
+const struct dm_target_type crypt_target = {
+	.name = "crypt",
+	.version = {1, 24, 0},
+	.features = DM_TARGET_FLUSH_DEVICES,
+	.per_bio_size = sizeof(struct crypt_io),
+	.ctr = crypt_ctr,
+	.dtr = crypt_dtr,
+	.map = crypt_map,
+	.end_io = crypt_end_io,
+	.postsuspend = crypt_postsuspend,
+	.preresume = crypt_preresume,
+	.resume = crypt_resume,
+	.status = crypt_status,
+	.message = crypt_message,
+	.iterate_devices = crypt_iterate_devices,
+	.io_hints = crypt_io_hints,
+};

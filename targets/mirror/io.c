@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reads, writes and flushes of a mirror.
+ *
+ * A read of a region in sync goes to any leg, by megabytes in turn; if that fails, to
+ * the next.  A write takes the lock of its region's shard for a moment and
+ * goes to the legs from the thread it came in.  Two writes to the same sector
+ * are not under way at the same time: the legs might take them in different
+ * orders and would then differ for good.
+ */
+#include "mirror.h"
+
+#define BALANCE_SHIFT 11 /* sectors a leg is read for before it is another's turn: 1 MiB */
+
+/* --- reads ------------------------------------------------------------------------ */
+
+/*
+ * The next leg to try, or -1: first those without an error, then those that
+ * had nothing but read errors.
+ */
+static int next_leg(struct mirror_bio *b)
+{
+	struct mirror *ms = b->ms;
+	uint64_t region = mirror_region(ms, b->offset);
+	unsigned n = ms->nr_legs;
+
+	if (!region_in_sync(ms, region) && !dm_region_bit_test(ms->degraded, region)) {
+		unsigned primary = atomic_load(&ms->primary);
+
+		return b->step++ || leg_is_stale(&ms->legs[primary]) ? -1 : (int)primary;
+	}
+	while (b->step < 2 * n) {
+		unsigned step = b->step++, leg = (b->first + step) % n;
+		unsigned errors = atomic_load_explicit(&ms->legs[leg].errors, memory_order_acquire);
+
+		if (step < n ? !errors : errors == 1u << LEG_READ_ERROR)
+			return (int)leg;
+	}
+	return -1;
+}
+
+static bool point_at_leg(struct mirror_bio *b)
+{
+	int leg = next_leg(b);
+
+	if (leg < 0)
+		return false;
+	b->leg = (unsigned)leg;
+	b->bio->dev = b->ms->legs[leg].dev;
+	b->bio->sector = b->ms->legs[leg].offset + b->offset;
+	return true;
+}
+
+static enum dm_mapio map_read(struct mirror_bio *b)
+{
+	b->first = (unsigned)((b->offset >> BALANCE_SHIFT) % b->ms->nr_legs);
+	b->step = 0;
+	return point_at_leg(b) ? DM_MAPIO_REMAPPED : DM_MAPIO_KILL;
+}
+
+static enum dm_endio read_end(struct mirror_bio *b)
+{
+	if (!b->bio->error)
+		return DM_ENDIO_DONE;
+	mirror_fail_leg(b->ms, b->leg, LEG_READ_ERROR);
+	if (!point_at_leg(b))
+		return DM_ENDIO_DONE;
+	dm_submit(b->bio);
+	return DM_ENDIO_INCOMPLETE;
+}
+
+/* --- the legs' part of a write --------------------------------------------------------- */
+
+static void all_legs_done(struct mirror_bio *b)
+{
+	unsigned failed = 0;
+	int error = 0;
+
+	for (unsigned i = 0; i < b->nr; i++) {
+		if (!b->legs[i].bio.error)
+			continue;
+		failed++;
+		error = b->legs[i].bio.error;
+		/* A discard is a wish: a leg that does not fulfil it has not failed. */
+		if (b->bio->op != DM_DISCARD && (b->nr > 1 || !b->region))
+			mirror_fail_leg(b->ms, b->legs[i].leg, LEG_WRITE_ERROR);
+	}
+	if (b->bio->op == DM_FLUSH && !failed)
+		mirror_flushed(b->ms, b->flush);
+	if (failed && b->nr > 1 && !(b->bio->op == DM_DISCARD && failed == b->nr))
+		mirror_failed(b);
+	else
+		mirror_write_end(b, error);
+}
+
+static void leg_end(struct dm_bio *bio)
+{
+	struct leg_bio *l = (struct leg_bio *)bio;
+	struct mirror_bio *b = l->whole->private;
+
+	if (atomic_fetch_sub(&b->pending, 1) == 1)
+		all_legs_done(b);
+}
+
+static void leg_async_end(unsigned long error_bits, void *context)
+{
+	struct leg_bio *l = context;
+
+	l->bio.error = error_bits ? -EIO : 0;
+	leg_end(&l->bio);
+}
+
+static void add_leg(struct mirror_bio *b, unsigned leg)
+{
+	struct leg_bio *l = &b->legs[b->nr++];
+	struct dm_bio *bio = b->bio;
+
+	l->whole = bio;
+	l->leg = leg;
+	l->bio = (struct dm_bio){
+		.op = bio->op,
+		.flags = bio->flags & (DM_FUA | DM_META | DM_NOUNMAP | DM_BACKGROUND),
+		.dev = b->ms->legs[leg].dev,
+		.sector = bio->op == DM_FLUSH ? 0 : b->ms->legs[leg].offset + b->offset,
+		.sectors = bio->sectors,
+		.iov = bio->iov,
+		.iovcnt = bio->iovcnt,
+		.end = leg_end,
+	};
+}
+
+/* What waits for a disk goes to all legs at once, what does not one after the other from this thread. */
+static void send_to_legs(struct mirror_bio *b)
+{
+	bool at_once = b->bio->op == DM_FLUSH || (b->bio->flags & DM_FUA);
+	unsigned n = b->nr;
+
+	atomic_store_explicit(&b->pending, n, memory_order_relaxed);
+	for (unsigned i = 1; at_once && i < n; i++) {
+		struct dm_bio *bio = &b->legs[i].bio;
+		struct dm_region where = {bio->dev, bio->sector, bio->sectors};
+
+		dm_io_async(bio->op, bio->flags, 1, &where, bio->iov, bio->iovcnt, leg_async_end, &b->legs[i]);
+	}
+	if (at_once)
+		n = 1;
+	/* The last of them to end may free b. */
+	for (unsigned i = 0; i < n; i++)
+		dm_submit(&b->legs[i].bio);
+}
+
+static void send_flush(struct mirror_bio *b)
+{
+	b->flush = atomic_fetch_add(&b->ms->flushes, 1) + 1;
+	for (unsigned i = 0; i < b->ms->nr_legs; i++)
+		add_leg(b, i);
+	send_to_legs(b);
+}
+
+/* --- writes -------------------------------------------------------------------------------- */
+
+/* A write under way that has a sector in common, or NULL. */
+static struct mirror_bio *find_overlap(struct region *reg, const struct mirror_bio *b)
+{
+	for (struct mirror_bio *w = reg->writes; w; w = w->next)
+		if (w->offset < b->offset + b->bio->sectors && b->offset < w->offset + w->bio->sectors)
+			return w;
+	return NULL;
+}
+
+static void enter_region(struct region *reg, struct mirror_bio *b)
+{
+	b->region = reg;
+	b->awaited = false;
+	b->prev = NULL;
+	b->next = reg->writes;
+	if (b->next)
+		b->next->prev = b;
+	reg->writes = b;
+	reg->pending++;
+	reg->touched = true;
+}
+
+static void choose_legs(struct mirror_bio *b, enum region_state state)
+{
+	struct mirror *ms = b->ms;
+	bool degraded = state == REGION_NOSYNC && dm_region_bit_test(ms->degraded, b->region->nr);
+
+	if (state == REGION_NOSYNC && !degraded) {
+		add_leg(b, atomic_load(&ms->primary));
+		return;
+	}
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		if (!degraded || !leg_is_stale(&ms->legs[i]))
+			add_leg(b, i);
+}
+
+/* Whether a write must wait, and if so has it waiting; else it is counted in its region.  The shard's lock held. */
+static bool wait_or_enter(struct mirror_bio *b, struct region *reg, bool is_new)
+{
+	struct mirror_bio *other = NULL;
+
+	if (is_new && reg->state == REGION_MARKING)
+		region_begin_dirty(b->ms, reg);
+	if (reg->state == REGION_DIRTY || reg->state == REGION_NOSYNC) {
+		other = find_overlap(reg, b);
+		if (!other) {
+			enter_region(reg, b);
+			return false;
+		}
+		other->awaited = true;
+	}
+	dm_bio_list_add(&reg->delayed, b->bio);
+	return true;
+}
+
+void mirror_write(struct mirror_bio *b)
+{
+	struct mirror *ms = b->ms;
+	uint64_t nr = mirror_region(ms, b->offset);
+	struct shard *shard = mirror_shard(ms, nr);
+	struct region *reg;
+	bool is_new, waits;
+	enum region_state state;
+
+	b->nr = 0;
+	pthread_mutex_lock(&shard->lock);
+	reg = region_get(ms, nr, false);
+	is_new = !reg;
+	if (is_new)
+		reg = region_get(ms, nr, true);
+	waits = wait_or_enter(b, reg, is_new);
+	state = reg->state;
+	if (!waits)
+		choose_legs(b, state);
+	pthread_mutex_unlock(&shard->lock);
+	if (waits)
+		return;
+	if (state == REGION_NOSYNC && ms->handle_errors && !ms->keep_log && atomic_load(&ms->leg_failure)) {
+		b->blocked = true;
+		mirror_failed(b);
+	} else if (!b->nr) {
+		mirror_write_end(b, -EIO);
+	} else {
+		send_to_legs(b);
+	}
+}
+
+static void write_again(struct dm_work *work)
+{
+	mirror_write((struct mirror_bio *)((char *)work - offsetof(struct mirror_bio, work)));
+}
+
+void mirror_redispatch(struct mirror *ms, struct dm_bio_list *list)
+{
+	struct dm_bio *bio;
+
+	while ((bio = dm_bio_list_pop(list))) {
+		struct mirror_bio *b = bio->private;
+
+		b->work = (struct dm_work){.fn = write_again};
+		dm_wq_queue(ms->io_wq, &b->work);
+	}
+}
+
+/* Takes a write out of its region, and the writes that may go on. */
+static struct run *leave_region(struct mirror_bio *b, struct dm_bio_list *go)
+{
+	struct region *reg = b->region;
+	struct shard *shard = mirror_shard(b->ms, reg->nr);
+	struct run *quiesced = NULL;
+
+	pthread_mutex_lock(&shard->lock);
+	*(b->prev ? &b->prev->next : &reg->writes) = b->next;
+	if (b->next)
+		b->next->prev = b->prev;
+	reg->pending--;
+	if (reg->state == REGION_RECOVERING) {
+		if (!reg->pending)
+			quiesced = reg->run;
+	} else if (b->awaited) {
+		dm_bio_list_take(&reg->delayed, go);
+	}
+	if (reg->state == REGION_NOSYNC && !reg->pending && dm_bio_list_empty(&reg->delayed))
+		region_drop(b->ms, reg); /* the log knows as much */
+	pthread_mutex_unlock(&shard->lock);
+	b->region = NULL;
+	return quiesced;
+}
+
+void mirror_write_end(struct mirror_bio *b, int error)
+{
+	struct dm_bio_list go;
+	struct run *quiesced = NULL;
+
+	dm_bio_list_init(&go);
+	if (b->region)
+		quiesced = leave_region(b, &go);
+	mirror_redispatch(b->ms, &go);
+	if (quiesced)
+		run_quiesced(quiesced);
+	dm_bio_end(b->bio, error);
+}
+
+/* --- the target's functions ---------------------------------------------------------------- */
+
+enum dm_mapio mirror_map(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct mirror *ms = ti->private;
+	struct mirror_bio *b = bio->private;
+
+	b->ms = ms;
+	b->bio = bio;
+	b->offset = dm_target_offset(ti, bio->sector);
+	if (bio->op == DM_READ)
+		return map_read(b);
+	b->region = NULL;
+	b->requeue = b->log_failed = b->blocked = b->awaited = false;
+	b->nr = 0;
+	if (bio->op == DM_FLUSH)
+		send_flush(b);
+	else
+		mirror_write(b);
+	return DM_MAPIO_SUBMITTED;
+}
+
+enum dm_endio mirror_end_io(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct mirror_bio *b = bio->private;
+
+	if (bio->op == DM_READ)
+		return read_end(b);
+	return b->requeue ? DM_ENDIO_REQUEUE : DM_ENDIO_DONE;
+}

@@ -1,0 +1,617 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * mirror: the same data on several legs (dm-log.rst).
+ *
+ *   <log type> <#log params> <log params>* [block_on_error]
+ *   <#legs> [<dev path> <offset>]{2,} [<#features> [handle_errors] [keep_log]]
+ *
+ * handle_errors (block_on_error is its first name, counted among the log's
+ * parameters): a write that a leg missed is not reported done; it waits until
+ * the device is suspended, and with noflush goes to the table that comes then.
+ * keep_log with it: it is reported done if one leg has it, and the log, which
+ * stays as it is, remembers the region.
+ */
+#include <inttypes.h>
+
+#include "mirror.h"
+
+#define MIN_LEGS 2u
+/* What fits in a bio's space. */
+#define MAX_LEGS ((unsigned)((UINT16_MAX - sizeof(struct mirror_bio)) / sizeof(struct leg_bio)))
+
+/* --- failures --------------------------------------------------------------------- */
+
+/*
+ * The primary is the source of regions that were never in sync.  While there are such regions
+ * no other leg can take its place.
+ */
+static void replace_primary(struct mirror *ms, unsigned leg)
+{
+	if (atomic_load(&ms->primary) != leg)
+		return;
+	if (!atomic_load(&ms->in_sync)) {
+		dm_log_err_limit("mirror: primary leg %u failed while out-of-sync: reads may fail", leg);
+		return;
+	}
+	for (unsigned i = 0; i < ms->nr_legs; i++) {
+		if (!atomic_load(&ms->legs[i].errors)) {
+			atomic_store(&ms->primary, i);
+			return;
+		}
+	}
+	dm_log_warn("mirror: all legs have failed");
+}
+
+void mirror_fail_leg(struct mirror *ms, unsigned leg, enum leg_error kind)
+{
+	static const char *const did[] = {"flush", "write to", "synchronise", "read from"};
+	g_autoptr(GString) name = NULL;
+	unsigned old;
+
+	atomic_store(&ms->leg_failure, true);
+	old = atomic_fetch_or(&ms->legs[leg].errors, 1u << kind);
+	if (old & 1u << kind)
+		return;
+	name = g_string_new(NULL);
+	dm_dev_print(ms->legs[leg].dev, name);
+	dm_log_err_limit("mirror: failed to %s leg %u (%s)", did[kind], leg, name->str);
+	replace_primary(ms, leg);
+	if (ms->handle_errors)
+		dm_target_event(ms->ti, NULL, NULL);
+}
+
+int mirror_flush_legs(struct mirror *ms)
+{
+	int error = 0;
+
+	for (unsigned first = 0; first < ms->nr_legs; first += DM_IO_MAX_REGIONS) {
+		unsigned n = MIN(ms->nr_legs - first, DM_IO_MAX_REGIONS);
+		struct dm_region where[DM_IO_MAX_REGIONS];
+		unsigned long failed = 0;
+		int one;
+
+		for (unsigned i = 0; i < n; i++)
+			where[i] = (struct dm_region){ms->legs[first + i].dev, 0, 0};
+		one = dm_io_sync(DM_FLUSH, 0, n, where, NULL, 0, &failed);
+		for (unsigned i = 0; i < n; i++)
+			if (failed >> i & 1)
+				mirror_fail_leg(ms, first + i, LEG_FLUSH_ERROR);
+		error = error ? error : one;
+	}
+	return error;
+}
+
+void mirror_failed(struct mirror_bio *b)
+{
+	struct mirror *ms = b->ms;
+
+	pthread_mutex_lock(&ms->lock);
+	dm_bio_list_add(&ms->failures, b->bio);
+	pthread_mutex_unlock(&ms->lock);
+	mirror_wake(ms);
+}
+
+static void release(struct mirror_bio *b)
+{
+	b->requeue = dm_target_noflush(b->ms->ti);
+	mirror_write_end(b, -EIO);
+}
+
+static void hold(struct mirror_bio *b)
+{
+	struct mirror *ms = b->ms;
+	bool suspended;
+
+	pthread_mutex_lock(&ms->lock);
+	suspended = ms->suspended;
+	if (!suspended)
+		dm_bio_list_add(&ms->holds, b->bio);
+	pthread_mutex_unlock(&ms->lock);
+	if (suspended)
+		release(b);
+}
+
+/* Whether some leg that missed nothing has what the bio wrote. */
+static bool some_leg_has_it(struct mirror_bio *b)
+{
+	for (unsigned i = 0; i < b->nr; i++)
+		if (!b->legs[i].bio.error && !leg_is_stale(&b->ms->legs[b->legs[i].leg]))
+			return true;
+	return false;
+}
+
+static bool some_leg_is_left(struct mirror *ms)
+{
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		if (!leg_is_stale(&ms->legs[i]))
+			return true;
+	return false;
+}
+
+/* Some legs have dropped the sectors and some have not: that is mended at once, no leg has failed. */
+static void mend_discard(struct mirror_bio *b)
+{
+	struct mirror *ms = b->ms;
+	uint64_t nr = b->region->nr;
+	int error = 0;
+
+	for (unsigned i = 0; i < b->nr; i++)
+		error = error ? error : b->legs[i].bio.error;
+	if (region_in_sync(ms, nr)) {
+		atomic_store(&ms->in_sync, false);
+		region_lost_sync(ms, nr);
+		g_array_append_val(ms->again, nr);
+	}
+	mirror_write_end(b, error);
+}
+
+static void deal_with(struct mirror_bio *b)
+{
+	struct mirror *ms = b->ms;
+	bool sent = !b->log_failed && !b->blocked;
+
+	if (sent && b->bio->op == DM_DISCARD) {
+		mend_discard(b);
+		return;
+	}
+	if (sent) {
+		atomic_store(&ms->in_sync, false);
+		if (b->region)
+			region_lost_sync(ms, b->region->nr);
+		else
+			regions_lost_sync(ms);
+	}
+	if (sent ? !some_leg_has_it(b) : !some_leg_is_left(ms) || (b->log_failed && ms->keep_log))
+		mirror_write_end(b, -EIO);
+	else if (ms->handle_errors && !ms->keep_log)
+		hold(b);
+	else
+		mirror_write_end(b, 0);
+}
+
+/* --- the worker ---------------------------------------------------------------------- */
+
+static void all_in_sync(struct mirror *ms)
+{
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		atomic_store(&ms->legs[i].errors, 0);
+	atomic_store(&ms->leg_failure, false);
+	atomic_store(&ms->in_sync, true);
+	mirror_arm_cleaner(ms);
+	dm_target_event(ms->ti, NULL, NULL);
+}
+
+/* The cleaner has flushed the legs: now it may be said that all is in sync. */
+static void announce(struct mirror *ms, bool flushed)
+{
+	if (flushed && ms->log->type->sync_count(ms->log) == ms->log->regions)
+		all_in_sync(ms);
+	/* If the legs could not be flushed it is not tried again before the next resume. */
+	ms->announcing = !flushed;
+}
+
+static void check_in_sync(struct mirror *ms)
+{
+	if (atomic_load(&ms->in_sync) || atomic_load(&ms->stopped) || ms->announcing ||
+	    ms->log->type->sync_count(ms->log) < ms->log->regions)
+		return;
+	ms->announcing = true;
+	pthread_mutex_lock(&ms->lock);
+	ms->announce = true;
+	pthread_mutex_unlock(&ms->lock);
+	dm_wq_queue(ms->io_wq, &ms->cleaner);
+}
+
+struct jobs {
+	struct region *to_mark;
+	struct dm_bio_list failures;
+	struct run *runs;
+	GArray *to_clean;
+	bool flush_failed, announced;
+};
+
+static void take_jobs(struct mirror *ms, struct jobs *jobs)
+{
+	dm_bio_list_init(&jobs->failures);
+	pthread_mutex_lock(&ms->lock);
+	jobs->to_mark = ms->to_mark;
+	ms->to_mark = NULL;
+	dm_bio_list_take(&ms->failures, &jobs->failures);
+	jobs->runs = ms->done_runs;
+	ms->done_runs = NULL;
+	jobs->to_clean = ms->to_clean;
+	ms->to_clean = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+	jobs->flush_failed = ms->flush_failed;
+	jobs->announced = ms->announced;
+	ms->flush_failed = ms->announced = false;
+	pthread_mutex_unlock(&ms->lock);
+}
+
+static void work(struct dm_work *w)
+{
+	struct mirror *ms = (struct mirror *)((char *)w - offsetof(struct mirror, worker));
+	struct jobs jobs;
+	struct dm_bio *bio;
+
+	take_jobs(ms, &jobs);
+	regions_mark(ms, jobs.to_mark);
+	if (jobs.flush_failed) {
+		regions_lost_sync(ms);
+		atomic_store(&ms->in_sync, false);
+	}
+	while ((bio = dm_bio_list_pop(&jobs.failures)))
+		deal_with(bio->private);
+	runs_finish(ms, jobs.runs);
+	regions_clean(ms, jobs.to_clean);
+	if (jobs.announced)
+		announce(ms, !jobs.flush_failed);
+	recovery_start(ms);
+	check_in_sync(ms);
+	g_array_free(jobs.to_clean, TRUE);
+}
+
+/* --- suspend and resume ----------------------------------------------------------------- */
+
+static void mirror_presuspend(struct dm_target *ti)
+{
+	struct mirror *ms = ti->private;
+	struct dm_bio_list holds;
+	struct dm_bio *bio;
+
+	dm_bio_list_init(&holds);
+	pthread_mutex_lock(&ms->lock);
+	ms->suspended = true;
+	dm_bio_list_take(&ms->holds, &holds);
+	pthread_mutex_unlock(&ms->lock);
+	while ((bio = dm_bio_list_pop(&holds)))
+		release(bio->private);
+	recovery_stop(ms);
+	if (ms->log->type->presuspend && ms->log->type->presuspend(ms->log))
+		dm_log_warn("mirror: log presuspend failed");
+}
+
+static void begin(struct mirror *ms)
+{
+	atomic_store(&ms->stopped, false);
+	pthread_mutex_lock(&ms->lock);
+	ms->suspended = false;
+	ms->recovering = dm_target_mode(ms->ti) & DM_MODE_WRITE;
+	pthread_mutex_unlock(&ms->lock);
+	mirror_wake(ms);
+}
+
+static void mirror_presuspend_undo(struct dm_target *ti)
+{
+	begin(ti->private);
+}
+
+/*
+ * The timer, the cleaner and the worker wake each other, but not once stopped
+ * is set: the first two flushes end those that have not seen it.
+ */
+static void quiet(struct mirror *ms)
+{
+	atomic_store(&ms->stopped, true);
+	dm_wq_flush(ms->wq);
+	dm_wq_flush(ms->io_wq);
+	dm_timer_cancel_sync(&ms->timer);
+	dm_wq_flush(ms->io_wq);
+	dm_wq_flush(ms->wq);
+	atomic_store(&ms->timer_armed, false);
+}
+
+static void mirror_postsuspend(struct dm_target *ti)
+{
+	struct mirror *ms = ti->private;
+
+	dm_block_begin();
+	quiet(ms);
+	regions_settle(ms);
+	if (ms->log->type->postsuspend && ms->log->type->postsuspend(ms->log))
+		dm_log_warn("mirror: log postsuspend failed");
+	dm_block_end();
+}
+
+static int mirror_preresume(struct dm_target *ti, GError **err)
+{
+	struct mirror *ms = ti->private;
+
+	return ms->log->type->preresume ? ms->log->type->preresume(ms->log, err) : 0;
+}
+
+static void mirror_resume(struct dm_target *ti)
+{
+	struct mirror *ms = ti->private;
+
+	if (ms->log->type->resume && ms->log->type->resume(ms->log))
+		dm_log_warn("mirror: log resume failed");
+	g_array_set_size(ms->again, 0);
+	ms->announcing = false;
+	if (ms->log->type->sync_count(ms->log) < ms->log->regions)
+		atomic_store(&ms->in_sync, false);
+	begin(ms);
+}
+
+/* --- the constructor ------------------------------------------------------------------------ */
+
+static int parse_log(struct mirror *ms, struct dm_args *as, GError **err)
+{
+	const char *type = dm_shift_arg(as), *count = dm_shift_arg(as);
+	unsigned n, used;
+	int error;
+
+	if (!count)
+		return dm_fail(err, EINVAL, "mirror: Insufficient mirror log arguments: <log type> <#log params> are the "
+					    "least");
+	if (!dm_parse_uint(count, &n))
+		return dm_fail(err, EINVAL, "mirror: Invalid mirror log argument count '%s'", count);
+	if (n > (unsigned)as->argc)
+		return dm_fail(err, EINVAL, "mirror: Insufficient mirror log arguments: '%s' are said to follow, there "
+					    "are %d", count, as->argc);
+	used = n;
+	if (n && !strcmp(as->argv[n - 1], "block_on_error")) {
+		ms->handle_errors = true;
+		used--;
+	}
+	error = dm_dirty_log_new(ms->ti, "mirror", type, (int)used, as->argv, &ms->log, err);
+	as->argc -= (int)n;
+	as->argv += n;
+	return error;
+}
+
+static int parse_legs(struct mirror *ms, struct dm_args *as, GError **err)
+{
+	const char *count = dm_shift_arg(as);
+	unsigned n;
+
+	if (!count || !dm_parse_uint(count, &n) || n < MIN_LEGS || n > MAX_LEGS)
+		return dm_fail(err, EINVAL, "mirror: Invalid number of mirrors '%s', %u to %u would be right",
+			       count ? count : "", MIN_LEGS, MAX_LEGS);
+	if ((unsigned)as->argc < 2 * n)
+		return dm_fail(err, EINVAL, "mirror: Too few mirror arguments: %u legs are %u devices and offsets, there "
+					    "are %d", n, 2 * n, as->argc);
+	ms->legs = g_new0(struct leg, n);
+	for (unsigned i = 0; i < n; i++) {
+		const char *name = dm_shift_arg(as), *offset = dm_shift_arg(as);
+		int error = dm_read_u64(offset, 0, UINT64_MAX, "mirror", "leg offset", &ms->legs[i].offset, err);
+
+		if (!error)
+			error = dm_get_device(ms->ti, name, dm_target_mode(ms->ti), &ms->legs[i].dev, err);
+		if (error)
+			return error;
+		ms->nr_legs++;
+	}
+	return 0;
+}
+
+static int parse_features(struct mirror *ms, struct dm_args *as, GError **err)
+{
+	unsigned n;
+	int error = dm_read_arg_group(as, 0, UINT32_MAX, true, "mirror", "features", &n, err);
+
+	for (; !error && n; n--) {
+		const char *word = dm_shift_arg(as);
+
+		if (!strcmp(word, "handle_errors") || !strcmp(word, "block_on_error"))
+			ms->handle_errors = true;
+		else if (!strcmp(word, "keep_log"))
+			ms->keep_log = true;
+		else
+			error = dm_fail(err, EINVAL, "mirror: Unrecognised feature requested: '%s', handle_errors or "
+						     "keep_log would be right", word);
+	}
+	if (error)
+		return error;
+	if (ms->keep_log && !ms->handle_errors)
+		return dm_fail(err, EINVAL, "mirror: keep_log feature requires the handle_errors feature");
+	if (as->argc)
+		return dm_fail(err, EINVAL, "mirror: Too many mirror arguments: '%s' is not expected", as->argv[0]);
+	return 0;
+}
+
+static struct mirror *mirror_new(struct dm_target *ti)
+{
+	struct mirror *ms = g_new0(struct mirror, 1);
+
+	ms->ti = ti;
+	pthread_mutex_init(&ms->lock, NULL);
+	pthread_cond_init(&ms->recovery_stopped, NULL);
+	dm_bio_list_init(&ms->failures);
+	dm_bio_list_init(&ms->holds);
+	ms->to_clean = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+	ms->again = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+	ms->stopped = true;
+	ms->worker.fn = work;
+	ms->cleaner.fn = mirror_clean_work;
+	ms->timer.fn = mirror_clean_timer;
+	atomic_init(&ms->throttle.percent, 100);
+	for (unsigned i = 0; i < SHARDS; i++) {
+		pthread_mutex_init(&ms->shards[i].lock, NULL);
+		ms->shards[i].regions = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+	}
+	return ms;
+}
+
+static void mirror_free(struct mirror *ms)
+{
+	if (ms->wq)
+		quiet(ms);
+	if (ms->kcopyd)
+		dm_kcopyd_client_free(ms->kcopyd);
+	dm_wq_free(ms->io_wq);
+	dm_wq_free(ms->wq);
+	for (unsigned i = 0; i < SHARDS; i++) {
+		g_hash_table_destroy(ms->shards[i].regions);
+		pthread_mutex_destroy(&ms->shards[i].lock);
+	}
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		dm_put_device(ms->ti, ms->legs[i].dev);
+	dm_dirty_log_free(ms->log);
+	g_array_free(ms->to_clean, TRUE);
+	g_array_free(ms->again, TRUE);
+	g_free(ms->legs);
+	g_free(ms->degraded);
+	pthread_mutex_destroy(&ms->lock);
+	pthread_cond_destroy(&ms->recovery_stopped);
+	g_free(ms);
+}
+
+static void mirror_dtr(struct dm_target *ti)
+{
+	mirror_free(ti->private);
+}
+
+static int mirror_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
+{
+	struct mirror *ms = mirror_new(ti);
+	struct dm_args as = {argc, argv};
+	int error = parse_log(ms, &as, err);
+
+	if (!error)
+		error = parse_legs(ms, &as, err);
+	if (!error)
+		error = parse_features(ms, &as, err);
+	if (!error) {
+		ms->degraded = g_try_malloc0(ms->log->regions / 8 + 1);
+		if (!ms->degraded)
+			error = dm_fail(err, ENOMEM, "mirror: no memory for a bitmap of %" PRIu64 " regions",
+					ms->log->regions);
+	}
+	if (error) {
+		mirror_free(ms);
+		return error;
+	}
+	ms->region_shift = (unsigned)__builtin_ctz(ms->log->region_sectors);
+	ms->in_sync = ms->log->type->sync_count(ms->log) == ms->log->regions;
+	ms->wq = dm_wq_new("mirror", 1);
+	ms->io_wq = dm_wq_new("mirror-io", 16);
+	ms->kcopyd = dm_kcopyd_client_new(&ms->throttle, 0);
+	ti->private = ms;
+	ti->max_io_sectors = ms->log->region_sectors;
+	ti->split_discards = true;
+	ti->num_discard_bios = 1;
+	ti->num_write_zeroes_bios = 1;
+	ti->per_bio_size = (uint16_t)(sizeof(struct mirror_bio) + ms->nr_legs * sizeof(struct leg_bio));
+	return 0;
+}
+
+/* --- the rest --------------------------------------------------------------------------------- */
+
+static char leg_letter(const struct leg *leg)
+{
+	unsigned errors = atomic_load(&leg->errors);
+
+	if (!errors)
+		return 'A';
+	return errors & 1u << LEG_FLUSH_ERROR ? 'F'
+	       : errors & 1u << LEG_WRITE_ERROR ? 'D'
+	       : errors & 1u << LEG_SYNC_ERROR	? 'S'
+						: 'R';
+}
+
+static void print_info(struct mirror *ms, GString *out)
+{
+	g_string_append_printf(out, "%u ", ms->nr_legs);
+	for (unsigned i = 0; i < ms->nr_legs; i++) {
+		dm_dev_print(ms->legs[i].dev, out);
+		g_string_append_c(out, ' ');
+	}
+	g_string_append_printf(out, "%" PRIu64 "/%" PRIu64 " 1 ", ms->log->type->sync_count(ms->log), ms->log->regions);
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		g_string_append_c(out, leg_letter(&ms->legs[i]));
+	g_string_append_c(out, ' ');
+	ms->log->type->status(ms->log, DM_STATUS_INFO, out);
+}
+
+static void print_table(struct mirror *ms, GString *out)
+{
+	ms->log->type->status(ms->log, DM_STATUS_TABLE, out);
+	g_string_append_printf(out, " %u", ms->nr_legs);
+	for (unsigned i = 0; i < ms->nr_legs; i++) {
+		g_string_append_c(out, ' ');
+		dm_dev_print(ms->legs[i].dev, out);
+		g_string_append_printf(out, " %" PRIu64, ms->legs[i].offset);
+	}
+	if (ms->handle_errors)
+		g_string_append(out, ms->keep_log ? " 2 handle_errors keep_log" : " 1 handle_errors");
+}
+
+static void mirror_status(struct dm_target *ti, enum dm_status_type type, GString *out)
+{
+	if (type == DM_STATUS_INFO)
+		print_info(ti->private, out);
+	else
+		print_table(ti->private, out);
+}
+
+/* raid1_resync_throttle <percent>: the kernel has it as a module's parameter. */
+static int mirror_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err)
+{
+	struct mirror *ms = ti->private;
+	unsigned percent;
+	int error;
+
+	if (argc != 2 || strcmp(argv[0], "raid1_resync_throttle"))
+		return dm_fail(err, EINVAL, "mirror: Unrecognised message '%s', raid1_resync_throttle <percent> is the only "
+					    "one", argc ? argv[0] : "");
+	error = dm_read_uint(argv[1], 1, 100, "mirror", "resync throttle percentage", &percent, err);
+	if (!error)
+		atomic_store(&ms->throttle.percent, percent);
+	return error;
+}
+
+static int mirror_iterate_devices(struct dm_target *ti, dm_iterate_fn fn, void *data)
+{
+	struct mirror *ms = ti->private;
+	int error = 0;
+
+	for (unsigned i = 0; i < ms->nr_legs && !error; i++)
+		error = fn(ti, ms->legs[i].dev, ms->legs[i].offset, ti->len, data);
+	return error;
+}
+
+/* A discard that one leg refuses would have to be mended every time. */
+static void mirror_io_hints(struct dm_target *ti, struct dm_limits *limits)
+{
+	struct mirror *ms = ti->private;
+
+	for (unsigned i = 0; i < ms->nr_legs; i++) {
+		struct dm_limits leg;
+
+		dm_dev_limits(ms->legs[i].dev, &leg);
+		limits->max_discard_sectors = MIN(limits->max_discard_sectors, leg.max_discard_sectors);
+	}
+}
+
+static int mirror_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, struct dm_extent *out)
+{
+	struct mirror *ms = ti->private;
+	uint64_t nr = sector >> ms->region_shift;
+	unsigned leg = atomic_load(&ms->primary);
+
+	sectors = MIN(sectors, ((nr + 1) << ms->region_shift) - sector);
+	if (region_in_sync(ms, nr) || dm_region_bit_test(ms->degraded, nr))
+		for (unsigned i = 0; i < ms->nr_legs && leg_is_stale(&ms->legs[leg]); i++)
+			leg = i;
+	return dm_dev_extent(ms->legs[leg].dev, ms->legs[leg].offset + sector, sectors, out);
+}
+
+const struct dm_target_type mirror_target = {
+	.name = "mirror",
+	.version = {1, 14, 0},
+	.per_bio_size = sizeof(struct mirror_bio),
+	.ctr = mirror_ctr,
+	.dtr = mirror_dtr,
+	.map = mirror_map,
+	.end_io = mirror_end_io,
+	.presuspend = mirror_presuspend,
+	.presuspend_undo = mirror_presuspend_undo,
+	.postsuspend = mirror_postsuspend,
+	.preresume = mirror_preresume,
+	.resume = mirror_resume,
+	.status = mirror_status,
+	.message = mirror_message,
+	.iterate_devices = mirror_iterate_devices,
+	.io_hints = mirror_io_hints,
+	.extent = mirror_extent,
+};

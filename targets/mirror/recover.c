@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Copying regions that are out of sync.
+ *
+ * Small regions next to each other are copied as one run.  A run begins by
+ * making the writes to its regions wait; when those under way have ended it is
+ * copied, by kcopyd, from a leg that has the data to all others.  If the copy of
+ * several regions fails each is copied again by itself, so that a bad sector costs
+ * one region.
+ */
+#include "mirror.h"
+
+#define RUN_SECTORS 2048u /* a run is one region or as many as fit in this */
+#define MAX_RUNS 4u
+
+struct run {
+	struct mirror *ms;
+	uint64_t first;
+	unsigned count;
+	unsigned source;
+	unsigned next_leg; /* the next that is not copied to yet */
+	unsigned group[DM_KCOPYD_MAX_REGIONS]; /* the legs being copied to */
+	unsigned group_size;
+	bool failed;
+	atomic_uint waiting; /* regions with writes under way, and 1 while the run is made */
+	struct run *next;
+};
+
+static void copy_group(struct run *run);
+
+/* --- the copy ---------------------------------------------------------------------- */
+
+static void run_done(struct run *run)
+{
+	struct mirror *ms = run->ms;
+
+	pthread_mutex_lock(&ms->lock);
+	run->next = ms->done_runs;
+	ms->done_runs = run;
+	pthread_mutex_unlock(&ms->lock);
+	mirror_wake(ms);
+}
+
+static void group_copied(int read_error, unsigned long write_errors, void *context)
+{
+	struct run *run = context;
+	struct mirror *ms = run->ms;
+
+	if (read_error) {
+		dm_log_err_limit("mirror: unable to read leg %u during recovery: %s", run->source,
+				 g_strerror(-read_error));
+		mirror_fail_leg(ms, run->source, LEG_SYNC_ERROR);
+	}
+	for (unsigned i = 0; i < run->group_size; i++) {
+		if (!(write_errors >> i & 1))
+			continue;
+		dm_log_err_limit("mirror: write error on leg %u during recovery", run->group[i]);
+		mirror_fail_leg(ms, run->group[i], LEG_SYNC_ERROR);
+	}
+	if (read_error || write_errors)
+		run->failed = true;
+	if (run->failed || run->next_leg >= ms->nr_legs)
+		run_done(run);
+	else
+		copy_group(run);
+}
+
+static void copy_group(struct run *run)
+{
+	struct mirror *ms = run->ms;
+	uint64_t sector = run->first << ms->region_shift;
+	uint64_t sectors = MIN((uint64_t)run->count << ms->region_shift, ms->ti->len - sector);
+	struct dm_region from, dests[DM_KCOPYD_MAX_REGIONS];
+
+	from = (struct dm_region){ms->legs[run->source].dev, ms->legs[run->source].offset + sector, sectors};
+	run->group_size = 0;
+	for (; run->next_leg < ms->nr_legs && run->group_size < DM_KCOPYD_MAX_REGIONS; run->next_leg++) {
+		struct leg *leg = &ms->legs[run->next_leg];
+
+		if (run->next_leg == run->source)
+			continue;
+		dests[run->group_size] = (struct dm_region){leg->dev, leg->offset + sector, sectors};
+		run->group[run->group_size++] = run->next_leg;
+	}
+	if (!run->group_size) /* the source was the last */
+		run_done(run);
+	else
+		dm_kcopyd_copy(ms->kcopyd, &from, run->group_size, dests, DM_KCOPYD_IGNORE_ERROR, group_copied, run);
+}
+
+/* A leg that has the region's data, or -1. */
+static int find_source(struct mirror *ms, uint64_t nr)
+{
+	unsigned primary = atomic_load(&ms->primary);
+
+	if (!dm_region_bit_test(ms->degraded, nr) || !leg_is_stale(&ms->legs[primary]))
+		return (int)primary;
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		if (!leg_is_stale(&ms->legs[i]))
+			return (int)i;
+	return -1;
+}
+
+static void copy(struct run *run)
+{
+	int source = find_source(run->ms, run->first);
+
+	run->failed = source < 0;
+	run->next_leg = 0;
+	if (source < 0) {
+		run_done(run);
+		return;
+	}
+	run->source = (unsigned)source;
+	copy_group(run);
+}
+
+void run_quiesced(struct run *run)
+{
+	if (atomic_fetch_sub(&run->waiting, 1) == 1)
+		copy(run);
+}
+
+/* --- making runs ------------------------------------------------------------------------ */
+
+static bool needs_copy(struct mirror *ms, uint64_t nr)
+{
+	struct shard *shard = mirror_shard(ms, nr);
+	struct region *reg;
+	bool copying;
+
+	pthread_mutex_lock(&shard->lock);
+	reg = region_get(ms, nr, false);
+	copying = reg && reg->state == REGION_RECOVERING;
+	pthread_mutex_unlock(&shard->lock);
+	return !copying && !region_in_sync(ms, nr);
+}
+
+/* The next region to copy; the worker's own list first. */
+static bool next_region(struct mirror *ms, uint64_t *nr)
+{
+	do {
+		if (ms->again->len) {
+			*nr = g_array_index(ms->again, uint64_t, ms->again->len - 1);
+			g_array_set_size(ms->again, ms->again->len - 1);
+		} else if (!ms->log->type->get_resync_work(ms->log, nr)) {
+			return false;
+		}
+	} while (!needs_copy(ms, *nr));
+	return true;
+}
+
+static struct run *run_new(struct mirror *ms, uint64_t first)
+{
+	struct run *run = g_new0(struct run, 1);
+
+	run->ms = ms;
+	run->first = first;
+	run->count = 1;
+	return run;
+}
+
+static struct run *make_run(struct mirror *ms)
+{
+	uint64_t max = MAX(RUN_SECTORS >> ms->region_shift, 1), nr;
+	struct run *run;
+
+	if (!next_region(ms, &nr))
+		return NULL;
+	run = run_new(ms, nr);
+	while (run->count < max && next_region(ms, &nr)) {
+		if (nr != run->first + run->count ||
+		    dm_region_bit_test(ms->degraded, nr) != dm_region_bit_test(ms->degraded, run->first)) {
+			g_array_append_val(ms->again, nr);
+			break;
+		}
+		run->count++;
+	}
+	return run;
+}
+
+static void quiesce(struct run *run)
+{
+	struct mirror *ms = run->ms;
+
+	atomic_store(&run->waiting, 1);
+	for (uint64_t nr = run->first; nr < run->first + run->count; nr++) {
+		struct shard *shard = mirror_shard(ms, nr);
+		struct region *reg;
+
+		pthread_mutex_lock(&shard->lock);
+		reg = region_get(ms, nr, true);
+		reg->state = REGION_RECOVERING;
+		reg->run = run;
+		if (reg->pending)
+			atomic_fetch_add(&run->waiting, 1);
+		pthread_mutex_unlock(&shard->lock);
+	}
+	run_quiesced(run);
+}
+
+void recovery_start(struct mirror *ms)
+{
+	for (;;) {
+		struct run *run = NULL;
+		bool may;
+
+		pthread_mutex_lock(&ms->lock);
+		may = ms->recovering && ms->runs < MAX_RUNS;
+		if (may)
+			ms->runs++;
+		pthread_mutex_unlock(&ms->lock);
+		if (may)
+			run = make_run(ms);
+		if (run) {
+			quiesce(run);
+			continue;
+		}
+		if (may) {
+			pthread_mutex_lock(&ms->lock);
+			if (!--ms->runs)
+				pthread_cond_broadcast(&ms->recovery_stopped);
+			pthread_mutex_unlock(&ms->lock);
+		}
+		return;
+	}
+}
+
+void recovery_stop(struct mirror *ms)
+{
+	dm_block_begin();
+	pthread_mutex_lock(&ms->lock);
+	ms->recovering = false;
+	while (ms->runs)
+		pthread_cond_wait(&ms->recovery_stopped, &ms->lock);
+	pthread_mutex_unlock(&ms->lock);
+	dm_block_end();
+}
+
+/* --- the end of a run ---------------------------------------------------------------------- */
+
+static void region_recovered(struct mirror *ms, uint64_t nr, bool ok)
+{
+	struct shard *shard = mirror_shard(ms, nr);
+	struct dm_bio_list go;
+	struct region *reg;
+
+	dm_bio_list_init(&go);
+	pthread_mutex_lock(&shard->lock);
+	reg = region_get(ms, nr, false);
+	reg->run = NULL;
+	dm_bio_list_take(&reg->delayed, &go);
+	if (ok) {
+		ms->log->type->set_region_sync(ms->log, nr, true);
+		dm_region_bit_clear(ms->degraded, nr);
+		reg->state = REGION_DIRTY; /* as the log has it; the cleaner comes */
+		reg->touched = false;
+		reg->flush = atomic_load(&ms->flushes);
+	} else {
+		reg->state = REGION_NOSYNC;
+		if (dm_bio_list_empty(&go))
+			region_drop(ms, reg);
+	}
+	pthread_mutex_unlock(&shard->lock);
+	mirror_redispatch(ms, &go);
+}
+
+/* Each region of a failed run by itself; the run's own place counts for the first. */
+static void split(struct run *run)
+{
+	struct mirror *ms = run->ms;
+
+	pthread_mutex_lock(&ms->lock);
+	ms->runs += run->count - 1;
+	pthread_mutex_unlock(&ms->lock);
+	for (unsigned i = 0; i < run->count; i++) {
+		uint64_t nr = run->first + i;
+		struct shard *shard = mirror_shard(ms, nr);
+		struct run *one = run_new(ms, nr);
+
+		pthread_mutex_lock(&shard->lock);
+		region_get(ms, nr, false)->run = one;
+		pthread_mutex_unlock(&shard->lock);
+		copy(one);
+	}
+	g_free(run);
+}
+
+void runs_finish(struct mirror *ms, struct run *list)
+{
+	while (list) {
+		struct run *run = list;
+
+		list = run->next;
+		if (run->failed && run->count > 1) {
+			split(run);
+			continue;
+		}
+		for (unsigned i = 0; i < run->count; i++)
+			region_recovered(ms, run->first + i, !run->failed);
+		mirror_arm_cleaner(ms);
+		g_free(run);
+		pthread_mutex_lock(&ms->lock);
+		if (!--ms->runs)
+			pthread_cond_broadcast(&ms->recovery_stopped);
+		pthread_mutex_unlock(&ms->lock);
+	}
+}

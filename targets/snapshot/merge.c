@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Merging: a snapshot's chunks go back into its origin, the last exceptions
+ * first, a batch of one metadata area at a time.
+ *
+ *   1. Other snapshots of the origin save what they still share with it.
+ *   2. The batch's exceptions are marked: writes to these chunks wait from now
+ *      on, those under way to the COW device are waited for.
+ *   3. The chunks are copied, neighbours in one go, and the origin is flushed.
+ *   4. The exceptions are taken off the store, durably, and out of memory: the
+ *      origin has these chunks, and the writes that waited go there.
+ *
+ * Interrupted anywhere, the exceptions that are still on the store are merged
+ * again.  A merge is one work with a queue of its own, which waits for each
+ * step; an error ends it, and I/O goes on as before.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "snapshot.h"
+
+#define BATCH_BYTES (4u << 20)
+#define BATCH_RUNS 64u /* writes to a batch wait while so many places are written */
+
+struct batch {
+	struct snapshot *s;
+	unsigned n, n_runs;
+	struct snap_pair *pairs; /* by old chunk */
+	struct run {
+		uint64_t old_chunk, new_chunk, chunks;
+		struct dm_bio guard; /* asks for the origin's sectors; never sent */
+		struct snap_bio guard_bio;
+	} *runs;
+	atomic_bool copy_failed;
+};
+
+/* --- waiting for several things: what is counted under s->lock ----------------------- */
+
+static void count_add(struct snapshot *s, unsigned long n)
+{
+	pthread_mutex_lock(&s->lock);
+	s->merge_draining += n;
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void count_done(struct snapshot *s)
+{
+	pthread_mutex_lock(&s->lock);
+	if (--s->merge_draining == 0)
+		pthread_cond_signal(&s->merge_wake);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void count_wait(struct snapshot *s)
+{
+	pthread_mutex_lock(&s->lock);
+	while (s->merge_draining)
+		pthread_cond_wait(&s->merge_wake, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* --- a batch --------------------------------------------------------------------------- */
+
+static bool adjacent(const struct snap_pair *a, const struct snap_pair *b)
+{
+	return b->old_chunk == a->old_chunk + 1 && b->new_chunk == a->new_chunk + 1;
+}
+
+static int by_old_chunk(const void *a, const void *b)
+{
+	const struct snap_pair *x = a, *y = b;
+
+	return (x->old_chunk > y->old_chunk) - (x->old_chunk < y->old_chunk);
+}
+
+/* Leaves the last pairs that are not too many places. */
+static void limit_runs(struct batch *b)
+{
+	unsigned runs = 1, from = b->n - 1;
+
+	for (; from > 0; from--)
+		if (!adjacent(&b->pairs[from - 1], &b->pairs[from]) && ++runs > BATCH_RUNS)
+			break;
+	b->n -= from;
+	memmove(b->pairs, b->pairs + from, b->n * sizeof *b->pairs);
+}
+
+static void find_runs(struct batch *b)
+{
+	qsort(b->pairs, b->n, sizeof *b->pairs, by_old_chunk);
+	b->runs = g_new0(struct run, b->n);
+	for (unsigned i = 0; i < b->n; i++) {
+		if (i && adjacent(&b->pairs[i - 1], &b->pairs[i]))
+			b->runs[b->n_runs - 1].chunks++;
+		else
+			b->runs[b->n_runs++] = (struct run){
+				.old_chunk = b->pairs[i].old_chunk, .new_chunk = b->pairs[i].new_chunk, .chunks = 1};
+	}
+}
+
+/* The store as it is read now must say what it said when it was opened. */
+static bool known(struct snapshot *s, const struct snap_pair *p)
+{
+	struct shard *shard = snap_shard(s, p->old_chunk);
+	struct exception *e;
+	bool ok;
+
+	pthread_mutex_lock(&shard->lock);
+	e = exceptions_find(&shard->complete, p->old_chunk);
+	ok = e && e->new_chunk == p->new_chunk;
+	pthread_mutex_unlock(&shard->lock);
+	if (!ok)
+		dm_log_err("snapshot: Corruption detected: exception for chunk %" PRIu64 " is on disk but not in memory",
+			   p->old_chunk);
+	return ok;
+}
+
+static bool take_batch(struct batch *b, int *error)
+{
+	unsigned max = MAX(1u, BATCH_BYTES / (b->s->cow->chunk_sectors << DM_SECTOR_SHIFT));
+	int n;
+
+	b->pairs = g_new(struct snap_pair, max);
+	n = snap_merge_last(b->s->cow->store, b->pairs, max);
+	if (n <= 0) {
+		*error = n;
+		return false;
+	}
+	b->n = (unsigned)n;
+	limit_runs(b);
+	for (unsigned i = 0; i < b->n; i++)
+		if (!known(b->s, &b->pairs[i])) {
+			*error = -EIO;
+			return false;
+		}
+	find_runs(b);
+	return true;
+}
+
+static void free_batch(struct batch *b)
+{
+	g_free(b->pairs);
+	g_free(b->runs);
+}
+
+/* --- its steps ----------------------------------------------------------------------------- */
+
+static struct dm_region run_region(struct snapshot *s, const struct run *r)
+{
+	uint64_t sector = r->old_chunk << s->cow->shift, sectors = r->chunks << s->cow->shift;
+	uint64_t end = dm_dev_sectors(s->origin_dev);
+
+	return (struct dm_region){s->origin_dev, sector, sector < end ? MIN(sectors, end - sector) : 0};
+}
+
+static void guarded(struct dm_bio *bio)
+{
+	struct run *r = (struct run *)((char *)bio - offsetof(struct run, guard));
+	struct batch *b = (struct batch *)r->guard.iov; /* ours to use: it has no data */
+
+	count_done(b->s);
+}
+
+/* The other snapshots need copies of their own before the origin changes. */
+static void guard_runs(struct batch *b)
+{
+	struct snapshot *s = b->s;
+
+	count_add(s, b->n_runs);
+	for (unsigned i = 0; i < b->n_runs; i++) {
+		struct run *r = &b->runs[i];
+		struct dm_region where = run_region(s, r);
+
+		r->guard = (struct dm_bio){
+			.op = DM_WRITE,
+			.dev = s->origin_dev,
+			.sector = where.sector,
+			.sectors = where.sectors,
+			.iov = (struct iovec *)b,
+			.private = &r->guard_bio,
+		};
+		guard_init(&r->guard, guarded);
+		if (origin_guard(s->origin, &r->guard))
+			guarded(&r->guard);
+	}
+	count_wait(s);
+}
+
+static void mark(struct batch *b, bool merging)
+{
+	struct snapshot *s = b->s;
+
+	for (unsigned i = 0; i < b->n; i++) {
+		uint64_t chunk = b->pairs[i].old_chunk;
+		struct shard *shard = snap_shard(s, chunk);
+
+		pthread_mutex_lock(&shard->lock);
+		exceptions_find(&shard->complete, chunk)->merging = merging;
+		/* The last write's end counts it down. */
+		if (merging && snap_chunk_tracked(shard, chunk))
+			count_add(s, 1);
+		pthread_mutex_unlock(&shard->lock);
+	}
+	count_wait(s);
+}
+
+static void run_copied(int read_error, unsigned long write_errors, void *context)
+{
+	struct batch *b = context;
+
+	if (read_error || write_errors) {
+		dm_log_err("snapshot: %s error: shutting down merge.", read_error ? "Read" : "Write");
+		atomic_store(&b->copy_failed, true);
+	}
+	count_done(b->s);
+}
+
+static bool copy_runs(struct batch *b)
+{
+	struct snapshot *s = b->s;
+
+	count_add(s, b->n_runs);
+	for (unsigned i = 0; i < b->n_runs; i++) {
+		struct run *r = &b->runs[i];
+		struct dm_region to = run_region(s, r);
+		struct dm_region from = {s->cow_dev, r->new_chunk << s->cow->shift, to.sectors};
+
+		dm_kcopyd_copy(s->cow->kcopyd, &from, 1, &to, 0, run_copied, b);
+	}
+	count_wait(s);
+	return !atomic_load(&b->copy_failed);
+}
+
+static void forget(struct batch *b)
+{
+	for (unsigned i = 0; i < b->n; i++) {
+		struct shard *shard = snap_shard(b->s, b->pairs[i].old_chunk);
+
+		pthread_mutex_lock(&shard->lock);
+		exceptions_remove(&shard->complete, b->pairs[i].old_chunk);
+		pthread_mutex_unlock(&shard->lock);
+	}
+}
+
+/* Writes that waited for the batch go where its chunks are now. */
+static void release_writes(struct snapshot *s)
+{
+	struct dm_bio_list bios;
+	struct dm_bio *bio;
+
+	pthread_mutex_lock(&s->lock);
+	bios = s->wait_merge;
+	if (!bios.head)
+		bios.tail = &bios.head;
+	dm_bio_list_init(&s->wait_merge);
+	pthread_mutex_unlock(&s->lock);
+	while ((bio = dm_bio_list_pop(&bios)))
+		if (merge_map(s->ti, bio) == DM_MAPIO_REMAPPED)
+			dm_submit(bio);
+}
+
+static bool merge_batch(struct batch *b)
+{
+	struct snapshot *s = b->s;
+	bool ok;
+
+	guard_runs(b);
+	mark(b, true);
+	ok = copy_runs(b);
+	if (ok && dm_flush_sync(s->origin_dev)) {
+		dm_log_err("snapshot: Flush after merge failed: shutting down merge.");
+		ok = false;
+	}
+	if (ok && snap_merge_forget(s->cow->store, b->n)) {
+		dm_log_err("snapshot: Write error in exception store: shutting down merge.");
+		ok = false;
+	}
+	if (ok)
+		forget(b);
+	else
+		mark(b, false);
+	release_writes(s);
+	return ok;
+}
+
+/* --- the merge -------------------------------------------------------------------------------- */
+
+static void merge_run(struct dm_work *work)
+{
+	struct snapshot *s = (struct snapshot *)((char *)work - offsetof(struct snapshot, merge_work));
+	int error = 0;
+	bool more = snap_state(s) == SNAP_VALID && s->cow;
+
+	if (!more)
+		dm_log_err("snapshot: Snapshot is invalid: can't merge.");
+	while (more && !atomic_load(&s->merge_stop)) {
+		struct batch b = {.s = s};
+
+		more = take_batch(&b, &error);
+		if (more && !merge_batch(&b)) {
+			error = -EIO;
+			more = false;
+		}
+		free_batch(&b);
+		if (more)
+			continue;
+		if (error) {
+			dm_log_err("snapshot: merge failed: %s", g_strerror(-error));
+			atomic_store(&s->merge_failed, true);
+		}
+		dm_target_event(s->ti, NULL, NULL); /* it is over, one way or the other */
+	}
+	atomic_store(&s->merge_running, false);
+}
+
+void merge_init(struct snapshot *s)
+{
+	pthread_cond_init(&s->merge_wake, NULL);
+	dm_bio_list_init(&s->wait_merge);
+	s->merge_work.fn = merge_run;
+	if (s->merging)
+		s->merge_wq = dm_wq_new("snapshot-merge", 1);
+}
+
+void merge_start(struct snapshot *s)
+{
+	atomic_store(&s->merge_stop, false);
+	if (!atomic_exchange(&s->merge_running, true))
+		dm_wq_queue(s->merge_wq, &s->merge_work);
+}
+
+void merge_stop(struct snapshot *s)
+{
+	atomic_store(&s->merge_stop, true);
+	dm_wq_flush(s->merge_wq);
+}
+
+void merge_free(struct snapshot *s)
+{
+	if (s->merge_wq)
+		merge_stop(s);
+	dm_wq_free(s->merge_wq);
+	pthread_cond_destroy(&s->merge_wake);
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the three targets share: snapshots, and the origins they are of.
+ *
+ * snapshot.c   the snapshot and snapshot-merge targets: lines, tables, handover
+ * map.c        bios of the two
+ * copy.c       pending exceptions: copying a chunk out, and all that waits for it
+ * merge.c      the merge itself
+ * origin.c     origins and the snapshot-origin target
+ * extent.c     which parts hold data
+ * store.c      exceptions on disk; exceptions.c: in memory
+ *
+ * A chunk of a snapshot is in one of these states, under its shard's lock:
+ *   unchanged    no exception; reads go to the origin and are tracked while they do
+ *   pending      in shard->pending: it is being copied to the COW store
+ *   draining     in shard->pending and in shard->complete: copied and durable, but a read of the origin that began
+ *                before has not ended yet, so the origin must not change
+ *   complete     in shard->complete alone
+ *   merging      complete, and marked: being copied back; writes wait
+ * An origin's chunk is written only when it is complete in every snapshot.
+ *
+ * Locks, from the outer to the inner:
+ *   origin->control   who joins and leaves; held across waits for I/O
+ *   origin->slots     any one of them to look at the snapshots of the origin, all of them to change the list
+ *   shard->lock       a snapshot's exceptions, by chunk
+ *   snap->lock        its state, who waits for it, how many things are under way
+ *   the store's own
+ * No bio is submitted or ended under any but control.
+ */
+#ifndef DMFS_SNAPSHOT_H
+#define DMFS_SNAPSHOT_H
+
+#include <pthread.h>
+
+#include "exceptions.h"
+#include "store.h"
+
+#include <dmfs/kcopyd.h>
+#include <dmfs/work.h>
+
+#define SHARD_BITS 7
+#define SHARDS (1u << SHARD_BITS)
+#define ORIGIN_SLOTS 16u
+
+struct pending;
+struct snapshot;
+
+/* A bio that must have ended before its chunk may go to its next state. */
+struct tracked {
+	struct tracked *next, **prev; /* prev NULL: not tracked */
+	uint64_t chunk;
+};
+
+/* bio->private in all three targets. */
+struct snap_bio {
+	struct tracked tracked;
+	/* A write to the origin: */
+	uint64_t safe_to;              /* all before this sector is complete in all snapshots */
+	bool guarded;                  /* copies of all of its chunks were begun once */
+	void (*go)(struct dm_bio *);   /* it may be written now */
+};
+
+struct shard {
+	pthread_mutex_t lock;
+	struct exception_set complete;
+	struct pending *pending;
+	struct tracked *tracked;
+} __attribute__((aligned(64)));
+
+/* What is handed over from one table's target to another's: the exceptions and where they lie. */
+struct cow {
+	struct snap_store *store;
+	struct dm_kcopyd_client *kcopyd;
+	uint32_t chunk_sectors;
+	unsigned shift;
+	struct shard shards[SHARDS];
+};
+
+enum snap_state {
+	SNAP_VALID,
+	SNAP_INVALIDATING, /* the store is being marked; writes to the origin wait for it */
+	SNAP_INVALID,
+};
+
+struct snapshot {
+	struct dm_target *ti;
+	struct dm_dev *origin_dev, *cow_dev;
+	struct origin *origin;
+	struct cow *cow; /* NULL: before a handover to it, and after one from it */
+	bool merging;    /* the type: snapshot-merge */
+	bool overflow_option, discard_zeroes_cow, discard_passdown_origin;
+	enum snap_store_kind kind;
+	uint32_t wanted_chunk_sectors; /* the line's */
+	bool active;      /* under the origin's locks: writes to the origin make exceptions */
+
+	pthread_mutex_t lock;
+	pthread_cond_t idle;
+	unsigned long under_way; /* pending exceptions and the like: all that uses cow */
+	struct dm_bio_list wait_invalid; /* origin bios */
+	_Atomic enum snap_state state;
+	atomic_bool overflowed, merge_failed;
+
+	/* The merge. */
+	struct dm_wq *merge_wq;
+	struct dm_work merge_work;
+	atomic_bool merge_stop;
+	atomic_bool merge_running;
+	struct dm_bio_list wait_merge; /* writes to chunks being merged; under lock */
+	unsigned long merge_draining;  /* chunks with writes under way; under lock */
+	pthread_cond_t merge_wake;
+};
+
+struct origin {
+	struct dm_dev *dev; /* one of those that name it, referenced */
+	unsigned refs;      /* under the registry's lock */
+	pthread_mutex_t control;
+	GPtrArray *snapshots; /* of struct snapshot */
+	GPtrArray *targets;   /* of struct dm_target: live snapshot-origins; under control */
+	struct slot {
+		pthread_mutex_t lock;
+	} __attribute__((aligned(64))) slots[ORIGIN_SLOTS];
+};
+
+/* A chunk on its way to the COW store. */
+struct pending {
+	struct snap_commit commit; /* first: old and new chunk */
+	struct snapshot *snap;
+	struct pending *next, **prev; /* in its shard */
+	struct pending *next_start;
+	struct dm_bio_list origin_bios, snapshot_bios; /* under the shard's lock */
+	bool draining;
+	uint64_t sectors;     /* of the chunk; fewer at the origin's end */
+	struct dm_bio *first; /* the write to the snapshot that made it; its data goes with the chunk */
+	struct dm_bio io;
+	struct iovec *iov;
+	char *buffer;
+};
+
+/* What was decided under locks and is done after them. */
+struct to_start {
+	struct pending *copies, **tail;
+	GSList *drops; /* snapshots whose stores are to be marked invalid; each held */
+};
+
+static inline unsigned shard_of(uint64_t chunk)
+{
+	return (unsigned)(exception_hash(chunk) >> (64 - SHARD_BITS));
+}
+
+static inline struct shard *snap_shard(struct snapshot *s, uint64_t chunk)
+{
+	return &s->cow->shards[shard_of(chunk)];
+}
+
+static inline enum snap_state snap_state(struct snapshot *s)
+{
+	return atomic_load_explicit(&s->state, memory_order_acquire);
+}
+
+/* snapshot.c */
+void snap_hold(struct snapshot *s);    /* something is under way */
+void snap_release(struct snapshot *s); /* and has ended: s may be gone after it */
+
+/* map.c */
+bool snap_chunk_tracked(struct shard *shard, uint64_t chunk); /* shard->lock held */
+void snap_track(struct shard *shard, struct dm_bio *bio, uint64_t chunk); /* the same */
+enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio);
+enum dm_mapio merge_map(struct dm_target *ti, struct dm_bio *bio);
+enum dm_endio snapshot_end_io(struct dm_target *ti, struct dm_bio *bio);
+/* Points a bio at its place on the COW device. */
+void snap_remap(struct snapshot *s, struct dm_bio *bio, uint64_t new_chunk);
+
+/* extent.c */
+int snapshot_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, struct dm_extent *out);
+
+/* copy.c */
+void to_start_init(struct to_start *start);
+void to_start_run(struct to_start *start); /* no locks held */
+/* A new exception for a chunk without one, added to `start`; NULL if the store is full.  shard->lock held. */
+struct pending *pending_new(struct snapshot *s, struct shard *shard, uint64_t chunk, struct to_start *start);
+struct pending *pending_find(struct shard *shard, uint64_t chunk); /* shard->lock held */
+/* Ends a draining exception if nothing holds it up any more; to be retried are its origin bios. shard->lock held. */
+void pending_drained(struct shard *shard, uint64_t chunk, struct dm_bio_list *origin_bios, struct pending **ended);
+void pending_end(struct pending *pe, struct dm_bio_list *origin_bios); /* no locks held */
+/* The snapshot is of no use any more; why is for the log.  No bio is sent before to_start_run(). */
+void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start);
+
+/* origin.c */
+struct origin *origin_get(struct dm_dev *dev);
+void origin_put(struct origin *o);
+/* The lock by which this thread looks at the snapshots, and at their cow. */
+pthread_mutex_t *origin_slot(struct origin *o);
+void origin_lock_all(struct origin *o);
+void origin_unlock_all(struct origin *o);
+/*
+ * Sees to it that [bio->sector, +sectors) of the origin may be written.  True: now.  False: the bio was kept, and
+ * its go() is called when it may.  guard_init() first; no locks held.
+ */
+void guard_init(struct dm_bio *bio, void (*go)(struct dm_bio *));
+bool origin_guard(struct origin *o, struct dm_bio *bio);
+/* Guards bios again that waited for one exception. */
+void origin_retry(struct origin *o, struct dm_bio_list *bios);
+
+/* merge.c */
+void merge_init(struct snapshot *s);
+void merge_start(struct snapshot *s);
+void merge_stop(struct snapshot *s); /* waits */
+void merge_free(struct snapshot *s);
+
+#endif

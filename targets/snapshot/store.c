@@ -1,0 +1,691 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The COW store, in the kernel's format (snapshot.rst; little endian).
+ *
+ *   chunk 0              header: u32 magic 0x70416e53 ("SnAp"), u32 valid (1 or 0), u32 version 1,
+ *                        u32 sectors a chunk; zeroes
+ *   chunk 1              area 0: exceptions, two u64 each: chunk of the origin, chunk of this device
+ *   chunks 2 ... N+1     data, N being how many exceptions fit into a chunk
+ *   chunk N+2            area 1, and so on every N+1 chunks
+ *
+ * The exceptions end at the first whose second number is 0; an area that is
+ * full is followed by another.  So before an area gets full the next one has
+ * to be zeroes, durably, which the FLUSH before every write of an area takes
+ * care of, as it does for the data of the chunks.
+ *
+ * A store without persistence has no metadata, its chunks are all data.
+ *
+ * Commits: `ready` collects exceptions; whoever finds no commit under way takes
+ * what is there as a batch, enters it into the area and sends the write.  Its
+ * end takes the next batch.  An exception's data was written before it became
+ * ready, and so precedes the FLUSH of its batch.
+ */
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "store.h"
+
+#define MAGIC 0x70416e53u
+#define VERSION 1u
+#define HEADER_CHUNKS 1u
+#define DEFAULT_CHUNK_SECTORS 32u
+#define MAX_CHUNK_SECTORS (1u << 21)
+#define DIRTY_UNIT 4096u /* areas are written in units of this */
+#define SEEN_BITS 4096u
+
+struct disk_header {
+	uint32_t magic, valid, version, chunk_sectors;
+};
+
+struct disk_exception {
+	uint64_t old_chunk, new_chunk;
+};
+
+struct snap_store {
+	enum snap_store_kind kind;
+	struct dm_dev *dev;
+	uint32_t chunk_sectors, per_area; /* exceptions */
+	unsigned shift;
+	size_t block; /* bytes: the device's logical block */
+
+	pthread_mutex_t lock;
+	pthread_cond_t idle;
+	uint64_t next_free;
+	uint64_t entries; /* exceptions that have or will get a place */
+	uint64_t area_nr;
+	uint32_t in_area; /* exceptions in it that are durable */
+	bool failed, dropping;
+	struct snap_commit *ready, **ready_tail;
+
+	/* Whose batch is under way has these. */
+	bool busy;
+	struct disk_exception *area;
+	bool write_all; /* the area's copy on disk has remains behind its end */
+	GPtrArray *batch;
+	struct dm_bio io;
+	struct iovec iov;
+
+	struct dm_bio drop_io;
+	struct iovec drop_iov;
+	char *header; /* one block */
+	void (*dropped)(void *);
+	void *drop_context;
+};
+
+static void take_batch(struct snap_store *st);
+
+/* --- places ---------------------------------------------------------------------- */
+
+static uint64_t area_chunk(const struct snap_store *st, uint64_t area)
+{
+	return HEADER_CHUNKS + ((uint64_t)st->per_area + 1) * area;
+}
+
+static bool is_area(const struct snap_store *st, uint64_t chunk)
+{
+	return chunk % ((uint64_t)st->per_area + 1) == HEADER_CHUNKS;
+}
+
+/* Whole chunks that the device has now. */
+static uint64_t device_chunks(const struct snap_store *st)
+{
+	return dm_dev_sectors(st->dev) >> st->shift;
+}
+
+uint32_t snap_chunk_sectors(const struct snap_store *st)
+{
+	return st->chunk_sectors;
+}
+
+unsigned snap_chunk_shift(const struct snap_store *st)
+{
+	return st->shift;
+}
+
+enum snap_store_kind snap_store_kind_of(const struct snap_store *st)
+{
+	return st->kind;
+}
+
+/* --- life -------------------------------------------------------------------------- */
+
+struct snap_store *snap_store_new(enum snap_store_kind kind, struct dm_dev *dev)
+{
+	struct snap_store *st = g_new0(struct snap_store, 1);
+	struct dm_limits limits;
+
+	st->kind = kind;
+	st->dev = dev;
+	dm_dev_limits(dev, &limits);
+	st->block = MAX(limits.logical_block_size, DM_SECTOR_SIZE);
+	pthread_mutex_init(&st->lock, NULL);
+	pthread_cond_init(&st->idle, NULL);
+	st->ready_tail = &st->ready;
+	st->batch = g_ptr_array_new();
+	return st;
+}
+
+void snap_store_wait(struct snap_store *st)
+{
+	pthread_mutex_lock(&st->lock);
+	while (st->busy || st->dropping)
+		pthread_cond_wait(&st->idle, &st->lock);
+	pthread_mutex_unlock(&st->lock);
+}
+
+void snap_store_free(struct snap_store *st)
+{
+	if (!st)
+		return;
+	snap_store_wait(st);
+	g_ptr_array_free(st->batch, TRUE);
+	g_free(st->area);
+	g_free(st->header);
+	pthread_mutex_destroy(&st->lock);
+	pthread_cond_destroy(&st->idle);
+	g_free(st);
+}
+
+void snap_store_set_dev(struct snap_store *st, struct dm_dev *dev)
+{
+	st->dev = dev;
+}
+
+/* --- opening -------------------------------------------------------------------------- */
+
+static int set_chunk(struct snap_store *st, uint32_t sectors, const char *whose, const struct snap_reader *rd,
+		     GError **err)
+{
+	if (!sectors || (sectors & (sectors - 1)))
+		return dm_fail(err, EINVAL, "snapshot: %s chunk size %" PRIu32 " is not a power of 2", whose, sectors);
+	if (sectors > MAX_CHUNK_SECTORS)
+		return dm_fail(err, EINVAL, "snapshot: %s chunk size %" PRIu32 " is too high, %u sectors are the most",
+			       whose, sectors, MAX_CHUNK_SECTORS);
+	st->chunk_sectors = sectors;
+	st->shift = (unsigned)__builtin_ctz(sectors);
+	st->per_area = (uint32_t)(((size_t)sectors << DM_SECTOR_SHIFT) / sizeof(struct disk_exception));
+	return rd->check ? rd->check(rd->context, sectors, err) : 0;
+}
+
+static int check_room(struct snap_store *st, GError **err)
+{
+	uint64_t need = 2 * (uint64_t)st->chunk_sectors, have = dm_dev_sectors(st->dev);
+
+	if (have < need)
+		return dm_fail(err, EINVAL,
+			       "snapshot: the COW device is too small: it has %" PRIu64
+			       " sectors, a header and one metadata area take %" PRIu64,
+			       have, need);
+	st->area = g_try_malloc0((gsize)st->chunk_sectors << DM_SECTOR_SHIFT);
+	if (!st->area)
+		return dm_fail(err, ENOMEM, "snapshot: no memory for a chunk of %" PRIu32 " sectors",
+			       st->chunk_sectors);
+	return 0;
+}
+
+static void fill_header(struct snap_store *st, bool valid)
+{
+	struct disk_header h = {
+		.magic = GUINT32_TO_LE(MAGIC),
+		.valid = GUINT32_TO_LE(valid),
+		.version = GUINT32_TO_LE(VERSION),
+		.chunk_sectors = GUINT32_TO_LE(st->chunk_sectors),
+	};
+
+	memset(st->header, 0, st->block);
+	memcpy(st->header, &h, sizeof h);
+}
+
+/* An empty area first, the header that makes a store of it after that. */
+static int make_store(struct snap_store *st, GError **err)
+{
+	struct dm_region both = {st->dev, 0, 2 * (uint64_t)st->chunk_sectors};
+	int error = dm_io_sync(DM_WRITE_ZEROES, DM_META | DM_NOUNMAP, 1, &both, NULL, 0, NULL);
+
+	if (!error)
+		error = dm_flush_sync(st->dev);
+	fill_header(st, true);
+	if (!error)
+		error = dm_write_sync(st->dev, 0, st->block >> DM_SECTOR_SHIFT, st->header, DM_META | DM_FUA);
+	if (error)
+		return dm_fail(err, -error, "snapshot: cannot write a new exception store: %s", g_strerror(-error));
+	st->next_free = HEADER_CHUNKS + 1;
+	return 0;
+}
+
+/* Chunks of the store that an exception was seen of: bitmaps by chunk / SEEN_BITS. */
+static bool see(GHashTable *seen, uint64_t chunk)
+{
+	uint64_t key = chunk / SEEN_BITS, bit = chunk % SEEN_BITS;
+	uint64_t *bits = g_hash_table_lookup(seen, &key);
+	bool was;
+
+	if (!bits) {
+		/* The key lies before its bits. */
+		uint64_t *page = g_malloc0(8 + SEEN_BITS / 8);
+
+		page[0] = key;
+		bits = page + 1;
+		g_hash_table_insert(seen, page, bits);
+	}
+	was = bits[bit / 64] >> bit % 64 & 1;
+	bits[bit / 64] |= 1ull << bit % 64;
+	return !was;
+}
+
+static int take_exception(struct snap_store *st, const struct snap_reader *rd, GHashTable *seen, uint64_t old_chunk,
+			  uint64_t new_chunk, uint64_t nr, GError **err)
+{
+	uint64_t old_chunks = (rd->origin_sectors >> st->shift) + !!(rd->origin_sectors & (st->chunk_sectors - 1));
+	int error;
+
+	if (old_chunk >= old_chunks)
+		return dm_fail(err, EINVAL,
+			       "snapshot: exception %" PRIu64 " is of chunk %" PRIu64 ", the origin has %" PRIu64, nr,
+			       old_chunk, old_chunks);
+	if (new_chunk >= device_chunks(st))
+		return dm_fail(err, EINVAL,
+			       "snapshot: exception %" PRIu64 " points to chunk %" PRIu64
+			       ", the COW device has %" PRIu64,
+			       nr, new_chunk, device_chunks(st));
+	if (is_area(st, new_chunk))
+		return dm_fail(err, EINVAL, "snapshot: exception %" PRIu64 " points to chunk %" PRIu64 ", which is metadata",
+			       nr, new_chunk);
+	if (!see(seen, new_chunk))
+		return dm_fail(err, EINVAL, "snapshot: exception %" PRIu64 " points to chunk %" PRIu64
+			       ", which another has already",
+			       nr, new_chunk);
+	st->next_free = MAX(st->next_free, new_chunk + 1);
+	error = rd->add(rd->context, old_chunk, new_chunk);
+	if (error)
+		return dm_fail(err, -error, "snapshot: exception %" PRIu64 " is of chunk %" PRIu64 "%s", nr, old_chunk,
+			       error == -EEXIST ? ", which has one already" : ", which was refused");
+	return 0;
+}
+
+/* Takes the exceptions of the area in memory; fewer than per_area mean that it is the last. */
+static int take_area(struct snap_store *st, const struct snap_reader *rd, GHashTable *seen, GError **err)
+{
+	for (st->in_area = 0; st->in_area < st->per_area; st->in_area++) {
+		const struct disk_exception *e = &st->area[st->in_area];
+		uint64_t new_chunk = GUINT64_FROM_LE(e->new_chunk);
+		int error;
+
+		if (!new_chunk)
+			break;
+		error = take_exception(st, rd, seen, GUINT64_FROM_LE(e->old_chunk), new_chunk, st->entries, err);
+		if (error)
+			return error;
+		st->entries++;
+	}
+	return 0;
+}
+
+/* A write of the area that power loss tore may have left its later sectors but not the earlier: they do not count. */
+static void clear_remains(struct snap_store *st)
+{
+	for (uint32_t i = st->in_area; i < st->per_area; i++)
+		st->write_all |= st->area[i].old_chunk || st->area[i].new_chunk;
+	memset(st->area + st->in_area, 0, (st->per_area - st->in_area) * sizeof st->area[0]);
+}
+
+static int read_area(struct snap_store *st, uint64_t area, GError **err)
+{
+	uint64_t chunk = area_chunk(st, area);
+	int error;
+
+	if (chunk >= device_chunks(st))
+		return dm_fail(err, EINVAL,
+			       "snapshot: the COW device is cut short: metadata area %" PRIu64 " is chunk %" PRIu64
+			       ", it has %" PRIu64,
+			       area, chunk, device_chunks(st));
+	error = dm_read_sync(st->dev, chunk << st->shift, st->chunk_sectors, st->area, DM_META);
+	return error ? dm_fail(err, -error, "snapshot: cannot read metadata area %" PRIu64 ": %s", area,
+			       g_strerror(-error))
+		     : 0;
+}
+
+static int read_exceptions(struct snap_store *st, const struct snap_reader *rd, GError **err)
+{
+	g_autoptr(GHashTable) seen = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+	int error;
+
+	st->next_free = HEADER_CHUNKS + 1;
+	for (st->area_nr = 0;; st->area_nr++) {
+		error = read_area(st, st->area_nr, err);
+		if (!error)
+			error = take_area(st, rd, seen, err);
+		if (error)
+			return error;
+		if (st->in_area < st->per_area)
+			break;
+	}
+	clear_remains(st);
+	if (is_area(st, st->next_free))
+		st->next_free++;
+	return 0;
+}
+
+/* Reads the header into h; a device without one has zeroes there. */
+static int read_header(struct snap_store *st, struct disk_header *h, GError **err)
+{
+	uint64_t have = dm_dev_sectors(st->dev);
+	int error;
+
+	if (have < st->block >> DM_SECTOR_SHIFT)
+		return dm_fail(err, EINVAL, "snapshot: the COW device is too small: it has %" PRIu64 " sectors", have);
+	error = dm_read_sync(st->dev, 0, st->block >> DM_SECTOR_SHIFT, st->header, DM_META);
+	if (error)
+		return dm_fail(err, -error, "snapshot: cannot read the COW device: %s", g_strerror(-error));
+	memcpy(h, st->header, sizeof *h);
+	h->magic = GUINT32_FROM_LE(h->magic);
+	h->valid = GUINT32_FROM_LE(h->valid);
+	h->version = GUINT32_FROM_LE(h->version);
+	h->chunk_sectors = GUINT32_FROM_LE(h->chunk_sectors);
+	if (h->magic && h->magic != MAGIC)
+		return dm_fail(err, ENXIO,
+			       "snapshot: Invalid or corrupt snapshot: the COW device begins with %08" PRIx32
+			       ", a store begins with %08x, a device to make one on with zeroes",
+			       h->magic, MAGIC);
+	if (h->magic && h->version != VERSION)
+		return dm_fail(err, EINVAL, "snapshot: unable to handle snapshot disk version %" PRIu32 ", only %u",
+			       h->version, VERSION);
+	return 0;
+}
+
+static int open_persistent(struct snap_store *st, uint32_t chunk_sectors, const struct snap_reader *rd, GError **err)
+{
+	uint32_t wanted = chunk_sectors ? chunk_sectors
+					: MAX(DEFAULT_CHUNK_SECTORS, (uint32_t)(st->block >> DM_SECTOR_SHIFT));
+	struct disk_header h;
+	int error;
+
+	st->header = g_malloc0(st->block);
+	error = read_header(st, &h, err);
+	if (error)
+		return error;
+	if (h.magic && chunk_sectors && h.chunk_sectors != chunk_sectors)
+		dm_log_warn("snapshot: chunk size %" PRIu32 " in the store overrides the table's %" PRIu32,
+			    h.chunk_sectors, chunk_sectors);
+	error = h.magic ? set_chunk(st, h.chunk_sectors, "on-disk", rd, err) : set_chunk(st, wanted, "table's", rd, err);
+	if (!error)
+		error = check_room(st, err);
+	if (error)
+		return error;
+	if (!h.magic)
+		return make_store(st, err);
+	if (!h.valid) {
+		dm_log_warn("snapshot: Snapshot is marked invalid.");
+		return 1;
+	}
+	return read_exceptions(st, rd, err);
+}
+
+int snap_store_open(struct snap_store *st, uint32_t chunk_sectors, const struct snap_reader *rd, GError **err)
+{
+	if (st->kind == SNAP_PERSISTENT)
+		return open_persistent(st, chunk_sectors, rd, err);
+	if (!chunk_sectors)
+		return dm_fail(err, EINVAL, "snapshot: Chunk size not set: a store of type N has no default for 0");
+	return set_chunk(st, chunk_sectors, "table's", rd, err);
+}
+
+/* --- chunks --------------------------------------------------------------------------- */
+
+/* The exception that fills an area needs the next area to have a place. */
+static bool area_follows(const struct snap_store *st)
+{
+	uint64_t entries = st->entries + 1;
+
+	return entries % st->per_area || area_chunk(st, entries / st->per_area) < device_chunks(st);
+}
+
+int snap_alloc(struct snap_store *st, uint64_t *new_chunk)
+{
+	bool persistent = st->kind == SNAP_PERSISTENT;
+	int error = 0;
+
+	pthread_mutex_lock(&st->lock);
+	if (st->next_free >= device_chunks(st) || (persistent && !area_follows(st))) {
+		error = -ENOSPC;
+	} else {
+		*new_chunk = st->next_free++;
+		st->entries++;
+		if (persistent && is_area(st, st->next_free))
+			st->next_free++;
+	}
+	pthread_mutex_unlock(&st->lock);
+	return error;
+}
+
+void snap_usage(struct snap_store *st, uint64_t *allocated, uint64_t *total, uint64_t *metadata)
+{
+	pthread_mutex_lock(&st->lock);
+	*allocated = st->next_free << st->shift;
+	*metadata = st->kind == SNAP_PERSISTENT ? (st->area_nr + 1 + HEADER_CHUNKS) << st->shift : 0;
+	pthread_mutex_unlock(&st->lock);
+	*total = dm_dev_sectors(st->dev);
+}
+
+/* --- commits ---------------------------------------------------------------------------- */
+
+/* Tells a batch's owners; takes the next if there is one. */
+static void finish_batch(struct snap_store *st)
+{
+	bool ok;
+
+	pthread_mutex_lock(&st->lock);
+	st->in_area += st->batch->len;
+	if (st->in_area == st->per_area) {
+		st->in_area = 0;
+		st->area_nr++;
+		st->write_all = false;
+		memset(st->area, 0, (size_t)st->chunk_sectors << DM_SECTOR_SHIFT);
+	}
+	ok = !st->failed;
+	pthread_mutex_unlock(&st->lock);
+
+	for (guint i = 0; i < st->batch->len; i++) {
+		struct snap_commit *c = st->batch->pdata[i];
+
+		c->done(c, ok);
+	}
+	g_ptr_array_set_size(st->batch, 0);
+
+	pthread_mutex_lock(&st->lock);
+	if (st->ready) {
+		pthread_mutex_unlock(&st->lock);
+		take_batch(st);
+		return;
+	}
+	st->busy = false;
+	pthread_cond_broadcast(&st->idle);
+	pthread_mutex_unlock(&st->lock);
+}
+
+static void fail_store(struct snap_store *st)
+{
+	pthread_mutex_lock(&st->lock);
+	st->failed = true;
+	pthread_mutex_unlock(&st->lock);
+}
+
+static void area_written(struct dm_bio *bio)
+{
+	struct snap_store *st = bio->private;
+
+	st->write_all = false;
+	if (bio->error)
+		fail_store(st);
+	finish_batch(st);
+}
+
+/* The sectors of the area that hold exceptions [from, to), in whole units; all of it after remains. */
+static struct dm_bio area_bio(struct snap_store *st, uint32_t from, uint32_t to)
+{
+	size_t unit = MAX(DIRTY_UNIT, st->block), size = (size_t)st->chunk_sectors << DM_SECTOR_SHIFT;
+	size_t begin = from * sizeof st->area[0] / unit * unit;
+	size_t end = MIN(size, (to * sizeof st->area[0] + unit - 1) / unit * unit);
+
+	if (st->write_all) {
+		begin = 0;
+		end = size;
+	}
+	st->iov = (struct iovec){(char *)st->area + begin, end - begin};
+	return (struct dm_bio){
+		.op = DM_WRITE,
+		.flags = DM_META | DM_PREFLUSH | DM_FUA,
+		.dev = st->dev,
+		.sector = (area_chunk(st, st->area_nr) << st->shift) + (begin >> DM_SECTOR_SHIFT),
+		.sectors = (end - begin) >> DM_SECTOR_SHIFT,
+		.iov = &st->iov,
+		.iovcnt = 1,
+		.private = st,
+	};
+}
+
+static void write_area(struct snap_store *st)
+{
+	st->io = area_bio(st, st->in_area, st->in_area + st->batch->len);
+	st->io.end = area_written;
+	dm_submit(&st->io);
+}
+
+static void next_area_zeroed(struct dm_bio *bio)
+{
+	struct snap_store *st = bio->private;
+
+	if (bio->error) {
+		fail_store(st);
+		finish_batch(st);
+	} else {
+		write_area(st);
+	}
+}
+
+static void zero_next_area(struct snap_store *st)
+{
+	st->io = (struct dm_bio){
+		.op = DM_WRITE_ZEROES,
+		.flags = DM_META | DM_NOUNMAP,
+		.dev = st->dev,
+		.sector = area_chunk(st, st->area_nr + 1) << st->shift,
+		.sectors = st->chunk_sectors,
+		.end = next_area_zeroed,
+		.private = st,
+	};
+	dm_submit(&st->io);
+}
+
+static gint by_new_chunk(gconstpointer a, gconstpointer b)
+{
+	const struct snap_commit *x = *(struct snap_commit *const *)a, *y = *(struct snap_commit *const *)b;
+
+	return (x->new_chunk > y->new_chunk) - (x->new_chunk < y->new_chunk);
+}
+
+/* Makes a batch of what is ready and fits into the area; st->busy is set and the caller's. */
+static void take_batch(struct snap_store *st)
+{
+	bool failed;
+
+	pthread_mutex_lock(&st->lock);
+	while (st->ready && st->in_area + st->batch->len < st->per_area) {
+		g_ptr_array_add(st->batch, st->ready);
+		if (!(st->ready = st->ready->next))
+			st->ready_tail = &st->ready;
+	}
+	failed = st->failed;
+	pthread_mutex_unlock(&st->lock);
+	/* In the order of their chunks, so that a merge finds long runs. */
+	g_ptr_array_sort(st->batch, by_new_chunk);
+	for (guint i = 0; i < st->batch->len; i++) {
+		struct snap_commit *c = st->batch->pdata[i];
+
+		st->area[st->in_area + i] = (struct disk_exception){
+			.old_chunk = GUINT64_TO_LE(c->old_chunk),
+			.new_chunk = GUINT64_TO_LE(c->new_chunk),
+		};
+	}
+	if (failed)
+		finish_batch(st);
+	else if (st->in_area + st->batch->len == st->per_area)
+		zero_next_area(st);
+	else
+		write_area(st);
+}
+
+void snap_commit(struct snap_store *st, struct snap_commit *c)
+{
+	bool mine;
+
+	if (st->kind == SNAP_TRANSIENT) {
+		c->done(c, true);
+		return;
+	}
+	pthread_mutex_lock(&st->lock);
+	c->next = NULL;
+	*st->ready_tail = c;
+	st->ready_tail = &c->next;
+	mine = !st->busy;
+	st->busy = true;
+	pthread_mutex_unlock(&st->lock);
+	if (mine)
+		take_batch(st);
+}
+
+/* --- the end of a store --------------------------------------------------------------------- */
+
+static void drop_done(struct snap_store *st)
+{
+	st->dropped(st->drop_context);
+	pthread_mutex_lock(&st->lock);
+	st->dropping = false;
+	pthread_cond_broadcast(&st->idle);
+	pthread_mutex_unlock(&st->lock);
+}
+
+static void header_written(struct dm_bio *bio)
+{
+	if (bio->error)
+		dm_log_err("snapshot: cannot mark the exception store invalid: %s", g_strerror(-bio->error));
+	drop_done(bio->private);
+}
+
+void snap_drop(struct snap_store *st, void (*done)(void *), void *context)
+{
+	pthread_mutex_lock(&st->lock);
+	st->failed = true;
+	st->dropping = true;
+	pthread_mutex_unlock(&st->lock);
+	st->dropped = done;
+	st->drop_context = context;
+	if (st->kind == SNAP_TRANSIENT) {
+		drop_done(st);
+		return;
+	}
+	fill_header(st, false);
+	st->drop_iov = (struct iovec){st->header, st->block};
+	st->drop_io = (struct dm_bio){
+		.op = DM_WRITE,
+		.flags = DM_META | DM_FUA,
+		.dev = st->dev,
+		.sectors = st->block >> DM_SECTOR_SHIFT,
+		.iov = &st->drop_iov,
+		.iovcnt = 1,
+		.end = header_written,
+		.private = st,
+	};
+	dm_submit(&st->drop_io);
+}
+
+/* --- merging ------------------------------------------------------------------------------------ */
+
+int snap_merge_last(struct snap_store *st, struct snap_pair *out, unsigned max)
+{
+	unsigned n;
+	int error;
+
+	if (!st->in_area) {
+		if (!st->area_nr)
+			return 0;
+		error = read_area(st, st->area_nr - 1, NULL);
+		if (error)
+			return error;
+		pthread_mutex_lock(&st->lock);
+		st->area_nr--;
+		st->in_area = st->per_area;
+		st->write_all = false;
+		pthread_mutex_unlock(&st->lock);
+	}
+	n = MIN(max, st->in_area);
+	for (unsigned i = 0; i < n; i++) {
+		const struct disk_exception *e = &st->area[st->in_area - n + i];
+
+		out[i] = (struct snap_pair){GUINT64_FROM_LE(e->old_chunk), GUINT64_FROM_LE(e->new_chunk)};
+	}
+	return (int)n;
+}
+
+int snap_merge_forget(struct snap_store *st, unsigned n)
+{
+	struct dm_region where;
+	struct dm_bio bio;
+	int error;
+
+	memset(st->area + st->in_area - n, 0, n * sizeof st->area[0]);
+	bio = area_bio(st, st->in_area - n, st->in_area);
+	where = (struct dm_region){st->dev, bio.sector, bio.sectors};
+	error = dm_io_sync(DM_WRITE, bio.flags, 1, &where, bio.iov, 1, NULL);
+	if (error)
+		return error;
+	pthread_mutex_lock(&st->lock);
+	st->write_all = false;
+	st->in_area -= n;
+	st->entries -= n;
+	/* As if all had been committed in the order of their chunks: only the usage looks at it from now on. */
+	st->next_free = area_chunk(st, st->area_nr) + st->in_area + 1;
+	pthread_mutex_unlock(&st->lock);
+	return 0;
+}

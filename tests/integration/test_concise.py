@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""dm-init strings through `concise` and --create."""
+
+import errno
+
+import pytest
+
+TWO = "a,,,rw,0 8 zero,8 8 error;b,uu-1,7,ro,0 16 linear a 0"
+
+
+def test_all_devices_of_a_string(fs):
+    fs.write("concise", TWO)
+    assert fs.devices() == ["a", "b"]
+    assert fs["a"].table() == "0 8 zero\n8 8 error\n"
+    b = fs["b"]
+    assert (b.table(), b.read("uuid"), b.read("dev")) == ("0 16 linear a 0\n", "uu-1\n", "0:7\n")
+    assert b.read("readonly") == "1\n" and fs["a"].read("readonly") == "0\n"
+    assert fs.read("concise") == "a,,0,rw,0 8 zero,8 8 error\nb,uu-1,7,ro,0 16 linear a 0\n"
+
+
+def test_what_is_printed_loads_again(dmfs, backing):
+    path = backing(64, name="odd, name;with\\all")
+    first, second = dmfs(), dmfs()
+    quoted = path.replace("\\", "\\\\").replace(" ", "\\ ")
+    first.mkdir("n,a;m e", f"0 64 linear {quoted} 0")
+    text = first.read("concise")
+    second.write("concise", text.replace("\n", ";"))
+    assert second.read("concise") == text
+    assert second["n,a;m e"].table() == first["n,a;m e"].table()
+
+
+@pytest.mark.parametrize("text", [
+    "dm-mod.create=x,,,rw,0 8 zero",
+    "x,,,rw,\n  0 4 zero,\n  4 4 zero;\n",
+    "  x , , ,rw, 0 8 zero ; ",
+])
+def test_forms_that_are_taken(fs, text):
+    fs.write("concise", text)
+    assert fs["x"].size() == 4096
+
+
+@pytest.mark.parametrize("text, code", [
+    ("ok,,,rw,0 8 zero;x,,,rw,0 8 nonesuch", errno.EINVAL),
+    ("ok,,,rw,0 8 zero;ok,,,rw,0 8 zero", errno.EEXIST),
+    ("ok,,,rw,0 8 zero;x,,,wr,0 8 zero", errno.EINVAL),
+    ("ok,,3,rw,0 8 zero;x,,3,rw,0 8 zero", errno.EBUSY),
+    ("ok,u,,rw,0 8 zero;x,u,,rw,0 8 zero", errno.EBUSY),
+    ("ok,,,rw,0 8 zero;x,,-1,rw,0 8 zero", errno.EINVAL),
+    ("ok,,,rw,0 8 zero;x,,,rw", errno.EINVAL),
+    ("ok,,,rw,0 8 zero;x,,,rw,", errno.EINVAL),
+    ("ok,,,rw,0 8 zero;,,,rw,0 8 zero", errno.EINVAL),
+    ("ok,,,rw,0 8 zero;x y,,,rw,0 8 zero", errno.EINVAL),
+    ("ok,,,rw,0 8 zero;events,,,rw,0 8 zero", errno.EEXIST),
+    ("ok,,,rw,0 8 zero;" + "n" * 128 + ",,,rw,0 8 zero", errno.ENAMETOOLONG),
+    ("ok,,,rw,0 8 linear x 0;x,,,rw,0 8 zero", errno.ENOENT),
+    ("a,,,rw,0 8 zero;b,,,rw,0 8 linear a 0;c,,,rw,4 8 zero", errno.EINVAL),
+])
+def test_all_or_none(fs, text, code):
+    fs.mkdir("here", "0 8 zero")
+    with pytest.raises(OSError) as e:
+        fs.write("concise", text)
+    assert e.value.errno == code
+    assert fs.devices() == ["here"]
+    assert fs.read("log").splitlines()[-1].split("device-mapper: ")[1].startswith("concise: ")
+
+
+def test_a_string_longer_than_one_write(fs):
+    text = ";".join(f"device-{i},,,rw,0 8 zero" for i in range(3000))
+    assert len(text) > 65536
+    with open(fs.path("concise"), "wb", buffering=0) as f:
+        data = text.encode()
+        for i in range(0, len(data), 4096):
+            f.write(data[i:i + 4096])
+    assert len(fs.devices()) == 3000
+
+
+def test_create_on_the_command_line(dmfs):
+    d = dmfs(args=["--create", TWO])
+    assert d.devices() == ["a", "b"]
+    with pytest.raises(RuntimeError, match="nonesuch: unknown target type"):
+        dmfs(args=["--create=x,,,rw,0 8 nonesuch"])

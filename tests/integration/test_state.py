@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""STATE: what survives an unmount, a killed daemon, and what is refused."""
+
+import hashlib
+import os
+import sqlite3
+import threading
+
+import pytest
+
+
+@pytest.fixture
+def state(work):
+    return os.path.join(work, "state")
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+def make_set(d, backing):
+    low = d.mkdir("low", f"0 1000 linear {backing(1000, name='file')} 0")
+    high = d.mkdir("high", "0 500 linear low 0", "500 8 error")
+    high.load("0 16 zero", to="inactive")
+    high.write("uuid", "the-uuid\n")
+    d.write("control", "create numbered 77\n")
+    ro = d.mkdir("ro")
+    ro.write("readonly", "1\n")
+    ro.load("0 100 linear low 0")
+    os.chmod(high.image, 0o640)
+    os.rename(low.path, d.path("lowest"))
+
+
+def everything(d):
+    out = {}
+    for name in d.devices():
+        dev = d[name]
+        out[name] = [dev.read(f) for f in ("table", "inactive", "uuid", "dev", "readonly", "error")]
+        out[name].append(os.stat(dev.image).st_mode)
+        out[name].append(dev.size())
+    return out
+
+
+@pytest.mark.parametrize("end", ["unmount", "kill"])
+def test_devices_come_back(dmfs, state, backing, end):
+    d = dmfs(state=state)
+    make_set(d, backing)
+    before = everything(d)
+    assert before["high"][0].startswith("0 500 linear lowest 0\n")
+    if end == "kill":
+        d.kill()
+        d.wait()
+        d.close()
+    else:
+        assert d.unmount() == 0
+    e = dmfs(state=state)
+    assert everything(e) == before
+    with pytest.raises(OSError):
+        os.open(e["ro"].image, os.O_RDWR)
+
+
+def test_what_is_removed_stays_away(dmfs, state):
+    d = dmfs(state=state)
+    d.mkdir("a", "0 8 zero")
+    d.mkdir("b", "0 8 zero").load("0 9 zero", to="inactive")
+    d["a"].remove()
+    d["b"].write("inactive", "")
+    d.unmount()
+    e = dmfs(state=state)
+    assert e.devices() == ["b"]
+    assert e["b"].inactive() == ""
+
+
+def test_a_device_that_cannot_come_back_says_why_and_is_not_lost(dmfs, state, backing):
+    path = backing(64)
+    d = dmfs(state=state)
+    d.mkdir("low", f"0 64 linear {path} 0")
+    d.mkdir("high", "0 64 linear low 0")
+    d.mkdir("other", "0 8 zero")
+    d.unmount()
+    os.rename(path, path + ".away")
+    d = dmfs(state=state)
+    assert d["low"].table() == d["high"].table() == ""
+    assert path in d["low"].error()
+    assert "too small" in d["high"].error()
+    assert d["other"].table() == "0 8 zero\n"
+    os.rename(d["low"].path, d.path("lower"))
+    d.unmount()
+    os.rename(path + ".away", path)
+    d = dmfs(state=state)
+    assert d["lower"].table() == f"0 64 linear {path} 0\n"
+    assert d["high"].table() == "0 64 linear lower 0\n"
+
+
+def test_a_second_daemon_is_refused(dmfs, state):
+    d = dmfs(state=state)
+    d.mkdir("v", "0 8 zero")
+    with pytest.raises(RuntimeError, match="in use by another daemon"):
+        dmfs(state=state)
+    d.mkdir("w")
+    d.unmount()
+    assert dmfs(state=state).devices() == ["v", "w"]
+
+
+def bad_text(path):
+    with open(path, "w", encoding="ascii") as f:
+        f.write("this is no database\n" * 100)
+
+
+def bad_short(path):
+    with open(path, "wb") as f:
+        f.write(b"SQLite format 3\0")
+
+
+def bad_foreign(path):
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE t (x)")
+    db.close()
+
+
+def bad_newer(path):
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA application_id=1684891251")
+        db.execute("PRAGMA user_version=99")
+        db.execute("CREATE TABLE t (x)")
+    db.close()
+
+
+def bad_tables(path):
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA application_id=1684891251")
+        db.execute("PRAGMA user_version=1")
+        db.execute("CREATE TABLE device (x)")
+    db.close()
+
+
+@pytest.mark.parametrize("make, text", [
+    (bad_text, "not a state database"), (bad_short, "not a state database"), (bad_foreign, "not a state database"),
+    (bad_newer, "newer dmfs"), (bad_tables, "damaged"),
+])
+def test_a_file_that_is_no_state_is_left_alone(dmfs, state, make, text):
+    make(state)
+    before = digest(state)
+    with pytest.raises(RuntimeError, match=text):
+        dmfs(state=state)
+    assert digest(state) == before
+    assert os.listdir(os.path.dirname(state)) == ["state"]
+
+
+def test_a_damaged_database_is_left_alone(dmfs, state):
+    d = dmfs(state=state)
+    d.write("concise", ";".join(f"d{i},,,rw,0 8 zero" for i in range(300)))
+    d.unmount()
+    with open(state, "r+b") as f:
+        f.seek(8192)
+        f.write(os.urandom(8192))
+    before = digest(state)
+    with pytest.raises(RuntimeError, match="damaged"):
+        dmfs(state=state)
+    assert digest(state) == before
+
+
+def test_hostile_rows_do_no_harm(dmfs, state):
+    d = dmfs(state=state)
+    d.mkdir("good", "0 8 zero")
+    d.unmount()
+    with sqlite3.connect(state) as db:
+        row = list(db.execute("SELECT * FROM device").fetchone())
+        for i, (name, table) in enumerate([("a/b", "0 8 zero\n"), ("events", "0 8 zero\n"), ("loop", "0 8 linear 0:13 0\n"),
+                                           ("big", "0 18446744073709551615 zero\n"), ("nul", "0 8 ze\0ro\n"),
+                                           ("junk", "\\\\\n \\")], 11):
+            db.execute(f"INSERT INTO device VALUES ({','.join('?' * len(row))})",
+                       [i, name] + row[2:4] + [table] + row[5:])
+        db.execute(f"INSERT INTO device VALUES ({','.join('?' * len(row))})", [-5, "minus"] + row[2:])
+    db.close()
+    d = dmfs(state=state)
+    assert d["good"].table() == "0 8 zero\n"
+    assert "a/b" not in d.devices()
+    for name in ("loop", "big", "junk"):
+        assert d[name].table() == "" and d[name].error()
+
+
+@pytest.mark.parametrize("rounds", [6])
+def test_killed_at_any_moment_it_is_the_old_or_the_new(dmfs, state, rounds):
+    """Devices change without pause while the daemon is killed; what came back must be what was last done, or next."""
+    for i in range(rounds):
+        d = dmfs(state=state)
+        known = {name: d[name].table() for name in d.devices()}
+        doing = [dict(known)]
+
+        def work():
+            n = 0
+            try:
+                while True:
+                    n += 1
+                    name, lines = f"d{n % 5}", f"0 {n} zero\n"
+                    now = dict(doing[-1])
+                    if n % 11 == 0 and name in now:
+                        del now[name]
+                        doing.append(now)
+                        d[name].remove()
+                        continue
+                    if name not in now:
+                        now[name] = ""
+                        doing.append(dict(now))
+                        d.mkdir(name)
+                    now[name] = lines
+                    doing.append(dict(now))
+                    d[name].load(lines.strip())
+            except OSError:
+                pass
+
+        t = threading.Thread(target=work)
+        t.start()
+        while len(doing) < 20 + 13 * i and t.is_alive():
+            t.join(0.001)
+        d.kill()
+        t.join(60)
+        d.close()
+        e = dmfs(state=state)
+        back = {name: e[name].table() for name in e.devices()}
+        assert back in doing[-2:], f"neither the last state nor the one before: {back}"
+        e.unmount()
+
+
+def test_none_means_no_state(dmfs, work):
+    d = dmfs(state="none")
+    d.mkdir("v", "0 8 zero")
+    d.unmount()
+    assert os.listdir(work) == []
+    assert not os.path.exists("/none")

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * dmfs-luks: opens LUKS volumes (and VeraCrypt's) as devices of a mounted
+ * dmfs, as an ordinary user.
+ */
+#include <errno.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include "luks.h"
+
+int fail(GError **err, int code, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (err && !*err) {
+		va_start(ap, fmt);
+		*err = g_error_new_valist(g_quark_from_static_string("dmfs-luks"), code, fmt, ap);
+		va_end(ap);
+	}
+	return -code;
+}
+
+/* --- the commands --------------------------------------------------------------------------------- */
+
+static int cmd_open(char **args, const struct options *o, GError **err)
+{
+	g_autofree char *mount = tree_find(o, err);
+	struct volume *v = NULL;
+	int r;
+
+	if (!mount)
+		return -ENODEV;
+	r = tree_check_name(args[1], err);
+	if (!r && tree_exists(mount, args[1]))
+		r = fail(err, EEXIST, "there is a device %s already", args[1]);
+	if (!r)
+		r = volume_open(args[0], args[1], o, &v, err);
+	if (!r)
+		r = tree_open(mount, args[1], v, o->readonly, err);
+	volume_free(v);
+	if (!r)
+		printf("%s/%s/image\n", mount, args[1]);
+	return r;
+}
+
+static int cmd_close(char **args, const struct options *o, GError **err)
+{
+	g_autofree char *mount = tree_find(o, err);
+	int r = mount ? tree_check_name(args[0], err) : -ENODEV;
+
+	return r ? r : tree_close(mount, args[0], err);
+}
+
+static int cmd_status(char **args, const struct options *o, GError **err)
+{
+	g_autofree char *mount = tree_find(o, err);
+	int r = mount ? tree_check_name(args[0], err) : -ENODEV;
+
+	return r ? r : tree_status(mount, args[0], err);
+}
+
+static int cmd_format(char **args, const struct options *o, GError **err)
+{
+	return volume_format(args[0], o, err);
+}
+
+static const struct command {
+	const char *name, *args;
+	int nr_args;
+	int (*fn)(char **args, const struct options *o, GError **err);
+} commands[] = {
+	{"open", "FILE NAME", 2, cmd_open},
+	{"close", "NAME", 1, cmd_close},
+	{"status", "NAME", 1, cmd_status},
+	{"format", "FILE", 1, cmd_format},
+};
+
+/* --- the command line ------------------------------------------------------------------------------ */
+
+static int settle(struct options *o, char *type, GError **err)
+{
+	if (type) {
+		g_autofree char *upper = g_ascii_strup(type, -1);
+
+		if (strcmp(upper, CRYPT_LUKS1) && strcmp(upper, CRYPT_LUKS2) && strcmp(upper, CRYPT_TCRYPT) &&
+		    strcmp(upper, "LUKS"))
+			return fail(err, EINVAL, "type '%s' is not one of luks, luks1, luks2, tcrypt", type);
+		o->type = strcmp(upper, "LUKS") ? g_steal_pointer(&upper) : NULL;
+	}
+	if (o->keyfile_size < 0 || o->keyfile_offset < 0 || o->pim < 0 || o->key_bits < 0 || o->key_bits % 8 ||
+	    o->sector_size < 0 || o->iter_time < 0 || o->pbkdf_memory < 0 || o->pbkdf_parallel < 0 ||
+	    o->pbkdf_iterations < 0)
+		return fail(err, EINVAL, "numbers of options must not be negative, and --key-size is in bits, a multiple of 8");
+	if (o->key_files && o->key_files[1] && (!o->type || strcmp(o->type, CRYPT_TCRYPT)))
+		return fail(err, EINVAL, "several key files are only for --type tcrypt");
+	return 0;
+}
+
+static int parse(int *argc, char ***argv, struct options *o, GError **err)
+{
+	char *type = NULL;
+	gboolean token_only = FALSE, readonly = FALSE, discards = FALSE, batch = FALSE, hidden = FALSE, backup = FALSE,
+		 no_vera = FALSE;
+	const GOptionEntry entries[] = {
+		{"mount", 'm', 0, G_OPTION_ARG_FILENAME, &o->mount, "The dmfs ($DMFS_MOUNT, or the only one)", "DIR"},
+		{"type", 0, 0, G_OPTION_ARG_STRING, &type, "luks, luks1, luks2, tcrypt", "TYPE"},
+		{"key-file", 'd', 0, G_OPTION_ARG_FILENAME_ARRAY, &o->key_files, "Read the passphrase from it; - is standard input", "FILE"},
+		{"keyfile-size", 'l', 0, G_OPTION_ARG_INT64, &o->keyfile_size, "Take that many bytes of it", "N"},
+		{"keyfile-offset", 0, 0, G_OPTION_ARG_INT64, &o->keyfile_offset, "Skip that many bytes of it", "N"},
+		{"key-slot", 'S', 0, G_OPTION_ARG_INT, &o->key_slot, "This key slot only", "N"},
+		{"header", 0, 0, G_OPTION_ARG_FILENAME, &o->header, "The header is in another file", "FILE"},
+		{"readonly", 'r', 0, G_OPTION_ARG_NONE, &readonly, "Open it for reading only", NULL},
+		{"allow-discards", 0, 0, G_OPTION_ARG_NONE, &discards, "Let discards reach the file", NULL},
+		{"tries", 'T', 0, G_OPTION_ARG_INT, &o->tries, "How often to ask for the passphrase (3)", "N"},
+		{"token-only", 0, 0, G_OPTION_ARG_NONE, &token_only, "Use a LUKS2 token, never a passphrase", NULL},
+		{"token-id", 0, 0, G_OPTION_ARG_INT, &o->token_id, "Use this LUKS2 token", "N"},
+		{"tcrypt-hidden", 0, 0, G_OPTION_ARG_NONE, &hidden, "tcrypt: the hidden volume", NULL},
+		{"tcrypt-backup", 0, 0, G_OPTION_ARG_NONE, &backup, "tcrypt: by the backup header", NULL},
+		{"disable-veracrypt", 0, 0, G_OPTION_ARG_NONE, &no_vera, "tcrypt: TrueCrypt only", NULL},
+		{"veracrypt-pim", 0, 0, G_OPTION_ARG_INT, &o->pim, "tcrypt: the volume's PIM", "N"},
+		{"size", 0, 0, G_OPTION_ARG_STRING, &o->size, "format: make the file that long (100M)", "SIZE"},
+		{"cipher", 'c', 0, G_OPTION_ARG_STRING, &o->cipher, "format: aes-xts-plain64", "CIPHER"},
+		{"key-size", 's', 0, G_OPTION_ARG_INT, &o->key_bits, "format: of the volume key (512 for xts, 256)", "BITS"},
+		{"hash", 'h', 0, G_OPTION_ARG_STRING, &o->hash, "format: for the key slot (sha256)", "HASH"},
+		{"sector-size", 0, 0, G_OPTION_ARG_INT, &o->sector_size, "format: 512 to 4096", "BYTES"},
+		{"pbkdf", 0, 0, G_OPTION_ARG_STRING, &o->pbkdf, "format: argon2id, argon2i, pbkdf2", "NAME"},
+		{"iter-time", 'i', 0, G_OPTION_ARG_INT, &o->iter_time, "format: how long unlocking takes (2000)", "MS"},
+		{"pbkdf-memory", 0, 0, G_OPTION_ARG_INT, &o->pbkdf_memory, "format: and how much memory", "KIB"},
+		{"pbkdf-parallel", 0, 0, G_OPTION_ARG_INT, &o->pbkdf_parallel, "format: and how many threads", "N"},
+		{"pbkdf-force-iterations", 0, 0, G_OPTION_ARG_INT, &o->pbkdf_iterations, "format: without measuring", "N"},
+		{"uuid", 0, 0, G_OPTION_ARG_STRING, &o->uuid, "format: instead of a random one", "UUID"},
+		{"label", 0, 0, G_OPTION_ARG_STRING, &o->label, "format: of a LUKS2 volume", "TEXT"},
+		{"batch", 'q', 0, G_OPTION_ARG_NONE, &batch, "format: overwrite without asking", NULL},
+		{0},
+	};
+	g_autoptr(GOptionContext) context = g_option_context_new("open FILE NAME | close NAME | status NAME | format FILE");
+	int r = 0;
+
+	g_option_context_add_main_entries(context, entries, NULL);
+	g_option_context_set_summary(context, "Encrypted volumes as devices of a mounted dmfs, without privileges.");
+	if (!g_option_context_parse(context, argc, argv, err))
+		r = -EINVAL;
+	o->token_only = token_only;
+	o->readonly = readonly;
+	o->allow_discards = discards;
+	o->batch = batch;
+	o->tcrypt_hidden = hidden;
+	o->tcrypt_backup = backup;
+	o->no_veracrypt = no_vera;
+	if (!r)
+		r = settle(o, type, err);
+	g_free(type);
+	return r;
+}
+
+static const struct command *find_command(int argc, char **argv, GError **err)
+{
+	for (size_t i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
+		const struct command *c = &commands[i];
+
+		if (strcmp(argv[1], c->name))
+			continue;
+		if (argc - 2 == c->nr_args)
+			return c;
+		fail(err, EINVAL, "usage: dmfs-luks %s %s", c->name, c->args);
+		return NULL;
+	}
+	fail(err, EINVAL, "a command is needed: open FILE NAME, close NAME, status NAME or format FILE (--help for all)");
+	return NULL;
+}
+
+static void options_clear(struct options *o)
+{
+	g_free(o->mount);
+	g_free(o->type);
+	g_free(o->header);
+	g_strfreev(o->key_files);
+	g_free(o->cipher);
+	g_free(o->hash);
+	g_free(o->pbkdf);
+	g_free(o->uuid);
+	g_free(o->label);
+	g_free(o->size);
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = {.key_slot = CRYPT_ANY_SLOT, .token_id = CRYPT_ANY_TOKEN, .tries = 3};
+	const struct rlimit none = {0, 0};
+	g_autoptr(GError) err = NULL;
+	const struct command *c;
+	int r;
+
+	setlocale(LC_ALL, "");
+	prctl(PR_SET_DUMPABLE, 0);
+	setrlimit(RLIMIT_CORE, &none);
+	r = parse(&argc, &argv, &o, &err);
+	c = r ? NULL : find_command(argc, argv, &err);
+	if (c)
+		r = c->fn(argv + 2, &o, &err);
+	options_clear(&o);
+	if (err)
+		fprintf(stderr, "dmfs-luks: %s\n", err->message);
+	return !c ? 2 : r ? 1 : 0;
+}

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The mounted control tree, as seen by an ordinary process. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "luks.h"
+
+/* --- where it is -------------------------------------------------------------------------------- */
+
+/* Undoes the \ooo of /proc/self/mountinfo. */
+static char *unescape(const char *s)
+{
+	GString *out = g_string_new(NULL);
+
+	for (; *s; s++) {
+		if (*s == '\\' && g_ascii_isdigit(s[1]) && g_ascii_isdigit(s[2]) && g_ascii_isdigit(s[3])) {
+			g_string_append_c(out, (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0')));
+			s += 3;
+		} else {
+			g_string_append_c(out, *s);
+		}
+	}
+	return g_string_free(out, FALSE);
+}
+
+/* Every dmfs that this process may look into. */
+static GPtrArray *mounted(void)
+{
+	GPtrArray *found = g_ptr_array_new_with_free_func(g_free);
+	g_autofree char *text = NULL;
+	g_auto(GStrv) lines = NULL;
+
+	if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
+		return found;
+	lines = g_strsplit(text, "\n", -1);
+	for (unsigned i = 0; lines[i]; i++) {
+		/* ID PARENT MAJ:MIN ROOT MOUNTPOINT OPTIONS [...] - TYPE SOURCE OPTIONS */
+		const char *type = strstr(lines[i], " - ");
+		g_auto(GStrv) words = g_strsplit(lines[i], " ", 6);
+		g_autofree char *path = NULL, *control = NULL;
+
+		if (!type || !g_str_has_prefix(type, " - fuse.dmfs ") || g_strv_length(words) < 6)
+			continue;
+		path = unescape(words[4]);
+		control = g_build_filename(path, "control", NULL);
+		if (!access(control, W_OK))
+			g_ptr_array_add(found, g_steal_pointer(&path));
+	}
+	return found;
+}
+
+char *tree_find(const struct options *o, GError **err)
+{
+	const char *named = o->mount ? o->mount : g_getenv("DMFS_MOUNT");
+	g_autoptr(GPtrArray) all = NULL;
+	g_autofree char *control = NULL;
+	struct stat st;
+
+	if (named && *named) {
+		control = g_build_filename(named, "control", NULL);
+		if (!stat(control, &st))
+			return g_strdup(named);
+		fail(err, errno, "%s is not a mounted dmfs: %s: %s", named, control, g_strerror(errno));
+		return NULL;
+	}
+	all = mounted();
+	if (all->len == 1)
+		return g_strdup(all->pdata[0]);
+	if (!all->len)
+		fail(err, ENODEV, "no dmfs of yours is mounted: mount one with `dmfs MOUNTPOINT`, or name it with -m");
+	else
+		fail(err, EINVAL, "%u dmfs are mounted, at %s, %s%s: name one with -m or $DMFS_MOUNT", all->len,
+		     (char *)all->pdata[0], (char *)all->pdata[1], all->len > 2 ? ", ..." : "");
+	return NULL;
+}
+
+int tree_check_name(const char *name, GError **err)
+{
+	if (!*name || *name == '.' || strchr(name, '/') || strlen(name) > 127)
+		return fail(err, EINVAL, "device name '%s' is not 1 to 127 bytes without '/' and without a dot at first",
+			    name);
+	return 0;
+}
+
+bool tree_exists(const char *mount, const char *name)
+{
+	g_autofree char *path = g_build_filename(mount, name, NULL);
+	struct stat st;
+
+	return !stat(path, &st);
+}
+
+/* --- its files ---------------------------------------------------------------------------------- */
+
+static char *read_file(const char *mount, const char *name, const char *file)
+{
+	g_autofree char *path = g_build_filename(mount, name, file, NULL);
+	char *text = NULL;
+
+	return g_file_get_contents(path, &text, NULL, NULL) ? text : NULL;
+}
+
+/* One write, so that what is in data is copied nowhere. */
+static int write_file(const char *mount, const char *name, const char *file, const char *data, size_t len, GError **err)
+{
+	g_autofree char *path = g_build_filename(mount, name, file, NULL), *why = NULL;
+	int fd = open(path, O_WRONLY | O_CLOEXEC), code = 0;
+
+	if (fd < 0)
+		return fail(err, errno, "%s: %s", path, g_strerror(errno));
+	if (write(fd, data, len) != (ssize_t)len)
+		code = errno ? errno : EIO;
+	if (close(fd) && !code)
+		code = errno;
+	if (!code)
+		return 0;
+	why = read_file(mount, name, "error");
+	if (why && *why)
+		return fail(err, code, "%s: %s", path, g_strstrip(why));
+	return fail(err, code, "%s: %s", path, g_strerror(code));
+}
+
+static int remove_device(const char *mount, const char *name, GError **err)
+{
+	g_autofree char *path = g_build_filename(mount, name, NULL);
+
+	if (!rmdir(path))
+		return 0;
+	if (errno == EBUSY)
+		return fail(err, EBUSY, "%s is in use: unmount what is on it and close its image first", name);
+	return fail(err, errno, "%s: %s", path, g_strerror(errno));
+}
+
+/* --- opening ------------------------------------------------------------------------------------- */
+
+static int open_stage(const char *mount, const char *name, const struct volume *v, const struct stage *s, bool readonly,
+		      GError **err)
+{
+	g_autofree char *dev = g_strconcat(name, s->suffix, NULL);
+	g_autofree char *path = g_build_filename(mount, dev, NULL);
+	g_autofree char *uuid = g_strdup_printf("CRYPT-%s-%s-%s", v->type, v->uuid, dev);
+	int r = 0;
+
+	if (mkdir(path, 0700)) {
+		if (errno == EEXIST)
+			return fail(err, EEXIST, "there is a device %s already", dev);
+		return fail(err, errno, "%s: %s", path, g_strerror(errno));
+	}
+	uuid[MIN(strlen(uuid), 128)] = '\0';
+	if (readonly)
+		r = write_file(mount, dev, "readonly", "1", 1, err);
+	if (!r)
+		r = write_file(mount, dev, "uuid", uuid, strlen(uuid), err);
+	if (!r)
+		r = write_file(mount, dev, "table", s->table.data, s->table.len, err);
+	if (r)
+		remove_device(mount, dev, NULL);
+	return r;
+}
+
+int tree_open(const char *mount, const char *name, const struct volume *v, bool readonly, GError **err)
+{
+	unsigned made;
+	int r = 0;
+
+	for (made = 0; made < v->stages->len; made++) {
+		r = open_stage(mount, name, v, v->stages->pdata[made], readonly, err);
+		if (r)
+			break;
+	}
+	while (r && made-- > 0) {
+		struct stage *s = v->stages->pdata[made];
+		g_autofree char *dev = g_strconcat(name, s->suffix, NULL);
+
+		remove_device(mount, dev, NULL);
+	}
+	return r;
+}
+
+/* --- closing and status --------------------------------------------------------------------------- */
+
+/* Whether dmfs-luks made it: its uuid tells. */
+static bool is_ours(const char *mount, const char *name)
+{
+	g_autofree char *uuid = read_file(mount, name, "uuid");
+
+	return uuid && g_str_has_prefix(uuid, "CRYPT-");
+}
+
+int tree_close(const char *mount, const char *name, GError **err)
+{
+	int r;
+
+	if (!tree_exists(mount, name))
+		return fail(err, ENODEV, "there is no device %s in %s", name, mount);
+	if (!is_ours(mount, name))
+		return fail(err, EINVAL, "%s was not opened by dmfs-luks; rmdir removes any device", name);
+	r = remove_device(mount, name, err);
+	for (unsigned i = 1; !r; i++) {
+		g_autofree char *beneath = g_strdup_printf("%s_%u", name, i);
+		g_autofree char *uuid = read_file(mount, beneath, "uuid");
+
+		if (!uuid || !g_str_has_prefix(uuid, "CRYPT-TCRYPT-"))
+			break;
+		r = remove_device(mount, beneath, err);
+	}
+	return r;
+}
+
+/* Splits a line at blanks; a backslash quotes the next character. */
+static char **split(const char *line)
+{
+	g_autoptr(GStrvBuilder) words = g_strv_builder_new();
+	g_autoptr(GString) word = g_string_new(NULL);
+
+	for (; *line; line++) {
+		if (*line == '\\' && line[1]) {
+			g_string_append_c(word, *++line);
+		} else if (*line != ' ') {
+			g_string_append_c(word, *line);
+		} else {
+			g_strv_builder_add(words, word->str);
+			g_string_truncate(word, 0);
+		}
+	}
+	g_strv_builder_add(words, word->str);
+	return g_strv_builder_end(words);
+}
+
+/* A line of a table: "START LENGTH crypt CIPHER KEY IV_OFFSET DEVICE START [OPTIONS]". */
+static void print_line(const char *line)
+{
+	g_auto(GStrv) w = split(line);
+	unsigned n = g_strv_length(w);
+	const char *sector = "512";
+
+	if (n < 8 || strcmp(w[2], "crypt")) {
+		printf("  target:      %s\n", line);
+		return;
+	}
+	for (unsigned i = 9; i < n; i++)
+		if (g_str_has_prefix(w[i], "sector_size:"))
+			sector = strchr(w[i], ':') + 1;
+	printf("  cipher:      %s\n", w[3]);
+	if (*w[4] == ':')
+		printf("  key:         %s (keyring)\n", w[4] + 1);
+	else
+		printf("  keysize:     %zu bits\n", strspn(w[4], "0") * 4);
+	printf("  device:      %s\n", w[6]);
+	printf("  sector size: %s\n", sector);
+	printf("  offset:      %s sectors\n", w[7]);
+	printf("  size:        %s sectors\n", w[1]);
+	if (n > 9) {
+		g_autofree char *flags = g_strjoinv(" ", w + 9);
+
+		printf("  flags:       %s\n", flags);
+	}
+}
+
+int tree_status(const char *mount, const char *name, GError **err)
+{
+	g_autofree char *uuid = NULL, *table = NULL, *info = NULL, *image = NULL;
+	g_auto(GStrv) words = NULL, lines = NULL;
+
+	if (!tree_exists(mount, name)) {
+		printf("%s/%s is inactive.\n", mount, name);
+		return fail(err, ENODEV, "there is no device %s in %s", name, mount);
+	}
+	uuid = read_file(mount, name, "uuid");
+	table = read_file(mount, name, "table");
+	info = read_file(mount, name, "info");
+	if (!uuid || !table || !info)
+		return fail(err, EIO, "%s/%s cannot be read", mount, name);
+	image = g_build_filename(mount, name, "image", NULL);
+	words = g_strsplit(uuid, "-", 4);
+	printf("%s is active%s.\n", image, strstr(info, "SUSPENDED") ? " and suspended" : "");
+	printf("  type:        %s\n", g_strv_length(words) >= 3 && !strcmp(words[0], "CRYPT") ? words[1] : "unknown");
+	lines = g_strsplit(g_strchomp(table), "\n", -1);
+	for (unsigned i = 0; lines[i]; i++)
+		if (*lines[i])
+			print_line(lines[i]);
+	printf("  mode:        %s\n", strstr(info, "READ-ONLY") ? "readonly" : "read/write");
+	return 0;
+}

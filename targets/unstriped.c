@@ -6,19 +6,22 @@
  *
  * Chunk c of the target is chunk c * stripes + stripe of the device.  As in the
  * kernel, the stripe number may be one too large, or anything if there is one
- * stripe; what then lies behind the device's end fails as any I/O there does.
+ * stripe, and nobody looks whether the device holds all of the stripe; so map()
+ * checks that I/O lies inside the device.
  */
 #include <inttypes.h>
+#include <stdatomic.h>
 
 #include <dmfs/target.h>
 
 struct unstriped {
 	struct dm_dev *dev;
 	uint64_t start;
-	uint64_t stripe_start;  /* of chunk 0 behind start */
+	uint64_t stripe_start;   /* of chunk 0 behind start */
 	uint64_t others_sectors; /* of the other stripes between two chunks */
 	unsigned stripes, stripe;
 	uint32_t chunk_sectors;
+	_Atomic uint64_t device_sectors; /* that it had, when last asked */
 };
 
 /* As the kernel reads these three: a '+' may stand before the number. */
@@ -73,6 +76,7 @@ static int unstriped_ctr(struct dm_target *ti, int argc, char **argv, GError **e
 	error = dm_get_device(ti, argv[3], dm_target_mode(ti), &u.dev, err);
 	if (error)
 		return error;
+	atomic_init(&u.device_sectors, dm_dev_sectors(u.dev));
 	ti->private = g_memdup2(&u, sizeof u);
 	ti->max_io_sectors = u.chunk_sectors;
 	ti->num_discard_bios = 1;
@@ -94,13 +98,24 @@ static uint64_t device_sector(const struct unstriped *u, uint64_t offset)
 	return u->start + u->stripe_start + offset / u->chunk_sectors * u->others_sectors + offset;
 }
 
+/* Asks the device only if it might have grown. */
+static bool inside(struct unstriped *u, const struct dm_bio *bio)
+{
+	uint64_t end = bio->sector + bio->sectors;
+
+	if (end <= atomic_load_explicit(&u->device_sectors, memory_order_relaxed))
+		return true;
+	atomic_store(&u->device_sectors, dm_dev_sectors(u->dev));
+	return end <= atomic_load(&u->device_sectors);
+}
+
 static enum dm_mapio unstriped_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct unstriped *u = ti->private;
 
 	bio->dev = u->dev;
 	bio->sector = device_sector(u, dm_target_offset(ti, bio->sector));
-	return DM_MAPIO_REMAPPED;
+	return inside(u, bio) ? DM_MAPIO_REMAPPED : DM_MAPIO_KILL;
 }
 
 static void unstriped_status(struct dm_target *ti, enum dm_status_type type, GString *out)
@@ -126,6 +141,10 @@ static int unstriped_extent(struct dm_target *ti, uint64_t sector, uint64_t sect
 	struct unstriped *u = ti->private;
 
 	sectors = MIN(sectors, u->chunk_sectors - sector % u->chunk_sectors);
+	if (device_sector(u, sector) + sectors > dm_dev_sectors(u->dev)) { /* only an error is there */
+		*out = (struct dm_extent){.data = true, .sectors = sectors};
+		return 0;
+	}
 	return dm_dev_extent(u->dev, device_sector(u, sector), sectors, out);
 }
 

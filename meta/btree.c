@@ -75,11 +75,12 @@ int node_read(struct dm_btree_info *info, dm_block_t b, uint32_t leaf_value_size
 	struct dm_block *block;
 	int r = dm_tm_read_lock(info->tm, b, &btree_validator, &block);
 
+	n->block = NULL;
 	if (r)
 		return r;
 	r = node_init(n, block, leaf_value_size);
 	if (r)
-		dm_tm_unlock(info->tm, block);
+		node_unlock(info, n);
 	return r;
 }
 
@@ -88,6 +89,7 @@ int node_new(struct dm_btree_info *info, bool leaf, uint32_t value_size, struct 
 	struct dm_block *block;
 	int r = dm_tm_new_block(info->tm, &btree_validator, &block);
 
+	n->block = NULL;
 	if (r)
 		return r;
 	*n = (struct node){block, dm_block_data(block), 0, node_max_entries(value_size), value_size, leaf};
@@ -164,13 +166,14 @@ int node_shadow(struct dm_btree_info *info, unsigned level, dm_block_t b, struct
 	bool inc;
 	int r = dm_tm_shadow_block(info->tm, b, &btree_validator, &block, &inc);
 
+	n->block = NULL;
 	if (r)
 		return r;
 	r = node_init(n, block, level_value_size(info, level));
 	if (!r && inc)
 		r = inc_children(info, level, n);
 	if (r)
-		dm_tm_unlock(info->tm, block);
+		node_unlock(info, n);
 	return r;
 }
 

@@ -87,6 +87,8 @@ static int split_root(struct way *w, uint64_t key)
 	r = node_init(n, n->block, 8);
 	insert_child(n, 0, &left);
 	insert_child(n, 1, &right);
+	if (key < node_key(n, 0))
+		put_le64(node_key_at(n, 0), key);
 
 	w->parent = *n;
 	w->index = key >= node_key(n, 1);

@@ -40,6 +40,7 @@ static inline uint32_t level_value_size(const struct dm_btree_info *info, unsign
 
 /* Takes a node's numbers from its block; -EILSEQ if a leaf's values are not of that size. */
 int node_init(struct node *n, struct dm_block *block, uint32_t leaf_value_size);
+/* These leave n->block NULL if they fail. */
 int node_read(struct dm_btree_info *info, dm_block_t b, uint32_t leaf_value_size, struct node *n);
 int node_new(struct dm_btree_info *info, bool leaf, uint32_t value_size, struct node *n);
 void node_unlock(struct dm_btree_info *info, struct node *n);

@@ -27,9 +27,16 @@ static void record(struct memdev *m, struct dm_bio *bio)
 
 	if (!m->log || bio->op == DM_READ)
 		return;
-	if (bio->op == DM_WRITE)
-		w.data = g_memdup2(m->data + bio->sector * 512, bio->sectors * 512);
-	g_array_append_val(m->log, w);
+	if (bio->op != DM_WRITE) {
+		g_array_append_val(m->log, w);
+		return;
+	}
+	for (uint64_t done = 0; done < bio->sectors; done += w.sectors) { /* power may fail between any two blocks */
+		w.sector = bio->sector + done;
+		w.sectors = MIN(bio->sectors - done, 8);
+		w.data = g_memdup2(m->data + w.sector * 512, w.sectors * 512);
+		g_array_append_val(m->log, w);
+	}
 }
 
 static int carry_out(struct memdev *m, struct dm_bio *bio)
@@ -131,14 +138,20 @@ struct memdev *memdev_new(uint64_t sectors)
 	return m;
 }
 
-struct memdev *memdev_replay(struct memdev *m, const uint8_t *image, size_t n)
+struct memdev *memdev_replay(struct memdev *m, const uint8_t *image, size_t n, uint64_t lost)
 {
 	struct memdev *copy = memdev_new(m->sectors);
+	size_t flushed = 0;
 
 	memcpy(copy->data, image, m->sectors * 512);
+	for (size_t i = 0; i < n; i++)
+		if (g_array_index(m->log, struct memdev_write, i).op == DM_FLUSH)
+			flushed = i;
 	for (size_t i = 0; i < n; i++) {
 		struct memdev_write *w = &g_array_index(m->log, struct memdev_write, i);
 
+		if (i > flushed && lost >> i % 64 & 1)
+			continue;
 		if (w->data)
 			memcpy(copy->data + w->sector * 512, w->data, w->sectors * 512);
 		else if (w->op != DM_FLUSH)

@@ -35,7 +35,10 @@ static inline void memdev_put(struct memdev *m)
 	dm_dev_put(&m->dev);
 }
 void memdev_record(struct memdev *m, bool on); /* drops what is recorded */
-/* A copy of image with the first n recorded writes done; image is the content when recording began. */
-struct memdev *memdev_replay(struct memdev *m, const uint8_t *image, size_t n);
+/*
+ * A copy of image with the first n recorded writes done; image is the content
+ * when recording began.  Write i is left out if bit i % 64 of lost is set and no flush came after it.
+ */
+struct memdev *memdev_replay(struct memdev *m, const uint8_t *image, size_t n, uint64_t lost);
 
 #endif

@@ -10,7 +10,7 @@
 #include <dmfs/array.h>
 #include <dmfs/log.h>
 
-#include "le.h"
+#include <dmfs/le.h>
 
 #include <errno.h>
 

@@ -2,7 +2,7 @@
 /* Bits in an array of words; one word is kept at hand. */
 #include <dmfs/bitset.h>
 
-#include "le.h"
+#include <dmfs/le.h>
 
 #include <errno.h>
 

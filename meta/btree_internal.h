@@ -15,7 +15,7 @@
 
 #include <dmfs/btree.h>
 
-#include "le.h"
+#include <dmfs/le.h>
 
 #define NODE_HEADER 32
 #define NODE_INNER 1u

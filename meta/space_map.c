@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What both space maps share: the format's readers, writers and checks, and the calls through their ops. */
 #include "space_map_internal.h"
-#include "le.h"
+#include <dmfs/le.h>
 
 #include <dmfs/log.h>
 

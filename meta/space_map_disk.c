@@ -8,7 +8,7 @@
  * ones are kept in memory and go to the tree when they are pushed out, or at a commit.
  */
 #include "space_map_internal.h"
-#include "le.h"
+#include <dmfs/le.h>
 
 #include <dmfs/log.h>
 
@@ -306,22 +306,26 @@ static int find_free(struct sm_disk *smd, dm_block_t begin, dm_block_t end, dm_b
 	return -ENOSPC;
 }
 
-static int disk_new_block(struct dm_sm *sm, dm_block_t *b)
+int dm_sm_disk_find_free(struct dm_sm *sm, dm_block_t *b)
 {
 	struct sm_disk *smd = to_sm(sm);
-	int r;
-
-	r = find_free(smd, smd->cursor, smd->root.nr_blocks, b);
+	int r = find_free(smd, smd->cursor, smd->root.nr_blocks, b);
 	if (r == -ENOSPC && !smd->wrapped) {
 		smd->wrapped = true; /* once in a transaction: what it frees stays out of reach */
 		r = find_free(smd, 0, smd->cursor, b);
 	}
 	if (r == -ENOSPC)
 		smd->cursor = smd->root.nr_blocks;
-	if (r)
-		return r;
-	smd->cursor = *b + 1;
-	return disk_add(sm, *b, *b + 1, 1);
+	if (!r)
+		smd->cursor = *b + 1;
+	return r;
+}
+
+static int disk_new_block(struct dm_sm *sm, dm_block_t *b)
+{
+	int r = dm_sm_disk_find_free(sm, b);
+
+	return r ? r : disk_add(sm, *b, *b + 1, 1);
 }
 
 static dm_block_t disk_nr_blocks(struct dm_sm *sm)

@@ -12,7 +12,7 @@
  * Counts of 3 and more that changed wait in a hash; it is emptied early when it grows.
  */
 #include "space_map_internal.h"
-#include "le.h"
+#include <dmfs/le.h>
 
 #include <dmfs/log.h>
 

@@ -105,13 +105,16 @@ static void committed(struct dm_sm *sm)
 
 int dm_tm_commit(struct dm_tm *tm, struct dm_block *superblock)
 {
+	dm_block_t where = dm_block_location(superblock);
 	int r = dm_bm_flush(tm->bm);
 
 	dm_bm_unlock(superblock);
 	if (!r)
 		r = dm_bm_flush(tm->bm);
-	if (r)
+	if (r) {
+		dm_bm_forget(tm->bm, where); /* it must not reach the disk later on its own */
 		return r;
+	}
 	for (unsigned i = 0; i < tm->joined->len; i++)
 		committed(tm->joined->pdata[i]);
 	committed(tm->sm);

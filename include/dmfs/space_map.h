@@ -41,6 +41,8 @@ int dm_sm_is_fresh(struct dm_sm *sm, dm_block_t b, bool *fresh);
 /* Whether the transaction has freed a block that the last one had. */
 bool dm_sm_has_freed(struct dm_sm *sm);
 
+/* A disk space map's: the next block that could be allocated, without doing so; the next call goes on after it. */
+int dm_sm_disk_find_free(struct dm_sm *sm, dm_block_t *b);
 /* A disk space map's allocator passes over blocks for which busy() is true. */
 void dm_sm_disk_set_busy(struct dm_sm *sm, bool (*busy)(void *context, dm_block_t b), void *context);
 

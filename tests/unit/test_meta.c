@@ -16,7 +16,7 @@
 #include <dmfs/bitset.h>
 #include <dmfs/crc32c.h>
 
-#include "../../meta/le.h"
+#include <dmfs/le.h>
 #include "memdev.h"
 
 #define DATA_BLOCKS 40000u

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Little-endian numbers at any address. */
-#ifndef DMFS_META_LE_H
-#define DMFS_META_LE_H
+#ifndef DMFS_LE_H
+#define DMFS_LE_H
 
 #include <glib.h>
 #include <stdint.h>

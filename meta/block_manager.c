@@ -113,6 +113,11 @@ void dm_bm_free(struct dm_bm *bm)
 	free(bm);
 }
 
+void dm_bm_set_dev(struct dm_bm *bm, struct dm_dev *dev)
+{
+	bm->dev = dev;
+}
+
 unsigned dm_bm_block_size(struct dm_bm *bm)
 {
 	return bm->block_size;

@@ -3,6 +3,8 @@
 #include "list.h"
 
 #define TARGETS(T) \
+	T(thin_pool) \
+	T(thin)    \
 	T(zero)    \
 	T(striped) \
 	T(linear)  \

@@ -40,6 +40,9 @@ struct dm_bm *dm_bm_new(struct dm_dev *dev, unsigned block_size, size_t cache_by
 /* Drops everything not flushed.  No locks may be held. */
 void dm_bm_free(struct dm_bm *bm);
 
+/* The same device by another handle, while no block is locked and nobody calls. */
+void dm_bm_set_dev(struct dm_bm *bm, struct dm_dev *dev);
+
 unsigned dm_bm_block_size(struct dm_bm *bm);
 /* Whole blocks on the device, now. */
 dm_block_t dm_bm_nr_blocks(struct dm_bm *bm);

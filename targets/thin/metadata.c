@@ -185,7 +185,12 @@ static void set_reserve(struct thin_md *md)
 int thin_md_begin(struct thin_md *md)
 {
 	dm_block_begin();
+	atomic_fetch_add(&md->waiting, 1);
 	pthread_mutex_lock(&md->change);
+	atomic_fetch_sub(&md->waiting, 1);
+	md->served++;
+	if (md->yielding)
+		pthread_cond_broadcast(&md->turn);
 	if (!atomic_load(&md->failed) && !md->read_only) {
 		pthread_rwlock_wrlock(&md->root_lock);
 		dm_block_end();
@@ -206,6 +211,19 @@ void thin_md_end(struct thin_md *md, bool changed)
 	pthread_mutex_unlock(&md->change);
 	if (first)
 		md->ops->changed(md->pool);
+}
+
+void thin_md_yield(struct thin_md *md)
+{
+	uint64_t until;
+
+	pthread_mutex_lock(&md->change);
+	until = md->served + atomic_load(&md->waiting);
+	md->yielding++;
+	while (md->served < until)
+		pthread_cond_wait(&md->turn, &md->change);
+	md->yielding--;
+	pthread_mutex_unlock(&md->change);
 }
 
 /* --- commit --- */
@@ -423,6 +441,7 @@ int thin_md_open(struct dm_dev *dev, uint32_t block_sectors, bool may_format, co
 	int r;
 
 	pthread_mutex_init(&md->change, NULL);
+	pthread_cond_init(&md->turn, NULL);
 	pthread_rwlock_init(&md->root_lock, NULL);
 	md->dev = dm_dev_get(dev);
 	md->block_sectors = block_sectors;
@@ -455,6 +474,7 @@ void thin_md_close(struct thin_md *md)
 	dm_dev_put(md->dev);
 	pthread_rwlock_destroy(&md->root_lock);
 	pthread_mutex_destroy(&md->change);
+	pthread_cond_destroy(&md->turn);
 	g_free(md);
 }
 
@@ -549,6 +569,21 @@ void thin_md_set_read_only(struct thin_md *md, bool read_only)
 	if (md->bm)
 		dm_bm_set_read_only(md->bm, read_only);
 	pthread_mutex_unlock(&md->change);
+}
+
+void thin_md_set_dev(struct thin_md *md, struct dm_dev *dev)
+{
+	struct dm_dev *old;
+
+	pthread_mutex_lock(&md->change);
+	pthread_rwlock_wrlock(&md->root_lock);
+	old = md->dev;
+	md->dev = dm_dev_get(dev);
+	if (md->bm)
+		dm_bm_set_dev(md->bm, dev);
+	pthread_rwlock_unlock(&md->root_lock);
+	pthread_mutex_unlock(&md->change);
+	dm_dev_put(old);
 }
 
 /* --- sizes --- */

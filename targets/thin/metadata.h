@@ -68,6 +68,10 @@ struct thin_md_stats {
 
 struct thin_md {
 	pthread_mutex_t change;
+	pthread_cond_t turn;
+	atomic_uint waiting; /* for `change` */
+	uint64_t served;
+	unsigned yielding;
 	pthread_rwlock_t root_lock;
 	struct dm_dev *dev;
 	struct dm_bm *bm;
@@ -158,6 +162,9 @@ int thin_md_provision(struct thin_dev *td, uint64_t block);
  */
 int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct ranges *freed, bool *more);
 void thin_md_discarded(struct thin_md *md, struct ranges *freed);
+
+/* Between batches: waits until those who want to change something now have done so. */
+void thin_md_yield(struct thin_md *md);
 
 /* Inside the metadata: metadata.c */
 struct thin_dev *thin_md_get(struct thin_md *md, uint64_t id, bool create, int *error);

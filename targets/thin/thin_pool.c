@@ -82,7 +82,7 @@ static int construct(struct dm_target *ti, int argc, char **argv, GError **err)
 {
 	struct pool_target *pt = ti->private;
 	struct dm_args as = {argc - 4, argv + 4};
-	uint32_t block_sectors;
+	uint32_t block_sectors = 0;
 	bool created;
 	int r;
 

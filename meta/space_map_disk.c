@@ -321,6 +321,12 @@ int dm_sm_disk_find_free(struct dm_sm *sm, dm_block_t *b)
 	return r;
 }
 
+void dm_sm_disk_rewind(struct dm_sm *sm)
+{
+	to_sm(sm)->cursor = 0;
+	to_sm(sm)->wrapped = false;
+}
+
 static int disk_new_block(struct dm_sm *sm, dm_block_t *b)
 {
 	int r = dm_sm_disk_find_free(sm, b);

@@ -289,13 +289,22 @@ int thin_md_highest(struct thin_dev *td, uint64_t *block)
 
 /* --- mapping --- */
 
+static int find_free(struct thin_md *md, uint64_t *data_block)
+{
+	int r = dm_sm_disk_find_free(md->data_sm, data_block);
+
+	if (r == -ENOSPC)
+		atomic_store(&md->no_space_at, atomic_load(&md->releases));
+	return r;
+}
+
 int thin_md_reserve(struct thin_md *md, uint64_t *data_block)
 {
 	int r = thin_md_begin(md);
 
 	if (r)
 		return r;
-	r = dm_sm_disk_find_free(md->data_sm, data_block);
+	r = find_free(md, data_block);
 	if (!r)
 		ranges_add(&md->reserved, *data_block, *data_block + 1);
 	thin_md_end(md, false);
@@ -306,6 +315,7 @@ void thin_md_unreserve(struct thin_md *md, uint64_t data_block)
 {
 	pthread_mutex_lock(&md->change);
 	ranges_remove(&md->reserved, data_block, data_block + 1);
+	thin_md_released(md);
 	pthread_mutex_unlock(&md->change);
 }
 
@@ -369,7 +379,7 @@ int thin_md_provision(struct thin_dev *td, uint64_t block)
 		return r;
 	r = check_expected(md, keys, THIN_NO_BLOCK);
 	if (!r)
-		r = dm_sm_disk_find_free(md->data_sm, &data_block);
+		r = find_free(md, &data_block);
 	if (!r) {
 		changed = true;
 		r = map_block(td, keys, data_block);
@@ -427,6 +437,7 @@ void thin_md_discarded(struct thin_md *md, struct ranges *freed)
 	pthread_mutex_lock(&md->change);
 	for (unsigned i = 0; i < ranges_n(freed); i++)
 		ranges_remove(&md->discarding, ranges_at(freed, i)->begin, ranges_at(freed, i)->end);
+	thin_md_released(md);
 	pthread_mutex_unlock(&md->change);
 	ranges_clear(freed);
 }

@@ -142,6 +142,22 @@ static void update_stats(struct thin_md *md)
 	atomic_store(&md->meta_total, dm_sm_nr_blocks(dm_tm_sm(md->tm)));
 	atomic_store(&md->data_free, data_free - MIN(data_free, set_aside));
 	atomic_store(&md->data_total, dm_sm_nr_blocks(md->data_sm));
+	set_aside += md->discarding.count + md->quarantine.count;
+	atomic_store(&md->data_available, data_free - MIN(data_free, set_aside));
+}
+
+void thin_md_released(struct thin_md *md)
+{
+	atomic_fetch_add(&md->releases, 1);
+	if (!md->data_sm) /* failed */
+		return;
+	dm_sm_disk_rewind(md->data_sm);
+	update_stats(md);
+}
+
+bool thin_md_has_space(struct thin_md *md)
+{
+	return atomic_load(&md->data_available) && atomic_load(&md->releases) != atomic_load(&md->no_space_at);
 }
 
 uint64_t thin_md_free_meta(struct thin_md *md)
@@ -296,7 +312,7 @@ static int commit_locked(struct thin_md *md)
 		return r;
 	ranges_clear(&md->quarantine);
 	md->dirty = false;
-	update_stats(md);
+	thin_md_released(md);
 	return 0;
 }
 

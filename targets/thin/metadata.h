@@ -94,6 +94,9 @@ struct thin_md {
 	struct ranges discarding; /* being discarded on the data device */
 	struct ranges *freed;     /* if set, collects the data blocks that are freed */
 	_Atomic uint64_t meta_free, meta_total, data_free, data_total; /* for who holds no lock */
+	_Atomic uint64_t data_available; /* free and not set aside */
+	_Atomic uint64_t releases; /* how often blocks set aside became free again */
+	_Atomic uint64_t no_space_at; /* releases when the allocator last found none */
 	const struct thin_md_ops *ops;
 	void *pool;
 };
@@ -119,6 +122,8 @@ void thin_md_get_stats(struct thin_md *md, struct thin_md_stats *st);
 /* Free metadata blocks beyond the reserve, and free data blocks, at the last look. */
 uint64_t thin_md_free_meta(struct thin_md *md);
 uint64_t thin_md_free_data(struct thin_md *md);
+/* Whether there may be blocks for the allocator that last found none. */
+bool thin_md_has_space(struct thin_md *md);
 int thin_md_resize_data(struct thin_md *md, uint64_t blocks);
 int thin_md_resize_meta(struct thin_md *md, uint64_t blocks);
 /* Blocks that a metadata device of that size can have. */
@@ -170,5 +175,6 @@ void thin_md_yield(struct thin_md *md);
 struct thin_dev *thin_md_get(struct thin_md *md, uint64_t id, bool create, int *error);
 int thin_md_begin(struct thin_md *md); /* takes the locks for a change; fails on failed or read-only metadata */
 void thin_md_end(struct thin_md *md, bool changed);
+void thin_md_released(struct thin_md *md); /* `change` is held */
 
 #endif

@@ -175,7 +175,7 @@ static void check_metadata_space(struct thin_pool *pool)
 
 void pool_check_data_space(struct thin_pool *pool)
 {
-	if (pool_mode(pool) != PM_OUT_OF_DATA_SPACE || !thin_md_free_data(pool->md))
+	if (pool_mode(pool) != PM_OUT_OF_DATA_SPACE || !thin_md_has_space(pool->md))
 		return;
 	pool_set_mode(pool, PM_WRITE);
 	pool_retry_all(pool);
@@ -205,9 +205,10 @@ bool pool_out_of_space(struct thin_pool *pool)
 
 	if (pool_mode(pool) != PM_WRITE || pool_commit(pool, &did))
 		return false;
-	if (did && thin_md_free_data(pool->md))
+	if (did && thin_md_has_space(pool->md))
 		return true;
 	pool_set_mode(pool, PM_OUT_OF_DATA_SPACE);
+	pool_check_data_space(pool); /* some may have come back just before */
 	return false;
 }
 

@@ -31,25 +31,26 @@ def encrypt(fs, work, ciphers, key, data, iv_offset=0):
         return f.read()
 
 
-def header(fs, work, ciphers, passphrase, master, size, offset, hidden=0):
+def header(fs, work, ciphers, passphrase, master, size, offset, pim):
     keys = master.ljust(256, b"\0")
-    fields = struct.pack(">4sHHI16xQQQQII", b"VERA", 5, 0x10B, zlib.crc32(keys), hidden, size, offset, size, 0, 512)
+    fields = struct.pack(">4sHHI16xQQQQII", b"VERA", 5, 0x10B, zlib.crc32(keys), 0, size, offset, size, 0, 512)
     head = fields.ljust(188, b"\0")
     plain = head + struct.pack(">I", zlib.crc32(head)) + keys
-    derived = hashlib.pbkdf2_hmac("sha512", passphrase, SALT, 500000, 64 * len(ciphers))
+    derived = hashlib.pbkdf2_hmac("sha512", passphrase, SALT, 15000 + 1000 * pim if pim else 500000,
+                                  64 * len(ciphers))
     # the header key of a cascade: all first halves, then all second halves
     n = len(ciphers)
     key = b"".join(derived[i * 32:i * 32 + 32] + derived[(n + i) * 32:(n + i) * 32 + 32] for i in range(n))
     return SALT + encrypt(fs, work, ciphers, key, plain.ljust(512, b"\0"))[:448]
 
 
-def volume(fs, work, ciphers, passphrase, data):
+def volume(fs, work, ciphers, passphrase, data, pim=0):
     """The path of a volume that holds data."""
     n = len(ciphers)
     master = stream("master", 64 * n)
     volume_key = b"".join(master[i * 32:i * 32 + 32] + master[(n + i) * 32:(n + i) * 32 + 32] for i in range(n))
     path = os.path.join(work, "vera.hc")
-    head = header(fs, work, ciphers, passphrase, master, len(data), GROUP)
+    head = header(fs, work, ciphers, passphrase, master, len(data), GROUP, pim)
     with open(path, "wb") as f:
         f.write(head)
         f.seek(GROUP)

@@ -330,16 +330,21 @@ bool named_by_option(void)
 static char *strip_directories(const char *argument)
 {
 	const char *root = ctl_root();
-	char *name;
+	g_autofree char *path = NULL;
+	char *real;
 
 	if (g_str_has_prefix(argument, "/dev/mapper/"))
 		return g_strdup(argument + strlen("/dev/mapper/"));
-	if (!g_str_has_prefix(argument, root) || argument[strlen(root)] != '/')
+	if (!strchr(argument, '/'))
 		return g_strdup(argument);
-	name = g_strdup(argument + strlen(root) + 1);
-	if (g_str_has_suffix(name, "/image"))
-		name[strlen(name) - strlen("/image")] = '\0';
-	return name;
+	real = realpath(argument, NULL);
+	path = g_strdup(real ? real : argument);
+	free(real);
+	if (!g_str_has_prefix(path, root) || path[strlen(root)] != '/')
+		return g_strdup(argument);
+	if (g_str_has_suffix(path, "/image"))
+		path[strlen(path) - strlen("/image")] = '\0';
+	return g_strdup(path + strlen(root) + 1);
 }
 
 char *device_of_uuid(const char *uuid)

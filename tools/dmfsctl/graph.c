@@ -4,16 +4,16 @@
 
 #include "dmfsctl.h"
 
-static char *quoted(const char *text)
+/* As a part of a string of the dot language. */
+static char *escaped(const char *text)
 {
-	GString *out = g_string_new("\"");
+	GString *out = g_string_new(NULL);
 
 	for (const char *p = text; *p; p++) {
 		if (*p == '"' || *p == '\\')
 			g_string_append_c(out, '\\');
 		g_string_append_c(out, *p);
 	}
-	g_string_append_c(out, '"');
 	return g_string_free(out, FALSE);
 }
 
@@ -39,20 +39,18 @@ static char *target_types(const struct device *d)
 
 static void print_device(struct device *d, GHashTable *leaves)
 {
-	g_autofree char *name = quoted(d->name), *types = target_types(d), *label = NULL, *label_quoted = NULL;
+	g_autofree char *name = escaped(d->name), *types = target_types(d);
 	GPtrArray *deps = device_deps(d);
 
-	label = g_strdup_printf("%s\n%s", d->name, *types ? types : "no table");
-	label_quoted = quoted(label);
-	printf("\t%s [shape=box, label=%s%s];\n", name, label_quoted,
+	printf("\t\"%s\" [shape=box, label=\"%s\\n%s\"%s];\n", name, name, *types ? types : "no table",
 	       d->suspended ? ", style=dashed" : d->readonly ? ", style=filled, fillcolor=lightgrey" : "");
 	for (unsigned i = 0; i < deps->len; i++) {
 		struct dep *dep = deps->pdata[i];
-		g_autofree char *to = quoted(dep->text);
+		g_autofree char *to = escaped(dep->text);
 
 		if (!dep->mapped && g_hash_table_add(leaves, g_strdup(dep->text)))
-			printf("\t%s [shape=%s];\n", to, dep->minor >= 0 ? "cylinder" : "note");
-		printf("\t%s -> %s;\n", name, to);
+			printf("\t\"%s\" [shape=%s];\n", to, dep->minor >= 0 ? "cylinder" : "note");
+		printf("\t\"%s\" -> \"%s\";\n", name, to);
 	}
 }
 

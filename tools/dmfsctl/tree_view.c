@@ -167,13 +167,13 @@ static void leaf_label(const struct dep *leaf, GString *out)
 {
 	g_autofree char *name = block_name(leaf->major, leaf->minor);
 
-	if (view.blkdevname && name)
-		g_string_append_printf(out, " <%s>", name);
+	if (view.blkdevname)
+		g_string_append_printf(out, " <%s>", name ? name : leaf->text);
 	if (view.nodevice)
 		return;
 	if (leaf->minor >= 0)
 		g_string_append_printf(out, " (%d:%d)", leaf->major, leaf->minor);
-	else
+	else if (!view.blkdevname)
 		g_string_append_printf(out, " (%s)", leaf->text);
 }
 
@@ -217,7 +217,7 @@ static unsigned columns_of(const char *text)
 	return n;
 }
 
-/* A line that is too long ends in "...". */
+/* A line that does not leave the last column free is cut there, and "..." added: as dmsetup, so beyond the width. */
 static void print_line(const char *line)
 {
 	unsigned width = terminal_width(), n = 0;
@@ -226,7 +226,7 @@ static void print_line(const char *line)
 		puts(line);
 		return;
 	}
-	for (; *line && n < width - 4; line++) {
+	for (; *line && n < width - 1; line++) {
 		if (*line == '\033') {
 			printf("%.3s", line);
 			line += 2;

@@ -489,7 +489,7 @@ static void queue(struct nbd_store *s, struct request *r)
 		kick(c ? c : &s->conns[0]);
 }
 
-static void nbd_submit(struct dm_dev *dev, struct dm_bio *bio)
+static void remote_submit(struct dm_dev *dev, struct dm_bio *bio)
 {
 	struct nbd_store *s = to_store(dev);
 	struct request *r;
@@ -523,12 +523,12 @@ static void nbd_submit(struct dm_dev *dev, struct dm_bio *bio)
 	queue(s, r);
 }
 
-static uint64_t nbd_sectors(struct dm_dev *dev)
+static uint64_t remote_sectors(struct dm_dev *dev)
 {
 	return to_store(dev)->bytes >> DM_SECTOR_SHIFT;
 }
 
-static int nbd_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out)
+static int remote_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out)
 {
 	struct nbd_store *s = to_store(dev);
 	pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
@@ -557,17 +557,17 @@ static int nbd_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, str
 	return 0;
 }
 
-static void nbd_limits(struct dm_dev *dev, struct dm_limits *out)
+static void remote_limits(struct dm_dev *dev, struct dm_limits *out)
 {
 	*out = to_store(dev)->limits;
 }
 
-static void nbd_print(struct dm_dev *dev, GString *out)
+static void remote_print(struct dm_dev *dev, GString *out)
 {
 	dm_quote_word(to_store(dev)->uri, out);
 }
 
-static void nbd_identity(struct dm_dev *dev, uint64_t id[3])
+static void remote_identity(struct dm_dev *dev, uint64_t id[3])
 {
 	id[0] = UINT64_MAX - 1;
 	id[1] = g_str_hash(to_store(dev)->uri);
@@ -593,7 +593,7 @@ static void end_connections(struct nbd_store *s)
 	}
 }
 
-static void nbd_free(struct dm_dev *dev)
+static void remote_free(struct dm_dev *dev)
 {
 	struct nbd_store *s = to_store(dev);
 
@@ -604,13 +604,13 @@ static void nbd_free(struct dm_dev *dev)
 }
 
 static const struct dm_dev_ops nbd_ops = {
-	.submit = nbd_submit,
-	.sectors = nbd_sectors,
-	.extent = nbd_extent,
-	.limits = nbd_limits,
-	.print = nbd_print,
-	.identity = nbd_identity,
-	.free = nbd_free,
+	.submit = remote_submit,
+	.sectors = remote_sectors,
+	.extent = remote_extent,
+	.limits = remote_limits,
+	.print = remote_print,
+	.identity = remote_identity,
+	.free = remote_free,
 };
 
 /* The first connection is made here, so that a wrong URI is told at once. */
@@ -677,7 +677,7 @@ int dm_nbd_open(const char *uri, enum dm_mode mode, struct dm_dev **out, GError 
 			dm_fail(err, -error, "%s: no thread: %s", uri, g_strerror(-error));
 	}
 	if (error) {
-		nbd_free(&s->dev);
+		remote_free(&s->dev);
 		return error;
 	}
 	*out = &s->dev;

@@ -310,6 +310,30 @@ def served(bench, name, cmd, mountpoint):
         unmount(mountpoint, lazy=True)
 
 
+def qemu_export(b, name, image, *blockdev, objects=()):
+    """A FUSE export of qemu-storage-daemon; the last blockdev is called `top`."""
+    qsd = program("qemu-storage-daemon", "qemu-system-common")
+    mountpoint = os.path.join(b.dir, f"{name}.export")
+    with open(mountpoint, "wb"):
+        pass
+    cmd = [qsd, *(word for o in objects for word in ("--object", o)), "--blockdev", f"driver=file,node-name={'top' if not blockdev else 'file'},filename={image}"]
+    for option in blockdev:
+        cmd += ["--blockdev", option]
+    cmd += ["--export", f"type=fuse,id=e,node-name=top,mountpoint={mountpoint},writable=on"]
+    with served(b, name, cmd, mountpoint):
+        yield mountpoint
+
+
+def nbd_fuse(b, name, *nbdkit):
+    """nbdkit with these arguments, seen through nbdfuse."""
+    fuse, kit = program("nbdfuse", "libnbd-bin"), program("nbdkit", "nbdkit")
+    mountpoint = os.path.join(b.dir, f"{name}.nbd")
+    with open(mountpoint, "wb"):
+        pass
+    with served(b, name, [fuse, mountpoint, "[", kit, "--exit-with-parent", *nbdkit, "]"], mountpoint):
+        yield mountpoint
+
+
 def device(bench, name, *lines):
     """A device of the shared daemon, as a subject's path; for `yield from`."""
     dev = bench.dmfs().mkdir(name, *lines)

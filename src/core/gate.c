@@ -46,7 +46,7 @@ void dm_gate_init(struct dm_gate *g)
 
 void dm_gate_destroy(struct dm_gate *g)
 {
-	/* The last to leave may still be on its way out of dm_gate_left(). */
+	/* The last to leave may not have unlocked it yet. */
 	pthread_mutex_lock(&g->lock);
 	pthread_mutex_unlock(&g->lock);
 	pthread_mutex_destroy(&g->lock);
@@ -59,18 +59,19 @@ unsigned long dm_gate_inside(struct dm_gate *g)
 	unsigned long out = 0, in = 0;
 
 	for (unsigned i = 0; i < dm_gate_slots; i++)
-		out += atomic_load(&g->slots[i].out);
+		out += atomic_load(&g->slots[i].out) >> 1;
 	for (unsigned i = 0; i < dm_gate_slots; i++)
 		in += atomic_load(&g->slots[i].in);
 	return in - out;
 }
 
-void dm_gate_left(struct dm_gate *g)
+void dm_gate_left(struct dm_gate *g, struct dm_gate_slot *slot)
 {
 	void (*drained)(struct dm_gate *) = NULL;
 
 	pthread_mutex_lock(&g->lock);
-	if (!dm_gate_inside(g)) {
+	atomic_fetch_add(&slot->out, 2);
+	if (atomic_load(&g->closed) && !dm_gate_inside(g)) {
 		pthread_cond_broadcast(&g->left);
 		drained = g->drained;
 	}
@@ -81,7 +82,11 @@ void dm_gate_left(struct dm_gate *g)
 
 void dm_gate_close(struct dm_gate *g)
 {
-	atomic_fetch_add(&g->closed, 1);
+	pthread_mutex_lock(&g->lock);
+	if (atomic_fetch_add(&g->closed, 1) == 0)
+		for (unsigned i = 0; i < dm_gate_slots; i++)
+			atomic_fetch_or(&g->slots[i].out, DM_GATE_CLOSED);
+	pthread_mutex_unlock(&g->lock);
 }
 
 bool dm_gate_wait(struct dm_gate *g, bool (*interrupted)(void *), void *data)
@@ -116,8 +121,14 @@ bool dm_gate_wait(struct dm_gate *g, bool (*interrupted)(void *), void *data)
 
 bool dm_gate_open(struct dm_gate *g)
 {
-	int closed = atomic_fetch_sub(&g->closed, 1);
+	int closed;
 
+	pthread_mutex_lock(&g->lock);
+	closed = atomic_fetch_sub(&g->closed, 1);
 	assert(closed > 0);
+	if (closed == 1)
+		for (unsigned i = 0; i < dm_gate_slots; i++)
+			atomic_fetch_and(&g->slots[i].out, ~DM_GATE_CLOSED);
+	pthread_mutex_unlock(&g->lock);
 	return closed == 1;
 }

@@ -10,6 +10,10 @@
  *
  * The sum of the outs is read before the sum of the ins.  Both only grow, so
  * if they are equal nobody was inside at a moment between.
+ *
+ * When the last one has left, the gate may be gone at once.  So who leaves counts himself and
+ * learns whether the gate is closed in one step, from one word; and if it is closed he
+ * takes the lock first, which whoever waits for him must have had before he frees it.
  */
 #ifndef DMFS_CORE_GATE_H
 #define DMFS_CORE_GATE_H
@@ -19,8 +23,11 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#define DM_GATE_CLOSED 1ul
+
 struct dm_gate_slot {
-	atomic_ulong in, out;
+	atomic_ulong in;
+	atomic_ulong out; /* twice the number, and DM_GATE_CLOSED */
 	char pad[48];
 };
 
@@ -36,7 +43,8 @@ extern unsigned dm_gate_slots; /* a power of two */
 
 void dm_gate_init(struct dm_gate *g);
 void dm_gate_destroy(struct dm_gate *g);
-void dm_gate_left(struct dm_gate *g);
+/* Leaves a gate that is, or was a moment ago, closed. */
+void dm_gate_left(struct dm_gate *g, struct dm_gate_slot *slot);
 
 static inline struct dm_gate_slot *dm_gate_slot(struct dm_gate *g)
 {
@@ -45,9 +53,13 @@ static inline struct dm_gate_slot *dm_gate_slot(struct dm_gate *g)
 
 static inline void dm_gate_exit(struct dm_gate *g)
 {
-	atomic_fetch_add(&dm_gate_slot(g)->out, 1);
-	if (__builtin_expect(atomic_load(&g->closed), 0))
-		dm_gate_left(g);
+	struct dm_gate_slot *slot = dm_gate_slot(g);
+	unsigned long out = atomic_load_explicit(&slot->out, memory_order_relaxed);
+
+	while (__builtin_expect(!(out & DM_GATE_CLOSED), 1))
+		if (atomic_compare_exchange_weak(&slot->out, &out, out + 2))
+			return;
+	dm_gate_left(g, slot);
 }
 
 /* False if it is closed. */

@@ -753,3 +753,32 @@ def test_deleting_a_big_volume(pool):
         p.thin(0, create=False)
     assert e.value.errno == errno.ENODATA
     p.fs["thin0"].remove()
+
+
+# --- the seed's cookbook --------------------------------------------------------------------------------
+
+
+def test_cookbook(fs, backing, sh):
+    examples = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../contrib/examples")
+    meta, data, origin = backing(4096), backing(20 * BS), backing(BS, data=pattern(BS, seed=4))
+    env = {"DMFS_MOUNT": fs.mountpoint}
+    sh(f'{examples}/thin-pool "$@"', meta, data, BS, 2, **env)
+    sh(f'{examples}/thin-volume thin 0 {100 * BS}', **env)
+    fs["thin"].pwrite(pattern(3 * BS), 0)
+    sh(f'{examples}/thin-snapshot snap 1 thin 0', **env)
+    fs["thin"].pwrite(b"x" * 512, 0)
+    assert fs["snap"].pread(3 * BLOCK, 0) == pattern(3 * BS)
+    sh(f'{examples}/thin-volume image 2 {10 * BS} "$1"', origin, **env)
+    assert fs["image"].pread(2 * BLOCK, 0) == pattern(BS, seed=4) + bytes(BLOCK)
+    daemon = subprocess.Popen([f"{examples}/thin-grow"], env=os.environ | env, stdout=subprocess.PIPE, text=True)
+    try:
+        fs["thin"].pwrite(pattern(30 * BS, seed=8), 20 * BLOCK, sync=True)
+        assert fs["thin"].pread(30 * BLOCK, 20 * BLOCK) == pattern(30 * BS, seed=8)
+        for name in ("snap", "thin", "image", "pool"):
+            fs[name].remove()
+        out = daemon.communicate(timeout=120)[0]
+        assert "22 blocks" in out
+    finally:
+        daemon.kill()
+        daemon.wait()
+    tool("thin_check", meta)

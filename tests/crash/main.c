@@ -265,12 +265,12 @@ static int run_all(void)
 
 /* --- the laboratory's own tests --------------------------------------------------------- */
 
-static const struct lab_customer *find_shadow(const char *mistake)
+static const struct lab_customer *find_customer(const char *name)
 {
 	for (const struct lab_customer *c = lab_customers; c; c = c->next)
-		if (g_str_has_prefix(c->name, "shadow:") && !strcmp(c->name + strlen("shadow:"), mistake))
+		if (!strcmp(c->name, name))
 			return c;
-	g_error("no customer with the mistake %s", mistake);
+	g_error("there is no customer %s", name);
 }
 
 /* Whether what must be found was found by some seed, or nothing by any. */
@@ -280,7 +280,7 @@ static bool prove(const struct proof *p)
 
 	g_string_truncate(said, 0);
 	for (uint32_t seed = 1; seed <= PROVE_SEEDS; seed++) {
-		struct job job = {find_shadow(p->mistake), seed, p->faults};
+		struct job job = {find_customer(p->customer), seed, p->faults};
 
 		start(&w, &job, 0);
 		while (w.pid)
@@ -297,15 +297,15 @@ static int prove_all(void)
 
 	opts.prove = true;
 	opts.hang_seconds = PROVE_HANG_S;
-	for (const struct proof *p = lab_proofs; p->mistake; p++, n++) {
+	for (const struct proof *p = lab_proofs; p->customer; p++, n++) {
 		bool good = prove(p);
 
 		if (!good) {
-			printf("prove: the mistake '%s' should be told as '%s'; what was said:\n%s\n", p->mistake,
+			printf("prove: %s should be told as '%s'; what was said:\n%s\n", p->customer,
 			       p->says ? p->says : "nothing", said->str);
 			wrong++;
 		} else if (opts.verbose) {
-			printf("prove: %s: %.*s\n", p->mistake, (int)strcspn(said->str, "\n"), said->str);
+			printf("prove: %s: %.*s\n", p->customer, (int)strcspn(said->str, "\n"), said->str);
 		}
 	}
 	printf("prove: %u of %u stacks found to be what they are\n", n - wrong, n);

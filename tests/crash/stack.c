@@ -48,15 +48,29 @@ void lab_free(struct lab *lab)
 	model_clear(&lab->model);
 	disk_free(lab->disk);
 	disk_free(lab->log_disk);
+	if (lab->clear_private)
+		lab->clear_private(lab->private);
 	g_free(lab->private);
 	g_free(lab);
 }
 
+void *lab_private_full(struct lab *lab, size_t size, void (*clear)(void *))
+{
+	if (!lab->private) {
+		lab->private = g_malloc0(size);
+		lab->clear_private = clear;
+	}
+	return lab->private;
+}
+
 void *lab_private(struct lab *lab, size_t size)
 {
-	if (!lab->private)
-		lab->private = g_malloc0(size);
-	return lab->private;
+	return lab_private_full(lab, size, NULL);
+}
+
+bool lab_is(struct lab *lab, const char *name)
+{
+	return !strcmp(lab->customer->name, name);
 }
 
 bool lab_first_open(struct lab *lab)
@@ -364,6 +378,8 @@ static void close_list(struct lab *lab, GPtrArray *list)
 
 void lab_close_devices(struct lab *lab)
 {
+	if (lab->customer->close)
+		lab->customer->close(lab);
 	close_list(lab, lab->devices);
 }
 

@@ -189,6 +189,8 @@ struct lab {
 
 struct lab *lab_new(const struct lab_customer *customer, uint32_t seed);
 void lab_free(struct lab *lab);
+/* Where a slice begins on the disk. */
+uint64_t lab_slice_place(const struct lab_customer *customer, unsigned slice);
 uint64_t lab_disk_sectors(const struct lab_customer *customer);
 /* Devices below the customer's: the disk, log-writes if there is a log disk, the slices. */
 int lab_open_slices(struct lab *lab, GError **err);

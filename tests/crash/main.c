@@ -5,6 +5,7 @@
  * Each run is a process of its own, as the engine's devices are global and a
  * crash of the engine is a failure like any other.  The processes report through memory they share with us.
  */
+#include <ftw.h>
 #include <getopt.h>
 #include <poll.h>
 #include <signal.h>
@@ -373,12 +374,24 @@ static void parse(int argc, char **argv)
 	opts.names = argv + optind;
 }
 
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+	return remove(path);
+}
+
 int main(int argc, char **argv)
 {
+	g_autofree char *tmp = NULL;
 	int status = 0;
 
 	said = g_string_new(NULL);
 	parse(argc, argv);
+	/* Whatever a process of ours leaves behind when it dies lies here. */
+	tmp = g_dir_make_tmp("dmfs-crash-XXXXXX", NULL);
+	if (!tmp || setenv("TMPDIR", tmp, 1)) {
+		fprintf(stderr, "crash: no temporary directory\n");
+		return 2;
+	}
 	if (opts.list) {
 		for (const struct lab_customer *c = lab_customers; c; c = c->next)
 			if (!c->hidden)
@@ -391,5 +404,6 @@ int main(int argc, char **argv)
 		status |= run_all();
 	}
 	g_string_free(said, TRUE);
+	nftw(tmp, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 	return status;
 }

@@ -82,9 +82,6 @@ static void all_legs_done(struct mirror_bio *b)
 		failed++;
 		error = b->legs[i].bio.error;
 		refused += error == -EOPNOTSUPP;
-		/* A discard is a wish: a leg that does not fulfil it has not failed. */
-		if (b->bio->op != DM_DISCARD && (b->nr > 1 || !b->region))
-			mirror_fail_leg(b->ms, b->legs[i].leg, LEG_WRITE_ERROR);
 	}
 	if (b->bio->op == DM_FLUSH && !failed)
 		mirror_flushed(b->ms, b->flush);

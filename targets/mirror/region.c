@@ -257,7 +257,7 @@ void regions_settle(struct mirror *ms)
 	look_around(ms, true, &f);
 	if (f.idle->len && !some_leg_is_stale(ms)) {
 		if (f.unflushed && mirror_flush_legs(ms))
-			regions_lost_sync(ms);
+			mirror_fail_flush(ms);
 		else
 			regions_clean(ms, f.idle);
 	}

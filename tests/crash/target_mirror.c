@@ -9,6 +9,8 @@
  * that is, so after a leg has failed the next table must name a good one
  * first, as its user would.
  */
+#include <stdlib.h>
+
 #include "lab.h"
 
 #define SECTORS 512u
@@ -130,29 +132,68 @@ static void use_three(struct lab *lab)
 	}
 }
 
-/* The letters come after " REGIONS 1 ". */
-static void look_for_bad_leg(struct lab *lab)
+/* The letters come after " 16/16 1 "; sync is how many regions are in sync. */
+static unsigned look_for_bad_leg(struct lab *lab, unsigned *sync)
 {
-	struct kept *kept = lab_private(lab, sizeof *kept);
 	g_autofree char *status = lab_status(lab, "vol");
 	const char *letters = status ? strstr(status, "/16 1 ") : NULL;
 
-	if (kept->bad || !letters)
-		return;
+	*sync = 0;
+	if (!letters)
+		return 0;
+	for (const char *p = letters; p[-1] != ' '; p--)
+		*sync = (unsigned)strtoul(p - 1, NULL, 10);
 	letters += strlen("/16 1 ");
-	for (unsigned i = 0; letters[i] && letters[i] != ' '; i++) {
-		if (letters[i] == 'A' || letters[i] == 'R')
-			continue;
-		kept->bad = i + 1;
-		return;
+	for (unsigned i = 0; letters[i] && letters[i] != ' '; i++)
+		if (letters[i] != 'A' && letters[i] != 'R')
+			return i + 1;
+	return 0;
+}
+
+/* 1: it is; 0: not yet; -1: it cannot be read or written. */
+static int log_is_clean(struct lab *lab)
+{
+	g_autofree char *status = lab_status(lab, "vol");
+	uint8_t log[BITMAP + REGIONS / 8];
+
+	if (!status || !strstr(status, " disk log A") || lab_read_raw(lab, "log", 0, log, sizeof log, NULL))
+		return -1;
+	for (unsigned r = 0; r < REGIONS; r++)
+		if (!(log[BITMAP + r / 8] >> (r % 8) & 1))
+			return 0;
+	return 1;
+}
+
+/*
+ * False: a leg has failed, and until all is in sync no other can stand for the
+ * first.  The log is waited for so that the mirror's own flushes are over: with everything failing from some I/O on
+ * these and a request could each take one leg, and nobody could tell afterwards which was the better.
+ */
+static bool wait_for_sync(struct lab *lab)
+{
+	unsigned sync;
+
+	for (unsigned ms = 0; ms < 60000; ms++) {
+		if (look_for_bad_leg(lab, &sync))
+			return false;
+		if (sync == REGIONS && log_is_clean(lab))
+			return log_is_clean(lab) > 0;
+		g_usleep(1000); /* between looks */
 	}
+	return false;
 }
 
 static void use_shortly(struct lab *lab)
 {
+	struct kept *kept = lab_private(lab, sizeof *kept);
+	unsigned sync;
+
+	if (!wait_for_sync(lab))
+		return;
 	for (unsigned i = 0; i < 20; i++) {
 		lab_random_io(lab, 1, "vol", NULL);
-		look_for_bad_leg(lab);
+		if (!kept->bad)
+			kept->bad = look_for_bad_leg(lab, &sync);
 	}
 }
 

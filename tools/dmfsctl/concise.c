@@ -13,7 +13,7 @@ struct entry {
 	unsigned n; /* how many have begun */
 };
 
-static bool complain(const char *what, const struct entry *e)
+static bool incomplete(const char *what, const struct entry *e)
 {
 	const char *text[FIELDS];
 
@@ -67,7 +67,7 @@ static bool end_of_entry(struct entry *e, bool last, bool (*take)(const struct c
 	bool complete = e->n == FIELDS && e->field[4]->len;
 
 	if (!complete)
-		return complain(last ? "Incomplete entry: five comma-separated fields are required for each device"
+		return incomplete(last ? "Incomplete entry: five comma-separated fields are required for each device"
 				     : "Five comma-separated fields are required for each device",
 				e);
 	if (!give(e, take, data))
@@ -76,12 +76,12 @@ static bool end_of_entry(struct entry *e, bool last, bool (*take)(const struct c
 	return true;
 }
 
-static bool parse(struct entry *e, const char *p, bool (*take)(const struct concise_device *, void *), void *data)
+static bool parse_entries(struct entry *e, const char *p, bool (*take)(const struct concise_device *, void *), void *data)
 {
 	for (; *p; p++) {
 		if (*p == '\\') {
 			if (!*++p)
-				return complain(
+				return incomplete(
 					"Backslash must be followed by another character at end of string.", e);
 			g_string_append_c(e->field[e->n - 1], *p);
 		} else if (*p == ';') {
@@ -107,7 +107,7 @@ bool concise_parse(const char *text, bool (*take)(const struct concise_device *,
 	for (unsigned i = 0; i < FIELDS; i++)
 		e.field[i] = g_string_new(NULL);
 	clear_entry(&e);
-	ok = parse(&e, trimmed, take, data);
+	ok = parse_entries(&e, trimmed, take, data);
 	for (unsigned i = 0; i < FIELDS; i++)
 		g_string_free(e.field[i], TRUE);
 	return ok;

@@ -169,7 +169,7 @@ static bool mangling(struct options *o, const char *text)
 }
 
 /* +N, N, auto or none, as dmsetup; the caller says that it has no effect. */
-static bool readahead(struct options *o, char *text)
+static bool take_readahead(struct options *o, char *text)
 {
 	int64_t n;
 
@@ -309,7 +309,7 @@ static bool value_option(struct options *o, int c, char *value)
 	case MANGLENAME:
 		return mangling(o, value);
 	case READAHEAD:
-		return readahead(o, value);
+		return take_readahead(o, value);
 	case REGION_ID:
 		return number(value, 10, INT32_MAX, "Invalid region ID '%s'.", &o->regionid);
 	case 'U':

@@ -4,7 +4,7 @@
  *
  *   any:        all { ("||" | "#") all }
  *   all:        one { ("&&" | ",") one }
- *   one:        ["!"] "(" any ")"  |  ["!"] field operator value
+ *   one:        ["!"] "(" any ")"  |  field operator value
  *   operator:   =~ !~ (regular expressions)  = !=  and for numbers >= > <= <
  *   value:      quoted by ' or ", or up to a blank or one of , & | # ( ) { } [ ]
  *
@@ -70,9 +70,8 @@ void selection_free(struct selection *s)
 
 /* --- help ---------------------------------------------------------------------------------- */
 
-static void selection_help(const struct report_type *type)
+static void operator_help(void)
 {
-	report_help(type, false, true, stderr);
 	fputs("Selection operands\n"
 	      "------------------\n"
 	      "  field               - Reporting field.\n"
@@ -102,6 +101,12 @@ static void selection_help(const struct report_type *type)
 	      "       )  - Right parenthesis\n"
 	      " \n",
 	      stderr);
+}
+
+static void selection_help(const struct report_type *type)
+{
+	report_help(type, false, true, stderr);
+	operator_help();
 }
 
 static struct selection *bad(struct parser *in, const char *at, const char *format, const char *what)
@@ -206,12 +211,13 @@ static struct selection *parse_comparison(struct parser *in)
 		op++;
 	if (op == G_N_ELEMENTS(operators)) {
 		selection_free(s);
+		operator_help();
 		return bad(in, at, "Unrecognised comparison operator: %s", in->p);
 	}
 	s->op = operators[op].op;
 	if (s->field->type != FIELD_NUMBER && s->op >= OP_GE && s->op <= OP_LT) {
 		selection_free(s);
-		selection_help(in->type);
+		operator_help();
 		return bad(in, at, "Operator can be used only with number, size, time or percent fields: %s", at);
 	}
 	blanks(in);
@@ -251,9 +257,16 @@ static struct selection *parse_one(struct parser *in)
 	struct selection *s, *inner;
 	bool negated = false;
 
-	while (take(in, "!"))
-		negated = !negated;
-	inner = take(in, "(") ? parse_group(in) : parse_comparison(in);
+	if (take(in, "!"))
+		negated = true;
+	if (take(in, "(")) {
+		inner = parse_group(in);
+	} else if (negated) {
+		fprintf(stderr, "Syntax error: left parenthesis expected at '%s'\n", in->p);
+		return NULL;
+	} else {
+		inner = parse_comparison(in);
+	}
 	if (!inner || !negated)
 		return inner;
 	s = new_node(NOT);

@@ -22,8 +22,8 @@ struct symbols {
 
 static const struct symbols ascii = {"   ", "|  ", "|-", "`-", "---", "-+-", "|-", "`-"};
 static const struct symbols utf = {"   ", "│  ", "├─", "└─", "───", "─┬─", "├─", "└─"};
-static const struct symbols vt100 = {"   ", "\033(0x\033(B  ", "\033(0tq\033(B", "\033(0mq\033(B", "\033(0qqq\033(B",
-				     "\033(0qwq\033(B", "\033(0tq\033(B", "\033(0mq\033(B"};
+static const struct symbols vt100 = {"   ", "\033(0\017x\033(B  ", "\033(0\017tq\033(B", "\033(0\017mq\033(B", "\033(0\017qqq\033(B",
+				     "\033(0\017qwq\033(B", "\033(0\017tq\033(B", "\033(0\017mq\033(B"};
 
 static struct {
 	const struct symbols *symbols;
@@ -213,7 +213,7 @@ static unsigned columns_of(const char *text)
 		if (*text == '\033')
 			text += 2;
 		else
-			n += ((unsigned char)*text & 0xc0) != 0x80;
+			n += ((unsigned char)*text & 0xc0) != 0x80 && *text != '\017';
 	return n;
 }
 
@@ -233,7 +233,7 @@ static void print_line(const char *line)
 			continue;
 		}
 		putchar(*line);
-		n += ((unsigned char)line[1] & 0xc0) != 0x80;
+		n += ((unsigned char)line[1] & 0xc0) != 0x80 && *line != '\017';
 	}
 	puts("...");
 }

@@ -203,7 +203,14 @@ int dm_tm_inc_many(struct dm_tm *tm, const uint64_t *le_blocks, unsigned n)
 
 int dm_tm_dec(struct dm_tm *tm, dm_block_t b)
 {
-	return dm_sm_dec(tm->sm, b, b + 1);
+	uint32_t count;
+	int r = dm_sm_dec(tm->sm, b, b + 1);
+
+	if (!r)
+		r = dm_sm_count(tm->sm, b, &count);
+	if (!r && !count) /* nobody will read it: the next commit need not write it */
+		dm_bm_forget(tm->bm, b);
+	return r;
 }
 
 int dm_tm_ref(struct dm_tm *tm, dm_block_t b, uint32_t *count)

@@ -24,10 +24,7 @@ void map_cache_free(struct map_cache *c)
 static bool take(struct map_slot *s, uint64_t *seq)
 {
 	*seq = atomic_load_explicit(&s->seq, memory_order_relaxed);
-	if (*seq & 1 || !atomic_compare_exchange_strong(&s->seq, seq, *seq + 1))
-		return false;
-	atomic_thread_fence(memory_order_release);
-	return true;
+	return !(*seq & 1) && atomic_compare_exchange_strong(&s->seq, seq, *seq + 1);
 }
 
 void map_cache_set(struct map_cache *c, uint64_t cookie, uint64_t block, uint64_t value)
@@ -37,9 +34,9 @@ void map_cache_set(struct map_cache *c, uint64_t cookie, uint64_t block, uint64_
 
 	if (!take(s, &seq)) /* two readers at once: one of them will do */
 		return;
-	atomic_store_explicit(&s->cookie, cookie, memory_order_relaxed);
-	atomic_store_explicit(&s->block, block, memory_order_relaxed);
-	atomic_store_explicit(&s->value, value, memory_order_relaxed);
+	atomic_store_explicit(&s->cookie, cookie, memory_order_release);
+	atomic_store_explicit(&s->block, block, memory_order_release);
+	atomic_store_explicit(&s->value, value, memory_order_release);
 	atomic_store_explicit(&s->seq, seq + 2, memory_order_release);
 }
 
@@ -52,6 +49,6 @@ void map_cache_forget(struct map_cache *c, uint64_t cookie, uint64_t block)
 		return;
 	if (!take(s, &seq))
 		g_assert_not_reached(); /* the root lock is held for writing */
-	atomic_store_explicit(&s->cookie, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->cookie, 0, memory_order_release);
 	atomic_store_explicit(&s->seq, seq + 2, memory_order_release);
 }

@@ -5,7 +5,8 @@
  * written; a reader that finds it changed has found nothing.
  *
  * Entries are set under the metadata's root lock, so what is set for reading
- * cannot overtake what a change sets.
+ * cannot overtake what a change sets.  The fields are stored with release and loaded with acquire:
+ * who sees one of a new entry sees the sequence number it was written under.
  */
 #ifndef DMFS_TARGETS_THIN_MAP_CACHE_H
 #define DMFS_TARGETS_THIN_MAP_CACHE_H
@@ -38,11 +39,10 @@ static inline bool map_cache_get(struct map_cache *c, uint64_t cookie, uint64_t 
 {
 	struct map_slot *s = map_cache_slot(c, cookie, block);
 	uint64_t seq = atomic_load_explicit(&s->seq, memory_order_acquire);
-	bool hit = atomic_load_explicit(&s->cookie, memory_order_relaxed) == cookie &&
-		   atomic_load_explicit(&s->block, memory_order_relaxed) == block;
+	bool hit = atomic_load_explicit(&s->cookie, memory_order_acquire) == cookie &&
+		   atomic_load_explicit(&s->block, memory_order_acquire) == block;
 
-	*value = atomic_load_explicit(&s->value, memory_order_relaxed);
-	atomic_thread_fence(memory_order_acquire);
+	*value = atomic_load_explicit(&s->value, memory_order_acquire);
 	return hit && !(seq & 1) && atomic_load_explicit(&s->seq, memory_order_relaxed) == seq;
 }
 

@@ -22,7 +22,7 @@
  *        - at some of the points, new writes must work and stay, over another
  *          open; and power is lost again during the recovery itself.
  *   4. The same workload runs with I/O number 1, 2, 3, … failing (once, or from
- *      then on; EIO or ENOSPC).  Requests may fail then, but what was answered must hold as
+ *      then on; EIO or ENOSPC; all of the disk or that slice of it).  Requests may fail then, but what was answered must hold as
  *      above, at once and after the fault is gone and the stack opened anew.
  *
  * A customer of one linear device, whole:

@@ -229,7 +229,6 @@ extern const struct proof lab_proofs[]; /* customer NULL at the end */
 struct run_limits {
 	uint64_t deadline;
 	bool verbose;
-	const char *keep_dir;
 	void (*progress)(void);
 };
 

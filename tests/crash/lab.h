@@ -49,6 +49,10 @@
  * The workload may be run many times, with other random numbers each time: it must take
  * all its choices from lab_random().  Nothing outside the laboratory may be touched; time may pass as it likes.
  *
+ * To see a failure again, and what the disk was told before it:
+ *
+ *	build/tests/crash/crash --full --seed SEED --seeds 1 [--crash | --faults] -v NAME
+ *
  * Errors are negative errnos and GErrors.  "The model" is what the laboratory
  * knows of each sector of each volume: all that was written to it, when it
  * began and was answered, and from when on it was durable.

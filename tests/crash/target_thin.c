@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * thin: a volume, a snapshot of it taken on the way, both written, with and
- * without zeroing; the pool is reloaded, the snapshot deleted and taken again.
+ * thin: a volume, a snapshot of it taken on the way, both written; the pool is
+ * reloaded, the stack reopened, the snapshot deleted.  thin_threads: both used by several threads at once.
+ * (Without zeroing a new block shows what it held before, so there is nothing to prove.)
  *
  * Before the stack is built on what a power loss has left, thin_check must
  * find the metadata clean (if it is installed).  After a fault the pool
@@ -64,58 +65,51 @@ static int check_metadata(struct lab *lab, GError **err)
 	return lab_write_raw(lab, "meta", 0, meta, 4096, err);
 }
 
-static int open_pool(struct lab *lab, bool zero, GError **err)
+static char *pool_line(void)
 {
-	g_autofree char *line = g_strdup_printf("0 %u thin-pool meta data %u 0%s", DATA, BLOCK,
-						zero ? "" : " 1 skip_block_zeroing");
+	return g_strdup_printf("0 %u thin-pool meta data %u 0", DATA, BLOCK);
+}
+
+static int open_pool(struct lab *lab, GError **err)
+{
+	g_autofree char *line = pool_line();
 
 	return lab_device(lab, "pool", err, line, NULL);
 }
 
-static int open_thin(struct lab *lab, const char *name, unsigned id, enum lab_initial initial, GError **err)
+static int open_thin(struct lab *lab, const char *name, unsigned id, GError **err)
 {
 	g_autofree char *line = g_strdup_printf("0 %u thin pool %u", SECTORS, id);
 	int error = lab_device(lab, name, err, line, NULL);
 
-	return error ? error : lab_volume(lab, name, initial, err);
+	return error ? error : lab_volume(lab, name, LAB_ZEROES, err);
 }
 
 /* The volume is there before anything can happen to it. */
 static int prepare_thin(struct lab *lab, GError **err)
 {
-	int error = open_pool(lab, true, err);
+	int error = open_pool(lab, err);
 
 	if (!error)
 		error = lab_message(lab, "pool", NULL, err, "create_thin 0");
 	return error ? error : lab_remove(lab, "pool", err);
 }
 
-static int open_all(struct lab *lab, bool zero, GError **err)
+static int open_all(struct lab *lab, GError **err)
 {
-	enum lab_initial initial = zero ? LAB_ZEROES : LAB_ANYTHING;
 	int error = lab_first_open(lab) ? 0 : check_metadata(lab, err);
 
 	if (!error)
-		error = open_pool(lab, zero, err);
+		error = open_pool(lab, err);
 	if (!error)
-		error = open_thin(lab, "vol", 0, initial, err);
+		error = open_thin(lab, "vol", 0, err);
 	if (!error && lab_reached(lab, "snap") && !lab_reached(lab, "snap is to go"))
-		error = open_thin(lab, "snap", 1, initial, err);
+		error = open_thin(lab, "snap", 1, err);
 	return error;
 }
 
-static int open_zeroing(struct lab *lab, GError **err)
-{
-	return open_all(lab, true, err);
-}
-
-static int open_plain(struct lab *lab, GError **err)
-{
-	return open_all(lab, false, err);
-}
-
 /* Once it has been answered, the snapshot is there for good. */
-static bool take_snapshot(struct lab *lab, enum lab_initial initial)
+static bool take_snapshot(struct lab *lab)
 {
 	g_autoptr(GError) err = NULL;
 	int error = lab_suspend(lab, "vol", &err);
@@ -128,7 +122,7 @@ static bool take_snapshot(struct lab *lab, enum lab_initial initial)
 	}
 	if (!lab_ok(lab, error, &err))
 		return false;
-	return lab_ok(lab, lab_resume(lab, "vol", &err), &err) && lab_ok(lab, open_thin(lab, "snap", 1, initial, &err), &err);
+	return lab_ok(lab, lab_resume(lab, "vol", &err), &err) && lab_ok(lab, open_thin(lab, "snap", 1, &err), &err);
 }
 
 static void drop_snapshot(struct lab *lab)
@@ -142,16 +136,16 @@ static void drop_snapshot(struct lab *lab)
 
 static void reload(struct lab *lab)
 {
-	g_autofree char *line = g_strdup_printf("0 %u thin-pool meta data %u 0", DATA, BLOCK);
+	g_autofree char *line = pool_line();
 	g_autoptr(GError) err = NULL;
 
 	lab_ok(lab, lab_load(lab, "pool", &err, line, NULL), &err);
 }
 
-static void use_zeroing(struct lab *lab)
+static void use_in_turn(struct lab *lab)
 {
 	lab_random_io(lab, 40, "vol", NULL);
-	if (!take_snapshot(lab, LAB_ZEROES))
+	if (!take_snapshot(lab))
 		return;
 	lab_random_io(lab, 60, "vol", "snap", NULL);
 	reload(lab);
@@ -167,10 +161,10 @@ static void use_from_thread(struct lab *lab, unsigned i, void *data)
 	lab_random_io(lab, 20, "vol", "snap", NULL);
 }
 
-static void use_plain(struct lab *lab)
+static void use_at_once(struct lab *lab)
 {
 	lab_random_io(lab, 30, "vol", NULL);
-	if (take_snapshot(lab, LAB_ANYTHING))
+	if (take_snapshot(lab))
 		lab_threads(lab, 4, use_from_thread, NULL);
 }
 
@@ -190,17 +184,17 @@ static bool excuse_failed(struct lab *lab, const char *volume)
 LAB_CUSTOMER(thin) = {
 	.slices = {{"meta", META}, {"data", DATA}},
 	.prepare = prepare_thin,
-	.open = open_zeroing,
-	.workload = use_zeroing,
+	.open = open_all,
+	.workload = use_in_turn,
 	.excuse = excuse_failed,
 	.fault_workload = use_shortly,
 };
 
-LAB_CUSTOMER(thin_plain) = {
+LAB_CUSTOMER(thin_threads) = {
 	.slices = {{"meta", META}, {"data", DATA}},
 	.prepare = prepare_thin,
-	.open = open_plain,
-	.workload = use_plain,
+	.open = open_all,
+	.workload = use_at_once,
 	.excuse = excuse_failed,
 	.fault_workload = use_shortly,
 };

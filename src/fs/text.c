@@ -5,12 +5,13 @@
  *
  * A text that is written acts at its write(2).  Long ones come in pieces: stdio
  * and cat write multiples of 4096 bytes until the last piece, and the kernel cuts a large write(2)
- * so too.  A file that takes long texts collects such pieces and acts at the first that is none, or at close.
+ * at the largest request or, if the writer's buffer begins within a page, somewhat less.  A file that takes long texts collects such pieces and acts at the first that is none, or at close.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "fs.h"
+#include "loop.h"
 
 #define PART 4096u
 #define MAX_TEXT (64u * 1024 * 1024)
@@ -121,7 +122,7 @@ static int take_partial(struct dmfs_handle *h, fuse_req_t req)
 
 void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size)
 {
-	bool part = h->file->long_text && size % PART == 0;
+	bool part = h->file->long_text && (size % PART == 0 || size > DMFS_MAX_WRITE - PART);
 	int error = 0;
 
 	pthread_mutex_lock(&h->lock);

@@ -65,5 +65,7 @@ open_fuse() {
 		echo "chmod 666 /dev/fuse, as on any usual system"
 		as_root chmod 666 /dev/fuse || true
 	fi
+	# fusermount3 looks there
+	[ -e /etc/mtab ] || as_root ln -s /proc/self/mounts /etc/mtab
 	sh -c ': <>/dev/fuse' 2>/dev/null
 }

@@ -28,6 +28,7 @@
 #include "core/type.h"
 #include "fs/fs.h"
 #include "fs/loop.h"
+#include "io/nbd.h"
 #include "version.h"
 
 #include "targets/list.h"
@@ -46,6 +47,7 @@ static struct {
 static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
 	FS_OPT("threads=%u", threads, 0),
+	FS_OPT("nbd_timeout=%u", nbd_timeout, 0),
 	FS_OPT("allow_other", allow_other, 1),
 	FUSE_OPT_KEY("--create ", 'c'),
 	FUSE_OPT_KEY("--create=", 'c'),
@@ -66,6 +68,7 @@ static void usage(FILE *to)
 	      "     allow_other  other users may come in; permissions are checked\n"
 	      "     writeback    the kernel collects buffered writes (see dmfs(1))\n"
 	      "     threads=N    threads that wait for requests\n"
+	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
 	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
 	      "  STATE           a file that keeps devices and tables until the next time\n"
 	      "  -h, --help\n"
@@ -318,6 +321,8 @@ static int serve(struct fuse_args *args)
 
 	dmfs_options.uid = getuid();
 	dmfs_options.gid = getgid();
+	if (dmfs_options.nbd_timeout)
+		dm_nbd_timeout_ms = dmfs_options.nbd_timeout * 1000;
 	if (!dmfs_options.threads)
 		dmfs_options.threads = default_threads();
 	prepare_process();
@@ -372,6 +377,8 @@ int main(int argc, char **argv)
 		status = 0;
 	} else if (!opts.mountpoint) {
 		usage(stderr);
+	} else if (dmfs_options.nbd_timeout > 1000000) {
+		fprintf(stderr, "dmfs: nbd_timeout=%u: 1 to 1000000 seconds\n", dmfs_options.nbd_timeout);
 	} else if (dmfs_options.threads > 128) {
 		fprintf(stderr, "dmfs: threads=%u: 1 to 128\n", dmfs_options.threads);
 	} else {

@@ -2,22 +2,24 @@
 /* The target list: one line a type, in the order `targets` prints them. */
 #include "list.h"
 
-#define TARGETS(T)          \
-	T(crypt)            \
-	T(delay)            \
-	T(flakey)           \
-	T(dust)             \
-	T(unstriped)        \
-	T(switch)           \
-	T(log_writes)       \
-	T(mirror)           \
-	T(snapshot_merge)   \
-	T(snapshot_origin)  \
-	T(snapshot)         \
-	T(zero)             \
-	T(striped)          \
-	T(linear)           \
-	T(error)            \
+#define TARGETS(T) \
+	T(crypt)           \
+	T(delay)           \
+	T(flakey)          \
+	T(dust)            \
+	T(unstriped)       \
+	T(switch)          \
+	T(log_writes)      \
+	T(mirror)          \
+	T(snapshot_merge)  \
+	T(snapshot_origin) \
+	T(snapshot)        \
+	T(thin_pool)       \
+	T(thin)            \
+	T(zero)            \
+	T(striped)         \
+	T(linear)          \
+	T(error)           \
 	T(io_err)
 
 #define DECLARE(name) extern const struct dm_target_type name##_target;

@@ -23,6 +23,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
+def pytest_configure(config):
+    # a terminated run cleans up its mounts and guests too
+    def terminated(number, frame):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminated)
+
+
 class OutOfTime(Exception):
     pass
 

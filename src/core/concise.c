@@ -153,9 +153,9 @@ static void print_device(struct dm_mapped *md, struct dm_table *t, GString *out)
 	g_autofree char *name = dm_mapped_dup_name(md), *uuid = dm_mapped_dup_uuid(md);
 	g_autoptr(GString) table = g_string_new(NULL);
 
-	append_quoted(out, name, ",;\\ \t");
+	append_quoted(out, name, ",;\\ \t\n\r\v\f");
 	g_string_append_c(out, ',');
-	append_quoted(out, uuid, ",;\\ \t");
+	append_quoted(out, uuid, ",;\\ \t\n\r\v\f");
 	g_string_append_printf(out, ",%u,%s,", md->minor, t->mode & DM_MODE_WRITE ? "rw" : "ro");
 	dm_table_print(t, DM_STATUS_TABLE, table);
 	if (table->len)

@@ -201,6 +201,8 @@ int dm_set_uuid(struct dm_mapped *md, const char *uuid, GError **err)
 		g_hash_table_insert(by_uuid, md->uuid, md);
 	}
 	dm_topology_unlock();
+	if (!error)
+		dm_event_uuid_set(md);
 	return error ? error : dm_state_save(md, err);
 }
 

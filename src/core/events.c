@@ -154,13 +154,29 @@ void dm_event_removed(struct dm_mapped *md)
 	raise_event(md, "remove", NULL, NULL, NULL, true);
 }
 
+/* The kernel counts a new name or uuid as an event of the live table. */
+static void count_if_live(struct dm_mapped *md)
+{
+	if (atomic_load(&md->live))
+		atomic_fetch_add(&md->event_nr, 1);
+}
+
 void dm_event_renamed(struct dm_mapped *md, const char *old_name)
 {
 	g_autoptr(GString) words = g_string_new("DM_OLD_NAME=");
 
 	append_value(words, old_name);
-	atomic_fetch_add(&md->event_nr, 1);
+	count_if_live(md);
 	raise_event(md, "change", NULL, NULL, words->str, false);
+}
+
+/* Of a device without a table it is but a step in making it. */
+void dm_event_uuid_set(struct dm_mapped *md)
+{
+	if (!atomic_load(&md->live))
+		return;
+	count_if_live(md);
+	raise_event(md, "change", NULL, NULL, NULL, false);
 }
 
 void dm_event_resumed(struct dm_mapped *md)

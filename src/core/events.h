@@ -16,6 +16,7 @@
 void dm_event_added(struct dm_mapped *md);
 void dm_event_removed(struct dm_mapped *md);
 void dm_event_renamed(struct dm_mapped *md, const char *old_name);
+void dm_event_uuid_set(struct dm_mapped *md);
 void dm_event_resumed(struct dm_mapped *md);
 /* When a device is freed. */
 void dm_events_free(struct dm_mapped *md);

@@ -149,7 +149,8 @@ bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio)
 	bool closed;
 
 	pthread_mutex_lock(&md->lock);
-	closed = atomic_load(&md->gate.closed);
+	/* In a noflush suspend bios come back before the gate is closed; it will be, and opening it runs them. */
+	closed = atomic_load(&md->gate.closed) || (atomic_load(&md->suspending) && atomic_load(&md->noflush));
 	if (closed)
 		dm_bio_list_add(&md->deferred, bio);
 	pthread_mutex_unlock(&md->lock);

@@ -32,6 +32,7 @@ struct dm_table {
 	unsigned *level_nodes;
 	uint64_t **levels;
 	GHashTable *devs;       /* struct dm_dev * -> struct dm_table_dev * */
+	unsigned devs_used;     /* how many there have been */
 	GHashTable *devs_names; /* "MODE NAME" -> struct dm_table_dev *, for lines that name the same */
 	struct dm_dev **flush_devs; /* whom a FLUSH goes to for targets with DM_TARGET_FLUSH_DEVICES */
 	unsigned n_flush_devs;

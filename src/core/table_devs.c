@@ -19,6 +19,7 @@
 struct dm_table_dev {
 	struct dm_dev *dev;
 	unsigned count;
+	unsigned order; /* of its first mention */
 };
 
 void dm_table_devs_init(struct dm_table *t)
@@ -210,6 +211,7 @@ int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, str
 		} else {
 			d = g_new0(struct dm_table_dev, 1);
 			d->dev = found;
+			d->order = t->devs_used++;
 			error = use(t, d, err);
 			if (error) {
 				dm_dev_put(found);
@@ -254,16 +256,27 @@ void dm_table_devs_free(struct dm_table *t)
 	g_hash_table_destroy(t->devs);
 }
 
+static gint by_last_mention(gconstpointer a, gconstpointer b)
+{
+	const struct dm_table_dev *x = *(struct dm_table_dev *const *)a, *y = *(struct dm_table_dev *const *)b;
+
+	return (x->order < y->order) - (x->order > y->order);
+}
+
+/* In the kernel's order: the device that was named first comes last. */
 void dm_table_print_deps(struct dm_table *t, GString *out)
 {
 	g_autoptr(GPtrArray) devs = g_ptr_array_new();
 	GHashTableIter iter;
-	gpointer key;
+	gpointer d;
 
 	dm_topology_lock();
 	g_hash_table_iter_init(&iter, t->devs);
-	while (g_hash_table_iter_next(&iter, &key, NULL))
-		g_ptr_array_add(devs, dm_dev_get(key));
+	while (g_hash_table_iter_next(&iter, NULL, &d))
+		g_ptr_array_add(devs, d);
+	g_ptr_array_sort(devs, by_last_mention);
+	for (unsigned i = 0; i < devs->len; i++)
+		devs->pdata[i] = dm_dev_get(((struct dm_table_dev *)devs->pdata[i])->dev);
 	dm_topology_unlock();
 	for (unsigned i = 0; i < devs->len; i++) {
 		dm_dev_print(devs->pdata[i], out);

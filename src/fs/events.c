@@ -27,6 +27,7 @@ struct watcher {
 	GQueue reads; /* of struct waiting_read, under the handle's lock */
 	struct fuse_pollhandle *ph;
 	bool unread; /* status: not read since the last line */
+	GString *rest; /* of a line longer than the reader's buffer (a shell reads single bytes); under the handle's lock */
 };
 
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -37,11 +38,10 @@ static GHashTable *open_watchers;
 /* Answers a read from what there is; false if there is nothing yet. */
 static bool try_read(fuse_req_t req, struct watcher *w, size_t size)
 {
-	g_autoptr(GString) text = g_string_new(NULL);
-
-	if (dm_event_read(w->reader, text, size)) {
-		/* A line longer than the reader's buffer is cut, its end lost: it has been told. */
-		fuse_reply_buf(req, text->str, MIN(size, text->len));
+	if (w->rest->len || dm_event_read(w->reader, w->rest, size)) {
+		size = MIN(size, w->rest->len);
+		fuse_reply_buf(req, w->rest->str, size);
+		g_string_erase(w->rest, 0, size);
 		return true;
 	}
 	if (dm_event_ended(w->reader)) {
@@ -51,9 +51,14 @@ static bool try_read(fuse_req_t req, struct watcher *w, size_t size)
 	return false;
 }
 
+static bool is_pending(struct watcher *w)
+{
+	return w->rest->len || dm_event_pending(w->reader);
+}
+
 static void rearm(struct watcher *w)
 {
-	if (w->reads.length || (w->ph && !dm_event_pending(w->reader)))
+	if (w->reads.length || (w->ph && !is_pending(w)))
 		dm_event_arm(w->reader);
 }
 
@@ -113,6 +118,7 @@ static void watch_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_i
 	struct watcher *w = g_new0(struct watcher, 1);
 
 	w->unread = true;
+	w->rest = g_string_new(NULL);
 	h->data = w;
 	w->reader = dm_event_reader_new(h->device ? h->device->md : NULL, wake, h);
 	pthread_mutex_lock(&open_lock);
@@ -145,6 +151,7 @@ static void watch_release(struct dmfs_handle *h)
 	}
 	if (w->ph)
 		fuse_pollhandle_destroy(w->ph);
+	g_string_free(w->rest, TRUE);
 	g_free(w);
 }
 
@@ -191,7 +198,7 @@ static void watch_poll(fuse_req_t req, struct dmfs_handle *h, struct fuse_pollha
 
 	pthread_mutex_lock(&h->lock);
 	if (h->file == &dmfs_events_file)
-		ready = dm_event_pending(w->reader);
+		ready = is_pending(w);
 	else
 		ready = w->unread |= dm_event_pending(w->reader);
 	if (ph) {

@@ -152,6 +152,8 @@ static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t
 	size = MIN(size, total - (uint64_t)off);
 	begin = (uint64_t)off & ~(block - 1);
 	end = ((uint64_t)off + size + block - 1) & ~(block - 1);
+	if (size >= DMFS_LARGE)
+		dmfs_loop_large();
 	r = request_new(req, h, DM_READ, begin, end - begin);
 	if (end - begin > DMFS_DATA_ROOM && posix_memalign((void **)&r->bounce, 4096, end - begin)) {
 		request_free(r);

@@ -20,6 +20,7 @@
 
 #define MAX_WORKERS 256
 #define PAGE 4096
+#define HUGE_PAGE ((size_t)2 << 20)
 #define IN_HEADER (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 #define FREE_BUFS 8
 #define WAKE_SIGNAL SIGUSR2
@@ -54,9 +55,38 @@ static _Thread_local int answer_channel = -1;
 
 /* --- buffers ---------------------------------------------------------------------- */
 
+/* Small pages: only what is touched takes memory. */
+static void buf_map(struct dmfs_buf *buf)
+{
+	buf->map_size = PAGE + DMFS_DATA_ROOM;
+	buf->map = mmap(NULL, buf->map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (buf->map == MAP_FAILED)
+		g_error("no memory for a request buffer");
+	buf->data = buf->map + PAGE;
+}
+
+/*
+ * One huge page, for a worker that has seen a large request: copies to and from
+ * it miss the TLB no more.  Where there are none it is small pages again.
+ */
+static void buf_map_huge(struct dmfs_buf *buf)
+{
+	char *map = mmap(NULL, 2 * HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *page;
+
+	if (map == MAP_FAILED)
+		return;
+	page = (char *)(((uintptr_t)map + HUGE_PAGE - 1) & ~((uintptr_t)HUGE_PAGE - 1));
+	madvise(page, HUGE_PAGE, MADV_HUGEPAGE);
+	munmap(buf->map, buf->map_size);
+	buf->map = map;
+	buf->map_size = 2 * HUGE_PAGE;
+	buf->data = page + PAGE;
+}
+
+G_STATIC_ASSERT(PAGE + DMFS_DATA_ROOM <= HUGE_PAGE);
+
 static struct dmfs_buf *buf_new(void)
 {
-	size_t size = PAGE + DMFS_DATA_ROOM;
 	struct dmfs_buf *buf;
 
 	pthread_mutex_lock(&loop.lock);
@@ -69,16 +99,13 @@ static struct dmfs_buf *buf_new(void)
 	if (buf)
 		return buf;
 	buf = g_new0(struct dmfs_buf, 1);
-	buf->map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (buf->map == MAP_FAILED)
-		g_error("no memory for a request buffer");
-	buf->data = buf->map + PAGE;
+	buf_map(buf);
 	return buf;
 }
 
 static void buf_free(struct dmfs_buf *buf)
 {
-	munmap(buf->map, PAGE + DMFS_DATA_ROOM);
+	munmap(buf->map, buf->map_size);
 	g_free(buf);
 }
 
@@ -96,6 +123,12 @@ void dmfs_loop_release(struct dmfs_buf *buf)
 	pthread_mutex_unlock(&loop.lock);
 	if (!keep)
 		buf_free(buf);
+}
+
+void dmfs_loop_large(void)
+{
+	if (self->buf)
+		self->buf->large = true;
 }
 
 struct dmfs_buf *dmfs_loop_buf(void)
@@ -253,6 +286,10 @@ static bool one_request(struct worker *w)
 
 	if (!w->buf)
 		w->buf = buf_new();
+	if (w->buf->large && !w->buf->huge) {
+		w->buf->huge = true;
+		buf_map_huge(w->buf);
+	}
 	in.mem = w->buf->data - IN_HEADER;
 	n = read(w->channel->fd, in.mem, IN_HEADER + DMFS_DATA_ROOM);
 	if (atomic_load_explicit(&loop.exiting, memory_order_relaxed) || fuse_session_exited(loop.se))
@@ -266,6 +303,8 @@ static bool one_request(struct worker *w)
 		return false;
 	}
 	in.size = (size_t)n;
+	if (n >= DMFS_LARGE)
+		dmfs_loop_large();
 	fuse_session_process_buf(loop.se, &in);
 	return true;
 }

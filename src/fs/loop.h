@@ -23,10 +23,15 @@
  */
 struct dmfs_buf {
 	char *map;
+	size_t map_size;
+	bool large, huge; /* it has seen a large request; it has got a huge page for that */
 	char *data; /* DMFS_DATA_ROOM bytes */
 	struct dmfs_buf *next;
 };
 
+/* A request of this size makes it worth a huge page: tell so, for the worker's next ones. */
+#define DMFS_LARGE (128 * 1024)
+void dmfs_loop_large(void);
 /* The calling worker's buffer. */
 struct dmfs_buf *dmfs_loop_buf(void);
 /*

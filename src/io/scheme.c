@@ -2,14 +2,20 @@
 /* Which store a name that is not a path belongs to. */
 #include <string.h>
 
+#include "nbd.h"
 #include "store.h"
 
-static const struct dm_store_scheme *const schemes[] = {NULL};
+static const struct dm_store_scheme schemes[] = {
+	{"nbd://", dm_nbd_open},
+	{"nbds://", dm_nbd_open},
+	{"nbd+unix://", dm_nbd_open},
+	{"nbds+unix://", dm_nbd_open},
+};
 
 const struct dm_store_scheme *dm_store_scheme_find(const char *name)
 {
-	for (unsigned i = 0; schemes[i]; i++)
-		if (!strncmp(name, schemes[i]->prefix, strlen(schemes[i]->prefix)))
-			return schemes[i];
+	for (unsigned i = 0; i < sizeof schemes / sizeof schemes[0]; i++)
+		if (!strncmp(name, schemes[i].prefix, strlen(schemes[i].prefix)))
+			return &schemes[i];
 	return NULL;
 }

@@ -7,6 +7,8 @@
  *   key.c     keys from hexadecimal text and from the keyring
  *   iv.c      initial vectors, and what lmk, tcw and elephant do to the data
  *   engine.c  encrypts and decrypts runs of sectors, from many threads at once
+ *   spread.c  spreads large runs over the cores
+ *   bounce.c  where the ciphertext of writes goes
  *   target.c  the target
  *
  * A key, and anything a key could be told from, lives in dm_secmem_alloc()'s memory
@@ -147,6 +149,7 @@ struct crypt_engine {
 	bool iv_large;                      /* IVs count in sector_size */
 	uint8_t *key;                       /* layout.size bytes of secmem; NULL: wiped (or a key of no bytes) */
 	bool has_key;
+	unsigned ns_per_kib; /* how fast it is, measured when it got its key */
 	unsigned nr_slots;
 	struct crypt_slot *slots;
 };

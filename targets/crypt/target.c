@@ -7,10 +7,10 @@
  * A read goes on to the device beneath and is decrypted where it lies when it
  * comes back, by the thread that brings it.  A write is encrypted into a
  * bounce buffer by the thread that submits it, and goes out as a bio of ours.
- *
- * same_cpu_crypt, submit_from_crypt_cpus, no_read_workqueue and
- * no_write_workqueue ask the kernel for just that: the work is done by whoever
- * comes with the bio, and never handed to another thread.  They are kept and printed.
+ * If that is a lot of work, other cores help (spread.h): not with
+ * same_cpu_crypt, and not for reads with no_read_workqueue, for writes with
+ * no_write_workqueue.  A write goes out from the thread that ended its
+ * encryption, which is what submit_from_crypt_cpus asks for.
  *
  * The key changes only while the device is suspended, when no bio is on its
  * way; so the data path looks at the engine without a lock.
@@ -22,6 +22,7 @@
 
 #include "bounce.h"
 #include "crypt.h"
+#include "spread.h"
 
 enum options {
 	OPT_DISCARDS = 1u << 0,
@@ -52,12 +53,14 @@ struct crypt {
 	char *description; /* of the key in the keyring, or NULL */
 	struct crypt_engine *engine;
 	struct bounce_pool *bounces;
+	struct spreader *spreader;
 	GMutex lock; /* messages and status: the description */
 	atomic_bool suspended;
 };
 
 struct crypt_io {
 	uint64_t sector; /* what the IV of the bio's first sector is made of */
+	bool decrypted;
 };
 
 /* --- making ---------------------------------------------------------------------------------- */
@@ -145,6 +148,7 @@ static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 
 static void crypt_free(struct crypt *c)
 {
+	spreader_free(c->spreader);
 	crypt_engine_free(c->engine);
 	bounce_pool_free(c->bounces);
 	g_free(c->cipher);
@@ -186,6 +190,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		return r;
 	}
 	c->bounces = bounce_pool_new(start_write, ti);
+	c->spreader = spreader_new();
 	ti->private = c;
 	ti->secret = c->engine->layout.size && !c->description;
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
@@ -213,14 +218,24 @@ static void write_done(struct dm_bio *bio)
 	dm_bio_end(orig, error);
 }
 
+/* The ciphertext is there. */
+static void send_write(void *context, int error)
+{
+	struct bounce *b = context;
+
+	if (error)
+		dm_bio_end(&b->bio, -EIO);
+	else
+		dm_submit(&b->bio);
+}
+
 /* orig->sector is the target's still. */
 static void start_write(void *context, struct bounce *b, struct dm_bio *orig)
 {
 	struct dm_target *ti = context;
 	struct crypt *c = ti->private;
-	uint64_t offset = dm_target_offset(ti, orig->sector);
+	uint64_t offset = dm_target_offset(ti, orig->sector), sector = offset + c->iv_offset;
 	size_t len = orig->sectors << DM_SECTOR_SHIFT;
-	int r = crypt_engine_encrypt(c->engine, offset + c->iv_offset, orig->iov, orig->iovcnt, 0, b->buf, len);
 
 	b->orig = orig;
 	b->iov = (struct iovec){b->buf, len};
@@ -235,10 +250,11 @@ static void start_write(void *context, struct bounce *b, struct dm_bio *orig)
 		.end = write_done,
 		.private = b,
 	};
-	if (r)
-		dm_bio_end(&b->bio, -EIO);
+	if (!(c->options & (OPT_SAME_CPU | OPT_NO_WRITE_WQ)) && spread_pays(c->spreader, c->engine, len))
+		spread_start(c->spreader, &(struct spread_run){c->engine, true, sector, orig->iov, orig->iovcnt, b->buf,
+							       len, send_write, b});
 	else
-		dm_submit(&b->bio);
+		send_write(b, crypt_engine_encrypt(c->engine, sector, orig->iov, orig->iovcnt, 0, b->buf, len));
 }
 
 static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
@@ -254,18 +270,33 @@ static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
 		return DM_MAPIO_SUBMITTED;
 	}
 	io->sector = offset + c->iv_offset;
+	io->decrypted = false;
 	bio->dev = c->dev;
 	bio->sector = c->start + offset;
 	return DM_MAPIO_REMAPPED;
 }
 
+static void read_done(void *context, int error)
+{
+	dm_bio_end(context, error ? -EIO : 0);
+}
+
+/* A bio that others help with comes here twice. */
 static enum dm_endio crypt_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct crypt *c = ti->private;
 	struct crypt_io *io = bio->private;
+	size_t len = bio->sectors << DM_SECTOR_SHIFT;
 
-	if (bio->op == DM_READ && !bio->error &&
-	    crypt_engine_decrypt(c->engine, io->sector, bio->iov, bio->iovcnt, 0, bio->sectors << DM_SECTOR_SHIFT))
+	if (bio->op != DM_READ || bio->error || io->decrypted)
+		return DM_ENDIO_DONE;
+	io->decrypted = true;
+	if (!(c->options & (OPT_SAME_CPU | OPT_NO_READ_WQ)) && spread_pays(c->spreader, c->engine, len)) {
+		spread_start(c->spreader, &(struct spread_run){c->engine, false, io->sector, bio->iov, bio->iovcnt, NULL,
+							       len, read_done, bio});
+		return DM_ENDIO_INCOMPLETE;
+	}
+	if (crypt_engine_decrypt(c->engine, io->sector, bio->iov, bio->iovcnt, 0, len))
 		bio->error = -EIO;
 	return DM_ENDIO_DONE;
 }

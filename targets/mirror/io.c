@@ -73,7 +73,7 @@ static enum dm_endio read_end(struct mirror_bio *b)
 
 static void all_legs_done(struct mirror_bio *b)
 {
-	unsigned failed = 0;
+	unsigned failed = 0, refused = 0;
 	int error = 0;
 
 	for (unsigned i = 0; i < b->nr; i++) {
@@ -81,13 +81,11 @@ static void all_legs_done(struct mirror_bio *b)
 			continue;
 		failed++;
 		error = b->legs[i].bio.error;
-		/* A discard is a wish: a leg that does not fulfil it has not failed. */
-		if (b->bio->op != DM_DISCARD && (b->nr > 1 || !b->region))
-			mirror_fail_leg(b->ms, b->legs[i].leg, LEG_WRITE_ERROR);
+		refused += error == -EOPNOTSUPP;
 	}
 	if (b->bio->op == DM_FLUSH && !failed)
 		mirror_flushed(b->ms, b->flush);
-	if (failed && b->nr > 1 && !(b->bio->op == DM_DISCARD && failed == b->nr))
+	if (failed && b->nr > 1 && !(b->bio->op == DM_DISCARD && refused == b->nr))
 		mirror_failed(b);
 	else
 		mirror_write_end(b, error);

@@ -75,10 +75,19 @@ int mirror_flush_legs(struct mirror *ms)
 		one = dm_io_sync(DM_FLUSH, 0, n, where, NULL, 0, &failed);
 		for (unsigned i = 0; i < n; i++)
 			if (failed >> i & 1)
-				mirror_fail_leg(ms, first + i, LEG_FLUSH_ERROR);
+				atomic_store(&ms->legs[first + i].flush_failed, true);
 		error = error ? error : one;
 	}
 	return error;
+}
+
+void mirror_fail_flush(struct mirror *ms)
+{
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		if (atomic_exchange(&ms->legs[i].flush_failed, false))
+			mirror_fail_leg(ms, i, LEG_FLUSH_ERROR);
+	regions_lost_sync(ms);
+	atomic_store(&ms->in_sync, false);
 }
 
 void mirror_failed(struct mirror_bio *b)
@@ -128,7 +137,10 @@ static bool some_leg_is_left(struct mirror *ms)
 	return false;
 }
 
-/* Some legs have dropped the sectors and some have not: that is mended at once, no leg has failed. */
+/*
+ * A discard is a wish: a leg that does not fulfil it has not failed.  But some have dropped the sectors and
+ * some have not: that is mended at once.
+ */
 static void mend_discard(struct mirror_bio *b)
 {
 	struct mirror *ms = b->ms;
@@ -145,6 +157,20 @@ static void mend_discard(struct mirror_bio *b)
 	mirror_write_end(b, error);
 }
 
+static void legs_missed(struct mirror_bio *b)
+{
+	struct mirror *ms = b->ms;
+
+	for (unsigned i = 0; i < b->nr; i++)
+		if (b->legs[i].bio.error)
+			mirror_fail_leg(ms, b->legs[i].leg, LEG_WRITE_ERROR);
+	atomic_store(&ms->in_sync, false);
+	if (b->region)
+		region_lost_sync(ms, b->region->nr);
+	else
+		regions_lost_sync(ms);
+}
+
 static void deal_with(struct mirror_bio *b)
 {
 	struct mirror *ms = b->ms;
@@ -154,13 +180,8 @@ static void deal_with(struct mirror_bio *b)
 		mend_discard(b);
 		return;
 	}
-	if (sent) {
-		atomic_store(&ms->in_sync, false);
-		if (b->region)
-			region_lost_sync(ms, b->region->nr);
-		else
-			regions_lost_sync(ms);
-	}
+	if (sent)
+		legs_missed(b);
 	if (sent ? !some_leg_has_it(b) : !some_leg_is_left(ms) || (b->log_failed && ms->keep_log))
 		mirror_write_end(b, -EIO);
 	else if (ms->handle_errors && !ms->keep_log)
@@ -235,10 +256,8 @@ static void work(struct dm_work *w)
 
 	take_jobs(ms, &jobs);
 	regions_mark(ms, jobs.to_mark);
-	if (jobs.flush_failed) {
-		regions_lost_sync(ms);
-		atomic_store(&ms->in_sync, false);
-	}
+	if (jobs.flush_failed)
+		mirror_fail_flush(ms);
 	while ((bio = dm_bio_list_pop(&jobs.failures)))
 		deal_with(bio->private);
 	runs_finish(ms, jobs.runs);

@@ -20,7 +20,8 @@
  *
  * One work, the worker, does all that changes the log or the sync of a region; it never
  * waits for anything but the log's device.  The cleaner flushes the legs and hands it
- * regions to clean.
+ * regions to clean.  The worker alone makes a leg stale or, when all is in sync, well again, unless
+ * regions are out of sync anyway: so between the two no failure is forgotten.
  *
  * Locks, the outer first: a shard's, ms->lock.  Both are held for moments.
  */
@@ -43,6 +44,7 @@ struct leg {
 	struct dm_dev *dev;
 	uint64_t offset;
 	atomic_uint errors; /* a bit an enum leg_error */
+	atomic_bool flush_failed; /* the cleaner tells the worker */
 };
 
 enum region_state { REGION_MARKING, REGION_DIRTY, REGION_NOSYNC, REGION_RECOVERING };
@@ -197,7 +199,9 @@ void recovery_stop(struct mirror *ms);
 void mirror_fail_leg(struct mirror *ms, unsigned leg, enum leg_error kind);
 /* A write or flush that did not reach all it should is the worker's to deal with. */
 void mirror_failed(struct mirror_bio *b);
-/* Flushes all legs and notes those that fail; may block.  0 or a negative errno. */
+/* Flushes all legs and notes those that fail for mirror_fail_flush(); may block.  0 or a negative errno. */
 int mirror_flush_legs(struct mirror *ms);
+/* The worker's: these legs have failed, and no region that was dirty is in sync. */
+void mirror_fail_flush(struct mirror *ms);
 
 #endif

@@ -164,7 +164,7 @@ static void look_at(struct mirror *ms, struct region *reg, bool all, struct foun
 	if (reg->touched || reg->pending)
 		reg->flush = atomic_load(&ms->flushes);
 	flushed = atomic_load(&ms->flushed) > reg->flush;
-	reg->touched = false;
+	reg->touched = reg->pending > 0; /* those end after this */
 	if (!idle || flushed || !ms->log->type->in_memory)
 		f->more = true;
 	if (!idle || (!flushed && !all && ms->log->type->in_memory)) /* in memory nothing is won by flushing */
@@ -257,7 +257,7 @@ void regions_settle(struct mirror *ms)
 	look_around(ms, true, &f);
 	if (f.idle->len && !some_leg_is_stale(ms)) {
 		if (f.unflushed && mirror_flush_legs(ms))
-			regions_lost_sync(ms);
+			mirror_fail_flush(ms);
 		else
 			regions_clean(ms, f.idle);
 	}

@@ -341,6 +341,7 @@ static void copied(struct pending *pe, int error)
 		/* A chunk that cannot be copied cannot be saved from the origin's writes. */
 		dm_log_err_limit("snapshot: cannot copy chunk %" PRIu64 ": %s", pe->commit.old_chunk,
 				 g_strerror(-error));
+		snap_abort(pe->snap->cow->store, &pe->commit);
 		committed(&pe->commit, false);
 		return;
 	}
@@ -349,14 +350,15 @@ static void copied(struct pending *pe, int error)
 
 struct pending *pending_new(struct snapshot *s, struct shard *shard, uint64_t chunk, struct to_start *start)
 {
-	uint64_t new_chunk;
-	struct pending *pe;
+	struct pending *pe = g_new0(struct pending, 1);
 
-	if (snap_alloc(s->cow->store, &new_chunk))
+	pe->commit.old_chunk = chunk;
+	pe->commit.done = committed;
+	if (snap_alloc(s->cow->store, &pe->commit)) {
+		g_free(pe);
 		return NULL;
+	}
 	snap_hold(s);
-	pe = g_new0(struct pending, 1);
-	pe->commit = (struct snap_commit){.old_chunk = chunk, .new_chunk = new_chunk, .done = committed};
 	pe->snap = s;
 	dm_bio_list_init(&pe->origin_bios);
 	dm_bio_list_init(&pe->snapshot_bios);

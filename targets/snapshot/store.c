@@ -15,10 +15,11 @@
  *
  * A store without persistence has no metadata, its chunks are all data.
  *
- * Commits: `ready` collects exceptions; whoever finds no commit under way takes
- * what is there as a batch, enters it into the area and sends the write.  Its
- * end takes the next batch.  An exception's data was written before it became
- * ready, and so precedes the FLUSH of its batch.
+ * Commits: `given` has the chunks given out, in order.  Whoever makes one ready
+ * and finds no commit under way takes the ready ones at the head as a batch,
+ * enters them into the area and sends the write.  Its end takes the next
+ * batch.  An exception's data was written before it became ready, and so
+ * precedes the FLUSH of its batch.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -55,8 +56,8 @@ struct snap_store {
 	uint64_t entries; /* exceptions that have or will get a place */
 	uint64_t area_nr;
 	uint32_t in_area; /* exceptions in it that are durable */
-	bool failed, dropping;
-	struct snap_commit *ready, **ready_tail;
+	bool failed, dropping; /* once failed, order does not matter: all of them fail */
+	struct snap_commit *given, **given_tail;
 
 	/* Whose batch is under way has these. */
 	bool busy;
@@ -121,7 +122,7 @@ struct snap_store *snap_store_new(enum snap_store_kind kind, struct dm_dev *dev)
 	st->block = MAX(limits.logical_block_size, DM_SECTOR_SIZE);
 	pthread_mutex_init(&st->lock, NULL);
 	pthread_cond_init(&st->idle, NULL);
-	st->ready_tail = &st->ready;
+	st->given_tail = &st->given;
 	st->batch = g_ptr_array_new();
 	return st;
 }
@@ -401,7 +402,25 @@ static bool area_follows(const struct snap_store *st)
 	return entries % st->per_area || area_chunk(st, entries / st->per_area) < device_chunks(st);
 }
 
-int snap_alloc(struct snap_store *st, uint64_t *new_chunk)
+static void give(struct snap_store *st, struct snap_commit *c)
+{
+	c->ready = false;
+	c->next = NULL;
+	c->prev = st->given_tail;
+	*st->given_tail = c;
+	st->given_tail = &c->next;
+}
+
+static void ungive(struct snap_store *st, struct snap_commit *c)
+{
+	*c->prev = c->next;
+	if (c->next)
+		c->next->prev = c->prev;
+	else
+		st->given_tail = c->prev;
+}
+
+int snap_alloc(struct snap_store *st, struct snap_commit *c)
 {
 	bool persistent = st->kind == SNAP_PERSISTENT;
 	int error = 0;
@@ -410,10 +429,13 @@ int snap_alloc(struct snap_store *st, uint64_t *new_chunk)
 	if (st->next_free >= device_chunks(st) || (persistent && !area_follows(st))) {
 		error = -ENOSPC;
 	} else {
-		*new_chunk = st->next_free++;
+		c->new_chunk = st->next_free++;
 		st->entries++;
-		if (persistent && is_area(st, st->next_free))
-			st->next_free++;
+		if (persistent) {
+			give(st, c);
+			if (is_area(st, st->next_free))
+				st->next_free++;
+		}
 	}
 	pthread_mutex_unlock(&st->lock);
 	return error;
@@ -430,10 +452,20 @@ void snap_usage(struct snap_store *st, uint64_t *allocated, uint64_t *total, uin
 
 /* --- commits ---------------------------------------------------------------------------- */
 
+/* The next exception to commit, if it is ready; once failed, any that is. */
+static struct snap_commit *next_ready(struct snap_store *st)
+{
+	struct snap_commit *c = st->given;
+
+	while (st->failed && c && !c->ready)
+		c = c->next;
+	return c && c->ready ? c : NULL;
+}
+
 /* Tells a batch's owners; takes the next if there is one. */
 static void finish_batch(struct snap_store *st)
 {
-	bool ok;
+	bool ok, more;
 
 	pthread_mutex_lock(&st->lock);
 	st->in_area += st->batch->len;
@@ -454,14 +486,14 @@ static void finish_batch(struct snap_store *st)
 	g_ptr_array_set_size(st->batch, 0);
 
 	pthread_mutex_lock(&st->lock);
-	if (st->ready) {
-		pthread_mutex_unlock(&st->lock);
-		take_batch(st);
-		return;
+	more = next_ready(st);
+	if (!more) {
+		st->busy = false;
+		pthread_cond_broadcast(&st->idle);
 	}
-	st->busy = false;
-	pthread_cond_broadcast(&st->idle);
 	pthread_mutex_unlock(&st->lock);
+	if (more)
+		take_batch(st);
 }
 
 static void fail_store(struct snap_store *st)
@@ -538,36 +570,23 @@ static void zero_next_area(struct snap_store *st)
 	dm_submit(&st->io);
 }
 
-static gint by_new_chunk(gconstpointer a, gconstpointer b)
-{
-	const struct snap_commit *x = *(struct snap_commit *const *)a, *y = *(struct snap_commit *const *)b;
-
-	return (x->new_chunk > y->new_chunk) - (x->new_chunk < y->new_chunk);
-}
-
 /* Makes a batch of what is ready and fits into the area; st->busy is set and the caller's. */
 static void take_batch(struct snap_store *st)
 {
+	struct snap_commit *c;
 	bool failed;
 
 	pthread_mutex_lock(&st->lock);
-	while (st->ready && st->in_area + st->batch->len < st->per_area) {
-		g_ptr_array_add(st->batch, st->ready);
-		if (!(st->ready = st->ready->next))
-			st->ready_tail = &st->ready;
-	}
-	failed = st->failed;
-	pthread_mutex_unlock(&st->lock);
-	/* In the order of their chunks, so that a merge finds long runs. */
-	g_ptr_array_sort(st->batch, by_new_chunk);
-	for (guint i = 0; i < st->batch->len; i++) {
-		struct snap_commit *c = st->batch->pdata[i];
-
-		st->area[st->in_area + i] = (struct disk_exception){
+	while (st->in_area + st->batch->len < st->per_area && (c = next_ready(st))) {
+		ungive(st, c);
+		st->area[st->in_area + st->batch->len] = (struct disk_exception){
 			.old_chunk = GUINT64_TO_LE(c->old_chunk),
 			.new_chunk = GUINT64_TO_LE(c->new_chunk),
 		};
+		g_ptr_array_add(st->batch, c);
 	}
+	failed = st->failed;
+	pthread_mutex_unlock(&st->lock);
 	if (failed)
 		finish_batch(st);
 	else if (st->in_area + st->batch->len == st->per_area)
@@ -576,23 +595,35 @@ static void take_batch(struct snap_store *st)
 		write_area(st);
 }
 
+/* Takes a batch if there is one and none is under way.  st->lock is held, and given up. */
+static void kick(struct snap_store *st)
+{
+	bool mine = !st->busy && next_ready(st);
+
+	st->busy |= mine;
+	pthread_mutex_unlock(&st->lock);
+	if (mine)
+		take_batch(st);
+}
+
 void snap_commit(struct snap_store *st, struct snap_commit *c)
 {
-	bool mine;
-
 	if (st->kind == SNAP_TRANSIENT) {
 		c->done(c, true);
 		return;
 	}
 	pthread_mutex_lock(&st->lock);
-	c->next = NULL;
-	*st->ready_tail = c;
-	st->ready_tail = &c->next;
-	mine = !st->busy;
-	st->busy = true;
-	pthread_mutex_unlock(&st->lock);
-	if (mine)
-		take_batch(st);
+	c->ready = true;
+	kick(st);
+}
+
+void snap_abort(struct snap_store *st, struct snap_commit *c)
+{
+	pthread_mutex_lock(&st->lock);
+	if (st->kind == SNAP_PERSISTENT)
+		ungive(st, c);
+	st->failed = true;
+	kick(st);
 }
 
 /* --- the end of a store --------------------------------------------------------------------- */
@@ -616,11 +647,11 @@ static void header_written(struct dm_bio *bio)
 void snap_drop(struct snap_store *st, void (*done)(void *), void *context)
 {
 	pthread_mutex_lock(&st->lock);
-	st->failed = true;
 	st->dropping = true;
-	pthread_mutex_unlock(&st->lock);
 	st->dropped = done;
 	st->drop_context = context;
+	st->failed = true;
+	kick(st);
 	if (st->kind == SNAP_TRANSIENT) {
 		drop_done(st);
 		return;

@@ -3,8 +3,9 @@
  * A COW store: hands out chunks of the COW device and keeps exceptions on it.
  *
  * snap_alloc() gives a chunk; when its data is written (not necessarily
- * flushed) snap_commit() makes the exception durable and says so.  Commits
- * that come while one is under way are made together by the next one.  Nothing
+ * flushed) snap_commit() makes the exception durable and says so.  Exceptions
+ * become durable in the order their chunks were given out, so that a crash
+ * leaks no chunk; those that are ready while a commit is under way are made together by the next one.  Nothing
  * here waits for a bio except what is marked (sync).
  *
  * Units: chunks are numbered from the begin of each device; sectors are 512 bytes.
@@ -18,11 +19,12 @@ enum snap_store_kind { SNAP_PERSISTENT, SNAP_TRANSIENT };
 
 struct snap_store;
 
-/* One exception on its way to the disk; embedded in its owner, who sets all but next. */
+/* One exception on its way to the disk; embedded in its owner, who sets old_chunk and done. */
 struct snap_commit {
 	uint64_t old_chunk, new_chunk;
 	void (*done)(struct snap_commit *, bool ok); /* from any thread */
-	struct snap_commit *next;
+	struct snap_commit *next, **prev;            /* the store's from here on */
+	bool ready;
 };
 
 /* dev must outlive the store, or be replaced by snap_store_set_dev() while nothing is under way. */
@@ -49,9 +51,10 @@ uint32_t snap_chunk_sectors(const struct snap_store *st);
 unsigned snap_chunk_shift(const struct snap_store *st);
 enum snap_store_kind snap_store_kind_of(const struct snap_store *st);
 
-/* A free chunk, or -ENOSPC.  Every chunk must be committed, or the store be dropped. */
-int snap_alloc(struct snap_store *st, uint64_t *new_chunk);
+/* Gives c a free chunk, or -ENOSPC.  Each must be committed or aborted, and after an abort the store be dropped. */
+int snap_alloc(struct snap_store *st, struct snap_commit *c);
 void snap_commit(struct snap_store *st, struct snap_commit *c);
+void snap_abort(struct snap_store *st, struct snap_commit *c);
 /* Marks the store invalid on disk; done() when that is durable or has failed.  Once. */
 void snap_drop(struct snap_store *st, void (*done)(void *), void *context);
 /* Waits until no commit or drop is under way. */

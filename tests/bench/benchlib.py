@@ -187,11 +187,16 @@ class Bench:
         for (job, name), value in median.items():
             self.values.append({"row": self.row, "job": job.name, "subject": name, "unit": job.unit, "median": value,
                                 "all": seen[job, name]})
+
+        def paired(job, a, b):
+            # each round by itself: what slows the machine down for a while slows down both
+            return statistics.median(x / y for x, y in zip(seen[job, a], seen[job, b]))
+
         first, *others = subjects
         lines = [["", *(f"{s}" for s in names), *(f"/ {s}" for s in others if s in paths)]]
         for job in jobs:
             cells = [f"{median[job, s]:,.0f} {job.unit}" if (job, s) in median else "-" for s in names]
-            ratio = [f"{median[job, first] / median[job, s]:.2f}" if (job, first) in median and (job, s) in median
+            ratio = [f"{paired(job, first, s):.2f}" if (job, first) in median and (job, s) in median
                      else "-" for s in others if s in paths]
             lines.append([job.name, *cells, *ratio])
         _print_table(lines)
@@ -201,7 +206,7 @@ class Bench:
                     continue
                 if (job, limit.of) not in median or (job, limit.to) not in median:
                     continue
-                ratio = median[job, limit.of] / median[job, limit.to]
+                ratio = paired(job, limit.of, limit.to)
                 self.ratios.append({"row": self.row, "job": job.name, "of": limit.of, "to": limit.to, "ratio": ratio,
                                     "minimum": limit.minimum, "pass": ratio >= limit.minimum})
         return median
@@ -303,6 +308,30 @@ def served(bench, name, cmd, mountpoint):
                 process.kill()
                 process.wait()
         unmount(mountpoint, lazy=True)
+
+
+def qemu_export(b, name, image, *blockdev, objects=()):
+    """A FUSE export of qemu-storage-daemon; the last blockdev is called `top`."""
+    qsd = program("qemu-storage-daemon", "qemu-system-common")
+    mountpoint = os.path.join(b.dir, f"{name}.export")
+    with open(mountpoint, "wb"):
+        pass
+    cmd = [qsd, *(word for o in objects for word in ("--object", o)), "--blockdev", f"driver=file,node-name={'top' if not blockdev else 'file'},filename={image}"]
+    for option in blockdev:
+        cmd += ["--blockdev", option]
+    cmd += ["--export", f"type=fuse,id=e,node-name=top,mountpoint={mountpoint},writable=on"]
+    with served(b, name, cmd, mountpoint):
+        yield mountpoint
+
+
+def nbd_fuse(b, name, *nbdkit):
+    """nbdkit with these arguments, seen through nbdfuse."""
+    fuse, kit = program("nbdfuse", "libnbd-bin"), program("nbdkit", "nbdkit")
+    mountpoint = os.path.join(b.dir, f"{name}.nbd")
+    with open(mountpoint, "wb"):
+        pass
+    with served(b, name, [fuse, mountpoint, "[", kit, "--exit-with-parent", *nbdkit, "]"], mountpoint):
+        yield mountpoint
 
 
 def device(bench, name, *lines):

@@ -5,8 +5,8 @@ import glob
 import os
 import subprocess
 
-from benchlib import (BUFFERED, DIRECT, DIRECT_4K, DIRECT_BIG, Limit, Skip, device, linear_line, program, row, served,
-                      subject)
+from benchlib import (BUFFERED, DIRECT, DIRECT_4K, DIRECT_BIG, Limit, Skip, device, linear_line, nbd_fuse, program,
+                      qemu_export, row, served, subject)
 from mounted import quote
 
 
@@ -51,33 +51,9 @@ def passthrough_ll(b):
         yield os.path.join(mountpoint, "img")
 
 
-def qemu_export(b, name, image, *blockdev):
-    """A FUSE export of qemu-storage-daemon; the last blockdev is called `top`."""
-    qsd = program("qemu-storage-daemon", "qemu-system-common")
-    mountpoint = os.path.join(b.dir, f"{name}.export")
-    with open(mountpoint, "wb"):
-        pass
-    cmd = [qsd, "--blockdev", f"driver=file,node-name={'top' if not blockdev else 'file'},filename={image}"]
-    for option in blockdev:
-        cmd += ["--blockdev", option]
-    cmd += ["--export", f"type=fuse,id=e,node-name=top,mountpoint={mountpoint},writable=on"]
-    with served(b, name, cmd, mountpoint):
-        yield mountpoint
-
-
 @subject("qemu raw")
 def qemu_raw(b):
     yield from qemu_export(b, "qemu-raw", b.file("qemu.img"), "driver=raw,node-name=top,file=file")
-
-
-def nbd_fuse(b, name, *nbdkit):
-    """nbdkit with these arguments, seen through nbdfuse."""
-    fuse, kit = program("nbdfuse", "libnbd-bin"), program("nbdkit", "nbdkit")
-    mountpoint = os.path.join(b.dir, f"{name}.nbd")
-    with open(mountpoint, "wb"):
-        pass
-    with served(b, name, [fuse, mountpoint, "[", kit, "--exit-with-parent", *nbdkit, "]"], mountpoint):
-        yield mountpoint
 
 
 @subject("nbdkit file")

@@ -11,6 +11,7 @@
  *   run.c     runs: power losses, faults
  *   main.c    the command line, processes, the sum
  *   prove.c   the laboratory's own tests, with shadow.c, a target with mistakes
+ *   vfs.c     SQLite on devices, for target_state.c
  *
  * Time is counted in marks: each request of the workload sets one when it
  * begins and one when it is answered, so does each step.  A mark goes into the log
@@ -179,7 +180,7 @@ struct lab {
 	uint64_t time;         /* of the power loss; NEVER: none */
 	bool first_open, faulty, at_crash_point, after_fault;
 	void *private;
-	size_t private_size;
+	void (*clear_private)(void *);
 	GPtrArray *failures; /* texts */
 	pthread_mutex_t fail_lock;
 	/* Counters. */
@@ -188,6 +189,8 @@ struct lab {
 
 struct lab *lab_new(const struct lab_customer *customer, uint32_t seed);
 void lab_free(struct lab *lab);
+/* Where a slice begins on the disk. */
+uint64_t lab_slice_place(const struct lab_customer *customer, unsigned slice);
 uint64_t lab_disk_sectors(const struct lab_customer *customer);
 /* Devices below the customer's: the disk, log-writes if there is a log disk, the slices. */
 int lab_open_slices(struct lab *lab, GError **err);
@@ -213,11 +216,11 @@ int shadow_format(struct lab *lab, const char *slice, const char *mistake, GErro
 
 /* A customer with a mistake, and what must be said of it; NULL: nothing. */
 struct proof {
-	const char *mistake; /* the customer is shadow:MISTAKE */
+	const char *customer;
 	const char *says;
 	bool faults; /* found by faults, not by power losses */
 };
-extern const struct proof lab_proofs[]; /* mistake NULL at the end */
+extern const struct proof lab_proofs[]; /* customer NULL at the end */
 
 /* What a run may do: until `deadline` (dm_now_ns()), 0: all of it. */
 struct run_limits {

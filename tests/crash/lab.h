@@ -85,6 +85,8 @@ struct lab_customer {
 	 * lab_reached() tells.  The lab closes the stack: all devices, in reverse order.
 	 */
 	int (*open)(struct lab *, GError **);
+	/* Before the lab removes the devices: what open() made besides them.  Also after open() has failed.  May be NULL. */
+	void (*close)(struct lab *);
 	void (*workload)(struct lab *);
 	/*
 	 * At a crash point, when volumes have been found good: the target's own
@@ -123,6 +125,10 @@ void lab_register(struct lab_customer *customer);
 /* A number below n, from the run's seed; and what the customer wants to keep over a run (zeroed at its begin). */
 unsigned lab_random(struct lab *lab, unsigned n);
 void *lab_private(struct lab *lab, size_t size);
+/* The same, with a function that clears it at the run's end. */
+void *lab_private_full(struct lab *lab, size_t size, void (*clear)(void *));
+/* Whether this is the customer of that name, for functions that several share. */
+bool lab_is(struct lab *lab, const char *name);
 /* open(): the first, before the workload? */
 bool lab_first_open(struct lab *lab);
 

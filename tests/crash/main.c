@@ -5,6 +5,7 @@
  * Each run is a process of its own, as the engine's devices are global and a
  * crash of the engine is a failure like any other.  The processes report through memory they share with us.
  */
+#include <ftw.h>
 #include <getopt.h>
 #include <poll.h>
 #include <signal.h>
@@ -265,12 +266,12 @@ static int run_all(void)
 
 /* --- the laboratory's own tests --------------------------------------------------------- */
 
-static const struct lab_customer *find_shadow(const char *mistake)
+static const struct lab_customer *find_customer(const char *name)
 {
 	for (const struct lab_customer *c = lab_customers; c; c = c->next)
-		if (g_str_has_prefix(c->name, "shadow:") && !strcmp(c->name + strlen("shadow:"), mistake))
+		if (!strcmp(c->name, name))
 			return c;
-	g_error("no customer with the mistake %s", mistake);
+	g_error("there is no customer %s", name);
 }
 
 /* Whether what must be found was found by some seed, or nothing by any. */
@@ -280,7 +281,7 @@ static bool prove(const struct proof *p)
 
 	g_string_truncate(said, 0);
 	for (uint32_t seed = 1; seed <= PROVE_SEEDS; seed++) {
-		struct job job = {find_shadow(p->mistake), seed, p->faults};
+		struct job job = {find_customer(p->customer), seed, p->faults};
 
 		start(&w, &job, 0);
 		while (w.pid)
@@ -297,15 +298,15 @@ static int prove_all(void)
 
 	opts.prove = true;
 	opts.hang_seconds = PROVE_HANG_S;
-	for (const struct proof *p = lab_proofs; p->mistake; p++, n++) {
+	for (const struct proof *p = lab_proofs; p->customer; p++, n++) {
 		bool good = prove(p);
 
 		if (!good) {
-			printf("prove: the mistake '%s' should be told as '%s'; what was said:\n%s\n", p->mistake,
+			printf("prove: %s should be told as '%s'; what was said:\n%s\n", p->customer,
 			       p->says ? p->says : "nothing", said->str);
 			wrong++;
 		} else if (opts.verbose) {
-			printf("prove: %s: %.*s\n", p->mistake, (int)strcspn(said->str, "\n"), said->str);
+			printf("prove: %s: %.*s\n", p->customer, (int)strcspn(said->str, "\n"), said->str);
 		}
 	}
 	printf("prove: %u of %u stacks found to be what they are\n", n - wrong, n);
@@ -373,12 +374,24 @@ static void parse(int argc, char **argv)
 	opts.names = argv + optind;
 }
 
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+	return remove(path);
+}
+
 int main(int argc, char **argv)
 {
+	g_autofree char *tmp = NULL;
 	int status = 0;
 
 	said = g_string_new(NULL);
 	parse(argc, argv);
+	/* Whatever a process of ours leaves behind when it dies lies here. */
+	tmp = g_dir_make_tmp("dmfs-crash-XXXXXX", NULL);
+	if (!tmp || setenv("TMPDIR", tmp, 1)) {
+		fprintf(stderr, "crash: no temporary directory\n");
+		return 2;
+	}
 	if (opts.list) {
 		for (const struct lab_customer *c = lab_customers; c; c = c->next)
 			if (!c->hidden)
@@ -391,5 +404,6 @@ int main(int argc, char **argv)
 		status |= run_all();
 	}
 	g_string_free(said, TRUE);
+	nftw(tmp, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 	return status;
 }

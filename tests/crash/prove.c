@@ -8,23 +8,24 @@
 const struct dm_target_type *const lab_extra_types[] = {&lab_shadow_target, NULL};
 
 const struct proof lab_proofs[] = {
-	{"none", NULL, false},
-	{"none", NULL, true},
-	{"flush-lies", "the oldest it may hold is op", false},
-	{"fua-lies", "the oldest it may hold is op", false},
-	{"commit-before-data", "the oldest it may hold is op", false},
-	{"map-not-flushed", "the oldest it may hold is op", false},
-	{"one-map", "does not open", false},
-	{"reuse", "what belongs to", false},
-	{"mixture", "a mixture or garbage", false},
-	{"count", "its own check", false},
-	{"forgets", "after new writes", false},
-	{"recovery", "into the recovery", false},
-	{"stale", "read while running", false},
-	{"unlogged", "the log has", false},
-	{"swallow", "at I/O", true},
-	{"dies", "died", true},
-	{"hangs", "hung", true},
+	{"shadow:none", NULL, false},
+	{"shadow:none", NULL, true},
+	{"shadow:flush-lies", "the oldest it may hold is op", false},
+	{"shadow:fua-lies", "the oldest it may hold is op", false},
+	{"shadow:commit-before-data", "the oldest it may hold is op", false},
+	{"shadow:map-not-flushed", "the oldest it may hold is op", false},
+	{"shadow:one-map", "does not open", false},
+	{"shadow:reuse", "what belongs to", false},
+	{"shadow:mixture", "a mixture or garbage", false},
+	{"shadow:count", "its own check", false},
+	{"shadow:forgets", "after new writes", false},
+	{"shadow:recovery", "into the recovery", false},
+	{"shadow:stale", "read while running", false},
+	{"shadow:unlogged", "the log has", false},
+	{"shadow:swallow", "at I/O", true},
+	{"shadow:dies", "died", true},
+	{"shadow:hangs", "hung", true},
+	{"state:no-sync", "after change", false},
 	{NULL, NULL, false},
 };
 
@@ -78,14 +79,15 @@ static int check_shadow(struct lab *lab, GError **err)
 
 static void __attribute__((constructor)) register_shadows(void)
 {
-	for (const struct proof *p = lab_proofs; p->mistake; p++) {
+	for (const struct proof *p = lab_proofs; p->customer; p++) {
 		struct lab_customer *c;
 
-		if (p > lab_proofs && !strcmp(p[-1].mistake, p->mistake))
+		if (!g_str_has_prefix(p->customer, "shadow:") ||
+		    (p > lab_proofs && !strcmp(p[-1].customer, p->customer)))
 			continue;
 		c = g_new(struct lab_customer, 1);
 		*c = (struct lab_customer){
-			.name = g_strconcat("shadow:", p->mistake, NULL),
+			.name = p->customer,
 			.slices = {{"base", 8 + 72 * 8}},
 			.prepare = prepare_shadow,
 			.open = open_shadow,

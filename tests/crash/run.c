@@ -15,6 +15,7 @@
 #define LOG_SECTORS (1u << 22) /* 2 GiB of address space */
 #define MAX_FAILURES 3u
 #define RECOVERY_POINTS 6u
+#define SHOWN 24u
 
 struct run {
 	struct lab *lab;
@@ -113,6 +114,31 @@ static void look_at_recovery(struct run *run, struct replay *r, unsigned pos)
 	tell(run, "%s, point %u", run->name, pos);
 }
 
+/* With -v: what the disk was told before a point that failed, newest last. */
+static void show_tail(const struct run *run, const struct replay *r)
+{
+	const struct lab_customer *c = run->lab->customer;
+
+	for (unsigned i = r->pos > SHOWN ? r->pos - SHOWN : 0; run->limits->verbose && i < r->pos; i++) {
+		const struct trace_io *io = trace_at(r->trace, i);
+		unsigned slice = 0;
+
+		if (io->kind == TRACE_MARK) {
+			fprintf(stderr, "    %6u mark %" PRIu64 "\n", i, io->mark);
+			continue;
+		}
+		if (io->kind == TRACE_FLUSH) {
+			fprintf(stderr, "    %6u flush (sent before %u)\n", i, io->start);
+			continue;
+		}
+		while (slice + 1 < LAB_MAX_SLICES && c->slices[slice + 1].name && io->sector >= lab_slice_place(c, slice + 1))
+			slice++;
+		fprintf(stderr, "    %6u %s%s %s sector %" PRIu64 " +%" PRIu64 "%s\n", i, io->data ? "write" : "zero",
+			io->fua ? " FUA" : "", c->slices[slice].name, io->sector - lab_slice_place(c, slice), io->sectors,
+			io->done > r->pos ? " (under way)" : "");
+	}
+}
+
 static void look_at_point(struct run *run, struct replay *r, bool samples)
 {
 	static const char *const names[] = {"all writes kept", "some writes kept", "one write kept", "one write lost",
@@ -124,7 +150,8 @@ static void look_at_point(struct run *run, struct replay *r, bool samples)
 		look_at_recovery(run, r, r->pos);
 	else
 		look_at(run, r->disk, r->time, g_rand_int(run->rand) % 8 == 0);
-	tell(run, "%s, point %u of %u, %s", run->name, r->pos, r->trace->ios->len, names[KEEP_ALL]);
+	if (tell(run, "%s, point %u of %u, %s", run->name, r->pos, r->trace->ios->len, names[KEEP_ALL]))
+		show_tail(run, r);
 	if (!samples || !optional)
 		return;
 	for (unsigned i = 0; i < (optional > 1 ? 2 : 1); i++) {
@@ -132,8 +159,9 @@ static void look_at_point(struct run *run, struct replay *r, bool samples)
 
 		replay_build(r, keep, run->rand);
 		look_at(run, r->disk, r->time, g_rand_int(run->rand) % 16 == 0);
-		tell(run, "%s, point %u of %u, %s of %u", run->name, r->pos, r->trace->ios->len, names[keep],
-		     optional);
+		if (tell(run, "%s, point %u of %u, %s of %u", run->name, r->pos, r->trace->ios->len, names[keep],
+			 optional))
+			show_tail(run, r);
 	}
 }
 

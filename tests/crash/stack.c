@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Devices: the slices of the disk, and the customer's stack above them. */
+#include "core/events.h"
 #include "core/message.h"
 #include "internal.h"
+
+#include <dmfs/work.h>
 
 #define SLICE_ALIGN 8u
 
@@ -48,15 +51,29 @@ void lab_free(struct lab *lab)
 	model_clear(&lab->model);
 	disk_free(lab->disk);
 	disk_free(lab->log_disk);
+	if (lab->clear_private)
+		lab->clear_private(lab->private);
 	g_free(lab->private);
 	g_free(lab);
 }
 
+void *lab_private_full(struct lab *lab, size_t size, void (*clear)(void *))
+{
+	if (!lab->private) {
+		lab->private = g_malloc0(size);
+		lab->clear_private = clear;
+	}
+	return lab->private;
+}
+
 void *lab_private(struct lab *lab, size_t size)
 {
-	if (!lab->private)
-		lab->private = g_malloc0(size);
-	return lab->private;
+	return lab_private_full(lab, size, NULL);
+}
+
+bool lab_is(struct lab *lab, const char *name)
+{
+	return !strcmp(lab->customer->name, name);
 }
 
 bool lab_first_open(struct lab *lab)
@@ -236,18 +253,63 @@ char *lab_status(struct lab *lab, const char *name)
 	return out ? g_string_free(out, FALSE) : NULL;
 }
 
+struct watch {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool woken;
+};
+
+static void wake_watch(void *data)
+{
+	struct watch *w = data;
+
+	pthread_mutex_lock(&w->lock);
+	w->woken = true;
+	pthread_cond_signal(&w->cond);
+	pthread_mutex_unlock(&w->lock);
+}
+
+/* Waits for an event, or for a tenth of a second: not every change of a status is one. */
+static void wait_event(struct watch *w, struct dm_event_reader *reader)
+{
+	struct timespec until;
+
+	dm_event_arm(reader);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += 100000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	pthread_mutex_lock(&w->lock);
+	while (!w->woken && !pthread_cond_timedwait(&w->cond, &w->lock, &until))
+		;
+	w->woken = false;
+	pthread_mutex_unlock(&w->lock);
+	dm_event_disarm(reader);
+}
+
 int lab_wait_status(struct lab *lab, const char *name, const char *text, GError **err)
 {
-	for (unsigned ms = 0; ms < 60000; ms++) {
-		g_autofree char *status = lab_status(lab, name);
+	struct watch w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
+	struct dm_mapped *md = find(name, err);
+	uint64_t end = dm_now_ns() + 60000000000;
+	struct dm_event_reader *reader;
+	bool seen = false;
 
-		if (!status)
-			return dm_fail(err, ENOENT, "there is no device '%s'", name);
-		if (strstr(status, text))
-			return 0;
-		g_usleep(1000); /* between looks */
+	if (!md)
+		return -ENOENT;
+	reader = dm_event_reader_new(md, wake_watch, &w);
+	while (!seen && dm_now_ns() < end) {
+		g_autofree char *status = NULL;
+
+		dm_event_skip(reader); /* what has happened by now the status shows */
+		status = lab_status(lab, name);
+		seen = status && strstr(status, text);
+		if (!seen)
+			wait_event(&w, reader);
 	}
-	return dm_fail(err, ETIME, "the status of '%s' has not become '%s' in a minute", name, text);
+	dm_event_reader_free(reader);
+	dm_mapped_unref(md);
+	return seen ? 0 : dm_fail(err, ETIME, "the status of '%s' has not become '%s' in a minute", name, text);
 }
 
 static int raw(const char *name, enum dm_op op, uint64_t offset, uint8_t *buf, size_t len, GError **err)
@@ -282,7 +344,7 @@ int lab_write_raw(struct lab *lab, const char *name, uint64_t offset, const void
 
 /* --- slices -------------------------------------------------------------------------------- */
 
-static uint64_t place_of(const struct lab_customer *customer, unsigned slice)
+uint64_t lab_slice_place(const struct lab_customer *customer, unsigned slice)
 {
 	uint64_t at = 0;
 
@@ -293,7 +355,7 @@ static uint64_t place_of(const struct lab_customer *customer, unsigned slice)
 
 uint64_t lab_disk_sectors(const struct lab_customer *customer)
 {
-	return place_of(customer, LAB_MAX_SLICES);
+	return lab_slice_place(customer, LAB_MAX_SLICES);
 }
 
 static int add_lower(struct lab *lab, const char *name, GError **err, const char *line, ...)
@@ -333,7 +395,7 @@ int lab_open_slices(struct lab *lab, GError **err)
 	}
 	for (unsigned i = 0; !error && i < LAB_MAX_SLICES && c->slices[i].name; i++) {
 		g_autofree char *line = g_strdup_printf("0 %" PRIu64 " linear %s %" PRIu64, c->slices[i].sectors,
-							below, place_of(c, i));
+							below, lab_slice_place(c, i));
 
 		error = add_lower(lab, c->slices[i].name, err, line, NULL);
 	}
@@ -364,6 +426,8 @@ static void close_list(struct lab *lab, GPtrArray *list)
 
 void lab_close_devices(struct lab *lab)
 {
+	if (lab->customer->close)
+		lab->customer->close(lab);
 	close_list(lab, lab->devices);
 }
 

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -84,16 +85,17 @@ def run(script, disks=(), env=None, timeout=120, check=True):
             # its own session: what is left of the guest's processes can then be ended as a group
             guest = subprocess.Popen(boot, stdin=subprocess.DEVNULL, stdout=console, stderr=console, cwd=work,
                                      start_new_session=True)
+            late = False
             try:
                 guest.wait(timeout)
-                late = False
             except subprocess.TimeoutExpired:
                 late = True
-            try:
-                os.killpg(guest.pid, 9)
-            except ProcessLookupError:
-                pass
-            guest.wait()
+            finally:
+                try:
+                    os.killpg(guest.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                guest.wait()
         out = _read(work, "out")
         code = _read(work, "rc").strip()
         if late or not code:

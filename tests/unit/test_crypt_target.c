@@ -117,6 +117,23 @@ static int teardown(void **state)
 	return r;
 }
 
+/* A cipher so slow that even small requests are spread over the cores; and the options that forbid it. */
+static void test_spread(void **state)
+{
+	static const char *const options[] = {"", "1 same_cpu_crypt", "1 no_read_workqueue", "1 no_write_workqueue"};
+	static uint8_t data[2000 * 512], back[2000 * 512];
+
+	fill(data, sizeof(data), 4);
+	for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
+		activate("0 8000 crypt %s %s 3 %s 100 %s", "serpent-cbc-essiv:sha256", KEY, options[i]);
+		for (uint64_t at = 0; at < 2000; at += 500)
+			assert_int_equal(dm_write_sync(&md->dev, 7 + at, 500, data + at * 512, 0), 0);
+		assert_int_equal(dm_read_sync(&md->dev, 7, 2000, back, 0), 0);
+		assert_memory_equal(data, back, sizeof(data));
+		fill(data, sizeof(data), 5 + i);
+	}
+}
+
 /* Sizes from a sector to several times the biggest bounce buffer: what is beneath is not what was written, and is where
  * it belongs; reading gives it back; the writer's memory is as it was. */
 static void test_write_and_read(void **state)
@@ -318,6 +335,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_write_and_read),
+		cmocka_unit_test(test_spread),
 		cmocka_unit_test(test_errors_of_the_device),
 		cmocka_unit_test(test_sector_size),
 		cmocka_unit_test(test_discard),

@@ -77,15 +77,18 @@ static int prepare(const char *file, const struct options *o, GError **err)
 	return r;
 }
 
-/* Header files begin empty. */
+/* A new header file must have a block: libcryptsetup makes it as long as is needed. */
 static int prepare_header(const char *file, const struct options *o, GError **err)
 {
 	int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600), r = 0;
+	struct stat st;
 
 	if (fd < 0)
 		return fail(err, errno, "%s: %s", file, g_strerror(errno));
 	if (looks_used(fd))
 		r = confirm(file, o, err);
+	if (!r && (fstat(fd, &st) || (S_ISREG(st.st_mode) && !st.st_size && ftruncate(fd, 4096))))
+		r = fail(err, errno, "%s: %s", file, g_strerror(errno));
 	close(fd);
 	return r;
 }

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * An array of values of one size in persistent data: a btree of blocks that
+ * are full of values.  Roots and errors are as in btree.h; the size is the caller's to
+ * remember.  -ENODATA: an index beyond the size.
+ */
+#ifndef DMFS_ARRAY_H
+#define DMFS_ARRAY_H
+
+#include <dmfs/btree.h>
+
+struct dm_array_info {
+	struct dm_tm *tm;
+	struct dm_btree_value_type vt; /* of the values */
+	struct dm_btree_info btree;
+};
+
+/* info must stay where it is. */
+void dm_array_info_init(struct dm_array_info *info, struct dm_tm *tm, const struct dm_btree_value_type *vt);
+
+int dm_array_empty(struct dm_array_info *info, dm_block_t *root);
+/* An array of size values, each from fn (which takes the value's reference). */
+int dm_array_new(struct dm_array_info *info, dm_block_t *root, uint32_t size,
+		 int (*fn)(void *context, uint32_t index, void *value), void *context);
+/* New values, if any, are copies of value, and each gets a reference. */
+int dm_array_resize(struct dm_array_info *info, dm_block_t root, uint32_t old_size, uint32_t new_size,
+		    const void *value, dm_block_t *new_root);
+int dm_array_del(struct dm_array_info *info, dm_block_t root);
+int dm_array_get(struct dm_array_info *info, dm_block_t root, uint32_t index, void *value);
+int dm_array_set(struct dm_array_info *info, dm_block_t root, uint32_t index, const void *value,
+		 dm_block_t *new_root);
+/* Calls fn for each value, in order, until it returns other than 0. */
+int dm_array_walk(struct dm_array_info *info, dm_block_t root,
+		  int (*fn)(void *context, uint32_t index, const void *value), void *context);
+
+#endif

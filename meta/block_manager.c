@@ -1,0 +1,542 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The block cache: a hash of blocks in shards, each with its own mutex and its
+ * own share of the memory; within a shard unlocked blocks stand in a list, the least
+ * recently used first.
+ *
+ * A block is in the hash from the moment its reading begins; until it has been
+ * read it is write-locked by the reader.  Nobody does I/O under a shard's mutex.
+ * When a shard is over its share, its oldest blocks go: clean ones at once, dirty ones are written
+ * first by whoever needs the room (nothing committed refers to a dirty block,
+ * so it may be written early).
+ */
+#include <dmfs/block_manager.h>
+#include <dmfs/crc32c.h>
+#include <dmfs/log.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SHARDS 16u
+#define FLUSH_RUN 64 /* blocks in one write, at most */
+
+struct shard;
+
+struct dm_block {
+	struct dm_bm *bm;
+	struct shard *shard;
+	dm_block_t where;
+	const struct dm_validator *validator;
+	void *data;
+	struct dm_block *chain;       /* of the hash */
+	struct dm_block *prev, *next; /* unlocked blocks, oldest first; NULL, NULL when locked */
+	int holders;                  /* readers, or -1: a writer */
+	unsigned waiters;
+	pthread_t writer;
+	int error; /* the reading failed; waiters let go of it */
+	bool dirty, writing, gone;
+};
+
+struct shard {
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* a lock was released */
+	struct dm_block **buckets;
+	unsigned mask, blocks, limit;
+	struct dm_block lru; /* ring head */
+	unsigned waiting;
+} __attribute__((aligned(64)));
+
+struct dm_bm {
+	struct shard shards[SHARDS];
+	struct dm_dev *dev;
+	unsigned block_size;
+	atomic_bool read_only;
+};
+
+uint32_t dm_bm_checksum(const void *data, size_t len, uint32_t xor_seed)
+{
+	return dm_crc32c(~0u, data, len) ^ xor_seed;
+}
+
+struct dm_bm *dm_bm_new(struct dm_dev *dev, unsigned block_size, size_t cache_bytes)
+{
+	struct dm_bm *bm;
+	size_t limit = cache_bytes / block_size / SHARDS;
+	unsigned buckets = 16;
+
+	if (posix_memalign((void **)&bm, 64, sizeof(*bm)))
+		g_error("out of memory");
+	memset(bm, 0, sizeof(*bm));
+	bm->dev = dev;
+	bm->block_size = block_size;
+	limit = CLAMP(limit, 4, 1u << 24);
+	while (buckets < limit)
+		buckets *= 2;
+	for (unsigned i = 0; i < SHARDS; i++) {
+		struct shard *s = &bm->shards[i];
+
+		pthread_mutex_init(&s->lock, NULL);
+		pthread_cond_init(&s->changed, NULL);
+		s->buckets = g_new0(struct dm_block *, buckets);
+		s->mask = buckets - 1;
+		s->limit = limit;
+		s->lru.prev = s->lru.next = &s->lru;
+	}
+	return bm;
+}
+
+static void block_free(struct dm_block *b)
+{
+	free(b->data);
+	g_free(b);
+}
+
+void dm_bm_free(struct dm_bm *bm)
+{
+	if (!bm)
+		return;
+	for (unsigned i = 0; i < SHARDS; i++) {
+		struct shard *s = &bm->shards[i];
+
+		for (unsigned h = 0; h <= s->mask; h++)
+			for (struct dm_block *b = s->buckets[h], *next; b; b = next) {
+				next = b->chain;
+				g_assert(!b->holders);
+				block_free(b);
+			}
+		g_free(s->buckets);
+		pthread_mutex_destroy(&s->lock);
+		pthread_cond_destroy(&s->changed);
+	}
+	free(bm);
+}
+
+void dm_bm_set_dev(struct dm_bm *bm, struct dm_dev *dev)
+{
+	bm->dev = dev;
+}
+
+unsigned dm_bm_block_size(struct dm_bm *bm)
+{
+	return bm->block_size;
+}
+
+dm_block_t dm_bm_nr_blocks(struct dm_bm *bm)
+{
+	return dm_dev_sectors(bm->dev) / (bm->block_size / DM_SECTOR_SIZE);
+}
+
+size_t dm_bm_memory(struct dm_bm *bm)
+{
+	size_t blocks = 0;
+
+	for (unsigned i = 0; i < SHARDS; i++) {
+		pthread_mutex_lock(&bm->shards[i].lock);
+		blocks += bm->shards[i].blocks;
+		pthread_mutex_unlock(&bm->shards[i].lock);
+	}
+	return blocks * (bm->block_size + sizeof(struct dm_block));
+}
+
+void dm_bm_set_read_only(struct dm_bm *bm, bool read_only)
+{
+	atomic_store(&bm->read_only, read_only);
+}
+
+bool dm_bm_is_read_only(struct dm_bm *bm)
+{
+	return atomic_load(&bm->read_only);
+}
+
+dm_block_t dm_block_location(const struct dm_block *block)
+{
+	return block->where;
+}
+
+void *dm_block_data(struct dm_block *block)
+{
+	return block->data;
+}
+
+/* --- the hash and the list of a shard, under its lock --- */
+
+static struct shard *shard_of(struct dm_bm *bm, dm_block_t where)
+{
+	return &bm->shards[where % SHARDS];
+}
+
+static struct dm_block **bucket_of(struct shard *s, dm_block_t where)
+{
+	return &s->buckets[where / SHARDS * 0x9e3779b97f4a7c15ull >> 32 & s->mask];
+}
+
+static struct dm_block *find(struct shard *s, dm_block_t where)
+{
+	struct dm_block *b = *bucket_of(s, where);
+
+	while (b && b->where != where)
+		b = b->chain;
+	return b;
+}
+
+static void list_del(struct dm_block *b)
+{
+	if (!b->next)
+		return;
+	b->prev->next = b->next;
+	b->next->prev = b->prev;
+	b->prev = b->next = NULL;
+}
+
+static void list_add(struct shard *s, struct dm_block *b)
+{
+	b->prev = s->lru.prev;
+	b->next = &s->lru;
+	b->prev->next = b->next->prev = b;
+}
+
+static void unhash(struct dm_block *b)
+{
+	struct dm_block **p = bucket_of(b->shard, b->where);
+
+	while (*p != b)
+		p = &(*p)->chain;
+	*p = b->chain;
+	b->shard->blocks--;
+	b->gone = true;
+}
+
+static void release(struct dm_block *b)
+{
+	struct shard *s = b->shard;
+
+	if (b->holders > 0)
+		b->holders--;
+	else
+		b->holders = 0;
+	if (b->holders)
+		return;
+	if (b->waiters)
+		pthread_cond_broadcast(&s->changed);
+	if (!b->gone)
+		list_add(s, b);
+	else if (!b->waiters)
+		block_free(b);
+}
+
+/* Waits until b may be locked; b stays in memory meanwhile. */
+static void wait_for(struct dm_block *b, bool write)
+{
+	struct shard *s = b->shard;
+
+	b->waiters++;
+	dm_block_begin();
+	while (b->holders < 0 || (write && b->holders))
+		pthread_cond_wait(&s->changed, &s->lock);
+	dm_block_end();
+	b->waiters--;
+}
+
+/* --- I/O --- */
+
+static uint64_t sector_of(struct dm_bm *bm, dm_block_t where)
+{
+	return where * (bm->block_size / DM_SECTOR_SIZE);
+}
+
+static void prepare(struct dm_block *b)
+{
+	if (b->validator)
+		b->validator->prepare(b->where, b->data, b->bm->block_size);
+}
+
+/*
+ * Makes room in a shard that is over its share.  Called and returns with the lock
+ * held, drops it around a write.  A block whose write fails stays, dirty, for the next flush to report.
+ */
+static void make_room(struct dm_bm *bm, struct shard *s)
+{
+	struct dm_block *b = s->lru.next;
+
+	while (s->blocks >= s->limit && b != &s->lru) {
+		struct dm_block *next = b->next;
+		int r;
+
+		if (b->waiters) {
+			b = next;
+			continue;
+		}
+		if (!b->dirty) {
+			list_del(b);
+			unhash(b);
+			block_free(b);
+			b = next;
+			continue;
+		}
+		if (atomic_load(&bm->read_only))
+			return;
+		list_del(b);
+		b->holders = 1;
+		prepare(b);
+		pthread_mutex_unlock(&s->lock);
+		r = dm_write_sync(bm->dev, sector_of(bm, b->where), bm->block_size / DM_SECTOR_SIZE, b->data, DM_META);
+		pthread_mutex_lock(&s->lock);
+		if (!r)
+			b->dirty = false;
+		if (!r && b->holders == 1 && !b->waiters) {
+			unhash(b);
+			block_free(b);
+		} else {
+			release(b);
+		}
+		if (r)
+			return;
+		b = s->lru.next; /* the list may have changed */
+	}
+}
+
+static int check(struct dm_bm *bm, struct dm_block *b, const struct dm_validator *v)
+{
+	int r;
+
+	if (b->validator == v || !v)
+		return 0;
+	if (b->validator)
+		return -EINVAL;
+	r = v->check(b->where, b->data, bm->block_size);
+	if (!r)
+		b->validator = v;
+	return r;
+}
+
+static struct dm_block *block_new(struct dm_bm *bm, struct shard *s, dm_block_t where)
+{
+	struct dm_block *b = g_new0(struct dm_block, 1);
+	struct dm_block **bucket = bucket_of(s, where);
+
+	if (posix_memalign(&b->data, 4096, bm->block_size))
+		g_error("out of memory");
+	b->bm = bm;
+	b->shard = s;
+	b->where = where;
+	b->chain = *bucket;
+	*bucket = b;
+	s->blocks++;
+	return b;
+}
+
+/* Reads a block that is not cached; called with the shard's lock, which it gives up while it reads. */
+static int load(struct dm_bm *bm, struct shard *s, struct dm_block *b, const struct dm_validator *v)
+{
+	int r;
+
+	b->holders = -1;
+	b->writer = pthread_self();
+	pthread_mutex_unlock(&s->lock);
+	r = dm_read_sync(bm->dev, sector_of(bm, b->where), bm->block_size / DM_SECTOR_SIZE, b->data, DM_META);
+	if (!r)
+		r = check(bm, b, v);
+	pthread_mutex_lock(&s->lock);
+	if (r) {
+		b->error = r;
+		unhash(b);
+		release(b);
+	}
+	return r;
+}
+
+enum how { READ, WRITE, ZERO };
+
+static void take(struct dm_block *b, enum how how)
+{
+	list_del(b);
+	if (how == READ) {
+		b->holders++;
+		return;
+	}
+	b->holders = -1;
+	b->writer = pthread_self();
+	b->dirty = true;
+}
+
+/* One try at a cached block: 0 with the block taken, -EAGAIN if it went away while we waited. */
+static int lock_cached(struct dm_bm *bm, struct dm_block *b, const struct dm_validator *v, enum how how)
+{
+	int r = 0;
+
+	if (b->holders < 0 && pthread_equal(b->writer, pthread_self()))
+		return -EDEADLK;
+	if (b->holders < 0 || (how != READ && b->holders))
+		wait_for(b, how != READ);
+	if (b->gone) {
+		r = b->error ? b->error : -EAGAIN;
+		if (!b->holders && !b->waiters)
+			block_free(b);
+		return r;
+	}
+	if (how == ZERO) {
+		memset(b->data, 0, bm->block_size);
+		b->validator = v;
+	} else {
+		r = check(bm, b, v);
+	}
+	if (!r)
+		take(b, how);
+	return r;
+}
+
+static int lock_block(struct dm_bm *bm, dm_block_t where, const struct dm_validator *v, enum how how,
+		      struct dm_block **out)
+{
+	struct shard *s = shard_of(bm, where);
+	struct dm_block *b;
+	int r;
+
+	if (how != READ && atomic_load(&bm->read_only))
+		return -EPERM;
+	pthread_mutex_lock(&s->lock);
+again:
+	b = find(s, where);
+	if (b) {
+		r = lock_cached(bm, b, v, how);
+		if (r == -EAGAIN)
+			goto again;
+	} else if (where >= dm_bm_nr_blocks(bm)) {
+		r = -ENXIO;
+	} else if (s->blocks >= s->limit && (make_room(bm, s), find(s, where))) {
+		goto again; /* somebody was quicker */
+	} else {
+		b = block_new(bm, s, where);
+		if (how == ZERO) {
+			memset(b->data, 0, bm->block_size);
+			b->validator = v;
+			r = 0;
+		} else {
+			r = load(bm, s, b, v);
+		}
+		if (!r) {
+			b->holders = 0;
+			take(b, how);
+			if (b->waiters)
+				pthread_cond_broadcast(&s->changed);
+		}
+	}
+	pthread_mutex_unlock(&s->lock);
+	*out = r ? NULL : b;
+	return r;
+}
+
+int dm_bm_read_lock(struct dm_bm *bm, dm_block_t b, const struct dm_validator *v, struct dm_block **out)
+{
+	return lock_block(bm, b, v, READ, out);
+}
+
+int dm_bm_write_lock(struct dm_bm *bm, dm_block_t b, const struct dm_validator *v, struct dm_block **out)
+{
+	return lock_block(bm, b, v, WRITE, out);
+}
+
+int dm_bm_write_lock_zero(struct dm_bm *bm, dm_block_t b, const struct dm_validator *v, struct dm_block **out)
+{
+	return lock_block(bm, b, v, ZERO, out);
+}
+
+void dm_bm_unlock(struct dm_block *block)
+{
+	struct shard *s = block->shard;
+
+	pthread_mutex_lock(&s->lock);
+	release(block);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void dm_bm_forget(struct dm_bm *bm, dm_block_t where)
+{
+	struct shard *s = shard_of(bm, where);
+	struct dm_block *b;
+
+	pthread_mutex_lock(&s->lock);
+	b = find(s, where);
+	if (b && !b->holders && !b->waiters) {
+		list_del(b);
+		unhash(b);
+		block_free(b);
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* --- flush --- */
+
+static int by_location(const void *a, const void *b)
+{
+	const struct dm_block *x = *(struct dm_block *const *)a, *y = *(struct dm_block *const *)b;
+
+	return x->where < y->where ? -1 : x->where > y->where;
+}
+
+/* Read-locks every dirty block and returns them in order. */
+static GPtrArray *collect_dirty(struct dm_bm *bm)
+{
+	GPtrArray *dirty = g_ptr_array_new();
+
+	for (unsigned i = 0; i < SHARDS; i++) {
+		struct shard *s = &bm->shards[i];
+
+		pthread_mutex_lock(&s->lock);
+		for (unsigned h = 0; h <= s->mask; h++)
+			for (struct dm_block *b = s->buckets[h]; b; b = b->chain) {
+				if (!b->dirty || b->holders < 0)
+					continue;
+				take(b, READ);
+				g_ptr_array_add(dirty, b);
+			}
+		pthread_mutex_unlock(&s->lock);
+	}
+	g_ptr_array_sort(dirty, by_location);
+	return dirty;
+}
+
+static int write_run(struct dm_bm *bm, struct dm_block **run, unsigned n)
+{
+	unsigned sectors = bm->block_size / DM_SECTOR_SIZE;
+	struct dm_region where = {bm->dev, sector_of(bm, run[0]->where), (uint64_t)n * sectors};
+	struct iovec iov[FLUSH_RUN];
+
+	for (unsigned i = 0; i < n; i++) {
+		prepare(run[i]);
+		iov[i] = (struct iovec){run[i]->data, bm->block_size};
+	}
+	return dm_io_sync(DM_WRITE, DM_META, 1, &where, iov, n, NULL);
+}
+
+int dm_bm_flush(struct dm_bm *bm)
+{
+	g_autoptr(GPtrArray) dirty = NULL;
+	int error = 0;
+
+	if (atomic_load(&bm->read_only))
+		return -EPERM;
+	dirty = collect_dirty(bm);
+	for (unsigned i = 0, n; i < dirty->len; i += n) {
+		struct dm_block **run = (struct dm_block **)&dirty->pdata[i];
+		int r;
+
+		for (n = 1; i + n < dirty->len && n < FLUSH_RUN && run[n]->where == run[0]->where + n;)
+			n++;
+		r = error ? 0 : write_run(bm, run, n);
+		for (unsigned j = 0; j < n; j++) {
+			struct shard *s = run[j]->shard;
+
+			pthread_mutex_lock(&s->lock);
+			if (!r && !error)
+				run[j]->dirty = false;
+			release(run[j]);
+			pthread_mutex_unlock(&s->lock);
+		}
+		if (r)
+			error = r;
+	}
+	return error ? error : dm_flush_sync(bm->dev);
+}

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Thin devices and their mappings in a pool's metadata. */
+#include "metadata.h"
+
+#include <dmfs/le.h>
+#include <dmfs/target.h>
+
+#define RUN 64u /* mappings read at once by thin_md_find_run() */
+
+/* --- devices --- */
+
+/* The device in core, loaded if need be; `change` is held, and root for writing. */
+struct thin_dev *thin_md_get(struct thin_md *md, uint64_t id, bool create, int *error)
+{
+	struct thin_dev *td = g_hash_table_lookup(md->devices, &id);
+	uint8_t le[24] = {0};
+
+	*error = create && td ? -EEXIST : 0;
+	if (td || *error)
+		return *error ? NULL : td;
+	*error = dm_btree_lookup(&md->details, md->details_root, &id, le);
+	if (create && *error == -ENODATA) {
+		put_le64(le + 8, md->transaction);
+		put_le32(le + 16, md->time);
+		put_le32(le + 20, md->time);
+		*error = 0;
+	} else if (create && !*error) {
+		*error = -EEXIST;
+	}
+	if (*error)
+		return NULL;
+	td = g_new0(struct thin_dev, 1);
+	td->md = md;
+	td->id = id;
+	td->cookie = ++md->next_cookie;
+	td->mapped = get_le64(le);
+	td->transaction = get_le64(le + 8);
+	td->created = get_le32(le + 16);
+	td->snapshotted = get_le32(le + 20);
+	td->changed = create;
+	g_hash_table_insert(md->devices, &td->id, td);
+	return td;
+}
+
+static void forget_unused(struct thin_md *md, struct thin_dev *td)
+{
+	if (!td->opens && !atomic_load(&td->changed))
+		g_hash_table_remove(md->devices, &td->id);
+}
+
+int thin_md_open_device(struct thin_md *md, uint64_t id, struct thin_dev **out)
+{
+	struct thin_dev *td;
+	int r = 0;
+
+	pthread_mutex_lock(&md->change);
+	if (atomic_load(&md->failed)) {
+		r = -EINVAL;
+	} else {
+		pthread_rwlock_wrlock(&md->root_lock);
+		td = thin_md_get(md, id, false, &r);
+		if (td) {
+			td->opens++;
+			*out = td;
+		}
+		pthread_rwlock_unlock(&md->root_lock);
+	}
+	pthread_mutex_unlock(&md->change);
+	return r;
+}
+
+void thin_md_close_device(struct thin_dev *td)
+{
+	struct thin_md *md = td->md;
+
+	pthread_mutex_lock(&md->change);
+	td->opens--;
+	forget_unused(md, td);
+	pthread_mutex_unlock(&md->change);
+}
+
+/* Gives a device a mapping tree, using up a reference to it. */
+static int link_tree(struct thin_md *md, uint64_t id, dm_block_t tree)
+{
+	uint64_t le = GUINT64_TO_LE(tree);
+
+	return dm_btree_insert(&md->top, md->root, &id, &le, &md->root, NULL);
+}
+
+static int check_unused(struct thin_md *md, uint64_t id)
+{
+	uint8_t le[24];
+	int r;
+
+	if (g_hash_table_contains(md->devices, &id))
+		return -EEXIST;
+	r = dm_btree_lookup(&md->details, md->details_root, &id, le);
+	return r == -ENODATA ? 0 : r ? r : -EEXIST;
+}
+
+int thin_md_create(struct thin_md *md, uint64_t id)
+{
+	bool changed = false;
+	dm_block_t tree;
+	int r = thin_md_begin(md);
+
+	if (r)
+		return r;
+	r = check_unused(md, id);
+	if (!r) {
+		changed = true;
+		r = dm_btree_empty(&md->bottom, &tree);
+	}
+	if (changed && !r)
+		r = link_tree(md, id, tree);
+	if (changed && !r)
+		thin_md_get(md, id, true, &r);
+	thin_md_end(md, changed);
+	return r;
+}
+
+static int snap(struct thin_md *md, uint64_t id, uint64_t origin, dm_block_t tree)
+{
+	struct thin_dev *from, *to;
+	int r = dm_tm_inc(md->tm, tree);
+
+	if (!r)
+		r = link_tree(md, id, tree);
+	if (r)
+		return r;
+	from = thin_md_get(md, origin, false, &r);
+	if (!from)
+		return r;
+	to = thin_md_get(md, id, true, &r);
+	if (!to)
+		return r;
+	md->time++;
+	from->snapshotted = to->snapshotted = md->time;
+	to->created = md->time;
+	to->mapped = from->mapped;
+	atomic_store(&from->changed, true);
+	return 0;
+}
+
+int thin_md_snap(struct thin_md *md, uint64_t id, uint64_t origin)
+{
+	bool changed = false;
+	uint8_t le[8];
+	int r = thin_md_begin(md);
+
+	if (r)
+		return r;
+	r = check_unused(md, id);
+	if (!r)
+		r = dm_btree_lookup(&md->top, md->root, &origin, le);
+	if (!r) {
+		changed = true;
+		r = snap(md, id, origin, get_le64(le));
+	}
+	thin_md_end(md, changed);
+	return r;
+}
+
+static int delete_all(struct thin_md *md, struct thin_dev *td)
+{
+	uint64_t id = td->id;
+	int r;
+
+	g_hash_table_remove(md->devices, &id);
+	r = dm_btree_remove(&md->details, md->details_root, &id, &md->details_root);
+	if (r == -ENODATA) /* created in this transaction */
+		r = 0;
+	return r ? r : dm_btree_remove(&md->top, md->root, &id, &md->root);
+}
+
+static int delete_some(struct thin_md *md, struct thin_dev *td, uint64_t max, bool *done)
+{
+	uint64_t keys[2] = {td->id, 0}, removed;
+	int r;
+
+	if (atomic_load(&td->mapped) > max) {
+		r = dm_btree_remove_range(&md->info, md->root, keys, UINT64_MAX, max, &md->root, &removed);
+		atomic_store(&td->changed, true);
+		td->mapped -= MIN(removed, td->mapped);
+		if (r || removed == max)
+			return r;
+	}
+	*done = true;
+	return delete_all(md, td);
+}
+
+int thin_md_delete(struct thin_md *md, uint64_t id, uint64_t max, bool *done)
+{
+	struct thin_dev *td;
+	int r = thin_md_begin(md);
+
+	*done = false;
+	if (r)
+		return r;
+	td = thin_md_get(md, id, false, &r);
+	if (td && td->opens) {
+		thin_md_end(md, false);
+		return -EBUSY;
+	}
+	if (td)
+		r = delete_some(md, td, max, done);
+	thin_md_end(md, td);
+	return r;
+}
+
+/* --- lookups --- */
+
+static void unpack(struct thin_dev *td, uint64_t value, struct thin_mapping *out)
+{
+	out->block = value >> 24;
+	out->shared = atomic_load_explicit(&td->snapshotted, memory_order_relaxed) > (value & 0xffffff);
+}
+
+static void lock_root(struct thin_md *md)
+{
+	if (!pthread_rwlock_tryrdlock(&md->root_lock))
+		return;
+	dm_block_begin();
+	pthread_rwlock_rdlock(&md->root_lock);
+	dm_block_end();
+}
+
+static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
+{
+	struct thin_md *md = td->md;
+	uint64_t keys[2] = {td->id, block};
+	uint8_t le[8];
+	int r;
+
+	lock_root(md);
+	r = atomic_load(&md->failed) ? -EINVAL : dm_btree_lookup(&md->info, md->root, keys, le);
+	if (!r && get_le64(le) >> 24 >= atomic_load(&md->data_total))
+		r = -EILSEQ;
+	if (!r) {
+		map_cache_set(md->cache, atomic_load(&td->cookie), block, get_le64(le));
+		unpack(td, get_le64(le), out);
+	}
+	pthread_rwlock_unlock(&md->root_lock);
+	return r;
+}
+
+int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
+{
+	uint64_t cookie = atomic_load_explicit(&td->cookie, memory_order_acquire), value;
+
+	if (!map_cache_get(td->md->cache, cookie, block, &value))
+		return find_slow(td, block, out);
+	unpack(td, value, out);
+	return 0;
+}
+
+int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run)
+{
+	uint64_t keys[2] = {td->id, block}, found[RUN];
+	struct thin_md *md = td->md;
+	uint8_t values[8 * RUN];
+	int r;
+
+	lock_root(md);
+	r = atomic_load(&md->failed) ? -EINVAL
+				     : dm_btree_lookup_run(&md->info, md->root, keys, RUN, found, values);
+	pthread_rwlock_unlock(&md->root_lock);
+	if (r < 0)
+		return r;
+	*first = found[0];
+	for (*run = 1; (int)*run < r && found[*run] == found[0] + *run;)
+		++*run;
+	return 0;
+}
+
+int thin_md_highest(struct thin_dev *td, uint64_t *block)
+{
+	struct thin_md *md = td->md;
+	uint8_t le[8];
+	int r;
+
+	lock_root(md);
+	r = atomic_load(&md->failed) ? -EINVAL : dm_btree_lookup(&md->top, md->root, &td->id, le);
+	if (!r)
+		r = dm_btree_highest(&md->bottom, get_le64(le), block);
+	pthread_rwlock_unlock(&md->root_lock);
+	return r;
+}
+
+/* --- mapping --- */
+
+static int find_free(struct thin_md *md, uint64_t *data_block)
+{
+	int r = dm_sm_disk_find_free(md->data_sm, data_block);
+
+	if (r == -ENOSPC)
+		atomic_store(&md->no_space_at, atomic_load(&md->releases));
+	return r;
+}
+
+int thin_md_reserve(struct thin_md *md, uint64_t *data_block)
+{
+	int r = thin_md_begin(md);
+
+	if (r)
+		return r;
+	r = find_free(md, data_block);
+	if (!r)
+		ranges_add(&md->reserved, *data_block, *data_block + 1);
+	thin_md_end(md, false);
+	return r;
+}
+
+void thin_md_unreserve(struct thin_md *md, uint64_t data_block)
+{
+	pthread_mutex_lock(&md->change);
+	ranges_remove(&md->reserved, data_block, data_block + 1);
+	thin_md_released(md);
+	pthread_mutex_unlock(&md->change);
+}
+
+/* -EAGAIN unless the block is mapped to expected. */
+static int check_expected(struct thin_md *md, const uint64_t *keys, uint64_t expected)
+{
+	uint8_t le[8];
+	int r = dm_btree_lookup(&md->info, md->root, keys, le);
+
+	if (r == -ENODATA)
+		return expected == THIN_NO_BLOCK ? 0 : -EAGAIN;
+	return r ? r : get_le64(le) >> 24 == expected ? 0 : -EAGAIN;
+}
+
+static int map_block(struct thin_dev *td, const uint64_t *keys, uint64_t data_block)
+{
+	struct thin_md *md = td->md;
+	uint64_t value = data_block << 24 | (md->time & 0xffffff), le = GUINT64_TO_LE(value);
+	bool inserted;
+	int r = dm_sm_inc(md->data_sm, data_block, data_block + 1);
+
+	if (!r)
+		r = dm_btree_insert(&md->info, md->root, keys, &le, &md->root, &inserted);
+	if (r)
+		return r;
+	atomic_fetch_add(&td->mapped, inserted);
+	atomic_store(&td->changed, true);
+	map_cache_set(md->cache, td->cookie, keys[1], value);
+	return 0;
+}
+
+int thin_md_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint64_t data_block)
+{
+	uint64_t keys[2] = {td->id, block};
+	struct thin_md *md = td->md;
+	bool changed = false;
+	int r = thin_md_begin(md);
+
+	if (r)
+		return r;
+	r = check_expected(md, keys, expected);
+	if (!r) {
+		changed = true;
+		ranges_remove(&md->reserved, data_block, data_block + 1);
+		r = map_block(td, keys, data_block);
+		if (r)
+			ranges_add(&md->reserved, data_block, data_block + 1);
+	}
+	thin_md_end(md, changed);
+	return r;
+}
+
+int thin_md_provision(struct thin_dev *td, uint64_t block)
+{
+	uint64_t keys[2] = {td->id, block}, data_block;
+	struct thin_md *md = td->md;
+	bool changed = false;
+	int r = thin_md_begin(md);
+
+	if (r)
+		return r;
+	r = check_expected(md, keys, THIN_NO_BLOCK);
+	if (!r)
+		r = find_free(md, &data_block);
+	if (!r) {
+		changed = true;
+		r = map_block(td, keys, data_block);
+		if (r == -ENOSPC) /* of the metadata: the transaction is lost */
+			r = -EIO;
+	}
+	thin_md_end(md, changed);
+	return r;
+}
+
+/* --- unmapping --- */
+
+static void forget_range(struct thin_dev *td, uint64_t begin, uint64_t end)
+{
+	struct thin_md *md = td->md;
+
+	if (end - begin > 64) {
+		atomic_store(&td->cookie, ++md->next_cookie);
+		return;
+	}
+	for (uint64_t b = begin; b < end; b++)
+		map_cache_forget(md->cache, td->cookie, b);
+}
+
+int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct ranges *freed, bool *more)
+{
+	uint64_t keys[2] = {td->id, begin}, removed;
+	struct thin_md *md = td->md;
+	struct ranges batch = {0};
+	int r = thin_md_begin(md);
+
+	*more = false;
+	if (r)
+		return r;
+	md->freed = freed ? &batch : NULL;
+	r = dm_btree_remove_range(&md->info, md->root, keys, end, max, &md->root, &removed);
+	md->freed = NULL;
+	if (removed) {
+		td->mapped -= MIN(removed, td->mapped);
+		atomic_store(&td->changed, true);
+		forget_range(td, begin, end);
+	}
+	for (unsigned i = 0; i < ranges_n(&batch); i++) {
+		ranges_add(&md->discarding, ranges_at(&batch, i)->begin, ranges_at(&batch, i)->end);
+		ranges_add(freed, ranges_at(&batch, i)->begin, ranges_at(&batch, i)->end);
+	}
+	ranges_clear(&batch);
+	*more = !r && removed == max;
+	thin_md_end(md, removed || r);
+	return r;
+}
+
+void thin_md_discarded(struct thin_md *md, struct ranges *freed)
+{
+	pthread_mutex_lock(&md->change);
+	for (unsigned i = 0; i < ranges_n(freed); i++)
+		ranges_remove(&md->discarding, ranges_at(freed, i)->begin, ranges_at(freed, i)->end);
+	thin_md_released(md);
+	pthread_mutex_unlock(&md->change);
+	ranges_clear(freed);
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A pool: the object that the thin-pool target and the thin targets of one
+ * pool device share.  It lives from the first pool table loaded to the end of the last
+ * table, pool's or thin's, that uses it.
+ *
+ * A thin device's bios:
+ *   - to mapped blocks that are not shared (reads: mapped at all) are sent to
+ *     the data device from map(), inside pool->epoch, without a lock;
+ *   - that need a new mapping are dealt with in map() too, by the thread that
+ *     brought them, while others for the same block wait in its cell (provision.c);
+ *   - FLUSH and FUA, if there is something to commit, go to the worker, which commits for all at once;
+ *   - discards go to a worker of their own (discard.c).
+ *
+ * A data block freed by a transaction is allocated again only after its
+ * commit, and the commit waits until the bios have ended that had entered the epoch when
+ * the mapping went: so no bio finds its block changed under it.
+ *
+ * While the pool is suspended all of this stops; bios of thin devices are parked.
+ *
+ * Locks, outer first: pools (the list of all), pool->mode_lock, metadata `change`, pool->lock.
+ */
+#ifndef DMFS_TARGETS_THIN_POOL_H
+#define DMFS_TARGETS_THIN_POOL_H
+
+#include <dmfs/target.h>
+#include <dmfs/work.h>
+
+#include "epoch.h"
+#include "metadata.h"
+
+/* From good to bad. */
+enum pool_mode {
+	PM_WRITE,
+	PM_OUT_OF_DATA_SPACE,
+	PM_OUT_OF_METADATA_SPACE,
+	PM_READ_ONLY,
+	PM_FAIL,
+};
+
+struct pool_features {
+	enum pool_mode mode;
+	bool zero, discard, passdown, error_if_no_space;
+};
+
+#define POOL_CELL_SHARDS 64u
+
+struct cell;
+
+struct cell_shard {
+	pthread_mutex_t lock;
+	struct cell *first;
+};
+
+struct thin_pool {
+	struct thin_pool *next;
+	unsigned refs; /* under the lock of the list */
+	struct dm_mapped *mapped;
+	struct dm_dev *meta_dev, *data_dev;
+	struct thin_md *md;
+	uint32_t block_sectors;
+	int block_shift; /* -1: not a power of two */
+
+	pthread_mutex_t mode_lock;
+	_Atomic int mode;
+	atomic_bool zero, discard, passdown, error_if_no_space;
+
+	struct thin_epoch epoch;
+	atomic_bool suspended;
+
+	pthread_mutex_t lock; /* for what follows */
+	pthread_cond_t idle;
+	struct pool_target *bound; /* the table in charge, NULL before the first resume */
+	unsigned holders; /* threads that provision or discard */
+	struct dm_bio_list commits;  /* end after a commit */
+	struct dm_bio_list deferred; /* to be mapped anew */
+	struct dm_bio_list retry;    /* wait for space */
+	struct dm_bio_list discards;
+	bool low_water_triggered, meta_low_triggered;
+	bool no_space_armed;
+
+	struct cell_shard cells[POOL_CELL_SHARDS];
+	struct dm_wq *wq, *discard_wq;
+	struct dm_work work, discard_work, no_space_work;
+	struct dm_timer commit_timer, no_space_timer;
+	atomic_bool commit_due;
+};
+
+/* A thin-pool table. */
+struct pool_target {
+	struct dm_target *ti;
+	struct thin_pool *pool;
+	struct dm_dev *meta_dev, *data_dev;
+	uint64_t low_water;
+	struct pool_features requested, adjusted;
+};
+
+/* A thin table. */
+struct thin {
+	struct dm_target *ti;
+	struct thin_pool *pool;
+	struct thin_dev *td;
+	struct dm_dev *pool_dev, *origin;
+	uint64_t origin_sectors;
+	atomic_bool requeue; /* in a noflush suspend */
+};
+
+enum thin_io_state {
+	IO_NEW,
+	IO_WRITTEN, /* a FUA write whose data is on the data device: the commit is left to do */
+	IO_REQUEUE,
+};
+
+/* What a thin target keeps with a bio. */
+struct thin_io {
+	struct thin *thin;
+	atomic_long *epoch; /* if it is inside */
+	enum thin_io_state state;
+};
+
+static inline struct thin_io *thin_io(struct dm_bio *bio)
+{
+	return bio->private;
+}
+
+static inline enum pool_mode pool_mode(struct thin_pool *pool)
+{
+	return atomic_load_explicit(&pool->mode, memory_order_acquire);
+}
+
+static inline uint64_t pool_block(const struct thin_pool *pool, uint64_t sector, uint64_t *offset)
+{
+	if (pool->block_shift >= 0) {
+		*offset = sector & (pool->block_sectors - 1);
+		return sector >> pool->block_shift;
+	}
+	*offset = sector % pool->block_sectors;
+	return sector / pool->block_sectors;
+}
+
+/* pool.c */
+/* The pool of a pool device, with a reference; NULL: none. */
+struct thin_pool *pool_find(struct dm_mapped *mapped);
+/* For a thin-pool table: finds or makes the pool.  *created tells. */
+int pool_get(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm_dev *data_dev, uint32_t block_sectors,
+	     bool read_only, struct thin_pool **out, bool *created, GError **err);
+void pool_put(struct thin_pool *pool);
+
+int pool_commit(struct thin_pool *pool, bool *did);
+void pool_set_mode(struct thin_pool *pool, enum pool_mode mode);
+void pool_metadata_failed(struct thin_pool *pool, const char *what, int error);
+void pool_event(struct thin_pool *pool);
+/* After allocations: marks and reserves. */
+void pool_check_marks(struct thin_pool *pool);
+void pool_check_data_space(struct thin_pool *pool);
+/* Turns to out of data space unless a commit frees some; true: try again. */
+bool pool_out_of_space(struct thin_pool *pool);
+/* Puts a table in charge (the pool is suspended), or no longer. */
+void pool_bind(struct thin_pool *pool, struct pool_target *pt);
+void pool_unbind(struct thin_pool *pool, struct pool_target *pt);
+void pool_suspend(struct thin_pool *pool);
+void pool_resume(struct thin_pool *pool);
+const char *pool_name(struct thin_pool *pool, GString *buf);
+uint64_t pool_meta_threshold(struct dm_dev *meta_dev);
+
+/* queue.c: bios that wait for something. */
+void pool_queue_init(struct thin_pool *pool);
+void pool_queue_destroy(struct thin_pool *pool);
+/* Waits for what the workers do. */
+void pool_queue_flush(struct thin_pool *pool);
+void pool_kick(struct thin_pool *pool);
+void pool_defer(struct thin_pool *pool, struct dm_bio *bio);
+void pool_wait_for_commit(struct thin_pool *pool, struct dm_bio *bio);
+/* A write that cannot be served: fails, or waits for space. */
+void pool_unserviceable(struct thin_pool *pool, struct dm_bio *bio);
+void pool_retry_all(struct thin_pool *pool);
+void pool_fail_retries(struct thin_pool *pool, int error);
+void pool_requeue_thin(struct thin *t);
+/* There is something to commit: does so within a second. */
+void pool_commit_soon(struct thin_pool *pool);
+/* Around changes; false: the pool is suspended. */
+bool pool_hold(struct thin_pool *pool);
+void pool_release(struct thin_pool *pool);
+void pool_arm_no_space(struct thin_pool *pool, bool on);
+
+/* discard.c */
+void pool_discard_work(struct dm_work *work);
+void pool_queue_discard(struct thin_pool *pool, struct dm_bio *bio);
+
+/* provision.c */
+void pool_cells_init(struct thin_pool *pool);
+void pool_cells_destroy(struct thin_pool *pool);
+/* A write to a block that is not mapped, or shared. */
+enum dm_mapio thin_provision(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset);
+
+/* thin.c */
+/* Maps a read or write; what map() returns. */
+enum dm_mapio thin_rw(struct thin *t, struct dm_bio *bio);
+/* The same for a bio that comes out of a queue. */
+void thin_dispatch(struct dm_bio *bio);
+
+#endif

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * thin: a volume of a pool.
+ *
+ *   thin <pool device> <device id> [<external origin>]
+ *
+ * Status: <mapped sectors> <highest mapped sector>, "-" for the latter if
+ * there is none; "Fail" if the pool has failed.
+ */
+#include "pool.h"
+
+#include <inttypes.h>
+
+/* --- bios --- */
+
+static void send_to(struct dm_bio *bio, struct dm_dev *dev, uint64_t sector)
+{
+	bio->dev = dev;
+	bio->sector = sector;
+}
+
+/* Beyond the origin's end it is all zeroes; a bio across the end is read by us. */
+static enum dm_mapio read_origin(struct thin *t, struct dm_bio *bio)
+{
+	uint64_t sector = dm_target_offset(t->ti, bio->sector), have;
+	g_autofree void *buf = NULL;
+	int r;
+
+	if (sector + bio->sectors <= t->origin_sectors) {
+		send_to(bio, t->origin, sector);
+		return DM_MAPIO_REMAPPED;
+	}
+	dm_iov_zero(bio->iov, bio->iovcnt, 0, bio->sectors * DM_SECTOR_SIZE);
+	have = sector < t->origin_sectors ? t->origin_sectors - sector : 0;
+	if (have) {
+		buf = g_malloc(have * DM_SECTOR_SIZE);
+		r = dm_read_sync(t->origin, sector, have, buf, 0);
+		if (r) {
+			dm_bio_end(bio, r);
+			return DM_MAPIO_SUBMITTED;
+		}
+		dm_iov_write(bio->iov, bio->iovcnt, 0, buf, have * DM_SECTOR_SIZE);
+	}
+	dm_bio_end(bio, 0);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static enum dm_mapio read_unmapped(struct thin *t, struct dm_bio *bio)
+{
+	if (t->origin)
+		return read_origin(t, bio);
+	dm_iov_zero(bio->iov, bio->iovcnt, 0, bio->sectors * DM_SECTOR_SIZE);
+	dm_bio_end(bio, 0);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/* Enters the pool's epoch with a bio; false: the pool is suspended, and the bio parked. */
+static bool enter(struct thin *t, struct dm_bio *bio)
+{
+	atomic_long *epoch = thin_epoch_enter(&t->pool->epoch);
+
+	if (!atomic_load(&t->pool->suspended)) {
+		thin_io(bio)->epoch = epoch;
+		return true;
+	}
+	thin_epoch_leave(&t->pool->epoch, epoch);
+	pool_defer(t->pool, bio);
+	return false;
+}
+
+static void leave(struct thin *t, struct dm_bio *bio)
+{
+	atomic_long *epoch = thin_io(bio)->epoch;
+
+	thin_io(bio)->epoch = NULL;
+	if (epoch)
+		thin_epoch_leave(&t->pool->epoch, epoch);
+}
+
+enum dm_mapio thin_rw(struct thin *t, struct dm_bio *bio)
+{
+	struct thin_pool *pool = t->pool;
+	uint64_t offset, block = pool_block(pool, dm_target_offset(t->ti, bio->sector), &offset);
+
+	for (;;) {
+		struct thin_mapping m;
+		enum dm_mapio what;
+		int r;
+
+		if (pool_mode(pool) == PM_FAIL)
+			return DM_MAPIO_KILL;
+		if (!enter(t, bio))
+			return DM_MAPIO_SUBMITTED;
+		r = thin_md_find(t->td, block, &m);
+		if (!r && (bio->op == DM_READ || !m.shared)) {
+			send_to(bio, pool->data_dev, m.block * pool->block_sectors + offset);
+			return DM_MAPIO_REMAPPED;
+		}
+		leave(t, bio);
+		if (r && r != -ENODATA)
+			return DM_MAPIO_KILL;
+		if (bio->op == DM_READ)
+			return read_unmapped(t, bio);
+		what = thin_provision(t, bio, block, offset);
+		if (what != DM_MAPIO_REMAPPED)
+			return what;
+		/* It is mapped; but only inside the epoch does it stay so. */
+	}
+}
+
+static enum dm_mapio flush(struct thin *t, struct dm_bio *bio)
+{
+	if (pool_mode(t->pool) == PM_FAIL)
+		return DM_MAPIO_KILL;
+	if (!enter(t, bio))
+		return DM_MAPIO_SUBMITTED;
+	send_to(bio, t->pool->data_dev, 0);
+	return DM_MAPIO_REMAPPED;
+}
+
+void thin_dispatch(struct dm_bio *bio)
+{
+	struct thin *t = thin_io(bio)->thin;
+	enum dm_mapio what = bio->op == DM_FLUSH ? flush(t, bio) : thin_rw(t, bio);
+
+	if (what == DM_MAPIO_REMAPPED)
+		dm_submit(bio);
+	else if (what == DM_MAPIO_KILL)
+		dm_bio_end(bio, -EIO);
+}
+
+static enum dm_mapio thin_map(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct thin *t = ti->private;
+
+	*thin_io(bio) = (struct thin_io){.thin = t};
+	if (atomic_load_explicit(&t->requeue, memory_order_relaxed))
+		return DM_MAPIO_REQUEUE;
+	if (pool_mode(t->pool) == PM_FAIL)
+		return DM_MAPIO_KILL;
+	if (bio->op == DM_DISCARD) {
+		pool_queue_discard(t->pool, bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	if ((bio->op == DM_FLUSH || bio->flags & DM_FUA) &&
+	    (atomic_load(&t->td->changed) || atomic_load(&t->td->aborted))) {
+		pool_wait_for_commit(t->pool, bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	return bio->op == DM_FLUSH ? flush(t, bio) : thin_rw(t, bio);
+}
+
+static enum dm_endio thin_end_io(struct dm_target *ti, struct dm_bio *bio)
+{
+	leave(ti->private, bio);
+	return thin_io(bio)->state == IO_REQUEUE ? DM_ENDIO_REQUEUE : DM_ENDIO_DONE;
+}
+
+/* Provisioned or not; counts from the target's begin. */
+static int thin_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, struct dm_extent *out)
+{
+	struct thin *t = ti->private;
+	uint64_t size = t->pool->block_sectors, offset, block = pool_block(t->pool, sector, &offset), first, run, end;
+	int r = thin_md_find_run(t->td, block, &first, &run);
+
+	if (r && r != -ENODATA)
+		return r;
+	out->data = !r && first == block;
+	end = r ? UINT64_MAX : out->data ? block + run : first;
+	out->sectors = end > (sector + sectors) / size ? sectors : MIN(sectors, end * size - sector);
+	if (out->data || !t->origin || sector >= t->origin_sectors)
+		return 0;
+	return dm_dev_extent(t->origin, sector, MIN(out->sectors, t->origin_sectors - sector), out);
+}
+
+/* --- construction --- */
+
+static void thin_dtr(struct dm_target *ti)
+{
+	struct thin *t = ti->private;
+
+	if (t->td)
+		thin_md_close_device(t->td);
+	if (t->pool)
+		pool_put(t->pool);
+	if (t->origin)
+		dm_put_device(ti, t->origin);
+	if (t->pool_dev)
+		dm_put_device(ti, t->pool_dev);
+	g_free(t);
+}
+
+static int open_thin(struct thin *t, const char *id_text, GError **err)
+{
+	struct dm_mapped *mapped = dm_dev_mapped(t->pool_dev);
+	uint64_t id;
+	int r;
+
+	if (!dm_parse_u64(id_text, &id) || id > THIN_MAX_ID)
+		return dm_fail(err, EINVAL, "thin: device id '%s' is not a number up to %u", id_text, THIN_MAX_ID);
+	t->pool = mapped ? pool_find(mapped) : NULL;
+	if (!t->pool)
+		return dm_fail(err, EINVAL, "thin: the pool device is not a thin-pool");
+	if (pool_mode(t->pool) == PM_FAIL)
+		return dm_fail(err, EINVAL, "thin: couldn't open device %" PRIu64 ", the pool is in fail mode", id);
+	if (atomic_load(&t->pool->suspended))
+		return dm_fail(err, EINVAL, "thin: unable to activate device %" PRIu64 " while the pool is suspended", id);
+	r = thin_md_open_device(t->pool->md, id, &t->td);
+	if (r)
+		return dm_fail(err, -r, "thin: couldn't open device %" PRIu64 " of the pool: %s", id,
+			       r == -ENODATA ? "there is none" : g_strerror(-r));
+	return 0;
+}
+
+static int construct(struct dm_target *ti, int argc, char **argv, GError **err)
+{
+	struct thin *t = ti->private;
+	int r;
+
+	if (argc != 2 && argc != 3)
+		return dm_fail(err, EINVAL, "thin: %d arguments, wanted <pool dev> <dev id> [<external origin dev>]", argc);
+	if (argc == 3) {
+		if (!strcmp(argv[0], argv[2]))
+			return dm_fail(err, EINVAL, "thin: the external origin '%s' is the pool itself", argv[2]);
+		r = dm_get_device(ti, argv[2], DM_MODE_READ, &t->origin, err);
+		if (r)
+			return r;
+	}
+	r = dm_get_device(ti, argv[0], dm_target_mode(ti), &t->pool_dev, err);
+	return r ? r : open_thin(t, argv[1], err);
+}
+
+static int thin_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
+{
+	struct thin *t = g_new0(struct thin, 1);
+	int r;
+
+	t->ti = ti;
+	ti->private = t;
+	r = construct(ti, argc, argv, err);
+	if (r) {
+		thin_dtr(ti);
+		return r;
+	}
+	if (t->origin)
+		t->origin_sectors = dm_dev_sectors(t->origin);
+	ti->max_io_sectors = t->pool->block_sectors;
+	if (atomic_load(&t->pool->discard)) {
+		ti->num_discard_bios = 1;
+		ti->discards_supported = true;
+	}
+	return 0;
+}
+
+/* --- suspend and resume --- */
+
+static void thin_presuspend(struct dm_target *ti)
+{
+	struct thin *t = ti->private;
+
+	if (!dm_target_noflush(ti))
+		return;
+	atomic_store(&t->requeue, true);
+	pool_requeue_thin(t);
+}
+
+static void thin_suspend_over(struct dm_target *ti)
+{
+	struct thin *t = ti->private;
+
+	atomic_store(&t->requeue, false);
+}
+
+static int thin_preresume(struct dm_target *ti, GError **err)
+{
+	struct thin *t = ti->private;
+
+	if (t->origin)
+		t->origin_sectors = dm_dev_sectors(t->origin);
+	return 0;
+}
+
+/* --- what it says --- */
+
+static void thin_status(struct dm_target *ti, enum dm_status_type type, GString *out)
+{
+	struct thin *t = ti->private;
+	uint64_t highest;
+	int r;
+
+	if (type == DM_STATUS_TABLE) {
+		dm_dev_print(t->pool_dev, out);
+		g_string_append_printf(out, " %" PRIu64, t->td->id);
+		if (t->origin) {
+			g_string_append_c(out, ' ');
+			dm_dev_print(t->origin, out);
+		}
+		return;
+	}
+	if (pool_mode(t->pool) == PM_FAIL) {
+		g_string_append(out, "Fail");
+		return;
+	}
+	r = thin_md_highest(t->td, &highest);
+	if (r && r != -ENODATA) {
+		g_string_append(out, "Error");
+		return;
+	}
+	g_string_append_printf(out, "%" PRIu64 " ", atomic_load(&t->td->mapped) * t->pool->block_sectors);
+	if (r)
+		g_string_append_c(out, '-');
+	else
+		g_string_append_printf(out, "%" PRIu64, (highest + 1) * t->pool->block_sectors - 1);
+}
+
+static int thin_iterate_devices(struct dm_target *ti, dm_iterate_fn fn, void *data)
+{
+	struct thin *t = ti->private;
+	uint64_t sectors = dm_dev_sectors(t->pool_dev);
+
+	sectors -= sectors % t->pool->block_sectors;
+	return sectors ? fn(ti, t->pool_dev, 0, sectors, data) : 0;
+}
+
+static void thin_io_hints(struct dm_target *ti, struct dm_limits *limits)
+{
+	struct thin *t = ti->private;
+
+	if (!atomic_load(&t->pool->discard))
+		return;
+	limits->discard_granularity = t->pool->block_sectors * DM_SECTOR_SIZE;
+	limits->max_discard_sectors = UINT64_C(1) << 25; /* 16 GiB */
+	limits->discard_zeroes = false; /* parts of blocks stay as they are */
+}
+
+const struct dm_target_type thin_target = {
+	.name = "thin",
+	.version = {1, 22, 0},
+	.per_bio_size = sizeof(struct thin_io),
+	.ctr = thin_ctr,
+	.dtr = thin_dtr,
+	.map = thin_map,
+	.end_io = thin_end_io,
+	.presuspend = thin_presuspend,
+	.presuspend_undo = thin_suspend_over,
+	.postsuspend = thin_suspend_over,
+	.preresume = thin_preresume,
+	.status = thin_status,
+	.iterate_devices = thin_iterate_devices,
+	.io_hints = thin_io_hints,
+	.extent = thin_extent,
+};

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Thin metadata with damage behind good checksums: the input says which bytes
+ * of a small pool's metadata to change and what then to do with the pool.  Whatever comes of it,
+ * nothing may crash or run for ever, and errors must be errnos.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <dmfs/le.h>
+#include <dmfs/target.h>
+
+#include "../../targets/thin/metadata.h"
+
+#define SECTORS 1024u
+#define BLOCKS (SECTORS / 8)
+
+struct mem {
+	struct dm_dev dev;
+	uint8_t data[SECTORS * 512];
+};
+
+static void mem_submit(struct dm_dev *dev, struct dm_bio *bio)
+{
+	struct mem *m = (struct mem *)dev;
+	size_t len = bio->sectors * 512;
+
+	if (bio->op != DM_FLUSH && (bio->sector > SECTORS || bio->sectors > SECTORS - bio->sector)) {
+		dm_bio_end(bio, -EIO);
+		return;
+	}
+	if (bio->op == DM_READ)
+		dm_iov_write(bio->iov, bio->iovcnt, 0, m->data + bio->sector * 512, len);
+	else if (bio->op == DM_WRITE)
+		dm_iov_read(bio->iov, bio->iovcnt, 0, m->data + bio->sector * 512, len);
+	dm_bio_end(bio, 0);
+}
+
+static uint64_t mem_sectors(struct dm_dev *dev)
+{
+	return SECTORS;
+}
+
+static void mem_free(struct dm_dev *dev)
+{
+}
+
+static const struct dm_dev_ops mem_ops = {.submit = mem_submit, .sectors = mem_sectors, .free = mem_free};
+
+static int flush_data(void *pool)
+{
+	return 0;
+}
+
+static void nothing(void *pool)
+{
+}
+
+static const struct thin_md_ops md_ops = {flush_data, nothing, nothing};
+static struct mem mem;
+static uint8_t good[sizeof(mem.data)];
+
+/* A pool with two devices that share, and one snapshot of the metadata. */
+static void make_good(void)
+{
+	struct thin_dev *td;
+	struct thin_md *md;
+
+	mem.dev.ops = &mem_ops;
+	mem.dev.mode = DM_MODE_RW;
+	atomic_init(&mem.dev.refs, 1);
+	if (thin_md_open(&mem.dev, 128, true, &md_ops, NULL, &md, NULL))
+		abort();
+	thin_md_resize_data(md, 3000);
+	thin_md_create(md, 0);
+	thin_md_open_device(md, 0, &td);
+	for (unsigned i = 0; i < 600; i++)
+		thin_md_provision(td, i * 3);
+	thin_md_hold(md);
+	thin_md_snap(md, 1, 0);
+	thin_md_snap(md, 2, 0);
+	thin_md_snap(md, 3, 1);
+	for (unsigned i = 0; i < 50; i++)
+		thin_md_provision(td, i * 7 + 1);
+	thin_md_close_device(td);
+	if (thin_md_commit(md, NULL))
+		abort();
+	thin_md_close(md);
+	memcpy(good, mem.data, sizeof(good));
+}
+
+/* Which kind a block was tells its checksum's seed. */
+static uint32_t seed_of(unsigned b)
+{
+	static const uint32_t seeds[] = {160774, 121107, 240779, 160478};
+	const uint8_t *p = good + b * 4096;
+
+	for (unsigned i = 0; i < G_N_ELEMENTS(seeds); i++)
+		if (get_le32(p) == dm_bm_checksum(p + 4, 4092, seeds[i]))
+			return seeds[i];
+	return seeds[1];
+}
+
+static void act(struct thin_md *md, uint8_t what, uint8_t arg)
+{
+	uint64_t first, run, block;
+	struct thin_mapping m;
+	struct thin_dev *td;
+	bool flag;
+
+	switch (what % 8) {
+	case 0:
+		thin_md_commit(md, NULL);
+		return;
+	case 1:
+		thin_md_snap(md, 10 + arg % 4, arg % 5);
+		return;
+	case 2:
+		thin_md_delete(md, arg % 5, 100, &flag);
+		return;
+	case 3:
+		arg % 2 ? thin_md_hold(md) : thin_md_release(md);
+		return;
+	case 4:
+		thin_md_resize_data(md, 3000 + arg * 1000);
+		return;
+	}
+	if (thin_md_open_device(md, arg % 5, &td))
+		return;
+	if (what % 8 == 5)
+		thin_md_provision(td, arg * 5);
+	else if (what % 8 == 6)
+		thin_md_remove(td, arg * 3, arg * 6, 300, NULL, &flag);
+	else if (!thin_md_find(td, arg * 3, &m) && !thin_md_find_run(td, arg, &first, &run))
+		thin_md_highest(td, &block);
+	thin_md_close_device(td);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct thin_md *md;
+	unsigned changes;
+
+	if (!good[32])
+		make_good();
+	if (!size)
+		return 0;
+	memcpy(mem.data, good, sizeof(good));
+	changes = *data++ % 8;
+	size--;
+	for (; changes && size >= 12; changes--, data += 12, size -= 12) {
+		unsigned b = data[0] % BLOCKS, at = 4 + (data[1] | data[2] << 8) % 4084;
+		uint8_t *p = mem.data + b * 4096;
+
+		memcpy(p + at, data + 4, 1u << data[3] % 4);
+		put_le32(p, dm_bm_checksum(p + 4, 4092, seed_of(b)));
+	}
+	if (thin_md_open(&mem.dev, 128, true, &md_ops, NULL, &md, NULL))
+		return 0;
+	for (; size >= 2; data += 2, size -= 2)
+		act(md, data[0], data[1]);
+	thin_md_commit(md, NULL);
+	thin_md_close(md);
+	return 0;
+}

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""dmfs-luks: LUKS and VeraCrypt volumes, as an ordinary user."""
+
+import os
+import re
+import socket
+import subprocess
+
+import pytest
+
+import veracrypt
+from crypt_combos import stream
+from mounted import SECTOR, Device, pattern, quote, wait_mount, unmount
+
+QUICK = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+class Luks:
+    def __init__(self, program, fs):
+        self.program, self.fs = program, fs
+
+    def run(self, *args, given=b"", check=True, mount=True, env=None):
+        cmd = [self.program, *(["-m", self.fs.mountpoint] if mount else []), *map(str, args)]
+        done = subprocess.run(cmd, input=given, capture_output=True, timeout=240,
+                              env={k: v for k, v in os.environ.items() if k != "DMFS_MOUNT"} | (env or {}))
+        if check:
+            assert done.returncode == 0, f"{cmd}: {done.stderr.decode()}"
+        return done
+
+    def open(self, path, name, *args, given=b"sesame\n", check=True):
+        done = self.run("open", path, name, *args, given=given, check=check)
+        return Device(self.fs, name) if check else done
+
+    def format(self, path, *args, given=b"sesame\n", size="20M"):
+        self.run("format", path, *(["--size", size] if size else []), *QUICK, *args, given=given)
+
+    def refuse(self, *args, match, given=b"sesame\n", **kw):
+        before = sorted(os.listdir(self.fs.mountpoint))
+        done = self.run(*args, given=given, check=False, **kw)
+        text = done.stderr.decode()
+        assert done.returncode in (1, 2) and re.search(match, text), f"{args}: {done.returncode}: {text}"
+        assert text.count("\n") == 1 and b"sesame" not in done.stderr
+        assert sorted(os.listdir(self.fs.mountpoint)) == before
+        return text
+
+
+@pytest.fixture
+def luks(fs, tool):
+    return Luks(tool("dmfs-luks"), fs)
+
+
+@pytest.mark.parametrize("kind,options", [
+    ("LUKS2", []),
+    ("LUKS2", ["--sector-size", "512"]),
+    ("LUKS2", ["--sector-size", "4096", "--cipher", "aes-cbc-essiv:sha256"]),
+    ("LUKS2", ["--sector-size", "2048", "--key-size", "256", "--label", "a label"]),
+    ("LUKS2", ["--uuid", "8be4df61-93ca-11d2-aa0d-00e098032b8c"]),
+    ("LUKS1", ["--type", "luks1"]),
+    ("LUKS1", ["--type", "luks1", "--cipher", "aes-cbc-plain64", "--hash", "sha512"]),
+])
+def test_format_and_open(luks, work, kind, options):
+    """What is written is there after closing and opening, the header stays, and the key is in no text."""
+    path = os.path.join(work, "a volume#1.img")
+    luks.format(path, *options)
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    with open(path, "rb") as f:
+        header = f.read(1 << 20)
+    dev = luks.open(path, "v")
+    assert dev.read("uuid").startswith(f"CRYPT-{kind}-")
+    assert re.search(r" 0{32,} 0 ", dev.table()) and quote(path).replace("\\#", "#") in dev.table()
+    data = pattern(4096, 1)
+    dev.pwrite(data, SECTOR, sync=True)
+    status = luks.run("status", "v").stdout.decode()
+    for part in (f"type:        {kind}", f"device:      {path}", "mode:        read/write", "is active"):
+        assert part in status, status
+    luks.run("close", "v")
+    assert "v" not in os.listdir(luks.fs.mountpoint)
+    with open(path, "rb") as f:
+        assert f.read(1 << 20) == header
+        assert data[SECTOR:2 * SECTOR] not in f.read()
+    dev = luks.open(path, "v", "--readonly")
+    assert dev.pread(len(data), SECTOR) == data
+    assert "mode:        readonly" in luks.run("status", "v").stdout.decode()
+    with pytest.raises(OSError):
+        dev.pwrite(b"x", 0)
+    luks.run("close", "v")
+
+
+def test_refusals(luks, work, backing):
+    path, blank = os.path.join(work, "v.img"), backing(64)
+    luks.format(path)
+    luks.refuse("open", path, "v", given=b"wrong\n", match="no key is available with this passphrase")
+    luks.refuse("open", path, "v", given=b"", match="no passphrase: the input ended")
+    luks.refuse("open", path, "v", "--key-slot", "5", match=".")
+    luks.refuse("open", path, "v", given=b"x" * 600 + b"\n", match="longer than 512 bytes")
+    luks.refuse("open", path, "v", "--token-only", match="no token gives a key")
+    luks.refuse("open", path, "v", "--type", "luks1", match=".")
+    luks.refuse("open", path, "v", "--type", "foo", match="type 'foo' is not one of luks, luks1")
+    luks.refuse("open", blank, "v", match="has no LUKS header")
+    luks.refuse("open", os.path.join(work, "nothing"), "v", match="No such file")
+    luks.refuse("open", path, "a/b", match="device name 'a/b'")
+    luks.refuse("open", path, ".v", match="device name '.v'")
+    luks.refuse("open", path, match="usage: dmfs-luks open FILE NAME")
+    luks.refuse("shut", "v", match="a command is needed")
+    luks.refuse("close", "v", match="there is no device v")
+    luks.fs.mkdir("plain", "0 8 zero")
+    luks.refuse("open", path, "plain", match="there is a device plain already")
+    luks.refuse("close", "plain", match="was not opened by dmfs-luks")
+    luks.refuse("format", path, match="holds data: --batch overwrites it")
+    luks.refuse("format", os.path.join(work, "w"), match="is empty: give its size")
+    luks.refuse("format", path, "--batch", "--size", "1M", match="--size only makes files longer")
+    luks.refuse("format", path, "--batch", "--size", "1X", match="size '1X'")
+    luks.refuse("format", path, "--batch", "--type", "luks1", "--sector-size", "4096", match="LUKS1 has sectors of 512")
+    luks.refuse("format", path, "--batch", "--cipher", "aes", match="not of the form aes-xts-plain64")
+    dev = luks.open(path, "v")      # unharmed by all that
+    with dev.open(os.O_RDONLY):
+        luks.refuse("close", "v", match="v is in use")
+    luks.run("close", "v")
+
+
+def test_cut_short(luks, work):
+    path = os.path.join(work, "v.img")
+    luks.format(path)
+    os.truncate(path, 16 << 20)
+    luks.refuse("open", path, "v", match="too few for data")
+
+
+def test_damaged_headers(luks, work):
+    """Refused or opened, never more: a byte at a time is another in the header (not of the iterations, which take long)."""
+    path, bad = os.path.join(work, "v.img"), os.path.join(work, "bad.img")
+    luks.format(path, "--type", "luks1", size="4M")
+    with open(path, "rb") as f:
+        good = f.read()
+    for at in (0, 6, 7, 8, 40, 72, 104, 108, 112, 168, 208, 248, 252, 4096):
+        data = bytearray(good)
+        data[at] ^= 0xFF
+        with open(bad, "wb") as f:
+            f.write(data)
+        done = luks.open(bad, "v", check=False)
+        assert done.returncode in (0, 1), done
+        if done.returncode == 0:
+            luks.run("close", "v")
+    assert "version" in os.listdir(luks.fs.mountpoint)
+
+
+def test_key_files_slots_and_headers(luks, work):
+    path, header, key = (os.path.join(work, n) for n in ("data.img", "header", "key"))
+    with open(key, "wb") as f:
+        f.write(b"junk" + bytes(range(256)) + b"more")
+    window = ["--key-file", key, "--keyfile-offset", "4", "--keyfile-size", "256"]
+    luks.format(path, "--header", header, "--key-slot", "3", *window, size="4M")
+    with open(path, "rb") as f:
+        assert f.read() == bytes(4 << 20)
+    luks.refuse("open", path, "v", *window, match="has no LUKS header")
+    luks.refuse("open", path, "v", "--header", header, "--key-file", key, match="no key is available")
+    luks.refuse("open", path, "v", "--header", header, "--key-slot", "2", *window, match=".")
+    dev = luks.open(path, "v", "--header", header, "--key-slot", "3", *window)
+    assert dev.size() == 4 << 20
+    dev.pwrite(b"x" * 4096, 0, sync=True)
+    luks.run("close", "v")
+    with open(key, "rb") as f:
+        f.seek(4)
+        part = f.read(256)
+    dev = luks.open(path, "v", "--header", header, "--key-file", "-", given=part)
+    assert dev.pread(4096, 0) == b"x" * 4096
+    luks.run("close", "v")
+
+
+def test_discards(luks, work):
+    path = os.path.join(work, "v.img")
+    luks.format(path)
+    dev = luks.open(path, "v", "--allow-discards")
+    assert "allow_discards" in dev.table()
+    dev.pwrite(b"x" * 8192, 0, sync=True)
+    dev.discard(0, 8192)
+    offset = int(dev.table().split()[7]) * SECTOR
+    with open(path, "rb") as f:
+        f.seek(offset)
+        assert f.read(8192) == bytes(8192)
+    luks.run("close", "v")
+
+
+def test_where_the_mount_is(luks, work, dmfs):
+    """-m, $DMFS_MOUNT, or the only one; with two, it must be named."""
+    path = os.path.join(work, "v.img")
+    luks.format(path)
+    luks.run("open", path, "v", given=b"sesame\n", mount=False, env={"DMFS_MOUNT": luks.fs.mountpoint})
+    luks.run("status", "v", mount=False, env={"DMFS_MOUNT": luks.fs.mountpoint})
+    luks.run("close", "v")
+    dmfs()
+    luks.refuse("open", path, "v", mount=False, match=r"\d+ dmfs are mounted, at .*: name one")
+    luks.refuse("open", path, "v", mount=False, env={"DMFS_MOUNT": work}, match="is not a mounted dmfs")
+
+
+def test_key_is_in_no_argument_or_environment(luks, work):
+    """While it waits for the passphrase of a slow key slot, and after: only its own memory could tell."""
+    path = os.path.join(work, "v.img")
+    luks.format(path)
+    process = subprocess.Popen([luks.program, "-m", luks.fs.mountpoint, "open", path, "v"], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with open(f"/proc/{process.pid}/cmdline", "rb") as f:
+        assert b"sesame" not in f.read()
+    out = process.communicate(b"sesame\n", timeout=240)
+    assert process.returncode == 0, out
+    assert os.listdir(work) == ["v.img"]
+    luks.run("close", "v")
+
+
+def test_recipe(luks, work, tool, sh):
+    """The README's, from end to end: format, open, mkfs, mount with fuse2fs, write, close, open again."""
+    fuse2fs, mkfs = tool("fuse2fs"), tool("mke2fs")
+    path, mnt = os.path.join(work, "private.img"), os.path.join(work, "mnt")
+    os.mkdir(mnt)
+    luks.format(path, size="64M")
+    dev = luks.open(path, "private")
+    sh(f'{mkfs} -q -t ext4 -E root_owner=$(id -u):$(id -g) "$1"', dev.image)
+    text = stream("recipe", 3 << 20)
+    for turn in range(2):
+        process = subprocess.Popen([fuse2fs, "-f", "-o", "fakeroot", dev.image, mnt], stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT)
+        assert wait_mount(mnt, process), process.communicate()[0]
+        name = os.path.join(mnt, "file")
+        if turn == 0:
+            with open(name, "wb") as f:
+                f.write(text)
+        else:
+            with open(name, "rb") as f:
+                assert f.read() == text
+        assert unmount(mnt).returncode == 0
+        process.communicate(timeout=120)
+        luks.run("close", "private")
+        with open(path, "rb") as f:
+            assert text[:64] not in f.read()
+        dev = luks.open(path, "private")
+    assert sh(f'{tool("e2fsck")} -fn "$1"', dev.image).returncode == 0
+    luks.run("close", "private")
+
+
+def test_seed_example(luks, backing, sh):
+    path = backing(40 << 11)
+    env = {"DMFS_MOUNT": luks.fs.mountpoint, "PATH": os.path.dirname(luks.program) + ":" + os.environ["PATH"]}
+    sh(f'echo sesame | {TOP}/contrib/examples/crypt-luks "$1"', path, **env)
+    assert Device(luks.fs, "crypt1").size() > 1 << 20
+    luks.run("close", "crypt1")
+
+
+def has_af_alg():
+    try:
+        with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as s:
+            s.bind(("skcipher", "xts(serpent)"))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("ciphers", [["aes"], ["twofish", "aes"]])
+def test_veracrypt(luks, work, ciphers):
+    """A cascade is layers of devices, closed as one."""
+    if not has_af_alg():
+        pytest.skip("no AF_ALG with serpent: libcryptsetup reads no TrueCrypt headers here (tests/kernel has this, too)")
+    data = pattern(2048, 4)
+    path = veracrypt.volume(luks.fs, work, ciphers, b"sesame", data)
+    luks.refuse("open", path, "v", match="has no LUKS header")
+    luks.refuse("open", path, "v", "--type", "tcrypt", "--disable-veracrypt", match=".")
+    dev = luks.open(path, "v", "--type", "tcrypt")
+    assert dev.size() == len(data)
+    assert dev.pread(len(data), 0) == data
+    assert dev.read("uuid").startswith("CRYPT-TCRYPT-")
+    assert len(luks.fs.devices()) == len(ciphers)
+    luks.run("close", "v")
+    assert not luks.fs.devices()

@@ -1,0 +1,873 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""thin-pool and thin through the mount; thin_check judges the metadata after every test."""
+
+import errno
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from mounted import SECTOR, pattern, quote
+
+BS = 128                    # sectors of a block
+BLOCK = BS * SECTOR
+TOOLS = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def tool(name, *args, check=True):
+    path = shutil.which(name, path=TOOLS)
+    if not path:
+        pytest.skip(f"no {name} (package thin-provisioning-tools)")
+    done = subprocess.run([path, *map(str, args)], capture_output=True, text=True, timeout=120)
+    if check:
+        assert done.returncode == 0, f"{name} {args}: {done.stdout}{done.stderr}"
+    return done
+
+
+class Pool:
+    """A pool device, its backing files, and thin devices in it."""
+
+    def __init__(self, fs, backing, blocks=200, meta_sectors=8192, features="", low=0, bs=BS, fill=None, name="pool"):
+        self.fs, self.blocks, self.bs, self.features, self.low = fs, blocks, bs, features, low
+        self.meta = backing(meta_sectors)
+        self.data = backing(blocks * bs, data=fill)
+        self.dev = fs.mkdir(name, self.line())
+
+    def line(self, blocks=None, features=None):
+        return (f"0 {(blocks or self.blocks) * self.bs} thin-pool {quote(self.meta)} {quote(self.data)} {self.bs} "
+                f"{self.low} {self.features if features is None else features}")
+
+    def reload(self, **kw):
+        self.dev.load(self.line(**kw))
+
+    def message(self, text):
+        return self.dev.message(text)
+
+    def thin(self, ident, blocks=100, create=True, name=None, extra="", fs=None):
+        if create:
+            self.message(f"create_thin {ident}")
+        return (fs or self.fs).mkdir(name or f"thin{ident}", f"0 {blocks * self.bs} thin {self.dev.name} {ident}{extra}")
+
+    def snap(self, ident, origin, dev=None, blocks=100):
+        if dev:
+            dev.suspend()
+        self.message(f"create_snap {ident} {origin}")
+        if dev:
+            dev.resume()
+        return self.thin(ident, blocks, create=False)
+
+    def status(self):
+        words = self.dev.status().split()
+        keys = ("start", "length", "type", "transaction", "meta", "data", "held", "mode", "discard", "no_space", "check",
+                "meta_low")
+        return dict(zip(keys, words[:12]))
+
+    def used(self):
+        return int(self.status()["data"].split("/")[0])
+
+    def close(self):
+        """Removes all devices; then the metadata must be clean."""
+        for name in self.fs.devices():
+            if name != self.dev.name:
+                self.fs[name].remove()
+        self.dev.remove()
+        tool("thin_check", self.meta)
+
+
+@pytest.fixture
+def pool(fs, backing):
+    """pool(...) makes a Pool; at the end each is taken down and checked."""
+    made = []
+
+    def make(**kw):
+        made.append(Pool(kw.pop("fs", fs), backing, **kw))
+        return made[-1]
+
+    yield make
+    for p in made:
+        if p.fs.process.poll() is None and p.dev.name in p.fs.devices():
+            p.close()
+
+
+# --- the basics -----------------------------------------------------------------------------
+
+
+def test_status_and_table(pool):
+    p = pool(low=5, features="1 skip_block_zeroing")
+    st = p.status()
+    assert (st["transaction"], st["data"], st["held"], st["mode"]) == ("0", "0/200", "-", "rw")
+    assert (st["discard"], st["no_space"], st["check"], st["meta_low"]) == \
+        ("discard_passdown", "queue_if_no_space", "-", "256")
+    assert p.dev.table().strip() == f"0 25600 thin-pool {p.meta} {p.data} 128 5 1 skip_block_zeroing"
+    t = p.thin(0)
+    assert t.status().strip() == "0 12800 thin 0 -"
+    assert t.table().strip() == "0 12800 thin pool 0"
+    t.pwrite(b"x" * 4096, 7 * BLOCK)
+    assert t.status().strip() == f"0 12800 thin 128 {8 * BS - 1}"
+    assert p.used() == 1
+
+
+def test_unprovisioned_reads_zero_and_stays_so(pool):
+    p = pool()
+    t = p.thin(0)
+    assert t.pread(10 * BLOCK, 0) == bytes(10 * BLOCK)
+    assert p.used() == 0
+
+
+def test_zeroing_hides_what_was_on_the_data_device(pool):
+    p = pool(fill=b"S" * (200 * BLOCK))
+    t = p.thin(0)
+    t.pwrite(b"x" * 4096, 3 * BLOCK + 8192)
+    assert t.pread(BLOCK, 3 * BLOCK) == bytes(8192) + b"x" * 4096 + bytes(BLOCK - 12288)
+
+
+def test_without_zeroing_the_rest_is_as_it_was(pool):
+    p = pool(fill=b"S" * (200 * BLOCK), features="1 skip_block_zeroing")
+    t = p.thin(0)
+    t.pwrite(b"x" * 4096, 3 * BLOCK + 8192)
+    assert t.pread(BLOCK, 3 * BLOCK) == b"S" * 8192 + b"x" * 4096 + b"S" * (BLOCK - 12288)
+
+
+@pytest.mark.parametrize("bs", [128, 384, 4096])
+def test_blocks_of_other_sizes(pool, bs):
+    p = pool(bs=bs, blocks=40, fill=b"S" * (40 * bs * SECTOR))
+    t = p.thin(0, blocks=20)
+    data = pattern(3 * bs, seed=bs)
+    t.pwrite(data, bs * SECTOR - 2048)
+    assert t.pread(len(data) + 4096, bs * SECTOR - 4096) == bytes(2048) + data + bytes(2048)
+    p.message("create_snap 1 0")
+    s = p.thin(1, blocks=20, create=False)
+    t.pwrite(b"y" * 1024, 2 * bs * SECTOR + 512)
+    assert s.pread(len(data), bs * SECTOR - 2048) == data
+    at = bs * SECTOR + 2048 + 512
+    assert t.pread(len(data), bs * SECTOR - 2048) == data[:at] + b"y" * 1024 + data[at + 1024:]
+
+
+def test_survives_remount(pool, backing, dmfs):
+    p = pool()
+    t = p.thin(3)
+    t.pwrite(pattern(5 * BS), 2 * BLOCK)
+    p.message("set_transaction_id 0 17")
+    p.close()
+    p.dev = p.fs.mkdir("pool", p.line())
+    assert p.status()["transaction"] == "17" and p.used() == 5
+    t = p.thin(3, create=False)
+    assert t.pread(5 * BLOCK, 2 * BLOCK) == pattern(5 * BS)
+
+
+def test_kill_after_fsync_loses_nothing(dmfs, backing):
+    p = Pool(dmfs(), backing)
+    t = p.thin(0)
+    t.pwrite(pattern(10 * BS), 0, sync=True)
+    t.pwrite(pattern(10 * BS, seed=9), 50 * BLOCK)
+    p.fs.kill()
+    p.fs.wait()
+    tool("thin_check", p.meta)
+    p.fs = dmfs()
+    p.dev = p.fs.mkdir("pool", p.line())
+    t = p.thin(0, create=False)
+    assert t.pread(10 * BLOCK, 0) == pattern(10 * BS)
+    late = t.pread(10 * BLOCK, 50 * BLOCK)
+    for i in range(10):
+        block = late[i * BLOCK:(i + 1) * BLOCK]
+        assert block in (bytes(BLOCK), pattern(10 * BS, seed=9)[i * BLOCK:(i + 1) * BLOCK])
+    p.close()
+
+
+# --- snapshots --------------------------------------------------------------------------------
+
+
+def test_snapshots_are_apart(pool):
+    p = pool()
+    t = p.thin(0)
+    t.pwrite(pattern(20 * BS), 0)
+    s = p.snap(1, 0, t)
+    assert p.used() == 20
+    t.pwrite(b"t" * 5000, 3 * BLOCK + 100)
+    s.pwrite(b"s" * 5000, 4 * BLOCK + 100)
+    assert p.used() == 22
+    want_t, want_s = bytearray(pattern(20 * BS)), bytearray(pattern(20 * BS))
+    want_t[3 * BLOCK + 100:3 * BLOCK + 5100] = b"t" * 5000
+    want_s[4 * BLOCK + 100:4 * BLOCK + 5100] = b"s" * 5000
+    assert t.pread(20 * BLOCK, 0) == want_t
+    assert s.pread(20 * BLOCK, 0) == want_s
+    t.remove()
+    p.message("delete 0")
+    assert p.used() == 20
+    assert s.pread(20 * BLOCK, 0) == want_s
+
+
+def test_a_long_chain_of_snapshots(pool):
+    p = pool(blocks=400)
+    dev = p.thin(0)
+    dev.pwrite(pattern(4 * BS), 0)
+    images = [bytearray(pattern(4 * BS))]
+    for i in range(1, 40):
+        dev = p.snap(i, i - 1, dev)
+        at = i % 4 * BLOCK + i * 512
+        dev.pwrite(bytes([i]) * 512, at)
+        images.append(bytearray(images[-1]))
+        images[-1][at:at + 512] = bytes([i]) * 512
+    for i in range(40):
+        assert p.fs[f"thin{i}"].pread(4 * BLOCK, 0) == images[i], i
+    for i in range(0, 40, 2):
+        p.fs[f"thin{i}"].remove()
+        p.message(f"delete {i}")
+    for i in range(1, 40, 2):
+        assert p.fs[f"thin{i}"].pread(4 * BLOCK, 0) == images[i], i
+
+
+def test_random_writes_snapshots_and_discards_against_a_model(pool):
+    rng = random.Random(5)
+    p = pool(blocks=1500)
+    size = 60 * BLOCK
+    devs, model = {0: p.thin(0, blocks=60)}, {0: bytearray(size)}
+    for step in range(500):
+        i = rng.choice(sorted(devs))
+        what = rng.random()
+        if what < 0.7:
+            at = rng.randrange(size // 512 - 1) * 512
+            data = rng.randbytes(min(rng.choice([512, 4096, BLOCK, 3 * BLOCK]), size - at))
+            devs[i].pwrite(data, at)
+            model[i][at:at + len(data)] = data
+        elif what < 0.8:
+            first = rng.randrange(60)
+            n = rng.randrange(1, 61 - first)
+            devs[i].discard(first * BLOCK, n * BLOCK)
+            model[i][first * BLOCK:(first + n) * BLOCK] = bytes(n * BLOCK)
+        elif what < 0.9 and len(devs) < 6:
+            new = max(devs) + 1
+            devs[new] = p.snap(new, i, devs[i], blocks=60)
+            model[new] = bytearray(model[i])
+        elif len(devs) > 1:
+            devs.pop(i).remove()
+            model.pop(i)
+            p.message(f"delete {i}")
+    for i in devs:
+        assert devs[i].pread(size, 0) == model[i]
+
+
+def test_external_origin(pool, backing):
+    origin = backing(10 * BS + 8, data=pattern(10 * BS + 8, seed=3))
+    p = pool()
+    p.message("create_thin 0")
+    t = p.thin(0, blocks=30, create=False, extra=f" {quote(origin)}")
+    assert t.table().strip() == f"0 {30 * BS} thin pool 0 {origin}"
+    want = bytearray(pattern(10 * BS + 8, seed=3) + bytes(30 * BLOCK - 10 * BLOCK - 4096))
+    assert t.pread(30 * BLOCK, 0) == want
+    assert p.used() == 0
+    for at in (3 * BLOCK + 512, 10 * BLOCK + 512, 10 * BLOCK + 8192, 20 * BLOCK):
+        t.pwrite(b"w" * 512, at)
+        want[at:at + 512] = b"w" * 512
+    assert t.pread(30 * BLOCK, 0) == want
+    with open(origin, "rb") as f:
+        assert f.read() == pattern(10 * BS + 8, seed=3)
+    assert p.used() == 3
+
+
+# --- discards and holes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features, passes", [("", True), ("1 no_discard_passdown", False)])
+def test_discard_gives_space_back(pool, features, passes):
+    p = pool(features=features)
+    t = p.thin(0)
+    t.pwrite(pattern(40 * BS), 0, sync=True)
+    before = os.stat(p.data).st_blocks
+    t.discard(10 * BLOCK - 4096, 20 * BLOCK + 8192)     # parts of blocks stay
+    assert p.used() == 20
+    assert t.pread(20 * BLOCK, 10 * BLOCK) == bytes(20 * BLOCK)
+    assert t.pread(10 * BLOCK, 0)[:-4096] == pattern(40 * BS)[:10 * BLOCK - 4096]
+    assert (os.stat(p.data).st_blocks < before) == passes
+
+
+def test_shared_blocks_are_not_discarded_below(pool):
+    p = pool()
+    t = p.thin(0)
+    t.pwrite(pattern(10 * BS), 0, sync=True)
+    s = p.snap(1, 0, t)
+    t.discard(0, 10 * BLOCK)
+    assert p.used() == 10
+    assert s.pread(10 * BLOCK, 0) == pattern(10 * BS)
+    s.discard(0, 10 * BLOCK)
+    assert p.used() == 0
+
+
+def test_ignore_discard(pool):
+    p = pool(features="1 ignore_discard")
+    assert p.status()["discard"] == "ignore_discard"
+    t = p.thin(0)
+    t.pwrite(pattern(BS), 0)
+    with pytest.raises(OSError) as e:
+        t.discard(0, BLOCK)
+    assert e.value.errno == errno.EOPNOTSUPP
+    assert p.used() == 1
+
+
+def test_holes_are_seen(pool):
+    p = pool()
+    t = p.thin(0)
+    t.pwrite(b"a" * 512, 5 * BLOCK)
+    t.pwrite(b"a" * (2 * BLOCK), 20 * BLOCK)
+    with t.open(os.O_RDONLY) as fd:
+        assert os.lseek(fd, 0, os.SEEK_DATA) == 5 * BLOCK
+        assert os.lseek(fd, 5 * BLOCK, os.SEEK_HOLE) == 6 * BLOCK
+        assert os.lseek(fd, 6 * BLOCK, os.SEEK_DATA) == 20 * BLOCK
+        assert os.lseek(fd, 20 * BLOCK, os.SEEK_HOLE) == 22 * BLOCK
+        with pytest.raises(OSError) as e:
+            os.lseek(fd, 22 * BLOCK, os.SEEK_DATA)
+        assert e.value.errno == errno.ENXIO
+
+
+@pytest.mark.root
+def test_fstrim_gives_space_back(pool, sh, loop):
+    p = pool(blocks=1000)
+    t = p.thin(0, blocks=900)
+    sh(f"mke2fs -q -F -E nodiscard {t.image}")
+    dev = loop(t.image)
+    sh(f"mkdir -p mnt; mount {dev} mnt && dd if=/dev/urandom of=mnt/big bs=1M count=20 && sync && rm mnt/big && sync")
+    try:
+        full = p.used()
+        sh("fstrim mnt")
+        assert p.used() < full - 200
+    finally:
+        sh("umount mnt")
+    sh(f"e2fsck -fn {t.image}")
+
+
+# --- no space -----------------------------------------------------------------------------------
+
+
+def test_error_if_no_space(pool):
+    p = pool(blocks=10, features="1 error_if_no_space")
+    t = p.thin(0)
+    t.pwrite(pattern(10 * BS), 0)
+    with pytest.raises(OSError) as e:
+        t.pwrite(b"x" * 512, 50 * BLOCK, sync=True)
+    assert e.value.errno == errno.ENOSPC
+    assert p.status()["mode"] == "out_of_data_space"
+    assert t.pread(10 * BLOCK, 0) == pattern(10 * BS)
+    t.pwrite(b"y" * 512, 0, sync=True)                  # what is mapped can still be written
+    t.discard(0, 2 * BLOCK)                             # and given back
+    assert p.status()["mode"] == "rw"
+    t.pwrite(b"x" * 512, 50 * BLOCK, sync=True)
+
+
+def direct_write(dev, data, offset, result):
+    """A write in a thread of its own; result gets 0 or the errno."""
+
+    def run():
+        try:
+            dev.pwrite(data, offset, sync=True)
+            result.append(0)
+        except OSError as e:
+            result.append(e.errno)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def wait_event(dev, fn):
+    """Reads the device's events until fn() is true."""
+    fd = os.open(dev.file("events"), os.O_RDONLY)
+    try:
+        while not fn():
+            os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
+def test_queued_writes_go_on_when_the_pool_grows(pool):
+    p = pool(blocks=10)
+    t = p.thin(0)
+    t.pwrite(pattern(10 * BS), 0, sync=True)
+    result = []
+    thread = direct_write(t, b"q" * 4096, 50 * BLOCK, result)
+    wait_event(p.dev, lambda: p.status()["mode"] == "out_of_data_space")
+    assert not result
+    os.truncate(p.data, 20 * BLOCK)
+    p.reload(blocks=20)
+    thread.join()
+    assert result == [0]
+    assert p.status()["mode"] == "rw" and p.status()["data"] == "11/20"
+    assert t.pread(4096, 50 * BLOCK) == b"q" * 4096
+
+
+def test_queued_writes_go_on_after_a_discard(pool):
+    p = pool(blocks=10)
+    t, other = p.thin(0), p.thin(1)
+    t.pwrite(pattern(8 * BS), 0, sync=True)
+    other.pwrite(pattern(2 * BS), 0, sync=True)
+    result = []
+    thread = direct_write(t, b"q" * 4096, 50 * BLOCK, result)
+    wait_event(p.dev, lambda: p.status()["mode"] == "out_of_data_space")
+    other.discard(0, BLOCK)       # not the same image: its inode is locked by the write
+    thread.join()
+    assert result == [0]
+
+
+def test_queued_writes_fail_when_the_time_is_up(dmfs, pool):
+    p = pool(blocks=10, fs=dmfs(env={"DMFS_THIN_NO_SPACE_TIMEOUT": "1"}))
+    t = p.thin(0)
+    t.pwrite(pattern(10 * BS), 0, sync=True)
+    result = []
+    direct_write(t, b"q" * 4096, 50 * BLOCK, result).join()
+    assert result == [errno.ENOSPC]
+    assert p.status()["no_space"] == "error_if_no_space"
+    p.reload()
+    assert p.status()["no_space"] == "queue_if_no_space"
+
+
+def test_noflush_suspend_with_queued_writes(pool):
+    p = pool(blocks=10)
+    t = p.thin(0)
+    t.pwrite(pattern(10 * BS), 0, sync=True)
+    result = []
+    thread = direct_write(t, b"q" * 4096, 50 * BLOCK, result)
+    wait_event(p.dev, lambda: p.status()["mode"] == "out_of_data_space")
+    t.suspend(noflush=True)
+    p.dev.suspend()
+    os.truncate(p.data, 20 * BLOCK)
+    p.reload(blocks=20)
+    assert not result
+    t.resume()
+    thread.join()
+    assert result == [0]
+
+
+def test_low_water_mark_event(pool):
+    p = pool(blocks=20, low=10)
+    t = p.thin(0)
+    t.pwrite(pattern(8 * BS), 0)
+    before = int(p.dev.info()["Event number"])
+    t.pwrite(pattern(8 * BS), 8 * BLOCK)
+    assert int(p.dev.info()["Event number"]) == before + 1
+
+
+def test_metadata_runs_out_and_grows(pool, backing):
+    p = pool(blocks=60000, meta_sectors=128 * 8)
+    p.message("create_thin 0")
+    t = p.thin(0, blocks=60000, create=False)
+    rng = random.Random(1)
+    with t.open() as fd, pytest.raises(OSError) as e:
+        for _ in range(100000):
+            os.pwrite(fd, b"m" * 512, rng.randrange(60000) * BLOCK)
+    assert e.value.errno == errno.EIO
+    st = p.status()
+    assert st["mode"] == "ro"
+    with pytest.raises(OSError) as e:
+        p.message("create_thin 1")
+    assert e.value.errno == errno.EOPNOTSUPP
+    if st["check"] == "-":
+        os.truncate(p.meta, 4096 * SECTOR)
+        p.reload()
+        assert p.status()["mode"] == "rw"
+        assert p.status()["meta"].endswith("/512")
+        t.pwrite(b"m" * 512, 59999 * BLOCK, sync=True)
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def test_messages_are_refused(pool):
+    p = pool()
+    t = p.thin(0)
+    p.message("create_thin 1")
+
+    def refused(text, code, match=None):
+        with pytest.raises(OSError) as e:
+            p.message(text)
+        assert e.value.errno == code, text
+        if match:
+            assert re.search(match, p.dev.error())
+
+    refused("create_thin 0", errno.EEXIST, "exists")
+    refused("create_thin 1", errno.EEXIST)
+    refused("create_thin 16777216", errno.EINVAL, "16777215")
+    refused("create_thin x", errno.EINVAL)
+    refused("create_thin", errno.EINVAL)
+    refused("create_thin 1 2", errno.EINVAL)
+    refused("create_snap 1 0", errno.EEXIST)
+    refused("create_snap 2 99", errno.ENODATA)
+    refused("create_snap 2", errno.EINVAL)
+    refused("delete 0", errno.EBUSY)
+    refused("delete 77", errno.ENODATA)
+    refused("set_transaction_id 5 6", errno.EINVAL)
+    refused("set_transaction_id x 6", errno.EINVAL)
+    refused("release_metadata_snap", errno.EINVAL)
+    refused("frobnicate", errno.EINVAL)
+    p.message("create_thin 16777215")
+    p.message("reserve_metadata_snap")
+    refused("reserve_metadata_snap", errno.EBUSY)
+    p.message("release_metadata_snap")
+    p.message("delete 1")
+    assert t.status()
+
+
+def test_tables_are_refused(fs, pool, backing):
+    p = pool()
+    p.message("create_thin 0")
+    dev = fs.mkdir("d")
+    meta, data, small, garbage = backing(8192), backing(2560), backing(16), backing(8192, data=os.urandom(65536))
+    for line in (f"0 2560 thin-pool {meta} {data} 127 0", f"0 2560 thin-pool {meta} {data} 64 0",
+                 f"0 2560 thin-pool {meta} {data} 2097280 0", f"0 2560 thin-pool {meta} {data} 128 x",
+                 f"0 2560 thin-pool {meta} {data} 128", f"0 2560 thin-pool {meta} {meta} 128 0",
+                 f"0 2560 thin-pool {meta} {data} 128 0 1 no_such_thing", f"0 2560 thin-pool {meta} {data} 128 0 2 read_only",
+                 f"0 2560 thin-pool {meta} {data} 128 0 5 read_only read_only read_only read_only read_only",
+                 f"0 5120 thin-pool {meta} {data} 128 0",
+                 f"0 128 thin {meta} 0", "0 128 thin pool", "0 128 thin pool x", "0 128 thin pool 16777216",
+                 "0 128 thin pool 0 pool"):
+        dev.refuse(line + "\n")
+    dev.refuse("0 128 thin pool 5\n", code=errno.ENODATA)
+    dev.refuse(f"0 2560 thin-pool {p.meta} {data} 128 0\n", code=errno.EBUSY, match="in use")
+    dev.refuse(f"0 2560 thin-pool {small} {data} 128 0\n", code=errno.ENOSPC)
+    dev.refuse(f"0 2560 thin-pool {garbage} {data} 128 0\n", code=errno.ENOTBLK)
+    dev.refuse(f"0 2560 thin-pool {meta} {data} 128 0 1 read_only\n", code=errno.EPERM)
+
+
+def test_pool_is_in_use_while_thins_are(pool):
+    p = pool()
+    p.thin(0)
+    with pytest.raises(OSError) as e:
+        p.dev.remove()
+    assert e.value.errno == errno.EBUSY
+
+
+def test_read_only_pool(pool):
+    p = pool()
+    t = p.thin(0)
+    t.pwrite(pattern(3 * BS), 0, sync=True)
+    p.snap(1, 0, t)
+    p.close()
+    with open(p.meta, "rb") as f:
+        before = f.read()
+    p.features = "1 read_only"
+    p.dev = p.fs.mkdir("pool", p.line())
+    assert p.status()["mode"] == "ro"
+    t = p.thin(0, create=False)
+    assert t.pread(4 * BLOCK, 0) == pattern(3 * BS) + bytes(BLOCK)
+    for at in (0, 50 * BLOCK):
+        with pytest.raises(OSError) as e:
+            t.pwrite(b"x" * 512, at, sync=True)
+        assert e.value.errno == errno.EIO
+    p.close()
+    with open(p.meta, "rb") as f:
+        assert f.read() == before
+
+
+# --- userspace's tools ------------------------------------------------------------------------------
+
+
+def test_tools_work_on_our_metadata_and_we_on_theirs(pool, work):
+    p = pool()
+    t = p.thin(0)
+    t.pwrite(pattern(30 * BS), 0)
+    s = p.snap(1, 0, t)
+    s.pwrite(pattern(5 * BS, seed=2), 2 * BLOCK)
+    s.discard(20 * BLOCK, 3 * BLOCK)
+    p.message("reserve_metadata_snap")
+    held = p.status()["held"]
+    assert held != "-"
+    ls = tool("thin_ls", "--metadata-snap", "--no-headers", "-o", "DEV,MAPPED_BLOCKS", p.meta).stdout.split()
+    assert ls == ["0", "30", "1", "27"]
+    delta = tool("thin_delta", f"--metadata-snap={held}", "--snap1", 0, "--snap2", 1, p.meta).stdout
+    assert re.search(r'<different begin="2" length="5"/>', delta) and re.search(r'<left_only begin="20" length="3"/>', delta)
+    p.message("release_metadata_snap")
+    p.close()
+    dump = tool("thin_dump", p.meta).stdout
+    assert re.search(r'dev_id="1" mapped_blocks="27"', dump)
+    repaired = os.path.join(work, "repaired")
+    for make in ("repair", "restore"):
+        with open(repaired, "wb") as f:
+            f.truncate(8192 * SECTOR)
+        if make == "repair":
+            tool("thin_repair", "-i", p.meta, "-o", repaired)
+        else:
+            with open(os.path.join(work, "xml"), "w", encoding="ascii") as f:
+                f.write(dump)
+            tool("thin_restore", "-i", os.path.join(work, "xml"), "-o", repaired)
+        shutil.copy(repaired, p.meta)
+        p.dev = p.fs.mkdir("pool", p.line())
+        t, s = p.thin(0, create=False), p.thin(1, create=False)
+        assert t.pread(30 * BLOCK, 0) == pattern(30 * BS)
+        want = bytearray(pattern(30 * BS))
+        want[2 * BLOCK:7 * BLOCK] = pattern(5 * BS, seed=2)
+        want[20 * BLOCK:23 * BLOCK] = bytes(3 * BLOCK)
+        assert s.pread(30 * BLOCK, 0) == want
+        p.snap(2, 1, s).pwrite(b"n" * BLOCK, 40 * BLOCK)
+        p.fs["thin2"].remove()
+        p.message("delete 2")
+        p.close()
+
+
+def test_needs_check_keeps_the_pool_read_only(pool):
+    tool("thin_check", "--version")
+    p = pool()
+    t = p.thin(0)
+    t.pwrite(pattern(2 * BS), 0)
+    p.close()
+    with open(p.meta, "r+b") as f:
+        sb = bytearray(f.read(4096))
+        sb[4] |= 1
+        sb[0:4] = crc(bytes(sb[4:]), 160774).to_bytes(4, "little")
+        f.seek(0)
+        f.write(sb)
+    p.dev = p.fs.mkdir("pool", p.line())
+    assert (p.status()["mode"], p.status()["check"]) == ("ro", "needs_check")
+    with pytest.raises(OSError) as e:
+        p.message("create_thin 1")
+    assert e.value.errno == errno.EOPNOTSUPP
+    p.dev.remove()
+    tool("thin_check", "--clear-needs-check-flag", p.meta)
+    p.dev = p.fs.mkdir("pool", p.line())
+    assert p.status()["mode"] == "rw"
+
+
+def crc(data, seed):
+    """CRC-32C as the metadata has it."""
+    table = []
+    for i in range(256):
+        c = i
+        for _ in range(8):
+            c = c >> 1 ^ (0x82f63b78 if c & 1 else 0)
+        table.append(c)
+    c = 0xffffffff
+    for b in data:
+        c = c >> 8 ^ table[(c ^ b) & 255]
+    return c ^ seed
+
+
+# --- many at once -------------------------------------------------------------------------------------
+
+
+def test_threads_on_shared_blocks(pool):
+    """Writers of the same blocks, snapshots meanwhile: every write is there, every snapshot one moment's image."""
+    p = pool(blocks=3000)
+    t = p.thin(0, blocks=64)
+    slots = 64 * BLOCK // 4096
+    errors = []
+
+    def writer(k):
+        rng = random.Random(k)
+        try:
+            with t.open() as fd:
+                for n in range(300):
+                    at = rng.randrange(k, slots, 4)
+                    os.pwrite(fd, bytes([n & 255]) * 4096, at * 4096)
+                    if os.pread(fd, 4096, at * 4096) != bytes([n & 255]) * 4096:
+                        errors.append((k, n))
+        except OSError as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=writer, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    snaps = [p.snap(i, 0, t, blocks=64) for i in range(1, 6)]
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for s in snaps:
+        image = s.pread(64 * BLOCK, 0)
+        assert image == s.pread(64 * BLOCK, 0)
+        for i in range(slots):
+            page = image[i * 4096:(i + 1) * 4096]
+            assert page == page[:1] * 4096
+
+
+def test_discards_and_writes_at_once(pool):
+    p = pool(blocks=100)
+    t = p.thin(0, blocks=64)
+    stop = threading.Event()
+
+    def discard():
+        rng = random.Random(4)
+        while not stop.is_set():
+            t.discard(rng.randrange(32) * BLOCK, BLOCK * rng.randrange(1, 32))
+
+    thread = threading.Thread(target=discard)
+    thread.start()
+    try:
+        with t.open() as fd:
+            for n in range(400):
+                at = n % 60 * BLOCK
+                os.pwrite(fd, bytes([n & 255]) * 8192, at + 4096)
+                got = os.pread(fd, 8192, at + 4096)
+                assert got in (bytes(8192), bytes([n & 255]) * 8192)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_suspend_and_reload_under_load(pool):
+    p = pool(blocks=600)
+    t = p.thin(0, blocks=256)
+    stop = threading.Event()
+    errors = []
+
+    def load():
+        rng = random.Random(8)
+        try:
+            with t.open() as fd:
+                while not stop.is_set():
+                    at = rng.randrange(256 * BLOCK // 4096) * 4096
+                    os.pwrite(fd, b"z" * 4096, at)
+        except OSError as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for i in range(20):
+        if i % 3 == 0:
+            p.reload()
+        elif i % 3 == 1:
+            t.suspend(noflush=i % 2)
+            t.resume()
+        else:
+            p.dev.suspend()
+            p.dev.resume()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_deleting_a_big_volume(pool):
+    p = pool(blocks=20000, features="1 skip_block_zeroing", meta_sectors=16384)
+    t = p.thin(0, blocks=20000)
+    with t.open() as fd:
+        for i in range(8000):
+            os.pwrite(fd, b"d" * 512, i * BLOCK)
+    t.remove()
+    other = p.thin(1)
+    p.message("delete 0")
+    assert p.used() == 0
+    other.pwrite(pattern(BS), 0, sync=True)
+    with pytest.raises(OSError) as e:
+        p.thin(0, create=False)
+    assert e.value.errno == errno.ENODATA
+    p.fs["thin0"].remove()
+
+
+# --- the seed's cookbook --------------------------------------------------------------------------------
+
+
+def test_cookbook(fs, backing, sh):
+    examples = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../contrib/examples")
+    meta, data, origin = backing(4096), backing(20 * BS), backing(BS, data=pattern(BS, seed=4))
+    env = {"DMFS_MOUNT": fs.mountpoint}
+    sh(f'{examples}/thin-pool "$@"', meta, data, BS, 2, **env)
+    sh(f'{examples}/thin-volume thin 0 {100 * BS}', **env)
+    fs["thin"].pwrite(pattern(3 * BS), 0)
+    sh(f'{examples}/thin-snapshot snap 1 thin 0', **env)
+    fs["thin"].pwrite(b"x" * 512, 0)
+    assert fs["snap"].pread(3 * BLOCK, 0) == pattern(3 * BS)
+    sh(f'{examples}/thin-volume image 2 {10 * BS} "$1"', origin, **env)
+    assert fs["image"].pread(2 * BLOCK, 0) == pattern(BS, seed=4) + bytes(BLOCK)
+    daemon = subprocess.Popen([f"{examples}/thin-grow"], env=os.environ | env, stdout=subprocess.PIPE, text=True)
+    try:
+        fs["thin"].pwrite(pattern(30 * BS, seed=8), 20 * BLOCK, sync=True)
+        assert fs["thin"].pread(30 * BLOCK, 20 * BLOCK) == pattern(30 * BS, seed=8)
+        for name in ("snap", "thin", "image", "pool"):
+            fs[name].remove()
+        out = daemon.communicate(timeout=120)[0]
+        assert "22 blocks" in out
+    finally:
+        daemon.kill()
+        daemon.wait()
+    tool("thin_check", meta)
+
+
+# --- failing devices --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stacked(fs, backing):
+    """A pool whose metadata and data are linear devices, which a test can turn to errors and back."""
+
+    class Stacked:
+        def __init__(self):
+            self.files = {"meta": (backing(META := 8192), META), "data": (backing(200 * BS), 200 * BS)}
+            for name in self.files:
+                fs.mkdir(name)
+                self.heal(name)
+            self.pool = fs.mkdir("pool", f"0 {200 * BS} thin-pool meta data {BS} 0")
+            self.pool.message("create_thin 0")
+            self.thin = fs.mkdir("thin", f"0 {100 * BS} thin pool 0")
+
+        def heal(self, name):
+            path, sectors = self.files[name]
+            fs[name].load(f"0 {sectors} linear {quote(path)} 0")
+
+        def break_(self, name):
+            fs[name].load(f"0 {self.files[name][1]} error")
+
+        def again(self):
+            """Everything anew; the metadata must be clean."""
+            self.thin.remove()
+            self.pool.remove()
+            tool("thin_check", self.files["meta"][0])
+            os.mkdir(self.pool.path)
+            self.pool.load(f"0 {200 * BS} thin-pool meta data {BS} 0")
+            os.mkdir(self.thin.path)
+            self.thin.load(f"0 {100 * BS} thin pool 0")
+
+    return Stacked()
+
+
+def test_metadata_device_fails(stacked):
+    s = stacked
+    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
+    s.break_("meta")
+    with pytest.raises(OSError) as e:
+        s.thin.pwrite(b"x" * 512, 50 * BLOCK, sync=True)
+    assert e.value.errno == errno.EIO
+    assert s.pool.status().split()[3:] == ["Fail"]
+    assert s.thin.status().split()[3:] == ["Fail"]
+    s.heal("meta")
+    with pytest.raises(OSError) as e:
+        s.thin.pwrite(b"x" * 512, 0, sync=True)
+    assert e.value.errno == errno.EIO
+    with pytest.raises(OSError) as e:
+        s.pool.message("create_thin 1")
+    assert e.value.errno == errno.EOPNOTSUPP
+    s.again()
+    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
+    assert s.pool.status().split()[7] == "rw"
+
+
+def test_data_device_fails(stacked):
+    s = stacked
+    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
+    s.break_("data")
+    with pytest.raises(OSError) as e:
+        s.thin.pwrite(b"x" * 512, 50 * BLOCK)
+    assert e.value.errno == errno.EIO
+    assert s.pool.status().split()[7] == "rw"
+    s.heal("data")
+    s.thin.pwrite(b"y" * 512, 50 * BLOCK, sync=True)
+    s.again()
+    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
+    assert s.thin.pread(BLOCK, 50 * BLOCK) == b"y" * 512 + bytes(BLOCK - 512)
+
+
+def test_data_device_fails_to_flush(stacked):
+    """Metadata must not become durable before the data it leads to: the transaction is abandoned."""
+    s = stacked
+    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
+    s.break_("data")
+    s.pool.message("create_thin 1")
+    words = s.pool.status().split()
+    assert (words[7], words[10]) == ("ro", "needs_check")
+    s.heal("data")
+    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
+    s.thin.remove()
+    s.pool.remove()
+    tool("thin_check", s.files["meta"][0])
+    assert 'dev_id="1"' not in tool("thin_dump", s.files["meta"][0]).stdout

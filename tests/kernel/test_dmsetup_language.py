@@ -1,0 +1,504 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One script, spoken to the kernel by dmsetup and to dmfs by dmfsctl called as dmsetup: the same output, errors, codes.
+
+What must differ is made equal first: the kernel's major number is 254 and ours 0, it prints MAJ:MIN for a device in a
+table where we print names and paths, and we add what `error` says ("dmfs: ..." on stderr).
+"""
+
+import difflib
+import os
+import re
+import subprocess
+
+import pytest
+
+PRELUDE = r"""
+n=0
+t() {
+    n=$((n + 1))
+    printf '$ %d %s\n' $n "$*"
+    "$@" >"$WORK/so" 2>"$WORK/se" </dev/null
+    rc=$?
+    sed 's/^/1|/' "$WORK/so"; sed '/^Usage:/,$d; s/^/2|/' "$WORK/se"
+    echo "= $rc"
+}
+d() { t dmsetup "$@"; }
+# the first word is the standard input
+p() {
+    n=$((n + 1))
+    text=$1; shift
+    printf '$ %d %s <<< %s\n' $n "$*" "$text"
+    printf "$text" | dmsetup "$@" >"$WORK/so" 2>"$WORK/se"
+    rc=$?
+    sed 's/^/1|/' "$WORK/so"; sed '/^Usage:/,$d; s/^/2|/' "$WORK/se"
+    echo "= $rc"
+}
+"""
+
+
+def kernel_text(text):
+    """The kernel's output as ours would be."""
+    text = re.sub(r"^2\|/dev/mapper/.+: open failed: No such file or directory\n", "", text, flags=re.M)
+    for i in range(2):
+        text = re.sub(rf"\b98:{16 * i}\b", f"D{i}", text)
+        text = re.sub(rf"\b98, {16 * i}\b", f"D{i}", text)
+        text = text.replace(f"/dev/ubd{'ab'[i]}", f"D{i}").replace(f"ubd{'ab'[i]}", f"D{i}")
+    text = re.sub(r"\b254(?=[:,])", "0", text)
+    text = text.replace("-j 254", "-j 0")
+    text = re.sub(r"(?<= )254(?=  ? ?\d)", "  0", text)       # a column
+    return re.sub(r"='254'", "='0'", text)
+
+
+def our_text(text, disks, minors):
+    text = re.sub(r"^2\|dmfs: .*\n", "", text, flags=re.M)
+    for i, disk in enumerate(disks):
+        text = text.replace(disk, f"D{i}")
+    # a table names devices
+    for name, minor in minors.items():
+        text = re.sub(rf"(?<=linear ){name}(?= \d)", f"0:{minor}", text)
+    return text
+
+
+def split(text):
+    parts = re.split(r"^(?=\$ \d+ )", text, flags=re.M)
+    # compact trees are indented by the width of names, with the major number in it
+    return [re.sub(" +", " ", part) if "compact" in part.split("\n", 1)[0] else part for part in parts]
+
+
+def difference(theirs, ours):
+    return theirs.split("\n", 1)[0] + "\n" + "\n".join(difflib.unified_diff(
+        theirs.splitlines(), ours.splitlines(), "kernel", "dmfs", lineterm=""))
+
+
+@pytest.fixture
+def language(kernel, fs, tool, backing, work):
+    """language(SCRIPT, **MINORS) runs it on both sides and compares command by command; what dmfs said."""
+    disks = [backing(8192) for _ in range(2)]
+    bindir = os.path.join(work, "bin")
+    os.mkdir(bindir)
+    os.symlink(tool("dmfsctl"), os.path.join(bindir, "dmsetup"))
+
+    def run(script, **minors):
+        script = PRELUDE + script + "exit 0\n"
+        theirs = kernel_text(kernel.run("MAJOR=254\n" + script, disks).out)
+        done = subprocess.run(["/bin/bash", "-c", "MAJOR=0\n" + script], cwd=work, text=True, capture_output=True, timeout=120,
+                              stdin=subprocess.DEVNULL,
+                              env=os.environ | {"PATH": bindir + ":" + os.environ["PATH"], "LC_ALL": "C", "WORK": work,
+                                                "DMFS_MOUNT": fs.mountpoint, "D0": disks[0], "D1": disks[1]})
+        assert done.returncode == 0, done.stderr
+        ours = our_text(done.stdout, disks, minors)
+        wrong = [difference(k, o) for k, o in zip(split(theirs), split(ours)) if k != o]
+        assert not wrong, "\n".join(wrong)
+        assert len(split(theirs)) == len(split(ours)) > 10, done.stderr
+        return ours
+
+    return run
+
+
+def test_create_and_remove(language):
+    out = language(r"""
+d create base --table "0 1000 linear $D0 0"
+d create base --table "0 1000 linear $D0 0"
+d create top -u UU-1 --table "0 1000 linear /dev/mapper/base 0"
+d create c -u UU-1 --table "0 500 zero"
+d create c --table "0 500 linear /dev/nosuch 0"
+d create c --table "0 500 nosuch"
+d create c -u UU-3 --table "0 500 nosuch"
+d info c
+d create c --table "0 500"
+d create c --table "x 500 zero"
+d create c --table "0 x zero"
+d create c --table "0 500x zero"
+d create c --table "0 5 zero
+5 error"
+d create c /nonexist
+d create
+d create c d e
+d create c --notable --table "0 1 zero"
+d create x/y --notable
+d create 'q"\x20' --notable
+d create c -j $MAJOR -n
+d create c --mode 999 -n
+d create c --count -1 -n
+d create c --table ""
+d info c
+d remove c
+p '# comment\n\n  \n  0 5 zero\n5 5 error' create st1
+d table st1
+p '0 5 zero\n5 error' create st2
+p '0 5 zero\n10 5 error' create st2
+p '' create st2
+d info st2
+printf '0 5 zero\n5 error\n' >"$WORK/file"
+d create st3 file
+printf '0 5 zero\n5 5 error\n' >"$WORK/file"
+d create st3 file
+d table st3
+d create st4 --table '  0   5    zero   '
+d table st4
+d create -j $MAJOR -m 30 m30 -n
+d info -c m30
+d create -m 31 m31 -n
+d create -r ro --table "0 500 linear /dev/mapper/base 0"
+d info ro
+d create "sp ace" --notable
+d create 'mn\x20z' --notable
+d ls
+d mangle
+d info -c -o name,mangled_name,unmangled_name
+d rename 'mn\x20z' 'm n'
+d info "m n"
+d remove "sp ace" "m n"
+d remove
+d remove nosuch
+d remove base
+d remove m30 m31 nosuch
+d remove base top
+d remove top st1
+d remove_all x
+d remove_all
+d ls
+d -v create v --table "0 5 zero"
+d -v remove v
+""", base=0, top=1)
+    assert "Device or resource busy" in out
+
+
+def test_concise(language):
+    language(r"""
+d create --concise 'x1,,,,0 1000 zero;x2,uu-x2,9,ro,0 5 zero,5 5 error'
+d table --concise
+d table --concise x2
+d table --concise x1 x2
+d create --concise 'x3,,,rx,0 1000 zero'
+d create --concise 'x3,,,'
+d create --concise 'x3,,,,'
+d create --concise ''
+d create --concise ';'
+d create --concise 'x4,,,,0 1 zero' more
+p 'x5,,,,0 1 zero;x6,,,,0 1 zero\n' create --concise
+d create --concise 'x7,,,,0 1 zero;x8,,,,0 1 nosuch;x9,,,,0 1 zero'
+d create --concise 'y\,1,,,,0 1 zero'
+d create --concise 'y2,,,,0 1 zero\'
+d create --concise --notable 'y3,,,,0 1 zero'
+d create --concise -u foo 'y3,,,,0 1 zero'
+d table --concise
+d table --concise --target error
+d ls
+""")
+
+
+def test_load_and_suspend(language):
+    language(r"""
+d create base --table "0 1000 linear $D0 0"
+d create a -r -u UU-2 --table "0 500 linear /dev/mapper/base 0"
+d load a --table "0 600 zero"
+d info a
+d info -c a
+d table a
+d table --inactive a
+d info -c -o name,tables_loaded,suspended,readonly,segments,attr
+d suspend a
+d info -c -o name,tables_loaded,suspended,readonly,segments,attr
+d suspend a
+d info a
+d resume a
+d info a
+d resume a
+d load a /dev/null
+d load a --table "0 500 nosuch"
+d load a --table "0 500"
+d load a --notable
+d load
+d load nosuch /dev/null
+d load nosuch --table "0 5 zero"
+p '0 500 zero\n' reload a
+d info -c a
+d clear a
+d info a
+d clear a base
+d clear
+d clear nosuch
+d suspend --noflush --nolockfs a
+d resume --noflush a
+d suspend
+d suspend base a nosuch
+d info -c -o name,suspended
+d resume nosuch
+d resume base a
+d wipe_table a
+d table a
+d wipe_table
+d wipe_table nosuch
+d load -u UU-2 --table "0 7 zero"
+d resume -u UU-2
+d table -u UU-2
+d suspend -u nosuch
+d create empty --notable
+d suspend empty
+d info empty
+d resume empty
+d clear empty
+d status empty
+d table empty
+d deps empty
+d -v suspend a
+d -v status a
+d -v table
+d -v deps a
+d -v load a --table "0 5 zero"
+d -v clear a
+d -v resume a
+d remove -f base
+d remove -f a
+d table base
+d remove empty
+""", base=0)
+
+
+def test_rename_message_wait(language):
+    language(r"""
+d create a --table "0 1000 linear $D0 0"
+d create b -u UU-1 --table "0 1000 linear /dev/mapper/a 0"
+d rename
+d rename a
+d rename a b
+d rename a a
+d rename a b c
+d rename a c
+d info -c
+d rename c a
+d rename nosuch x
+d rename a x/y
+d rename a --setuuid U2
+d rename a --setuuid U3
+d rename a --setuuid
+d rename b --setuuid U2
+d info a
+d create n --notable
+d rename n m
+d info m
+d message
+d message a 0
+d message a x foo
+d message a -5 foo
+d message nosuch 0 foo
+d message a 0 foo
+d message a 99999 foo
+d message a 0 @stats_create - /10
+d message a 0 @stats_list
+d message a 0 @stats_print 0
+d message -u UU-1 0 @stats_list
+d wait
+d wait nosuch
+d wait a 0
+d -v wait a 0
+d wait a 77
+d mknodes
+d mknodes a
+d mknodes nosuch
+d udevcreatecookie
+d udevcookies
+d foo
+d table --bogus
+d targets x
+d version x
+d target-version linear
+d target-version nosuch
+d target-version linear nosuch
+d target-version
+dmsetup create w --table "0 10 zero"
+dmsetup wait -v w >waited 2>&1 & pid=$!
+dmsetup rename w --setuuid WW       # it ends the wait, be it before or after its beginning
+wait $pid
+t echo $?
+t grep Event waited
+""", a=0)
+
+
+def test_lists(language):
+    language(r"""
+d ls
+d ls --tree
+d info
+d info -c
+d status
+d table
+d deps
+d ls --target zero
+d create a --table "0 1000 linear $D0 0"
+d create b -u UU-1 --table "0 1000 linear /dev/mapper/a 0"
+d create c --table "0 1000 linear /dev/mapper/a 0
+1000 1000 linear $D1 0
+2000 500 linear /dev/mapper/b 0"
+d create d --table "0 1000 linear /dev/mapper/c 0
+1000 1000 linear /dev/mapper/a 0"
+d create e --table "0 1000 zero"
+d info
+d info a
+d info a c
+d info nosuch
+d info -u UU-1
+d info -u nosuch
+d status
+d status a
+d status a b
+d status nosuch
+d status a nosuch
+d status --target linear
+d status --target zero
+d status --target nosuch
+d status --target linear a e
+d -v status --target zero a
+d table
+d table a
+d table c
+d table a b
+d table nosuch
+d table --target linear
+d table --target zero a
+d table -u UU-1
+d table -u nosuch
+d table -j $MAJOR
+d table -m 0
+d table -j $MAJOR -m 77
+d table $MAJOR:0
+d table /dev/mapper/a
+d table /dev/mapper/nosuch
+d table /nosuch/x
+d deps
+d deps a
+d deps a b
+d deps c
+d deps -o devname d
+d deps -o bad
+d deps nosuch
+d ls
+d ls -o devno
+d ls -o bad
+d ls --target linear
+d ls --target nosuch
+d ls -v
+d ls a
+d ls --tree
+d ls --tree -o ascii
+d ls --tree -o utf
+d ls --tree -o vt100
+d ls --tree -o inverted
+d ls --tree -o compact,notrunc
+d ls --tree -o nodevice
+d ls --tree -o active,open,rw,uuid
+d ls --tree -o active,uuid
+d ls --tree -o rw,notrunc
+d ls --tree -o compact,open
+d ls --tree -o bad
+d ls --tree -o compact,bad,utf
+LC_ALL=C.UTF-8 d ls --tree
+d create a-very-long-device-name-that-goes-on-and-on-and-on-until-the-line-is-full-of-it --table "0 1000 linear /dev/mapper/c 0"
+d ls --tree
+d ls --tree -o compact
+d ls --tree -o nodevice,notrunc
+""", a=0, b=1, c=2)
+
+
+def test_columns(language):
+    language(r"""
+d create zz --table "0 1000 linear $D0 0"
+d create b -u UU-1 --table "0 1000 linear /dev/mapper/zz 0"
+d create a -r -u UU-2 --table "0 500 linear /dev/mapper/zz 0"
+d suspend a
+d info -c
+d info -C a
+d info --columns a b
+d info -c a nosuch
+d info -c -u UU-1
+d info -c -u nosuch
+d info -c --noheadings
+d info -c --noheadings -o name,uuid,minor
+d info -c --separator , -o name,uuid,attr,open
+d info -c --noheadings --separator "  " -o minor,name
+d info -c --nameprefixes
+d info -c --nameprefixes --noheadings
+d info -c --nameprefixes --noheadings --separator , a
+d info -c --nameprefixes --separator "  " -o name_all
+d info -c -o +name a
+d info -c -o name,name a
+d info -c -o readahead,Name a
+d info -c -o tables_loaded,suspended,readonly,read_ahead,segments,events,device_count,device_ref_count
+d info -c -o name,names_using_dev,devs_used
+d info -o name a
+d info --noheadings a
+for f in name mangled_name unmangled_name uuid mangled_uuid unmangled_uuid read_ahead attr tables_loaded suspended \
+    readonly minor open segments events device_count devs_used device_ref_count names_using_dev; do
+    d info -c -o $f a
+done
+d info -c -O name
+d info -c --sort -name
+d info -c -O minor
+d info -c --sort open,-minor
+d info -c --sort -open,name -o uuid
+d table --sort name
+d status -S name=a
+d table -S open=0
+d deps -S open=0
+d info -c -o name,selected -S 'open>0'
+for s in 'name=a' 'name=~"^[ab]$"' 'name!~b' 'name=a||name=b' 'name=a#name=b' 'name!=a && open=0' 'name=a,open=0' \
+    '!(name=a)' 'open>=1' 'open>1' 'open<1' 'open<=0' 'open!=0' 'uuid=""' 'uuid=' '' 'name==a' \
+    'suspended=Suspended' 'suspended=active' 'readonly=Writeable' 'name = a' "name='a'" 'tables_loaded=Live' \
+    'read_ahead=256' 'minor>0 && (name=a || name=zz)' 'device_count=1' 'selected=1' 'devs_used=zz' 'name=~z'; do
+    d info -c --noheadings -o name -S "$s"
+done
+for s in 'name=a extra' 'open=x' 'open=1%' '(name=a' 'name=a)' 'name="a' '!name=a'; do
+    d info -c -S "$s"
+done
+""", zz=0)
+
+
+def test_statistics(language):
+    language(r"""
+d create a --table "0 2000 linear $D0 0"
+d create b --table "0 3 zero
+3 997 linear $D1 5"
+d stats create a
+d stats create a b
+d stats create --alldevices
+d stats create
+d stats create --areasize 3 b
+d stats create --areasize 4k --start 1k --length 5k b
+d stats create --areas 2 --areasize 3 b
+d stats create --start x b
+d stats create --bounds 10us b
+d stats create --bounds 1s,2s,3s b
+d stats create --precise --areas 4 b
+d stats create --programid other --userdata foo b
+d stats list
+d stats list a
+d stats list -v a
+d stats list nosuch
+d stats list --programid foo
+d stats list --programid other
+d stats list --allprograms b
+d stats list --noheadings a
+d stats list --histogram b
+d stats list --units s b
+d stats list -o name,region_id,precise,hist_bins,hist_bounds b
+d stats print a
+d stats print --regionid 0 a
+d stats print --regionid 0 --clear a
+d stats clear a
+d stats clear --regionid 0 a
+d stats clear --regionid 77 a
+d stats clear --allregions
+d stats delete --regionid 2 b
+d stats report --count 1 a
+d stats report --count 1 --histogram a
+d stats report nosuch
+d stats delete
+d stats delete a
+d stats delete --regionid 0
+d stats delete --regionid 0 a
+d stats delete --regionid 77 a
+d stats delete --allregions b
+d stats list
+d stats bogus
+""")

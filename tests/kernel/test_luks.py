@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Volumes of dmfs-luks in the kernel's own cryptsetup, and the other way round."""
+
+import os
+import subprocess
+
+import pytest
+
+import veracrypt
+from crypt_combos import stream
+from mounted import Device, build_dir
+
+DATA = stream("volume", 1 << 20)
+OTHER = stream("other", 1 << 20)
+
+# name: how each side makes it
+MADE = {
+    "luks2-4096": "--type luks2 --sector-size 4096",
+    "luks2-512": "--type luks2 --sector-size 512 --key-size 256",
+    "luks2-essiv": "--type luks2 --sector-size 512 --cipher aes-cbc-essiv:sha256",
+    "luks1": "--type luks1",
+    "luks1-cbc": "--type luks1 --cipher aes-cbc-plain64 --hash sha512",
+}
+# only the kernel's cryptsetup: other ciphers than AES need its crypto interface to be made
+KERNELS = {
+    "serpent": "--type luks2 --cipher serpent-xts-plain64 --keyslot-cipher aes-xts-plain64 --keyslot-key-size 512",
+    "twofish": "--type luks2 --sector-size 512 --cipher twofish-cbc-essiv:sha256 --key-size 256 "
+               "--keyslot-cipher aes-xts-plain64 --keyslot-key-size 512",
+    "null": "--type luks2 --cipher cipher_null-ecb",
+}
+QUICK = "--pbkdf pbkdf2 --pbkdf-force-iterations 1000"
+
+
+@pytest.fixture
+def files(work, tool):
+    """Input for the guest, which has no pipes of ours; and the programs' names."""
+    tool("cryptsetup")
+    for name, content in (("data", DATA), ("other", OTHER), ("key", b"sesame")):
+        with open(os.path.join(work, name), "wb") as f:
+            f.write(content)
+    return work
+
+
+@pytest.fixture
+def luks(fs, tool, files):
+    program = tool("dmfs-luks")
+
+    def run(command, *args):
+        done = subprocess.run([program, "-m", fs.mountpoint, command, *args, *(
+            ["--key-file", f"{files}/key"] if command in ("open", "format") else [])], capture_output=True, text=True,
+            timeout=240)
+        assert done.returncode == 0, f"{command} {args}: {done.stderr}"
+
+    return run
+
+
+def image(work, name, size=None):
+    path = os.path.join(work, f"{name}.img")
+    if size:
+        with open(path, "wb") as f:
+            f.truncate(size)
+    return path
+
+
+def in_guest(kernel, work, script, disks):
+    kernel.run(f"""set -e
+for m in serpent_generic twofish_generic algif_skcipher fuse crypto_null; do modprobe -q $m || true; done
+cryptsetup() {{ command cryptsetup --disable-locks --key-file {work}/key "$@"; }}
+cd {work}
+{script}""", disks, timeout=400)
+
+
+def test_ours_in_the_kernel(kernel, luks, fs, files):
+    paths = [image(files, name) for name in MADE]
+    for path, options in zip(paths, MADE.values()):
+        luks("format", path, "--size", "20M", *options.split(), *QUICK.split())
+        luks("open", path, "v")
+        Device(fs, "v").pwrite(DATA, 0, sync=True)
+        luks("close", "v")
+    in_guest(kernel, files, "".join(f"""
+cryptsetup open $D{i} v
+cmp -n {len(DATA)} data /dev/mapper/v
+dd if=other of=/dev/mapper/v oflag=direct bs=1M status=none
+blockdev --getsize64 /dev/mapper/v >{name}.size
+cryptsetup close v
+""" for i, name in enumerate(MADE)), paths)
+    for name, path in zip(MADE, paths):
+        luks("open", path, "v")
+        assert Device(fs, "v").pread(len(OTHER), 0) == OTHER, name
+        with open(os.path.join(files, f"{name}.size"), encoding="ascii") as f:
+            assert Device(fs, "v").size() == int(f.read()), name
+        luks("close", "v")
+
+
+def test_the_kernels_in_ours(kernel, luks, fs, files):
+    made = MADE | KERNELS
+    paths = [image(files, name, 20 << 20) for name in made]
+    in_guest(kernel, files, "".join(f"""
+cryptsetup luksFormat -q $D{i} {options} {QUICK}
+cryptsetup open $D{i} v
+dd if=data of=/dev/mapper/v oflag=direct bs=1M status=none
+blockdev --getsize64 /dev/mapper/v >{name}.size
+cryptsetup close v
+""" for i, (name, options) in enumerate(made.items())), paths)
+    for name, path in zip(made, paths):
+        luks("open", path, "v")
+        assert Device(fs, "v").pread(len(DATA), 0) == DATA, name
+        with open(os.path.join(files, f"{name}.size"), encoding="ascii") as f:
+            assert Device(fs, "v").size() == int(f.read()), name
+        luks("close", "v")
+
+
+@pytest.mark.timeout(900)
+def test_veracrypt(kernel, fs, files):
+    """The kernel's cryptsetup opens the volumes; and so does dmfs-luks, inside the guest, which has what it needs."""
+    paths = []
+    for ciphers in (["aes"], ["twofish", "aes"], ["serpent", "twofish", "aes"]):
+        path = veracrypt.volume(fs, files, ciphers, b"sesame", DATA, pim=1)
+        paths.append(os.path.join(files, f"{'-'.join(ciphers)}.hc"))
+        os.rename(path, paths[-1])
+    in_guest(kernel, files, f"""
+mkdir mnt
+{build_dir()}/dmfs mnt
+for disk in $D0 $D1 $D2; do
+    cat key | command cryptsetup open --disable-locks --type tcrypt --veracrypt --veracrypt-pim 1 $disk v
+    cmp -n {len(DATA)} data /dev/mapper/v
+    test $(blockdev --getsize64 /dev/mapper/v) = {len(DATA)}
+    cryptsetup close v
+    {build_dir()}/dmfs-luks -m mnt open --type tcrypt --veracrypt-pim 1 $disk v <key
+    cmp data mnt/v/image
+    {build_dir()}/dmfs-luks -m mnt close v
+    test -z "$(find mnt -mindepth 1 -maxdepth 1 -type d)"
+done
+umount mnt
+""", paths)

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the tree tells of devices, and finding the one a command is about. */
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "dmfsctl.h"
+#include "fields.h"
+
+/* --- errors ---------------------------------------------------------------------------- */
+
+bool say(const char *format, ...)
+{
+	va_list ap;
+
+	va_start(ap, format);
+	vfprintf(stderr, format, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	return false;
+}
+
+bool ioctl_failed_on(const char *what, const char *name, const char *uuid, int minor, int error)
+{
+	g_autofree char *number = minor < 0 ? g_strdup("") : g_strdup_printf("(0:%d)", minor);
+
+	return say("device-mapper: %s ioctl on %s %s%s failed: %s", what, name ? name : "", uuid ? uuid : "", number,
+		   g_strerror(error == -ENOENT ? ENXIO : -error));
+}
+
+bool ioctl_failed(const char *what, const struct ident *id, int error)
+{
+	if (id->by_number) {
+		g_autofree char *number = g_strdup_printf("(%d:%d)", (int)opt.major, (int)opt.minor);
+
+		return say("device-mapper: %s ioctl on  %s failed: %s", what, number,
+			   g_strerror(error == -ENOENT ? ENXIO : -error));
+	}
+	if (id->said)
+		return ioctl_failed_on(what, id->said, NULL, -1, error);
+	return ioctl_failed_on(what, NULL, opt.uuid, -1, error);
+}
+
+void show_error_file(const char *name)
+{
+	g_autofree char *path = tree_path(ctl_root(), name, "error"), *text = NULL;
+	g_auto(GStrv) lines = NULL;
+
+	if (tree_read(path, &text))
+		return;
+	lines = g_strsplit(text, "\n", -1);
+	for (unsigned i = 0; lines[i]; i++)
+		if (*lines[i])
+			say("dmfs: %s: %s", name, g_str_has_prefix(lines[i], "0: ") ? lines[i] + 3 : lines[i]);
+}
+
+/* --- names ------------------------------------------------------------------------------- */
+
+/* Characters that need no \xNN, which are those that udev takes. */
+static bool plain(char c)
+{
+	return g_ascii_isalnum(c) || (c && strchr("#+-.:=@_", c));
+}
+
+char *mangle(const char *name)
+{
+	GString *out = g_string_new(NULL);
+
+	for (const char *p = name; *p; p++)
+		if (plain(*p))
+			g_string_append_c(out, *p);
+		else
+			g_string_append_printf(out, "\\x%02x", (unsigned char)*p);
+	return g_string_free(out, FALSE);
+}
+
+char *unmangle(const char *name)
+{
+	GString *out = g_string_new(NULL);
+
+	for (const char *p = name; *p; p++) {
+		if (p[0] == '\\' && p[1] == 'x' && g_ascii_isxdigit(p[2]) && g_ascii_isxdigit(p[3])) {
+			g_string_append_c(out, (char)(g_ascii_xdigit_value(p[2]) << 4 | g_ascii_xdigit_value(p[3])));
+			p += 3;
+		} else {
+			g_string_append_c(out, *p);
+		}
+	}
+	return g_string_free(out, FALSE);
+}
+
+char *block_name(int major, int minor)
+{
+	g_autofree char *link = g_strdup_printf("/sys/dev/block/%d:%d", major, minor);
+	char *target = major < 0 ? NULL : realpath(link, NULL), *name;
+
+	if (!target)
+		return NULL;
+	name = g_path_get_basename(target);
+	free(target);
+	return name;
+}
+
+/* --- a device's state ------------------------------------------------------------------------ */
+
+/* The value of a line "KEY: value". */
+static char *info_value(const char *info, const char *key)
+{
+	g_auto(GStrv) lines = g_strsplit(info, "\n", -1);
+
+	for (unsigned i = 0; lines[i]; i++)
+		if (g_str_has_prefix(lines[i], key) && lines[i][strlen(key)] == ':') {
+			const char *value = lines[i] + strlen(key) + 1;
+
+			return g_strdup(value + strspn(value, " "));
+		}
+	return NULL;
+}
+
+static unsigned info_number(const char *info, const char *key)
+{
+	g_autofree char *value = info_value(info, key);
+
+	return value ? (unsigned)strtoul(value, NULL, 10) : 0;
+}
+
+static void free_dep(gpointer data)
+{
+	struct dep *dep = data;
+
+	g_free(dep->text);
+	g_free(dep);
+}
+
+struct device *device_parse(const char *info)
+{
+	g_autofree char *state = info_value(info, "State"), *tables = info_value(info, "Tables present");
+	g_autofree char *number = info_value(info, "Major, minor");
+	struct device *d;
+
+	if (!state || !tables || !number || !strchr(number, ','))
+		return NULL;
+	d = g_new0(struct device, 1);
+	d->info = g_strdup(info);
+	d->name = info_value(info, "Name");
+	d->uuid = info_value(info, "UUID");
+	if (!d->uuid)
+		d->uuid = g_strdup("");
+	d->suspended = g_str_has_prefix(state, "SUSPENDED");
+	d->readonly = strstr(state, "READ-ONLY");
+	d->live = !!strstr(tables, "LIVE");
+	d->inactive = !!strstr(tables, "INACTIVE");
+	d->open = info_number(info, "Open count");
+	d->events = info_number(info, "Event number");
+	d->targets = info_number(info, "Number of targets");
+	d->read_ahead = info_number(info, "Read Ahead");
+	d->minor = (unsigned)strtoul(strchr(number, ',') + 1, NULL, 10);
+	return d;
+}
+
+struct device *device_get(const char *name, int *error)
+{
+	g_autofree char *path = tree_path(ctl_root(), name, "info"), *info = NULL;
+	struct device *d;
+
+	*error = tree_read(path, &info);
+	if (*error)
+		return NULL;
+	d = device_parse(info);
+	if (!d) {
+		*error = -EIO;
+		return NULL;
+	}
+	g_free(d->name); /* a name may hold what an info line cannot show */
+	d->name = g_strdup(name);
+	return d;
+}
+
+void device_free(struct device *d)
+{
+	if (!d)
+		return;
+	if (d->deps)
+		g_ptr_array_free(d->deps, TRUE);
+	g_free(d->name);
+	g_free(d->uuid);
+	g_free(d->info);
+	g_free(d);
+}
+
+/* --- what stands on what ------------------------------------------------------------------------ */
+
+static int minor_of(const char *name)
+{
+	g_autofree char *path = tree_path(ctl_root(), name, "dev"), *text = NULL;
+
+	if (tree_read(path, &text) || !strchr(text, ':'))
+		return -1;
+	return (int)strtoul(strchr(text, ':') + 1, NULL, 10);
+}
+
+static struct dep *make_dep(const char *word)
+{
+	struct dep *dep = g_new0(struct dep, 1);
+	struct stat st;
+
+	dep->text = tree_unquote(word);
+	dep->major = dep->minor = -1;
+	if (*dep->text != '/' && tree_has_device(ctl_root(), dep->text)) {
+		dep->mapped = true;
+		dep->major = 0;
+		dep->minor = minor_of(dep->text);
+	} else if (*dep->text == '/' && !stat(dep->text, &st) && S_ISBLK(st.st_mode)) {
+		dep->major = (int)major(st.st_rdev);
+		dep->minor = (int)minor(st.st_rdev);
+	}
+	return dep;
+}
+
+GPtrArray *device_deps(struct device *d)
+{
+	g_autofree char *path = NULL, *text = NULL;
+	g_auto(GStrv) lines = NULL;
+
+	if (d->deps)
+		return d->deps;
+	d->deps = g_ptr_array_new_with_free_func(free_dep);
+	path = tree_path(ctl_root(), d->name, "deps");
+	if (tree_read(path, &text))
+		return d->deps;
+	lines = g_strsplit(text, "\n", -1);
+	for (unsigned i = 0; lines[i]; i++)
+		if (*lines[i])
+			g_ptr_array_add(d->deps, make_dep(lines[i]));
+	return d->deps;
+}
+
+/* Whom each device is used by: name -> GPtrArray of struct device, read once. */
+static GHashTable *users;
+
+static void note_user(struct device *user, const char *used)
+{
+	GPtrArray *list = g_hash_table_lookup(users, used);
+
+	if (!list) {
+		list = g_ptr_array_new();
+		g_hash_table_insert(users, g_strdup(used), list);
+	}
+	g_ptr_array_add(list, user);
+}
+
+GPtrArray *device_users(const char *name)
+{
+	static GPtrArray none;
+	GPtrArray *list;
+	int error;
+
+	if (!users) {
+		g_autoptr(GPtrArray) names = tree_devices(ctl_root(), &error);
+
+		users = g_hash_table_new(g_str_hash, g_str_equal);
+		for (unsigned i = 0; names && i < names->len; i++) {
+			struct device *d = device_get(names->pdata[i], &error);
+
+			for (unsigned j = 0; d && j < device_deps(d)->len; j++)
+				if (((struct dep *)d->deps->pdata[j])->mapped)
+					note_user(d, ((struct dep *)d->deps->pdata[j])->text);
+		}
+	}
+	list = g_hash_table_lookup(users, name);
+	return list ? list : &none;
+}
+
+/* --- all devices ------------------------------------------------------------------------------------ */
+
+/* Takes away those not selected, and sorts the rest. */
+static bool filter(GPtrArray *list)
+{
+	struct report *r;
+
+	if (!opt.select && !opt.sort)
+		return true;
+	if (fields_report(&r, false) != REPORT_OK)
+		return false;
+	for (unsigned i = 0; i < list->len;)
+		if (report_selects(r, list->pdata[i]))
+			i++;
+		else
+			g_ptr_array_remove_index(list, i);
+	report_sort_objects(r, list);
+	report_free(r);
+	return true;
+}
+
+GPtrArray *device_list(bool chosen)
+{
+	g_autoptr(GPtrArray) names = NULL, list = NULL;
+	int error = 0;
+
+	names = tree_devices(ctl_root(), &error);
+	if (!names) {
+		say("%s: %s", ctl_root(), g_strerror(-error));
+		return NULL;
+	}
+	list = g_ptr_array_new_with_free_func((GDestroyNotify)device_free);
+	for (unsigned i = 0; i < names->len; i++) {
+		struct device *d = device_get(names->pdata[i], &error);
+
+		if (d)
+			g_ptr_array_add(list, d);
+		else if (error != -ENOENT && error != -ENXIO && error != -ENODEV) /* not just removed */
+			return say("%s: %s", (char *)names->pdata[i], g_strerror(-error)), NULL;
+	}
+	return !chosen || filter(list) ? g_steal_pointer(&list) : NULL;
+}
+
+/* --- whom a command is about ---------------------------------------------------------------------------- */
+
+bool named_by_option(void)
+{
+	return opt.uuid || opt.major >= 0;
+}
+
+/* MOUNTPOINT/NAME, MOUNTPOINT/NAME/image and, for scripts made for dmsetup, /dev/mapper/NAME are NAME. */
+static char *strip_directories(const char *argument)
+{
+	const char *root = ctl_root();
+	g_autofree char *path = NULL;
+	char *real;
+
+	if (g_str_has_prefix(argument, "/dev/mapper/"))
+		return g_strdup(argument + strlen("/dev/mapper/"));
+	if (!strchr(argument, '/'))
+		return g_strdup(argument);
+	real = realpath(argument, NULL);
+	path = g_strdup(real ? real : argument);
+	free(real);
+	if (!g_str_has_prefix(path, root) || path[strlen(root)] != '/')
+		return g_strdup(argument);
+	if (g_str_has_suffix(path, "/image"))
+		path[strlen(path) - strlen("/image")] = '\0';
+	return g_strdup(path + strlen(root) + 1);
+}
+
+char *device_of_uuid(const char *uuid)
+{
+	g_autofree char *plain_uuid = unmangle(uuid);
+	g_autoptr(GPtrArray) names = NULL;
+	int error;
+
+	names = tree_devices(ctl_root(), &error);
+	for (unsigned i = 0; names && i < names->len; i++) {
+		g_autofree char *path = tree_path(ctl_root(), names->pdata[i], "uuid"), *text = NULL;
+
+		if (tree_read(path, &text))
+			continue;
+		g_strchomp(text);
+		if (*text && (!strcmp(text, uuid) || !strcmp(text, plain_uuid)))
+			return g_strdup(names->pdata[i]);
+	}
+	return NULL;
+}
+
+static char *by_number(int64_t major, int64_t minor)
+{
+	g_autoptr(GPtrArray) names = NULL;
+	int error;
+
+	names = tree_devices(ctl_root(), &error);
+	for (unsigned i = 0; major == 0 && names && i < names->len; i++)
+		if (minor_of(names->pdata[i]) == minor)
+			return g_strdup(names->pdata[i]);
+	return NULL;
+}
+
+static enum ident_result by_argument(const char *argument, struct ident *id)
+{
+	g_autofree char *name = strip_directories(argument);
+
+	id->said = argument;
+	if (strchr(argument, '/') && !tree_has_device(ctl_root(), name)) {
+		say("Device %s not found", argument);
+		return IDENT_BAD;
+	}
+	if (opt.mangling != MANGLE_NONE && strstr(name, "\\x") && !tree_has_device(ctl_root(), name))
+		id->name = unmangle(name);
+	else
+		id->name = g_steal_pointer(&name);
+	return IDENT_OK;
+}
+
+enum ident_result ident_find(const char *argument, struct ident *id)
+{
+	*id = (struct ident){NULL, NULL, false};
+	if (!ctl_root())
+		return IDENT_BAD;
+	if (argument)
+		return by_argument(argument, id);
+	if (opt.uuid) {
+		id->name = device_of_uuid(opt.uuid);
+		return IDENT_OK;
+	}
+	if (opt.major < 0)
+		return IDENT_NONE;
+	id->by_number = true;
+	id->name = by_number(opt.major, opt.minor);
+	return IDENT_OK;
+}
+
+bool ident_need(const char *argument, struct ident *id)
+{
+	enum ident_result result = ident_find(argument, id);
+
+	if (result == IDENT_NONE)
+		return say("No device specified.");
+	return result == IDENT_OK;
+}
+
+void ident_clear(struct ident *id)
+{
+	g_free(id->name);
+	id->name = NULL;
+}

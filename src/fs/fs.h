@@ -78,6 +78,8 @@ struct dmfs_handle {
 	pthread_mutex_t lock;
 	GString *text;    /* what the reader goes on reading */
 	GString *partial; /* what a writer of a long text has written so far */
+	int refused;      /* the error of its last piece, which was at refused_at */
+	off_t refused_at;
 	void *data;    /* the kind's */
 };
 
@@ -101,7 +103,7 @@ extern const struct fuse_lowlevel_ops dmfs_ops;
 void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off);
 /* Frees a text that may hold a key; NULL is fine. */
 void dmfs_text_free(GString *text);
-void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size);
+void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off);
 void dmfs_text_flush(fuse_req_t req, struct dmfs_handle *h);
 /* The opener that a request stands for. */
 struct dm_opener dmfs_opener(fuse_req_t req);

@@ -260,7 +260,7 @@ static int take_exception(struct snap_store *st, const struct snap_reader *rd, G
 	st->next_free = MAX(st->next_free, new_chunk + 1);
 	error = rd->add(rd->context, old_chunk, new_chunk);
 	if (error)
-		return dm_fail(err, -error, "snapshot: exception %" PRIu64 " is of chunk %" PRIu64 "%s", nr, old_chunk,
+		return dm_fail(err, EINVAL, "snapshot: exception %" PRIu64 " is of chunk %" PRIu64 "%s", nr, old_chunk,
 			       error == -EEXIST ? ", which has one already" : ", which was refused");
 	return 0;
 }

@@ -47,8 +47,9 @@ struct snapshot;
 
 /* A bio that must have ended before its chunk may go to its next state. */
 struct tracked {
-	struct tracked *next, **prev; /* prev NULL: not tracked */
+	struct tracked *next, **prev; /* in its shard */
 	uint64_t chunk;
+	bool on; /* who has the bio may look without the lock */
 };
 
 /* bio->private in all three targets. */

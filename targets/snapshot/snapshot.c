@@ -13,6 +13,7 @@
  * Joining an origin stops the writes to it for that moment.
  */
 #include <inttypes.h>
+#include <malloc.h>
 
 #include "snapshot.h"
 
@@ -106,6 +107,9 @@ static int open_store(struct snapshot *s, GError **err)
 	s->cow = cow_new(s);
 	dm_block_begin();
 	r = snap_store_open(s->cow->store, s->wanted_chunk_sectors, &rd, err);
+#ifdef __GLIBC__
+	malloc_trim(0); /* what the sets of a large store grew out of */
+#endif
 	dm_block_end();
 	if (r < 0)
 		return r;

@@ -86,6 +86,7 @@ enum snap_state {
 struct snapshot {
 	struct dm_target *ti;
 	struct dm_dev *origin_dev, *cow_dev;
+	uint64_t origin_sectors; /* when the table was loaded */
 	struct origin *origin;
 	struct cow *cow; /* NULL: before a handover to it, and after one from it */
 	bool merging;    /* the type: snapshot-merge */

@@ -53,6 +53,7 @@ struct snap_store {
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
 	uint64_t next_free;
+	uint64_t chunks;  /* of the device when it was asked last */
 	uint64_t entries; /* exceptions that have or will get a place */
 	uint64_t area_nr;
 	uint32_t in_area; /* exceptions in it that are durable */
@@ -401,12 +402,15 @@ int snap_store_open(struct snap_store *st, uint32_t chunk_sectors, const struct 
 
 /* --- chunks --------------------------------------------------------------------------- */
 
-/* The exception that fills an area needs the next area to have a place. */
-static bool area_follows(const struct snap_store *st)
+/* Whether there is room for an exception.  One that fills an area needs the next area to have a place. */
+static bool has_room(const struct snap_store *st)
 {
 	uint64_t entries = st->entries + 1;
 
-	return entries % st->per_area || area_chunk(st, entries / st->per_area) < device_chunks(st);
+	if (st->next_free >= st->chunks)
+		return false;
+	return st->kind == SNAP_TRANSIENT || entries % st->per_area ||
+	       area_chunk(st, entries / st->per_area) < st->chunks;
 }
 
 static void give(struct snap_store *st, struct snap_commit *c)
@@ -433,7 +437,9 @@ int snap_alloc(struct snap_store *st, struct snap_commit *c)
 	int error = 0;
 
 	pthread_mutex_lock(&st->lock);
-	if (st->next_free >= device_chunks(st) || (persistent && !area_follows(st))) {
+	if (!has_room(st))
+		st->chunks = device_chunks(st); /* it may have grown */
+	if (!has_room(st)) {
 		error = -ENOSPC;
 	} else {
 		c->new_chunk = st->next_free++;

@@ -148,6 +148,24 @@ def test_what_fsync_covered_survives_the_daemon(dmfs, backing):
     assert content(legs[0]) == content(legs[1])
 
 
+def test_read_only_touches_nothing(fs, backing):
+    legs = [backing(2048, pattern(2048, i)) for i in range(2)]
+    log = log_file(backing, regions=32)
+    with open(log, "r+b") as f:
+        f.seek(1024)
+        f.write(b"\xfe\xff\xff\xff\0\0\0\0")      # region 0 is out of sync
+    before = [content(f) for f in (*legs, log)]
+    dev = fs.mkdir("m")
+    dev.write("readonly", "1")
+    dev.load(mirror(legs, 2048, f"disk 2 {quote(log)} 64"))
+    assert " 31/32 1 AA 3 disk " in dev.status()
+    assert dev.pread(64 * SECTOR, 0) == pattern(2048)[:64 * SECTOR]
+    with pytest.raises(OSError):
+        os.close(os.open(dev.image, os.O_RDWR))
+    dev.remove()
+    assert [content(f) for f in (*legs, log)] == before
+
+
 # --- failing legs --------------------------------------------------------------------
 
 

@@ -134,16 +134,19 @@ static void async_submit(struct dm_work *work)
 	dm_submit(&part->bio);
 }
 
+static struct dm_wq *async_wq;
+
+static void make_async_wq(void)
+{
+	async_wq = dm_wq_new("dm-io", ASYNC_THREADS);
+}
+
 static struct dm_wq *async_queue(void)
 {
-	static gsize once;
-	static struct dm_wq *wq;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-	if (g_once_init_enter(&once)) {
-		wq = dm_wq_new("dm-io", ASYNC_THREADS);
-		g_once_init_leave(&once, 1);
-	}
-	return wq;
+	pthread_once(&once, make_async_wq);
+	return async_wq;
 }
 
 void dm_io_async(enum dm_op op, unsigned flags, unsigned nr, const struct dm_region *where, const struct iovec *iov,

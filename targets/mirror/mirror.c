@@ -56,8 +56,10 @@ void mirror_fail_leg(struct mirror *ms, unsigned leg, enum leg_error kind)
 	dm_dev_print(ms->legs[leg].dev, name);
 	dm_log_err_limit("mirror: failed to %s leg %u (%s)", did[kind], leg, name->str);
 	replace_primary(ms, leg);
-	if (ms->handle_errors)
-		dm_target_event(ms->ti, NULL, NULL);
+	if (ms->handle_errors) {
+		atomic_store(&ms->event_due, true);
+		mirror_wake(ms);
+	}
 }
 
 int mirror_flush_legs(struct mirror *ms)
@@ -223,6 +225,12 @@ static void check_in_sync(struct mirror *ms)
 	dm_wq_queue(ms->io_wq, &ms->cleaner);
 }
 
+static void raise_event(struct mirror *ms)
+{
+	if (atomic_exchange(&ms->event_due, false))
+		dm_target_event(ms->ti, NULL, NULL);
+}
+
 struct jobs {
 	struct region *to_mark;
 	struct dm_bio_list failures;
@@ -264,6 +272,7 @@ static void work(struct dm_work *w)
 	regions_clean(ms, jobs.to_clean);
 	if (jobs.announced)
 		announce(ms, !jobs.flush_failed);
+	raise_event(ms);
 	recovery_start(ms);
 	check_in_sync(ms);
 	g_array_free(jobs.to_clean, TRUE);
@@ -326,6 +335,7 @@ static void mirror_postsuspend(struct dm_target *ti)
 	dm_block_begin();
 	quiet(ms);
 	regions_settle(ms);
+	raise_event(ms);
 	if (ms->log->type->postsuspend && ms->log->type->postsuspend(ms->log))
 		dm_log_warn("mirror: log postsuspend failed");
 	dm_block_end();

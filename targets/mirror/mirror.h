@@ -116,6 +116,7 @@ struct mirror {
 	struct dm_kcopyd_client *kcopyd;
 
 	atomic_bool in_sync, leg_failure, log_failure;
+	atomic_bool event_due; /* raised by the worker, when the status says all of what happened */
 
 	pthread_mutex_t lock; /* what follows */
 	pthread_cond_t recovery_stopped;

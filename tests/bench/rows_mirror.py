@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""mirror beside linear, and its resync beside cp."""
+
+import os
+import select
+import statistics
+import subprocess
+import time
+
+from benchlib import BUFFERED, DIRECT, Limit, device, row, subject
+from mounted import quote
+
+REGION = 4096       # what LVM takes
+
+
+def legs(b, name):
+    return " ".join(f"{quote(b.file(f'{name}{i}.img'))} 0" for i in range(2))
+
+
+@subject("mirror")
+def mirror(b):
+    """Two legs in sync, and a disk log."""
+    log = b.file("mirror.log", 1 << 20, filled=False)
+    yield from device(b, "mirror", f"0 {b.sectors()} mirror disk 3 {quote(log)} {REGION} nosync 2 {legs(b, 'leg')}")
+
+
+@row("mirror")
+def mirror_row(b):
+    """two legs and a disk log; regions become dirty as they are written to"""
+    b.compare(["mirror", "linear"], DIRECT + BUFFERED,
+              [Limit("*read*", "mirror", "linear", 0.9), Limit("write 4k d16", "mirror", "linear", 0.6)])
+
+
+def wait_in_sync(dev):
+    poller = select.poll()
+    with open(dev.file("status"), "rb", buffering=0) as f:
+        poller.register(f, select.POLLPRI)
+        while True:
+            f.seek(0)
+            done, _, total = f.read().split()[6].partition(b"/")
+            if done == total:
+                return
+            poller.poll()
+
+
+@row("mirror-resync")
+def resync(b):
+    """copying a leg, beside cp; while nothing else happens"""
+    source, target = b.file("leg0.img"), b.file("leg1.img")
+    size = min(b.size, 256 << 20)
+    part = b.file("cp.img", size, filled=False)
+    copies, syncs = [], []
+    dev = b.dmfs().mkdir("resync")
+    for _ in range(b.rounds):
+        begin = time.monotonic()
+        subprocess.run(["dd", f"if={source}", f"of={part}", "bs=1M", f"count={size >> 20}", "conv=notrunc", "status=none"],
+                       check=True)
+        copies.append(time.monotonic() - begin)
+        begin = time.monotonic()
+        dev.load(f"0 {size // 512} mirror core 1 {REGION} 2 {quote(source)} 0 {quote(target)} 0")
+        wait_in_sync(dev)
+        syncs.append(time.monotonic() - begin)
+    dev.remove()
+    os.unlink(part)
+    b.measure("resync, of cp's speed", statistics.median(copies) / statistics.median(syncs), "", at_least=0.5)
+    b.measure("resync", size / statistics.median(syncs) / 1e6, "MB/s")

@@ -206,6 +206,16 @@ int dm_set_uuid(struct dm_mapped *md, const char *uuid, GError **err)
 	return error ? error : dm_state_save(md, err);
 }
 
+bool dm_mapped_removed(struct dm_mapped *md)
+{
+	bool removed;
+
+	dm_topology_lock();
+	removed = md->removed;
+	dm_topology_unlock();
+	return removed;
+}
+
 void dm_mapped_name(struct dm_mapped *md, GString *out)
 {
 	dm_topology_lock();

@@ -34,6 +34,7 @@ struct dm_mapped *dm_find_name(const char *name);
 struct dm_mapped *dm_find_minor(unsigned minor);
 /* All, each with a reference, by minor. */
 GPtrArray *dm_list_devices(void);
+bool dm_mapped_removed(struct dm_mapped *md);
 /* A name and uuid to keep; g_free(). */
 char *dm_mapped_dup_name(struct dm_mapped *md);
 char *dm_mapped_dup_uuid(struct dm_mapped *md);

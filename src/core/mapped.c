@@ -193,12 +193,7 @@ void dm_mapped_unquiesce(struct dm_mapped *md)
 
 static int check_removed(struct dm_mapped *md, GError **err)
 {
-	bool removed;
-
-	dm_topology_lock();
-	removed = md->removed;
-	dm_topology_unlock();
-	return removed ? dm_fail(err, ENXIO, "the device was removed") : 0;
+	return dm_mapped_removed(md) ? dm_fail(err, ENXIO, "the device was removed") : 0;
 }
 
 /* An immutable target stays what it is. */

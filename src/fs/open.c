@@ -192,9 +192,9 @@ void dmfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		fuse_reply_err(req, ENOENT);
 		return;
 	}
-	if (!file) {
+	if (!file || (d && dm_mapped_removed(d->md))) {
 		dmfs_device_put(d);
-		fuse_reply_err(req, EISDIR);
+		fuse_reply_err(req, file ? ENOENT : EISDIR);
 		return;
 	}
 	h = g_new0(struct dmfs_handle, 1);

@@ -20,6 +20,8 @@
 #include "snapshot.h"
 
 #define BATCH_BYTES (4u << 20)
+#define SMALL_SECTORS 128u
+#define SLOW_NS 200000u
 #define BATCH_RUNS 64u /* writes to a batch wait while so many places are written */
 
 struct batch {
@@ -215,9 +217,27 @@ static void run_copied(int read_error, unsigned long write_errors, void *context
 	count_done(b->s);
 }
 
+/* Copies a few sectors right here; true if that was quick. */
+static bool copy_here(struct batch *b, const struct dm_region *from, const struct dm_region *to, void *buffer)
+{
+	uint64_t began = dm_now_ns();
+	int read_error = dm_read_sync(from->dev, from->sector, from->sectors, buffer, DM_BACKGROUND), write_error = 0;
+
+	if (!read_error)
+		write_error = dm_write_sync(to->dev, to->sector, to->sectors, buffer, DM_BACKGROUND);
+	run_copied(read_error, write_error ? 1 : 0, b);
+	return dm_now_ns() - began < SLOW_NS;
+}
+
+/*
+ * Small runs over devices that answer at once are copied by this thread: to hand each over would cost more than
+ * the copy.  As soon as one takes its time, kcopyd has the others under way together.
+ */
 static bool copy_runs(struct batch *b)
 {
 	struct snapshot *s = b->s;
+	g_autofree char *buffer = g_malloc(SMALL_SECTORS << DM_SECTOR_SHIFT);
+	bool quick = true;
 
 	count_add(s, b->n_runs);
 	for (unsigned i = 0; i < b->n_runs; i++) {
@@ -225,7 +245,10 @@ static bool copy_runs(struct batch *b)
 		struct dm_region to = run_region(s, r);
 		struct dm_region from = {s->cow_dev, r->new_chunk << s->cow->shift, to.sectors};
 
-		dm_kcopyd_copy(s->cow->kcopyd, &from, 1, &to, 0, run_copied, b);
+		if (quick && to.sectors <= SMALL_SECTORS)
+			quick = copy_here(b, &from, &to, buffer);
+		else
+			dm_kcopyd_copy(s->cow->kcopyd, &from, 1, &to, 0, run_copied, b);
 	}
 	count_wait(s);
 	return !atomic_load(&b->copy_failed);

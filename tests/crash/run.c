@@ -263,7 +263,7 @@ static void reorder(struct trace *log, unsigned *at)
 
 		if (trace_at(log, fua)->kind != TRACE_WRITE || !trace_at(log, fua)->fua || at[fua] == UINT_MAX)
 			continue;
-		for (; end < log->ios->len && trace_at(log, end)->kind != TRACE_FLUSH; end++)
+		for (; end < log->ios->len; end++) /* past flushes too: they were sent earlier */
 			matters |= is_late(log, at, end, fua) && overlap(trace_at(log, end), trace_at(log, fua));
 		for (unsigned i = fua + 1; matters && i < end; i++)
 			if (is_late(log, at, i, to))

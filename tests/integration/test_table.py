@@ -188,6 +188,19 @@ def test_comments_and_quotes(fs, backing):
     assert again.read("deps") == dev.read("deps")
 
 
+def test_odd_file_names(fs, backing):
+    for name in ("new\nline", "tab\tname", "two  blanks ", "trail\\", "quo'te\"s", "ünicode", "a,b;c", "\r\v\f"):
+        path = backing(64, pattern(64, 9), name=name)
+        dev = fs.mkdir("vol")
+        dev.write("table", f"0 64 linear {quote(path)} 0\n")
+        text = dev.table()
+        assert dev.pread(64 * SECTOR, 0) == pattern(64, 9), name
+        dev.load("0 8 zero")
+        dev.write("table", text)
+        assert dev.table() == text and dev.pread(SECTOR, 0) == pattern(1, 9), name
+        dev.remove()
+
+
 def test_inactive_then_resume(fs):
     dev = fs.mkdir("vol", "0 8 zero")
     dev.load("0 16 error", to="inactive")

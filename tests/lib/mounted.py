@@ -106,7 +106,7 @@ def unmount(path, lazy=False):
 
 def quote(path):
     """A path as a word of a table line: a backslash quotes the next character."""
-    return re.sub(r'([\\ \t"\'#])', r"\\\1", str(path))
+    return re.sub(r'([\\\s"\'#])', r"\\\1", str(path))
 
 
 class Device:

@@ -48,11 +48,12 @@ def watchdog(request):
     marker = request.node.get_closest_marker("timeout")
     seconds = marker.args[0] if marker else 300
     old = signal.signal(signal.SIGUSR2, _on_signal)
-    over = threading.Event()
+    over, barked = threading.Event(), threading.Event()
 
     def bark():
         if over.is_set():
             return
+        barked.set()
         for d in list(running):
             d.kill()
         mounted.interrupt_main()
@@ -64,6 +65,8 @@ def watchdog(request):
     over.set()
     timer.cancel()
     signal.signal(signal.SIGUSR2, old)
+    if barked.is_set():     # pytest may have swallowed OutOfTime
+        pytest.fail(f"out of time after {seconds} s: its daemons were killed", pytrace=False)
 
 
 @pytest.fixture

@@ -63,6 +63,13 @@ void dm_submit(struct dm_bio *bio);
 /* Finishes a bio with 0 or a negative errno.  Any thread; only who has the bio. */
 void dm_bio_end(struct dm_bio *bio, int error);
 
+/*
+ * Whether this thread is inside some bio's end(), however deep: it may be the one that has to end the bios of
+ * the device beneath, so it must not wait for any, nor for a lock that others hold while they do.  map() is
+ * called so too, for the parts of a bio that follow others.
+ */
+bool dm_in_end(void);
+
 static inline bool dm_op_has_data(enum dm_op op)
 {
 	return op == DM_READ || op == DM_WRITE;

@@ -24,6 +24,13 @@ int dm_gcrypt_init(GError **err);
 void *dm_secmem_alloc(size_t len);
 void dm_secmem_free(void *p);
 
+/*
+ * Overwrites the stack below the caller: compilers and the dynamic linker put
+ * registers there, and what was a key may have been in one.  At the end of a
+ * function whose callees have worked with a key.
+ */
+void dm_burn_stack(void);
+
 /* Bytes handed out at the moment; whether p lies inside; whether all of it could be locked. */
 size_t dm_secmem_used(void);
 bool dm_secmem_owns(const void *p);

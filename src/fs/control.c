@@ -42,7 +42,7 @@ static int create(char **args, unsigned n, GError **err)
 static int remove_device(char **args, unsigned n, GError **err)
 {
 	struct dm_mapped *md = find(args[0], err);
-	int error = md ? dm_remove(md, err) : -ENXIO;
+	int error = md ? dmfs_remove(md, err) : -ENXIO;
 
 	dm_mapped_unref(md);
 	return error;

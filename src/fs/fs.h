@@ -54,6 +54,11 @@ struct dmfs_file {
 	void (*release)(struct dmfs_handle *);
 };
 
+/* Opens of a device's image; closing.c's. */
+struct dmfs_closing {
+	unsigned opens, flushed, releases;
+};
+
 /* A device as the kernel's inodes know it; lives as long as the engine's device. */
 struct dmfs_device {
 	struct dm_mapped *md;
@@ -64,6 +69,7 @@ struct dmfs_device {
 	gid_t gid;
 	struct timespec created;
 	struct dmfs_image *image; /* image.c's, made at the first open */
+	struct dmfs_closing closing;
 	_Atomic unsigned cached_opens; /* opens of the image that use the page cache */
 	GList *drafts; /* open files that build tables; table.c's */
 	pthread_mutex_t lock;
@@ -75,9 +81,12 @@ struct dmfs_handle {
 	atomic_uint refs; /* the open file's, and requests' that may touch it after their answer */
 	struct dmfs_device *device; /* NULL for the root's files; holds a reference to its md */
 	int flags;                  /* of open(2) */
+	atomic_bool closing;        /* an image flushed and not used since; closing.c's */
 	pthread_mutex_t lock;
 	GString *text;    /* what the reader goes on reading */
 	GString *partial; /* what a writer of a long text has written so far */
+	int refused;      /* the error of its last piece, which was at refused_at */
+	off_t refused_at;
 	void *data;    /* the kind's */
 };
 
@@ -101,7 +110,7 @@ extern const struct fuse_lowlevel_ops dmfs_ops;
 void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off);
 /* Frees a text that may hold a key; NULL is fine. */
 void dmfs_text_free(GString *text);
-void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size);
+void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off);
 void dmfs_text_flush(fuse_req_t req, struct dmfs_handle *h);
 /* The opener that a request stands for. */
 struct dm_opener dmfs_opener(fuse_req_t req);
@@ -122,5 +131,13 @@ void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t
 void dmfs_image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence);
 void dmfs_image_swapped(struct dm_mapped *md);
 void dmfs_image_free(struct dmfs_device *d);
+
+/* closing.c */
+void dmfs_closing_opened(struct dmfs_device *d);
+void dmfs_closing_flushed(struct dmfs_handle *h);
+void dmfs_closing_not(struct dmfs_handle *h);
+void dmfs_closing_released(struct dmfs_handle *h);
+/* dm_remove(), after the closes of its image that are still on their way. */
+int dmfs_remove(struct dm_mapped *md, GError **err);
 
 #endif

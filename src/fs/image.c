@@ -91,11 +91,18 @@ static void request_end(struct dm_bio *bio)
 	}
 }
 
+static void in_use(struct dmfs_handle *h)
+{
+	if (atomic_load_explicit(&h->closing, memory_order_relaxed))
+		dmfs_closing_not(h);
+}
+
 static struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum dm_op op, uint64_t offset,
 				   uint64_t bytes)
 {
 	struct request *r = g_new(struct request, 1);
 
+	in_use(h);
 	r->req = req;
 	r->h = h;
 	r->channel = dmfs_loop_channel();
@@ -215,6 +222,7 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 		request_submit(r);
 		return;
 	}
+	in_use(h);
 	w = g_new0(struct slow_write, 1);
 	w->req = req;
 	w->h = h;
@@ -328,6 +336,7 @@ static void image_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_i
 		dmfs_open_failed(req, h, error);
 		return;
 	}
+	dmfs_closing_opened(d);
 	pthread_mutex_lock(&d->lock);
 	if (!d->image)
 		d->image = dmfs_image_new(d);
@@ -354,6 +363,13 @@ static void image_release(struct dmfs_handle *h)
 	if (!(h->flags & O_DIRECT))
 		atomic_fetch_sub(&h->device->cached_opens, 1);
 	dm_mapped_close(h->device->md);
+	dmfs_closing_released(h);
+}
+
+static void image_flush(fuse_req_t req, struct dmfs_handle *h)
+{
+	dmfs_closing_flushed(h);
+	fuse_reply_err(req, 0);
 }
 
 void dmfs_image_swapped(struct dm_mapped *md)
@@ -373,5 +389,6 @@ const struct dmfs_file dmfs_image_file = {
 	.open = image_open,
 	.read = image_read,
 	.write = image_write,
+	.flush = image_flush,
 	.release = image_release,
 };

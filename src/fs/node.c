@@ -373,7 +373,7 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 		fuse_reply_err(req, is_file ? ENOTDIR : ENOENT);
 		return;
 	}
-	error = dm_remove(md, &err);
+	error = dmfs_remove(md, &err);
 	if (error)
 		dm_log_err("rmdir: %s", err->message);
 	fuse_reply_err(req, -error);

@@ -259,7 +259,7 @@ void dmfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 	if (h->file->write)
 		h->file->write(req, h, buf, size, off, fi);
 	else if (h->file->write_text)
-		dmfs_text_write(req, h, buf, size);
+		dmfs_text_write(req, h, buf, size, off);
 	else
 		fuse_reply_err(req, EINVAL);
 	handle_put(h);

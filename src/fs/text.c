@@ -5,12 +5,16 @@
  *
  * A text that is written acts at its write(2).  Long ones come in pieces: stdio
  * and cat write multiples of 4096 bytes until the last piece, and the kernel cuts a large write(2)
- * so too.  A file that takes long texts collects such pieces and acts at the first that is none, or at close.
+ * at the largest request or, if the writer's buffer begins within a page, somewhat less.
+ * A file that takes long texts collects such pieces and acts at the first that is none, or at close.
+ * If that fails, the writer is told that the pieces before were written; he then tries to write the rest, and that is
+ * when he learns the error.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "fs.h"
+#include "loop.h"
 
 #define PART 4096u
 #define MAX_TEXT (64u * 1024 * 1024)
@@ -119,17 +123,35 @@ static int take_partial(struct dmfs_handle *h, fuse_req_t req)
 	return error;
 }
 
-void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size)
+/* The last piece was refused a moment ago and comes again: 0 or the same error. */
+static int refused_again(struct dmfs_handle *h, off_t off)
 {
-	bool part = h->file->long_text && size % PART == 0;
-	int error = 0;
+	int error = off == h->refused_at ? h->refused : 0;
+
+	h->refused = 0;
+	return error;
+}
+
+void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off)
+{
+	bool part = h->file->long_text && (size % PART == 0 || size > DMFS_MAX_WRITE - PART), more;
+	int error;
 
 	pthread_mutex_lock(&h->lock);
-	if (part || h->partial)
+	error = refused_again(h, off);
+	more = h->partial;
+	if (!error && (part || more))
 		error = collect(h, buf, size);
 	pthread_mutex_unlock(&h->lock);
-	if (!error && !part)
-		error = h->partial ? take_partial(h, req) : text_take(h, req, buf, size);
+	if (!error && !part) {
+		error = more ? take_partial(h, req) : text_take(h, req, buf, size);
+		if (error && more) {
+			pthread_mutex_lock(&h->lock);
+			h->refused = error;
+			h->refused_at = off;
+			pthread_mutex_unlock(&h->lock);
+		}
+	}
 	explicit_bzero((char *)buf, size); /* the request's buffer is this thread's */
 	if (error)
 		fuse_reply_err(req, -error);

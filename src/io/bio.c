@@ -17,6 +17,7 @@
 #include <dmfs/io.h>
 
 static _Thread_local struct dm_bio_list *submitting, *ending;
+static _Thread_local unsigned ends; /* end() calls this thread is inside, not counting those in lists */
 
 static void run_list(struct dm_bio_list *list)
 {
@@ -59,10 +60,17 @@ void dm_bio_end(struct dm_bio *bio, int error)
 	}
 	dm_bio_list_init(&list);
 	ending = &list;
+	ends++;
 	do
 		bio->end(bio);
 	while ((bio = dm_bio_list_pop(&list)));
+	ends--;
 	ending = NULL;
+}
+
+bool dm_in_end(void)
+{
+	return ends > 0;
 }
 
 size_t dm_iov_bytes(const struct iovec *iov, int iovcnt)

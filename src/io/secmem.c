@@ -24,6 +24,7 @@
 #define UNIT ((size_t)64)
 #define STEP ((size_t)32 << 10)
 #define RANGE ((size_t)1 << 30)
+#define BURN 32768
 
 struct extent {
 	struct extent *next;
@@ -164,6 +165,18 @@ void dm_secmem_free(void *p)
 	used -= len;
 	add_free(at, len);
 	pthread_mutex_unlock(&lock);
+}
+
+void __attribute__((noinline)) dm_burn_stack(void)
+{
+	char room[BURN];
+
+	explicit_bzero(room, sizeof(room));
+	/* copies of every length leave zeroes in the vector registers where a key's copy had left the key */
+	for (volatile size_t len = 8; len <= 1024; len *= 2) {
+		memcpy(room, room + BURN / 2, len);
+		__asm__ volatile("" : : "r"(room) : "memory");
+	}
 }
 
 bool dm_secmem_owns(const void *p)

@@ -102,6 +102,7 @@ static int lane_new(const struct crypt_engine *e, const uint8_t *key, struct cry
 	if (!lane)
 		return -ENOMEM;
 	r = lane_fill(e, key ? key : none, lane);
+	dm_burn_stack();
 	if (r)
 		lane_free(e, lane);
 	else

@@ -185,6 +185,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	g_mutex_init(&c->lock);
 	r = crypt_make(ti, c, argc, argv, err);
 	memset(argv[1], '0', strlen(argv[1])); /* the text of the key was not needed longer than this */
+	dm_burn_stack();
 	if (r) {
 		crypt_free(c);
 		return r;
@@ -372,6 +373,7 @@ static int crypt_message(struct dm_target *ti, int argc, char **argv, GString *r
 		r = key_message(ti->private, argc, argv, err);
 	for (int i = 1; i < argc; i++)
 		memset(argv[i], '0', strlen(argv[i]));
+	dm_burn_stack();
 	return r;
 }
 

@@ -16,12 +16,15 @@
  * looks again.  All of a slot's words are stored with release and loaded with acquire:
  * who has read one of the new words will see the new version.
  */
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "blocks.h"
 
 #define GROUP_SHIFT 6
 #define MIN_SLOTS_SHIFT 3
+#define HUGE_PAGE ((size_t)2 << 20)
 
 struct slot {
 	_Atomic uint64_t group1;
@@ -45,11 +48,23 @@ static void store(_Atomic uint64_t *word, uint64_t value)
 	atomic_store_explicit(word, value, memory_order_release);
 }
 
+/* A large one is on huge pages, if there are: a lookup then misses the cache, but not the TLB. */
 static struct bad_table *table_new(unsigned shift)
 {
 	uint64_t slots = (uint64_t)1 << shift;
-	struct bad_table *t = g_malloc0(sizeof *t + slots * sizeof t->slots[0]);
+	size_t bytes = sizeof(struct bad_table) + slots * sizeof(struct slot);
+	struct bad_table *t;
 
+	if (bytes > HUGE_PAGE) {
+		bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+		t = aligned_alloc(HUGE_PAGE, bytes);
+		if (!t)
+			g_error("no memory for %" G_GUINT64_FORMAT " groups of bad blocks", slots);
+		madvise(t, bytes, MADV_HUGEPAGE);
+		memset(t, 0, bytes);
+	} else {
+		t = g_malloc0(bytes);
+	}
 	t->shift = shift;
 	t->mask = slots - 1;
 	return t;
@@ -126,14 +141,14 @@ void bad_blocks_init(struct bad_blocks *b)
 {
 	memset(b, 0, sizeof *b);
 	atomic_init(&b->table, table_new(MIN_SLOTS_SHIFT));
-	b->retired = g_ptr_array_new_with_free_func(g_free);
+	b->retired = g_ptr_array_new_with_free_func(free);
 	b->fail_counts = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
 }
 
 void bad_blocks_destroy(struct bad_blocks *b)
 {
-	g_free(current(b));
-	g_free(b->spare);
+	free(current(b));
+	free(b->spare);
 	g_ptr_array_free(b->retired, TRUE);
 	g_hash_table_destroy(b->fail_counts);
 }
@@ -292,7 +307,7 @@ void bad_blocks_trim(struct bad_blocks *b)
 	unsigned shift = shift_for(old->used - b->dead);
 
 	g_ptr_array_set_size(b->retired, 0);
-	g_free(b->spare);
+	free(b->spare);
 	b->spare = NULL;
 	if (shift >= old->shift)
 		return;
@@ -300,5 +315,5 @@ void bad_blocks_trim(struct bad_blocks *b)
 	copy_live(new, old);
 	b->dead = 0;
 	atomic_store_explicit(&b->table, new, memory_order_release);
-	g_free(old);
+	free(old);
 }

@@ -185,14 +185,17 @@ static void kcopyd_done(int read_error, unsigned long write_errors, void *contex
 static void start_copy(struct pending *pe)
 {
 	struct snapshot *s = pe->snap;
-	uint64_t size = s->cow->chunk_sectors, start = chunk_sector(pe), end = dm_dev_sectors(s->origin_dev);
+	uint64_t size = s->cow->chunk_sectors, start = chunk_sector(pe), end = s->origin_sectors;
 
 	if (pe->first && pe->first->sectors == size) {
 		pe->iov = g_memdup2(pe->first->iov, (gsize)pe->first->iovcnt * sizeof *pe->iov);
 		write_chunk(pe, size, pe->first->iovcnt);
 		return;
 	}
-	size = start < end ? MIN(size, end - start) : 0;
+	if (start + size > end) { /* its last chunk, perhaps not a whole one */
+		end = dm_dev_sectors(s->origin_dev);
+		size = start < end ? MIN(size, end - start) : 0;
+	}
 	if (!size || (pe->first && pe->first->sector + pe->first->sectors > start + size)) {
 		copied(pe, -EIO); /* the origin was cut short beneath us */
 		return;

@@ -14,6 +14,7 @@ void snap_track(struct shard *shard, struct dm_bio *bio, uint64_t chunk)
 	struct tracked *t = &((struct snap_bio *)bio->private)->tracked;
 
 	t->chunk = chunk;
+	t->on = true;
 	t->next = shard->tracked;
 	if (t->next)
 		t->next->prev = &t->next;
@@ -35,7 +36,7 @@ static void untrack(struct tracked *t)
 	*t->prev = t->next;
 	if (t->next)
 		t->next->prev = t->prev;
-	t->prev = NULL;
+	t->on = false;
 }
 
 /* A write to a chunk that a merge waits for has ended. */
@@ -59,7 +60,7 @@ enum dm_endio snapshot_end_io(struct dm_target *ti, struct dm_bio *bio)
 
 	if (bio->op == DM_DISCARD && bio->error == -EOPNOTSUPP)
 		bio->error = 0; /* only a hint to the device beneath */
-	if (!t->prev)
+	if (!t->on)
 		return DM_ENDIO_DONE;
 	shard = snap_shard(s, t->chunk);
 	pthread_mutex_lock(&shard->lock);
@@ -152,7 +153,7 @@ enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 	struct shard *shard;
 	uint64_t chunk;
 
-	((struct snap_bio *)bio->private)->tracked.prev = NULL;
+	((struct snap_bio *)bio->private)->tracked.on = false;
 	if (bio->op == DM_FLUSH) {
 		bio->dev = s->cow_dev;
 		return DM_MAPIO_REMAPPED;
@@ -200,7 +201,7 @@ enum dm_mapio merge_map(struct dm_target *ti, struct dm_bio *bio)
 	struct shard *shard;
 	uint64_t chunk;
 
-	((struct snap_bio *)bio->private)->tracked.prev = NULL;
+	((struct snap_bio *)bio->private)->tracked.on = false;
 	if (bio->op == DM_FLUSH) {
 		bio->dev = bio->nr ? s->cow_dev : s->origin_dev;
 		return DM_MAPIO_REMAPPED;

@@ -13,6 +13,7 @@
  * Joining an origin stops the writes to it for that moment.
  */
 #include <inttypes.h>
+#include <malloc.h>
 
 #include "snapshot.h"
 
@@ -100,12 +101,15 @@ static int add_exception(void *context, uint64_t old_chunk, uint64_t new_chunk)
 
 static int open_store(struct snapshot *s, GError **err)
 {
-	struct snap_reader rd = {dm_dev_sectors(s->origin_dev), check_chunk, add_exception, s};
+	struct snap_reader rd = {s->origin_sectors, check_chunk, add_exception, s};
 	int r;
 
 	s->cow = cow_new(s);
 	dm_block_begin();
 	r = snap_store_open(s->cow->store, s->wanted_chunk_sectors, &rd, err);
+#ifdef __GLIBC__
+	malloc_trim(0); /* what the sets of a large store grew out of */
+#endif
 	dm_block_end();
 	if (r < 0)
 		return r;
@@ -291,6 +295,7 @@ static int register_and_read(struct snapshot *s, GError **err)
 {
 	int r;
 
+	s->origin_sectors = dm_dev_sectors(s->origin_dev);
 	s->origin = origin_get(s->origin_dev);
 	pthread_mutex_lock(&s->origin->control);
 	r = check_handover(s, err);

@@ -47,8 +47,9 @@ struct snapshot;
 
 /* A bio that must have ended before its chunk may go to its next state. */
 struct tracked {
-	struct tracked *next, **prev; /* prev NULL: not tracked */
+	struct tracked *next, **prev; /* in its shard */
 	uint64_t chunk;
+	bool on; /* who has the bio may look without the lock */
 };
 
 /* bio->private in all three targets. */
@@ -85,6 +86,7 @@ enum snap_state {
 struct snapshot {
 	struct dm_target *ti;
 	struct dm_dev *origin_dev, *cow_dev;
+	uint64_t origin_sectors; /* when the table was loaded */
 	struct origin *origin;
 	struct cow *cow; /* NULL: before a handover to it, and after one from it */
 	bool merging;    /* the type: snapshot-merge */

@@ -53,6 +53,7 @@ struct snap_store {
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
 	uint64_t next_free;
+	uint64_t chunks;  /* of the device when it was asked last */
 	uint64_t entries; /* exceptions that have or will get a place */
 	uint64_t area_nr;
 	uint32_t in_area; /* exceptions in it that are durable */
@@ -216,26 +217,32 @@ static int make_store(struct snap_store *st, GError **err)
 }
 
 /* Chunks of the store that an exception was seen of: bitmaps by chunk / SEEN_BITS. */
-static bool see(GHashTable *seen, uint64_t chunk)
+struct seen {
+	GHashTable *pages;
+	uint64_t *page; /* the last one: its key, then the bits */
+	uint64_t chunks; /* of the device, asked once: it may be a system call */
+};
+
+static bool see(struct seen *seen, uint64_t chunk)
 {
-	uint64_t key = chunk / SEEN_BITS, bit = chunk % SEEN_BITS;
-	uint64_t *bits = g_hash_table_lookup(seen, &key);
+	uint64_t key = chunk / SEEN_BITS, bit = chunk % SEEN_BITS, *bits;
 	bool was;
 
-	if (!bits) {
-		/* The key lies before its bits. */
-		uint64_t *page = g_malloc0(8 + SEEN_BITS / 8);
-
-		page[0] = key;
-		bits = page + 1;
-		g_hash_table_insert(seen, page, bits);
+	if (!seen->page || seen->page[0] != key) {
+		seen->page = g_hash_table_lookup(seen->pages, &key);
+		if (!seen->page) {
+			seen->page = g_malloc0(8 + SEEN_BITS / 8);
+			seen->page[0] = key;
+			g_hash_table_add(seen->pages, seen->page);
+		}
 	}
+	bits = seen->page + 1;
 	was = bits[bit / 64] >> bit % 64 & 1;
 	bits[bit / 64] |= 1ull << bit % 64;
 	return !was;
 }
 
-static int take_exception(struct snap_store *st, const struct snap_reader *rd, GHashTable *seen, uint64_t old_chunk,
+static int take_exception(struct snap_store *st, const struct snap_reader *rd, struct seen *seen, uint64_t old_chunk,
 			  uint64_t new_chunk, uint64_t nr, GError **err)
 {
 	uint64_t old_chunks = (rd->origin_sectors >> st->shift) + !!(rd->origin_sectors & (st->chunk_sectors - 1));
@@ -245,11 +252,11 @@ static int take_exception(struct snap_store *st, const struct snap_reader *rd, G
 		return dm_fail(err, EINVAL,
 			       "snapshot: exception %" PRIu64 " is of chunk %" PRIu64 ", the origin has %" PRIu64, nr,
 			       old_chunk, old_chunks);
-	if (new_chunk >= device_chunks(st))
+	if (new_chunk >= seen->chunks)
 		return dm_fail(err, EINVAL,
 			       "snapshot: exception %" PRIu64 " points to chunk %" PRIu64
 			       ", the COW device has %" PRIu64,
-			       nr, new_chunk, device_chunks(st));
+			       nr, new_chunk, seen->chunks);
 	if (is_area(st, new_chunk))
 		return dm_fail(err, EINVAL, "snapshot: exception %" PRIu64 " points to chunk %" PRIu64 ", which is metadata",
 			       nr, new_chunk);
@@ -260,13 +267,13 @@ static int take_exception(struct snap_store *st, const struct snap_reader *rd, G
 	st->next_free = MAX(st->next_free, new_chunk + 1);
 	error = rd->add(rd->context, old_chunk, new_chunk);
 	if (error)
-		return dm_fail(err, -error, "snapshot: exception %" PRIu64 " is of chunk %" PRIu64 "%s", nr, old_chunk,
+		return dm_fail(err, EINVAL, "snapshot: exception %" PRIu64 " is of chunk %" PRIu64 "%s", nr, old_chunk,
 			       error == -EEXIST ? ", which has one already" : ", which was refused");
 	return 0;
 }
 
 /* Takes the exceptions of the area in memory; fewer than per_area mean that it is the last. */
-static int take_area(struct snap_store *st, const struct snap_reader *rd, GHashTable *seen, GError **err)
+static int take_area(struct snap_store *st, const struct snap_reader *rd, struct seen *seen, GError **err)
 {
 	for (st->in_area = 0; st->in_area < st->per_area; st->in_area++) {
 		const struct disk_exception *e = &st->area[st->in_area];
@@ -309,14 +316,15 @@ static int read_area(struct snap_store *st, uint64_t area, GError **err)
 
 static int read_exceptions(struct snap_store *st, const struct snap_reader *rd, GError **err)
 {
-	g_autoptr(GHashTable) seen = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+	g_autoptr(GHashTable) pages = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+	struct seen seen = {pages, NULL, device_chunks(st)};
 	int error;
 
 	st->next_free = HEADER_CHUNKS + 1;
 	for (st->area_nr = 0;; st->area_nr++) {
 		error = read_area(st, st->area_nr, err);
 		if (!error)
-			error = take_area(st, rd, seen, err);
+			error = take_area(st, rd, &seen, err);
 		if (error)
 			return error;
 		if (st->in_area < st->per_area)
@@ -394,12 +402,15 @@ int snap_store_open(struct snap_store *st, uint32_t chunk_sectors, const struct 
 
 /* --- chunks --------------------------------------------------------------------------- */
 
-/* The exception that fills an area needs the next area to have a place. */
-static bool area_follows(const struct snap_store *st)
+/* Whether there is room for an exception.  One that fills an area needs the next area to have a place. */
+static bool has_room(const struct snap_store *st)
 {
 	uint64_t entries = st->entries + 1;
 
-	return entries % st->per_area || area_chunk(st, entries / st->per_area) < device_chunks(st);
+	if (st->next_free >= st->chunks)
+		return false;
+	return st->kind == SNAP_TRANSIENT || entries % st->per_area ||
+	       area_chunk(st, entries / st->per_area) < st->chunks;
 }
 
 static void give(struct snap_store *st, struct snap_commit *c)
@@ -426,7 +437,9 @@ int snap_alloc(struct snap_store *st, struct snap_commit *c)
 	int error = 0;
 
 	pthread_mutex_lock(&st->lock);
-	if (st->next_free >= device_chunks(st) || (persistent && !area_follows(st))) {
+	if (!has_room(st))
+		st->chunks = device_chunks(st); /* it may have grown */
+	if (!has_room(st)) {
 		error = -ENOSPC;
 	} else {
 		c->new_chunk = st->next_free++;

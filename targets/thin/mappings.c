@@ -244,14 +244,19 @@ static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *o
 	return r;
 }
 
-int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
+bool thin_md_find_cached(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
 {
 	uint64_t cookie = atomic_load_explicit(&td->cookie, memory_order_acquire), value;
 
 	if (!map_cache_get(td->md->cache, cookie, block, &value))
-		return find_slow(td, block, out);
+		return false;
 	unpack(td, value, out);
-	return 0;
+	return true;
+}
+
+int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
+{
+	return thin_md_find_cached(td, block, out) ? 0 : find_slow(td, block, out);
 }
 
 int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run)

@@ -264,11 +264,24 @@ static int write_details(struct thin_md *md)
 		r = dm_btree_insert(&md->details, md->details_root, &td->id, le, &md->details_root, NULL);
 		if (r)
 			return r;
+	}
+	return 0;
+}
+
+/* Only now: until it is durable, a FLUSH must wait for the commit, and an abort lose the changes with notice. */
+static void forget_changes(struct thin_md *md)
+{
+	GHashTableIter it;
+	gpointer value;
+
+	g_hash_table_iter_init(&it, md->devices);
+	while (g_hash_table_iter_next(&it, NULL, &value)) {
+		struct thin_dev *td = value;
+
 		atomic_store(&td->changed, false);
 		if (!td->opens)
 			g_hash_table_iter_remove(&it);
 	}
-	return 0;
 }
 
 static void fill_superblock(struct thin_md *md, uint8_t *p)
@@ -310,6 +323,7 @@ static int commit_locked(struct thin_md *md)
 		r = write_transaction(md);
 	if (r)
 		return r;
+	forget_changes(md);
 	ranges_clear(&md->quarantine);
 	md->dirty = false;
 	thin_md_released(md);

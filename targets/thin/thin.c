@@ -77,6 +77,14 @@ static void leave(struct thin *t, struct dm_bio *bio)
 		thin_epoch_leave(&t->pool->epoch, epoch);
 }
 
+/* Nothing that waits may be done inside an end(): then the worker does what the cache does not know. */
+static int find(struct thin *t, struct dm_bio *bio, uint64_t block, struct thin_mapping *m)
+{
+	if (!dm_in_end())
+		return thin_md_find(t->td, block, m);
+	return thin_md_find_cached(t->td, block, m) && (bio->op == DM_READ || !m->shared) ? 0 : -EWOULDBLOCK;
+}
+
 enum dm_mapio thin_rw(struct thin *t, struct dm_bio *bio)
 {
 	struct thin_pool *pool = t->pool;
@@ -91,12 +99,16 @@ enum dm_mapio thin_rw(struct thin *t, struct dm_bio *bio)
 			return DM_MAPIO_KILL;
 		if (!enter(t, bio))
 			return DM_MAPIO_SUBMITTED;
-		r = thin_md_find(t->td, block, &m);
+		r = find(t, bio, block, &m);
 		if (!r && (bio->op == DM_READ || !m.shared)) {
 			send_to(bio, pool->data_dev, m.block * pool->block_sectors + offset);
 			return DM_MAPIO_REMAPPED;
 		}
 		leave(t, bio);
+		if (r == -EWOULDBLOCK) {
+			pool_defer(pool, bio);
+			return DM_MAPIO_SUBMITTED;
+		}
 		if (r && r != -ENODATA)
 			return DM_MAPIO_KILL;
 		if (bio->op == DM_READ)

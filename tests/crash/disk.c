@@ -89,6 +89,23 @@ void disk_mark(struct disk *d, uint64_t mark)
 
 /* --- I/O; the lock is held --------------------------------------------------------- */
 
+static bool lies_in(const struct dm_bio *bio, uint64_t begin, uint64_t end)
+{
+	return bio->op != DM_FLUSH && bio->sector >= begin && bio->sector < end;
+}
+
+/* The first failure of a part of the disk: which part. */
+static bool choose_part(struct disk *d, const struct dm_bio *bio)
+{
+	for (unsigned i = 0; d->parts && d->parts[i + 1]; i++)
+		if (lies_in(bio, d->parts[i], d->parts[i + 1])) {
+			d->bad_begin = d->parts[i];
+			d->bad_end = d->parts[i + 1];
+			return true;
+		}
+	return false; /* a flush is everyone's */
+}
+
 /* Whether this I/O is one that shall fail. */
 static bool fails(struct disk *d, const struct dm_bio *bio)
 {
@@ -96,6 +113,8 @@ static bool fails(struct disk *d, const struct dm_bio *bio)
 		return false;
 	d->ios++;
 	if (!d->fail_at || d->ios < d->fail_at || d->ios - d->fail_at >= d->fail_count)
+		return false;
+	if (d->fail_part && (d->ios == d->fail_at ? !choose_part(d, bio) : !lies_in(bio, d->bad_begin, d->bad_end)))
 		return false;
 	d->failed++;
 	return true;

@@ -100,6 +100,9 @@ struct disk {
 	uint64_t ios, fail_at, fail_count, failed;
 	int fail_error;
 	bool fail_writes_only;
+	bool fail_part; /* only those of the part the first of them lies in */
+	const uint64_t *parts; /* begins of parts, ascending, then the end, then 0 */
+	uint64_t bad_begin, bad_end;
 	GRand *rand;
 	/* Of a slow disk. */
 	pthread_t thread;
@@ -226,7 +229,6 @@ extern const struct proof lab_proofs[]; /* customer NULL at the end */
 struct run_limits {
 	uint64_t deadline;
 	bool verbose;
-	const char *keep_dir;
 	void (*progress)(void);
 };
 

@@ -22,7 +22,7 @@
  *        - at some of the points, new writes must work and stay, over another
  *          open; and power is lost again during the recovery itself.
  *   4. The same workload runs with I/O number 1, 2, 3, … failing (once, or from
- *      then on; EIO or ENOSPC).  Requests may fail then, but what was answered must hold as
+ *      then on; EIO or ENOSPC; all of the disk or that slice of it).  Requests may fail then, but what was answered must hold as
  *      above, at once and after the fault is gone and the stack opened anew.
  *
  * A customer of one linear device, whole:
@@ -48,6 +48,10 @@
  * Volumes should be small (up to 2048 sectors): each crash point reads them in full.
  * The workload may be run many times, with other random numbers each time: it must take
  * all its choices from lab_random().  Nothing outside the laboratory may be touched; time may pass as it likes.
+ *
+ * To see a failure again, and what the disk was told before it:
+ *
+ *	build/tests/crash/crash --full --seed SEED --seeds 1 [--crash | --faults] -v NAME
  *
  * Errors are negative errnos and GErrors.  "The model" is what the laboratory
  * knows of each sector of each volume: all that was written to it, when it

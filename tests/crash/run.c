@@ -385,13 +385,29 @@ static const struct fault {
 	const char *name;
 	int error;
 	uint64_t count;
-	bool writes_only;
+	bool writes_only, part;
 } faults[] = {
-	{"one EIO", -EIO, 1, false},
-	{"EIO from then on", -EIO, NEVER, false},
-	{"one ENOSPC", -ENOSPC, 1, true},
-	{"ENOSPC from then on", -ENOSPC, NEVER, true},
+	{"one EIO", -EIO, 1, false, false},
+	{"EIO from then on", -EIO, NEVER, false, false},
+	{"EIO of one slice from then on", -EIO, NEVER, false, true},
+	{"one ENOSPC", -ENOSPC, 1, true, false},
+	{"ENOSPC from then on", -ENOSPC, NEVER, true, false},
 };
+
+/* The slices as parts of the disk. */
+static const uint64_t *parts_of(const struct lab_customer *c)
+{
+	static uint64_t parts[LAB_MAX_SLICES + 2];
+	unsigned n = 0;
+
+	while (n < LAB_MAX_SLICES && c->slices[n].name) {
+		parts[n] = lab_slice_place(c, n);
+		n++;
+	}
+	parts[n] = lab_disk_sectors(c);
+	parts[n + 1] = 0;
+	return parts;
+}
 
 static void use_faulty(struct lab *lab)
 {
@@ -453,6 +469,8 @@ static uint64_t run_fault(struct run *run, const struct lab_customer *customer, 
 		disk->fail_count = f->count;
 		disk->fail_error = f->error;
 		disk->fail_writes_only = f->writes_only;
+		disk->fail_part = f->part;
+		disk->parts = parts_of(customer);
 		use_faulty(lab);
 		ios = disk->ios;
 		tell(run, "%s at I/O %" PRIu64 ", while running", f->name, n);

@@ -444,3 +444,149 @@ def test_readers_of_the_snapshot_never_see_the_origins_writes(fs, backing):
         t.join()
     assert not errors
     assert v.all(v.snap) == v.old
+
+
+# --- the seed's examples -----------------------------------------------------------------
+
+EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../contrib/examples")
+
+
+def test_lvms_quartet_and_its_merge(fs, backing, sh):
+    size = 8192
+    base_file, cow_file = backing(size, old := pattern(size)), backing(2 * size)
+    out = sh(f'{EXAMPLES}/snapshot-lvm "$@"', base_file, cow_file, DMFS_MOUNT=fs.mountpoint).stdout
+    assert out.splitlines()[2:] == [f"0 {size} snapshot base-real snap-cow P 16", f"0 {size} snapshot-origin base-real"]
+    base, snap = fs["base"], fs["snap"]
+    base.pwrite(b"b" * 70000, 3000)
+    snap.pwrite(b"s" * 50000, 9000)
+    want = old[:9000] + b"s" * 50000 + old[59000:]
+    assert snap.pread(size * SECTOR, 0) == want
+    sh(f"{EXAMPLES}/snapshot-lvm-merge", DMFS_MOUNT=fs.mountpoint)
+    assert fs.devices() == ["base"]
+    assert base.pread(size * SECTOR, 0) == want
+    with open(base_file, "rb") as f:
+        assert f.read() == want
+
+
+def test_merge_wait_says_what_is_wrong(fs, backing, sh):
+    fs.mkdir("d", "0 8 zero")
+    done = sh(f'{EXAMPLES}/snapshot-merge-wait d', check=False, DMFS_MOUNT=fs.mountpoint)
+    assert done.returncode == 1 and "no snapshot-merge" in done.stderr
+
+
+def test_ten_terabytes(fs, backing, sh):
+    cow = backing(128 * 20)
+    sh(f'{EXAMPLES}/snapshot-sparse "$1"', cow, DMFS_MOUNT=fs.mountpoint)
+    dev = fs["sparse1"]
+    assert dev.size() == 10 << 40
+    places = [0, 5 << 40, (10 << 40) - 65536]
+    with dev.open() as fd:
+        for at in places:
+            os.pwrite(fd, b"%020d" % at * 3000, at)
+        os.fsync(fd)
+        for at in places:
+            assert os.pread(fd, 60000, at) == b"%020d" % at * 3000
+            assert os.pread(fd, 4096, at ^ 1 << 30) == bytes(4096)
+        found, at = [], 0
+        while True:
+            try:
+                at = os.lseek(fd, at, os.SEEK_DATA)
+            except OSError:
+                break
+            found.append(at)
+            at = os.lseek(fd, at, os.SEEK_HOLE)
+    assert found == places
+    # More than there is room for: it starts returning I/O errors.
+    with dev.open() as fd, pytest.raises(OSError):
+        for n in range(20):
+            os.pwrite(fd, bytes(65536), (1 << 40) + n * 65536)
+            os.fsync(fd)
+
+
+# --- bad input ------------------------------------------------------------------------------
+
+def header(magic=MAGIC, valid=1, version=1, chunk=8):
+    return struct.pack("<IIII", magic, valid, version, chunk)
+
+
+def store(*pairs, head=header(), chunk=8):
+    return head.ljust(chunk * SECTOR, b"\0") + b"".join(struct.pack("<QQ", *p) for p in pairs)
+
+
+@pytest.mark.parametrize("data,sectors,match", [
+    (header(magic=0x12345678), 4096, "Invalid or corrupt snapshot"),
+    (header(version=2), 4096, "version 2"),
+    (header(chunk=0), 4096, "power of 2"),
+    (header(chunk=24), 4096, "24 is not a power of 2"),
+    (header(chunk=1 << 30), 4096, "too high"),
+    (header(chunk=4096), 4096, "too small"),
+    (b"", 15, "too small"),
+    (b"", 1, "too small"),
+    (store((SIZE // 8, 2)), 4096, "the origin has 256"),
+    (store((1 << 63, 2)), 4096, "the origin has 256"),
+    (store((1, 512)), 4096, "the COW device has 512"),
+    (store((1, (1 << 64) - 1)), 4096, "the COW device has 512"),
+    (store((1, 1)), 4096, "metadata"),
+    (store((1, 2), (2, 2)), 4096, "another has already"),
+    (store((1, 2), (1, 3)), 4096, "has one already"),
+    (store(*((n, n + 2) for n in range(256))), 8 * 258, "cut short"),
+])
+@pytest.mark.parametrize("target", ["snapshot", "snapshot-merge"])
+def test_bad_stores(fs, backing, data, sectors, match, target):
+    origin, cow = backing(SIZE, old := pattern(SIZE)), backing(sectors, data)
+    with open(cow, "rb") as f:
+        before = f.read()
+    dev = fs.mkdir("d", f"0 {SIZE} linear {quote(origin)} 0")
+    dev.refuse(f"0 {SIZE} {target} {quote(origin)} {quote(cow)} P 8\n", code=(22, 6), match=match)
+    assert dev.pread(SIZE * SECTOR, 0) == old
+    with open(cow, "rb") as f:
+        assert f.read() == before, "a store that is refused stays as it was"
+
+
+def test_bad_lines(fs, backing):
+    origin, cow = quote(backing(SIZE)), quote(backing(SIZE))
+    dev = fs.mkdir("d", "0 8 zero")
+    for line, match in [
+        (f"0 {SIZE} snapshot-merge {origin} {cow} N 8", "only type P"),
+        (f"0 {SIZE + 1} snapshot {origin} {cow} N 8", "too small for target"),
+        (f"0 {SIZE} snapshot {origin} {origin} N 8", "same as origin"),
+        (f"0 {SIZE} snapshot {origin} {cow} X 8", "'X' is not P or N"),
+        (f"0 {SIZE} snapshot {origin} {cow} PX 8", "store option 'X'"),
+        (f"0 {SIZE} snapshot {origin} {cow} P 12", "12 is not a power of 2"),
+        (f"0 {SIZE} snapshot {origin} {cow} P 4194304", "too high"),
+        (f"0 {SIZE} snapshot {origin} {cow} N 0", "not set"),
+        (f"0 {SIZE} snapshot {origin} {cow} N 8 1 what", "'what'"),
+        (f"0 {SIZE} snapshot {origin} {cow} N 8 1 discard_passdown_origin", "depends on"),
+        (f"0 {SIZE} snapshot-origin {origin} x", "number of arguments"),
+    ]:
+        dev.refuse(line + "\n", match=match)
+
+
+def test_bit_flips_in_the_metadata(fs, backing):
+    """Any bit of the header or the first exceptions: refused, invalid, or a snapshot that can be read; origin untouched."""
+    v = Volume(fs, backing)
+    for n in range(5):
+        v.snap.pwrite(os.urandom(4096), n * 8192)
+    v.snap.remove()
+    with open(v.cow_file, "rb") as f:
+        good = f.read()
+    dev = fs.mkdir("d")
+    rng = random.Random(1)
+    for byte in [*range(16), *range(4096, 4096 + 96)]:
+        data = bytearray(good)
+        data[byte] ^= 1 << rng.randrange(8)
+        with open(v.cow_file, "r+b") as f:
+            f.write(data)
+        try:
+            dev.load(v.line())
+        except OSError:
+            assert dev.error()
+            continue
+        try:
+            v.all(dev)
+        except OSError:
+            assert dev.status().split()[3] == "Invalid"
+        dev.suspend()
+        os.rmdir(dev.path)
+        dev = fs.mkdir("d")
+    assert v.all(v.base) == v.old

@@ -7,6 +7,7 @@ import re
 import signal
 import stat
 import subprocess
+import threading
 
 import pytest
 
@@ -152,6 +153,41 @@ def test_rmdir(fs):
     fs["vol"].remove()
     top.remove()
     assert fs.devices() == []
+
+
+def test_rmdir_right_after_close(fs):
+    """The kernel tells of a close only after close(2) has returned: that must not make a device busy."""
+    failures = []
+
+    def work(me):
+        try:
+            for i in range(100):
+                dev = fs.mkdir(f"d{me}-{i}", "0 8 zero")
+                for flags in (os.O_RDWR, os.O_RDONLY | os.O_DIRECT):
+                    fd = os.open(dev.image, flags)
+                    os.close(os.dup(fd))
+                    os.close(fd)
+                os.rmdir(dev.path)
+        except OSError as e:
+            failures.append(e)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures
+
+
+def test_rmdir_with_an_inherited_image(fs):
+    dev = fs.mkdir("vol", "0 8 zero")
+    fd = os.open(dev.image, os.O_RDWR)
+    os.close(os.dup(fd))            # as if closing, but it is not
+    fails(errno.EBUSY, os.rmdir, dev.path)
+    fails(errno.EBUSY, fs.write, "control", "remove vol\n")
+    os.pread(fd, 1, 0)
+    os.close(fd)
+    dev.remove()
 
 
 def test_rmdir_with_control_files_open(fs):

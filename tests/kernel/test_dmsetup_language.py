@@ -9,29 +9,38 @@ import difflib
 import os
 import re
 import subprocess
+import tempfile
 
 import pytest
 
+import uml
+from mounted import SECTOR
+
 PRELUDE = r"""
 n=0
-t() {
-    n=$((n + 1))
-    printf '$ %d %s\n' $n "$*"
-    "$@" >"$WORK/so" 2>"$WORK/se" </dev/null
-    rc=$?
-    sed 's/^/1|/' "$WORK/so"; sed '/^Usage:/,$d; s/^/2|/' "$WORK/se"
+show() {        # no more processes than must be: the guest is slow at making them
+    local rc=$? lines line
+    mapfile -t lines <"$WORK/so"
+    for line in "${lines[@]}"; do printf '1|%s\n' "$line"; done
+    mapfile -t lines <"$WORK/se"
+    for line in "${lines[@]}"; do
+        [[ $line != Usage: ]] || break
+        printf '2|%s\n' "$line"
+    done
     echo "= $rc"
+}
+t() {
+    printf '$ %d %s\n' $((++n)) "$*"
+    "$@" >"$WORK/so" 2>"$WORK/se" </dev/null
+    show
 }
 d() { t dmsetup "$@"; }
 # the first word is the standard input
 p() {
-    n=$((n + 1))
-    text=$1; shift
-    printf '$ %d %s <<< %s\n' $n "$*" "$text"
+    local text=$1; shift
+    printf '$ %d %s <<< %s\n' $((++n)) "$*" "$text"
     printf "$text" | dmsetup "$@" >"$WORK/so" 2>"$WORK/se"
-    rc=$?
-    sed 's/^/1|/' "$WORK/so"; sed '/^Usage:/,$d; s/^/2|/' "$WORK/se"
-    echo "= $rc"
+    show
 }
 """
 
@@ -70,33 +79,36 @@ def difference(theirs, ours):
         theirs.splitlines(), ours.splitlines(), "kernel", "dmfs", lineterm=""))
 
 
-@pytest.fixture
-def language(kernel, fs, tool, backing, work):
-    """language(SCRIPT, **MINORS) runs it on both sides and compares command by command; what dmfs said."""
-    disks = [backing(8192) for _ in range(2)]
-    bindir = os.path.join(work, "bin")
-    os.mkdir(bindir)
-    os.symlink(tool("dmfsctl"), os.path.join(bindir, "dmsetup"))
-
-    def run(script, **minors):
-        script = PRELUDE + script + "exit 0\n"
-        theirs = kernel_text(kernel.run("MAJOR=254\n" + script, disks).out)
-        done = subprocess.run(["/bin/bash", "-c", "MAJOR=0\n" + script], cwd=work, text=True, capture_output=True, timeout=120,
-                              stdin=subprocess.DEVNULL,
-                              env=os.environ | {"PATH": bindir + ":" + os.environ["PATH"], "LC_ALL": "C", "WORK": work,
-                                                "DMFS_MOUNT": fs.mountpoint, "D0": disks[0], "D1": disks[1]})
-        assert done.returncode == 0, done.stderr
-        ours = our_text(done.stdout, disks, minors)
-        wrong = [difference(k, o) for k, o in zip(split(theirs), split(ours)) if k != o]
-        assert not wrong, "\n".join(wrong)
-        assert len(split(theirs)) == len(split(ours)) > 10, done.stderr
-        return ours
-
-    return run
+SCRIPTS = {}     # name: (script, the minors of devices that stand in tables)
 
 
-def test_create_and_remove(language):
-    out = language(r"""
+def script(name, text, **minors):
+    SCRIPTS[name] = (text, minors)
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """What the kernel says to each script: one boot for all of them."""
+    why = uml.why_not()
+    if why:
+        pytest.skip(why)
+    with tempfile.TemporaryDirectory(prefix="dmfs-language-") as work:
+        disks = [os.path.join(work, f"disk{i}") for i in range(2)]
+        for disk in disks:
+            with open(disk, "wb") as f:
+                f.truncate(8192 * SECTOR)
+        all_scripts = "".join(f"""echo '=== {name}'
+mkdir "$WORK/{name}"; cd "$WORK/{name}"
+( WORK=$PWD MAJOR=254
+{PRELUDE}{text} )
+dmsetup remove_all
+""" for name, (text, _) in SCRIPTS.items())
+        out = uml.run(all_scripts + "exit 0\n", disks, timeout=500).out
+    parts = re.split(r"^=== (\w+)\n", out, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+script("create_and_remove", r"""
 d create base --table "0 1000 linear $D0 0"
 d create base --table "0 1000 linear $D0 0"
 d create top -u UU-1 --table "0 1000 linear /dev/mapper/base 0"
@@ -161,11 +173,8 @@ d ls
 d -v create v --table "0 5 zero"
 d -v remove v
 """, base=0, top=1)
-    assert "Device or resource busy" in out
 
-
-def test_concise(language):
-    language(r"""
+script("concise", r"""
 d create --concise 'x1,,,,0 1000 zero;x2,uu-x2,9,ro,0 5 zero,5 5 error'
 d table --concise
 d table --concise x2
@@ -187,9 +196,7 @@ d table --concise --target error
 d ls
 """)
 
-
-def test_load_and_suspend(language):
-    language(r"""
+script("load_and_suspend", r"""
 d create base --table "0 1000 linear $D0 0"
 d create a -r -u UU-2 --table "0 500 linear /dev/mapper/base 0"
 d load a --table "0 600 zero"
@@ -255,9 +262,7 @@ d table base
 d remove empty
 """, base=0)
 
-
-def test_rename_message_wait(language):
-    language(r"""
+script("rename_message_wait", r"""
 d create a --table "0 1000 linear $D0 0"
 d create b -u UU-1 --table "0 1000 linear /dev/mapper/a 0"
 d rename
@@ -315,9 +320,7 @@ t echo $?
 t grep Event waited
 """, a=0)
 
-
-def test_lists(language):
-    language(r"""
+script("lists", r"""
 d ls
 d ls --tree
 d info
@@ -400,9 +403,7 @@ d ls --tree -o compact
 d ls --tree -o nodevice,notrunc
 """, a=0, b=1, c=2)
 
-
-def test_columns(language):
-    language(r"""
+script("columns", r"""
 d create zz --table "0 1000 linear $D0 0"
 d create b -u UU-1 --table "0 1000 linear /dev/mapper/zz 0"
 d create a -r -u UU-2 --table "0 500 linear /dev/mapper/zz 0"
@@ -453,9 +454,7 @@ for s in 'name=a extra' 'open=x' 'open=1%' '(name=a' 'name=a)' 'name="a' '!name=
 done
 """, zz=0)
 
-
-def test_statistics(language):
-    language(r"""
+script("statistics", r"""
 d create a --table "0 2000 linear $D0 0"
 d create b --table "0 3 zero
 3 997 linear $D1 5"
@@ -502,3 +501,22 @@ d stats delete --allregions b
 d stats list
 d stats bogus
 """)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_language(name, theirs, fs, tool, backing, work):
+    text, minors = SCRIPTS[name]
+    disks = [backing(8192) for _ in range(2)]
+    bindir = os.path.join(work, "bin")
+    os.mkdir(bindir)
+    os.symlink(tool("dmfsctl"), os.path.join(bindir, "dmsetup"))
+    done = subprocess.run(["/bin/bash", "-c", PRELUDE + text + "exit 0\n"], cwd=work, text=True, capture_output=True,
+                          timeout=120, stdin=subprocess.DEVNULL,
+                          env=os.environ | {"PATH": bindir + ":" + os.environ["PATH"], "LC_ALL": "C", "WORK": work,
+                                            "DMFS_MOUNT": fs.mountpoint, "MAJOR": "0", "D0": disks[0], "D1": disks[1]})
+    assert done.returncode == 0, done.stderr
+    kernel, ours = split(kernel_text(theirs[name])), split(our_text(done.stdout, disks, minors))
+    wrong = [difference(k, o) for k, o in zip(kernel, ours) if k != o]
+    assert not wrong, "\n".join(wrong)
+    assert len(kernel) == len(ours) > 10, done.stderr

@@ -191,12 +191,12 @@ def tables_dmfs(mount, lines, disks):
     return answers
 
 
-def compare(mount, lines, disks, except_for=()):
+def compare(mount, lines, disks, except_for=(), timeout=120):
     """Asserts that dmfs says of each table what the kernel says.
 
     except_for: tables where we know better (a number that overflows, which the kernel wraps): dmfs must refuse them.
     """
-    kernel = tables([*lines], disks)
+    kernel = tables([*lines], disks, timeout=timeout)
     ours = tables_dmfs(mount, [*lines], disks)
     wrong = []
     for text, k, d in zip(lines, kernel, ours):

@@ -2,8 +2,8 @@
 /*
  * wait: until a device's event number is another, or until its work is done.
  *
- * The device's status file is polled: it is readable again after each event.
- * It is read before the number is looked at, so that an event in between is seen by the poll.
+ * The device's events are polled, and read to the end, before the number is looked at, so that none in between is
+ * missed; their end says that the device is removed.  A progress bar polls the status it is drawn from.
  * The device's directory is held open: a new name does not matter.
  */
 #include <errno.h>
@@ -21,12 +21,12 @@
 #define REFRESH_MS 250
 #define BAR_WIDTH 40
 
-/* What a wait holds open: the device's directory and its status. */
+/* What a wait holds open: the device's directory, and in it what it polls. */
 struct watch {
-	int directory, status;
+	int directory, polled;
 };
 
-static int watch_open(struct watch *w, const char *name)
+static int watch_open(struct watch *w, const char *name, const char *file)
 {
 	g_autofree char *path = tree_path(ctl_root(), name, NULL);
 	int error;
@@ -34,8 +34,8 @@ static int watch_open(struct watch *w, const char *name)
 	w->directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (w->directory < 0)
 		return -errno;
-	w->status = openat(w->directory, "status", O_RDONLY | O_CLOEXEC);
-	if (w->status >= 0)
+	w->polled = openat(w->directory, file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (w->polled >= 0)
 		return 0;
 	error = -errno;
 	close(w->directory);
@@ -44,8 +44,22 @@ static int watch_open(struct watch *w, const char *name)
 
 static void watch_close(struct watch *w)
 {
-	close(w->status);
+	close(w->polled);
 	close(w->directory);
+}
+
+/* Reads what events there are: 0, -ENODEV after the last one of a removed device, or another negative errno. */
+static int drain_events(struct watch *w)
+{
+	char lines[4096];
+	ssize_t n;
+
+	do
+		n = read(w->polled, lines, sizeof lines);
+	while (n > 0 || (n < 0 && errno == EINTR));
+	if (!n)
+		return -ENODEV;
+	return errno == EAGAIN ? 0 : -errno;
 }
 
 static struct device *watch_info(struct watch *w, int *error)
@@ -96,11 +110,10 @@ static bool wait_for_number(const struct ident *id, struct watch *w, unsigned nu
 	int error = 0;
 
 	for (;;) {
-		g_autofree char *status = NULL;
 		struct device *d;
 		bool done;
 
-		error = read_status(w->status, &status);
+		error = drain_events(w);
 		d = error ? NULL : watch_info(w, &error);
 		if (!d && is_gone(error)) /* removed: that ends the wait, too */
 			return true;
@@ -112,7 +125,7 @@ static bool wait_for_number(const struct ident *id, struct watch *w, unsigned nu
 		device_free(d);
 		if (done)
 			return true;
-		error = wait_event(w->status, -1);
+		error = wait_event(w->polled, -1);
 		if (error < 0)
 			return ioctl_failed("waitevent", id, error);
 	}
@@ -147,7 +160,7 @@ static bool wait_for_work(const struct ident *id, struct watch *w)
 		g_autofree char *status = NULL;
 		struct progress p;
 
-		error = read_status(w->status, &status);
+		error = read_status(w->polled, &status);
 		if (error)
 			break;
 		progress_of_status(&p, status);
@@ -162,7 +175,7 @@ static bool wait_for_work(const struct ident *id, struct watch *w)
 		drawn = true;
 		if (!p.left)
 			break;
-		error = wait_event(w->status, REFRESH_MS);
+		error = wait_event(w->polled, REFRESH_MS);
 		if (error < 0)
 			break;
 	}
@@ -192,7 +205,7 @@ bool cmd_wait(int argc, char **argv)
 	}
 	if (opt.progress && argc > 0)
 		return say("--progress waits for the end of the work, not for event %s", *argv);
-	error = id.name ? watch_open(&w, id.name) : -ENXIO;
+	error = id.name ? watch_open(&w, id.name, opt.progress ? "status" : "events") : -ENXIO;
 	if (error)
 		return ioctl_failed("waitevent", &id, error);
 	ok = opt.progress ? wait_for_work(&id, &w) : wait_for_number(&id, &w, (unsigned)number);

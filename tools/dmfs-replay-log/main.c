@@ -5,10 +5,7 @@
  * Replays a log of log-writes (log-writes.rst; its format is in
  * targets/log_writes_format.h) onto a file or device, in whole or in part, and looks
  * into logs.  The options and what is printed are those of the well-known replay-log.
- *
- * A log is hostile input: every length is held against the log's size before it is believed.
  */
-#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -21,11 +18,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../targets/log_writes_format.h"
+#include "log.h"
 
-#define KNOWN_FLAGS (LOG_WRITES_FLUSH | LOG_WRITES_FUA | LOG_WRITES_DISCARD | LOG_WRITES_MARK | LOG_WRITES_META)
 #define CHUNK (1u << 20)
-#define MAX_BLOCK 65536u
 
 enum check { CHECK_NEVER, CHECK_COUNT, CHECK_FLUSH, CHECK_FUA };
 
@@ -36,20 +31,6 @@ static struct {
 	unsigned verbose;
 	bool find, num_entries, next_flush, next_fua, no_discard, has_limit, has_start_entry;
 } opts = {.end_sector = UINT64_MAX};
-
-struct log {
-	int fd;
-	uint64_t bytes, entries;
-	uint32_t block;
-	uint64_t next, pos; /* the next entry's number and place, in bytes */
-};
-
-struct entry {
-	uint64_t number;
-	uint64_t sector, sectors, flags; /* blocks */
-	uint64_t data, len;              /* where its data is in the log, in bytes */
-	char *mark;
-};
 
 static char buffer[CHUNK];
 
@@ -65,114 +46,17 @@ static void __attribute__((noreturn, format(printf, 1, 2))) die(const char *fmt,
 	exit(1);
 }
 
-/* --- reading a log ------------------------------------------------------------------ */
-
-static void read_log(const struct log *log, void *buf, size_t len, uint64_t pos)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		ssize_t n = pread(log->fd, (char *)buf + done, len - done, (off_t)(pos + done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			die("%s: reading at byte %" PRIu64 ": %s", opts.log, pos + done, strerror(errno));
-		if (!n)
-			die("%s: ends at byte %" PRIu64 ", %zu more are needed", opts.log, pos + done, len - done);
-		done += (size_t)n;
-	}
-}
-
-static struct log open_log(void)
-{
-	struct log log = {.fd = open(opts.log, O_RDONLY | O_CLOEXEC)};
-	struct log_writes_super super;
-	off_t end;
-
-	if (log.fd < 0)
-		die("%s: %s", opts.log, strerror(errno));
-	end = lseek(log.fd, 0, SEEK_END);
-	if (end < 0)
-		die("%s: is not seekable: %s", opts.log, strerror(errno));
-	log.bytes = (uint64_t)end;
-	if (log.bytes < sizeof super)
-		die("%s: is no log: it has %" PRIu64 " bytes, the super block alone has %zu", opts.log, log.bytes,
-		    sizeof super);
-	read_log(&log, &super, sizeof super, 0);
-	if (le64toh(super.magic) != LOG_WRITES_MAGIC)
-		die("%s: is no log: its magic is 0x%" PRIx64 ", not 0x%llx", opts.log, le64toh(super.magic),
-		    LOG_WRITES_MAGIC);
-	if (le64toh(super.version) != LOG_WRITES_VERSION)
-		die("%s: is of version %" PRIu64 ", only %llu is known", opts.log, le64toh(super.version),
-		    LOG_WRITES_VERSION);
-	log.block = le32toh(super.block_size);
-	log.entries = le64toh(super.entries);
-	if (log.block < 512 || log.block > MAX_BLOCK || (log.block & (log.block - 1)))
-		die("%s: its block size is %" PRIu32 ", not a power of two from 512 to %u", opts.log, log.block,
-		    MAX_BLOCK);
-	log.pos = log.block;
-	return log;
-}
-
-static void __attribute__((noreturn, format(printf, 3, 4))) corrupt(const struct log *log, const struct entry *e,
-								     const char *fmt, ...)
-{
-	g_autofree char *what = NULL;
-	va_list ap;
-
-	va_start(ap, fmt);
-	what = g_strdup_vprintf(fmt, ap);
-	va_end(ap);
-	die("%s: entry %" PRIu64 " of %" PRIu64 ", at block %" PRIu64 ", %s", opts.log, e->number, log->entries,
-	    log->pos / log->block, what);
-}
-
-static void read_mark(const struct log *log, struct entry *e, uint64_t len)
-{
-	if (len > log->block - sizeof(struct log_writes_entry))
-		corrupt(log, e, "is a mark of %" PRIu64 " bytes, more than a block holds", len);
-	g_free(e->mark);
-	e->mark = g_malloc0(len + 1);
-	read_log(log, e->mark, len, log->pos + sizeof(struct log_writes_entry));
-}
+/* --- the entries ------------------------------------------------------------------------ */
 
 /* Goes to the next entry; false at the end. */
 static bool next_entry(struct log *log, struct entry *e)
 {
-	struct log_writes_entry head;
-	uint64_t room;
+	GError *err = NULL;
+	int more = log_next(log, e, &err);
 
-	if (log->next >= log->entries)
-		return false;
-	e->number = log->next;
-	if (log->pos > log->bytes || log->bytes - log->pos < log->block)
-		corrupt(log, e, "is beyond the end of the log, which has %" PRIu64 " bytes: the log is truncated",
-			log->bytes);
-	read_log(log, &head, sizeof head, log->pos);
-	e->sector = le64toh(head.sector);
-	e->sectors = le64toh(head.sectors);
-	e->flags = le64toh(head.flags);
-	e->len = 0;
-	if (e->flags & ~(uint64_t)KNOWN_FLAGS)
-		corrupt(log, e, "has unknown flags, 0x%" PRIx64, e->flags);
-	if (!e->flags && !e->sectors)
-		corrupt(log, e, "is empty");
-	if (e->sector > INT64_MAX / log->block || e->sectors > INT64_MAX / log->block - e->sector)
-		corrupt(log, e, "has an impossible place: %" PRIu64 " blocks at %" PRIu64, e->sectors, e->sector);
-	if (e->flags & LOG_WRITES_MARK)
-		read_mark(log, e, le64toh(head.data_len));
-	e->data = log->pos + log->block;
-	room = log->bytes - e->data;
-	if (!(e->flags & LOG_WRITES_DISCARD)) {
-		e->len = e->sectors * log->block;
-		if (e->len > room)
-			corrupt(log, e, "has %" PRIu64 " bytes of data, %" PRIu64 " are left: the log is truncated",
-				e->len, room);
-	}
-	log->pos = e->data + e->len;
-	log->next++;
-	return true;
+	if (more < 0)
+		die("%s", err->message);
+	return more;
 }
 
 static void print_flags(uint64_t flags)
@@ -266,26 +150,30 @@ static void write_target(int fd, const void *buf, size_t len, uint64_t pos)
 
 static void replay_data(const struct log *log, int fd, const struct entry *e)
 {
+	GError *err = NULL;
+
 	for (uint64_t done = 0; done < e->len;) {
 		size_t n = MIN(e->len - done, CHUNK);
 
-		read_log(log, buffer, n, e->data + done);
+		if (log_read(log, buffer, n, e->data + done, &err))
+			die("%s", err->message);
 		write_target(fd, buffer, n, e->sector * log->block + done);
 		done += n;
 	}
 }
 
-/* A discarded range reads as zeroes: a hole where there can be one. */
+/* A discarded range reads as zeroes: a hole where there can be one.  Beyond the end there is nothing to discard. */
 static void replay_discard(const struct log *log, int fd, const struct entry *e)
 {
 	uint64_t pos = e->sector * log->block, len = e->sectors * log->block;
 	off_t end = lseek(fd, 0, SEEK_END);
 
-	if (opts.no_discard || !len)
+	if (end < 0)
+		die("%s: is not seekable: %s", opts.replay, strerror(errno));
+	if (opts.no_discard || pos >= (uint64_t)end)
 		return;
-	if (end >= 0 && pos >= (uint64_t)end)
-		die("%s: entry %" PRIu64 " discards at byte %" PRIu64 ", beyond its end", opts.replay, e->number, pos);
-	if (!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)pos, (off_t)len))
+	len = MIN(len, (uint64_t)end - pos);
+	if (!len || !fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)pos, (off_t)len))
 		return;
 	memset(buffer, 0, sizeof buffer);
 	for (uint64_t done = 0; done < len;) {
@@ -524,11 +412,13 @@ static void parse(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	struct entry e = {0};
+	GError *err = NULL;
 	struct log log;
 	int status = 0;
 
 	parse(argc, argv);
-	log = open_log();
+	if (log_open(&log, opts.log, &err))
+		die("%s", err->message);
 	if (opts.num_entries) {
 		printf("%" PRIu64 "\n", log.entries);
 	} else if (!opts.find && !opts.replay) {
@@ -539,6 +429,6 @@ int main(int argc, char **argv)
 		status = opts.find ? find(&log, &e) : replay(&log, &e);
 	}
 	g_free(e.mark);
-	close(log.fd);
+	log_close(&log);
 	return status;
 }

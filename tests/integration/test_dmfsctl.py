@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""dmfsctl: what it says, does and leaves behind.  That it says what dmsetup says is tests/kernel/test_dmsetup_language.py's."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+
+import pytest
+
+from mounted import quote
+
+
+@pytest.fixture
+def ctl(fs, tool, work):
+    """ctl(*ARGS, stdin=None) runs dmfsctl on fs and returns the CompletedProcess; ctl.ok(*ARGS) its output."""
+    program = tool("dmfsctl")
+    env = os.environ | {"DMFS_MOUNT": fs.mountpoint, "LC_ALL": "C"}
+
+    def run(*args, stdin="", cwd=work, **extra):
+        return subprocess.run([program, *map(str, args)], input=stdin, text=True, capture_output=True, timeout=120,
+                              cwd=cwd, env=env | extra)
+
+    def ok(*args, **kw):
+        done = run(*args, **kw)
+        assert done.returncode == 0 and not done.stderr, f"{args}: {done.returncode} {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def fails(*args, match=None, **kw):
+        done = run(*args, **kw)
+        assert done.returncode == 1, f"{args}: {done.returncode} {done.stdout}"
+        assert match is None or re.search(match, done.stderr), f"{args}: {done.stderr!r}, not {match!r}"
+        return done.stderr
+
+    run.ok, run.fails, run.program, run.env = ok, fails, program, env
+    return run
+
+
+# --- which mount ------------------------------------------------------------------------------
+
+def test_mount_from_option_environment_and_mountinfo(ctl, fs, dmfs, work):
+    other = dmfs()
+    fs.mkdir("here")
+    other.mkdir("there")
+    assert ctl.ok("ls") == "here\t(0:0)\n"
+    assert ctl.ok("-m", other.mountpoint, "ls") == "there\t(0:0)\n"
+    assert ctl.ok("ls", "--mount", other.mountpoint) == "there\t(0:0)\n"
+    assert ctl.ok("ls", DMFS_MOUNT=other.mountpoint) == "there\t(0:0)\n"
+    assert ctl.ok("-m", os.path.basename(other.mountpoint), "ls", cwd=os.path.dirname(other.mountpoint)) \
+        == "there\t(0:0)\n"
+    # two are mounted (at least: other tests' may be, too): it does not choose
+    err = ctl.fails("ls", DMFS_MOUNT="")
+    assert "are mounted" in err and fs.mountpoint in err and other.mountpoint in err
+    ctl.fails("-m", work, "ls", match="no dmfs is mounted there")
+    ctl.fails("-m", work + "/nosuch", "ls", match="No such file")
+    ctl.fails("ls", DMFS_MOUNT=work, match="DMFS_MOUNT")
+
+
+def test_the_only_mount_is_found(ctl, fs):
+    """In a mount namespace of its own, where no other dmfs is."""
+    unshare = subprocess.run(["unshare", "-rm", "true"], capture_output=True)
+    if unshare.returncode:
+        pytest.skip("no user namespaces")
+    script = 'awk \'$0 ~ / - fuse.dmfs / && $5 != "%s" { print $5 }\' /proc/self/mountinfo | while read m; do ' \
+             'umount -l "$m" || exit 9; done; exec "$0" ls' % fs.mountpoint
+    done = subprocess.run(["unshare", "-m", "/bin/sh", "-c", script, ctl.program], capture_output=True, text=True,
+                          env=ctl.env | {"DMFS_MOUNT": ""}) if os.geteuid() == 0 else None
+    if done is None or done.returncode == 9:
+        pytest.skip("needs root to unmount the others'")
+    assert done.returncode == 0 and done.stdout == "No devices found\n", done.stderr
+
+
+def test_other_names_of_a_device(ctl, fs, backing):
+    dev = fs.mkdir("vol", "0 8 zero")
+    for name in ("vol", dev.path, dev.image, "/dev/mapper/vol"):
+        assert ctl.ok("table", name) == "0 8 zero \n"
+    assert ctl.ok("table", "./vol/image", cwd=fs.mountpoint) == "0 8 zero \n"
+    assert ctl.ok("table", "-j", "0", "-m", "0") == "0 8 zero \n"
+    ctl.fails("table", "/dev/mapper/nosuch", match="not found")
+    ctl.fails("table", "/etc/passwd", match="not found")
+    odd = "a b\\c'd"
+    ctl.ok("create", odd, "--manglename", "none", "--table", "0 9 zero")
+    assert odd in fs.devices()
+    assert ctl.ok("table", "--manglename", "none", odd) == "0 9 zero \n"
+    ctl.ok("create", "x y", "--table", "0 9 zero")
+    assert ctl.ok("table", r"x\x20y") == "0 9 zero \n"
+
+
+# --- create and load ---------------------------------------------------------------------------
+
+def test_create_from_argument_file_and_stdin(ctl, fs, backing, work):
+    path = backing(100)
+    ctl.ok("create", "a", "--table", f"0 100 linear {path} 0")
+    with open(os.path.join(work, "table"), "w") as f:
+        f.write(f"# two\n\n0 50 linear {os.path.basename(path)} 0\n50 50 linear a 7\n")
+    ctl.ok("create", "b", "table", "-u", "uuid-b")
+    ctl.ok("create", "c", "-r", stdin="0 8 zero\n")
+    assert fs["b"].table() == f"0 50 linear {path} 0\n50 50 linear a 7\n"
+    assert fs["b"].read("uuid") == "uuid-b\n"
+    assert "READ-ONLY" in fs["c"].read("info") and "READ-ONLY" not in fs["b"].read("info")
+    with pytest.raises(OSError):
+        fs["c"].pwrite(b"x" * 512, 0)
+    ctl.ok("create", "d", "-j", "0", "-m", "77", "--notable")
+    assert fs["d"].read("dev") == "0:77\n"
+    ctl.ok("create", "e", "--table", "0 8 zero", "-M", "0640")
+    assert os.stat(fs["e"].image).st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("args", [
+    ["--table", "0 8 nosuch"], ["--table", "0 8 linear /nonexistent 0"], ["--table", "1 8 zero"],
+    ["--table", "0 8 zero\n9 8 zero"], ["--table", "0 8 linear"], ["--table", "0 8"], ["/nonexistent"],
+    ["-u", "u" * 129, "--table", "0 8 zero"], ["-u", "taken", "--table", "0 8 zero"],
+    ["-j", "0", "-m", "0", "--table", "0 8 zero"],
+])
+def test_a_device_that_cannot_be_made_does_not_remain(ctl, fs, args):
+    fs.mkdir("first").write("uuid", "taken")
+    ctl.fails("create", "vol", *args)
+    assert fs.devices() == ["first"]
+
+
+def test_error_file_is_told(ctl, fs):
+    err = ctl.fails("create", "vol", "--table", "0 8 zero\n8 8 linear /nonexistent 0")
+    assert re.search(r"^device-mapper: reload ioctl on vol \(0:0\) failed: No such device$", err, re.M)
+    assert re.search(r"^dmfs: vol: 2: linear: .*/nonexistent", err, re.M)
+    assert err.endswith("Command failed.\n")
+    fs.mkdir("vol", "0 8 zero")
+    ctl.fails("message", "vol", "0", "foo", match=r"(?m)^dmfs: vol: \S")
+
+
+def test_a_failed_load_changes_nothing(ctl, fs):
+    dev = fs.mkdir("vol", "0 8 zero")
+    dev.load("0 9 zero", to="inactive")
+    before = dev.state()
+    ctl.fails("load", "vol", "--table", "0 8 nosuch")
+    ctl.fails("load", "vol", "-r", "--table", "0 8 zero\n9 1 zero")
+    ctl.fails("load", "vol", stdin="")
+    ctl.fails("load", "vol", stdin="0 8\n")
+    assert dev.state() == before
+
+
+def test_tables_of_scripts_made_for_dmsetup(ctl, fs):
+    """/dev/mapper/NAME in a table is the dmfs device, but only if there is one."""
+    fs.mkdir("dmfs test base", "0 8 zero")
+    ctl.ok("create", "top", "--table", r"0 8 linear /dev/mapper/dmfs\ test\ base 0")
+    assert fs["top"].read("deps").strip().replace("\\", "") == "dmfs test base"
+    err = ctl.fails("create", "other", "--table", "0 8 linear /dev/mapper/dmfs-test-nosuch 0")
+    assert "/dev/mapper/dmfs-test-nosuch" in err
+
+
+def test_concise_goes_round(ctl, fs, backing):
+    path = backing(100)
+    ctl.ok("create", "a,b;c", "--table", f"0 8 zero\n8 8 linear {quote(path)} 0")
+    ctl.ok("create", "plain", "-u", "uu", "-r", "--table", "0 8 linear a,b;c 0")
+    text = ctl.ok("table", "--concise")
+    order = text.strip().split(";plain")
+    assert len(order) == 2
+    ctl.ok("remove_all")
+    ctl.ok("create", "--concise", text)
+    assert ctl.ok("table", "--concise") == text
+
+
+def test_keys_are_not_told(ctl, fs, backing, tool):
+    if "crypt" not in fs.read("targets"):
+        pytest.skip("no crypt target")
+    ctl.ok("create", "k", "--table", f"0 8 crypt aes-xts-plain64 {'ab' * 32} 0 {backing(8)} 0")
+    fs.mkdir("z", "0 8 zero")
+    assert "ab" * 8 not in ctl.ok("table", "k")
+    # zeros that look like a key would be loaded as one
+    assert "0000" not in ctl("table", "--showkeys", "k").stdout
+    ctl.fails("table", "--showkeys", "k", match="keys")
+    assert ctl.ok("table", "--showkeys", "z") == "0 8 zero \n"
+
+
+# --- remove -------------------------------------------------------------------------------------
+
+def test_remove_and_remove_all(ctl, fs):
+    base = fs.mkdir("base", "0 8 zero")
+    fs.mkdir("a-top", "0 8 linear base 0")
+    fs.mkdir("z-top", "0 8 linear a-top 0")
+    ctl.fails("remove", "base", match="resource busy")
+    ctl.fails("remove", "--deferred", "z-top", match="deferred")
+    assert len(fs.devices()) == 3
+    with base.open(os.O_RDONLY):
+        ctl.ok("remove_all")
+        assert fs.devices() == ["base"]
+        ctl.fails("remove_all", "-f", match="Unable to remove 1 device")
+        assert base.table().split() == ["0", "8", "error"]
+        ctl.fails("remove", "--retry", "base", match="busy")
+    ctl.ok("remove", "base")
+    assert fs.devices() == []
+
+
+def test_remove_force(ctl, fs):
+    base = fs.mkdir("base", "0 8 zero")
+    fs.mkdir("top", "0 8 linear base 0")
+    ctl.ok("remove", "-f", "top")
+    with base.open(os.O_RDONLY):
+        ctl.fails("remove", "-f", "base", match="busy")
+        assert base.table().split() == ["0", "8", "error"]
+
+
+# --- wait ----------------------------------------------------------------------------------------
+
+def asleep_in_poll(process):
+    """Until the process waits in poll(2) or has ended: it looks at its system call, and never sleeps itself."""
+    while process.poll() is None:
+        with open(f"/proc/{process.pid}/syscall") as f:
+            if f.read().split()[0] in ("7", "271", "73"):      # poll, ppoll
+                return
+        os.sched_yield()
+
+
+def start(ctl, *args):
+    return subprocess.Popen([ctl.program, *args], env=ctl.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            stdin=subprocess.DEVNULL, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_wait_ends_with_an_event(ctl, fs):
+    dev = fs.mkdir("vol", "0 8 zero")
+    process = start(ctl, "wait", "-v", "vol", "0")
+    asleep_in_poll(process)
+    dev.load("0 16 zero")               # a resume is no event that counts
+    dev.suspend()
+    dev.resume()
+    asleep_in_poll(process)
+    assert process.poll() is None
+    os.rename(dev.path, fs.path("other"))
+    code, out, err = finish(process)
+    assert code == 0 and not err
+    assert "Name:              other\n" in out and "Event number:      1\n" in out
+
+
+def test_wait_with_another_number_returns_at_once(ctl, fs):
+    fs.mkdir("vol", "0 8 zero")
+    assert ctl.ok("wait", "vol", "5") == ""
+    ctl.fails("wait", "vol", "x", match="event number")
+    ctl.fails("wait", "vol", "-1")
+
+
+def test_wait_ends_with_the_device(ctl, fs):
+    dev = fs.mkdir("vol", "0 8 zero")
+    process = start(ctl, "wait", "vol")
+    asleep_in_poll(process)
+    dev.remove()
+    assert finish(process) == (0, "", "")
+
+
+def test_wait_progress_of_a_mirror(ctl, fs, backing):
+    dev = fs.mkdir("m", f"0 8192 mirror core 1 64 2 {backing(8192)} 0 {backing(8192)} 0")
+    out = ctl.ok("wait", "--progress", "m")
+    assert out.endswith("m: resync 100 %\n")
+    assert " 128/128 " in dev.status()
+    numbers = [int(n) for n in re.findall(r"(\d+) %", out)]
+    assert numbers == sorted(set(numbers))
+    fs.mkdir("z", "0 8 zero")
+    ctl.fails("wait", "--progress", "z", match="nothing in its table")
+
+
+def test_progress_bar_on_a_terminal(ctl, fs, backing):
+    fs.mkdir("m", f"0 8192 mirror core 2 64 nosync 2 {backing(8192)} 0 {backing(8192)} 0")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([ctl.program, "wait", "--progress", "m"], env=ctl.env, stdout=theirs, stdin=theirs)
+    os.close(theirs)
+    text = read_terminal(ours, process)
+    assert process.returncode == 0
+    assert re.search(r"\rm: resync \[#{40}\] 100\.0 %", text)
+
+
+def read_terminal(fd, process, until=None, send=None):
+    text = b""
+    try:
+        while part := os.read(fd, 65536):
+            text += part
+            if until and re.search(until, text):
+                os.write(fd, send)
+                until = None
+    except OSError:         # the other side is closed
+        pass
+    process.wait(120)
+    os.close(fd)
+    return text.decode("utf-8", "replace")
+
+
+# --- top, graph, stats, losetup -------------------------------------------------------------------
+
+def test_top_counts_and_cleans_up(ctl, fs, backing):
+    dev = fs.mkdir("vol", f"0 100 linear {backing(100)} 0")
+    fs.mkdir("empty")
+    process = start(ctl, "top", "--count", "2", "--interval", "0.3")
+    regions = lambda: dev.message("@stats_list")
+    while process.poll() is None and not regions():
+        os.sched_yield()
+    dev.pwrite(b"x" * 4096, 0, sync=True)
+    code, out, err = finish(process)
+    assert code == 0 and not err
+    lines = out.splitlines()
+    assert lines[0].split()[:4] == ["Name", "Stat", "R/s", "W/s"]
+    written = [float(line.split()[3]) for line in lines if line.startswith("vol ")]
+    assert len(written) == 2 and sum(written) > 0
+    assert regions() == ""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_top_cleans_up_after_a_signal(ctl, fs, signum):
+    dev = fs.mkdir("vol", "0 8 zero")
+    process = start(ctl, "top", "--interval", "1000")
+    while process.poll() is None and not dev.message("@stats_list"):
+        os.sched_yield()
+    process.send_signal(signum)
+    assert finish(process)[0] == 0
+    assert dev.message("@stats_list") == ""
+
+
+def test_top_on_a_terminal_ends_with_q(ctl, fs):
+    dev = fs.mkdir("vol", "0 8 zero")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 120, 0, 0))
+    process = subprocess.Popen([ctl.program, "top", "--interval", "0.1"], env=ctl.env, stdout=theirs, stdin=theirs)
+    os.close(theirs)
+    text = read_terminal(ours, process, until=rb"vol +L--w +\d", send=b"q")
+    assert process.returncode == 0 and "\033[?1049l" in text
+    assert dev.message("@stats_list") == ""
+
+
+def test_graph(ctl, fs, backing):
+    path = backing(8)
+    fs.mkdir('a"b', f"0 8 linear {quote(path)} 0")
+    fs.mkdir("top", "0 4 linear a\\\"b 0\n4 4 zero")
+    out = ctl.ok("graph")
+    assert out.startswith("digraph dmfs {\n") and out.endswith("}\n")
+    assert f'\t"a\\"b" -> "{path}";\n' in out
+    assert '\t"top" -> "a\\"b";\n' in out
+    assert 'label="top\\nlinear, zero"' in out
+
+
+def test_stats_report_tells_rates(ctl, fs, backing):
+    dev = fs.mkdir("vol", f"0 100 linear {backing(100)} 0")
+    ctl.ok("stats", "create", "vol", "--areas", "2")
+    dev.pwrite(b"x" * 512, 99 * 512, sync=True)
+    assert ctl.ok("stats", "list", "--noheadings", "-o", "region_id,area_count,region_len,program_id") \
+        == "0:2:50.00k:dmstats\n"
+    process = start(ctl, "stats", "report", "--interval", "0.3", "--count", "1", "--noheadings", "-o",
+                    "name,area_id,write_count", "vol")
+    code, out, err = finish(process)
+    assert code == 0 and not err
+    assert out == "vol:0:0\nvol:1:0\n"      # that write was before
+    text = ctl.ok("stats", "print", "--allregions", "vol")
+    assert [line.split()[5] for line in text.splitlines()] == ["0", "1"]
+    ctl.ok("stats", "delete", "--allregions", "vol")
+    assert dev.message("@stats_list") == ""
+
+
+@pytest.mark.root
+def test_losetup(ctl, fs, backing):
+    if not os.path.exists("/dev/loop-control"):
+        pytest.skip("no loop devices")
+    fs.mkdir("vol", f"0 256 linear {backing(256)} 0")
+    fs.mkdir("top", "0 256 linear vol 0")
+    for name, readonly in (("top", False), ("vol", True)):
+        done = ctl("losetup", *(["-r"] if readonly else []), name)
+        if done.returncode:
+            pytest.skip(f"losetup: {done.stderr}")
+        loop = done.stdout.strip()
+        try:
+            info = json.loads(subprocess.run(["losetup", "--json", "--list", "-O", "BACK-FILE,DIO,RO,LOG-SEC", loop],
+                                             capture_output=True, text=True, check=True).stdout)["loopdevices"][0]
+            assert info["back-file"] == fs[name].image
+            assert info["dio"] and bool(info["ro"]) == readonly and int(info["log-sec"]) == 512
+        finally:
+            subprocess.run(["losetup", "-d", loop], check=True, timeout=60)
+    ctl.fails("losetup", "nosuch", match="does not exist")
+
+
+@pytest.mark.root
+def test_losetup_takes_the_sector_size_below(ctl, fs, backing):
+    if not os.path.exists("/dev/loop-control") or "crypt" not in fs.read("targets"):
+        pytest.skip("no loop devices, or no crypt target")
+    fs.mkdir("k", f"0 256 crypt aes-xts-plain64 {'ab' * 32} 0 {backing(256)} 0 1 sector_size:4096")
+    fs.mkdir("top", "0 256 linear k 0")
+    done = ctl("losetup", "top")
+    if done.returncode:
+        pytest.skip(f"losetup: {done.stderr}")
+    loop = done.stdout.strip()
+    try:
+        with open(f"/sys/block/{os.path.basename(loop)}/queue/logical_block_size") as f:
+            assert f.read().strip() == "4096"
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=True, timeout=60)
+
+
+# --- the rest ----------------------------------------------------------------------------------------
+
+def test_help_and_usage(ctl, fs):
+    done = ctl("help")
+    assert done.returncode == 0 and "create --concise" in done.stderr
+    assert "device_ref_count" in ctl("help", "-c").stderr
+    done = ctl()
+    assert done.returncode == 1 and done.stderr.startswith("Usage:")
+    assert ctl("nosuch").stderr.startswith("Unknown command.\nUsage:")
+    version = ctl.ok("version")
+    assert re.search(r"^Library version: +1\.02\.\d+ \(dmfs ", version, re.M)
+    assert re.search(r"^Driver version: +4\.\d+\.\d+$", version, re.M)
+    assert ctl.ok("targets") == fs.read("targets")
+
+
+def test_nothing_is_ignored_in_silence(ctl, fs):
+    fs.mkdir("vol", "0 8 zero")
+    for args in (["status", "--inactive", "vol"], ["info", "--inactive"], ["deps", "--inactive"],
+                 ["wait", "--progress", "vol", "3"], ["create", "--concise", "-u", "x", "a,,,,0 1 zero"]):
+        ctl.fails(*args)
+    done = ctl("create", "r", "--readahead", "8", "--table", "0 8 zero")
+    assert done.returncode == 0 and "--readahead 8" in done.stderr
+
+
+def test_output_that_cannot_be_written_is_an_error(ctl, fs):
+    fs.mkdir("vol", "0 8 zero")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([ctl.program, "ls"], stdout=full, stderr=subprocess.PIPE, text=True, env=ctl.env)
+    assert done.returncode == 1 and "No space left" in done.stderr
+
+
+def test_ls_exec(ctl, fs):
+    fs.mkdir("a", "0 8 zero")
+    fs.mkdir("b", "0 8 error")
+    assert ctl.ok("ls", "--exec", "echo  x") == f"x {fs['a'].image}\nx {fs['b'].image}\n"
+    assert ctl.ok("ls", "--target", "error", "--exec", "stat -c %s") == "4096\n"
+
+
+# --- bash completion -------------------------------------------------------------------------------------
+
+def complete(ctl, *words):
+    """What bash would offer for the last of the words."""
+    top = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    script = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _dmfsctl; printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", script, os.path.join(top, "contrib/completion/dmfsctl"), "dmfsctl", *words],
+                          capture_output=True, text=True, timeout=60,
+                          env=ctl.env | {"PATH": os.path.dirname(ctl.program) + ":" + os.environ["PATH"]})
+    assert not done.stderr
+    return sorted(done.stdout.split("\n")[:-1])
+
+
+def test_completion(ctl, fs, dmfs):
+    fs.mkdir("first", "0 8 zero")
+    fs.mkdir("a b")
+    assert complete(ctl, "rem") == ["remove", "remove_all"]
+    assert complete(ctl, "table", "") == ["a\\ b", "first"]
+    assert complete(ctl, "remove", "first", "f") == ["first"]
+    assert complete(ctl, "wait", "--p") == ["--progress"]
+    assert complete(ctl, "info", "-c", "-o", "name,uu") == ["name,uuid"]
+    assert complete(ctl, "ls", "--tree", "-o", "compact,inv") == ["compact,inverted"]
+    assert complete(ctl, "ls", "-o", "devn") == ["devname", "devno"]
+    assert complete(ctl, "ls", "--target", "lin") == ["linear"]
+    assert complete(ctl, "stats", "re") == ["report"]
+    other = dmfs()
+    other.mkdir("elsewhere")
+    assert complete(ctl, "-m", other.mountpoint, "table", "") == ["elsewhere"]
+
+
+def test_completion_knows_every_command_and_long_option(ctl):
+    offered = complete(ctl, "")
+    usage = ctl("help").stderr
+    commands = set(re.findall(r"^\t(\w[\w-]*)(?= |$)", usage, re.M))
+    assert commands <= set(offered), commands - set(offered)
+    assert len(offered) == len(set(offered)) and set(offered) <= commands

@@ -302,31 +302,43 @@ static void whole_regions(const struct clone *c, uint64_t offset, uint64_t secto
 	*to = MAX(*to, *from);
 }
 
-/* Only what lies in hydrated regions is passed down, so that no copy that is under way is hit. */
-static bool range_hydrated(struct clone *c, uint64_t offset, uint64_t sectors)
+static bool is_hydrated(struct clone *c, uint64_t region)
 {
-	uint64_t from = clone_region(c, offset), to = clone_region(c, offset + sectors - 1) + 1;
-
-	return atomic_load(&c->complete) || clone_md_next(c->md, from, to) == to;
+	return atomic_load(&c->complete) || clone_md_hydrated(c->md, region);
 }
 
+/*
+ * Passed down are the whole regions, and what there is of a hydrated one at
+ * either end.  A region counts as hydrated once the destination has discarded it: before that, or if it
+ * fails, its reads must not come from there.  A copy or write that is under way at the same
+ * time may lose against the discard or win, as writes at the same time may.
+ */
 static enum dm_mapio map_discard(struct clone *c, struct dm_bio *bio, uint64_t offset)
 {
+	uint64_t end = offset + bio->sectors, from, to;
+	struct clone_bio *cb = bio->private;
 	struct dm_limits limits;
-	uint64_t from, to;
 
-	if (!atomic_load(&c->complete)) {
-		whole_regions(c, offset, bio->sectors, &from, &to);
-		clone_discard_regions(c, from, to);
-	}
+	whole_regions(c, offset, bio->sectors, &from, &to);
 	dm_dev_limits(c->dest, &limits);
-	if (!atomic_load(&c->discard_passdown) || !limits.max_discard_sectors ||
-	    !range_hydrated(c, offset, bio->sectors)) {
+	if (!atomic_load(&c->discard_passdown) || !limits.max_discard_sectors) {
+		clone_discard_regions(c, from, to);
 		dm_bio_end(bio, 0);
 		return DM_MAPIO_SUBMITTED;
 	}
+	if (!is_hydrated(c, clone_region(c, offset)))
+		offset = MIN(from << c->shift, end);
+	if (offset < end && !is_hydrated(c, clone_region(c, end - 1)))
+		end = MIN(to << c->shift, end);
+	if (offset >= end) {
+		dm_bio_end(bio, 0);
+		return DM_MAPIO_SUBMITTED;
+	}
+	cb->from = from;
+	cb->to = to;
 	bio->dev = c->dest;
 	bio->sector = offset;
+	bio->sectors = end - offset;
 	return DM_MAPIO_REMAPPED;
 }
 
@@ -379,6 +391,8 @@ static enum dm_endio clone_end_io(struct dm_target *ti, struct dm_bio *bio)
 
 	if (bio->op == DM_FLUSH)
 		return DM_ENDIO_DONE;
+	if (!bio->error && cb->from < cb->to)
+		clone_discard_regions(c, cb->from, cb->to);
 	if (cb->overwrite) {
 		struct hydration *h = cb->overwrite;
 

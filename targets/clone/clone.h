@@ -4,8 +4,8 @@
  *
  * A region is hydrated when its bit is set; then its I/O goes to the
  * destination.  Until then reads go to the source, and the first write makes a struct
- * hydration, under which further writes of the region wait.  A region with one is never touched by
- * the background hydration or a discard.
+ * hydration, under which further writes of the region wait.  A region with one is left alone by the
+ * background hydration, and a discard does not set its bit.
  */
 #ifndef CLONE_H
 #define CLONE_H
@@ -88,6 +88,7 @@ void clone_check_complete(struct clone *c);
 
 struct clone_bio {
 	struct hydration *overwrite;
+	uint64_t from, to; /* a discard: the whole regions of it */
 	bool counted;
 };
 

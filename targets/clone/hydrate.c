@@ -209,9 +209,11 @@ void clone_overwrite_done(struct hydration *h, int error)
 	g_free(h);
 }
 
-/* Marks whole regions [from, to) as not worth copying, but those on their way. */
+/* Marks whole regions [from, to) as not worth copying, but those on their way; not if it cannot be remembered. */
 void clone_discard_regions(struct clone *c, uint64_t from, uint64_t to)
 {
+	if (atomic_load(&c->complete) || atomic_load(&c->mode) != CLONE_RW)
+		return;
 	pthread_mutex_lock(&c->lock);
 	for (uint64_t r = from; (r = clone_md_next(c->md, r, to)) < to; r++)
 		if (!g_hash_table_size(c->hydrations) || !find(c, r))

@@ -53,7 +53,8 @@ struct clone_md {
 	_Atomic uint64_t nr_hydrated;
 	_Atomic uint64_t *words; /* NULL: all are hydrated */
 	_Atomic uint64_t *dirty; /* a bit for each word */
-	atomic_bool any_dirty;
+	pthread_mutex_t lock;          /* for setting bits: a commit takes each with its count or not at all */
+	_Atomic uint64_t set, durable; /* how many have been set; how many of them are on the disk */
 	pthread_mutex_t usage_lock;
 	uint64_t used, total;
 	bool broken;
@@ -209,6 +210,7 @@ int clone_md_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_s
 	int r;
 
 	pthread_mutex_init(&md->usage_lock, NULL);
+	pthread_mutex_init(&md->lock, NULL);
 	md->target_sectors = target_sectors;
 	md->region_sectors = region_sectors;
 	md->nr_regions = target_sectors / region_sectors + (target_sectors % region_sectors != 0);
@@ -247,6 +249,7 @@ void clone_md_close(struct clone_md *md)
 	g_free((void *)md->words);
 	g_free((void *)md->dirty);
 	pthread_mutex_destroy(&md->usage_lock);
+	pthread_mutex_destroy(&md->lock);
 	g_free(md);
 }
 
@@ -279,13 +282,21 @@ bool clone_md_hydrated(struct clone_md *md, uint64_t region)
 bool clone_md_set(struct clone_md *md, uint64_t region)
 {
 	uint64_t word = region / 64, bit = UINT64_C(1) << (region % 64);
+	bool fresh;
 
-	if (!md->words || (atomic_fetch_or(&md->words[word], bit) & bit))
+	if (clone_md_hydrated(md, region))
 		return false;
-	atomic_fetch_add(&md->nr_hydrated, 1);
-	atomic_fetch_or(&md->dirty[word / 64], UINT64_C(1) << (word % 64));
-	atomic_store(&md->any_dirty, true);
-	return true;
+	pthread_mutex_lock(&md->lock);
+	fresh = !(atomic_load(&md->words[word]) & bit);
+	if (fresh) {
+		/* Who sees the bit sees that it is not durable. */
+		atomic_fetch_or(&md->dirty[word / 64], UINT64_C(1) << (word % 64));
+		atomic_fetch_add(&md->set, 1);
+		atomic_fetch_or(&md->words[word], bit);
+		atomic_fetch_add(&md->nr_hydrated, 1);
+	}
+	pthread_mutex_unlock(&md->lock);
+	return fresh;
 }
 
 uint64_t clone_md_next(struct clone_md *md, uint64_t from, uint64_t end)
@@ -302,7 +313,7 @@ uint64_t clone_md_next(struct clone_md *md, uint64_t from, uint64_t end)
 
 bool clone_md_dirty(struct clone_md *md)
 {
-	return atomic_load(&md->any_dirty);
+	return atomic_load(&md->durable) != atomic_load(&md->set);
 }
 
 /* --- commit ------------------------------------------------------------------------------ */
@@ -313,13 +324,13 @@ struct changed {
 };
 
 /* Takes the words that differ from the disk. */
-static GArray *take_dirty(struct clone_md *md)
+static GArray *take_dirty(struct clone_md *md, uint64_t *set)
 {
 	GArray *all = g_array_new(FALSE, FALSE, sizeof(struct changed));
 
-	if (!atomic_exchange(&md->any_dirty, false))
-		return all;
-	for (uint64_t i = 0; i < (md->nr_words + 63) / 64; i++) {
+	pthread_mutex_lock(&md->lock);
+	*set = atomic_load(&md->set);
+	for (uint64_t i = 0; *set != atomic_load(&md->durable) && i < (md->nr_words + 63) / 64; i++) {
 		uint64_t bits = atomic_load(&md->dirty[i]) ? atomic_exchange(&md->dirty[i], 0) : 0;
 
 		for (; bits; bits &= bits - 1) {
@@ -329,6 +340,7 @@ static GArray *take_dirty(struct clone_md *md)
 			g_array_append_val(all, c);
 		}
 	}
+	pthread_mutex_unlock(&md->lock);
 	return all;
 }
 
@@ -340,8 +352,6 @@ static void give_back(struct clone_md *md, GArray *all)
 
 		atomic_fetch_or(&md->dirty[word / 64], UINT64_C(1) << (word % 64));
 	}
-	if (all->len)
-		atomic_store(&md->any_dirty, true);
 }
 
 static int write_words(struct clone_md *md, GArray *all)
@@ -361,24 +371,25 @@ static int write_words(struct clone_md *md, GArray *all)
 
 int clone_md_commit(struct clone_md *md, struct dm_dev *dest)
 {
+	uint64_t set;
 	GArray *all;
 	int r;
 
 	if (md->broken)
 		return -EIO;
-	all = md->words ? take_dirty(md) : g_array_new(FALSE, FALSE, sizeof(struct changed));
+	if (!md->words)
+		return dm_flush_sync(dest);
+	all = take_dirty(md, &set);
 	r = dm_flush_sync(dest);
-	if (r) {
-		give_back(md, all);
-	} else if (all->len) {
+	if (!r && all->len) {
 		r = write_words(md, all);
-		if (r) {
-			md->broken = true;
-			give_back(md, all);
-		} else {
-			update_usage(md);
-		}
+		md->broken = r != 0;
+		update_usage(md);
 	}
+	if (r)
+		give_back(md, all);
+	else
+		atomic_store(&md->durable, set);
 	g_array_free(all, TRUE);
 	return r;
 }

@@ -27,7 +27,7 @@ bool clone_md_hydrated(struct clone_md *md, uint64_t region);
 bool clone_md_set(struct clone_md *md, uint64_t region);
 /* The first region at or after `from`, and below `end`, that is not hydrated; end if there is none. */
 uint64_t clone_md_next(struct clone_md *md, uint64_t from, uint64_t end);
-/* Whether something is not on the disk yet. */
+/* Whether something is not on the disk yet, or only on its way there. */
 bool clone_md_dirty(struct clone_md *md);
 /*
  * Makes the bits set before the call durable: first the data (a FLUSH of dest), then the metadata.  One

@@ -141,7 +141,7 @@ static int parse_features(struct clone *c, struct dm_args *as, GError **err)
 		if (!g_ascii_strcasecmp(word, "no_hydration"))
 			atomic_store(&c->enabled, false);
 		else if (!g_ascii_strcasecmp(word, "no_discard_passdown"))
-			atomic_store(&c->discard_passdown, false);
+			c->want_passdown = false;
 		else
 			error = dm_fail(err, EINVAL, "clone: Invalid feature argument '%s': no_hydration and "
 						     "no_discard_passdown are known", word);
@@ -237,7 +237,7 @@ static struct clone *clone_new(struct dm_target *ti)
 	c->hydrations = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
 	dm_bio_list_init(&c->committing);
 	atomic_init(&c->enabled, true);
-	atomic_init(&c->discard_passdown, true);
+	c->want_passdown = true;
 	atomic_init(&c->suspended, true);
 	atomic_init(&c->threshold, 1);
 	atomic_init(&c->batch, 1);
@@ -317,11 +317,9 @@ static enum dm_mapio map_discard(struct clone *c, struct dm_bio *bio, uint64_t o
 {
 	uint64_t end = offset + bio->sectors, from, to;
 	struct clone_bio *cb = bio->private;
-	struct dm_limits limits;
 
 	whole_regions(c, offset, bio->sectors, &from, &to);
-	dm_dev_limits(c->dest, &limits);
-	if (!atomic_load(&c->discard_passdown) || !limits.max_discard_sectors) {
+	if (!atomic_load(&c->discard_passdown)) {
 		clone_discard_regions(c, from, to);
 		dm_bio_end(bio, 0);
 		return DM_MAPIO_SUBMITTED;
@@ -441,9 +439,27 @@ static int clone_preresume(struct dm_target *ti, GError **err)
 	return 0;
 }
 
+/* A destination that cannot discard a region is not told to. */
+static void check_passdown(struct clone *c)
+{
+	struct dm_limits limits;
+	bool can;
+
+	if (!c->want_passdown)
+		return;
+	dm_dev_limits(c->dest, &limits);
+	can = limits.max_discard_sectors >= c->region_sectors;
+	if (!can && atomic_load(&c->discard_passdown))
+		dm_log_warn("clone: the destination discards %" PRIu64 " sectors at most, a region has %" PRIu32
+			    ": no discard passdown", (uint64_t)limits.max_discard_sectors, c->region_sectors);
+	atomic_store(&c->discard_passdown, can);
+}
+
 static void clone_resume(struct dm_target *ti)
 {
 	struct clone *c = ti->private;
+
+	check_passdown(c);
 
 	atomic_store(&c->suspended, false);
 	clone_check_complete(c);

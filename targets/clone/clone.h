@@ -43,6 +43,7 @@ struct clone {
 	uint64_t nr_regions;
 	bool reopen; /* a table was live when this one was built */
 	char *args; /* what follows the region size in the table line */
+	bool want_passdown;
 	atomic_bool discard_passdown, enabled, stopped, complete, suspended;
 	_Atomic enum clone_mode mode;
 	_Atomic unsigned threshold, batch;

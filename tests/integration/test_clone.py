@@ -8,8 +8,10 @@ import select
 
 import pytest
 
+import mounted
 from mounted import SECTOR
 
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SECTORS = 8192          # 4 MiB: 1024 regions of 8 sectors
 
 
@@ -295,3 +297,33 @@ def test_a_terabyte_opens_at_once(fs, backing):
     dev.pwrite(b"end", (1 << 40) - 3)
     assert dev.pread(3, (1 << 40) - 3) == b"end" and fields(dev)[0] == 1
     other.remove()
+
+
+# --- the document's example, and a source that is far away ---------------------------------------
+
+
+@pytest.fixture
+def filesystem(work, sh):
+    """Metadata, destination, and a source with a file system of 16 MiB that holds a file of 2 MiB; and where to mount."""
+    data = os.urandom(2 << 20)
+    os.makedirs(os.path.join(work, "root"))
+    os.mkdir(os.path.join(work, "mnt"))
+    with open(os.path.join(work, "root/file"), "wb") as f:
+        f.write(data)
+    sh("truncate -s 16M source dest; truncate -s 4M meta; mke2fs -q -t ext4 -F -d root source")
+    yield data
+    sh("umount mnt", check=False)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("example", ["clone-filesystem meta dest source mnt", "clone-slow 5 meta dest source mnt"])
+def test_the_clone_of_a_mounted_file_system(fs, sh, work, filesystem, example):
+    script = f'exec {TOP}/contrib/examples/{example} "$@"'.replace(" source mnt", f" {work}/source mnt")
+    done = sh(script, "sh", "-c", 'cat "$DMFS_MOUNT/clone/status"; cmp mnt/file root/file && cp mnt/file mnt/copy',
+              DMFS_MOUNT=fs.mountpoint, PATH=f"{mounted.build_dir()}:{os.environ['PATH']}:/usr/sbin:/sbin")
+    assert " clone 8 " in done.stdout
+    assert fs["clone"].table() == f"0 32768 linear {work}/dest 0\n"
+    sh("cmp mnt/copy root/file; echo more >mnt/more; umount mnt; e2fsck -fn dest")
+    assert filesystem in content(os.path.join(work, "dest"))
+    assert os.stat(os.path.join(work, "dest")).st_blocks < 12 << 11, "what is not used was not copied"
+    fs["clone"].remove()

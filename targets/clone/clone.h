@@ -66,6 +66,7 @@ struct clone {
 	uint64_t soon[CLONE_SOON];
 	unsigned n_soon;
 	uint64_t last_forced_ns;
+	uint64_t data_from, data_to; /* regions of the source known to hold data; the background hydration's own */
 	_Atomic uint64_t recent[CLONE_RECENT];
 };
 

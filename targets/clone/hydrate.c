@@ -291,34 +291,50 @@ static uint64_t stretch(struct clone *c, uint64_t region, uint64_t most)
 }
 
 /*
+ * How many regions from `region` on are a hole in the source, 0: it holds data.
+ * To ask may mean reading the metadata of a file system, and costs what the answer is long: so
+ * it is without the lock, and how far the data goes is remembered (the source does not change).
+ */
+static uint64_t look_for_hole(struct clone *c, uint64_t region)
+{
+	uint64_t sector = region_sector(c, region), most = MIN(HOLE_SECTORS, c->ti->len - sector), n;
+	struct dm_extent extent = {.data = true};
+
+	if (region >= c->data_from && region < c->data_to)
+		return 0;
+	if (dm_dev_extent(c->source, sector, most, &extent))
+		extent.data = true;
+	n = extent.sectors >> c->shift;
+	if (extent.data) {
+		c->data_from = region;
+		c->data_to = region + MAX(n, 1);
+		return 0;
+	}
+	if (sector + extent.sectors >= c->ti->len)
+		n = c->nr_regions - region;
+	return MIN(n, HOLE_REGIONS); /* 0: a hole that is less than a region */
+}
+
+/*
  * Begins the hydration of the next stretch.  False: nothing to do, or enough is
  * under way.
  */
 static bool hydrate_some(struct clone *c)
 {
 	unsigned threshold = atomic_load(&c->threshold), batch = MAX(atomic_load(&c->batch), 1u);
-	struct dm_extent extent = {.data = true};
 	struct hydration *h;
 	uint64_t region, n;
+	bool hole;
 
 	pthread_mutex_lock(&c->lock);
 	region = c->background < threshold ? next_region(c) : c->nr_regions;
 	pthread_mutex_unlock(&c->lock);
 	if (region >= c->nr_regions)
 		return false;
-	/* This may read metadata of a file system, so without the lock. */
-	if (dm_dev_extent(c->source, region_sector(c, region),
-			  MIN(HOLE_SECTORS, c->ti->len - region_sector(c, region)), &extent))
-		extent.data = true;
-	n = extent.data ? batch : extent.sectors >> c->shift;
-	if (!extent.data && region_sector(c, region) + extent.sectors >= c->ti->len)
-		n = c->nr_regions - region;
-	if (!extent.data)
-		n = MIN(n, HOLE_REGIONS);
-	if (!n) { /* a hole that is less than a region */
-		extent.data = true;
-		n = 1;
-	}
+	n = look_for_hole(c, region);
+	hole = n > 0;
+	if (!hole)
+		n = batch;
 	pthread_mutex_lock(&c->lock);
 	n = stretch(c, region, n);
 	h = n ? start(c, region, n, true) : NULL;
@@ -326,7 +342,7 @@ static bool hydrate_some(struct clone *c)
 		c->cursor = region + n;
 	pthread_mutex_unlock(&c->lock);
 	if (h) {
-		h->hole = !extent.data;
+		h->hole = hole;
 		copy(h);
 	}
 	return true;

@@ -321,8 +321,7 @@ static int serve(struct fuse_args *args)
 
 	dmfs_options.uid = getuid();
 	dmfs_options.gid = getgid();
-	if (dmfs_options.nbd_timeout)
-		dm_nbd_timeout_ms = dmfs_options.nbd_timeout * 1000;
+	dm_nbd_timeout_ms = dmfs_options.nbd_timeout * 1000;
 	if (!dmfs_options.threads)
 		dmfs_options.threads = default_threads();
 	prepare_process();
@@ -367,6 +366,7 @@ int main(int argc, char **argv)
 	struct fuse_args args = FUSE_ARGS_INIT(argc, argv);
 	int status = 2;
 
+	dmfs_options.nbd_timeout = 60;
 	if (fuse_opt_parse(&args, &dmfs_options, fs_opts, take_arg) < 0)
 		return 2;
 	if (opts.help || opts.show_version) {
@@ -377,7 +377,7 @@ int main(int argc, char **argv)
 		status = 0;
 	} else if (!opts.mountpoint) {
 		usage(stderr);
-	} else if (dmfs_options.nbd_timeout > 1000000) {
+	} else if (!dmfs_options.nbd_timeout || dmfs_options.nbd_timeout > 1000000) {
 		fprintf(stderr, "dmfs: nbd_timeout=%u: 1 to 1000000 seconds\n", dmfs_options.nbd_timeout);
 	} else if (dmfs_options.threads > 128) {
 		fprintf(stderr, "dmfs: threads=%u: 1 to 128\n", dmfs_options.threads);

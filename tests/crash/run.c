@@ -252,14 +252,14 @@ static void move(struct trace *log, unsigned *at, unsigned from, unsigned to)
 
 /*
  * A FUA write is logged at once and so stands before writes of the same
- * sectors that were answered before it and waited for a flush.  The log alone
- * cannot tell; where it matters, all that was answered before the FUA write is put before it again.
+ * sectors that were answered before it and waited for a flush (not always the next
+ * in the log: that may have been sent before they were answered).  The log alone cannot tell; where it matters, all that was answered before the FUA write is put before it again.
  */
 static void reorder(struct trace *log, unsigned *at)
 {
 	for (unsigned fua = 0; fua < log->ios->len; fua++) {
 		bool matters = false;
-		unsigned end = fua, to = fua;
+		unsigned to = fua;
 
 		if (trace_at(log, fua)->kind != TRACE_WRITE || !trace_at(log, fua)->fua || at[fua] == UINT_MAX)
 			continue;

@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Hydration: by writes that need a region now, and in the background.
+ *
+ * The background hydration takes what was read twice first, then goes round
+ * from region to region.  It pauses while there is user I/O, but not for ever: every PAUSE_MS it
+ * makes one step all the same.  A stretch that is a hole in the source is not
+ * copied but zeroed (on a file, a hole as well), however many regions it is.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "clone.h"
+
+#define PAUSE_MS 50
+#define HOLE_SECTORS ((uint64_t)1 << 21) /* zeroed at once, at most */
+#define HOLE_REGIONS 8192u               /* and as many regions: each is an entry in the table */
+
+static uint64_t region_sector(const struct clone *c, uint64_t region)
+{
+	return region << c->shift;
+}
+
+static uint64_t regions_sectors(const struct clone *c, uint64_t region, uint64_t n)
+{
+	return MIN(n << c->shift, c->ti->len - region_sector(c, region));
+}
+
+/* --- the table of hydrations; c->lock held ------------------------------------------------ */
+
+static struct hydration *find(struct clone *c, uint64_t region)
+{
+	return g_hash_table_lookup(c->hydrations, &region);
+}
+
+static struct hydration *start(struct clone *c, uint64_t region, uint64_t n, bool background)
+{
+	struct hydration *h = g_new0(struct hydration, 1);
+
+	h->c = c;
+	h->region = region;
+	h->n = n;
+	h->background = background;
+	dm_bio_list_init(&h->waiting);
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t *key = g_new(uint64_t, 1);
+
+		*key = region + i;
+		g_hash_table_insert(c->hydrations, key, h);
+	}
+	c->hydrating += (unsigned)n;
+	if (background)
+		c->background += (unsigned)n;
+	return h;
+}
+
+static void forget(struct hydration *h)
+{
+	struct clone *c = h->c;
+
+	for (uint64_t i = 0; i < h->n; i++) {
+		uint64_t region = h->region + i;
+
+		g_hash_table_remove(c->hydrations, &region);
+	}
+	c->hydrating -= (unsigned)h->n;
+	if (h->background)
+		c->background -= (unsigned)h->n;
+	if (!c->hydrating)
+		pthread_cond_broadcast(&c->idle);
+}
+
+void clone_wait_hydrations(struct clone *c)
+{
+	dm_block_begin();
+	pthread_mutex_lock(&c->lock);
+	while (c->hydrating)
+		pthread_cond_wait(&c->idle, &c->lock);
+	pthread_mutex_unlock(&c->lock);
+	dm_block_end();
+}
+
+/* --- the end of one --------------------------------------------------------------------------- */
+
+/* Sends on, or fails, what waited for the region. */
+static void run_waiting(struct clone *c, struct dm_bio_list *list, int error)
+{
+	struct dm_bio *bio;
+
+	while ((bio = dm_bio_list_pop(list))) {
+		if (error) {
+			dm_bio_end(bio, error);
+		} else {
+			bio->dev = c->dest;
+			dm_submit(bio);
+		}
+	}
+}
+
+static void count_failure(struct clone *c, bool source)
+{
+	dm_log_err_limit("clone: hydration failed: %s", source ? "reading the source" : "writing the destination");
+	if (atomic_fetch_add(&c->failures, 1) + 1 < CLONE_MAX_TRIES || atomic_exchange(&c->stopped, true))
+		return;
+	dm_log_err("clone: %u failures in a row: the background hydration stops until enable_hydration",
+		   CLONE_MAX_TRIES);
+	dm_target_event(c->ti, "HYDRATION_STOPPED", NULL);
+}
+
+static void finish(struct hydration *h, int error)
+{
+	struct clone *c = h->c;
+	struct dm_bio_list waiting;
+
+	if (!error)
+		for (uint64_t i = 0; i < h->n; i++)
+			clone_md_set(c->md, h->region + i);
+	pthread_mutex_lock(&c->lock);
+	waiting = h->waiting;
+	if (!waiting.head)
+		waiting.tail = &waiting.head;
+	forget(h);
+	pthread_mutex_unlock(&c->lock);
+	run_waiting(c, &waiting, error);
+	if (!error)
+		clone_check_complete(c);
+	g_free(h);
+	clone_wake(c);
+}
+
+static void copied(int read_error, unsigned long write_errors, void *context)
+{
+	struct hydration *h = context;
+
+	if (read_error || write_errors)
+		count_failure(h->c, read_error);
+	else
+		atomic_store(&h->c->failures, 0);
+	finish(h, read_error ? read_error : write_errors ? -EIO : 0);
+}
+
+static void copy(struct hydration *h)
+{
+	struct clone *c = h->c;
+	uint64_t sector = region_sector(c, h->region), len = regions_sectors(c, h->region, h->n);
+	struct dm_region from = {c->source, sector, len}, to = {c->dest, sector, len};
+
+	if (h->hole)
+		dm_kcopyd_zero(c->kcopyd, 1, &to, 0, copied, h);
+	else
+		dm_kcopyd_copy(c->kcopyd, &from, 1, &to, 0, copied, h);
+}
+
+/* --- writes to regions that are not hydrated ----------------------------------------------------- */
+
+void clone_write_cold(struct clone *c, struct dm_bio *bio, uint64_t region)
+{
+	struct clone_bio *cb = bio->private;
+	struct hydration *h;
+	bool whole = bio->sectors == regions_sectors(c, region, 1);
+
+	pthread_mutex_lock(&c->lock);
+	if (clone_md_hydrated(c->md, region)) { /* since we looked */
+		pthread_mutex_unlock(&c->lock);
+		bio->dev = c->dest;
+		dm_submit(bio);
+		return;
+	}
+	h = find(c, region);
+	if (h) {
+		dm_bio_list_add(&h->waiting, bio);
+		pthread_mutex_unlock(&c->lock);
+		return;
+	}
+	h = start(c, region, 1, false);
+	if (whole)
+		h->overwrite = bio;
+	else
+		dm_bio_list_add(&h->waiting, bio);
+	pthread_mutex_unlock(&c->lock);
+	if (whole) {
+		cb->overwrite = h;
+		bio->dev = c->dest;
+		dm_submit(bio);
+	} else {
+		copy(h);
+	}
+}
+
+/* From end_io of the write; what waited for it starts anew if it failed. */
+void clone_overwrite_done(struct hydration *h, int error)
+{
+	struct clone *c = h->c;
+	struct dm_bio_list waiting;
+	struct dm_bio *bio;
+
+	if (!error) {
+		finish(h, 0);
+		return;
+	}
+	pthread_mutex_lock(&c->lock);
+	waiting = h->waiting;
+	if (!waiting.head)
+		waiting.tail = &waiting.head;
+	forget(h);
+	pthread_mutex_unlock(&c->lock);
+	while ((bio = dm_bio_list_pop(&waiting)))
+		clone_write_cold(c, bio, h->region);
+	g_free(h);
+}
+
+/* Marks whole regions [from, to) as not worth copying, but those on their way; not if it cannot be remembered. */
+void clone_discard_regions(struct clone *c, uint64_t from, uint64_t to)
+{
+	if (atomic_load(&c->complete) || atomic_load(&c->mode) != CLONE_RW)
+		return;
+	pthread_mutex_lock(&c->lock);
+	for (uint64_t r = from; (r = clone_md_next(c->md, r, to)) < to; r++)
+		if (!g_hash_table_size(c->hydrations) || !find(c, r))
+			clone_md_set(c->md, r);
+	pthread_mutex_unlock(&c->lock);
+	clone_check_complete(c);
+}
+
+/* --- reads are hints ---------------------------------------------------------------------------- */
+
+void clone_note_read(struct clone *c, uint64_t region)
+{
+	_Atomic uint64_t *slot = &c->recent[region % CLONE_RECENT];
+
+	if (atomic_exchange_explicit(slot, region + 1, memory_order_relaxed) != region + 1)
+		return;
+	if (!atomic_load_explicit(&c->enabled, memory_order_relaxed) || pthread_mutex_trylock(&c->lock))
+		return;
+	if (c->n_soon < CLONE_SOON && !find(c, region))
+		c->soon[c->n_soon++] = region;
+	pthread_mutex_unlock(&c->lock);
+	clone_wake(c);
+}
+
+/* --- in the background ------------------------------------------------------------------------------ */
+
+static bool may_hydrate(struct clone *c)
+{
+	return atomic_load(&c->enabled) && !atomic_load(&c->stopped) && !atomic_load(&c->suspended) &&
+	       !atomic_load(&c->complete) && atomic_load(&c->mode) == CLONE_RW;
+}
+
+/* User I/O goes first; true if it is to have its way. */
+static bool must_pause(struct clone *c)
+{
+	uint64_t now = dm_now_ns();
+
+	if (!atomic_load(&c->ios_in_flight))
+		return false;
+	if (now - c->last_forced_ns < PAUSE_MS * UINT64_C(1000000)) {
+		dm_timer_arm(&c->timer, c->last_forced_ns + PAUSE_MS * UINT64_C(1000000));
+		return true;
+	}
+	c->last_forced_ns = now;
+	return false;
+}
+
+/* The next region to hydrate, or nr_regions; c->lock held. */
+static uint64_t next_region(struct clone *c)
+{
+	uint64_t region;
+
+	while (c->n_soon) {
+		region = c->soon[--c->n_soon];
+		if (!clone_md_hydrated(c->md, region) && !find(c, region))
+			return region;
+	}
+	for (int round = 0; round < 2; round++) {
+		for (region = c->cursor; (region = clone_md_next(c->md, region, c->nr_regions)) < c->nr_regions; region++)
+			if (!find(c, region))
+				return region;
+		c->cursor = 0;
+	}
+	return c->nr_regions;
+}
+
+/* How many regions from `region` on are free to be taken together. */
+static uint64_t stretch(struct clone *c, uint64_t region, uint64_t most)
+{
+	uint64_t n = 0;
+
+	while (n < most && region + n < c->nr_regions && !clone_md_hydrated(c->md, region + n) && !find(c, region + n))
+		n++;
+	return n;
+}
+
+/*
+ * How many regions from `region` on are a hole in the source, 0: it holds data.
+ * To ask may mean reading the metadata of a file system, and costs what the answer is long: so
+ * it is without the lock, and how far the data goes is remembered (the source does not change).
+ */
+static uint64_t look_for_hole(struct clone *c, uint64_t region)
+{
+	uint64_t sector = region_sector(c, region), most = MIN(HOLE_SECTORS, c->ti->len - sector), n;
+	struct dm_extent extent = {.data = true};
+
+	if (region >= c->data_from && region < c->data_to)
+		return 0;
+	if (dm_dev_extent(c->source, sector, most, &extent))
+		extent.data = true;
+	n = extent.sectors >> c->shift;
+	if (extent.data) {
+		c->data_from = region;
+		c->data_to = region + MAX(n, 1);
+		return 0;
+	}
+	if (sector + extent.sectors >= c->ti->len)
+		n = c->nr_regions - region;
+	return MIN(n, HOLE_REGIONS); /* 0: a hole that is less than a region */
+}
+
+/*
+ * Begins the hydration of the next stretch.  False: nothing to do, or enough is
+ * under way.
+ */
+static bool hydrate_some(struct clone *c)
+{
+	unsigned threshold = atomic_load(&c->threshold), batch = MAX(atomic_load(&c->batch), 1u);
+	struct hydration *h;
+	uint64_t region, n;
+	bool hole;
+
+	pthread_mutex_lock(&c->lock);
+	region = c->background < threshold ? next_region(c) : c->nr_regions;
+	pthread_mutex_unlock(&c->lock);
+	if (region >= c->nr_regions)
+		return false;
+	n = look_for_hole(c, region);
+	hole = n > 0;
+	if (!hole)
+		n = batch;
+	pthread_mutex_lock(&c->lock);
+	n = stretch(c, region, n);
+	h = n ? start(c, region, n, true) : NULL;
+	if (n)
+		c->cursor = region + n;
+	pthread_mutex_unlock(&c->lock);
+	if (h) {
+		h->hole = hole;
+		copy(h);
+	}
+	return true;
+}
+
+void clone_hydrate(struct dm_work *work)
+{
+	struct clone *c = (struct clone *)((char *)work - offsetof(struct clone, hydrate_work));
+
+	while (may_hydrate(c) && !must_pause(c))
+		if (!hydrate_some(c))
+			break;
+}
+
+void clone_wake(struct clone *c)
+{
+	if (may_hydrate(c))
+		dm_wq_queue(c->wq, &c->hydrate_work);
+}

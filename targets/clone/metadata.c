@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A clone's metadata (metadata.h).
+ *
+ * Block 0, little endian:
+ *
+ *     0  u32  CRC-32C of the rest of the block, seed 257649492
+ *     4  u32  flags, 0
+ *     8  u64  number of this block, 0
+ *    16       uuid, 16 bytes, unused
+ *    32  u64  magic 0x8af27f64
+ *    40  u32  version, 1
+ *    44       root of the metadata space map, 128 bytes
+ *   172  u64  region size, sectors
+ *   180  u64  size of the target, sectors
+ *   188  u64  root of a bitset with a bit for each region: hydrated
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "metadata.h"
+
+#include <dmfs/bitset.h>
+#include <dmfs/le.h>
+#include <dmfs/target.h>
+#include <dmfs/transaction_manager.h>
+
+#define SUPERBLOCK 0
+#define SEED 257649492
+#define MAGIC UINT64_C(0x8af27f64)
+#define VERSION 1
+#define CACHE_BYTES (4u << 20)
+
+enum sb {
+	SB_BLOCKNR = 8,
+	SB_MAGIC = 32,
+	SB_VERSION = 40,
+	SB_SM_ROOT = 44,
+	SB_REGION = 172,
+	SB_TARGET = 180,
+	SB_BITSET = 188,
+};
+
+struct clone_md {
+	struct dm_bm *bm;
+	struct dm_tm *tm;
+	struct dm_bitset_info info;
+	dm_block_t root;
+	uint64_t target_sectors, nr_regions, nr_words;
+	uint32_t region_sectors;
+	_Atomic uint64_t nr_hydrated;
+	_Atomic uint64_t *words; /* NULL: all are hydrated */
+	_Atomic uint64_t *dirty; /* a bit for each word */
+	pthread_mutex_t lock;          /* for setting bits: a commit takes each with its count or not at all */
+	_Atomic uint64_t set, durable; /* how many have been set; how many of them are on the disk */
+	pthread_mutex_t usage_lock;
+	uint64_t used, total;
+	bool broken;
+};
+
+static void sb_prepare(dm_block_t where, void *data, size_t size)
+{
+	put_le64((char *)data + SB_BLOCKNR, where);
+	put_le32(data, dm_bm_checksum((char *)data + 4, size - 4, SEED));
+}
+
+static int sb_check(dm_block_t where, const void *data, size_t size)
+{
+	const char *p = data;
+
+	if (get_le64(p + SB_BLOCKNR) != where) {
+		dm_log_err("clone metadata: superblock says it is block %" PRIu64, get_le64(p + SB_BLOCKNR));
+		return -ENOTBLK;
+	}
+	if (get_le64(p + SB_MAGIC) != MAGIC) {
+		dm_log_err("clone metadata: superblock has magic %#" PRIx64 ", wanted %#" PRIx64,
+			   get_le64(p + SB_MAGIC), MAGIC);
+		return -EILSEQ;
+	}
+	if (get_le32(p) != dm_bm_checksum(p + 4, size - 4, SEED)) {
+		dm_log_err("clone metadata: superblock's checksum is wrong");
+		return -EILSEQ;
+	}
+	if (get_le32(p + SB_VERSION) != VERSION) {
+		dm_log_err("clone metadata: version %u, only %d is known", get_le32(p + SB_VERSION), VERSION);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static const struct dm_validator sb_validator = {"clone superblock", sb_prepare, sb_check};
+
+/* --- opening ------------------------------------------------------------------------- */
+
+static int commit_superblock(struct clone_md *md, bool fresh)
+{
+	struct dm_block *sb;
+	char *p;
+	int r = dm_tm_pre_commit(md->tm);
+
+	if (!r)
+		r = fresh ? dm_bm_write_lock_zero(md->bm, SUPERBLOCK, &sb_validator, &sb) :
+			    dm_bm_write_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+	if (r)
+		return r;
+	p = dm_block_data(sb);
+	put_le64(p + SB_MAGIC, MAGIC);
+	put_le32(p + SB_VERSION, VERSION);
+	dm_sm_copy_root(dm_tm_sm(md->tm), p + SB_SM_ROOT);
+	put_le64(p + SB_REGION, md->region_sectors);
+	put_le64(p + SB_TARGET, md->target_sectors);
+	put_le64(p + SB_BITSET, md->root);
+	return dm_tm_commit(md->tm, sb);
+}
+
+static int format(struct clone_md *md)
+{
+	int r = dm_tm_create(md->bm, SUPERBLOCK, dm_bm_nr_blocks(md->bm), &md->tm);
+
+	if (r)
+		return r;
+	dm_bitset_info_init(&md->info, md->tm);
+	r = dm_bitset_empty(&md->info, &md->root);
+	if (!r)
+		r = dm_bitset_resize(&md->info, md->root, 0, (uint32_t)md->nr_regions, false, &md->root);
+	if (!r)
+		r = dm_bitset_flush(&md->info, &md->root);
+	return r ? r : commit_superblock(md, true);
+}
+
+/* Bits past the last region are of no meaning. */
+static uint64_t word_mask(const struct clone_md *md, uint64_t word)
+{
+	uint64_t rest = md->nr_regions - word * 64;
+
+	return rest >= 64 ? UINT64_MAX : (UINT64_C(1) << rest) - 1;
+}
+
+static int load_word(void *context, uint32_t index, const void *value)
+{
+	struct clone_md *md = context;
+	uint64_t bits;
+
+	if (index >= md->nr_words)
+		return 0;
+	bits = get_le64(value) & word_mask(md, index);
+	atomic_init(&md->words[index], bits);
+	md->nr_hydrated += (unsigned)__builtin_popcountll(bits);
+	return 0;
+}
+
+static int load(struct clone_md *md, GError **err)
+{
+	struct dm_block *sb;
+	uint64_t region, target;
+	char root[128];
+	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+
+	if (r)
+		return r;
+	region = get_le64((char *)dm_block_data(sb) + SB_REGION);
+	target = get_le64((char *)dm_block_data(sb) + SB_TARGET);
+	md->root = get_le64((char *)dm_block_data(sb) + SB_BITSET);
+	memcpy(root, (char *)dm_block_data(sb) + SB_SM_ROOT, sizeof root);
+	dm_bm_unlock(sb);
+	if (region != md->region_sectors || target != md->target_sectors)
+		return dm_fail(err, EINVAL,
+			       "clone: Region and/or target size don't match the ones in metadata: regions of %" PRIu64
+			       " sectors, a target of %" PRIu64 " there, %" PRIu32 " and %" PRIu64 " here",
+			       region, target, md->region_sectors, md->target_sectors);
+	r = dm_tm_open(md->bm, SUPERBLOCK, root, sizeof root, &md->tm);
+	if (r)
+		return r;
+	dm_bitset_info_init(&md->info, md->tm);
+	return dm_array_walk(&md->info.array, md->root, load_word, md);
+}
+
+static int is_all_zeroes(struct clone_md *md, bool *zeroes)
+{
+	struct dm_block *b;
+	const char *p;
+	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, NULL, &b);
+
+	if (r)
+		return r;
+	p = dm_block_data(b);
+	*zeroes = !p[0] && !memcmp(p, p + 1, DM_META_BLOCK_SIZE - 1);
+	dm_bm_unlock(b);
+	dm_bm_forget(md->bm, SUPERBLOCK); /* it has been cached without a validator */
+	return 0;
+}
+
+static void update_usage(struct clone_md *md)
+{
+	struct dm_sm *sm = dm_tm_sm(md->tm);
+
+	pthread_mutex_lock(&md->usage_lock);
+	md->total = dm_sm_nr_blocks(sm);
+	md->used = md->total - dm_sm_nr_free(sm);
+	pthread_mutex_unlock(&md->usage_lock);
+}
+
+int clone_md_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_sectors, struct clone_md **out,
+		  GError **err)
+{
+	struct clone_md *md = g_new0(struct clone_md, 1);
+	bool zeroes = false;
+	int r;
+
+	pthread_mutex_init(&md->usage_lock, NULL);
+	pthread_mutex_init(&md->lock, NULL);
+	md->target_sectors = target_sectors;
+	md->region_sectors = region_sectors;
+	md->nr_regions = target_sectors / region_sectors + (target_sectors % region_sectors != 0);
+	md->nr_words = (md->nr_regions + 63) / 64;
+	md->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	if (md->nr_regions > UINT32_MAX) {
+		clone_md_close(md);
+		return dm_fail(err, EINVAL, "clone: %" PRIu64 " regions are more than 2^32; make them larger",
+			       md->nr_regions);
+	}
+	md->words = g_try_malloc0(md->nr_words * 8);
+	md->dirty = g_try_malloc0((md->nr_words + 63) / 64 * 8);
+	r = md->words && md->dirty ? is_all_zeroes(md, &zeroes) : -ENOMEM;
+	if (!r)
+		r = zeroes ? format(md) : load(md, err);
+	if (r) {
+		clone_md_close(md);
+		if (err && !*err)
+			dm_fail(err, -r, "clone: Failed to %s metadata: %s", zeroes ? "format" : "load",
+				g_strerror(-r));
+		return r;
+	}
+	update_usage(md);
+	*out = md;
+	return 0;
+}
+
+void clone_md_close(struct clone_md *md)
+{
+	if (!md)
+		return;
+	if (md->tm)
+		dm_tm_free(md->tm);
+	if (md->bm)
+		dm_bm_free(md->bm);
+	g_free((void *)md->words);
+	g_free((void *)md->dirty);
+	pthread_mutex_destroy(&md->usage_lock);
+	pthread_mutex_destroy(&md->lock);
+	g_free(md);
+}
+
+/* --- bits ------------------------------------------------------------------------------- */
+
+uint64_t clone_md_nr_regions(struct clone_md *md)
+{
+	return md->nr_regions;
+}
+
+uint64_t clone_md_nr_hydrated(struct clone_md *md)
+{
+	return atomic_load_explicit(&md->nr_hydrated, memory_order_relaxed);
+}
+
+void clone_md_usage(struct clone_md *md, uint64_t *used, uint64_t *total)
+{
+	pthread_mutex_lock(&md->usage_lock);
+	*used = md->used;
+	*total = md->total;
+	pthread_mutex_unlock(&md->usage_lock);
+}
+
+bool clone_md_hydrated(struct clone_md *md, uint64_t region)
+{
+	return !md->words ||
+	       atomic_load_explicit(&md->words[region / 64], memory_order_acquire) >> (region % 64) & 1;
+}
+
+bool clone_md_set(struct clone_md *md, uint64_t region)
+{
+	uint64_t word = region / 64, bit = UINT64_C(1) << (region % 64);
+	bool fresh;
+
+	if (clone_md_hydrated(md, region))
+		return false;
+	pthread_mutex_lock(&md->lock);
+	fresh = !(atomic_load(&md->words[word]) & bit);
+	if (fresh) {
+		/* Who sees the bit sees that it is not durable. */
+		atomic_fetch_or(&md->dirty[word / 64], UINT64_C(1) << (word % 64));
+		atomic_fetch_add(&md->set, 1);
+		atomic_fetch_or(&md->words[word], bit);
+		atomic_fetch_add(&md->nr_hydrated, 1);
+	}
+	pthread_mutex_unlock(&md->lock);
+	return fresh;
+}
+
+uint64_t clone_md_next(struct clone_md *md, uint64_t from, uint64_t end)
+{
+	while (md->words && from < end) {
+		uint64_t clear = ~atomic_load(&md->words[from / 64]) & ~UINT64_C(0) << (from % 64);
+
+		if (clear)
+			return MIN(end, from / 64 * 64 + (unsigned)__builtin_ctzll(clear));
+		from = (from / 64 + 1) * 64;
+	}
+	return end;
+}
+
+bool clone_md_dirty(struct clone_md *md)
+{
+	return atomic_load(&md->durable) != atomic_load(&md->set);
+}
+
+/* --- commit ------------------------------------------------------------------------------ */
+
+struct changed {
+	uint32_t word;
+	uint64_t bits;
+};
+
+/* Takes the words that differ from the disk. */
+static GArray *take_dirty(struct clone_md *md, uint64_t *set)
+{
+	GArray *all = g_array_new(FALSE, FALSE, sizeof(struct changed));
+
+	pthread_mutex_lock(&md->lock);
+	*set = atomic_load(&md->set);
+	for (uint64_t i = 0; *set != atomic_load(&md->durable) && i < (md->nr_words + 63) / 64; i++) {
+		uint64_t bits = atomic_load(&md->dirty[i]) ? atomic_exchange(&md->dirty[i], 0) : 0;
+
+		for (; bits; bits &= bits - 1) {
+			struct changed c = {.word = (uint32_t)(i * 64 + (unsigned)__builtin_ctzll(bits))};
+
+			c.bits = atomic_load(&md->words[c.word]);
+			g_array_append_val(all, c);
+		}
+	}
+	pthread_mutex_unlock(&md->lock);
+	return all;
+}
+
+/* The commit did not happen: they still differ. */
+static void give_back(struct clone_md *md, GArray *all)
+{
+	for (guint i = 0; i < all->len; i++) {
+		uint32_t word = g_array_index(all, struct changed, i).word;
+
+		atomic_fetch_or(&md->dirty[word / 64], UINT64_C(1) << (word % 64));
+	}
+}
+
+static int write_words(struct clone_md *md, GArray *all)
+{
+	int r = 0;
+
+	for (guint i = 0; i < all->len && !r; i++) {
+		struct changed *c = &g_array_index(all, struct changed, i);
+
+		for (uint64_t bits = c->bits; bits && !r; bits &= bits - 1)
+			r = dm_bitset_set(&md->info, &md->root, c->word * 64 + (unsigned)__builtin_ctzll(bits), true);
+	}
+	if (!r)
+		r = dm_bitset_flush(&md->info, &md->root);
+	return r ? r : commit_superblock(md, false);
+}
+
+int clone_md_commit(struct clone_md *md, struct dm_dev *dest)
+{
+	uint64_t set;
+	GArray *all;
+	int r;
+
+	if (md->broken)
+		return -EIO;
+	if (!md->words)
+		return dm_flush_sync(dest);
+	all = take_dirty(md, &set);
+	r = dm_flush_sync(dest);
+	if (!r && all->len) {
+		r = write_words(md, all);
+		md->broken = r != 0;
+		update_usage(md);
+	}
+	if (r)
+		give_back(md, all);
+	else
+		atomic_store(&md->durable, set);
+	g_array_free(all, TRUE);
+	return r;
+}
+
+void clone_md_release(struct clone_md *md)
+{
+	g_free((void *)md->words);
+	g_free((void *)md->dirty);
+	md->words = md->dirty = NULL;
+}

@@ -263,9 +263,9 @@ static void reorder(struct trace *log, unsigned *at)
 
 		if (trace_at(log, fua)->kind != TRACE_WRITE || !trace_at(log, fua)->fua || at[fua] == UINT_MAX)
 			continue;
-		for (; end < log->ios->len; end++) /* past flushes too: they were sent earlier */
-			matters |= is_late(log, at, end, fua) && overlap(trace_at(log, end), trace_at(log, fua));
-		for (unsigned i = fua + 1; matters && i < end; i++)
+		for (unsigned i = fua + 1; i < log->ios->len && !matters; i++)
+			matters = is_late(log, at, i, fua) && overlap(trace_at(log, i), trace_at(log, fua));
+		for (unsigned i = fua + 1; matters && i < log->ios->len; i++)
 			if (is_late(log, at, i, to))
 				move(log, at, i, to++);
 		fua = to;

@@ -181,7 +181,8 @@ def test_what_a_killed_daemon_leaves(kernel, dmfs, backing):
     mount.kill()
     mount.wait()
     dirty, _ = read_log(log)
-    assert dirty == written
+    # a region that is not written to any more is cleaned a second or two later, so on a slow machine fewer
+    assert dirty and dirty <= written
     # as if the second leg had missed all of it, and had rubbish elsewhere
     with open(legs[1], "r+b") as f:
         f.write(pattern(SECTORS, 5))
@@ -193,7 +194,7 @@ def test_what_a_killed_daemon_leaves(kernel, dmfs, backing):
         dmsetup remove --retry m""", [*legs, log])
     after = content(legs[1])
     for r in range(REGIONS):
-        assert region(after, r) == region(want if r in written else rubbish, r), f"region {r}"
+        assert region(after, r) == region(want if r in dirty else rubbish, r), f"region {r}"
     assert content(legs[0]) == want and read_log(log)[0] == set()
 
 

@@ -297,17 +297,22 @@ struct dm_target *dm_table_find(const struct dm_table *t, uint64_t sector)
 
 /* --- what it adds up to ---------------------------------------------------------------- */
 
+static void add_limits(struct dm_limits *sum, const struct dm_limits *one)
+{
+	sum->logical_block_size = MAX(sum->logical_block_size, one->logical_block_size);
+	sum->physical_block_size = MAX(sum->physical_block_size, one->physical_block_size);
+	sum->io_min = MAX(sum->io_min, one->io_min);
+	sum->io_opt = MAX(sum->io_opt, one->io_opt);
+	sum->max_discard_sectors = MAX(sum->max_discard_sectors, one->max_discard_sectors);
+	sum->discard_granularity = MAX(sum->discard_granularity, one->discard_granularity);
+}
+
 static int stack_limits(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
 {
-	struct dm_limits *sum = data, one;
+	struct dm_limits one;
 
 	dm_dev_limits(dev, &one);
-	sum->logical_block_size = MAX(sum->logical_block_size, one.logical_block_size);
-	sum->physical_block_size = MAX(sum->physical_block_size, one.physical_block_size);
-	sum->io_min = MAX(sum->io_min, one.io_min);
-	sum->io_opt = MAX(sum->io_opt, one.io_opt);
-	sum->max_discard_sectors = MAX(sum->max_discard_sectors, one.max_discard_sectors);
-	sum->discard_granularity = MAX(sum->discard_granularity, one.discard_granularity);
+	add_limits(data, &one);
 	return 0;
 }
 
@@ -330,15 +335,8 @@ static int complete_limits(struct dm_table *t, GError **err)
 
 	target_limits(dm_table_target(t, 0), &t->limits);
 	for (unsigned i = 1; i < t->n; i++) {
-		struct dm_limits *sum = &t->limits;
-
 		target_limits(dm_table_target(t, i), &one);
-		sum->logical_block_size = MAX(sum->logical_block_size, one.logical_block_size);
-		sum->physical_block_size = MAX(sum->physical_block_size, one.physical_block_size);
-		sum->io_min = MAX(sum->io_min, one.io_min);
-		sum->io_opt = MAX(sum->io_opt, one.io_opt);
-		sum->max_discard_sectors = MAX(sum->max_discard_sectors, one.max_discard_sectors);
-		sum->discard_granularity = MAX(sum->discard_granularity, one.discard_granularity);
+		add_limits(&t->limits, &one);
 	}
 	for (unsigned i = 0; i < t->n && t->limits.logical_block_size > DM_SECTOR_SIZE; i++) {
 		struct dm_target *ti = dm_table_target(t, i);

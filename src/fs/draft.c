@@ -255,6 +255,26 @@ static int load(struct dmfs_handle *h, struct draft *d, fuse_req_t req, bool liv
 	return 0;
 }
 
+/*
+ * Whether the closing process has the file open by another descriptor still,
+ * as a shell has that redirects: it closes one of two before the first byte.
+ */
+static bool open_still(struct dmfs_handle *h, pid_t pid)
+{
+	g_autofree char *name = dm_mapped_dup_name(h->device->md), *dir = g_strdup_printf("/proc/%d/fd", (int)pid);
+	g_autofree char *end = g_strdup_printf("/%s/%s", name, h->file->name);
+	g_autoptr(GDir) fds = pid > 0 ? g_dir_open(dir, 0, NULL) : NULL;
+	const char *fd;
+
+	while (fds && (fd = g_dir_read_name(fds))) {
+		g_autofree char *path = g_build_filename(dir, fd, NULL), *target = g_file_read_link(path, NULL);
+
+		if (target && g_str_has_suffix(target, end))
+			return true;
+	}
+	return false;
+}
+
 static void draft_flush(fuse_req_t req, struct dmfs_handle *h)
 {
 	struct draft *d = h->data;
@@ -272,7 +292,7 @@ static void draft_flush(fuse_req_t req, struct dmfs_handle *h)
 		d->grown = false;
 		error = load(h, d, req, live);
 		d->truncated = false;
-	} else if (d->truncated && !live && !d->error) {
+	} else if (d->truncated && !live && !d->error && !open_still(h, fuse_req_ctx(req)->pid)) {
 		d->truncated = false;
 		error = dm_mapped_load(h->device->md, NULL, NULL);
 	}

@@ -106,6 +106,8 @@ static void release_work(struct dm_work *work)
 	struct clone *c = (struct clone *)((char *)work - offsetof(struct clone, release_work));
 
 	dm_wq_flush(c->wq);
+	if (atomic_load(&c->suspended))
+		return; /* on its way out; or the next resume brings it here again */
 	clone_wait_hydrations(c); /* the last ones may still be setting their bits */
 	dm_mapped_quiesce(dm_target_mapped(c->ti));
 	if (!clone_md_dirty(c->md))
@@ -209,13 +211,13 @@ static int parse_region(struct clone *c, const char *word, GError **err)
 
 static void clone_free(struct clone *c)
 {
+	if (c->kcopyd)
+		dm_kcopyd_client_free(c->kcopyd); /* the end of its last copy may still be waking the queues */
 	if (c->wq) {
 		dm_timer_cancel_sync(&c->timer);
 		dm_wq_free(c->late);
 		dm_wq_free(c->wq);
 	}
-	if (c->kcopyd)
-		dm_kcopyd_client_free(c->kcopyd);
 	clone_md_close(c->md);
 	dm_put_device(c->ti, c->source);
 	dm_put_device(c->ti, c->dest);
@@ -460,6 +462,8 @@ static void clone_resume(struct dm_target *ti)
 	struct clone *c = ti->private;
 
 	check_passdown(c);
+	if (atomic_load(&c->complete))
+		dm_wq_queue(c->late, &c->release_work);
 
 	atomic_store(&c->suspended, false);
 	clone_check_complete(c);

@@ -253,20 +253,24 @@ static void move(struct trace *log, unsigned *at, unsigned from, unsigned to)
 /*
  * A FUA write is logged at once and so stands before writes of the same
  * sectors that were answered before it and waited for a flush (not always the next
- * in the log: that may have been sent before they were answered).  The log alone cannot tell; where it matters, all that was answered before the FUA write is put before it again.
+ * in the log: that may have been sent before they were answered).  The log alone cannot
+ * tell; where it matters, all that was answered before the FUA write is put before it again;
+ * from behind that flush, only what it was written over.
  */
 static void reorder(struct trace *log, unsigned *at)
 {
 	for (unsigned fua = 0; fua < log->ios->len; fua++) {
 		bool matters = false;
-		unsigned to = fua;
+		unsigned to = fua, end = fua;
 
 		if (trace_at(log, fua)->kind != TRACE_WRITE || !trace_at(log, fua)->fua || at[fua] == UINT_MAX)
 			continue;
+		while (end < log->ios->len && trace_at(log, end)->kind != TRACE_FLUSH)
+			end++;
 		for (unsigned i = fua + 1; i < log->ios->len && !matters; i++)
 			matters = is_late(log, at, i, fua) && overlap(trace_at(log, i), trace_at(log, fua));
 		for (unsigned i = fua + 1; matters && i < log->ios->len; i++)
-			if (is_late(log, at, i, to))
+			if (is_late(log, at, i, to) && (i < end || overlap(trace_at(log, i), trace_at(log, to))))
 				move(log, at, i, to++);
 		fua = to;
 	}

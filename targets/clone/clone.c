@@ -71,9 +71,34 @@ static void commit_waiting(struct clone *c)
 		dm_bio_end(bio, r);
 }
 
+/* In the queue, so not beside the background hydration or a commit. */
+static void release_bits(struct clone *c)
+{
+	bool idle;
+
+	pthread_mutex_lock(&c->lock);
+	idle = !c->hydrating && !c->reopen;
+	pthread_mutex_unlock(&c->lock);
+	if (idle && atomic_load(&c->complete) && !atomic_load(&c->ios_in_flight) && !clone_md_dirty(c->md))
+		clone_md_release(c->md);
+}
+
 static void commit_work(struct dm_work *work)
 {
-	commit_waiting((struct clone *)((char *)work - offsetof(struct clone, commit_work)));
+	struct clone *c = (struct clone *)((char *)work - offsetof(struct clone, commit_work));
+
+	commit_waiting(c);
+	release_bits(c);
+}
+
+static void leave_bits(struct clone *c)
+{
+	if (atomic_fetch_sub(&c->ios_in_flight, 1) != 1)
+		return;
+	if (atomic_load(&c->complete))
+		dm_wq_queue(c->wq, &c->commit_work);
+	else
+		clone_wake(c);
 }
 
 static void commit_later(struct clone *c, struct dm_bio *bio)
@@ -100,25 +125,19 @@ static void tick(struct dm_timer *t)
 
 /* --- the end of the hydration --------------------------------------------------------------- */
 
-/* Without bios inside nobody looks at the bits. */
-static void release_work(struct dm_work *work)
+/*
+ * Who looks at the bits counts himself first and then looks whether they may be
+ * gone; they are freed by the queue when all is hydrated and nobody is counted.  False: all is hydrated.
+ */
+static bool enter_bits(struct clone *c)
 {
-	struct clone *c = (struct clone *)((char *)work - offsetof(struct clone, release_work));
-
-	dm_wq_flush(c->wq);
-	if (atomic_load(&c->suspended))
-		return; /* on its way out; or the next resume brings it here again */
-	clone_wait_hydrations(c); /* the last ones may still be setting their bits */
-	dm_mapped_quiesce(dm_target_mapped(c->ti));
-	if (!clone_md_dirty(c->md))
-		clone_md_release(c->md);
-	dm_mapped_unquiesce(dm_target_mapped(c->ti));
-}
-
-static void complete_work(struct clone *c)
-{
-	dm_wq_queue(c->wq, &c->commit_work);
-	dm_wq_queue(c->late, &c->release_work);
+	if (atomic_load_explicit(&c->complete, memory_order_acquire))
+		return false;
+	atomic_fetch_add(&c->ios_in_flight, 1);
+	if (!atomic_load(&c->complete))
+		return true;
+	leave_bits(c);
+	return false;
 }
 
 void clone_check_complete(struct clone *c)
@@ -127,7 +146,7 @@ void clone_check_complete(struct clone *c)
 		return;
 	__atomic_store_n(&c->ti->max_io_sectors, 0, __ATOMIC_RELAXED);
 	dm_target_event(c->ti, "HYDRATED", NULL);
-	complete_work(c);
+	dm_wq_queue(c->wq, &c->commit_work);
 }
 
 /* --- constructor -------------------------------------------------------------------------------- */
@@ -215,7 +234,6 @@ static void clone_free(struct clone *c)
 		dm_kcopyd_client_free(c->kcopyd); /* the end of its last copy may still be waking the queues */
 	if (c->wq) {
 		dm_timer_cancel_sync(&c->timer);
-		dm_wq_free(c->late);
 		dm_wq_free(c->wq);
 	}
 	clone_md_close(c->md);
@@ -245,7 +263,6 @@ static struct clone *clone_new(struct dm_target *ti)
 	atomic_init(&c->batch, 1);
 	c->hydrate_work.fn = clone_hydrate;
 	c->commit_work.fn = commit_work;
-	c->release_work.fn = release_work;
 	c->timer.fn = tick;
 	return c;
 }
@@ -278,7 +295,6 @@ static int clone_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	c->reopen = dm_mapped_sectors(dm_target_mapped(ti)) > 0;
 	c->kcopyd = dm_kcopyd_client_new(NULL, 0);
 	c->wq = dm_wq_new("clone", 1);
-	c->late = dm_wq_new("clone-late", 1);
 	ti->private = c;
 	ti->max_io_sectors = c->region_sectors;
 	ti->num_flush_bios = 1;
@@ -320,6 +336,16 @@ static enum dm_mapio map_discard(struct clone *c, struct dm_bio *bio, uint64_t o
 	uint64_t end = offset + bio->sectors, from, to;
 	struct clone_bio *cb = bio->private;
 
+	cb->counted = enter_bits(c);
+	if (!cb->counted) { /* all is hydrated: it is the destination's alone */
+		if (!atomic_load(&c->discard_passdown)) {
+			dm_bio_end(bio, 0);
+			return DM_MAPIO_SUBMITTED;
+		}
+		bio->dev = c->dest;
+		bio->sector = offset;
+		return DM_MAPIO_REMAPPED;
+	}
 	whole_regions(c, offset, bio->sectors, &from, &to);
 	if (!atomic_load(&c->discard_passdown)) {
 		clone_discard_regions(c, from, to);
@@ -363,9 +389,8 @@ static enum dm_mapio clone_map(struct dm_target *ti, struct dm_bio *bio)
 		return map_discard(c, bio, offset);
 	bio->sector = offset;
 	bio->dev = c->dest;
-	if (atomic_load_explicit(&c->complete, memory_order_acquire))
+	if (!enter_bits(c))
 		return DM_MAPIO_REMAPPED;
-	atomic_fetch_add_explicit(&c->ios_in_flight, 1, memory_order_relaxed);
 	cb->counted = true;
 	region = clone_region(c, offset);
 	if (clone_md_hydrated(c->md, region))
@@ -399,8 +424,8 @@ static enum dm_endio clone_end_io(struct dm_target *ti, struct dm_bio *bio)
 		cb->overwrite = NULL;
 		clone_overwrite_done(h, bio->error);
 	}
-	if (cb->counted && atomic_fetch_sub_explicit(&c->ios_in_flight, 1, memory_order_relaxed) == 1)
-		clone_wake(c);
+	if (cb->counted)
+		leave_bits(c);
 	cb->counted = false;
 	/* What the write stands on is durable before it is answered. */
 	if (!bio->error && bio->op == DM_WRITE && (bio->flags & DM_FUA) && clone_md_dirty(c->md)) {
@@ -427,7 +452,7 @@ static void clone_presuspend(struct dm_target *ti)
 static int clone_preresume(struct dm_target *ti, GError **err)
 {
 	struct clone *c = ti->private;
-	struct clone_md *fresh;
+	struct clone_md *fresh, *old;
 	int error;
 
 	if (!c->reopen)
@@ -435,9 +460,12 @@ static int clone_preresume(struct dm_target *ti, GError **err)
 	error = clone_md_open(c->meta_dev, ti->len, c->region_sectors, &fresh, err);
 	if (error)
 		return error;
-	clone_md_close(c->md);
+	pthread_mutex_lock(&c->lock);
+	old = c->md;
 	c->md = fresh;
 	c->reopen = false;
+	pthread_mutex_unlock(&c->lock);
+	clone_md_close(old);
 	return 0;
 }
 
@@ -462,11 +490,10 @@ static void clone_resume(struct dm_target *ti)
 	struct clone *c = ti->private;
 
 	check_passdown(c);
-	if (atomic_load(&c->complete))
-		dm_wq_queue(c->late, &c->release_work);
-
 	atomic_store(&c->suspended, false);
 	clone_check_complete(c);
+	if (atomic_load(&c->complete))
+		dm_wq_queue(c->wq, &c->commit_work);
 	dm_timer_arm(&c->timer, dm_now_ns() + COMMIT_NS);
 	clone_wake(c);
 }
@@ -487,19 +514,20 @@ static void clone_postsuspend(struct dm_target *ti)
 static void status_info(struct clone *c, GString *out)
 {
 	bool enabled = atomic_load(&c->enabled), passdown = atomic_load(&c->discard_passdown);
-	uint64_t used, total;
+	uint64_t used, total, hydrated;
 	unsigned hydrating;
 
 	if (atomic_load(&c->mode) == CLONE_FAIL) {
 		g_string_append(out, "Fail");
 		return;
 	}
+	pthread_mutex_lock(&c->lock); /* preresume may exchange the metadata */
 	clone_md_usage(c->md, &used, &total);
-	pthread_mutex_lock(&c->lock);
+	hydrated = clone_md_nr_hydrated(c->md);
 	hydrating = c->hydrating;
 	pthread_mutex_unlock(&c->lock);
 	g_string_append_printf(out, "8 %" PRIu64 "/%" PRIu64 " %" PRIu32 " %" PRIu64 "/%" PRIu64 " %u %d ", used, total,
-			       c->region_sectors, clone_md_nr_hydrated(c->md), c->nr_regions, hydrating,
+			       c->region_sectors, hydrated, c->nr_regions, hydrating,
 			       !enabled + !passdown);
 	if (!enabled)
 		g_string_append(out, "no_hydration ");
@@ -576,12 +604,13 @@ static int clone_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors,
 	uint64_t region = clone_region(c, sector), end;
 	bool hydrated;
 
-	if (atomic_load(&c->complete))
+	if (!enter_bits(c))
 		return dm_dev_extent(c->dest, sector, sectors, out);
 	hydrated = clone_md_hydrated(c->md, region);
 	for (end = region + 1; end < c->nr_regions && end - region < 65536; end++)
 		if (clone_md_hydrated(c->md, end) != hydrated)
 			break;
+	leave_bits(c);
 	sectors = MIN(sectors, (end << c->shift) - sector);
 	return dm_dev_extent(hydrated ? c->dest : c->source, sector, sectors, out);
 }

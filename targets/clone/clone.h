@@ -51,8 +51,7 @@ struct clone {
 
 	struct dm_kcopyd_client *kcopyd;
 	struct dm_wq *wq;   /* commits and hydration: one at a time */
-	struct dm_wq *late; /* releases the bitmap */
-	struct dm_work hydrate_work, commit_work, release_work;
+	struct dm_work hydrate_work, commit_work;
 	struct dm_timer timer;
 	atomic_uint ios_in_flight;
 

@@ -361,4 +361,6 @@ void clone_wake(struct clone *c)
 {
 	if (may_hydrate(c))
 		dm_wq_queue(c->wq, &c->hydrate_work);
+	else if (atomic_load(&c->complete))
+		dm_wq_queue(c->wq, &c->commit_work); /* the bits may go */
 }

@@ -173,10 +173,23 @@ static void print_device(struct dm_mapped *md, struct dm_table *t, GString *out)
 	g_string_append_c(out, '\n');
 }
 
+/* Whoever stands on others comes after them, so that the text creates them again. */
+static gint by_depth(gconstpointer a, gconstpointer b)
+{
+	const struct dm_mapped *x = *(struct dm_mapped *const *)a, *y = *(struct dm_mapped *const *)b;
+
+	if (x->depth != y->depth)
+		return x->depth > y->depth ? 1 : -1;
+	return (x->minor > y->minor) - (x->minor < y->minor);
+}
+
 void dm_concise_print(GString *out)
 {
 	g_autoptr(GPtrArray) list = dm_list_devices();
 
+	dm_topology_lock();
+	g_ptr_array_sort(list, by_depth);
+	dm_topology_unlock();
 	for (unsigned i = 0; i < list->len; i++) {
 		struct dm_table *t = dm_mapped_live(list->pdata[i]);
 

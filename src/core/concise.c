@@ -6,6 +6,8 @@
 #include "concise.h"
 #include "devices.h"
 
+#define PREFIX "dm-mod.create="
+
 /* --- reading ---------------------------------------------------------------------------- */
 
 /*
@@ -118,8 +120,8 @@ int dm_concise_create(const char *text, const struct dm_opener *who, GError **er
 
 	while (g_ascii_isspace(*p))
 		p++;
-	if (g_str_has_prefix(p, "dm-mod.create="))
-		p += strlen("dm-mod.create=");
+	if (g_str_has_prefix(p, PREFIX))
+		p += strlen(PREFIX);
 	while (!error) {
 		while (g_ascii_isspace(*p) || *p == ';')
 			p++;
@@ -153,6 +155,8 @@ static void print_device(struct dm_mapped *md, struct dm_table *t, GString *out)
 	g_autofree char *name = dm_mapped_dup_name(md), *uuid = dm_mapped_dup_uuid(md);
 	g_autoptr(GString) table = g_string_new(NULL);
 
+	if (g_str_has_prefix(name, PREFIX)) /* or it would be taken for the parameter's name */
+		g_string_append_c(out, '\\');
 	append_quoted(out, name, ",;\\ \t\n\r\v\f");
 	g_string_append_c(out, ',');
 	append_quoted(out, uuid, ",;\\ \t\n\r\v\f");

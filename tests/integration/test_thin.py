@@ -6,90 +6,13 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import threading
-import time
 
 import pytest
 
 from mounted import SECTOR, pattern, quote
-
-BS = 128                    # sectors of a block
-BLOCK = BS * SECTOR
-TOOLS = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-
-
-def tool(name, *args, check=True):
-    path = shutil.which(name, path=TOOLS)
-    if not path:
-        pytest.skip(f"no {name} (package thin-provisioning-tools)")
-    done = subprocess.run([path, *map(str, args)], capture_output=True, text=True, timeout=120)
-    if check:
-        assert done.returncode == 0, f"{name} {args}: {done.stdout}{done.stderr}"
-    return done
-
-
-def remove(dev):
-    """Removes a device.  The kernel tells FUSE of an image's last close only after close(2) has returned."""
-    end = time.monotonic() + 60
-    while True:
-        try:
-            return dev.remove()
-        except OSError as e:
-            if e.errno != errno.EBUSY or time.monotonic() > end:
-                raise
-        os.sched_yield()
-
-
-class Pool:
-    """A pool device, its backing files, and thin devices in it."""
-
-    def __init__(self, fs, backing, blocks=200, meta_sectors=8192, features="", low=0, bs=BS, fill=None, name="pool"):
-        self.fs, self.blocks, self.bs, self.features, self.low = fs, blocks, bs, features, low
-        self.meta = backing(meta_sectors)
-        self.data = backing(blocks * bs, data=fill)
-        self.dev = fs.mkdir(name, self.line())
-
-    def line(self, blocks=None, features=None):
-        return (f"0 {(blocks or self.blocks) * self.bs} thin-pool {quote(self.meta)} {quote(self.data)} {self.bs} "
-                f"{self.low} {self.features if features is None else features}")
-
-    def reload(self, **kw):
-        self.dev.load(self.line(**kw))
-
-    def message(self, text):
-        return self.dev.message(text)
-
-    def thin(self, ident, blocks=100, create=True, name=None, extra="", fs=None):
-        if create:
-            self.message(f"create_thin {ident}")
-        return (fs or self.fs).mkdir(name or f"thin{ident}", f"0 {blocks * self.bs} thin {self.dev.name} {ident}{extra}")
-
-    def snap(self, ident, origin, dev=None, blocks=100):
-        if dev:
-            dev.suspend()
-        self.message(f"create_snap {ident} {origin}")
-        if dev:
-            dev.resume()
-        return self.thin(ident, blocks, create=False)
-
-    def status(self):
-        words = self.dev.status().split()
-        keys = ("start", "length", "type", "transaction", "meta", "data", "held", "mode", "discard", "no_space", "check",
-                "meta_low")
-        return dict(zip(keys, words[:12]))
-
-    def used(self):
-        return int(self.status()["data"].split("/")[0])
-
-    def close(self):
-        """Removes all devices; then the metadata must be clean."""
-        for name in self.fs.devices():
-            if name != self.dev.name:
-                remove(self.fs[name])
-        remove(self.dev)
-        tool("thin_check", self.meta)
+from thinpool import BLOCK, BS, Pool, tool
 
 
 @pytest.fixture
@@ -209,7 +132,7 @@ def test_snapshots_are_apart(pool):
     want_s[4 * BLOCK + 100:4 * BLOCK + 5100] = b"s" * 5000
     assert t.pread(20 * BLOCK, 0) == want_t
     assert s.pread(20 * BLOCK, 0) == want_s
-    remove(t)
+    t.remove()
     p.message("delete 0")
     assert p.used() == 20
     assert s.pread(20 * BLOCK, 0) == want_s
@@ -229,7 +152,7 @@ def test_a_long_chain_of_snapshots(pool):
     for i in range(40):
         assert p.fs[f"thin{i}"].pread(4 * BLOCK, 0) == images[i], i
     for i in range(0, 40, 2):
-        remove(p.fs[f"thin{i}"])
+        p.fs[f"thin{i}"].remove()
         p.message(f"delete {i}")
     for i in range(1, 40, 2):
         assert p.fs[f"thin{i}"].pread(4 * BLOCK, 0) == images[i], i
@@ -258,7 +181,7 @@ def test_random_writes_snapshots_and_discards_against_a_model(pool):
             devs[new] = p.snap(new, i, devs[i], blocks=60)
             model[new] = bytearray(model[i])
         elif len(devs) > 1:
-            remove(devs.pop(i))
+            devs.pop(i).remove()
             model.pop(i)
             p.message(f"delete {i}")
     for i in devs:
@@ -614,7 +537,7 @@ def test_tools_work_on_our_metadata_and_we_on_theirs(pool, work):
         want[20 * BLOCK:23 * BLOCK] = bytes(3 * BLOCK)
         assert s.pread(30 * BLOCK, 0) == want
         p.snap(2, 1, s).pwrite(b"n" * BLOCK, 40 * BLOCK)
-        remove(p.fs["thin2"])
+        p.fs["thin2"].remove()
         p.message("delete 2")
         p.close()
 
@@ -636,7 +559,7 @@ def test_needs_check_keeps_the_pool_read_only(pool):
     with pytest.raises(OSError) as e:
         p.message("create_thin 1")
     assert e.value.errno == errno.EOPNOTSUPP
-    remove(p.dev)
+    p.dev.remove()
     tool("thin_check", "--clear-needs-check-flag", p.meta)
     p.dev = p.fs.mkdir("pool", p.line())
     assert p.status()["mode"] == "rw"
@@ -757,7 +680,7 @@ def test_deleting_a_big_volume(pool):
     with t.open() as fd:
         for i in range(8000):
             os.pwrite(fd, b"d" * 512, i * BLOCK)
-    remove(t)
+    t.remove()
     other = p.thin(1)
     p.message("delete 0")
     assert p.used() == 0
@@ -765,7 +688,7 @@ def test_deleting_a_big_volume(pool):
     with pytest.raises(OSError) as e:
         p.thin(0, create=False)
     assert e.value.errno == errno.ENODATA
-    remove(p.fs["thin0"])
+    p.fs["thin0"].remove()
 
 
 # --- the seed's cookbook --------------------------------------------------------------------------------
@@ -788,99 +711,10 @@ def test_cookbook(fs, backing, sh):
         fs["thin"].pwrite(pattern(30 * BS, seed=8), 20 * BLOCK, sync=True)
         assert fs["thin"].pread(30 * BLOCK, 20 * BLOCK) == pattern(30 * BS, seed=8)
         for name in ("snap", "thin", "image", "pool"):
-            remove(fs[name])
+            fs[name].remove()
         out = daemon.communicate(timeout=120)[0]
         assert "22 blocks" in out
     finally:
         daemon.kill()
         daemon.wait()
     tool("thin_check", meta)
-
-
-# --- failing devices --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stacked(fs, backing):
-    """A pool whose metadata and data are linear devices, which a test can turn to errors and back."""
-
-    class Stacked:
-        def __init__(self):
-            self.files = {"meta": (backing(META := 8192), META), "data": (backing(200 * BS), 200 * BS)}
-            for name in self.files:
-                fs.mkdir(name)
-                self.heal(name)
-            self.pool = fs.mkdir("pool", f"0 {200 * BS} thin-pool meta data {BS} 0")
-            self.pool.message("create_thin 0")
-            self.thin = fs.mkdir("thin", f"0 {100 * BS} thin pool 0")
-
-        def heal(self, name):
-            path, sectors = self.files[name]
-            fs[name].load(f"0 {sectors} linear {quote(path)} 0")
-
-        def break_(self, name):
-            fs[name].load(f"0 {self.files[name][1]} error")
-
-        def again(self):
-            """Everything anew; the metadata must be clean."""
-            remove(self.thin)
-            remove(self.pool)
-            tool("thin_check", self.files["meta"][0])
-            os.mkdir(self.pool.path)
-            self.pool.load(f"0 {200 * BS} thin-pool meta data {BS} 0")
-            os.mkdir(self.thin.path)
-            self.thin.load(f"0 {100 * BS} thin pool 0")
-
-    return Stacked()
-
-
-def test_metadata_device_fails(stacked):
-    s = stacked
-    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
-    s.break_("meta")
-    with pytest.raises(OSError) as e:
-        s.thin.pwrite(b"x" * 512, 50 * BLOCK, sync=True)
-    assert e.value.errno == errno.EIO
-    assert s.pool.status().split()[3:] == ["Fail"]
-    assert s.thin.status().split()[3:] == ["Fail"]
-    s.heal("meta")
-    with pytest.raises(OSError) as e:
-        s.thin.pwrite(b"x" * 512, 0, sync=True)
-    assert e.value.errno == errno.EIO
-    with pytest.raises(OSError) as e:
-        s.pool.message("create_thin 1")
-    assert e.value.errno == errno.EOPNOTSUPP
-    s.again()
-    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
-    assert s.pool.status().split()[7] == "rw"
-
-
-def test_data_device_fails(stacked):
-    s = stacked
-    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
-    s.break_("data")
-    with pytest.raises(OSError) as e:
-        s.thin.pwrite(b"x" * 512, 50 * BLOCK)
-    assert e.value.errno == errno.EIO
-    assert s.pool.status().split()[7] == "rw"
-    s.heal("data")
-    s.thin.pwrite(b"y" * 512, 50 * BLOCK, sync=True)
-    s.again()
-    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
-    assert s.thin.pread(BLOCK, 50 * BLOCK) == b"y" * 512 + bytes(BLOCK - 512)
-
-
-def test_data_device_fails_to_flush(stacked):
-    """Metadata must not become durable before the data it leads to: the transaction is abandoned."""
-    s = stacked
-    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
-    s.break_("data")
-    s.pool.message("create_thin 1")
-    words = s.pool.status().split()
-    assert (words[7], words[10]) == ("ro", "needs_check")
-    s.heal("data")
-    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
-    remove(s.thin)
-    remove(s.pool)
-    tool("thin_check", s.files["meta"][0])
-    assert 'dev_id="1"' not in tool("thin_dump", s.files["meta"][0]).stdout

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""thin-pool and thin on devices that fail."""
+
+import errno
+import os
+
+import pytest
+
+from mounted import pattern, quote
+from thinpool import BLOCK, BS, tool
+
+
+@pytest.fixture
+def stacked(fs, backing):
+    """A pool whose metadata and data are linear devices, which a test can turn to errors and back."""
+
+    class Stacked:
+        def __init__(self):
+            self.files = {"meta": (backing(META := 8192), META), "data": (backing(200 * BS), 200 * BS)}
+            for name in self.files:
+                fs.mkdir(name)
+                self.heal(name)
+            self.pool = fs.mkdir("pool", f"0 {200 * BS} thin-pool meta data {BS} 0")
+            self.pool.message("create_thin 0")
+            self.thin = fs.mkdir("thin", f"0 {100 * BS} thin pool 0")
+
+        def heal(self, name):
+            path, sectors = self.files[name]
+            fs[name].load(f"0 {sectors} linear {quote(path)} 0")
+
+        def break_(self, name):
+            fs[name].load(f"0 {self.files[name][1]} error")
+
+        def again(self):
+            """Everything anew; the metadata must be clean."""
+            self.thin.remove()
+            self.pool.remove()
+            tool("thin_check", self.files["meta"][0])
+            os.mkdir(self.pool.path)
+            self.pool.load(f"0 {200 * BS} thin-pool meta data {BS} 0")
+            os.mkdir(self.thin.path)
+            self.thin.load(f"0 {100 * BS} thin pool 0")
+
+    return Stacked()
+
+
+def test_metadata_device_fails(stacked):
+    s = stacked
+    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
+    s.break_("meta")
+    with pytest.raises(OSError) as e:
+        s.thin.pwrite(b"x" * 512, 50 * BLOCK, sync=True)
+    assert e.value.errno == errno.EIO
+    assert s.pool.status().split()[3:] == ["Fail"]
+    assert s.thin.status().split()[3:] == ["Fail"]
+    s.heal("meta")
+    with pytest.raises(OSError) as e:
+        s.thin.pwrite(b"x" * 512, 0, sync=True)
+    assert e.value.errno == errno.EIO
+    with pytest.raises(OSError) as e:
+        s.pool.message("create_thin 1")
+    assert e.value.errno == errno.EOPNOTSUPP
+    s.again()
+    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
+    assert s.pool.status().split()[7] == "rw"
+
+
+def test_data_device_fails(stacked):
+    s = stacked
+    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
+    s.break_("data")
+    with pytest.raises(OSError) as e:
+        s.thin.pwrite(b"x" * 512, 50 * BLOCK)
+    assert e.value.errno == errno.EIO
+    assert s.pool.status().split()[7] == "rw"
+    s.heal("data")
+    s.thin.pwrite(b"y" * 512, 50 * BLOCK, sync=True)
+    s.again()
+    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
+    assert s.thin.pread(BLOCK, 50 * BLOCK) == b"y" * 512 + bytes(BLOCK - 512)
+
+
+def test_data_device_fails_to_flush(stacked):
+    """Metadata must not become durable before the data it leads to: the transaction is abandoned."""
+    s = stacked
+    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
+    s.break_("data")
+    s.pool.message("create_thin 1")
+    words = s.pool.status().split()
+    assert (words[7], words[10]) == ("ro", "needs_check")
+    s.heal("data")
+    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
+    s.thin.remove()
+    s.pool.remove()
+    tool("thin_check", s.files["meta"][0])
+    assert 'dev_id="1"' not in tool("thin_dump", s.files["meta"][0]).stdout

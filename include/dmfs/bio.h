@@ -60,6 +60,14 @@ struct dm_bio {
  */
 void dm_submit(struct dm_bio *bio);
 
+/*
+ * dm_submit() that is on its way (or done) at return even inside map() or an
+ * end().  For who waits for this very bio, or sends a bio on in pieces and wants each gone before
+ * it prepares the next.  It must not depend on bios that the thread has queued before; and as it
+ * nests, a bio that was sent so must not be cut so again by each device of a stack.
+ */
+void dm_submit_now(struct dm_bio *bio);
+
 /* Finishes a bio with 0 or a negative errno.  Any thread; only who has the bio. */
 void dm_bio_end(struct dm_bio *bio, int error);
 

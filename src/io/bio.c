@@ -12,7 +12,7 @@
 #include <assert.h>
 #include <string.h>
 
-#include "bio_submit.h"
+#include <dmfs/bio.h>
 
 #include <dmfs/io.h>
 

@@ -12,7 +12,7 @@
 #include <glib.h>
 #include <pthread.h>
 
-#include "bio_submit.h"
+#include <dmfs/bio.h>
 
 #include <dmfs/io.h>
 #include <dmfs/work.h>

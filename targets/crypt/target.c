@@ -7,10 +7,12 @@
  * A read goes on to the device beneath and is decrypted where it lies when it
  * comes back, by the thread that brings it.  A write is encrypted into a
  * bounce buffer by the thread that submits it, and goes out as a bio of ours.
- * If that is a lot of work, other cores help (spread.h): not with
- * same_cpu_crypt, and not for reads with no_read_workqueue, for writes with
- * no_write_workqueue.  A write goes out from the thread that ended its
- * encryption, which is what submit_from_crypt_cpus asks for.
+ *
+ * A large bio goes this way in pieces, one after the other, so that a piece is
+ * still in the CPU's cache when it is decrypted or written.  If that is a lot of work, other
+ * cores take pieces (dmfs/spread.h): not with same_cpu_crypt, and not for reads
+ * with no_read_workqueue, for writes with no_write_workqueue.  A piece is written by the thread that
+ * encrypted it, which is what submit_from_crypt_cpus asks for.
  *
  * The key changes only while the device is suspended, when no bio is on its
  * way; so the data path looks at the engine without a lock.
@@ -18,11 +20,14 @@
 #include <inttypes.h>
 #include <stdatomic.h>
 
+#include <dmfs/spread.h>
 #include <dmfs/target.h>
 
 #include "bounce.h"
 #include "crypt.h"
-#include "spread.h"
+
+#define PIECE_MAX ((size_t)128 << 10) /* bytes: with what it is written from or to, well inside a core's cache */
+#define PIECE_NS 12000                /* of work */
 
 enum options {
 	OPT_DISCARDS = 1u << 0,
@@ -53,14 +58,13 @@ struct crypt {
 	char *description; /* of the key in the keyring, or NULL */
 	struct crypt_engine *engine;
 	struct bounce_pool *bounces;
-	struct spreader *spreader;
 	GMutex lock; /* messages and status: the description */
 	atomic_bool suspended;
 };
 
 struct crypt_io {
 	uint64_t sector; /* what the IV of the bio's first sector is made of */
-	bool decrypted;
+	bool decrypt;    /* when it comes back: not what went in pieces */
 };
 
 /* --- making ---------------------------------------------------------------------------------- */
@@ -148,7 +152,6 @@ static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 
 static void crypt_free(struct crypt *c)
 {
-	spreader_free(c->spreader);
 	crypt_engine_free(c->engine);
 	bounce_pool_free(c->bounces);
 	g_free(c->cipher);
@@ -191,7 +194,6 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		return r;
 	}
 	c->bounces = bounce_pool_new(start_write, ti);
-	c->spreader = spreader_new();
 	ti->private = c;
 	ti->secret = c->engine->layout.size && !c->description;
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
@@ -207,7 +209,7 @@ static void crypt_dtr(struct dm_target *ti)
 	crypt_free(c);
 }
 
-/* --- bios ------------------------------------------------------------------------------------ */
+/* --- writes ---------------------------------------------------------------------------------- */
 
 static void write_done(struct dm_bio *bio)
 {
@@ -219,23 +221,14 @@ static void write_done(struct dm_bio *bio)
 	dm_bio_end(orig, error);
 }
 
-/* The ciphertext is there. */
-static void send_write(void *context, int error)
-{
-	struct bounce *b = context;
-
-	if (error)
-		dm_bio_end(&b->bio, -EIO);
-	else
-		dm_submit(&b->bio);
-}
+static void piece_done(struct dm_bio *bio);
 
 /* orig->sector is the target's still. */
 static void start_write(void *context, struct bounce *b, struct dm_bio *orig)
 {
 	struct dm_target *ti = context;
 	struct crypt *c = ti->private;
-	uint64_t offset = dm_target_offset(ti, orig->sector), sector = offset + c->iv_offset;
+	uint64_t offset = dm_target_offset(ti, orig->sector);
 	size_t len = orig->sectors << DM_SECTOR_SHIFT;
 
 	b->orig = orig;
@@ -251,12 +244,139 @@ static void start_write(void *context, struct bounce *b, struct dm_bio *orig)
 		.end = write_done,
 		.private = b,
 	};
-	if (!(c->options & (OPT_SAME_CPU | OPT_NO_WRITE_WQ)) && spread_pays(c->spreader, c->engine, len))
-		spread_start(c->spreader, &(struct spread_run){c->engine, true, sector, orig->iov, orig->iovcnt, b->buf,
-							       len, send_write, b});
+	if (crypt_engine_encrypt(c->engine, offset + c->iv_offset, orig->iov, orig->iovcnt, 0, b->buf, len))
+		dm_bio_end(&b->bio, -EIO);
+	else if (orig->end == piece_done)
+		dm_submit_now(&b->bio);
 	else
-		send_write(b, crypt_engine_encrypt(c->engine, sector, orig->iov, orig->iovcnt, 0, b->buf, len));
+		dm_submit(&b->bio);
 }
+
+/* --- large bios ------------------------------------------------------------------------------ */
+
+struct piece {
+	struct dm_bio bio; /* first.  A write's is the target's, as if it were a bio of its own; a read's goes beneath */
+	struct large *large;
+	struct iovec one, *iov;
+};
+
+struct large {
+	struct dm_target *ti;
+	struct dm_bio *orig;
+	size_t piece; /* bytes */
+	atomic_uint left;
+	atomic_int error;
+	struct piece pieces[];
+};
+
+static void piece_done(struct dm_bio *bio)
+{
+	struct piece *p = (struct piece *)bio;
+	struct large *l = p->large;
+	struct dm_bio *orig = l->orig;
+	int error;
+
+	if (bio->error)
+		atomic_store(&l->error, bio->error);
+	if (p->iov != &p->one)
+		g_free(p->iov);
+	if (atomic_fetch_sub(&l->left, 1) > 1)
+		return;
+	error = atomic_load(&l->error);
+	g_free(l);
+	dm_bio_end(orig, error);
+}
+
+static void piece_read(struct dm_bio *bio)
+{
+	struct piece *p = (struct piece *)bio;
+	struct crypt *c = p->large->ti->private;
+	uint64_t sector = dm_target_offset(p->large->ti, p->large->orig->sector) + c->iv_offset;
+	size_t at = (size_t)(p - p->large->pieces) * p->large->piece;
+
+	if (!bio->error && crypt_engine_decrypt(c->engine, sector + (at >> DM_SECTOR_SHIFT), bio->iov, bio->iovcnt, 0,
+						bio->sectors << DM_SECTOR_SHIFT))
+		bio->error = -EIO;
+	piece_done(bio);
+}
+
+/* The data of a piece: [at, at + len) of the whole. */
+static void piece_data(struct piece *p, const struct dm_bio *orig, size_t at, size_t len)
+{
+	if (orig->iovcnt == 1) {
+		p->one = (struct iovec){(char *)orig->iov[0].iov_base + at, len};
+		p->iov = &p->one;
+		p->bio.iovcnt = 1;
+	} else {
+		p->iov = g_new(struct iovec, orig->iovcnt);
+		p->bio.iovcnt = dm_iov_slice(orig->iov, orig->iovcnt, at, len, p->iov);
+	}
+	p->bio.iov = p->iov;
+}
+
+static void start_piece(void *context, unsigned nr)
+{
+	struct large *l = context;
+	struct crypt *c = l->ti->private;
+	struct dm_bio *orig = l->orig;
+	struct piece *p = &l->pieces[nr];
+	size_t at = nr * l->piece, len = MIN(l->piece, (orig->sectors << DM_SECTOR_SHIFT) - at);
+
+	p->large = l;
+	p->bio = (struct dm_bio){
+		.op = orig->op,
+		.flags = orig->flags,
+		.sector = orig->sector + (at >> DM_SECTOR_SHIFT),
+		.sectors = len >> DM_SECTOR_SHIFT,
+		.end = piece_done,
+	};
+	piece_data(p, orig, at, len);
+	if (orig->op == DM_WRITE) {
+		bounce_submit(c->bounces, &p->bio);
+	} else {
+		p->bio.dev = c->dev;
+		p->bio.sector = c->start + dm_target_offset(l->ti, p->bio.sector);
+		p->bio.end = piece_read;
+		dm_submit_now(&p->bio);
+	}
+}
+
+/* How much a core does before another can take the next piece: at most what stays in its cache. */
+static size_t piece_bytes(const struct crypt *c)
+{
+	size_t bytes = (size_t)PIECE_NS * 1024 / MAX(c->engine->ns_per_kib, 1) / CRYPT_MAX_SECTOR * CRYPT_MAX_SECTOR;
+
+	return CLAMP(bytes, CRYPT_MAX_SECTOR, PIECE_MAX);
+}
+
+/* Starts a bio in pieces if that is a gain.  A FUA write stays one: each piece would be made durable by itself. */
+static bool start_large(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct crypt *c = ti->private;
+	size_t len = bio->sectors << DM_SECTOR_SHIFT, piece = piece_bytes(c);
+	unsigned alone = OPT_SAME_CPU | (bio->op == DM_READ ? OPT_NO_READ_WQ : OPT_NO_WRITE_WQ), pieces;
+	struct large *l;
+	bool help;
+
+	if (len <= piece || (bio->flags & DM_FUA))
+		return false;
+	help = !(c->options & alone) && dm_spread_pays(len / 1024 * c->engine->ns_per_kib);
+	if (!help && len <= 2 * PIECE_MAX)
+		return false;
+	if (!help)
+		piece = PIECE_MAX;
+	pieces = (unsigned)((len + piece - 1) / piece);
+	l = g_malloc(sizeof(*l) + pieces * sizeof(l->pieces[0]));
+	l->ti = ti;
+	l->orig = bio;
+	l->piece = piece;
+	atomic_init(&l->left, pieces);
+	atomic_init(&l->error, 0);
+	dm_spread_start(&(struct dm_spread_run){start_piece, l, pieces}, help);
+	return true;
+}
+
+/* --- bios ------------------------------------------------------------------------------------ */
 
 static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
 {
@@ -266,38 +386,27 @@ static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
 
 	if (dm_op_has_data(bio->op) && ((offset | bio->sectors) & ((c->sector_size >> DM_SECTOR_SHIFT) - 1)))
 		return DM_MAPIO_KILL;
+	io->sector = offset + c->iv_offset;
+	io->decrypt = false;
+	if (dm_op_has_data(bio->op) && start_large(ti, bio))
+		return DM_MAPIO_SUBMITTED;
 	if (bio->op == DM_WRITE) {
 		bounce_submit(c->bounces, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
-	io->sector = offset + c->iv_offset;
-	io->decrypted = false;
+	io->decrypt = bio->op == DM_READ;
 	bio->dev = c->dev;
 	bio->sector = c->start + offset;
 	return DM_MAPIO_REMAPPED;
 }
 
-static void read_done(void *context, int error)
-{
-	dm_bio_end(context, error ? -EIO : 0);
-}
-
-/* A bio that others help with comes here twice. */
 static enum dm_endio crypt_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct crypt *c = ti->private;
 	struct crypt_io *io = bio->private;
-	size_t len = bio->sectors << DM_SECTOR_SHIFT;
 
-	if (bio->op != DM_READ || bio->error || io->decrypted)
-		return DM_ENDIO_DONE;
-	io->decrypted = true;
-	if (!(c->options & (OPT_SAME_CPU | OPT_NO_READ_WQ)) && spread_pays(c->spreader, c->engine, len)) {
-		spread_start(c->spreader, &(struct spread_run){c->engine, false, io->sector, bio->iov, bio->iovcnt, NULL,
-							       len, read_done, bio});
-		return DM_ENDIO_INCOMPLETE;
-	}
-	if (crypt_engine_decrypt(c->engine, io->sector, bio->iov, bio->iovcnt, 0, len))
+	if (io->decrypt && !bio->error && crypt_engine_decrypt(c->engine, io->sector, bio->iov, bio->iovcnt, 0,
+							       bio->sectors << DM_SECTOR_SHIFT))
 		bio->error = -EIO;
 	return DM_ENDIO_DONE;
 }

@@ -165,6 +165,86 @@ static void test_write_and_read(void **state)
 	close(fd);
 }
 
+struct waiting {
+	struct dm_bio bio;
+	GMutex lock;
+	GCond cond;
+	bool done;
+};
+
+static void wake(struct dm_bio *bio)
+{
+	struct waiting *w = bio->private;
+
+	g_mutex_lock(&w->lock);
+	w->done = true;
+	g_cond_signal(&w->cond);
+	g_mutex_unlock(&w->lock);
+}
+
+static int submit_and_wait(enum dm_op op, unsigned flags, uint64_t sector, struct iovec *iov, int iovcnt)
+{
+	struct waiting w = {.done = false};
+
+	w.bio = (struct dm_bio){.op = op, .flags = flags, .dev = &md->dev, .sector = sector, .iov = iov,
+				.iovcnt = iovcnt, .sectors = dm_iov_bytes(iov, iovcnt) / 512, .end = wake, .private = &w};
+	dm_submit(&w.bio);
+	g_mutex_lock(&w.lock);
+	while (!w.done)
+		g_cond_wait(&w.cond, &w.lock);
+	g_mutex_unlock(&w.lock);
+	return w.bio.error;
+}
+
+/* A large bio whose data lies in many places, cut where its pieces are not; with FUA it goes as one. */
+static void test_large_of_many_parts(void **state)
+{
+	static uint8_t data[2048 * 512], back[2048 * 512];
+	struct iovec iov[3] = {{data, 1000}, {data + 1000, 300 * 512 + 24}, {data + 300 * 512 + 1024, 1747 * 512 - 1024}};
+	struct iovec in[2] = {{back, 131073}, {back + 131073, 2047 * 512 - 131073}};
+
+	activate("0 8000 crypt %s %s 3 %s 100 %s", "aes-xts-plain64", KEY, "");
+	for (unsigned i = 0; i < 2; i++) {
+		fill(data, sizeof(data), 20 + i);
+		assert_int_equal(submit_and_wait(DM_WRITE, i ? DM_FUA : 0, 11, iov, 3), 0);
+		assert_int_equal(submit_and_wait(DM_READ, 0, 11, in, 2), 0);
+		assert_memory_equal(data, back, 2047 * 512);
+	}
+}
+
+/* One piece of a large bio fails: so does the bio, once. */
+static void test_large_with_an_error(void **state)
+{
+	static uint8_t data[2048 * 512];
+	struct iovec iov = {data, sizeof(data)};
+	struct dm_opener self = dm_opener_self();
+	g_autofree char *line = g_strdup_printf("0 1500 linear %s 0", file);
+	char error[] = "1500 6500 error";
+	GError *err = NULL;
+	struct dm_mapped *bad;
+	struct dm_table *t;
+
+	assert_int_equal(dm_create("bad", -1, &bad, NULL), 0);
+	t = dm_table_new(bad, DM_MODE_RW, &self);
+	assert_int_equal(dm_table_add_line(t, line, &err), 0);
+	assert_int_equal(dm_table_add_line(t, error, &err), 0);
+	assert_int_equal(dm_table_complete(t, &err), 0);
+	assert_int_equal(dm_mapped_swap(bad, t, NULL, NULL, &err), 0);
+	t = load(&err, "0 8000 crypt aes-xts-plain64 %s 0 bad 0", KEY);
+	assert_int_equal(dm_mapped_swap(md, t, NULL, NULL, &err), 0);
+	for (unsigned i = 0; i < 20; i++) {
+		assert_int_equal(submit_and_wait(DM_WRITE, 0, 0, &iov, 1), -EIO);
+		assert_int_equal(submit_and_wait(DM_READ, 0, 0, &iov, 1), -EIO);
+		iov.iov_len = 1500 * 512;
+		assert_int_equal(submit_and_wait(DM_WRITE, 0, 0, &iov, 1), 0);
+		assert_int_equal(submit_and_wait(DM_READ, 0, 0, &iov, 1), 0);
+		iov.iov_len = sizeof(data);
+	}
+	activate("0 8000 crypt %s %s 0 %s 0 %s", "aes-xts-plain64", KEY, "");
+	assert_int_equal(dm_remove(bad, NULL), 0);
+	dm_mapped_unref(bad);
+}
+
 static void test_errors_of_the_device(void **state)
 {
 	uint8_t data[512] = {1};
@@ -336,6 +416,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_write_and_read),
 		cmocka_unit_test(test_spread),
+		cmocka_unit_test(test_large_of_many_parts),
+		cmocka_unit_test(test_large_with_an_error),
 		cmocka_unit_test(test_errors_of_the_device),
 		cmocka_unit_test(test_sector_size),
 		cmocka_unit_test(test_discard),

@@ -3,7 +3,7 @@
  * The image: FUSE requests become bios.
  *
  * A request that is aligned to the logical block size is one bio whose data is
- * the worker's own buffer.  If the bio has not ended when dm_submit() returns,
+ * in the worker's own buffer, and so is the request itself.  If the bio has not ended when dm_submit() returns,
  * the buffer stays with it and the worker takes another; who is second, the
  * worker or the end call, cleans up.
  *
@@ -21,7 +21,13 @@
 #include "image.h"
 #include "loop.h"
 
+#include <dmfs/spread.h>
+
 enum { RUNNING, ENDED, KEPT };
+
+#define LARGE_SECTORS 1024u   /* reads of this are worth cutting */
+#define PART_SECTORS 256u     /* into parts of this */
+#define COPY_BYTES_PER_NS 12u /* how fast a core copies */
 
 /* --- one request --------------------------------------------------------------------- */
 
@@ -39,6 +45,8 @@ struct request {
 	bool gated; /* inside image->writes */
 };
 
+G_STATIC_ASSERT(sizeof(struct request) <= sizeof(((struct dmfs_buf *)NULL)->request));
+
 static void answer(struct request *r)
 {
 	int error = r->bio.error, before = dmfs_loop_answer(r->channel);
@@ -52,12 +60,6 @@ static void answer(struct request *r)
 	else
 		fuse_reply_err(r->req, 0);
 	dmfs_loop_answer(before);
-}
-
-static void request_free(struct request *r)
-{
-	free(r->bounce);
-	g_free(r);
 }
 
 static void invalidate_cached(struct dmfs_device *d, uint64_t offset, uint64_t bytes)
@@ -85,10 +87,9 @@ static void request_end(struct dm_bio *bio)
 	if (bio->op == DM_WRITE && !bio->error)
 		direct_write_done(r->h, bio->sector << DM_SECTOR_SHIFT, bio->sectors << DM_SECTOR_SHIFT);
 	answer(r);
-	if (atomic_exchange_explicit(&r->state, ENDED, memory_order_acq_rel) == KEPT) {
+	free(r->bounce);
+	if (atomic_exchange_explicit(&r->state, ENDED, memory_order_acq_rel) == KEPT)
 		dmfs_loop_release(r->buf);
-		request_free(r);
-	}
 }
 
 static void in_use(struct dmfs_handle *h)
@@ -100,14 +101,15 @@ static void in_use(struct dmfs_handle *h)
 static struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum dm_op op, uint64_t offset,
 				   uint64_t bytes)
 {
-	struct request *r = g_new(struct request, 1);
+	struct dmfs_buf *buf = dmfs_loop_buf();
+	struct request *r = (struct request *)buf->request;
 
 	in_use(h);
 	r->req = req;
 	r->h = h;
 	r->channel = dmfs_loop_channel();
 	atomic_init(&r->state, RUNNING);
-	r->buf = dmfs_loop_buf();
+	r->buf = buf;
 	r->bounce = NULL;
 	r->gated = false;
 	r->bio = (struct dm_bio){
@@ -123,16 +125,21 @@ static struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum d
 	return r;
 }
 
+static void read_in_parts(struct request *r);
+
 static void request_submit(struct request *r)
 {
-	dm_submit(&r->bio);
+	if (r->bio.op == DM_READ && r->bio.sectors >= LARGE_SECTORS &&
+	    dm_spread_pays((r->bio.sectors << DM_SECTOR_SHIFT) / COPY_BYTES_PER_NS))
+		read_in_parts(r);
+	else
+		dm_submit(&r->bio);
 	if (atomic_load_explicit(&r->state, memory_order_acquire) != ENDED) {
 		dmfs_loop_keep();
 		if (atomic_exchange_explicit(&r->state, KEPT, memory_order_acq_rel) != ENDED)
 			return;
 		dmfs_loop_release(r->buf);
 	}
-	request_free(r);
 }
 
 /* --- reads ------------------------------------------------------------------------------ */
@@ -163,7 +170,6 @@ static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t
 		dmfs_loop_large();
 	r = request_new(req, h, DM_READ, begin, end - begin);
 	if (end - begin > DMFS_DATA_ROOM && posix_memalign((void **)&r->bounce, 4096, end - begin)) {
-		request_free(r);
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
@@ -171,6 +177,66 @@ static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t
 	r->reply = (char *)r->iov.iov_base + ((uint64_t)off - begin);
 	r->reply_len = size;
 	request_submit(r);
+}
+
+/*
+ * A large read goes in pieces that other cores help with: most of its time is
+ * copying, out of the page cache and back to the reader.
+ */
+struct parts {
+	struct request *r;
+	atomic_uint left;
+	atomic_int error;
+	struct part {
+		struct dm_bio bio;
+		struct iovec iov;
+	} part[];
+};
+
+static void part_end(struct dm_bio *bio)
+{
+	struct parts *parts = bio->private;
+	struct request *r = parts->r;
+
+	if (bio->error)
+		atomic_store(&parts->error, bio->error);
+	if (atomic_fetch_sub(&parts->left, 1) > 1)
+		return;
+	r->bio.error = atomic_load(&parts->error);
+	g_free(parts);
+	request_end(&r->bio);
+}
+
+static void start_part(void *context, unsigned nr)
+{
+	struct parts *parts = context;
+	const struct dm_bio *whole = &parts->r->bio;
+	struct part *p = &parts->part[nr];
+	uint64_t at = (uint64_t)nr * PART_SECTORS, sectors = MIN(PART_SECTORS, whole->sectors - at);
+
+	p->iov = (struct iovec){(char *)whole->iov->iov_base + (at << DM_SECTOR_SHIFT), sectors << DM_SECTOR_SHIFT};
+	p->bio = (struct dm_bio){
+		.op = DM_READ,
+		.dev = whole->dev,
+		.sector = whole->sector + at,
+		.sectors = sectors,
+		.iov = &p->iov,
+		.iovcnt = 1,
+		.end = part_end,
+		.private = parts,
+	};
+	dm_submit(&p->bio);
+}
+
+static void read_in_parts(struct request *r)
+{
+	unsigned n = (unsigned)((r->bio.sectors + PART_SECTORS - 1) / PART_SECTORS);
+	struct parts *parts = g_malloc(sizeof(*parts) + n * sizeof(parts->part[0]));
+
+	parts->r = r;
+	atomic_init(&parts->left, n);
+	atomic_init(&parts->error, 0);
+	dm_spread_start(&(struct dm_spread_run){start_part, parts, n}, true);
 }
 
 /* --- writes ----------------------------------------------------------------------------- */

@@ -156,6 +156,28 @@ def pattern_part(seed, sector, _all={}):
     return _all[seed][sector * SECTOR:(sector + 3) * SECTOR]
 
 
+def test_large_reads_go_in_parts(fs, backing):
+    """Over the ends of lines, at odd offsets, up to the end; and where one part fails, the read does."""
+    data = pattern(9001)
+    path = backing(9001, data)
+    dev = fs.mkdir("vol", f"{linear(path, 3001)}\n{linear(path, 6000, 3001, 3001)}")
+    with dev.open() as fd, dev.open(os.O_RDONLY | os.O_DIRECT) as direct:
+        for offset, length in ((0, 1 << 20), (777, 1 << 20), (512 * 2000 - 3, 600001), (512 * 7001 + 1, 1 << 20)):
+            assert os.pread(fd, length, offset) == data[offset:offset + length]
+        buf = mmap.mmap(-1, 1 << 20)
+        for sector in (0, 1, 2047, 9001 - 1500):
+            n = os.preadv(direct, [buf], sector * SECTOR)
+            assert buf[:n] == data[sector * SECTOR:(sector << 9) + (1 << 20)] and n
+        dev.load(f"{linear(path, 3001)}\n3001 1 error\n{linear(path, 5999, 3002, 3002)}")
+        for sector in (1000, 2999, 3001):
+            with pytest.raises(OSError) as e:
+                os.preadv(direct, [buf], sector * SECTOR)
+            assert e.value.errno == errno.EIO
+        assert os.preadv(direct, [buf], 3002 * SECTOR) == 1 << 20
+        assert buf[:] == data[3002 * SECTOR:(3002 << 9) + (1 << 20)]
+
+
+
 @pytest.mark.parametrize("direct", [False, True], ids=["buffered", "direct"])
 def test_neighbours_in_one_sector(vol, direct):
     """Writers of parts of the same sectors never undo each other: a sector's read-modify-write is atomic."""

@@ -75,7 +75,7 @@ def test_lines(kernel, fs, backing):
         "0 8192 flakey $D0 0 1 1",
         "0 8192 flakey $D0 1 1 1",
         *wrapped,
-    ], [backing(8192)], except_for=wrapped)
+    ], [backing(8192)], except_for=wrapped, later=lambda text: text.replace(" 2 error_reads error_writes", " 0"))
 
 
 # Features, always down, and which byte of a read of 4 KiB becomes what.  The kernel of our harness forgets to do

@@ -2,10 +2,10 @@
 /*
  * I/O statistics (stats.h).
  *
- * Counters of an area are kept once for each CPU slot and summed up when
+ * Counters of an area are kept once for each CPU slot, no two slots in one cache line, and summed up when
  * printed; what must be exact at a moment (bios in flight and the time since that last
- * changed) is kept once.  Times are taken in nanoseconds; regions without precise_timestamps print
- * milliseconds.
+ * changed) is kept once.  An area is found by a division.  Times are taken in nanoseconds; regions without
+ * precise_timestamps print milliseconds.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,6 +18,7 @@
 
 #define NS_PER_MS 1000000u
 #define MEMORY_SHARE 4 /* of the system's memory may go to statistics: one in this many */
+#define CACHE_LINE 64u
 
 enum { READ, WRITE };
 
@@ -40,9 +41,10 @@ struct region {
 	bool precise;
 	char *program, *aux;
 	GArray *bounds; /* of uint64_t, in the region's unit; NULL: no histogram */
-	size_t counters_size, bytes;
+	size_t counters_size, slot_size, bytes;
 	struct shared *shared; /* [areas] */
-	char *counters;        /* [slots][areas] of counters_size */
+	char *memory;
+	char *counters; /* in memory: [slots] of slot_size, each [areas] of counters_size */
 };
 
 struct last {
@@ -62,7 +64,7 @@ static atomic_ullong allocated;
 
 static struct counters *area_counters(const struct region *r, unsigned slot, uint64_t area)
 {
-	return (struct counters *)(void *)(r->counters + (slot * r->areas + area) * r->counters_size);
+	return (struct counters *)(void *)(r->counters + slot * r->slot_size + area * r->counters_size);
 }
 
 static void add(atomic_ullong *counter, uint64_t n)
@@ -186,12 +188,12 @@ static void region_free(gpointer p)
 	struct region *r = p;
 
 	atomic_fetch_sub(&allocated, r->bytes);
+	g_free(r->memory);
 	g_free(r->program);
 	g_free(r->aux);
 	if (r->bounds)
 		g_array_free(r->bounds, TRUE);
 	g_free(r->shared);
-	g_free(r->counters);
 	g_free(r);
 }
 
@@ -285,25 +287,56 @@ static bool parse_optional(struct dm_args *as, struct region *r)
 	return true;
 }
 
-static int allocate(struct region *r, GError **err)
+/* The bytes of a region and of its parts; false: no number holds them. */
+static bool region_bytes(struct region *r, size_t *shared, size_t *counters, uint64_t *all)
 {
-	uint64_t limit = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / MEMORY_SHARE;
-	uint64_t counters, shared;
+	uint64_t texts =
+	    sizeof *r + strlen(r->program) + strlen(r->aux) + 2 + (r->bounds ? r->bounds->len * sizeof(uint64_t) : 0);
 
 	r->counters_size = sizeof(struct counters) + (r->bounds ? (r->bounds->len + 1) * sizeof(uint64_t) : 0);
-	if (__builtin_mul_overflow(r->areas, dm_gate_slots * r->counters_size, &counters) ||
-	    __builtin_mul_overflow(r->areas, sizeof(struct shared), &shared) ||
-	    __builtin_add_overflow(counters, shared, &counters) || counters > limit ||
-	    atomic_fetch_add(&allocated, counters) + counters > limit) {
-		if (counters <= limit)
-			atomic_fetch_sub(&allocated, counters);
-		return dm_fail(err, ENOMEM, "stats: %" PRIu64 " areas need more memory than statistics may use (%" PRIu64
-			       " bytes)", r->areas, limit);
+	if (r->areas == UINT64_MAX || __builtin_mul_overflow(r->areas, r->counters_size, &r->slot_size) ||
+	    __builtin_add_overflow(r->slot_size, CACHE_LINE - 1, &r->slot_size))
+		return false;
+	r->slot_size &= ~(size_t)(CACHE_LINE - 1);
+	return !__builtin_mul_overflow(r->slot_size, dm_gate_slots, counters) &&
+	       !__builtin_add_overflow(*counters, CACHE_LINE - 1, counters) &&
+	       !__builtin_mul_overflow(r->areas, sizeof(struct shared), shared) &&
+	       !__builtin_add_overflow(*counters, *shared, all) && !__builtin_add_overflow(*all, texts, all);
+}
+
+/* Takes so many bytes from what statistics may use. */
+static int charge(uint64_t bytes, GError **err)
+{
+	uint64_t limit = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / MEMORY_SHARE;
+
+	if (bytes <= limit) {
+		if (atomic_fetch_add(&allocated, bytes) + bytes <= limit)
+			return 0;
+		atomic_fetch_sub(&allocated, bytes);
 	}
-	r->bytes = counters;
+	return dm_fail(err, ENOMEM,
+		       "stats: %" PRIu64 " bytes more is more than statistics may use (%" PRIu64 " in all)", bytes,
+		       limit);
+}
+
+static int allocate(struct region *r, GError **err)
+{
+	size_t counters, shared;
+	uint64_t all;
+	int error;
+
+	if (!region_bytes(r, &shared, &counters, &all))
+		return dm_fail(err, EOVERFLOW, "stats: %" PRIu64 " areas are too many to be counted", r->areas);
+	error = charge(all, err);
+	if (error)
+		return error;
+	r->bytes = all;
 	r->shared = g_try_malloc0(shared);
-	r->counters = g_try_malloc0(counters - shared);
-	return r->shared && r->counters ? 0 : dm_fail(err, ENOMEM, "stats: no memory for %" PRIu64 " areas", r->areas);
+	r->memory = g_try_malloc0(counters);
+	if (!r->shared || !r->memory)
+		return dm_fail(err, ENOMEM, "stats: no memory for %" PRIu64 " areas", r->areas);
+	r->counters = r->memory + (CACHE_LINE - (uintptr_t)r->memory % CACHE_LINE) % CACHE_LINE;
+	return 0;
 }
 
 /* Puts a region into the lowest free id's place, while no bio is inside. */
@@ -381,7 +414,7 @@ static struct region *find(struct dm_mapped *md, int argc, char **argv, int *err
 	return NULL;
 }
 
-static int delete(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
+static int delete (struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
 {
 	int error = argc == 2 ? 0 : invalid(err, argv[0], "one <region_id> is needed");
 	struct region *r = error ? NULL : find(md, argc, argv, &error, err);
@@ -489,11 +522,18 @@ static int set_aux(struct dm_mapped *md, int argc, char **argv, GString *reply, 
 	int error = argc == 3 ? 0 : invalid(err, argv[0], "<region_id> <aux_data> are needed");
 	struct region *r = error ? NULL : find(md, argc, argv, &error, err);
 
-	if (r) {
-		g_free(r->aux);
-		r->aux = g_strdup(argv[2]);
-	}
-	return error;
+	size_t before = r ? strlen(r->aux) : 0, now = r ? strlen(argv[2]) : 0;
+
+	if (!r)
+		return error;
+	error = charge(now, err);
+	if (error)
+		return error;
+	atomic_fetch_sub(&allocated, before);
+	r->bytes = r->bytes - before + now;
+	g_free(r->aux);
+	r->aux = g_strdup(argv[2]);
+	return 0;
 }
 
 static int list(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
@@ -512,8 +552,8 @@ static int list(struct dm_mapped *md, int argc, char **argv, GString *reply, GEr
 		if (r->precise)
 			g_string_append(reply, " precise_timestamps");
 		for (unsigned b = 0; r->bounds && b < r->bounds->len; b++)
-			g_string_append_printf(reply, "%s%" PRIu64, b ? "," : " histogram:",
-					       g_array_index(r->bounds, uint64_t, b));
+			g_string_append_printf(reply, "%s%" PRIu64,
+					       b ? "," : " histogram:", g_array_index(r->bounds, uint64_t, b));
 		g_string_append_c(reply, '\n');
 	}
 	return 0;
@@ -525,9 +565,9 @@ int dm_stats_message(struct dm_mapped *md, int argc, char **argv, GString *reply
 		const char *name;
 		int (*fn)(struct dm_mapped *, int, char **, GString *, GError **);
 	} messages[] = {
-		{"@stats_create", create}, {"@stats_delete", delete},     {"@stats_clear", clear_region},
-		{"@stats_list", list},     {"@stats_print", print},       {"@stats_print_clear", print},
-		{"@stats_set_aux", set_aux},
+	    {"@stats_create", create},	 {"@stats_delete", delete}, {"@stats_clear", clear_region},
+	    {"@stats_list", list},	 {"@stats_print", print},   {"@stats_print_clear", print},
+	    {"@stats_set_aux", set_aux},
 	};
 
 	for (unsigned i = 0; i < G_N_ELEMENTS(messages); i++) {

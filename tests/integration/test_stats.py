@@ -98,7 +98,8 @@ def test_lines_of_a_print(vol):
     ("@stats_create 5+ 10", errno.EINVAL), ("@stats_create 18446744073709551615+2 10", errno.EINVAL),
     ("@stats_create - /10 1 foo", errno.EINVAL), ("@stats_create - /10 1 histogram:3,2", errno.EINVAL),
     ("@stats_create - /10 1 histogram:", errno.EINVAL), ("@stats_create - /10 5 histogram:1", errno.EINVAL),
-    ("@stats_create - /10 0 a b c", errno.EINVAL), ("@stats_create 0+18446744073709551615 1", errno.ENOMEM),
+    ("@stats_create - /10 0 a b c", errno.EINVAL), ("@stats_create 0+18446744073709551615 1", errno.EOVERFLOW),
+    ("@stats_create 0+2305843009213693953 1", errno.EOVERFLOW), ("@stats_create 0+281474976710656 1", errno.ENOMEM),
     ("@stats_list a b", errno.EINVAL), ("@stats_print", errno.EINVAL), ("@stats_print 1 1", errno.EINVAL),
     ("@stats_print 0 x 3", errno.EINVAL), ("@stats_print 77", errno.ENOENT), ("@stats_clear 99", errno.ENOENT),
     ("@stats_set_aux 99 a", errno.ENOENT), ("@stats_delete 5", errno.ENOENT), ("@stats_delete", errno.EINVAL),
@@ -120,3 +121,26 @@ def test_statistics_outlive_a_table(vol):
     vol.load("0 2000 zero")
     direct(vol, "read", 8, 3)
     assert counters(vol, 0)[0][0] == 3
+
+
+def test_what_was_refused_takes_nothing_from_the_memory(vol):
+    """Numbers of areas whose bytes overflow in every way; a region of a fair size fits after them as before."""
+    fair = "@stats_create - /1000"
+    for shift in range(40, 64):
+        for more in (-1, 0, 1, 7):
+            with pytest.raises(OSError) as e:
+                vol.message(f"@stats_create 0+{(1 << shift) + more} 1 1 histogram:1,2,3")
+            assert e.value.errno in (errno.ENOMEM, errno.EOVERFLOW)
+    for _ in range(20):
+        assert vol.message(fair) == "0\n"
+        vol.message("@stats_delete 0")
+
+
+def test_discards_count_as_writes_and_flushes_do_not(vol):
+    vol.message("@stats_create - /1")
+    vol.discard(0, 16 * 512)
+    vol.zero(0, 8 * 512)
+    with vol.open() as fd:
+        os.fsync(fd)
+    got = counters(vol, 0)[0]
+    assert [got[i] for i in (0, 2, 4, 6)] == [0, 0, 2, 24]

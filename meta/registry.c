@@ -303,13 +303,11 @@ static void bind_table(sqlite3_stmt *stmt, int column, const struct dm_registry_
 	sqlite3_bind_int(stmt, column + 3, t->secret);
 }
 
-int dm_registry_save(const struct dm_registry_device *d, const uint64_t drop_ids[2], GError **err)
+static int save_one(const struct dm_registry_device *d, const uint64_t drop_ids[2], GError **err)
 {
 	sqlite3_stmt *stmt = statements[SAVE];
-	int error = begin(err);
+	int error;
 
-	if (error)
-		return error;
 	sqlite3_bind_int64(stmt, 1, d->minor);
 	sqlite3_bind_text(stmt, 2, d->name, -1, SQLITE_STATIC);
 	sqlite3_bind_text(stmt, 3, d->uuid, -1, SQLITE_STATIC);
@@ -320,8 +318,17 @@ int dm_registry_save(const struct dm_registry_device *d, const uint64_t drop_ids
 	sqlite3_bind_int64(stmt, 14, d->image_uid);
 	sqlite3_bind_int64(stmt, 15, d->image_gid);
 	error = step(SAVE, err);
-	if (!error)
-		error = drop_rows(drop_ids, err);
+	return error ? error : drop_rows(drop_ids, err);
+}
+
+int dm_registry_save(const struct dm_registry_device *d, const uint64_t (*drop_ids)[2], size_t n, GError **err)
+{
+	int error = begin(err);
+
+	if (error)
+		return error;
+	for (size_t i = 0; i < n && !error; i++)
+		error = save_one(&d[i], drop_ids[i], err);
 	return end(error, err);
 }
 

@@ -41,8 +41,11 @@ bool dm_registry_is_open(void);
 
 /* Calls fn for each device, by minor; the device is fn's to clear. */
 int dm_registry_each(int (*fn)(struct dm_registry_device *, void *), void *data, GError **err);
-/* Inserts or replaces by minor; rows of tables that no device has any more are dropped with drop_ids (zeroes are skipped). */
-int dm_registry_save(const struct dm_registry_device *d, const uint64_t drop_ids[2], GError **err);
+/*
+ * Inserts or replaces n devices by minor, all or none; the rows of tables that a device does not have any more are
+ * dropped with its drop_ids (zeroes are skipped).
+ */
+int dm_registry_save(const struct dm_registry_device *d, const uint64_t (*drop_ids)[2], size_t n, GError **err);
 int dm_registry_remove(unsigned minor, const uint64_t drop_ids[2], GError **err);
 /* The highest id of a table there is. */
 int dm_registry_max_id(uint64_t *id, GError **err);

@@ -5,6 +5,7 @@
 
 #include "concise.h"
 #include "devices.h"
+#include "state.h"
 
 #define PREFIX "dm-mod.create="
 
@@ -122,6 +123,7 @@ int dm_concise_create(const char *text, const struct dm_opener *who, GError **er
 		p++;
 	if (g_str_has_prefix(p, PREFIX))
 		p += strlen(PREFIX);
+	dm_state_hold();
 	while (!error) {
 		while (g_ascii_isspace(*p) || *p == ';')
 			p++;
@@ -131,6 +133,11 @@ int dm_concise_create(const char *text, const struct dm_opener *who, GError **er
 		if (!error && *p && *p != ';')
 			error = dm_fail(err, EINVAL, "'%.16s' where a ';' or the end should be", p);
 	}
+	/* A crash leaves all of it in the state or nothing. */
+	if (error)
+		dm_state_save_held(NULL, NULL);
+	else
+		error = dm_state_save_held(created, err);
 	for (unsigned i = created->len; i-- > 0;) { /* the last may stand on the first */
 		if (error)
 			dm_remove(created->pdata[i], NULL);

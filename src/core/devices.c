@@ -12,6 +12,12 @@
 static pthread_mutex_t topology = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local bool topology_held;
 
+/*
+ * Held, before the topology, while a name, uuid or minor is taken or given up, until that is in the state too: what
+ * one has given up is not stored for another before it is gone from the first one's row.
+ */
+static pthread_mutex_t naming = PTHREAD_MUTEX_INITIALIZER;
+
 static GHashTable *by_name, *by_uuid, *by_minor;
 static unsigned lowest_free; /* no minor below is free */
 static const char *const *reserved;
@@ -75,40 +81,29 @@ static int take_minor(int wanted, unsigned *out, GError **err)
 	return 0;
 }
 
-int dm_create(const char *name, int minor, struct dm_mapped **out, GError **err)
+/* Under the naming lock, which waits for the state. */
+static void naming_lock(void)
 {
-	struct dm_mapped *md = NULL;
-	unsigned number = 0;
-	int error = check_name(name, err);
-
-	if (error)
-		return error;
-	dm_topology_lock();
-	if (g_hash_table_contains(by_name, name))
-		error = dm_fail(err, EEXIST, "there is a device '%s' already", name);
-	else
-		error = take_minor(minor, &number, err);
-	if (!error) {
-		md = dm_mapped_new(name, number);
-		g_hash_table_insert(by_name, md->name, md);
-		g_hash_table_insert(by_minor, GUINT_TO_POINTER(number), md);
-		dm_mapped_ref(md);
-	}
-	dm_topology_unlock();
-	if (error)
-		return error;
-	error = dm_state_save(md, err);
-	if (error) {
-		dm_remove(md, NULL);
-		dm_mapped_unref(md);
-		return error;
-	}
-	dm_event_added(md);
-	*out = md;
-	return 0;
+	dm_block_begin();
+	pthread_mutex_lock(&naming);
 }
 
-int dm_remove(struct dm_mapped *md, GError **err)
+static void naming_unlock(void)
+{
+	pthread_mutex_unlock(&naming);
+	dm_block_end();
+}
+
+static void enter(struct dm_mapped *md)
+{
+	dm_topology_assert();
+	g_hash_table_insert(by_name, md->name, md);
+	g_hash_table_insert(by_minor, GUINT_TO_POINTER(md->minor), md);
+	if (*md->uuid)
+		g_hash_table_insert(by_uuid, md->uuid, md);
+}
+
+static int take_out(struct dm_mapped *md, GError **err)
 {
 	int error = 0;
 
@@ -128,14 +123,91 @@ int dm_remove(struct dm_mapped *md, GError **err)
 			g_hash_table_remove(by_uuid, md->uuid);
 	}
 	dm_topology_unlock();
+	return error;
+}
+
+/* Out of the tables and out of the state, or neither. */
+static int forget(struct dm_mapped *md, GError **err)
+{
+	int error = take_out(md, err);
+
 	if (error)
 		return error;
 	error = dm_state_remove(md, err);
+	if (error) {
+		dm_topology_lock();
+		md->removed = false;
+		enter(md);
+		dm_topology_unlock();
+	}
+	return error;
+}
+
+/* The end of a device that was taken out, and of the tables' reference. */
+static void shut_down(struct dm_mapped *md)
+{
 	dm_block_begin();
 	dm_mapped_shutdown(md);
 	dm_block_end();
 	dm_event_removed(md);
 	dm_mapped_unref(md);
+}
+
+static int create(const char *name, int minor, struct dm_mapped **out, GError **err)
+{
+	unsigned number = 0;
+	int error = 0;
+
+	dm_topology_lock();
+	if (g_hash_table_contains(by_name, name))
+		error = dm_fail(err, EEXIST, "there is a device '%s' already", name);
+	else
+		error = take_minor(minor, &number, err);
+	if (!error) {
+		*out = dm_mapped_new(name, number);
+		enter(*out);
+		dm_mapped_ref(*out);
+	}
+	dm_topology_unlock();
+	return error;
+}
+
+int dm_create(const char *name, int minor, struct dm_mapped **out, GError **err)
+{
+	struct dm_mapped *md = NULL;
+	int error = check_name(name, err);
+	bool gone = false;
+
+	if (error)
+		return error;
+	naming_lock();
+	error = create(name, minor, &md, err);
+	if (!error) {
+		error = dm_state_save(md, err);
+		gone = error && !take_out(md, NULL);
+	}
+	naming_unlock();
+	if (!error) {
+		dm_event_added(md);
+		*out = md;
+		return 0;
+	}
+	if (gone)
+		shut_down(md);
+	if (md)
+		dm_mapped_unref(md);
+	return error;
+}
+
+int dm_remove(struct dm_mapped *md, GError **err)
+{
+	int error;
+
+	naming_lock();
+	error = forget(md, err);
+	naming_unlock();
+	if (!error)
+		shut_down(md);
 	return error;
 }
 
@@ -161,49 +233,67 @@ static int set_name(struct dm_mapped *md, const char *name, char **old, GError *
 
 int dm_rename(struct dm_mapped *md, const char *name, GError **err)
 {
-	g_autofree char *old_name = NULL;
+	g_autofree char *old_name = NULL, *new_name = NULL;
 	int error = check_name(name, err);
 
-	if (!error)
-		error = set_name(md, name, &old_name, err);
 	if (error)
 		return error;
-	error = dm_state_save(md, err);
-	if (error) {
-		g_autofree char *new_name = NULL;
-
-		set_name(md, old_name, &new_name, NULL);
-		return error;
+	naming_lock();
+	error = set_name(md, name, &old_name, err);
+	if (!error) {
+		error = dm_state_save(md, err);
+		if (error)
+			set_name(md, old_name, &new_name, NULL);
 	}
-	dm_event_renamed(md, old_name);
-	return 0;
+	naming_unlock();
+	if (!error)
+		dm_event_renamed(md, old_name);
+	return error;
+}
+
+/* The part under the lock; an empty uuid takes it away. */
+static int give_uuid(struct dm_mapped *md, const char *uuid, GError **err)
+{
+	int error = 0;
+
+	dm_topology_lock();
+	if (md->removed) {
+		error = dm_fail(err, ENXIO, "the device was removed");
+	} else if (*md->uuid && *uuid) {
+		error = dm_fail(err, EINVAL, "the uuid is set already, to '%s'", md->uuid);
+	} else if (g_hash_table_contains(by_uuid, uuid)) {
+		error = dm_fail(err, EBUSY, "another device has the uuid '%s'", uuid);
+	} else {
+		g_hash_table_remove(by_uuid, md->uuid);
+		g_free(md->uuid);
+		md->uuid = g_strdup(uuid);
+		if (*uuid)
+			g_hash_table_insert(by_uuid, md->uuid, md);
+	}
+	dm_topology_unlock();
+	return error;
 }
 
 int dm_set_uuid(struct dm_mapped *md, const char *uuid, GError **err)
 {
 	size_t len = strlen(uuid);
-	int error = 0;
+	int error;
 
 	if (!len)
 		return dm_fail(err, EINVAL, "the uuid is empty");
 	if (len > DM_UUID_MAX)
 		return dm_fail(err, ENAMETOOLONG, "uuid is %zu bytes long, the most is %d", len, DM_UUID_MAX);
-	dm_topology_lock();
-	if (md->removed) {
-		error = dm_fail(err, ENXIO, "the device was removed");
-	} else if (*md->uuid) {
-		error = dm_fail(err, EINVAL, "the uuid is set already, to '%s'", md->uuid);
-	} else if (g_hash_table_contains(by_uuid, uuid)) {
-		error = dm_fail(err, EBUSY, "another device has the uuid '%s'", uuid);
-	} else {
-		g_free(md->uuid);
-		md->uuid = g_strdup(uuid);
-		g_hash_table_insert(by_uuid, md->uuid, md);
+	naming_lock();
+	error = give_uuid(md, uuid, err);
+	if (!error) {
+		error = dm_state_save(md, err);
+		if (error)
+			give_uuid(md, "", NULL);
 	}
-	dm_topology_unlock();
+	naming_unlock();
 	if (!error)
 		dm_event_uuid_set(md);
-	return error ? error : dm_state_save(md, err);
+	return error;
 }
 
 bool dm_mapped_removed(struct dm_mapped *md)

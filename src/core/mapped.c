@@ -27,7 +27,6 @@ struct dm_mapped *dm_mapped_new(const char *name, unsigned minor)
 	dm_gate_init(&md->gate);
 	pthread_mutex_init(&md->control, NULL);
 	pthread_mutex_init(&md->lock, NULL);
-	pthread_mutex_init(&md->saving, NULL);
 	pthread_mutex_init(&md->stats_lock, NULL);
 	dm_bio_list_init(&md->deferred);
 	md->name = g_strdup(name);
@@ -58,7 +57,6 @@ void dm_mapped_free(struct dm_mapped *md)
 	pthread_mutex_destroy(&md->stats_lock);
 	dm_events_free(md);
 	dm_unloaded_free(md->unloaded);
-	pthread_mutex_destroy(&md->saving);
 	dm_gate_destroy(&md->gate);
 	pthread_mutex_destroy(&md->control);
 	pthread_mutex_destroy(&md->lock);
@@ -398,8 +396,12 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 
 int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly, GError **err)
 {
-	atomic_store(&md->readonly, readonly);
-	return dm_state_save(md, err);
+	bool before = atomic_exchange(&md->readonly, readonly);
+	int error = dm_state_save(md, err);
+
+	if (error)
+		atomic_store(&md->readonly, before);
+	return error;
 }
 
 void dm_mapped_shutdown(struct dm_mapped *md)

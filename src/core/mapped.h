@@ -45,7 +45,8 @@ struct dm_mapped {
 	unsigned depth;      /* at least the longest way down through devices it stands on */
 	GHashTable *tables; /* all tables built for it: live, inactive, drafts */
 	unsigned visited; /* by the search for loops */
-	pthread_mutex_t saving;   /* state.c's, for the next two */
+	/* state.c's, under its lock */
+	bool stored;
 	uint64_t saved_ids[2];
 	struct dm_unloaded *unloaded;
 	struct dm_events *events; /* events.c's; NULL: nobody ever listened */

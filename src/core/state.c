@@ -11,6 +11,10 @@
 _Thread_local bool dm_print_minors;
 
 static bool restoring;
+static _Thread_local bool held;
+
+/* One save at a time, so that what is stored last is the latest; md->unloaded and md->saved_ids are its, too. */
+static pthread_mutex_t saving = PTHREAD_MUTEX_INITIALIZER;
 
 /* What could not be loaded at the start: stays in the database until a new table takes its place. */
 struct dm_unloaded {
@@ -48,41 +52,83 @@ static void dropped_ids(struct dm_mapped *md, uint64_t live, uint64_t inactive, 
 		drop[i] = md->saved_ids[i] != live && md->saved_ids[i] != inactive ? md->saved_ids[i] : 0;
 }
 
-int dm_state_save(struct dm_mapped *md, GError **err)
-{
-	struct dm_registry_device d = {0};
+/* A device on its way into the database. */
+struct kept {
+	struct dm_mapped *md;
 	struct dm_table *live, *inactive;
-	uint64_t drop[2];
+};
+
+static struct kept gather(struct dm_mapped *md, struct dm_registry_device *d, uint64_t drop[2])
+{
+	struct kept k = {md, dm_mapped_live(md), dm_mapped_inactive(md)};
+
+	memset(d, 0, sizeof *d);
+	d->minor = md->minor;
+	d->name = dm_mapped_dup_name(md);
+	d->uuid = dm_mapped_dup_uuid(md);
+	d->readonly = atomic_load(&md->readonly);
+	d->live = describe(k.live, md->unloaded ? &md->unloaded->live : NULL);
+	d->inactive = describe(k.inactive, md->unloaded ? &md->unloaded->inactive : NULL);
+	d->image_mode = 0600;
+	if (dm_front && dm_front->get_owner)
+		dm_front->get_owner(md, &d->image_mode, &d->image_uid, &d->image_gid);
+	dropped_ids(md, d->live.id, d->inactive.id, drop);
+	return k;
+}
+
+static void settle(struct kept *k, struct dm_registry_device *d, bool stored)
+{
+	if (stored) {
+		k->md->stored = true;
+		k->md->saved_ids[0] = d->live.id;
+		k->md->saved_ids[1] = d->inactive.id;
+	}
+	dm_registry_device_clear(d);
+	dm_table_unref(k->live);
+	dm_table_unref(k->inactive);
+}
+
+/* What is removed is not stored again: dm_state_remove() comes when it is marked so, and under the same lock. */
+static int save(struct dm_mapped *const *devices, size_t n, GError **err)
+{
+	g_autofree struct dm_registry_device *d = g_new0(struct dm_registry_device, n);
+	g_autofree uint64_t(*drop)[2] = g_malloc0_n(n, sizeof *drop);
+	g_autofree struct kept *kept = g_new0(struct kept, n);
+	size_t m = 0;
 	int error;
 
-	if (restoring || !dm_registry_is_open())
-		return 0;
 	dm_block_begin();
-	/* One save of a device at a time, so that the last one stored is the latest. */
-	pthread_mutex_lock(&md->saving);
-	live = dm_mapped_live(md);
-	inactive = dm_mapped_inactive(md);
-	d.minor = md->minor;
-	d.name = dm_mapped_dup_name(md);
-	d.uuid = dm_mapped_dup_uuid(md);
-	d.readonly = atomic_load(&md->readonly);
-	d.live = describe(live, md->unloaded ? &md->unloaded->live : NULL);
-	d.inactive = describe(inactive, md->unloaded ? &md->unloaded->inactive : NULL);
-	d.image_mode = 0600;
-	if (dm_front && dm_front->get_owner)
-		dm_front->get_owner(md, &d.image_mode, &d.image_uid, &d.image_gid);
-	dropped_ids(md, d.live.id, d.inactive.id, drop);
-	error = dm_registry_save(&d, drop, err);
-	if (!error) {
-		md->saved_ids[0] = d.live.id;
-		md->saved_ids[1] = d.inactive.id;
+	pthread_mutex_lock(&saving);
+	for (size_t i = 0; i < n; i++) {
+		if (dm_mapped_removed(devices[i]))
+			continue;
+		kept[m] = gather(devices[i], &d[m], drop[m]);
+		m++;
 	}
-	dm_registry_device_clear(&d);
-	pthread_mutex_unlock(&md->saving);
-	dm_table_unref(live);
-	dm_table_unref(inactive);
+	error = m ? dm_registry_save(d, (const uint64_t(*)[2])drop, m, err) : 0;
+	for (size_t i = 0; i < m; i++)
+		settle(&kept[i], &d[i], !error);
+	pthread_mutex_unlock(&saving);
 	dm_block_end();
 	return error;
+}
+
+int dm_state_save(struct dm_mapped *md, GError **err)
+{
+	return restoring || held || !dm_registry_is_open() ? 0 : save(&md, 1, err);
+}
+
+void dm_state_hold(void)
+{
+	held = true;
+}
+
+int dm_state_save_held(GPtrArray *devices, GError **err)
+{
+	held = false;
+	if (!devices || restoring || !dm_registry_is_open() || !devices->len)
+		return 0;
+	return save((struct dm_mapped *const *)devices->pdata, devices->len, err);
 }
 
 int dm_state_remove(struct dm_mapped *md, GError **err)
@@ -92,9 +138,9 @@ int dm_state_remove(struct dm_mapped *md, GError **err)
 	if (restoring || !dm_registry_is_open())
 		return 0;
 	dm_block_begin();
-	pthread_mutex_lock(&md->saving);
-	error = dm_registry_remove(md->minor, md->saved_ids, err);
-	pthread_mutex_unlock(&md->saving);
+	pthread_mutex_lock(&saving);
+	error = md->stored ? dm_registry_remove(md->minor, md->saved_ids, err) : 0;
+	pthread_mutex_unlock(&saving);
 	dm_block_end();
 	return error;
 }
@@ -110,12 +156,12 @@ void dm_unloaded_free(struct dm_unloaded *u)
 
 void dm_unloaded_drop(struct dm_mapped *md, bool live, bool inactive)
 {
-	pthread_mutex_lock(&md->saving);
+	pthread_mutex_lock(&saving);
 	if (md->unloaded && live)
 		g_clear_pointer(&md->unloaded->live.text, g_free);
 	if (md->unloaded && inactive)
 		g_clear_pointer(&md->unloaded->inactive.text, g_free);
-	pthread_mutex_unlock(&md->saving);
+	pthread_mutex_unlock(&saving);
 }
 
 /* --- bringing back ------------------------------------------------------------------------ */
@@ -151,6 +197,7 @@ static int make_device(struct dm_registry_device *d, void *data)
 		return 0;
 	}
 	atomic_store(&md->readonly, d->readonly);
+	md->stored = true;
 	md->saved_ids[0] = d->live.id;
 	md->saved_ids[1] = d->inactive.id;
 	if (dm_front && dm_front->set_owner)

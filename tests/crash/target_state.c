@@ -21,8 +21,8 @@ struct kept {
 	char *dir, *path;
 	char *devices[MINORS]; /* as printed; NULL: there is none */
 	char *rows[MINORS][KEYS];
-	GPtrArray *states;     /* after each change; the first is the empty one */
-	GPtrArray *expected;   /* what each change should have made */
+	GPtrArray *states;   /* after each change; the first is the empty one */
+	GPtrArray *expected; /* what each change should have made */
 };
 
 static void forget_kept(void *p)
@@ -67,8 +67,8 @@ static struct kept *kept(struct lab *lab)
 
 static char *print_device(const struct dm_registry_device *d)
 {
-	return g_strdup_printf("%u %s %s %d live %s %" PRIu64 " %d %d inactive %s %" PRIu64 " image %o %u %u\n", d->minor,
-			       d->name, d->uuid, d->readonly, d->live.text ? d->live.text : "-", d->live.id,
+	return g_strdup_printf("%u %s %s %d live %s %" PRIu64 " %d %d inactive %s %" PRIu64 " image %o %u %u\n",
+			       d->minor, d->name, d->uuid, d->readonly, d->live.text ? d->live.text : "-", d->live.id,
 			       d->live.readonly, d->live.secret, d->inactive.text ? d->inactive.text : "-",
 			       d->inactive.id, d->image_mode, d->image_uid, d->image_gid);
 }
@@ -127,22 +127,35 @@ static void set(char **at, char *text)
 	*at = text;
 }
 
+/* One device, or two at once. */
 static int save(struct lab *lab, struct kept *k, unsigned minor, unsigned number, GError **err)
 {
-	g_autofree char *name = g_strdup_printf("device%u-%u", minor, number);
 	g_autofree char *table = g_strnfill(lab_random(lab, 4) ? 10 + lab_random(lab, 300) : 9000, 'a' + number % 26);
-	struct dm_registry_device d = {
-		.minor = minor,
-		.name = name,
-		.uuid = number % 3 ? (char *)"" : name,
-		.readonly = number % 2,
-		.live = {.text = table, .id = minor + 1, .readonly = number % 5 == 0},
-		.inactive = {.text = number % 4 ? NULL : table, .id = number % 4 ? 0 : 100 + number},
-		.image_mode = 0600,
-	};
+	struct dm_registry_device d[2];
+	unsigned n = 1 + lab_random(lab, 2);
+	const uint64_t none[2][2] = {{0}};
+	char *names[2];
+	int error;
 
-	set(&k->devices[minor], print_device(&d));
-	return dm_registry_save(&d, (uint64_t[2]){0, 0}, err);
+	for (unsigned i = 0; i < n; i++) {
+		unsigned m = (minor + i) % MINORS;
+
+		names[i] = g_strdup_printf("device%u-%u", m, number);
+		d[i] = (struct dm_registry_device){
+		    .minor = m,
+		    .name = names[i],
+		    .uuid = number % 3 ? (char *)"" : names[i],
+		    .readonly = number % 2,
+		    .live = {.text = table, .id = m + 1, .readonly = number % 5 == 0},
+		    .inactive = {.text = number % 4 ? NULL : table, .id = number % 4 ? 0 : 100 + number},
+		    .image_mode = 0600,
+		};
+		set(&k->devices[m], print_device(&d[i]));
+	}
+	error = dm_registry_save(d, none, n, err);
+	for (unsigned i = 0; i < n; i++)
+		g_free(names[i]);
+	return error;
 }
 
 static int drop(struct kept *k, unsigned minor, GError **err)
@@ -165,7 +178,8 @@ static int save_rows(struct lab *lab, struct kept *k, unsigned minor, unsigned n
 			set(&k->rows[minor][i], NULL);
 		if (lab_random(lab, 2))
 			continue;
-		changes[n] = (struct dm_registry_change){i, lab_random(lab, 3) ? value : NULL, 1 + lab_random(lab, 4000)};
+		changes[n] =
+		    (struct dm_registry_change){i, lab_random(lab, 3) ? value : NULL, 1 + lab_random(lab, 4000)};
 		set(&k->rows[minor][i], changes[n].value ? print_row(i, value, changes[n].len) : NULL);
 		n++;
 	}
@@ -223,7 +237,8 @@ static void use(struct lab *lab, unsigned changes)
 		if (!seen && lab_faulty(lab))
 			return;
 		if (g_strcmp0(seen, k->expected->pdata[i]))
-			lab_fail(lab, "after change %u the database is\n%snot\n%s", i, seen, (char *)k->expected->pdata[i]);
+			lab_fail(lab, "after change %u the database is\n%snot\n%s", i, seen,
+				 (char *)k->expected->pdata[i]);
 		g_ptr_array_add(k->states, g_strdup(k->expected->pdata[i]));
 		lab_step(lab, "done %u", i);
 	}
@@ -253,16 +268,17 @@ static int check_state(struct lab *lab, GError **err)
 		return 0;
 	if (lab_reached(lab, "begin %u", done + 1) && !strcmp(seen, k->expected->pdata[done + 1]))
 		return 0;
-	return dm_fail(err, EIO, "after change %u the database is\n%snot\n%s", done, seen, (char *)k->states->pdata[done]);
+	return dm_fail(err, EIO, "after change %u the database is\n%snot\n%s", done, seen,
+		       (char *)k->states->pdata[done]);
 }
 
 LAB_CUSTOMER(state) = {
-	.slices = {{"db", 2048}, {"journal", 1024}},
-	.open = open_state,
-	.close = close_state,
-	.workload = use_state,
-	.fault_workload = use_shortly,
-	.check = check_state,
+    .slices = {{"db", 2048}, {"journal", 1024}},
+    .open = open_state,
+    .close = close_state,
+    .workload = use_state,
+    .fault_workload = use_shortly,
+    .check = check_state,
 };
 
 /* The laboratory's own test: SQLite is told that all is synced, which is not so. */

@@ -5,8 +5,11 @@ import hashlib
 import os
 import sqlite3
 import threading
+import time
 
 import pytest
+
+from mounted import quote
 
 
 @pytest.fixture
@@ -224,9 +227,119 @@ def test_killed_at_any_moment_it_is_the_old_or_the_new(dmfs, state, rounds):
         e.unmount()
 
 
+def test_a_killed_concise_is_there_as_a_whole_or_not_at_all(dmfs, state):
+    """The daemon is killed while texts of many devices are written."""
+    text = ";".join(f"{{0}}-{i},uuid-{{0}}-{i},,rw,0 8 zero,8 {8 + i} error" for i in range(100))
+    for moment in range(4):
+        d = dmfs(state=state)
+        written = []
+
+        def work():
+            try:
+                while True:
+                    d.write("concise", text.format(f"c{moment}-{len(written)}"))
+                    written.append(True)
+            except OSError:
+                pass
+
+        t = threading.Thread(target=work)
+        t.start()
+        while len(written) < 2 + moment and t.is_alive():
+            t.join(0.001)
+        d.kill()
+        t.join(60)
+        d.close()
+        d = dmfs(state=state)
+        sizes = {}
+        for name in d.devices():
+            sizes[name.rsplit("-", 1)[0]] = sizes.get(name.rsplit("-", 1)[0], 0) + 1
+        assert len(written) <= len(sizes) <= len(written) + 1, sizes
+        assert set(sizes.values()) == {100}, sizes
+        for name in d.devices()[::37]:
+            assert d[name].table().startswith("0 8 zero\n8 ") and d[name].read("uuid") == f"uuid-{name}\n"
+        d.write("control", "".join(f"remove {name}\n" for name in d.devices()))
+        d.unmount()
+
+
+def test_names_and_minors_that_go_round_are_stored_for_the_right_device(dmfs, state):
+    """Threads take the names and minors that others give up at this moment: the state is what was last there."""
+    d = dmfs(state=state)
+    over = threading.Event()
+
+    def work(me):
+        while not over.is_set():
+            for old, new in ((f"mine{me}", "shared"), ("shared", f"mine{me}")):
+                try:
+                    os.rename(d.path(old), d.path(new))
+                except OSError:
+                    pass
+            for act in (lambda: d.mkdir(f"new{me}", f"0 {8 + me} zero"), lambda: d[f"new{me}"].remove()):
+                try:
+                    act()
+                except OSError:
+                    pass
+
+    for me in range(6):
+        d.mkdir(f"mine{me}")
+    threads = [threading.Thread(target=work, args=[me]) for me in range(6)]
+    for t in threads:
+        t.start()
+    threads[0].join(1)
+    over.set()
+    for t in threads:
+        t.join(60)
+    before = {name: (d[name].table(), d[name].read("dev")) for name in d.devices()}
+    assert len(before) >= 6
+    d.kill()
+    d.close()
+    d = dmfs(state=state)
+    assert {name: (d[name].table(), d[name].read("dev")) for name in d.devices()} == before
+
+
 def test_none_means_no_state(dmfs, work):
     d = dmfs(state="none")
     d.mkdir("v", "0 8 zero")
     d.unmount()
     assert os.listdir(work) == []
     assert not os.path.exists("/none")
+
+
+STACKS, HIGH = 2000, 5
+
+
+def test_ten_thousand_devices_come_back_in_seconds(dmfs, state, backing):
+    """Stacks, stored with the highest device first; and one more change costs no more than with a few devices."""
+    path = backing(8 * STACKS)
+    d = dmfs(state=state)
+    d.mkdir("model", f"0 8 linear {quote(path)} 0")
+    d.unmount()
+    with sqlite3.connect(state) as db:
+        model = list(db.execute("SELECT * FROM device").fetchone())
+        model[4] = None
+        rows = []
+        for i in range(STACKS):
+            for level in range(HIGH):
+                minor = 1 + i * HIGH + HIGH - 1 - level
+                line = f"0 8 linear 0:{minor + 1} 0\n" if level else f"0 8 linear {quote(path)} {8 * i}\n"
+                rows.append([minor, f"s{i}-{level}", f"uuid-{minor}", model[3], line, minor, *model[6:]])
+        db.executemany(f"INSERT INTO device VALUES ({','.join('?' * len(model))})", rows)
+    db.close()
+    start = time.monotonic()
+    d = dmfs(state=state)
+    took = time.monotonic() - start
+    print(f"{len(rows)} devices came back in {took:.2f} s, {d.rss_kib() / 1024:.0f} MiB")
+    assert took < 20
+    assert len(d.devices()) == len(rows) + 1
+    assert not d.read("log")
+    for i in (0, 777, STACKS - 1):
+        top = d[f"s{i}-{HIGH - 1}"]
+        assert top.table() == f"0 8 linear s{i}-{HIGH - 2} 0\n"
+        top.pwrite(b"%-512d" % i, 0, sync=True)
+        with open(path, "rb") as f:
+            assert os.pread(f.fileno(), 512, i * 4096) == b"%-512d" % i
+    top = d[f"s5-{HIGH - 1}"]
+    top.load("0 8 zero")
+    top.remove()
+    start = time.monotonic()
+    assert d.unmount() == 0
+    print(f"unmounted in {time.monotonic() - start:.2f} s")

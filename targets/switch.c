@@ -358,6 +358,18 @@ static void switch_free(struct dm_target *ti, struct switcher *s)
 }
 
 /* An offset may have a '+' before it: the kernel reads it so. */
+/* Said here too, for the table of regions is as large as the target: a length out of all proportion costs no memory. */
+static int check_size(struct dm_target *ti, const struct path *p, const char *name, GError **err)
+{
+	uint64_t sectors = dm_dev_sectors(p->dev);
+
+	if (p->start <= sectors && ti->len <= sectors - p->start)
+		return 0;
+	return dm_fail(err, EINVAL,
+		       "switch: %s too small for target: start=%" PRIu64 ", len=%" PRIu64 ", dev_size=%" PRIu64, name,
+		       p->start, ti->len, sectors);
+}
+
 static int parse_paths(struct dm_target *ti, struct switcher *s, char **argv, GError **err)
 {
 	int error = 0;
@@ -369,6 +381,8 @@ static int parse_paths(struct dm_target *ti, struct switcher *s, char **argv, GE
 				    &s->paths[i].start, err);
 		if (!error)
 			error = dm_get_device(ti, argv[2 * i], dm_target_mode(ti), &s->paths[i].dev, err);
+		if (!error)
+			error = check_size(ti, &s->paths[i], argv[2 * i], err);
 	}
 	return error;
 }

@@ -189,8 +189,13 @@ static int make_device(struct dm_registry_device *d, void *data)
 		return 0;
 	}
 	error = dm_create(d->name, (int)d->minor, &md, &err);
-	if (!error && *d->uuid)
+	if (!error && *d->uuid) {
 		error = dm_set_uuid(md, d->uuid, &err);
+		if (error) {
+			dm_remove(md, NULL);
+			dm_mapped_unref(md);
+		}
+	}
 	if (error) {
 		dm_log_err("state: device '%s', minor %u: %s", d->name, d->minor, err->message);
 		dm_registry_device_clear(d);

@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	g_autofree char *text = fuzz_text(data, size);
 	g_autoptr(GString) first = g_string_new(NULL), second = g_string_new(NULL);
-	struct dm_opener self = dm_opener_self();
+	struct dm_opener self = fuzz_opener();
 
 	if (dm_concise_create(text, &self, NULL)) {
 		if (count())

@@ -1,51 +1,103 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Messages, one a line, to a device of several targets; statistics among them, with I/O between. */
+/*
+ * Messages to targets: the first byte says to which, the rest is messages,
+ * a line each, with a little I/O between them and everything printed at the end.
+ */
 #include "core/message.h"
 #include "fuzz.h"
 
-static struct dm_mapped *md;
+static const char *const tables[] = {
+    "0 1024 dust f0 0 512",
+    "0 1024 switch 3 7 0 f0 0 f1 5 f2 8",
+    "0 1024 flakey f0 0 1 1 2 random_write_corrupt 1000",
+    "0 1024 delay f0 0 0",
+    "0 1024 log-writes f0 f1",
+    "0 1024 mirror core 2 64 nosync 2 f0 0 f1 0 1 handle_errors",
+    "0 1024 clone f0 f1 f2 8 1 no_hydration",
+    "0 1024 snapshot f0 f1 P 8",
+    "0 1024 crypt aes-xts-plain64 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff 0 f0 0",
+    "0 1024 thin-pool f0 f1 128 0",
+    "0 1024 thin 0:0 0",
+    "0 512 linear f0 0\n512 512 dust f1 0 4096",
+};
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	g_autofree char *table = NULL;
-	struct dm_opener self = dm_opener_self();
+	fuzz_start();
+	return 0;
+}
+
+static struct dm_mapped *make(const char *name, const char *table)
+{
+	g_autofree char *text = fuzz_text((const uint8_t *)table, strlen(table));
+	struct dm_mapped *md;
 	struct dm_table *t;
 
-	fuzz_start();
-	if (dm_create("fuzz", -1, &md, NULL))
+	if (dm_create(name, -1, &md, NULL))
 		abort();
-	table = g_strdup_printf("0 1024 linear %s/f0 0", fuzz_dir);
-	t = dm_table_new(md, DM_MODE_RW, &self);
-	if (dm_table_add_line(t, table, NULL) || dm_table_complete(t, NULL) || dm_mapped_swap(md, t, NULL, NULL, NULL))
+	t = fuzz_build(md, text);
+	if (!t || dm_mapped_swap(md, t, NULL, NULL, NULL))
 		abort();
-	return 0;
+	return md;
+}
+
+static void send(struct dm_mapped *md, const char *line)
+{
+	g_autofree char *copy = g_strdup(line);
+	g_autoptr(GString) reply = g_string_new(NULL);
+	g_autoptr(GError) err = NULL;
+	struct dm_opener who = fuzz_opener();
+	int error = dm_mapped_message(md, copy, &who, reply, &err);
+
+	if (error > 0 || (error && !err))
+		g_error("'%s': %d, and no text", line, error);
+}
+
+static void print(struct dm_mapped *md)
+{
+	g_autoptr(GString) out = g_string_new(NULL);
+	struct dm_table *t = dm_mapped_live(md);
+
+	dm_table_print(t, DM_STATUS_TABLE, out);
+	dm_table_print(t, DM_STATUS_INFO, out);
+	dm_table_unref(t);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	g_autofree char *text = fuzz_text(data, size);
-	g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-	struct dm_opener self = dm_opener_self();
-	char sector[1024];
+	static char buffer[8 * 512];
+	struct dm_mapped *md, *pool = NULL;
+	g_autofree char *text = NULL;
+	g_auto(GStrv) lines = NULL;
+	unsigned which;
 
-	for (unsigned i = 0; lines[i] && i < 64; i++) {
-		g_autoptr(GString) reply = g_string_new(NULL);
-
-		/* An area a sector of a huge range is slow to make, not wrong. */
-		if (strstr(lines[i], "create") && strlen(lines[i]) > 40)
-			continue;
-		dm_mapped_message(md, lines[i], &self, reply, NULL);
-		dm_read_sync(&md->dev, i, 2, sector, 0);
+	if (!size)
+		return 0;
+	which = data[0] % G_N_ELEMENTS(tables);
+	text = fuzz_text(data + 1, size - 1);
+	lines = g_strsplit(text, "\n", 32);
+	fuzz_reset();
+	if (strstr(tables[which], "thin 0:0")) {
+		pool = make("pool", "0 1024 thin-pool f0 f1 128 0");
+		send(pool, "create_thin 0");
 	}
-	for (;;) {
-		char list[] = "@stats_list", delete[32];
-		g_autoptr(GString) reply = g_string_new(NULL);
-
-		dm_mapped_message(md, list, &self, reply, NULL);
-		if (!reply->len)
-			break;
-		g_snprintf(delete, sizeof delete, "@stats_delete %d", atoi(reply->str));
-		dm_mapped_message(md, delete, &self, reply, NULL);
+	md = make("fuzz", tables[which]);
+	for (unsigned i = 0; lines[i]; i++) {
+		send(pool && i % 2 ? pool : md, lines[i]);
+		if (i % 2)
+			dm_read_sync(&md->dev, i * 17 % 1016, 8, buffer, 0);
+		else
+			dm_write_sync(&md->dev, i * 29 % 1016, 8, buffer, 0);
+	}
+	print(md);
+	if (dm_remove(md, NULL))
+		abort();
+	dm_mapped_unref(md);
+	if (pool) {
+		print(pool);
+		if (dm_remove(pool, NULL))
+			abort();
+		dm_mapped_unref(pool);
 	}
 	return 0;
 }

@@ -176,10 +176,11 @@ def test_hostile_rows_do_no_harm(dmfs, state):
             db.execute(f"INSERT INTO device VALUES ({','.join('?' * len(row))})",
                        [i, name] + row[2:4] + [table] + row[5:])
         db.execute(f"INSERT INTO device VALUES ({','.join('?' * len(row))})", [-5, "minus"] + row[2:])
+        db.execute(f"INSERT INTO device VALUES ({','.join('?' * len(row))})", [30, "uuid", "u" * 129] + row[3:])
     db.close()
     d = dmfs(state=state)
     assert d["good"].table() == "0 8 zero\n"
-    assert "a/b" not in d.devices()
+    assert "a/b" not in d.devices() and "uuid" not in d.devices()
     for name in ("loop", "big", "junk"):
         assert d[name].table() == "" and d[name].error()
 

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A clone's metadata with damage behind good checksums: the input says which
+ * bytes of a small clone's metadata to change and what then to do with it.  Whatever comes of it,
+ * nothing may crash or run for ever, and the bits in memory stay consistent.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <dmfs/block_manager.h>
+#include <dmfs/le.h>
+#include <dmfs/target.h>
+
+#include "../../targets/clone/metadata.h"
+
+#define SECTORS 512u
+#define BLOCKS (SECTORS / 8)
+#define REGION 8u
+#define REGIONS 33000u /* a bitset of two blocks */
+
+struct mem {
+	struct dm_dev dev;
+	uint8_t data[SECTORS * 512];
+};
+
+static void mem_submit(struct dm_dev *dev, struct dm_bio *bio)
+{
+	struct mem *m = (struct mem *)dev;
+	size_t len = bio->sectors * 512;
+
+	if (bio->op != DM_FLUSH && (bio->sector > SECTORS || bio->sectors > SECTORS - bio->sector)) {
+		dm_bio_end(bio, -EIO);
+		return;
+	}
+	if (bio->op == DM_READ)
+		dm_iov_write(bio->iov, bio->iovcnt, 0, m->data + bio->sector * 512, len);
+	else if (bio->op == DM_WRITE)
+		dm_iov_read(bio->iov, bio->iovcnt, 0, m->data + bio->sector * 512, len);
+	dm_bio_end(bio, 0);
+}
+
+static uint64_t mem_sectors(struct dm_dev *dev)
+{
+	return SECTORS;
+}
+
+static void mem_free(struct dm_dev *dev)
+{
+}
+
+static const struct dm_dev_ops mem_ops = {.submit = mem_submit, .sectors = mem_sectors, .free = mem_free};
+static struct mem mem;
+static uint8_t good[sizeof(mem.data)];
+
+static int open_it(struct clone_md **md)
+{
+	return clone_md_open(&mem.dev, (uint64_t)REGIONS * REGION, REGION, md, NULL);
+}
+
+static void make_good(void)
+{
+	struct clone_md *md;
+
+	mem.dev.ops = &mem_ops;
+	mem.dev.mode = DM_MODE_RW;
+	atomic_init(&mem.dev.refs, 1);
+	if (open_it(&md))
+		abort();
+	for (unsigned i = 0; i < 30000; i++)
+		clone_md_set(md, i * 13 % REGIONS);
+	if (clone_md_commit(md, &mem.dev))
+		abort();
+	clone_md_close(md);
+	memcpy(good, mem.data, sizeof good);
+}
+
+/* Which kind a block was tells its checksum's seed: superblock, bitset, btree, index, bitmap. */
+static uint32_t seed_of(unsigned b)
+{
+	static const uint32_t seeds[] = {257649492, 595846735, 121107, 160478, 240779};
+	const uint8_t *p = good + b * 4096;
+
+	for (unsigned i = 0; i < G_N_ELEMENTS(seeds); i++)
+		if (get_le32(p) == dm_bm_checksum(p + 4, 4092, seeds[i]))
+			return seeds[i];
+	return seeds[b % G_N_ELEMENTS(seeds)];
+}
+
+static void check(struct clone_md *md)
+{
+	uint64_t clear = 0, used, total;
+
+	for (uint64_t r = 0; (r = clone_md_next(md, r, REGIONS)) < REGIONS; r++) {
+		if (clone_md_hydrated(md, r))
+			g_error("region %u is hydrated and is not", (unsigned)r);
+		clear++;
+	}
+	if (clear + clone_md_nr_hydrated(md) != REGIONS || clone_md_nr_regions(md) != REGIONS)
+		g_error("%u regions are not hydrated, %u are", (unsigned)clear, (unsigned)clone_md_nr_hydrated(md));
+	clone_md_usage(md, &used, &total);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct clone_md *md;
+	unsigned changes;
+
+	if (!mem.dev.ops)
+		make_good();
+	if (!size)
+		return 0;
+	memcpy(mem.data, good, sizeof good);
+	changes = *data++ % 8;
+	size--;
+	for (; changes && size >= 12; changes--, data += 12, size -= 12) {
+		unsigned b = data[0] % BLOCKS, at = 4 + (data[1] | data[2] << 8) % 4084;
+		uint8_t *p = mem.data + b * 4096;
+
+		memcpy(p + at, data + 4, 1u << data[3] % 4);
+		put_le32(p, dm_bm_checksum(p + 4, 4092, seed_of(b)));
+	}
+	if (open_it(&md))
+		return 0;
+	check(md);
+	for (; size >= 3; data += 3, size -= 3) {
+		if (data[0] % 8)
+			clone_md_set(md, (data[1] | data[2] << 8 | data[0] % 2 << 16) % REGIONS);
+		else
+			clone_md_commit(md, &mem.dev);
+	}
+	check(md);
+	clone_md_commit(md, &mem.dev);
+	clone_md_close(md);
+	if (!open_it(&md)) {
+		check(md);
+		clone_md_close(md);
+	}
+	return 0;
+}

@@ -100,7 +100,7 @@ int dm_resolve(const struct dm_opener *who, const char *name, enum dm_mode mode,
 	}
 	scheme = dm_store_scheme_find(name);
 	if (scheme)
-		return scheme->open(name, mode, out, err);
+		return scheme->open(who, name, mode, out, err);
 	if (!*name)
 		return dm_fail(err, ENOENT, "the name of a device is empty");
 	path = dm_opener_absolute(who, name, err);

@@ -184,7 +184,7 @@ static void draft_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 		error = spoil(h, d, 0, -EFBIG, "the table's text is longer than 96 MiB");
 	}
 	if (!error) {
-		if (d->opener.uid != opener.uid || d->opener.pid != opener.pid) {
+		if (d->opener.uid != opener.uid || d->opener.gid != opener.gid || d->opener.pid != opener.pid) {
 			d->opener = opener;
 			if (d->table) /* names already resolved were another's */
 				dm_table_set_opener(d->table, &opener);
@@ -307,7 +307,7 @@ static void draft_flush(fuse_req_t req, struct dmfs_handle *h)
  */
 static void draft_truncate(struct dmfs_handle *h, struct dmfs_device *device, fuse_req_t req)
 {
-	pid_t pid = fuse_req_ctx(req)->pid;
+	pid_t pid = dmfs_opener(req).pid;
 
 	pthread_mutex_lock(&device->lock);
 	for (GList *l = h ? NULL : device->drafts; l; l = l->next) {

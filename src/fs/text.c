@@ -23,7 +23,8 @@ struct dm_opener dmfs_opener(fuse_req_t req)
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
-	return (struct dm_opener){ctx->pid, ctx->uid, ctx->gid};
+	/* 0: a process that cannot be seen from here.  It is not the daemon, so -1. */
+	return (struct dm_opener){ctx->pid ? ctx->pid : -1, ctx->uid, ctx->gid};
 }
 
 bool dmfs_interrupted(void *req)

@@ -16,6 +16,7 @@
  * Locks: store->lock guards the lists and what is known of the server.  A
  * connection's libnbd handle is used by its own thread alone.
  */
+#include "opener.h"
 #include "store.h"
 
 #include <dmfs/target.h>
@@ -79,6 +80,7 @@ struct connection {
 struct nbd_store {
 	struct dm_dev dev;
 	char *uri;
+	struct dm_opener who; /* who connects; its process may end, so later it is without supplementary groups */
 	pthread_mutex_t lock;
 	GQueue waiting;
 	struct connection conns[CONNECTIONS];
@@ -268,16 +270,24 @@ static void learn(struct nbd_store *s, struct nbd_handle *h)
 	};
 }
 
-static struct nbd_handle *begin_connect(const char *uri)
+/* A local socket is connected to as the table's writer; the handshake's own files are for the daemon's user alone. */
+static struct nbd_handle *begin_connect(const struct nbd_store *s)
 {
 	struct nbd_handle *h = nbd_create();
+	struct dm_opener_saved saved;
+	bool connected;
 
 	if (!h)
 		return NULL;
-	nbd_set_uri_allow_local_file(h, true); /* the URI's author is the mount's owner */
 	nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION);
 	nbd_set_strict_mode(h, 0);
-	if (nbd_aio_connect_uri(h, uri) < 0) {
+	connected = dm_opener_assume(&s->who, &saved);
+	if (connected) {
+		nbd_set_uri_allow_local_file(h, !saved.assumed);
+		connected = nbd_aio_connect_uri(h, s->uri) >= 0;
+	}
+	dm_opener_restore(&saved);
+	if (!connected) {
 		nbd_close(h);
 		return NULL;
 	}
@@ -447,7 +457,7 @@ static void *connection_main(void *arg)
 
 	while (!is_ending(c->store)) {
 		if (!c->h && dm_now_ns() >= c->retry_ns) {
-			c->h = begin_connect(c->store->uri);
+			c->h = begin_connect(c->store);
 			c->retry_ns = dm_now_ns() + RETRY_MS * NS_PER_MS;
 		}
 		check_connection(c);
@@ -617,7 +627,7 @@ static const struct dm_dev_ops nbd_ops = {
 static int first_connection(struct nbd_store *s, enum dm_mode mode, GError **err)
 {
 	uint64_t deadline = dm_now_ns() + dm_nbd_timeout_ms * NS_PER_MS;
-	struct nbd_handle *h = begin_connect(s->uri);
+	struct nbd_handle *h = begin_connect(s);
 	const char *why = nbd_get_error();
 	int error = nbd_get_errno() ? nbd_get_errno() : EIO;
 
@@ -652,7 +662,7 @@ static int first_connection(struct nbd_store *s, enum dm_mode mode, GError **err
 	return 0;
 }
 
-int dm_nbd_open(const char *uri, enum dm_mode mode, struct dm_dev **out, GError **err)
+int dm_nbd_open(const struct dm_opener *who, const char *uri, enum dm_mode mode, struct dm_dev **out, GError **err)
 {
 	struct nbd_store *s = g_new0(struct nbd_store, 1);
 	int error;
@@ -661,9 +671,11 @@ int dm_nbd_open(const char *uri, enum dm_mode mode, struct dm_dev **out, GError 
 	s->dev.mode = mode;
 	atomic_init(&s->dev.refs, 1);
 	s->uri = g_strdup(uri);
+	s->who = *who;
 	pthread_mutex_init(&s->lock, NULL);
 	dm_block_begin();
 	error = first_connection(s, mode, err);
+	s->who.pid = 0;
 	dm_block_end();
 	for (unsigned i = 0; i < s->n_conns && !error; i++) {
 		struct connection *c = &s->conns[i];
@@ -690,7 +702,7 @@ int dm_nbd_open(const char *uri, enum dm_mode mode, struct dm_dev **out, GError 
 
 #include "nbd.h"
 
-int dm_nbd_open(const char *uri, enum dm_mode mode, struct dm_dev **out, GError **err)
+int dm_nbd_open(const struct dm_opener *who, const char *uri, enum dm_mode mode, struct dm_dev **out, GError **err)
 {
 	return dm_fail(err, EOPNOTSUPP, "%s: this dmfs was built without libnbd", uri);
 }

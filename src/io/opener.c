@@ -64,23 +64,25 @@ static gid_t *groups_of(pid_t pid, size_t *n)
 	return (gid_t *)(void *)g_array_free(groups, FALSE);
 }
 
-void dm_opener_assume(const struct dm_opener *who, struct dm_opener_saved *saved)
+bool dm_opener_assume(const struct dm_opener *who, struct dm_opener_saved *saved)
 {
 	g_autofree gid_t *groups = NULL;
 	size_t n;
 
 	memset(saved, 0, sizeof *saved);
 	if (geteuid() != 0 || who->uid == 0)
-		return;
+		return true;
 	saved->n = getgroups(0, NULL);
 	saved->groups = g_new(gid_t, MAX(saved->n, 1));
 	if ((saved->n = getgroups(saved->n, saved->groups)) < 0)
 		saved->n = 0;
 	groups = groups_of(who->pid, &n);
-	syscall(SYS_setgroups, n, groups);
+	saved->assumed = true;
+	if (syscall(SYS_setgroups, n, groups))
+		return false;
 	setfsgid(who->gid);
 	setfsuid(who->uid);
-	saved->assumed = true;
+	return setfsgid((gid_t)-1) == (int)who->gid && setfsuid((uid_t)-1) == (int)who->uid;
 }
 
 void dm_opener_restore(struct dm_opener_saved *saved)

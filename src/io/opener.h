@@ -10,8 +10,11 @@ struct dm_opener_saved {
 	gid_t *groups;
 };
 
-/* Makes this thread open files as the opener would, until restored.  Does nothing unless the daemon is root. */
-void dm_opener_assume(const struct dm_opener *who, struct dm_opener_saved *saved);
+/*
+ * Makes this thread open files as the opener would, until restored.  Does nothing unless the daemon is root.  False:
+ * the daemon, although root, may not change to this user and these groups, and nothing may be opened for them.
+ */
+bool dm_opener_assume(const struct dm_opener *who, struct dm_opener_saved *saved);
 void dm_opener_restore(struct dm_opener_saved *saved);
 
 #endif

@@ -14,12 +14,14 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <linux/openat2.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -337,16 +339,30 @@ static gboolean equal_store(gconstpointer a, gconstpointer b)
 	       x->block_device == y->block_device && !strcmp(x->path, y->path);
 }
 
+/*
+ * For another user the links of /proc that are no paths do not count: an open of /proc/self/fd/3, or of a symlink to
+ * it, would come by what the daemon has open, through directories that this user may not enter.
+ */
+static int open_path(const char *absolute, bool own_links)
+{
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = own_links ? 0 : RESOLVE_NO_MAGICLINKS};
+	long fd = syscall(SYS_openat2, AT_FDCWD, absolute, &how, sizeof how);
+
+	if (fd < 0 && errno == ENOSYS)
+		fd = open(absolute, O_PATH | O_CLOEXEC);
+	return (int)fd;
+}
+
 int dm_store_find(const struct dm_opener *who, const char *absolute, struct dm_store_path *out, GError **err)
 {
 	struct dm_opener_saved saved;
 	int error = 0;
 
 	*out = (struct dm_store_path){.fd = -1};
-	dm_opener_assume(who, &saved);
 	dm_block_begin();
-	out->fd = open(absolute, O_PATH | O_CLOEXEC);
-	if (out->fd < 0 || fstat(out->fd, &out->st) < 0)
+	if (!dm_opener_assume(who, &saved))
+		error = EPERM;
+	else if ((out->fd = open_path(absolute, !saved.assumed)) < 0 || fstat(out->fd, &out->st) < 0)
 		error = errno;
 	dm_block_end();
 	dm_opener_restore(&saved);
@@ -403,9 +419,8 @@ static int open_fd(const struct dm_opener *who, const struct dm_store_path *p, e
 
 	if (S_ISBLK(p->st.st_mode) && (mode & DM_MODE_WRITE))
 		flags |= O_EXCL; /* not while it is mounted */
-	dm_opener_assume(who, &saved);
 	dm_block_begin();
-	fd = open(self, flags);
+	fd = dm_opener_assume(who, &saved) ? open(self, flags) : (errno = EPERM, -1);
 	if (fd < 0)
 		fd = -errno;
 	dm_block_end();
@@ -429,16 +444,15 @@ static bool may_open(const struct dm_opener *who, const struct dm_store_path *p,
 {
 	g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", p->fd);
 	struct dm_opener_saved saved;
-	bool ok;
+	bool ok = dm_opener_assume(who, &saved);
 
-	dm_opener_assume(who, &saved);
-	if (saved.assumed) {
+	if (ok && saved.assumed) {
 		int fd = open(self, (mode & DM_MODE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
 
 		ok = fd >= 0;
 		if (ok)
 			close(fd);
-	} else {
+	} else if (ok) {
 		ok = !faccessat(AT_FDCWD, self, R_OK | (mode & DM_MODE_WRITE ? W_OK : 0), AT_EACCESS);
 	}
 	dm_opener_restore(&saved);

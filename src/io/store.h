@@ -15,7 +15,7 @@
 
 /* Who opens: the writer of a table. */
 struct dm_opener {
-	pid_t pid; /* 0: unknown, relative names are the daemon's own */
+	pid_t pid; /* 0: relative names are the daemon's own; -1: cannot be known */
 	uid_t uid;
 	gid_t gid;
 };
@@ -48,7 +48,7 @@ int dm_store_flush_all(void);
 /* Names that are not paths (URIs) are for other kinds of stores; NULL if there is none for it. */
 struct dm_store_scheme {
 	const char *prefix; /* "nbd://" */
-	int (*open)(const char *uri, enum dm_mode mode, struct dm_dev **out, GError **err);
+	int (*open)(const struct dm_opener *who, const char *uri, enum dm_mode mode, struct dm_dev **out, GError **err);
 };
 const struct dm_store_scheme *dm_store_scheme_find(const char *name);
 

@@ -10,12 +10,13 @@
 static void a_uri_is_refused_by_name(void **state)
 {
 	static const char *const uris[] = {"nbd://host/x", "nbds://host", "nbd+unix:///?socket=/s", "nbds+unix:///"};
+	struct dm_opener self = dm_opener_self();
 
 	for (unsigned i = 0; i < G_N_ELEMENTS(uris); i++) {
 		g_autoptr(GError) err = NULL;
 		struct dm_dev *dev = NULL;
 
-		assert_int_equal(dm_nbd_open(uris[i], DM_MODE_READ, &dev, &err), -EOPNOTSUPP);
+		assert_int_equal(dm_nbd_open(&self, uris[i], DM_MODE_READ, &dev, &err), -EOPNOTSUPP);
 		assert_null(dev);
 		assert_non_null(err);
 		assert_non_null(strstr(err->message, uris[i]));

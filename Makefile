@@ -3,7 +3,7 @@
 #   make [all]          dmfs and its tools, in build/
 #   make check          all tests; check-unit, check-integration, check-kernel, check-crash, check-fuzz: one kind
 #   make crash          the crash laboratory in full
-#   make fuzz           the fuzzers, for as long as FUZZ_SECONDS says
+#   make fuzz           the fuzzers, for FUZZ_SECONDS each (a quarter for formats)
 #   make bench          the benchmark against its peers
 #   make install        honours PREFIX and DESTDIR
 #

@@ -127,7 +127,7 @@ def test_messages(kernel, fs, backing):
 
 
 # (operation, sectors of each, how many, first sector)
-IO = [("read", 8, 10, 0), ("write", 16, 5, 496), ("write", 8, 100, 800), ("read", 64, 7, 4090), ("read", 2048, 1, 1000),
+IO = [("read", 8, 10, 0), ("write", 16, 5, 496), ("write", 8, 100, 800), ("read", 64, 7, 4090), ("read", 512, 3, 1000),
       ("write", 1, 20, 8000), ("discard", 64, 1, 448), ("discard", 8, 1, 0)]
 
 # Times are the machine's; a bound that no bio reaches, and one that all do.

@@ -24,7 +24,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-#define FUZZ_FILES 4u
+#define FUZZ_FILES 4u /* for inputs: f0 to f3 */
+#define FUZZ_OWN 2u   /* f4 and f5, for the fuzzer itself: never zeroed */
 #define FUZZ_FILE_BYTES (1 << 20)
 
 static char fuzz_dir[32];
@@ -41,7 +42,7 @@ static inline char *fuzz_file(unsigned i)
 
 static inline void fuzz_clean_up(void)
 {
-	for (unsigned i = 0; i < FUZZ_FILES; i++) {
+	for (unsigned i = 0; i < FUZZ_FILES + FUZZ_OWN; i++) {
 		g_autofree char *path = fuzz_file(i);
 
 		unlink(path);
@@ -49,10 +50,9 @@ static inline void fuzz_clean_up(void)
 	rmdir(fuzz_dir);
 }
 
-/* Zeroes in all files. */
-static inline void fuzz_reset(void)
+static inline void fuzz_zero(unsigned first, unsigned n)
 {
-	for (unsigned i = 0; i < FUZZ_FILES; i++) {
+	for (unsigned i = first; i < first + n; i++) {
 		g_autofree char *path = fuzz_file(i);
 		int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
 
@@ -60,6 +60,12 @@ static inline void fuzz_reset(void)
 			abort();
 		close(fd);
 	}
+}
+
+/* Zeroes in all files of the inputs. */
+static inline void fuzz_reset(void)
+{
+	fuzz_zero(0, FUZZ_FILES);
 }
 
 static void *fuzz_stand(void *unused)
@@ -87,7 +93,7 @@ static inline void fuzz_start(void)
 			abort();
 	}
 	atexit(fuzz_clean_up);
-	fuzz_reset();
+	fuzz_zero(0, FUZZ_FILES + FUZZ_OWN);
 	if (pthread_create(&thread, NULL, fuzz_stand, NULL))
 		abort();
 	pthread_mutex_lock(&fuzz_cwd.lock);

@@ -1,14 +1,34 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Table lines: parsed, built, printed; what is printed loads again and prints the same. */
+#include "core/message.h"
 #include "fuzz.h"
 
 static struct dm_mapped *md;
+
+/* A pool with a thin device 0, for tables to name. */
+static void make_pool(void)
+{
+	g_autofree char *line = g_strdup_printf("0 1024 thin-pool %s/f4 %s/f5 128 0", fuzz_dir, fuzz_dir);
+	g_autoptr(GString) reply = g_string_new(NULL);
+	struct dm_opener who = fuzz_opener();
+	char message[] = "create_thin 0";
+	struct dm_mapped *pool;
+	struct dm_table *t;
+
+	if (dm_create("pool", -1, &pool, NULL))
+		abort();
+	t = fuzz_build(pool, line);
+	if (!t || dm_mapped_swap(pool, t, NULL, NULL, NULL) || dm_mapped_message(pool, message, &who, reply, NULL))
+		abort();
+	dm_mapped_unref(pool);
+}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	fuzz_start();
 	if (dm_create("fuzz", -1, &md, NULL))
 		abort();
+	make_pool();
 	return 0;
 }
 

@@ -351,6 +351,7 @@ static int serve(struct fuse_args *args)
 	/* Unmounting first lets the kernel write back what it has cached, while we still serve. */
 	fuse_session_unmount(dmfs_session);
 	dmfs_loop_end();
+	dm_end_removals();
 	dm_state_close(); /* what follows is no change the user made */
 	dm_remove_all();
 	dmfs_nodes_end();

@@ -9,6 +9,9 @@
 #include "events.h"
 #include "state.h"
 
+#include <dmfs/log.h>
+#include <dmfs/work.h>
+
 static pthread_mutex_t topology = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local bool topology_held;
 
@@ -103,18 +106,52 @@ static void enter(struct dm_mapped *md)
 		g_hash_table_insert(by_uuid, md->uuid, md);
 }
 
-static int take_out(struct dm_mapped *md, GError **err)
+/* --- removing ---------------------------------------------------------------------------- */
+
+enum when {
+	NOW,
+	LATER,	   /* when it is used no more, which may be now */
+	IF_MARKED, /* the end of a LATER */
+};
+
+/* Devices that went out of use in a removal this thread is at, and are to go as well; NULL: it is at none. */
+static _Thread_local GPtrArray *let_go;
+/* Those that went out of use elsewhere, as by a close of their image, which does not wait for their removal. */
+static struct dm_wq *removals; /* under the topology lock; from the first one on */
+
+struct removal {
+	struct dm_work work;
+	struct dm_mapped *md;
+};
+
+static bool in_use(const struct dm_mapped *md)
+{
+	return md->opens || g_hash_table_size(md->used_by);
+}
+
+static int busy(const struct dm_mapped *md, GError **err)
+{
+	if (md->opens)
+		return dm_fail(err, EBUSY, "the image of '%s' is open", md->name);
+	return dm_fail(err, EBUSY, "a table uses '%s'", md->name);
+}
+
+/* Whether it is to go now, when it has no name and number any more; -EAGAIN: not now. */
+static int take_out(struct dm_mapped *md, enum when when, GError **err)
 {
 	int error = 0;
 
 	dm_topology_lock();
-	if (md->removed)
-		error = dm_fail(err, ENXIO, "the device was removed");
-	else if (md->opens)
-		error = dm_fail(err, EBUSY, "the image of '%s' is open", md->name);
-	else if (g_hash_table_size(md->used_by))
-		error = dm_fail(err, EBUSY, "a table uses '%s'", md->name);
-	if (!error) {
+	if (md->removed) {
+		error = when == IF_MARKED ? -EAGAIN : dm_fail(err, ENXIO, "the device was removed");
+	} else if (in_use(md) && when == NOW) {
+		error = busy(md, err);
+	} else if (in_use(md)) {
+		md->remove_unused |= when == LATER;
+		error = -EAGAIN;
+	} else if (when == IF_MARKED && !md->remove_unused) {
+		error = -EAGAIN;
+	} else {
 		md->removed = true;
 		g_hash_table_remove(by_name, md->name);
 		g_hash_table_remove(by_minor, GUINT_TO_POINTER(md->minor));
@@ -127,9 +164,9 @@ static int take_out(struct dm_mapped *md, GError **err)
 }
 
 /* Out of the tables and out of the state, or neither. */
-static int forget(struct dm_mapped *md, GError **err)
+static int forget(struct dm_mapped *md, enum when when, GError **err)
 {
-	int error = take_out(md, err);
+	int error = take_out(md, when, err);
 
 	if (error)
 		return error;
@@ -143,7 +180,7 @@ static int forget(struct dm_mapped *md, GError **err)
 	return error;
 }
 
-/* The end of a device that was taken out, and of the tables' reference. */
+/* The end of a device that was taken out, and of the tables' reference: what it stands on may be among let_go then. */
 static void shut_down(struct dm_mapped *md)
 {
 	dm_block_begin();
@@ -184,7 +221,7 @@ int dm_create(const char *name, int minor, struct dm_mapped **out, GError **err)
 	error = create(name, minor, &md, err);
 	if (!error) {
 		error = dm_state_save(md, err);
-		gone = error && !take_out(md, NULL);
+		gone = error && !take_out(md, NOW, NULL);
 	}
 	naming_unlock();
 	if (!error) {
@@ -199,17 +236,104 @@ int dm_create(const char *name, int minor, struct dm_mapped **out, GError **err)
 	return error;
 }
 
-int dm_remove(struct dm_mapped *md, GError **err)
+static int remove_one(struct dm_mapped *md, enum when when, GError **err)
 {
 	int error;
 
 	naming_lock();
-	error = forget(md, err);
+	error = forget(md, when, err);
 	naming_unlock();
 	if (!error)
 		shut_down(md);
 	return error;
 }
+
+static int remove_device(struct dm_mapped *md, enum when when, GError **err)
+{
+	g_autoptr(GPtrArray) freed = g_ptr_array_new_with_free_func((GDestroyNotify)dm_mapped_unref);
+	GPtrArray *outer = let_go;
+	int error;
+
+	let_go = freed;
+	error = remove_one(md, when, err);
+	for (guint i = 0; i < freed->len; i++) { /* it grows on the way down the stack */
+		g_autoptr(GError) late = NULL;
+
+		if (remove_one(freed->pdata[i], IF_MARKED, &late) && late)
+			dm_log_err("deferred remove: %s", late->message);
+	}
+	let_go = outer;
+	return error;
+}
+
+int dm_remove(struct dm_mapped *md, GError **err)
+{
+	return remove_device(md, NOW, err);
+}
+
+int dm_remove_deferred(struct dm_mapped *md, GError **err)
+{
+	int error = remove_device(md, LATER, err);
+
+	return error == -EAGAIN ? 0 : error;
+}
+
+int dm_cancel_deferred_remove(struct dm_mapped *md, GError **err)
+{
+	int error = 0;
+
+	dm_topology_lock();
+	if (md->removed)
+		error = dm_fail(err, ENXIO, "the device was removed");
+	else
+		md->remove_unused = false;
+	dm_topology_unlock();
+	return error;
+}
+
+static void remove_late(struct dm_work *work)
+{
+	struct removal *r = (struct removal *)work;
+	g_autoptr(GError) err = NULL;
+
+	if (remove_device(r->md, IF_MARKED, &err) && err)
+		dm_log_err("deferred remove: %s", err->message);
+	dm_mapped_unref(r->md);
+	g_free(r);
+}
+
+void dm_mapped_let_go(struct dm_mapped *md)
+{
+	struct removal *r;
+
+	dm_topology_assert();
+	if (!md->remove_unused || md->removed || in_use(md))
+		return;
+	if (let_go) {
+		g_ptr_array_add(let_go, dm_mapped_ref(md));
+		return;
+	}
+	if (!removals)
+		removals = dm_wq_new("remove", 1);
+	r = g_new0(struct removal, 1);
+	r->work.fn = remove_late;
+	r->md = dm_mapped_ref(md);
+	dm_wq_queue(removals, &r->work);
+}
+
+void dm_end_removals(void)
+{
+	struct dm_wq *wq;
+
+	dm_topology_lock();
+	wq = removals;
+	removals = NULL;
+	dm_topology_unlock();
+	if (wq)
+		dm_wq_free(wq);
+}
+
+/* --- renaming --------------------------------------------------------------------------------- */
 
 /* The part under the lock; the old name is the caller's. */
 static int set_name(struct dm_mapped *md, const char *name, char **old, GError **err)
@@ -395,6 +519,7 @@ void dm_mapped_close(struct dm_mapped *md)
 {
 	dm_topology_lock();
 	md->opens--;
+	dm_mapped_let_go(md);
 	dm_topology_unlock();
 }
 
@@ -419,4 +544,5 @@ void dm_remove_all(void)
 			progress |= !dm_remove(md, NULL);
 		}
 	}
+	dm_end_removals();
 }

@@ -26,6 +26,17 @@ void dm_topology_assert(void);
 int dm_create(const char *name, int minor, struct dm_mapped **out, GError **err);
 /* -EBUSY while its image is open or a table uses it; -ENXIO if it is gone already. */
 int dm_remove(struct dm_mapped *md, GError **err);
+/*
+ * The same, but one in use is only marked, and removed when it is used no more, be that by the end of another removal
+ * (which then returns after this one) or later by another thread.  The mark does not outlive the daemon.
+ */
+int dm_remove_deferred(struct dm_mapped *md, GError **err);
+/* Takes the mark away. */
+int dm_cancel_deferred_remove(struct dm_mapped *md, GError **err);
+/* Waits for the removals that have begun.  At the end of the daemon, when nobody begins another one. */
+void dm_end_removals(void);
+/* Under the topology lock, after one of its users has gone: starts the removal that was to wait for that. */
+void dm_mapped_let_go(struct dm_mapped *md);
 int dm_rename(struct dm_mapped *md, const char *name, GError **err);
 /* Once; unique; up to DM_UUID_MAX bytes. */
 int dm_set_uuid(struct dm_mapped *md, const char *uuid, GError **err);

@@ -40,6 +40,7 @@ struct dm_mapped {
 	/* Under the topology lock. */
 	char *name, *uuid;
 	bool removed;
+	bool remove_unused; /* once it is in use no more: a deferred remove */
 	unsigned opens; /* of its image */
 	GHashTable *used_by; /* tables that use it */
 	unsigned depth;      /* at least the longest way down through devices it stands on */

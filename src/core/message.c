@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "devices.h"
 #include "message.h"
 #include "stats.h"
 
@@ -17,6 +18,35 @@ static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, GStr
 	if (!ti->type->message)
 		return dm_fail(err, EINVAL, "%s: the target takes no messages", ti->type->name);
 	return ti->type->message(ti, argc, argv, reply, err);
+}
+
+/* "@inactive status|deps": what the files of these names tell of the live table. */
+static int tell_inactive(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
+{
+	bool deps = argc == 2 && !strcmp(argv[1], "deps");
+	struct dm_table *t;
+
+	if (!deps && (argc != 2 || strcmp(argv[1], "status")))
+		return dm_fail(err, EINVAL, "@inactive takes status or deps");
+	t = dm_mapped_inactive(md);
+	if (t && deps)
+		dm_table_print_deps(t, reply);
+	else if (t)
+		dm_table_print(t, DM_STATUS_INFO, reply);
+	dm_table_unref(t);
+	return 0;
+}
+
+/* Messages to the device itself. */
+static int device_message(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
+{
+	if (!strcmp(argv[0], "@inactive"))
+		return tell_inactive(md, argc, argv, reply, err);
+	if (g_ascii_strcasecmp(argv[0], "@cancel_deferred_remove"))
+		return dm_stats_message(md, argc, argv, reply, err);
+	if (argc > 1)
+		return dm_fail(err, EINVAL, "@cancel_deferred_remove takes no arguments");
+	return dm_cancel_deferred_remove(md, err);
 }
 
 int dm_mapped_message(struct dm_mapped *md, char *text, const struct dm_opener *who, GString *reply, GError **err)
@@ -34,7 +64,7 @@ int dm_mapped_message(struct dm_mapped *md, char *text, const struct dm_opener *
 	if (!n)
 		return dm_fail(err, EINVAL, "the message is empty");
 	if (w[0][0] == '@')
-		return dm_stats_message(md, n, w, reply, err);
+		return device_message(md, n, w, reply, err);
 	t = dm_mapped_live(md);
 	if (!t)
 		return dm_fail(err, ENXIO, "there is no table to send a message to");

@@ -177,6 +177,7 @@ static void unuse(struct dm_table *t, struct dm_table_dev *d)
 	g_hash_table_remove(t->devs, d->dev);
 	if (md) {
 		g_hash_table_remove(md->used_by, t);
+		dm_mapped_let_go(md);
 		lower_depth(t->md);
 	}
 	dm_topology_unlock();

@@ -99,3 +99,8 @@ int dmfs_remove(struct dm_mapped *md, GError **err)
 	} while (error == -EBUSY && wait_release(d, before, &until));
 	return error;
 }
+
+int dmfs_remove_deferred(struct dm_mapped *md, GError **err)
+{
+	return dmfs_remove(md, NULL) == 0 ? 0 : dm_remove_deferred(md, err);
+}

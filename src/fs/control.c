@@ -3,7 +3,7 @@
  * `control`: the first device-mapper's /proc interface.
  *
  *   create NAME [MINOR]
- *   remove NAME
+ *   remove NAME [deferred]
  *   rename OLD NEW
  *
  * A write holds whole commands, one a line; they are done in order until one fails.
@@ -41,9 +41,14 @@ static int create(char **args, unsigned n, GError **err)
 
 static int remove_device(char **args, unsigned n, GError **err)
 {
-	struct dm_mapped *md = find(args[0], err);
-	int error = md ? dmfs_remove(md, err) : -ENXIO;
+	struct dm_mapped *md;
+	int error = -ENXIO;
 
+	if (n == 2 && strcmp(args[1], "deferred"))
+		return dm_fail(err, EINVAL, "remove takes a name and perhaps 'deferred', not '%.32s'", args[1]);
+	md = find(args[0], err);
+	if (md)
+		error = n == 2 ? dmfs_remove_deferred(md, err) : dmfs_remove(md, err);
 	dm_mapped_unref(md);
 	return error;
 }
@@ -63,7 +68,7 @@ static const struct command {
 	int (*fn)(char **args, unsigned n, GError **err);
 } commands[] = {
 	{"create", "create NAME [MINOR]", 1, 2, create},
-	{"remove", "remove NAME", 1, 1, remove_device},
+	{"remove", "remove NAME [deferred]", 1, 2, remove_device},
 	{"rename", "rename OLD NEW", 2, 2, rename_device},
 };
 

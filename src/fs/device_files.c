@@ -72,13 +72,15 @@ static int info_text(struct dmfs_handle *h, GString *out)
 	g_autofree char *name = dm_mapped_dup_name(md), *uuid = dm_mapped_dup_uuid(md);
 	bool readonly = live && !(live->mode & DM_MODE_WRITE);
 	unsigned opens;
+	bool deferred;
 
 	dm_topology_lock();
 	opens = md->opens + g_hash_table_size(md->used_by);
+	deferred = md->remove_unused;
 	dm_topology_unlock();
 	g_string_append_printf(out, "Name:              %s\n", name);
-	g_string_append_printf(out, "State:             %s%s\n", atomic_load(&md->suspended) ? "SUSPENDED" : "ACTIVE",
-			       readonly ? " (READ-ONLY)" : "");
+	g_string_append_printf(out, "State:             %s%s%s\n", atomic_load(&md->suspended) ? "SUSPENDED" : "ACTIVE",
+			       readonly ? " (READ-ONLY)" : "", deferred ? " (DEFERRED REMOVE)" : "");
 	if (live || inactive)
 		g_string_append_printf(out, "Read Ahead:        256\n");
 	g_string_append_printf(out, "Tables present:    %s%s%s\n", live ? "LIVE" : "", live && inactive ? " & " : "",

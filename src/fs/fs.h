@@ -139,5 +139,7 @@ void dmfs_closing_not(struct dmfs_handle *h);
 void dmfs_closing_released(struct dmfs_handle *h);
 /* dm_remove(), after the closes of its image that are still on their way. */
 int dmfs_remove(struct dm_mapped *md, GError **err);
+/* dm_remove_deferred() after the same wait, so that one nobody uses any more is gone at the return. */
+int dmfs_remove_deferred(struct dm_mapped *md, GError **err);
 
 #endif

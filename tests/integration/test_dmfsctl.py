@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import string
 import struct
 import subprocess
 import termios
@@ -183,15 +184,15 @@ def test_remove_and_remove_all(ctl, fs):
     fs.mkdir("a-top", "0 8 linear base 0")
     fs.mkdir("z-top", "0 8 linear a-top 0")
     ctl.fails("remove", "base", match="resource busy")
-    ctl.fails("remove", "--deferred", "z-top", match="deferred")
     assert len(fs.devices()) == 3
-    with base.open(os.O_RDONLY):
+    with base.held():
         ctl.ok("remove_all")
         assert fs.devices() == ["base"]
         ctl.fails("remove_all", "-f", match="Unable to remove 1 device")
         assert base.table().split() == ["0", "8", "error"]
-        ctl.fails("remove", "--retry", "base", match="busy")
-    ctl.ok("remove", "base")
+        process = start(ctl, "remove", "--retry", "base")
+        asleep_in_poll(process)
+    assert finish(process) == (0, "", "")
     assert fs.devices() == []
 
 
@@ -199,9 +200,90 @@ def test_remove_force(ctl, fs):
     base = fs.mkdir("base", "0 8 zero")
     fs.mkdir("top", "0 8 linear base 0")
     ctl.ok("remove", "-f", "top")
-    with base.open(os.O_RDONLY):
+    with base.held():
         ctl.fails("remove", "-f", "base", match="busy")
         assert base.table().split() == ["0", "8", "error"]
+    fs.mkdir("none")
+    assert ctl("remove", "-f", "none").returncode == 0      # there is nothing to wipe, which it says
+    assert "none" not in fs.devices()
+
+
+def ends(ctl, name):
+    """Waits until the device is removed; that it is already is no error here."""
+    done = ctl("wait", name, "0")
+    assert done.returncode == 0 or "No such device" in done.stderr, done.stderr
+
+
+def test_deferred_remove_of_an_open_image(ctl, fs, backing):
+    dev = fs.mkdir("vol", f"0 8 linear {backing(8)} 0")
+    with dev.held("<>"):
+        ctl.fails("remove", "vol", match="busy")
+        ctl.ok("remove", "--deferred", "vol")
+        assert "State:             ACTIVE (DEFERRED REMOVE)\n" in ctl.ok("info", "vol")
+        dev.pwrite(b"x" * 512, 0, sync=True)            # it goes on, and may be opened again
+        assert dev.pread(512, 0) == b"x" * 512
+        ctl.fails("remove", "vol", match="busy")
+        assert fs.devices() == ["vol"]
+    ends(ctl, "vol")
+    assert fs.devices() == []
+    fs.mkdir("vol", "0 8 zero")                         # the name is free again
+
+
+def test_deferred_remove_of_a_stack(ctl, fs):
+    fs.mkdir("a", "0 8 zero")
+    for name, below in ("b", "a"), ("c", "b"), ("d", "c"):
+        fs.mkdir(name, f"0 8 linear {below} 0")
+    ctl.ok("remove", "--deferred", "a", "b", "c")
+    assert len(fs.devices()) == 4
+    ctl.ok("remove", "d")                               # takes the others along
+    assert fs.devices() == []
+    # one that gets another table lets go, too
+    base = fs.mkdir("base", "0 8 zero")
+    top = fs.mkdir("top", "0 8 linear base 0")
+    ctl.ok("remove", "--deferred", "base")
+    top.load("0 8 zero")
+    ends(ctl, "base")
+    assert fs.devices() == ["top"]
+    base = fs.mkdir("base", "0 8 zero")
+    top.load("0 8 linear base 0", to="inactive")
+    ctl.ok("remove", "--deferred", "base")
+    assert "DEFERRED" in base.read("info")
+    ctl.ok("clear", "top")
+    ends(ctl, "base")
+    assert fs.devices() == ["top"]
+
+
+def test_deferred_remove_can_be_cancelled(ctl, fs):
+    dev = fs.mkdir("vol", "0 8 zero")
+    with dev.held():
+        ctl.ok("remove", "--deferred", "vol")
+        ctl.fails("message", "vol", "0", "@cancel_deferred_remove", "now")
+        ctl.ok("message", "vol", "0", "@cancel_deferred_remove")
+        assert "DEFERRED" not in dev.read("info")
+    ctl.ok("remove", "vol")
+    ctl.fails("remove", "--deferred", "vol", match="No such device or address")
+
+
+def test_remove_all_deferred(ctl, fs):
+    open_one = fs.mkdir("open", "0 8 zero")
+    fs.mkdir("a", "0 8 linear open 0")
+    fs.mkdir("z", "0 8 linear a 0")
+    with open_one.held():
+        ctl.ok("remove_all", "--deferred")
+        assert fs.devices() == ["open"]
+    ends(ctl, "open")
+    assert fs.devices() == []
+
+
+def test_a_thousand_devices(ctl, fs):
+    text = ";".join(f"d{i:03},uuid-{i},,,0 8 zero" if not i % 2 else f"d{i:03},,,,0 8 linear d{i - 1:03} 0"
+                    for i in range(1000))
+    ctl.ok("create", "--concise", stdin=text + "\n")
+    names = [f"d{i:03}" for i in range(1000)]
+    assert ctl.ok("info", "-c", "--noheadings", "-o", "name").split() == names
+    assert ctl.ok("table", "-u", "uuid-998") == "0 8 zero \n"
+    ctl.ok("remove_all", "-f")
+    assert fs.devices() == []
 
 
 # --- wait ----------------------------------------------------------------------------------------
@@ -349,8 +431,8 @@ def test_stats_report_tells_rates(ctl, fs, backing):
     dev.pwrite(b"x" * 512, 99 * 512, sync=True)
     assert ctl.ok("stats", "list", "--noheadings", "-o", "region_id,area_count,region_len,program_id") \
         == "0:2:50.00k:dmstats\n"
-    process = start(ctl, "stats", "report", "--interval", "0.3", "--count", "1", "--noheadings", "-o",
-                    "name,area_id,write_count", "vol")
+    process = start(ctl, "stats", "report", "--interval", "0.3", "--count", "1", "--area", "--noheadings",
+                    "-o", "name,area_id,write_count", "vol")
     code, out, err = finish(process)
     assert code == 0 and not err
     assert out == "vol:0:0\nvol:1:0\n"      # that write was before
@@ -358,6 +440,71 @@ def test_stats_report_tells_rates(ctl, fs, backing):
     assert [line.split()[5] for line in text.splitlines()] == ["0", "1"]
     ctl.ok("stats", "delete", "--allregions", "vol")
     assert dev.message("@stats_list") == ""
+
+
+def test_stats_of_a_group_add_up(ctl, fs, backing):
+    dev = fs.mkdir("vol", f"0 50 linear {backing(50)} 0\n50 50 linear {backing(50)} 0")
+    ctl.ok("stats", "create", "vol", "--segments", "--alias", "both", "--bounds", "1s")
+    fields = ["--noheadings", "-o", "stats_name,obj_type,region_id,write_count,hist_count"]
+    process = start(ctl, "stats", "report", "--interval", "0.5", *fields)
+    out = ""
+    while process.poll() is None and not re.search(r"both:group:0-1:[1-9]", out):
+        dev.pwrite(b"x" * 512, 0, sync=True)
+        dev.pwrite(b"x" * 512, 99 * 512, sync=True)
+        out = "".join(process.stdout.readline() for _ in range(4))
+    process.terminate()
+    finish(process)
+    counts = {line.split(":")[2]: [int(n) for n in line.split(":")[3:]] for line in out.splitlines() if line}
+    assert counts["0-1"] == [a + b for a, b in zip(counts["0"], counts["1"])]
+    assert counts["0-1"][0] == sum(counts["0-1"][1:])       # the histogram's bins
+    ctl.ok("stats", "delete", "--groupid", "0", "vol")
+    assert dev.message("@stats_list") == ""
+
+
+def test_a_region_leaves_its_group(ctl, fs):
+    dev = fs.mkdir("vol", "0 8 zero")
+    for start_at in "0", "2", "4":
+        ctl.ok("stats", "create", "vol", "--start", start_at, "--length", "2", "--userdata", "u" + start_at)
+    ctl.ok("stats", "group", "vol", "--regions", "0-2", "--alias", "g:h")
+    assert dev.message("@stats_list").splitlines()[0].endswith("dmstats DMS_GROUP=g:h:0-2#u0")
+    ctl.ok("stats", "delete", "vol", "--regionid", "1")
+    assert dev.message("@stats_list").splitlines()[0].endswith("dmstats DMS_GROUP=g:h:0,2#u0")
+    rows = ctl.ok("stats", "list", "--noheadings", "-o", "name,stats_name,group_id,region_id,userdata").splitlines()
+    assert rows == ["vol:g:h:0:0:u0", "vol:g:h:0:2:u4", "vol:g:h:0:0,2:"]
+    assert ctl.ok("stats", "list", "--regionid", "2", "--noheadings", "-o", "region_id") == "2\n"
+    ctl.ok("stats", "delete", "vol", "--regionid", "0")         # the group goes with its first region
+    assert ctl.ok("stats", "list", "--noheadings", "-o", "group_id,region_id") == "-:2\n"
+    for alias in "a b", "a#b":
+        ctl.fails("stats", "group", "vol", "--regions", "2", "--alias", alias, match="Invalid alias")
+
+
+def test_called_as_dmsetup_and_dmstats(ctl, fs, work):
+    fs.mkdir("vol", "0 8 zero")
+    for name, args, out in (("dmsetup", ["ls"], "vol\t(0:0)\n"),
+                            ("dmstats", ["create", "vol"], "vol: Created new region with 1 area(s) as region ID 0\n"),
+                            ("dmstats", ["list", "--noheadings", "-o", "region_id"], "0\n")):
+        link = os.path.join(work, name)
+        if not os.path.lexists(link):
+            os.symlink(ctl.program, link)
+        done = subprocess.run([link, *args], capture_output=True, text=True, env=ctl.env)
+        assert (done.returncode, done.stdout, done.stderr) == (0, out, "")
+    assert "dmstats" in subprocess.run([link, "help"], capture_output=True, text=True, env=ctl.env).stderr
+
+
+def test_status_and_deps_of_the_inactive_table(ctl, fs, backing):
+    path = backing(8)
+    fs.mkdir("low", "0 8 zero")
+    dev = fs.mkdir("vol", "0 8 linear low 0")
+    assert dev.message("@inactive deps") == dev.message("@inactive status") == ""
+    dev.load(f"0 8 mirror core 1 4 2 low 0 {path} 0", to="inactive")
+    assert dev.message("@inactive deps").split() == [path, "low"]
+    assert dev.message("@inactive status").startswith("0 8 mirror 2 ")
+    assert ctl.ok("status", "--inactive", "vol") == dev.message("@inactive status")
+    assert ctl.ok("deps", "--inactive", "-o", "devname", "vol") == f"2 dependencies\t: ({path}) (low)\n"
+    assert ctl.ok("deps", "-o", "devname", "vol") == "1 dependencies\t: (low)\n"
+    for wrong in "@inactive", "@inactive table", "@inactive deps now":
+        with pytest.raises(OSError):
+            dev.message(wrong)
 
 
 @pytest.mark.root
@@ -415,11 +562,13 @@ def test_help_and_usage(ctl, fs):
 
 def test_nothing_is_ignored_in_silence(ctl, fs):
     fs.mkdir("vol", "0 8 zero")
-    for args in (["status", "--inactive", "vol"], ["info", "--inactive"], ["deps", "--inactive"],
+    for args in (["stats", "create", "vol", "--filemap"], ["stats", "create", "vol", "--alias", "a", "--nogroup"],
                  ["wait", "--progress", "vol", "3"], ["create", "--concise", "-u", "x", "a,,,,0 1 zero"]):
         ctl.fails(*args)
     done = ctl("create", "r", "--readahead", "8", "--table", "0 8 zero")
     assert done.returncode == 0 and "--readahead 8" in done.stderr
+    done = ctl("setgeometry", "vol", "1", "2", "3", "0")
+    assert done.returncode == 0 and "no geometry" in done.stderr
 
 
 def test_output_that_cannot_be_written_is_an_error(ctl, fs):
@@ -472,3 +621,19 @@ def test_completion_knows_every_command_and_long_option(ctl):
     commands = set(re.findall(r"^\t(\w[\w-]*)(?= |$)", usage, re.M))
     assert commands <= set(offered), commands - set(offered)
     assert len(offered) == len(set(offered)) and set(offered) <= commands
+    # getopt tells the options that begin with a letter, for it is ambiguous; of these there is one each
+    options = {"--deferred", "--yes"}
+    for letter in string.ascii_lowercase:
+        options |= set(re.findall(r"'(--\w\w+)'", ctl("--" + letter).stderr))
+    assert {"--table", "--exec", "--groupid"} <= options
+    options -= {"--checks", "--noopencount", "--noudevrules", "--noudevsync", "--udevcookie",
+                "--verifyudev"}     # they do nothing
+    got = {option for command in offered for option in complete(ctl, command, "--")}
+    assert options <= got, options - got
+
+
+def test_completion_knows_every_field(ctl, fs):
+    fs.mkdir("vol")
+    for command in ["info", "-c"], ["stats", "list"]:
+        fields = set(re.findall(r"^  (\w+) +- ", ctl(*command, "-o", "help").stderr, re.M))
+        assert len(fields) > 20 and fields <= set(complete(ctl, *command, "-o", ""))

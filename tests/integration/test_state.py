@@ -45,6 +45,27 @@ def everything(d):
     return out
 
 
+def test_deferred_removes(dmfs, state):
+    """One that has happened is stored, the wish for one is not."""
+    d = dmfs(state=state)
+    d.mkdir("base", "0 8 zero")
+    d.mkdir("top", "0 8 linear base 0")
+    d.mkdir("other", "0 8 zero")
+    d.mkdir("user", "0 8 linear other 0")
+    for name in "base", "other":
+        d.write("control", f"remove {name} deferred\n")
+    d["top"].remove()
+    assert d.devices() == ["other", "user"]
+    d.kill()
+    d.wait()
+    d.close()
+    e = dmfs(state=state)
+    assert e.devices() == ["other", "user"]
+    assert "DEFERRED" not in e["other"].read("info")
+    e["user"].remove()
+    assert e.devices() == ["other"]
+
+
 @pytest.mark.parametrize("end", ["unmount", "kill"])
 def test_devices_come_back(dmfs, state, backing, end):
     d = dmfs(state=state)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The control tree: its files, making, removing and renaming devices, and the program around it."""
 
+import contextlib
 import errno
 import os
 import re
@@ -71,6 +72,25 @@ def test_control_lists_its_commands(fs):
     lines = fs.read("control").splitlines()
     for command in ("create", "remove", "rename"):
         assert any(command in line for line in lines), command
+
+
+def test_deferred_remove(fs):
+    dev = fs.mkdir("a b", "0 8 zero")
+    assert "remove NAME [deferred]\n" in fs.read("control")
+    for wrong in "remove a\\ b now", "remove a\\ b deferred more", "remove nosuch deferred":
+        with pytest.raises(OSError):
+            fs.write("control", wrong + "\n")
+    with dev.held():
+        fs.write("control", "remove a\\ b deferred\n")
+        assert fs.devices() == ["a b"]
+        assert "DEFERRED" in dev.read("info")
+    # the end of its events is the end of the device: it may have been before they could be opened
+    with contextlib.suppress(OSError), open(dev.file("events"), encoding="utf-8") as events:
+        events.read()
+    assert fs.devices() == []
+    fs.mkdir("c")
+    fs.write("control", "remove c deferred\n")
+    assert "c" not in fs.devices()
 
 
 def test_a_text_is_read_in_parts(fs, backing):

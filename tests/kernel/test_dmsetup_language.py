@@ -2,7 +2,8 @@
 """One script, spoken to the kernel by dmsetup and to dmfs by dmfsctl called as dmsetup: the same output, errors, codes.
 
 What must differ is made equal first: the kernel's major number is 254 and ours 0, it prints MAJ:MIN for a device in a
-table where we print names and paths, and we add what `error` says ("dmfs: ..." on stderr).
+table where we print names and paths, and we add what `error` says ("dmfs: ..." on stderr).  Where dmstats 1.02.185 is plainly wrong (it prints uninitialised
+numbers for a region's area, and crashes on some reports) we do not follow it, and do not ask it.
 """
 
 import difflib
@@ -454,6 +455,307 @@ for s in 'name=a extra' 'open=x' 'open=1%' '(name=a' 'name=a)' 'name="a' '!name=
 done
 """, zz=0)
 
+script("deferred_remove", r"""
+d create open -r --table "0 1000 linear $D0 0"
+d create top -r --table "0 1000 linear /dev/mapper/open 0"
+d remove open
+d remove --deferred open
+d info open
+d info -c open
+d remove --deferred open
+d message open 0 @cancel_deferred_remove x
+d message open 0 @Cancel_deferred_remove
+d info open
+d suspend open
+d remove --deferred open
+d info open
+d resume open
+d remove open
+d create open -n
+d ls --tree
+d remove top
+d ls
+d create a --table "0 1000 zero"
+d remove --deferred a
+d info a
+d create a --table "0 1000 linear $D0 0"
+d create b --table "0 1000 linear /dev/mapper/a 0"
+d create c --table "0 1000 linear /dev/mapper/b 0"
+d remove_all --deferred
+d ls
+d create a --table "0 1000 linear $D0 0"
+d create b --table "0 1000 linear /dev/mapper/a 0"
+d create c --table "0 1000 linear /dev/mapper/b 0"
+d remove --deferred a b c
+d ls
+d create a --table "0 1000 linear $D0 0"
+d create b --table "0 1000 linear /dev/mapper/a 0"
+d remove --deferred nosuch
+d remove --deferred -f a
+d info a
+d table
+d remove --deferred --retry a
+d rename a aa
+d info aa
+d load aa --table "0 10 error"
+d suspend aa
+d resume aa
+d table aa
+d remove b
+d ls
+d create a --table "0 1000 linear $D0 0"
+d create b --table "0 1000 linear /dev/mapper/a 0"
+d remove -f a
+d table a
+d remove_all -f
+d ls
+d remove -f nosuch
+d remove --retry nosuch
+d create n -n
+d remove -f n
+d create n -n
+d load n --table "0 5 zero"
+d remove -f n
+d ls
+""", a=0)
+
+script("inactive", r"""
+d create a --table "0 1000 linear $D0 0"
+d create b -u UU-1 --table "0 1000 linear /dev/mapper/a 0"
+d create c --table "0 1000 zero"
+d info --inactive a
+d status --inactive a
+d deps --inactive a
+d table --inactive a
+d load a --table "0 500 zero
+500 2 error"
+d load b --table "0 1000 linear /dev/mapper/c 0"
+d info --inactive
+d info a --inactive
+d status --inactive
+d status --inactive a b
+d table --inactive
+d deps --inactive
+d deps --inactive b
+d ls --inactive
+d ls --target zero --inactive
+d ls --tree --inactive
+d info -c --inactive
+d info -c --inactive -o name,device_count,devs_used,segments,attr b
+d status --inactive --target zero
+d status --inactive --target linear
+d table --inactive --target linear
+d -v status --inactive b
+d suspend a --inactive
+d resume a --inactive
+d info a
+d table a
+d wait --inactive a 7
+""", a=0, c=2)
+
+script("addressing", r"""
+d create a -u UU-A --table "0 1000 linear $D0 0"
+d create b --table "0 1000 linear /dev/mapper/a 0"
+for c in 'info -c' info status table deps mknodes suspend resume clear; do
+    d $c -j $MAJOR -m 0
+    d $c -u UU-A
+    d $c -j $MAJOR -m 77
+    d $c -u nosuch
+done
+d info -u ''
+d info -j 7 -m 0
+d table -j 7 -m 0
+d wait -j $MAJOR -m 0 7
+d message -j $MAJOR -m 0 0 @stats_list
+d load -j $MAJOR -m 0 --table "0 3 zero"
+d table --inactive -j $MAJOR -m 0
+d rename -j $MAJOR -m 77 new
+d info -u UU-A b
+d table -u UU-A b
+d suspend -u nosuch b
+d info -c -o name,suspended
+d create z1 -j 7 -m 5 -n
+d create z2 -j $MAJOR -m 12 -n
+d info z2
+d create z3 -m 13 -j $MAJOR -r -n
+d info z3
+d --checks info z3
+d --noopencount info z3
+d --noudevrules --noudevsync --verifyudev info z3
+d --udevcookie 0xd4d0001 info z3
+d -y remove z3
+d --readahead 8 info z2
+d --readahead none info z2
+d --readahead +8 info z2
+d resume --addnodeonresume a
+d resume --addnodeonresume --addnodeoncreate a
+d create n1 --addnodeoncreate -n
+d create n2 --addnodeonresume --table "0 8 zero"
+d info --bad
+d info -Z
+d info -o
+d create 'sp ace' -u 'u u' --table "0 8 zero"
+d create 'ha\x20lf' -u 'u\x20v' -n
+d create 'mi\x20 x' -n
+d create uu -u 'u\x20v w' -n
+d create '' -n
+d create 12345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678 -n
+d info 12345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678
+d ls
+d info -u 'u u'
+d info -u 'u\x20u'
+d info 'sp\x20ace'
+d info --manglename hex 'sp ace'
+d info --manglename hex 'sp\x20ace'
+d info -c -o name,mangled_name,unmangled_name,uuid,mangled_uuid,unmangled_uuid
+d message 'sp ace' 0 foo
+d remove 'nosuch one'
+d rename 'sp ace' 'sp\x20ace2'
+d rename uu --setuuid 'x\x20 y'
+d rename b --setuuid 'x\x20y'
+d table
+d ls --exec ''
+d ls --exec true
+d ls --exec false
+d ls -o devname,bad
+d ls --target zero -o devname
+d info --count 2 -c --noheadings a
+d table --count 2 a
+p '0 5 zero # comment' create st1
+p '0 5 zero\r\n' create st2
+p ' 0 5 zero \\\n' create st3
+p '0\t5\tzero' create st4
+d table
+""", a=0)
+
+script("udev", r"""
+for c in 0 0xd4d0000 0xd4dffff 4294967295 0x0D400000 219742208 x; do
+    d udevflags $c
+done
+d udevflags
+d udevflags 1 2
+d udevcookie
+d udevcookies
+d udevcomplete 0x123
+d udevcomplete 0xd4d1234
+d udevcomplete x
+d udevcomplete
+d udevcomplete_all x
+d -y udevcomplete_all
+d -y udevcomplete_all 5
+d udevreleasecookie
+d udevreleasecookie x
+d udevcreatecookie
+d create a --table "0 1000 zero"
+d setgeometry a 1 2 3
+d setgeometry a x 2 3 0
+d setgeometry a 1 2 3 99999999999
+d setgeometry nosuch 1 2 3 0
+d setgeometry
+""")
+
+script("statistics_groups", r"""
+d create a --table "0 2000 linear $D0 0"
+d create b --table "0 3 zero
+3 997 linear $D1 5"
+d stats create --segments b
+d stats list b
+d stats list -v b
+d stats delete --allregions b
+d stats create --segments --nogroup b
+d stats delete --allregions b
+d stats create --segments --alias foo b
+d stats list b
+d stats list --group b
+d stats list --region b
+d stats list --area b
+d stats list --area --region --group b
+d message b 0 @stats_list
+d stats ungroup b
+d stats ungroup --groupid 0 b
+d stats list b
+d message b 0 @stats_list
+d stats group b
+d stats group --regions 0,1 b
+d stats group --regions 0,1 b
+d stats list b
+d message b 0 @stats_list
+d stats ungroup --groupid 0 b
+d stats group --regions 0-1 --alias al b
+d stats list b
+d stats ungroup --groupid 0 b
+d stats group --regions 0-7 b
+d stats group --regions 1 b
+d stats group --regions 1-0 b
+d stats group --regions x b
+d stats group --regions 0,1
+d stats group --regions 0,1 nosuch
+d stats group --regions 0,1 --alldevices
+d stats create --areas 4 --userdata data b
+d stats create --areas 4 b
+d stats group --regions 2,3 --alias x b
+d stats list b
+d stats list --area b
+d message b 0 @stats_list
+d stats report --group --count 1 b
+d stats report --area --count 1 b
+d stats print --groupid 2 b
+d stats clear --groupid 2 b
+d stats delete --groupid 2 --regionid 1 b
+d stats delete --groupid 2 b
+d stats list b
+d stats delete --groupid 77 b
+d stats delete --groupid 0 b
+d stats delete --regionid 1 b
+d stats list b
+d stats delete --allregions --alldevices
+d stats create --areas 3 --length 999 --bounds 10ms,20ms b
+d stats create --bounds 1us,10000ms,100s b
+d stats create --bounds 100ms b
+d stats create b
+f=hist_count,hist_count_bounds,hist_count_ranges,hist_percent,hist_percent_bounds,hist_percent_ranges
+d stats report --count 1 -o $f,hist_bins,hist_bounds,hist_ranges,interval,interval_ns,stats_name,name_all b
+d stats report --count 1 --noheadings --notimesuffix -o $f b
+d stats report --count 1 --relative --histogram b
+d stats list --noheadings -o hist_bounds,hist_ranges --notimesuffix b
+d stats group --regions 0,1 b
+d stats group --regions 0,3 b
+d stats create --bounds 10ms,20ms --length 10 b
+d stats group --regions 0,4 b
+d stats delete --regionid 4 b
+d stats delete --regionid 3 b
+d message b 0 @stats_list
+d stats group --regions 1,1 b
+d stats delete --allregions b
+d stats create --areasize 4K b
+d stats create --areasize 4kb b
+d stats create --length 1000b b
+d stats create --areasize 512b --start 1k --length 2K b
+d stats create --length 10 --areas 3 b
+d stats create --programid '' b
+d stats create --programid '' --force b
+d stats create --nogroup --segments --alias z b
+d stats list --allprograms b
+d stats list --programid '' b
+for u in h H b B s S k K m M g T 3M 512b 1k; do
+    d stats list --units $u --noheadings -o region_start,region_len,area_len b
+done
+d stats delete --regionid 0 b
+d stats delete --regionid 1 b
+d stats report --count 1 --area --units k --nosuffix b
+d stats report --count 1 -S area_id=1 --nameprefixes b
+d stats create nosuch
+d stats print --allregions nosuch
+d stats create -j $MAJOR -m 1
+d stats list -j $MAJOR -m 77
+d stats delete --allregions --allprograms --alldevices
+t dmstats list
+t dmstats create b
+t dmstats list
+t dmstats bogus
+t dmstats delete --allregions --alldevices
+""")
+
 script("statistics", r"""
 d create a --table "0 2000 linear $D0 0"
 d create b --table "0 3 zero
@@ -510,7 +812,8 @@ def test_language(name, theirs, fs, tool, backing, work):
     disks = [backing(8192) for _ in range(2)]
     bindir = os.path.join(work, "bin")
     os.mkdir(bindir)
-    os.symlink(tool("dmfsctl"), os.path.join(bindir, "dmsetup"))
+    for called in "dmsetup", "dmstats":
+        os.symlink(tool("dmfsctl"), os.path.join(bindir, called))
     done = subprocess.run(["/bin/bash", "-c", PRELUDE + text + "exit 0\n"], cwd=work, text=True, capture_output=True,
                           timeout=120, stdin=subprocess.DEVNULL,
                           env=os.environ | {"PATH": bindir + ":" + os.environ["PATH"], "LC_ALL": "C", "WORK": work,

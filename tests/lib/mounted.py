@@ -193,6 +193,19 @@ class Device:
         finally:
             os.close(fd)
 
+    @contextlib.contextmanager
+    def held(self, flags="<"):
+        """Its image is open in another process, by a shell's redirection (<, <> or >).
+
+        No other process inherits it and, closing it, looks as if the last one did.
+        """
+        with subprocess.Popen(["/bin/sh", "-c", f'exec 3{flags}"$0" && echo open && read line', self.image],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"open\n"
+            yield
+            process.stdin.close()
+            process.wait(60)
+
     def pread(self, length, offset):
         with self.open(os.O_RDONLY) as fd:
             return pread_all(fd, length, offset)

@@ -251,6 +251,62 @@ static void regions(void **state)
 		assert_null(region_parse(bad[i]));
 }
 
+static struct region *grouped(GPtrArray *list, const char *line)
+{
+	struct region *r = region_parse(line);
+
+	assert_non_null(r);
+	g_ptr_array_add(list, r);
+	return r;
+}
+
+static void region_groups(void **state)
+{
+	g_autoptr(GPtrArray) list = g_ptr_array_new_with_free_func((GDestroyNotify)region_free);
+	struct region *r = grouped(list, "1: 0+10 10 dmstats DMS_GROUP=a:b:1,3-4#data x histogram:5");
+	struct region *alone = grouped(list, "2: 0+10 10 dmstats DMS_GROUP=broken");
+	struct region *other = grouped(list, "3: 0+10 10 dmstats -");
+	struct region *last =
+	    grouped(list, "9: 0+10 10 dmstats DMS_GROUP=:9,3,18446744073709551615,0-18446744073709551615#-");
+	g_autofree char *back = aux_print(r->members, r->alias, r->aux), *none = aux_print(NULL, NULL, "");
+
+	assert_string_equal(r->alias, "a:b");
+	assert_string_equal(r->members, "1,3-4");
+	assert_string_equal(r->aux, "data x");
+	assert_string_equal(back, "DMS_GROUP=a:b:1,3-4#data x");
+	assert_string_equal(none, "-");
+	assert_null(alone->members);
+	assert_string_equal(alone->aux, "DMS_GROUP=broken");
+	assert_string_equal(last->aux, "");
+	regions_group(list);
+	assert_int_equal(r->group, 1);
+	assert_int_equal(alone->group, -1);
+	assert_int_equal(other->group, 1); /* of two groups the first */
+	assert_string_equal(other->group_alias, "a:b");
+	assert_int_equal(last->group, 9);
+	assert_ptr_equal(regions_find(list, 9), last);
+	assert_null(regions_find(list, 4));
+}
+
+static void id_lists(void **state)
+{
+	static const struct {
+		const char *in, *out;
+	} good[] = {{"1", "1"},	  {"3,1,2", "1-3"},	    {"0,2", "0,2"},
+		    {"1,1", "1"}, {"0-1,5,3-4", "0-1,3-5"}, {"0-7,99", "7,99"}};
+	static const char *const bad[] = {"", "x", "1,", ",1", "1,,2", "2-1", "1-", "-1", "1 2", "1-2-3"};
+
+	for (unsigned i = 0; i < G_N_ELEMENTS(good); i++) {
+		g_autoptr(GArray) ids = id_list_parse(good[i].in, 6);
+		g_autofree char *text = ids ? id_list_print(ids) : NULL;
+
+		assert_non_null(ids);
+		assert_string_equal(text, good[i].out);
+	}
+	for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++)
+		assert_null(id_list_parse(bad[i], 6));
+}
+
 static void areas(void **state)
 {
 	g_autoptr(GPtrArray) list = areas_parse("0+8 1 2 3 4 5 6 7 8 9 10 11 12 13 7:8:9\n8+8 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
@@ -272,9 +328,23 @@ static void units(void **state)
 	static const struct {
 		uint64_t bytes;
 		const char *units, *text;
-	} sizes[] = {{0, NULL, "0"}, {512, NULL, "512b"}, {1536, NULL, "1.50k"}, {1024000, NULL, "1000.00k"},
-		     {1 << 20, NULL, "1.00m"}, {1536, "s", "3"}, {1536, "b", "1536"}, {1 << 20, "k", "1024.00k"},
-		     {UINT64_MAX, NULL, "16.00e"}};
+	} sizes[] = {{0, NULL, "0"},
+		     {512, NULL, "512b"},
+		     {1536, NULL, "1.50k"},
+		     {1024000, NULL, "1000.00k"},
+		     {1 << 20, NULL, "1.00m"},
+		     {1536, "s", "3"},
+		     {1536, "b", "1536"},
+		     {1 << 20, "k", "1024.00"},
+		     {UINT64_MAX, NULL, "16.00e"},
+		     {512000, "H", "512.00K"},
+		     {512000, "K", "512.00"},
+		     {0, "k", "0"},
+		     {512000, "3M", "0.17"},
+		     {1024, "512b", "2.00"},
+		     {1024, "S", "2"},
+		     {1024, "1k", "1.00"}};
+	static const char *const bad_units[] = {"", "x", "512", "0k", "k3", "3kk", "18446744073709551615k"};
 	static const struct {
 		uint64_t ns;
 		const char *text;
@@ -290,12 +360,20 @@ static void units(void **state)
 	for (unsigned i = 0; i < G_N_ELEMENTS(times); i++) {
 		g_autoptr(GString) out = g_string_new(NULL);
 
-		time_print(out, times[i].ns);
+		time_print(out, times[i].ns, true);
 		assert_string_equal(out->str, times[i].text);
 	}
+	for (unsigned i = 0; i < G_N_ELEMENTS(bad_units); i++)
+		assert_false(units_valid(bad_units[i]));
+	assert_true(units_valid(NULL) && units_valid("h") && units_valid("B") && units_valid("3M"));
 	assert_true(size_parse("100", &n) && n == 100);
 	assert_true(size_parse("4k", &n) && n == 8);
-	assert_true(size_parse("1M", &n) && n == 2048);
+	assert_true(size_parse("1m", &n) && n == 2048);
+	assert_true(size_parse("1M", &n) && n == 1000000 / 512);
+	assert_true(size_parse("4kb", &n) && n == 8);
+	assert_true(size_parse("1000b", &n) && n == 1);
+	assert_true(size_parse("0", &n) && n == 0);
+	assert_false(size_parse("1b", &n));
 	assert_true(size_parse("7s", &n) && n == 7);
 	assert_false(size_parse("", &n) || size_parse("x", &n) || size_parse("4kk", &n) || size_parse("-4", &n) ||
 		     size_parse("99999999e", &n) || size_parse("18446744073709551615k", &n));
@@ -339,6 +417,8 @@ int main(void)
 		cmocka_unit_test(progress_of_targets),
 		cmocka_unit_test(fractions),
 		cmocka_unit_test(regions),
+	    cmocka_unit_test(region_groups),
+	    cmocka_unit_test(id_lists),
 		cmocka_unit_test(areas),
 		cmocka_unit_test(units),
 		cmocka_unit_test(histogram_bounds),

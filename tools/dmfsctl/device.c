@@ -28,8 +28,9 @@ bool say(const char *format, ...)
 bool ioctl_failed_on(const char *what, const char *name, const char *uuid, int minor, int error)
 {
 	g_autofree char *number = minor < 0 ? g_strdup("") : g_strdup_printf("(0:%d)", minor);
+	g_autofree char *shown = !name || opt.mangling == MANGLE_NONE ? g_strdup(name) : mangle(name);
 
-	return say("device-mapper: %s ioctl on %s %s%s failed: %s", what, name ? name : "", uuid ? uuid : "", number,
+	return say("device-mapper: %s ioctl on %s %s%s failed: %s", what, shown ? shown : "", uuid ? uuid : "", number,
 		   g_strerror(error == -ENOENT ? ENXIO : -error));
 }
 
@@ -42,7 +43,7 @@ bool ioctl_failed(const char *what, const struct ident *id, int error)
 			   g_strerror(error == -ENOENT ? ENXIO : -error));
 	}
 	if (id->said)
-		return ioctl_failed_on(what, id->said, NULL, -1, error);
+		return ioctl_failed_on(what, id->name ? id->name : id->said, NULL, -1, error);
 	return ioctl_failed_on(what, NULL, opt.uuid, -1, error);
 }
 
@@ -60,6 +61,9 @@ void show_error_file(const char *name)
 }
 
 /* --- names ------------------------------------------------------------------------------- */
+
+#define NAME_BYTES 127
+#define UUID_BYTES 128
 
 /* Characters that need no \xNN, which are those that udev takes. */
 static bool plain(char c)
@@ -92,6 +96,47 @@ char *unmangle(const char *name)
 		}
 	}
 	return g_string_free(out, FALSE);
+}
+
+/* What --manglename makes of it: in auto mode, what is mangled must be so altogether. */
+static char *by_mode(const char *said, const char *what)
+{
+	g_autofree char *plain_text = opt.mangling == MANGLE_AUTO ? unmangle(said) : g_strdup(said), *again = NULL;
+
+	again = mangle(plain_text);
+	if (!strcmp(plain_text, said) || !g_ascii_strcasecmp(again, said))
+		return g_steal_pointer(&plain_text);
+	say("The %s \"%s\" contains mixed mangled and unmangled characters or it's already mangled improperly.", what,
+	    said);
+	if (g_str_has_prefix(what, "new "))
+		say("Failed to mangle new device %s \"%s\"", what + strlen("new "), said);
+	else
+		say(*what == 'n' ? "Failed to mangle device name \"%s\"." : "Failed to mangle device uuid \"%s\".",
+		    said);
+	return NULL;
+}
+
+static bool name_too_long(const char *name)
+{
+	return strlen(name) > NAME_BYTES && !say("Name \"%s\" too long.", name);
+}
+
+char *name_to_store(const char *said, const char *what)
+{
+	bool is_name = g_str_has_suffix(what, "name");
+	char *text;
+
+	if (is_name && strchr(said, '/'))
+		return say("Name \"%s\" invalid. It contains \"/\".", said), NULL;
+	text = by_mode(said, what);
+	if (!text)
+		return NULL;
+	if (is_name ? !name_too_long(text) : strlen(text) <= UUID_BYTES)
+		return text;
+	if (!is_name)
+		say("Mangled form of the UUID too long for \"%s\".", said);
+	g_free(text);
+	return NULL;
 }
 
 char *block_name(int major, int minor)
@@ -163,6 +208,27 @@ struct device *device_parse(const char *info)
 	return d;
 }
 
+#define TARGETS_LINE "Number of targets: "
+
+/* --inactive: the number of targets is the inactive table's. */
+static void count_inactive_targets(struct device *d, const char *name)
+{
+	g_autofree char *path = tree_path(ctl_root(), name, "inactive"), *text = NULL, *before = NULL;
+	char *line = strstr(d->info, TARGETS_LINE), *info;
+
+	d->targets = 0;
+	if (!tree_read(path, &text))
+		for (const char *p = text; (p = strchr(p, '\n')); p++)
+			d->targets++;
+	if (!line)
+		return;
+	before = g_strndup(d->info, (gsize)(line - d->info));
+	line += strcspn(line, "\n");
+	info = g_strdup_printf("%s" TARGETS_LINE "%u%s", before, d->targets, line);
+	g_free(d->info);
+	d->info = info;
+}
+
 struct device *device_get(const char *name, int *error)
 {
 	g_autofree char *path = tree_path(ctl_root(), name, "info"), *info = NULL;
@@ -176,6 +242,8 @@ struct device *device_get(const char *name, int *error)
 		*error = -EIO;
 		return NULL;
 	}
+	if (opt.inactive)
+		count_inactive_targets(d, name);
 	g_free(d->name); /* a name may hold what an info line cannot show */
 	d->name = g_strdup(name);
 	return d;
@@ -222,22 +290,40 @@ static struct dep *make_dep(const char *word)
 	return dep;
 }
 
+static GPtrArray *parse_deps(const char *text)
+{
+	GPtrArray *deps = g_ptr_array_new_with_free_func(free_dep);
+	g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+
+	for (unsigned i = 0; lines[i]; i++)
+		if (*lines[i])
+			g_ptr_array_add(deps, make_dep(lines[i]));
+	return deps;
+}
+
 GPtrArray *device_deps(struct device *d)
 {
 	g_autofree char *path = NULL, *text = NULL;
-	g_auto(GStrv) lines = NULL;
 
 	if (d->deps)
 		return d->deps;
-	d->deps = g_ptr_array_new_with_free_func(free_dep);
 	path = tree_path(ctl_root(), d->name, "deps");
-	if (tree_read(path, &text))
-		return d->deps;
-	lines = g_strsplit(text, "\n", -1);
-	for (unsigned i = 0; lines[i]; i++)
-		if (*lines[i])
-			g_ptr_array_add(d->deps, make_dep(lines[i]));
+	d->deps = parse_deps(tree_read(path, &text) ? "" : text);
 	return d->deps;
+}
+
+int device_inactive(const char *name, const char *what, char **text)
+{
+	g_autofree char *message = g_strconcat("@inactive ", what, NULL);
+
+	return tree_message(ctl_root(), name, message, text);
+}
+
+GPtrArray *device_inactive_deps(struct device *d)
+{
+	g_autofree char *text = NULL;
+
+	return parse_deps(device_inactive(d->name, "deps", &text) ? "" : text);
 }
 
 /* Whom each device is used by: name -> GPtrArray of struct device, read once. */
@@ -387,7 +473,9 @@ static enum ident_result by_argument(const char *argument, struct ident *id)
 		say("Device %s not found", argument);
 		return IDENT_BAD;
 	}
-	if (opt.mangling != MANGLE_NONE && strstr(name, "\\x") && !tree_has_device(ctl_root(), name))
+	if (name_too_long(name))
+		return IDENT_BAD;
+	if (opt.mangling == MANGLE_AUTO && strstr(name, "\\x") && !tree_has_device(ctl_root(), name))
 		id->name = unmangle(name);
 	else
 		id->name = g_steal_pointer(&name);

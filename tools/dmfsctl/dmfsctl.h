@@ -43,7 +43,11 @@ struct device *device_get(const char *name, int *error);
 /* For what `info` says; NULL if that is not the text of an info file. */
 struct device *device_parse(const char *info);
 void device_free(struct device *d);
+/* What the live table uses; with inactive, the inactive one, which is then the caller's to free. */
 GPtrArray *device_deps(struct device *d);
+GPtrArray *device_inactive_deps(struct device *d);
+/* `status` or `deps`, of the inactive table. */
+int device_inactive(const char *name, const char *what, char **text);
 /*
  * Of struct device: all, in the order of their names; chosen: only those that --select selects, in --sort's order.
  * NULL: it has been said why.
@@ -55,6 +59,11 @@ char *device_of_uuid(const char *uuid);
 GPtrArray *device_users(const char *name);
 /* The block device's own name (sda1), or NULL. */
 char *block_name(int major, int minor);
+/*
+ * A new device's name or uuid (what: "name", "UUID", "new name" or "new UUID") as it is to be stored, of what the user
+ * said; NULL: it has been said why there is none.
+ */
+char *name_to_store(const char *said, const char *what);
 /* The name or uuid with all but a few characters as \xNN. */
 char *mangle(const char *name);
 char *unmangle(const char *name);
@@ -115,6 +124,13 @@ bool cmd_wait(int argc, char **argv);
 bool cmd_stats(int argc, char **argv);
 bool cmd_top(int argc, char **argv);
 bool cmd_graph(int argc, char **argv);
+bool cmd_setgeometry(int argc, char **argv);
+bool cmd_udevcreatecookie(int argc, char **argv);
+bool cmd_udevreleasecookie(int argc, char **argv);
+bool cmd_udevflags(int argc, char **argv);
+bool cmd_udevcomplete(int argc, char **argv);
+bool cmd_udevcomplete_all(int argc, char **argv);
+bool cmd_udevcookies(int argc, char **argv);
 bool cmd_losetup(int argc, char **argv);
 /* `info` of a device as -v shows it after another command. */
 bool show_info(const char *name);

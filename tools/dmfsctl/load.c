@@ -50,6 +50,12 @@ static bool check_lines(const char *text, const char *where, bool *empty)
 	return true;
 }
 
+/* As dmsetup, but that a '#' within a word is the word's: files are so named. */
+static size_t comment_length(const char *text, const char *line)
+{
+	return *text == '#' && text > line ? strcspn(text, "\n") : 0;
+}
+
 /*
  * Scripts made for dmsetup name their devices /dev/mapper/NAME: such a word
  * becomes the dmfs device of that name, if there is one and the kernel has none.
@@ -67,12 +73,14 @@ static char *translate_word(const char *word, size_t len)
 static char *translate(const char *text)
 {
 	GString *out = g_string_new(NULL);
+	const char *begin = text;
 
 	while (*text) {
 		size_t blank = strspn(text, " \t\r\n"), len = 0;
 
 		g_string_append_len(out, text, (gssize)blank);
 		text += blank;
+		text += comment_length(text, begin);
 		while (text[len] && !isspace((unsigned char)text[len]))
 			len += 1 + (text[len] == '\\' && text[len + 1]);
 		if (len) {
@@ -256,31 +264,10 @@ bool cmd_wipe_table(int argc, char **argv)
 	AUTO_IDENT id = {0};
 
 	(void)argc;
-	if (!ident_need(*argv, &id) || !wipe_table(&id, opt.noflush || opt.force))
-		return false;
-	return !opt.verbose || show_info(id.name);
+	return ident_need(*argv, &id) && wipe_table(&id, opt.noflush || opt.force);
 }
 
 /* --- create -------------------------------------------------------------------------------------- */
-
-/* A name in which some characters are mangled as \xNN and others would need it cannot be told apart. */
-static char *name_to_create(const char *said)
-{
-	g_autofree char *name = opt.mangling == MANGLE_AUTO ? unmangle(said) : g_strdup(said), *again = NULL;
-
-	if (strchr(name, '/')) {
-		say("Name \"%s\" invalid. It contains \"/\".", said);
-		return NULL;
-	}
-	again = mangle(name);
-	if (opt.mangling == MANGLE_AUTO && strcmp(name, said) && g_ascii_strcasecmp(again, said)) {
-		say("The name \"%s\" contains mixed mangled and unmangled characters or it's already mangled improperly.",
-		    said);
-		say("Failed to mangle device name \"%s\".", said);
-		return NULL;
-	}
-	return g_steal_pointer(&name);
-}
 
 static int make_directory(const char *name, int64_t minor)
 {
@@ -339,15 +326,18 @@ static bool load_and_resume(const char *name, const char *table, bool readonly)
 /* table NULL: none. */
 static bool create(const struct concise_device *want, const char *table)
 {
-	g_autofree char *name = name_to_create(want->name), *path = NULL;
+	g_autofree char *name = name_to_store(want->name, "name"), *path = NULL, *uuid = NULL;
 	int error;
 
-	if (!name)
+	uuid = name && want->uuid ? name_to_store(want->uuid, "UUID") : NULL;
+	if (!name || (want->uuid && !uuid))
 		return false;
+	if (!*name || *name == '.') /* these name no directory, or another one */
+		return ioctl_failed_on("create", name, uuid, (int)want->minor, -EINVAL);
 	error = make_directory(name, want->minor);
 	if (error)
 		return ioctl_failed_on("create", name, want->uuid, (int)want->minor, error == -EEXIST ? -EBUSY : error);
-	error = set_uuid(name, want->uuid);
+	error = set_uuid(name, uuid);
 	if (error)
 		ioctl_failed_on("create", name, want->uuid, (int)want->minor, error);
 	if (!error && set_owner(name) && (!table || load_and_resume(name, table, want->readonly)))

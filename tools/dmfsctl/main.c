@@ -4,7 +4,7 @@
  *
  *   dmfsctl [-m MOUNT] [OPTIONS] COMMAND [ARGUMENTS]
  *
- * Called as dmsetup it is the same.  Exit status: 0, or 1 if something failed.
+ * Called as dmsetup it is the same, called as dmstats it is `dmfsctl stats`.  Exit status: 0, or 1 if something failed.
  */
 #include <errno.h>
 #include <locale.h>
@@ -14,6 +14,7 @@
 #include "dmfsctl.h"
 #include "fields.h"
 #include "show.h"
+#include "stats.h"
 
 struct options opt;
 const char *ctl_program;
@@ -21,21 +22,6 @@ const char *ctl_program;
 /* --- the commands ----------------------------------------------------------------------- */
 
 static bool cmd_help(int argc, char **argv);
-
-static bool nothing_to_do(int argc, char **argv)
-{
-	(void)argc;
-	(void)argv;
-	return true;
-}
-
-static bool no_cookies(int argc, char **argv)
-{
-	(void)argc;
-	(void)argv;
-	puts("Cookie       Semid      Value      Last semop time           Last change time");
-	return true;
-}
 
 static const struct command {
 	const char *name, *usage;
@@ -52,8 +38,8 @@ static const struct command {
 	 "\t    [-n|--notable|--table <table>|<table_file>]\n"
 	 "\tcreate --concise [<concise_device_spec_list>]",
 	 0, 2, false, cmd_create},
-	{"remove", "[-f|--force] [--retry] <device>...", 0, -1, true, cmd_remove},
-	{"remove_all", "[-f|--force]", 0, 0, false, cmd_remove_all},
+	{"remove", "[--deferred] [-f|--force] [--retry] <device>...", 0, -1, true, cmd_remove},
+	{"remove_all", "[--deferred] [-f|--force]", 0, 0, false, cmd_remove_all},
 	{"suspend", "[--noflush] [--nolockfs] <device>...", 0, -1, true, cmd_suspend},
 	{"resume", "[--noflush] [--nolockfs] <device>...", 0, -1, true, cmd_resume},
 	{"load", "<device> [-r|--readonly] [--table <table>|<table_file>]", 0, 2, false, cmd_load},
@@ -63,10 +49,11 @@ static const struct command {
 	{"rename", "<device> [--setuuid] <new_name_or_uuid>", 1, 2, false, cmd_rename},
 	{"message", "<device> <sector> <message>", 2, -1, false, cmd_message},
 	{"ls", "[--target <target_type>] [--exec <command>] [-o <options>] [--tree]", 0, 0, false, cmd_ls},
-	{"info", "[-c|-C|--columns] [<device>...]", 0, -1, true, cmd_info},
-	{"deps", "[-o <options>] [<device>...]", 0, -1, true, cmd_deps},
+	{"info", "[-c|-C|--columns] [--inactive] [--count <cnt>] [--interval <seconds>] [<device>...]", 0, -1, true,
+	 cmd_info},
+	{"deps", "[-o <options>] [--inactive] [<device>...]", 0, -1, true, cmd_deps},
 	{"stats", "<command> [<options>] [<device>...]", 0, -1, false, cmd_stats},
-	{"status", "[<device>...] [--noflush] [--target <target_type>]", 0, -1, true, cmd_status},
+	{"status", "[<device>...] [--inactive] [--noflush] [--target <target_type>]", 0, -1, true, cmd_status},
 	{"table", "[<device>...] [--concise] [--inactive] [--target <target_type>]", 0, -1, true, cmd_table},
 	{"wait", "<device> [<event_nr>] [--noflush]\n\twait --progress <device>", 0, 2, false, cmd_wait},
 	{"mknodes", "[<device>...]", 0, -1, true, cmd_mknodes},
@@ -77,12 +64,13 @@ static const struct command {
 	{"top", "[--interval <seconds>] [--count <cnt>]", 0, 0, false, cmd_top},
 	{"graph", "", 0, 0, false, cmd_graph},
 	{"losetup", "[-r|--readonly] <device>...", 0, -1, true, cmd_losetup},
-	/* A dmfs has no udev to wait for: there are no cookies, and all are complete. */
-	{"udevcreatecookie", "", 0, 0, false, nothing_to_do},
-	{"udevreleasecookie", "[<cookie>]", 0, 1, false, nothing_to_do},
-	{"udevcomplete", "<cookie>", 1, 1, false, nothing_to_do},
-	{"udevcookies", "", 0, 0, false, no_cookies},
-	{"udevcomplete_all", "[<age_in_minutes>]", 0, 1, false, nothing_to_do},
+	{"udevcreatecookie", "", 0, 0, false, cmd_udevcreatecookie},
+	{"udevreleasecookie", "[<cookie>]", 0, 1, false, cmd_udevreleasecookie},
+	{"udevflags", "<cookie>", 1, 1, false, cmd_udevflags},
+	{"udevcomplete", "<cookie>", 1, 1, false, cmd_udevcomplete},
+	{"udevcookies", "", 0, 0, false, cmd_udevcookies},
+	{"udevcomplete_all", "[<age_in_minutes>]", 0, 1, false, cmd_udevcomplete_all},
+	{"setgeometry", "<device> <cyl> <head> <sect> <start>", 5, 5, false, cmd_setgeometry},
 };
 
 static void usage(FILE *to)
@@ -164,6 +152,36 @@ static bool run(const struct command *c, int argc, char **argv)
 	return true;
 }
 
+/*
+ * Once, or as often as --count says, an --interval apart; for ever with --interval alone.
+ * Reports in columns have an empty line between them.
+ */
+static bool run_repeatedly(const struct command *c, int argc, char **argv)
+{
+	int64_t left = opt.count >= 0 ? opt.count : opt.interval > 0 ? 0 : 1;
+	bool ok, forever = !left;
+
+	for (;;) {
+		ok = run(c, argc, argv);
+		if (!ok)
+			say("Command failed.");
+		finish_columns();
+		if (!ok || (!forever && !--left))
+			return ok;
+		fflush(stdout);
+		if (!stats_interval(opt.interval > 0 ? opt.interval : 1))
+			return false;
+		if (opt.columns)
+			putchar('\n');
+	}
+}
+
+/* These do so themselves. */
+static bool repeats(const struct command *c)
+{
+	return c->fn == cmd_stats || c->fn == cmd_top;
+}
+
 /* -o belongs to the columns of info and stats, to the tree, or to what names devices. */
 static bool check_options(const struct command *c)
 {
@@ -202,10 +220,11 @@ static int dispatch(void)
 		usage(stderr);
 		return 1;
 	}
+	if (!repeats(c))
+		return !run_repeatedly(c, argc, words + 1);
 	ok = run(c, argc, words + 1);
 	if (!ok)
 		say("Command failed.");
-	finish_columns();
 	return !ok;
 }
 
@@ -217,6 +236,8 @@ int main(int argc, char **argv)
 	setlocale(LC_MESSAGES, "");
 	ctl_program = strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0];
 	if (options_parse(&opt, argc, argv)) {
+		if (!strcmp(ctl_program, "dmstats"))
+			g_ptr_array_insert(opt.words, 0, "stats");
 		status = dispatch();
 	} else {
 		say("Couldn't process command line.");

@@ -13,9 +13,11 @@
 enum {
 	ADDNODE_ON_CREATE = 256,
 	ADDNODE_ON_RESUME,
+	ALIAS,
 	ALL_DEVICES,
 	ALL_PROGRAMS,
 	ALL_REGIONS,
+	AREA,
 	AREAS,
 	AREA_SIZE,
 	BOUNDS,
@@ -24,6 +26,8 @@ enum {
 	COUNT,
 	DEFERRED,
 	EXEC,
+	GROUP,
+	GROUP_ID,
 	HISTOGRAM,
 	INACTIVE,
 	INTERVAL,
@@ -32,15 +36,20 @@ enum {
 	MOUNT,
 	NAMEPREFIXES,
 	NOFLUSH,
+	NOGROUP,
 	NOHEADINGS,
 	NOLOCKFS,
 	NOTHING, /* there is nothing that it could do here: udev, device nodes, checks that are always made */
 	NOTHING_WITH_VALUE,
+	NOTIMESUFFIX,
 	PRECISE,
 	PROGRAM_ID,
 	PROGRESS,
 	READAHEAD,
+	REGION,
+	REGIONS,
 	REGION_ID,
+	RELATIVE,
 	RETRY,
 	SEGMENTS,
 	SEPARATOR,
@@ -58,9 +67,11 @@ enum {
 static const struct option long_options[] = {
 	{"addnodeoncreate", no_argument, NULL, ADDNODE_ON_CREATE},
 	{"addnodeonresume", no_argument, NULL, ADDNODE_ON_RESUME},
+	{"alias", required_argument, NULL, ALIAS},
 	{"alldevices", no_argument, NULL, ALL_DEVICES},
 	{"allprograms", no_argument, NULL, ALL_PROGRAMS},
 	{"allregions", no_argument, NULL, ALL_REGIONS},
+	{"area", no_argument, NULL, AREA},
 	{"areas", required_argument, NULL, AREAS},
 	{"areasize", required_argument, NULL, AREA_SIZE},
 	{"bounds", required_argument, NULL, BOUNDS},
@@ -73,6 +84,8 @@ static const struct option long_options[] = {
 	{"exec", required_argument, NULL, EXEC},
 	{"force", no_argument, NULL, 'f'},
 	{"gid", required_argument, NULL, 'G'},
+	{"group", no_argument, NULL, GROUP},
+	{"groupid", required_argument, NULL, GROUP_ID},
 	{"help", no_argument, NULL, 'h'},
 	{"histogram", no_argument, NULL, HISTOGRAM},
 	{"inactive", no_argument, NULL, INACTIVE},
@@ -85,10 +98,13 @@ static const struct option long_options[] = {
 	{"mount", required_argument, NULL, MOUNT},
 	{"nameprefixes", no_argument, NULL, NAMEPREFIXES},
 	{"noflush", no_argument, NULL, NOFLUSH},
+	{"nogroup", no_argument, NULL, NOGROUP},
 	{"noheadings", no_argument, NULL, NOHEADINGS},
 	{"nolockfs", no_argument, NULL, NOLOCKFS},
 	{"noopencount", no_argument, NULL, NOTHING},
+	{"nosuffix", no_argument, NULL, NOTHING},
 	{"notable", no_argument, NULL, 'n'},
+	{"notimesuffix", no_argument, NULL, NOTIMESUFFIX},
 	{"noudevrules", no_argument, NULL, NOTHING},
 	{"noudevsync", no_argument, NULL, NOTHING},
 	{"options", required_argument, NULL, 'o'},
@@ -97,7 +113,10 @@ static const struct option long_options[] = {
 	{"progress", no_argument, NULL, PROGRESS},
 	{"readahead", required_argument, NULL, READAHEAD},
 	{"readonly", no_argument, NULL, 'r'},
+	{"region", no_argument, NULL, REGION},
 	{"regionid", required_argument, NULL, REGION_ID},
+	{"regions", required_argument, NULL, REGIONS},
+	{"relative", no_argument, NULL, RELATIVE},
 	{"retry", no_argument, NULL, RETRY},
 	{"segments", no_argument, NULL, SEGMENTS},
 	{"select", required_argument, NULL, 'S'},
@@ -191,6 +210,8 @@ static bool minor_or_mount(struct options *o, char *text)
 static char **text_option(struct options *o, int c)
 {
 	switch (c) {
+	case ALIAS:
+		return &o->alias;
 	case AREAS:
 		return &o->areas;
 	case AREA_SIZE:
@@ -207,6 +228,8 @@ static char **text_option(struct options *o, int c)
 		return &o->options;
 	case PROGRAM_ID:
 		return &o->programid;
+	case REGIONS:
+		return &o->regions;
 	case 'S':
 		return &o->select;
 	case SEPARATOR:
@@ -239,6 +262,8 @@ static bool *flag_option(struct options *o, int c)
 		return &o->allprograms;
 	case ALL_REGIONS:
 		return &o->allregions;
+	case AREA:
+		return &o->area;
 	case 'c':
 	case 'C':
 		return &o->columns;
@@ -250,6 +275,8 @@ static bool *flag_option(struct options *o, int c)
 		return &o->deferred;
 	case 'f':
 		return &o->force;
+	case GROUP:
+		return &o->group;
 	case 'h':
 		return &o->help;
 	case HISTOGRAM:
@@ -262,16 +289,24 @@ static bool *flag_option(struct options *o, int c)
 		return &o->nameprefixes;
 	case NOFLUSH:
 		return &o->noflush;
+	case NOGROUP:
+		return &o->nogroup;
 	case NOHEADINGS:
 		return &o->noheadings;
 	case NOLOCKFS:
 		return &o->nolockfs;
+	case NOTIMESUFFIX:
+		return &o->notimesuffix;
 	case PRECISE:
 		return &o->precise;
 	case PROGRESS:
 		return &o->progress;
 	case 'r':
 		return &o->readonly;
+	case REGION:
+		return &o->region;
+	case RELATIVE:
+		return &o->relative;
 	case RETRY:
 		return &o->retry;
 	case SEGMENTS:
@@ -310,6 +345,8 @@ static bool value_option(struct options *o, int c, char *value)
 		return mangling(o, value);
 	case READAHEAD:
 		return take_readahead(o, value);
+	case GROUP_ID:
+		return number(value, 10, INT32_MAX, "Invalid group ID '%s'.", &o->groupid);
 	case REGION_ID:
 		return number(value, 10, INT32_MAX, "Invalid region ID '%s'.", &o->regionid);
 	case 'U':
@@ -355,7 +392,8 @@ bool options_parse(struct options *o, int argc, char **argv)
 	bool on_create = false, on_resume = false;
 	int c;
 
-	*o = (struct options){.major = -1, .minor = -1, .uid = -1, .gid = -1, .mode = -1, .count = -1, .regionid = -1};
+	*o = (struct options){
+	    .major = -1, .minor = -1, .uid = -1, .gid = -1, .mode = -1, .count = -1, .regionid = -1, .groupid = -1};
 	o->words = g_ptr_array_new();
 	if (mode && !mangling(o, mode))
 		return false;

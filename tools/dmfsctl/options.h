@@ -34,9 +34,10 @@ struct options {
 	int64_t count; /* -1: not given */
 	double interval; /* seconds; 0: not given */
 	/* statistics */
-	bool allregions, allprograms, alldevices, clear, histogram, precise, segments;
-	int64_t regionid; /* -1: not given */
-	char *areas, *areasize, *start, *length, *programid, *userdata, *bounds;
+	bool allregions, allprograms, alldevices, clear, histogram, precise, segments, nogroup;
+	bool area, region, group, relative, notimesuffix;
+	int64_t regionid, groupid; /* -1: not given */
+	char *areas, *areasize, *start, *length, *programid, *userdata, *bounds, *alias, *regions;
 	/* the command */
 	bool help, version;
 	GPtrArray *words; /* the command and its arguments, NULL at the end */

@@ -3,6 +3,7 @@
  * Statistics regions from their texts (regions.h).
  *
  *   @stats_list   ID: START+LENGTH STEP PROGRAM AUX... [precise_timestamps] [histogram:BOUND,...]
+ *   AUX           [DMS_GROUP=ALIAS:REGION[-REGION],...#]USERDATA
  *   @stats_print  START+LENGTH and 13 counters, then COUNT:COUNT:... if the region has a histogram
  */
 #include <inttypes.h>
@@ -44,6 +45,31 @@ static GArray *number_list(const char *text, char separator)
 	return list;
 }
 
+#define GROUP_TAG "DMS_GROUP="
+
+/* What is of a group in aux is taken out of it. */
+static void take_group(struct region *r, const char *aux)
+{
+	const char *alias = g_str_has_prefix(aux, GROUP_TAG) ? aux + strlen(GROUP_TAG) : NULL;
+	const char *end = alias ? strchr(alias, '#') : NULL, *members;
+
+	for (members = end; members && members > alias && members[-1] != ':';)
+		members--;
+	if (members && members > alias) {
+		r->alias = g_strndup(alias, (gsize)(members - 1 - alias));
+		r->members = g_strndup(members, (gsize)(end - members));
+		aux = end + 1;
+	}
+	r->aux = g_strdup(strcmp(aux, "-") ? aux : "");
+}
+
+char *aux_print(const char *members, const char *alias, const char *userdata)
+{
+	const char *data = userdata && *userdata ? userdata : "-";
+
+	return members ? g_strdup_printf(GROUP_TAG "%s:%s#%s", alias ? alias : "", members, data) : g_strdup(data);
+}
+
 static void take_words(struct region *r, const char *text)
 {
 	g_auto(GStrv) words = g_strsplit(text, " ", -1);
@@ -60,7 +86,7 @@ static void take_words(struct region *r, const char *text)
 			g_string_append_printf(aux, "%s%s", aux->len ? " " : "", words[i]);
 		}
 	r->program = g_strdup(n && strcmp(words[0], "-") ? words[0] : "");
-	r->aux = g_strdup(strcmp(aux->str, "-") ? aux->str : "");
+	take_group(r, aux->str);
 }
 
 struct region *region_parse(const char *line)
@@ -69,6 +95,7 @@ struct region *region_parse(const char *line)
 	guint64 id;
 
 	r->bounds = g_array_new(FALSE, FALSE, sizeof(guint64));
+	r->group = -1;
 	if (take_number(&line, &id) && id <= G_MAXINT && take_char(&line, ':') && take_char(&line, ' ') &&
 	    take_number(&line, &r->start) && take_char(&line, '+') && take_number(&line, &r->length) &&
 	    take_char(&line, ' ') && take_number(&line, &r->step) && r->step && take_char(&line, ' ')) {
@@ -89,7 +116,110 @@ void region_free(struct region *r)
 	g_array_free(r->bounds, TRUE);
 	g_free(r->program);
 	g_free(r->aux);
+	g_free(r->members);
+	g_free(r->alias);
+	g_free(r->group_alias);
 	g_free(r);
+}
+
+/* --- groups ------------------------------------------------------------------------------ */
+
+struct region *regions_find(GPtrArray *list, guint64 id)
+{
+	for (unsigned i = 0; i < list->len; i++) {
+		struct region *r = list->pdata[i];
+
+		if (r->id == id)
+			return r;
+	}
+	return NULL;
+}
+
+guint regions_most(GPtrArray *list)
+{
+	guint most = 1;
+
+	for (unsigned i = 0; i < list->len; i++)
+		most = MAX(most, ((struct region *)list->pdata[i])->id + 1);
+	return most;
+}
+
+void regions_group(GPtrArray *list)
+{
+	guint most = regions_most(list);
+
+	for (unsigned i = 0; i < list->len; i++) {
+		struct region *leader = list->pdata[i];
+		g_autoptr(GArray) ids = leader->members ? id_list_parse(leader->members, most) : NULL;
+
+		for (unsigned j = 0; ids && j < ids->len; j++) {
+			struct region *r = regions_find(list, g_array_index(ids, guint64, j));
+
+			if (!r || r->group >= 0)
+				continue;
+			r->group = leader->id;
+			r->group_alias = g_strdup(leader->alias);
+		}
+	}
+}
+
+static gint by_number(gconstpointer a, gconstpointer b)
+{
+	guint64 x = *(const guint64 *)a, y = *(const guint64 *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* "3" or "3-5" */
+static bool take_range(const char **p, GArray *ids, guint most)
+{
+	guint64 first, last;
+
+	if (!take_number(p, &first))
+		return false;
+	last = first;
+	if (take_char(p, '-') && (!take_number(p, &last) || last < first))
+		return false;
+	if (last >= most) /* there is none such, which is all that needs to be told */
+		first = last;
+	for (guint64 i = 0, id = first; i <= last - first; i++, id++)
+		g_array_append_val(ids, id);
+	return true;
+}
+
+GArray *id_list_parse(const char *text, guint most)
+{
+	g_autoptr(GArray) ids = g_array_new(FALSE, FALSE, sizeof(guint64));
+
+	do {
+		if (!take_range(&text, ids, most))
+			return NULL;
+	} while (take_char(&text, ','));
+	if (*text)
+		return NULL;
+	g_array_sort(ids, by_number);
+	for (guint i = 1; i < ids->len;)
+		if (g_array_index(ids, guint64, i) == g_array_index(ids, guint64, i - 1))
+			g_array_remove_index(ids, i);
+		else
+			i++;
+	return g_steal_pointer(&ids);
+}
+
+char *id_list_print(const GArray *ids)
+{
+	GString *out = g_string_new(NULL);
+
+	for (guint i = 0, j; i < ids->len; i = j) {
+		guint64 first = g_array_index(ids, guint64, i);
+
+		for (j = i + 1; j < ids->len && g_array_index(ids, guint64, j) == first + (j - i);)
+			j++;
+		g_string_append_printf(out, "%s%" PRIu64, i ? "," : "", first);
+		if (j > i + 1)
+			g_string_append_printf(out, "-%" PRIu64, first + (j - i) - 1);
+	}
+	return g_string_free(out, FALSE);
 }
 
 unsigned region_n_areas(const struct region *r)
@@ -198,58 +328,91 @@ bool bounds_parse(const char *text, bool *precise, char **out)
 	return true;
 }
 
+static const char letters[] = "bkmgtpe";
+
+/* The bytes of a unit: b, s, and k, m, ... of 1024, K, M, ... of 1000; 0: no unit. */
+static guint64 unit_bytes(char unit)
+{
+	const char *at = unit ? strchr(letters, g_ascii_tolower(unit)) : NULL;
+	guint64 bytes = 1;
+
+	if (g_ascii_tolower(unit) == 's')
+		return 512;
+	for (; at && at > letters; at--)
+		bytes *= g_ascii_isupper(unit) ? 1000 : 1024;
+	return at ? bytes : 0;
+}
+
 bool size_parse(const char *text, guint64 *sectors)
 {
-	static const char units[] = "kmgtpe";
-	const char *unit;
-	guint64 n;
+	guint64 n, bytes = 512;
 
 	if (!take_number(&text, &n))
 		return false;
-	unit = *text ? strchr(units, g_ascii_tolower(*text)) : NULL;
-	if (unit) {
-		if (!g_uint64_checked_mul(&n, n, 2) || n > G_MAXUINT64 >> 10 * (unit - units))
-			return false;
-		n <<= 10 * (unit - units);
-		text++;
-	} else if (*text == 's') {
-		text++;
+	if (*text) {
+		bytes = unit_bytes(*text++);
+		if (bytes > 1 && bytes != 512 && g_ascii_tolower(*text) == 'b')
+			text++;
 	}
-	*sectors = n;
-	return !*text;
+	if (*text || !bytes || !g_uint64_checked_mul(&bytes, bytes, n))
+		return false;
+	*sectors = bytes / 512;
+	return *sectors || !n;
+}
+
+/* "k", "3M": how many bytes, 0 if it is no such thing. */
+static guint64 units_bytes(const char *units)
+{
+	guint64 n = 1, bytes;
+
+	if (g_ascii_isdigit(*units) && !take_number(&units, &n))
+		return 0;
+	bytes = unit_bytes(*units);
+	return bytes && !units[1] && g_uint64_checked_mul(&bytes, bytes, n) ? bytes : 0;
+}
+
+static bool is_human(const char *units)
+{
+	return !units || !g_ascii_strcasecmp(units, "h");
+}
+
+bool units_valid(const char *units)
+{
+	return is_human(units) || units_bytes(units);
+}
+
+static void human_print(GString *out, guint64 bytes, bool si)
+{
+	double n = (double)bytes, base = si ? 1000 : 1024;
+	unsigned at = 0;
+
+	for (; n >= base && letters[at + 1]; at++)
+		n /= base;
+	g_string_append_printf(out, at ? "%.2f%c" : "%.0f%c", n, si ? g_ascii_toupper(letters[at]) : letters[at]);
 }
 
 void size_print(GString *out, guint64 bytes, const char *units)
 {
-	static const char letters[] = "bkmgtpe";
-	unsigned at = 0;
-	double n = (double)bytes;
+	guint64 unit = is_human(units) ? 0 : units_bytes(units);
 
-	if (units && (*units == 's' || *units == 'b' || *units == 'S' || *units == 'B')) {
-		g_string_append_printf(out, "%" PRIu64, g_ascii_tolower(*units) == 's' ? bytes / 512 : bytes);
-		return;
-	}
-	if (!bytes) {
+	if (!bytes)
 		g_string_append_c(out, '0');
-		return;
-	}
-	if (units && g_ascii_tolower(*units) != 'h') {
-		const char *unit = strchr(letters, g_ascii_tolower(*units));
-
-		at = unit && *unit ? (unsigned)(unit - letters) : 0;
-	} else {
-		for (double m = n; m >= 1024 && letters[at + 1]; m /= 1024)
-			at++;
-	}
-	for (unsigned i = 0; i < at; i++)
-		n /= 1024;
-	g_string_append_printf(out, at ? "%.2f%c" : "%.0f%c", n, letters[at]);
+	else if (!unit)
+		human_print(out, bytes, units && *units == 'H');
+	else if (!units[1] && strchr("bBsS", *units))
+		g_string_append_printf(out, "%" PRIu64, bytes / unit);
+	else
+		g_string_append_printf(out, "%.2f", (double)bytes / (double)unit);
 }
 
-void time_print(GString *out, guint64 ns)
+void time_print(GString *out, guint64 ns, bool suffix)
 {
 	unsigned at = 0;
 
+	if (!suffix) {
+		g_string_append_printf(out, "%" PRIu64, ns);
+		return;
+	}
 	while (ns && at < 3 && !(ns % time_units[at + 1].ns))
 		at++;
 	g_string_append_printf(out, "%" PRIu64 "%s", ns / time_units[at].ns, ns ? time_units[at].name : "s");

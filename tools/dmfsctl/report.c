@@ -162,6 +162,10 @@ static enum report_made add_sort_keys(struct report *r, const char *list)
 		struct sort_key key = {0, *list == '-'};
 		const struct field *f = report_field(r->type, list + sign, len);
 
+		if (!f && is_help(list + sign, len)) {
+			report_help(r->type, true, false, stderr);
+			return REPORT_HELPED;
+		}
 		if (!f)
 			return unrecognised(r, "dm_report: ", list + sign, len);
 		if (!g_ptr_array_find(r->columns, f, &key.column)) {

@@ -85,7 +85,7 @@ bool target_is(const char *type)
 
 bool has_target(const struct device *d)
 {
-	g_autofree char *path = tree_path(ctl_root(), d->name, "table"), *text = NULL;
+	g_autofree char *path = tree_path(ctl_root(), d->name, opt.inactive ? "inactive" : "table"), *text = NULL;
 	g_auto(GStrv) lines = NULL;
 	struct target_line t;
 
@@ -181,7 +181,15 @@ static bool print_file(struct device *d, const char *file, bool several, bool ta
 
 static bool show_status(struct device *d, bool several)
 {
-	return print_file(d, "status", several, false);
+	g_autofree char *text = NULL;
+	int error;
+
+	if (!opt.inactive)
+		return print_file(d, "status", several, false);
+	error = device_inactive(d->name, "status", &text);
+	if (error)
+		return ioctl_failed_on("table", d->name, NULL, -1, error);
+	return print_targets(d, text, several, false);
 }
 
 static bool show_table(struct device *d, bool several)
@@ -197,15 +205,8 @@ static bool is_several(int argc)
 	return several_named;
 }
 
-static bool no_inactive(const char *command)
-{
-	return say("%s --inactive: dmfs tells only the table of the inactive slot", command);
-}
-
 bool cmd_status(int argc, char **argv)
 {
-	if (opt.inactive)
-		return no_inactive("status");
 	return for_devices(argv, NULL, show_status, is_several(argc));
 }
 
@@ -217,6 +218,8 @@ bool cmd_table(int argc, char **argv)
 		return false;
 	if (opt.concise && argc <= 1 && concise->len)
 		puts(concise->str);
+	if (opt.concise && argc <= 1)
+		g_string_truncate(concise, 0);
 	return true;
 }
 
@@ -247,8 +250,6 @@ bool show_info(const char *name)
 bool cmd_info(int argc, char **argv)
 {
 	(void)argc;
-	if (opt.inactive)
-		return no_inactive("info");
 	if (opt.columns && !columns) {
 		enum report_made made = fields_report(&columns, true);
 
@@ -272,23 +273,23 @@ bool finish_columns(void)
 
 enum naming { NAME_DEVNO, NAME_DEVNAME, NAME_BLKDEVNAME };
 
-/* -o, for the commands that name devices in one of these ways. */
-static bool get_naming(enum naming *out)
-{
-	*out = NAME_DEVNO;
-	if (!opt.options || !strcmp(opt.options, "devno"))
-		return true;
-	*out = !strcmp(opt.options, "devname") ? NAME_DEVNAME : NAME_BLKDEVNAME;
-	return *out == NAME_DEVNAME || !strcmp(opt.options, "blkdevname");
-}
-
 static enum naming naming;
 
+/* -o, for the commands that name devices: of several ways the last one counts. */
 bool check_naming(void)
 {
-	if (get_naming(&naming))
-		return true;
-	return say("Option not recognised: %s.", opt.options);
+	g_auto(GStrv) words = g_strsplit(opt.options ? opt.options : "devno", ",", -1);
+
+	for (unsigned i = 0; words[i]; i++)
+		if (!strcmp(words[i], "devno"))
+			naming = NAME_DEVNO;
+		else if (!strcmp(words[i], "devname"))
+			naming = NAME_DEVNAME;
+		else if (!strcmp(words[i], "blkdevname"))
+			naming = NAME_BLKDEVNAME;
+		else
+			return say("Option not recognised: %s.", words[i]);
+	return true;
 }
 
 static void print_dep(const struct dep *dep)
@@ -306,7 +307,8 @@ static void print_dep(const struct dep *dep)
 
 static bool show_deps(struct device *d, bool several)
 {
-	GPtrArray *deps = device_deps(d);
+	g_autoptr(GPtrArray) inactive = opt.inactive ? device_inactive_deps(d) : NULL;
+	GPtrArray *deps = inactive ? inactive : device_deps(d);
 
 	if (opt.verbose)
 		printf("%s\n", d->info);
@@ -323,8 +325,6 @@ static bool show_deps(struct device *d, bool several)
 
 bool cmd_deps(int argc, char **argv)
 {
-	if (opt.inactive)
-		return no_inactive("deps");
 	return for_devices(argv, "deps", show_deps, is_several(argc));
 }
 
@@ -378,6 +378,8 @@ bool cmd_ls(int argc, char **argv)
 
 	(void)argc;
 	(void)argv;
+	if (opt.exec && !opt.exec[strspn(opt.exec, " \t")])
+		return false;
 	if (opt.tree && !opt.target && !opt.exec)
 		return cmd_tree();
 	return for_devices(none, NULL, show_name, true);

@@ -15,17 +15,26 @@
 #define LIBRARY_VERSION "1.02.185"
 #define DRIVER_VERSION "4.47.0"
 
-/* --retry: so many tries, so long apart at the most. */
-#define RETRIES 25
+/* --retry: for so long, so long apart at the most.  One try may take a while itself, where an image seems to be
+ * closing. */
+#define RETRY_FOR_MS 5000
 #define RETRY_MS 200
 
 /* --- remove ---------------------------------------------------------------------------- */
 
+/* With --deferred one in use is removed later, when it is used no more. */
 static int remove_once(const char *name)
 {
-	g_autofree char *path = tree_path(ctl_root(), name, NULL);
+	g_autofree char *path = NULL, *quoted = NULL, *command = NULL;
 
-	return rmdir(path) ? -errno : 0;
+	if (!opt.deferred) {
+		path = tree_path(ctl_root(), name, NULL);
+		return rmdir(path) ? -errno : 0;
+	}
+	path = tree_path(ctl_root(), NULL, "control");
+	quoted = tree_quote(name);
+	command = g_strdup_printf("remove %s deferred\n", quoted);
+	return tree_write_text(path, command);
 }
 
 /* Until something happens to the device, or for a while: that its image was closed is no event. */
@@ -45,9 +54,10 @@ static void wait_a_moment(const char *name)
 
 static int remove_device(const char *name)
 {
+	gint64 until = g_get_monotonic_time() + RETRY_FOR_MS * 1000;
 	int error = remove_once(name);
 
-	for (int i = 0; error == -EBUSY && opt.retry && i < RETRIES; i++) {
+	while (error == -EBUSY && opt.retry && g_get_monotonic_time() < until) {
 		wait_a_moment(name);
 		error = remove_once(name);
 	}
@@ -62,10 +72,8 @@ bool cmd_remove(int argc, char **argv)
 	(void)argc;
 	if (!ident_need(*argv, &id))
 		return false;
-	if (opt.deferred)
-		return say("--deferred: dmfs removes a device now or not at all");
-	if (opt.force && !wipe_table(&id, true))
-		return false;
+	if (opt.force) /* where that fails it may have no table to wipe */
+		wipe_table(&id, true);
 	error = id.name ? remove_device(id.name) : -ENXIO;
 	return !error || ioctl_failed("remove", &id, error);
 }
@@ -112,14 +120,12 @@ bool cmd_remove_all(int argc, char **argv)
 	(void)argv;
 	if (!ctl_root())
 		return false;
-	if (opt.deferred)
-		return say("--deferred: dmfs removes a device now or not at all");
 	if (opt.force)
 		wipe_all();
 	do {
 		if (!remove_round(&removed, &left))
 			return false;
-	} while (removed && left);
+	} while (removed && left); /* with --deferred nothing is left to us */
 	if (left && opt.force)
 		return say("Unable to remove %u device(s).", left);
 	return true;
@@ -204,9 +210,9 @@ bool cmd_rename(int argc, char **argv)
 
 	if (!ident_need(argc == 2 ? argv[0] : NULL, &id))
 		return false;
-	to = opt.setuuid || opt.mangling == MANGLE_NONE ? g_strdup(argv[argc - 1]) : unmangle(argv[argc - 1]);
-	if (!opt.setuuid && strchr(to, '/'))
-		return say("Name \"%s\" invalid. It contains \"/\".", to);
+	to = name_to_store(argv[argc - 1], opt.setuuid ? "new UUID" : "new name");
+	if (!to)
+		return false;
 	if (!id.name)
 		return ioctl_failed("rename", &id, -ENXIO);
 	error = opt.setuuid ? set_uuid(id.name, to) : rename_device(id.name, to);
@@ -247,6 +253,33 @@ bool cmd_message(int argc, char **argv)
 		return false;
 	}
 	fputs(reply, stdout);
+	return true;
+}
+
+/* --- setgeometry -------------------------------------------------------------------------------------- */
+
+static bool geometry_number(const char *text)
+{
+	return g_ascii_isdigit(*text) && strspn(text, "0123456789") == strlen(text) &&
+	       g_ascii_strtoull(text, NULL, 10) <= UINT32_MAX;
+}
+
+/* What the kernel keeps for the HDIO_GETGEO ioctl, which an image does not have. */
+bool cmd_setgeometry(int argc, char **argv)
+{
+	AUTO_IDENT id = {0};
+	int error = 0;
+
+	if (!ident_need(*argv, &id))
+		return false;
+	if (!id.name || !tree_has_device(ctl_root(), id.name))
+		error = -ENXIO;
+	for (int i = 1; !error && i < argc; i++)
+		if (!geometry_number(argv[i]))
+			error = -EINVAL;
+	if (error)
+		return ioctl_failed("setgeometry", &id, error);
+	say("setgeometry: an image has no geometry");
 	return true;
 }
 

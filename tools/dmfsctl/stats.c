@@ -47,11 +47,15 @@ GPtrArray *stats_regions(const char *device, const char *program, int *error)
 	for (unsigned i = 0; lines[i]; i++) {
 		struct region *r = region_parse(lines[i]);
 
-		if (r && (!program || !strcmp(r->program, program)))
+		if (r)
 			g_ptr_array_add(list, r);
-		else
-			region_free(r);
 	}
+	regions_group(list);
+	for (unsigned i = 0; program && i < list->len;)
+		if (strcmp(((struct region *)list->pdata[i])->program, program))
+			g_ptr_array_remove_index(list, i);
+		else
+			i++;
 	return list;
 }
 
@@ -90,16 +94,16 @@ bool stats_interval(double seconds)
 
 /* --- which devices and regions ------------------------------------------------------------- */
 
-static const char *program_wanted(void)
+const char *stats_program(void)
 {
-	if (opt.allprograms)
+	if (opt.allprograms || (opt.programid && !*opt.programid))
 		return NULL;
 	return opt.programid ? opt.programid : PROGRAM;
 }
 
-/* Runs a function for the devices named, or for all if that is allowed. */
-static bool each_device(char **argv, bool all, bool (*fn)(const char *))
+bool stats_each_device(char **argv, bool all, const char *what, bool (*fn)(const char *))
 {
+	bool ok = true;
 	g_autoptr(GPtrArray) names = NULL;
 	int error = 0;
 
@@ -113,7 +117,7 @@ static bool each_device(char **argv, bool all, bool (*fn)(const char *))
 			return false;
 		d = id.name ? device_get(id.name, &error) : NULL;
 		if (!d)
-			return say("Device does not exist.");
+			return what ? ioctl_failed(what, &id, -ENXIO) : say("Device does not exist.");
 		device_free(d);
 		if (!fn(id.name))
 			return false;
@@ -124,12 +128,11 @@ static bool each_device(char **argv, bool all, bool (*fn)(const char *))
 		return say("Please specify device(s) or use --alldevices.");
 	names = tree_devices(ctl_root(), &error);
 	for (unsigned i = 0; names && i < names->len; i++)
-		if (!fn(names->pdata[i]))
-			return false;
-	return names || say("%s: %s", ctl_root(), g_strerror(-error));
+		ok &= fn(names->pdata[i]);
+	return names ? ok : say("%s: %s", ctl_root(), g_strerror(-error));
 }
 
-static bool message_failed(const char *device, int error)
+bool stats_message_failed(const char *device, int error)
 {
 	ioctl_failed_on("message", device, NULL, -1, error);
 	show_error_file(device);
@@ -140,11 +143,11 @@ static bool message_failed(const char *device, int error)
 static bool each_region(const char *device, bool (*fn)(const char *, struct region *), const char *missing)
 {
 	int error;
-	g_autoptr(GPtrArray) list = stats_regions(device, program_wanted(), &error);
+	g_autoptr(GPtrArray) list = stats_regions(device, stats_program(), &error);
 	bool found = opt.allregions;
 
 	if (!list)
-		return message_failed(device, error);
+		return stats_message_failed(device, error);
 	for (unsigned i = 0; i < list->len; i++) {
 		struct region *r = list->pdata[i];
 
@@ -171,6 +174,7 @@ struct wanted {
 };
 
 static struct wanted wanted;
+static GArray *made; /* the numbers of the regions that were, on this device */
 
 static bool take_size(const char *text, const char *what, guint64 *out)
 {
@@ -184,6 +188,12 @@ static bool take_wanted(void)
 
 	if (opt.areas && opt.areasize)
 		return say("Please specify one of --areas and --areasize.");
+	if (opt.alias && opt.nogroup)
+		return say("Cannot set alias with --nogroup.");
+	if (opt.programid && !*opt.programid && !opt.force)
+		return say("Creating a region with no program id requires --force.");
+	if (!stats_alias_good(opt.alias))
+		return false;
 	wanted.areas = 1;
 	if (!take_size(opt.start, "start", &wanted.start) || !take_size(opt.length, "length", &wanted.length) ||
 	    !take_size(opt.areasize, "areasize", &wanted.step) || !take_size(opt.areas, "areas", &wanted.areas))
@@ -200,21 +210,38 @@ static bool take_wanted(void)
 
 static bool create_region(const char *device, guint64 start, guint64 length)
 {
-	g_autofree char *reply = NULL, *step = NULL;
-	guint64 areas = wanted.step ? (length + wanted.step - 1) / wanted.step : wanted.areas;
+	g_autofree char *reply = NULL, *step = NULL, *program = NULL;
+	guint64 id, areas = wanted.step ? (length + wanted.step - 1) / wanted.step : wanted.areas;
 	int error;
 
 	step = wanted.step ? g_strdup_printf("%" G_GUINT64_FORMAT, wanted.step)
 			   : g_strdup_printf("/%" G_GUINT64_FORMAT, wanted.areas);
-	error = stats_message(device, &reply, "@stats_create %" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT " %s%s %s %s", start,
-			      length, step, wanted.options[1] == '0' ? "" : wanted.options,
-			      opt.programid ? opt.programid : PROGRAM, wanted.aux ? wanted.aux : "-");
+	program = opt.programid ? tree_quote(*opt.programid ? opt.programid : "-") : g_strdup(PROGRAM);
+	error = stats_message(device, &reply, "@stats_create %" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT " %s%s %s %s",
+			      start, length, step, wanted.options[1] == '0' ? "" : wanted.options, program,
+			      wanted.aux && *wanted.aux ? wanted.aux : "-");
 	if (error) {
-		message_failed(device, error);
+		stats_message_failed(device, error);
 		return say("%s: Could not create statistics region.", device);
 	}
 	printf("%s: Created new region with %" G_GUINT64_FORMAT " area(s) as region ID %s\n", device, areas,
 	       g_strchomp(reply));
+	id = g_ascii_strtoull(reply, NULL, 10);
+	g_array_append_val(made, id);
+	return true;
+}
+
+/* The regions of --segments are a group. */
+static bool group_made(const char *device)
+{
+	g_autoptr(GString) text = g_string_new(NULL);
+
+	for (guint i = 0; i < made->len; i++)
+		g_string_append_printf(text, "%s%" G_GUINT64_FORMAT, i ? "," : "", g_array_index(made, guint64, i));
+	if (!made->len || stats_group_regions(device, text->str, opt.alias, NULL) < 0)
+		return say("Failed to create group for regions %s.", text->str);
+	printf("Grouped regions %s as group ID %" G_GUINT64_FORMAT "%s%s\n", text->str, g_array_index(made, guint64, 0),
+	       opt.alias ? " with alias " : "", opt.alias ? opt.alias : "");
 	return true;
 }
 
@@ -228,6 +255,9 @@ static bool create_regions(const char *device)
 
 	if (error)
 		return ioctl_failed_on("table", device, NULL, -1, error);
+	if (!made)
+		made = g_array_new(FALSE, FALSE, sizeof(guint64));
+	g_array_set_size(made, 0);
 	lines = g_strsplit(text, "\n", -1);
 	for (unsigned i = 0; lines[i]; i++) {
 		char *end;
@@ -239,23 +269,29 @@ static bool create_regions(const char *device)
 		if (opt.segments && !create_region(device, start, length))
 			return false;
 	}
-	return opt.segments || create_region(device, wanted.start, wanted.length ? wanted.length : size);
+	if (opt.segments)
+		return opt.nogroup || group_made(device);
+	return create_region(device, wanted.start, wanted.length ? wanted.length : size);
 }
 
 static bool stats_create(int argc, char **argv)
 {
 	(void)argc;
-	return take_wanted() && each_device(argv, false, create_regions);
+	return take_wanted() && stats_each_device(argv, false, "table", create_regions);
 }
 
 /* --- delete, clear, print --------------------------------------------------------------------------- */
 
+/* With the first region of a group the group goes; another one is taken out of its group. */
 static bool delete_region(const char *device, struct region *r)
 {
 	g_autofree char *reply = NULL;
-	int error = stats_message(device, &reply, "@stats_delete %u", r->id);
+	int error;
 
-	return !error || message_failed(device, error) || say("Could not delete statistics region");
+	if (r->group >= 0 && !r->members && !opt.allregions && !stats_leave_group(device, r))
+		return say("Could not remove region ID from group ID");
+	error = stats_message(device, &reply, "@stats_delete %u", r->id);
+	return !error || stats_message_failed(device, error) || say("Could not delete statistics region");
 }
 
 static bool delete_regions(const char *device)
@@ -266,8 +302,12 @@ static bool delete_regions(const char *device)
 static bool stats_delete(int argc, char **argv)
 {
 	(void)argc;
+	if (opt.groupid >= 0 && opt.regionid >= 0)
+		return say("Please use one of --regionid and --groupid.");
+	if (opt.groupid >= 0)
+		return stats_each_device(argv, false, "message", stats_delete_group);
 	return regions_given("Please specify a --regionid or --groupid, or use --allregions.") &&
-	       each_device(argv, false, delete_regions);
+	       stats_each_device(argv, false, "message", delete_regions);
 }
 
 static bool clear_region(const char *device, struct region *r)
@@ -275,7 +315,7 @@ static bool clear_region(const char *device, struct region *r)
 	g_autofree char *reply = NULL;
 	int error = stats_message(device, &reply, "@stats_clear %u", r->id);
 
-	return !error || message_failed(device, error);
+	return !error || stats_message_failed(device, error);
 }
 
 static bool clear_regions(const char *device)
@@ -287,7 +327,7 @@ static bool stats_clear(int argc, char **argv)
 {
 	(void)argc;
 	return regions_given("Please specify a --regionid or use --allregions.") &&
-	       each_device(argv, true, clear_regions);
+	       stats_each_device(argv, true, "message", clear_regions);
 }
 
 static bool print_region(const char *device, struct region *r)
@@ -296,7 +336,7 @@ static bool print_region(const char *device, struct region *r)
 	int error = stats_message(device, &reply, opt.clear ? "@stats_print_clear %u" : "@stats_print %u", r->id);
 
 	if (error)
-		return message_failed(device, error);
+		return stats_message_failed(device, error);
 	fputs(reply, stdout);
 	return true;
 }
@@ -310,7 +350,7 @@ static bool stats_print(int argc, char **argv)
 {
 	(void)argc;
 	return regions_given("Please specify a --regionid or use --allregions.") &&
-	       each_device(argv, true, print_regions);
+	       stats_each_device(argv, true, "message", print_regions);
 }
 
 /* --- list, report ------------------------------------------------------------------------------------- */
@@ -322,18 +362,22 @@ static bool sampling;
 static bool collect(const char *device)
 {
 	int error;
-	g_autoptr(GPtrArray) list = stats_regions(device, program_wanted(), &error);
+	g_autoptr(GPtrArray) list = stats_regions(device, stats_program(), &error);
 
 	if (!list)
-		return message_failed(device, error);
+		return stats_message_failed(device, error);
 	for (unsigned i = 0; i < list->len; i++) {
 		struct region *r = list->pdata[i];
 
+		if (opt.regionid >= 0 && !opt.allregions && opt.regionid != r->id)
+			continue;
+		if (opt.groupid >= 0 && opt.groupid != r->group)
+			continue;
 		error = sampling ? stats_sample(device, r) : 0;
 		if (error == -ENOENT) /* it was deleted just now */
 			continue;
 		if (error)
-			return message_failed(device, error);
+			return stats_message_failed(device, error);
 		samples_add(samples, device, r, before);
 		list->pdata[i] = NULL; /* the samples have it now */
 	}
@@ -343,14 +387,33 @@ static bool collect(const char *device)
 static bool round_of_samples(char **argv)
 {
 	samples = samples_new();
-	return each_device(argv, true, collect);
+	return stats_each_device(argv, true, NULL, collect);
+}
+
+/* What --area, --region and --group say; -v goes before them.  One region is no group. */
+static struct shown to_show(bool listing)
+{
+	opt.group &= opt.regionid < 0;
+	if (opt.regionid >= 0 && !opt.area && !opt.region)
+		return (struct shown){!listing || opt.verbose, true, false, listing && !opt.verbose};
+	if ((opt.area || opt.region || opt.group) && !(listing && opt.verbose))
+		return (struct shown){opt.area, opt.region, opt.group, true};
+	return listing && !opt.verbose ? (struct shown){false, true, true, true}
+				       : (struct shown){true, true, true, false};
+}
+
+static bool check_units(void)
+{
+	return units_valid(opt.units) || say("Invalid --units argument.");
 }
 
 static bool stats_list(int argc, char **argv)
 {
+	struct shown shown = to_show(true);
+
 	(void)argc;
 	sampling = opt.verbose;
-	return round_of_samples(argv) && samples_list(samples, opt.verbose);
+	return check_units() && round_of_samples(argv) && samples_list(samples, &shown, opt.verbose);
 }
 
 static void keep_round(void)
@@ -365,10 +428,11 @@ static bool stats_report(int argc, char **argv)
 {
 	double interval = opt.interval > 0 ? opt.interval : 1;
 	int64_t count = opt.count < 0 ? (opt.interval > 0 ? 0 : 1) : opt.count;
+	struct shown shown = to_show(false);
 
 	(void)argc;
 	sampling = true;
-	if (!round_of_samples(argv))
+	if (!check_units() || !round_of_samples(argv))
 		return false;
 	keep_round();
 	for (int64_t i = 0; !count || i < count; i++) {
@@ -376,7 +440,7 @@ static bool stats_report(int argc, char **argv)
 			return false;
 		if (i)
 			putchar('\n');
-		if (!samples_report(samples, interval))
+		if (!samples_report(samples, &shown, interval))
 			return false;
 		fflush(stdout);
 		keep_round();
@@ -396,16 +460,24 @@ static const struct {
 	{"clear", "[--allregions|--regionid <id>] [<device>...]", stats_clear},
 	{"create",
 	 "[--start <start>] [--length <len>]\n\t    [--areas <nr_areas>|--areasize <size>] [--segments]\n"
-	 "\t    [--programid <id>] [--userdata <data>]\n\t    [--bounds <histogram_boundaries>] [--precise]\n"
+	 "\t    [--alias <name>|--nogroup] [--programid <id>] [--userdata <data>]\n"
+	 "\t    [--bounds <histogram_boundaries>] [--precise]\n"
 	 "\t    {--alldevices|<device>...}",
 	 stats_create},
-	{"delete", "{--allregions|--regionid <id>} {--alldevices|<device>...}", stats_delete},
-	{"list", "[-v] [--histogram] [--units <u>] [-o <fields>] [<device>...]", stats_list},
+	{"delete", "{--allregions|--regionid <id>|--groupid <id>} {--alldevices|<device>...}", stats_delete},
+	{"group", "--regions <regions> [--alias <name>] {--alldevices|<device>...}", stats_group},
+	{"list",
+	 "[-v] [--area] [--region] [--group] [--histogram] [--notimesuffix]\n\t     [--units <u>] [-o <fields>] "
+	 "[<device>...]",
+	 stats_list},
 	{"print", "[--clear] {--allregions|--regionid <id>} [<device>...]", stats_print},
 	{"report",
-	 "[--interval <seconds>] [--count <cnt>] [--histogram]\n\t    [--units <u>] [-o <fields>] [-O|--sort <sort_fields>]\n"
+	 "[--interval <seconds>] [--count <cnt>] [--area] [--region] [--group]\n"
+	 "\t    [--histogram [--relative]] [--notimesuffix] [--units <u>] [-o <fields>] [-O|--sort <sort_fields>]\n"
 	 "\t    [-S|--select <selection>] [--nameprefixes]\n\t    [--noheadings] [--separator <separator>] [<device>...]",
 	 stats_report},
+	{"ungroup", "--groupid <id> {--alldevices|<device>...}", stats_ungroup},
+	{"version", "", cmd_version},
 };
 
 static void stats_usage(void)
@@ -421,6 +493,8 @@ static bool stats_help(int argc, char **argv)
 	(void)argc;
 	(void)argv;
 	stats_usage();
+	if (opt.columns)
+		samples_help();
 	return true;
 }
 

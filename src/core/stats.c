@@ -197,10 +197,18 @@ static void region_free(gpointer p)
 	g_free(r);
 }
 
+static atomic_uint devices_counted;
+
+bool dm_stats_any(void)
+{
+	return atomic_load_explicit(&devices_counted, memory_order_relaxed);
+}
+
 static struct dm_stats *stats_new(void)
 {
 	struct dm_stats *stats = g_new0(struct dm_stats, 1);
 
+	atomic_fetch_add(&devices_counted, 1);
 	stats->regions = g_ptr_array_new_with_free_func(region_free);
 	stats->last = g_new0(struct last, dm_gate_slots);
 	for (unsigned i = 0; i < dm_gate_slots; i++)
@@ -212,6 +220,7 @@ void dm_stats_free(struct dm_stats *stats)
 {
 	if (!stats)
 		return;
+	atomic_fetch_sub(&devices_counted, 1);
 	g_ptr_array_free(stats->regions, TRUE);
 	g_free(stats->last);
 	g_free(stats);

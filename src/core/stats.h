@@ -14,6 +14,8 @@
 /* Messages that begin with "@stats_". */
 int dm_stats_message(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err);
 void dm_stats_free(struct dm_stats *stats);
+/* Whether any device has a region: then what is counted matters.  Any thread, cheap. */
+bool dm_stats_any(void);
 
 /* A bio begins: true if it goes on where the last one on this CPU ended (merged).  Sets *start_ns. */
 bool dm_stats_start(struct dm_stats *stats, const struct dm_bio *bio, uint64_t *start_ns);

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/stats.h"
 #include "image.h"
 #include "loop.h"
 
@@ -129,7 +130,7 @@ static void read_in_parts(struct request *r);
 
 static void request_submit(struct request *r)
 {
-	if (r->bio.op == DM_READ && r->bio.sectors >= LARGE_SECTORS &&
+	if (r->bio.op == DM_READ && r->bio.sectors >= LARGE_SECTORS && !dm_stats_any() &&
 	    dm_spread_pays((r->bio.sectors << DM_SECTOR_SHIFT) / COPY_BYTES_PER_NS))
 		read_in_parts(r);
 	else
@@ -181,7 +182,7 @@ static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t
 
 /*
  * A large read goes in pieces that other cores help with: most of its time is
- * copying, out of the page cache and back to the reader.
+ * copying, out of the page cache and back to the reader.  Not while there are statistics: they count reads.
  */
 struct parts {
 	struct request *r;

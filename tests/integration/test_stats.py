@@ -47,6 +47,13 @@ def test_regions_are_created_listed_and_deleted(vol):
     assert vol.message("@stats_create - 500") == "1\n", "the lowest free number"
 
 
+def test_a_large_read_counts_as_one(fs, backing):
+    dev = fs.mkdir("large", f"0 4096 linear {backing(4096)} 0")
+    dev.message("@stats_create - 4096")
+    direct(dev, "read", 2048, 2)
+    assert counters(dev, 0)[0][0] == 2
+
+
 def test_counters(vol):
     vol.message("@stats_create - 500")
     vol.message("@stats_create 4+8 8 1 histogram:1000000")

@@ -54,6 +54,8 @@ def kernel_text(text):
         text = re.sub(rf"\b98, {16 * i}\b", f"D{i}", text)
         text = text.replace(f"/dev/ubd{'ab'[i]}", f"D{i}").replace(f"ubd{'ab'[i]}", f"D{i}")
     text = re.sub(r"\b254(?=[:,])", "0", text)
+    # 6.1 answers ENODEV for a path that is not there, later kernels ENOENT
+    text = re.sub(r"(ioctl on .* failed: )No such file or directory", r"\1No such device", text)
     text = text.replace("-j 254", "-j 0")
     text = re.sub(r"(?<= )254(?=  ? ?\d)", "  0", text)       # a column
     return re.sub(r"='254'", "='0'", text)

@@ -9,7 +9,8 @@
  *     the data device from map(), inside pool->epoch, without a lock;
  *   - that need a new mapping are dealt with in map() too, by the thread that
  *     brought them, while others for the same block wait in its cell (provision.c);
- *   - FLUSH and FUA, if there is something to commit, go to the worker, which commits for all at once;
+ *   - FLUSH, and FUA writes when their data is written, go to the worker if there is something to commit;
+ *     it commits for all at once;
  *   - discards go to a worker of their own (discard.c).
  *
  * A data block freed by a transaction is allocated again only after its

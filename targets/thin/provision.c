@@ -251,12 +251,8 @@ static enum dm_mapio provision(struct thin *t, struct dm_bio *bio, uint64_t bloc
 		struct thin_mapping m;
 		int r = thin_md_find(t->td, block, &m);
 
-		if (!r && !m.shared) {
-			if (!(bio->flags & DM_FUA) || !atomic_load(&t->td->changed))
-				return DM_MAPIO_REMAPPED;
-			pool_wait_for_commit(pool, bio);
-			return DM_MAPIO_SUBMITTED;
-		}
+		if (!r && !m.shared)
+			return DM_MAPIO_REMAPPED;
 		if (r && r != -ENODATA) {
 			dm_bio_end(bio, -EIO);
 			return DM_MAPIO_SUBMITTED;

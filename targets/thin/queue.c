@@ -151,18 +151,25 @@ static void finish_commit(struct thin_pool *pool, struct dm_bio *bio, int error,
 		thin_dispatch(bio);
 }
 
+/* Whether what a bio waits for is lost, or cannot be committed any more. */
+static bool is_lost(struct dm_bio *bio, bool committed)
+{
+	struct thin_dev *td = thin_io(bio)->thin->td;
+
+	return atomic_load(&td->aborted) || (!committed && atomic_load(&td->changed));
+}
+
 static void commit_for(struct thin_pool *pool, struct dm_bio_list *list)
 {
+	bool did = false, committed;
 	struct dm_bio *bio;
-	bool did = false;
-	int r;
 
 	if (dm_bio_list_empty(list) && !atomic_exchange(&pool->commit_due, false))
 		return;
 	atomic_store(&pool->commit_due, false);
-	r = pool_mode(pool) >= PM_OUT_OF_METADATA_SPACE ? 0 : pool_commit(pool, &did);
+	committed = pool_mode(pool) < PM_OUT_OF_METADATA_SPACE && !pool_commit(pool, &did);
 	while ((bio = dm_bio_list_pop(list)))
-		finish_commit(pool, bio, r || atomic_load(&thin_io(bio)->thin->td->aborted) ? -EIO : 0, did);
+		finish_commit(pool, bio, is_lost(bio, committed) ? -EIO : 0, did);
 }
 
 static void run(struct dm_work *work)

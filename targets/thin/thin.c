@@ -141,6 +141,12 @@ void thin_dispatch(struct dm_bio *bio)
 		dm_bio_end(bio, -EIO);
 }
 
+/* Whether what a bio of this thread has seen of the mappings may not be durable yet, or never will be. */
+static bool needs_commit(struct thin *t)
+{
+	return atomic_load(&t->td->changed) || atomic_load(&t->td->aborted);
+}
+
 static enum dm_mapio thin_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct thin *t = ti->private;
@@ -154,8 +160,7 @@ static enum dm_mapio thin_map(struct dm_target *ti, struct dm_bio *bio)
 		pool_queue_discard(t->pool, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
-	if ((bio->op == DM_FLUSH || bio->flags & DM_FUA) &&
-	    (atomic_load(&t->td->changed) || atomic_load(&t->td->aborted))) {
+	if (bio->op == DM_FLUSH && needs_commit(t)) {
 		pool_wait_for_commit(t->pool, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
@@ -164,7 +169,16 @@ static enum dm_mapio thin_map(struct dm_target *ti, struct dm_bio *bio)
 
 static enum dm_endio thin_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
-	leave(ti->private, bio);
+	struct thin *t = ti->private;
+
+	leave(t, bio);
+	/* Only now: the mapping it went by may have been made when it was on its way here already. */
+	if (bio->flags & DM_FUA && dm_op_is_write(bio->op) && !bio->error && thin_io(bio)->state == IO_NEW &&
+	    needs_commit(t)) {
+		thin_io(bio)->state = IO_WRITTEN;
+		pool_wait_for_commit(t->pool, bio);
+		return DM_ENDIO_INCOMPLETE;
+	}
 	return thin_io(bio)->state == IO_REQUEUE ? DM_ENDIO_REQUEUE : DM_ENDIO_DONE;
 }
 

@@ -190,13 +190,7 @@ LAB_CUSTOMER(thin) = {
 	.fault_workload = use_shortly,
 };
 
-/*
- * Run by name only: with several threads at once one run in several says that
- * a flushed write to the snapshot appears a few log entries late.  Whether the pool answers too early or
- * the laboratory's idea of the log's order is wrong is not known yet (crash --crash thin_threads).
- */
 LAB_CUSTOMER(thin_threads) = {
-	.hidden = true,
 	.slices = {{"meta", META}, {"data", DATA}},
 	.prepare = prepare_thin,
 	.open = open_all,

@@ -9,6 +9,9 @@
  * When a shard is over its share, its oldest blocks go: clean ones at once, dirty ones are written
  * first by whoever needs the room (nothing committed refers to a dirty block,
  * so it may be written early).
+ *
+ * Blocks come from slabs of the shard's own, mapped as they are needed and kept for
+ * its next blocks: from malloc(), aligned as direct I/O wants them, they take twice the memory.
  */
 #include <dmfs/block_manager.h>
 #include <dmfs/crc32c.h>
@@ -18,9 +21,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define SHARDS 16u
 #define FLUSH_RUN 64 /* blocks in one write, at most */
+#define SLAB 16      /* blocks */
 
 struct shard;
 
@@ -30,7 +35,7 @@ struct dm_block {
 	dm_block_t where;
 	const struct dm_validator *validator;
 	void *data;
-	struct dm_block *chain;       /* of the hash */
+	struct dm_block *chain;       /* of the hash, or of the shard's free ones */
 	struct dm_block *prev, *next; /* unlocked blocks, oldest first; NULL, NULL when locked */
 	int holders;                  /* readers, or -1: a writer */
 	unsigned waiters;
@@ -39,9 +44,17 @@ struct dm_block {
 	bool dirty, writing, gone;
 };
 
+struct slab {
+	struct slab *next;
+	void *data;
+	struct dm_block blocks[SLAB];
+};
+
 struct shard {
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a lock was released */
+	struct slab *slabs;
+	struct dm_block *free;
 	struct dm_block **buckets;
 	unsigned mask, blocks, limit;
 	struct dm_block lru; /* ring head */
@@ -53,6 +66,7 @@ struct dm_bm {
 	struct dm_dev *dev;
 	unsigned block_size;
 	atomic_bool read_only;
+	_Atomic dm_block_t nr_blocks; /* as far as is known */
 };
 
 uint32_t dm_bm_checksum(const void *data, size_t len, uint32_t xor_seed)
@@ -87,10 +101,35 @@ struct dm_bm *dm_bm_new(struct dm_dev *dev, unsigned block_size, size_t cache_by
 	return bm;
 }
 
+/* The lock of its shard is held. */
 static void block_free(struct dm_block *b)
 {
-	free(b->data);
-	g_free(b);
+	b->chain = b->shard->free;
+	b->shard->free = b;
+}
+
+static void add_slab(struct dm_bm *bm, struct shard *s)
+{
+	struct slab *slab = g_new0(struct slab, 1);
+
+	slab->data = mmap(NULL, (size_t)SLAB * bm->block_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (slab->data == MAP_FAILED)
+		g_error("out of memory");
+	slab->next = s->slabs;
+	s->slabs = slab;
+	for (unsigned i = SLAB; i-- > 0;) {
+		slab->blocks[i] = (struct dm_block){.bm = bm, .shard = s, .data = (char *)slab->data + (size_t)i * bm->block_size};
+		block_free(&slab->blocks[i]);
+	}
+}
+
+static void free_slabs(struct dm_bm *bm, struct shard *s)
+{
+	for (struct slab *slab = s->slabs, *next; slab; slab = next) {
+		next = slab->next;
+		munmap(slab->data, (size_t)SLAB * bm->block_size);
+		g_free(slab);
+	}
 }
 
 void dm_bm_free(struct dm_bm *bm)
@@ -101,11 +140,9 @@ void dm_bm_free(struct dm_bm *bm)
 		struct shard *s = &bm->shards[i];
 
 		for (unsigned h = 0; h <= s->mask; h++)
-			for (struct dm_block *b = s->buckets[h], *next; b; b = next) {
-				next = b->chain;
+			for (struct dm_block *b = s->buckets[h]; b; b = b->chain)
 				g_assert(!b->holders);
-				block_free(b);
-			}
+		free_slabs(bm, s);
 		g_free(s->buckets);
 		pthread_mutex_destroy(&s->lock);
 		pthread_cond_destroy(&s->changed);
@@ -116,6 +153,7 @@ void dm_bm_free(struct dm_bm *bm)
 void dm_bm_set_dev(struct dm_bm *bm, struct dm_dev *dev)
 {
 	bm->dev = dev;
+	atomic_store(&bm->nr_blocks, 0);
 }
 
 unsigned dm_bm_block_size(struct dm_bm *bm)
@@ -313,14 +351,13 @@ static int check(struct dm_bm *bm, struct dm_block *b, const struct dm_validator
 
 static struct dm_block *block_new(struct dm_bm *bm, struct shard *s, dm_block_t where)
 {
-	struct dm_block *b = g_new0(struct dm_block, 1);
-	struct dm_block **bucket = bucket_of(s, where);
+	struct dm_block *b, **bucket = bucket_of(s, where);
 
-	if (posix_memalign(&b->data, 4096, bm->block_size))
-		g_error("out of memory");
-	b->bm = bm;
-	b->shard = s;
-	b->where = where;
+	if (!s->free)
+		add_slab(bm, s);
+	b = s->free;
+	s->free = b->chain;
+	*b = (struct dm_block){.bm = bm, .shard = s, .data = b->data, .where = where};
 	b->chain = *bucket;
 	*bucket = b;
 	s->blocks++;
@@ -345,6 +382,15 @@ static int load(struct dm_bm *bm, struct shard *s, struct dm_block *b, const str
 		release(b);
 	}
 	return r;
+}
+
+/* Asks the device for its size only when the block is new to us; a device that has shrunk fails the I/O itself. */
+static bool is_beyond(struct dm_bm *bm, dm_block_t where)
+{
+	if (where < atomic_load_explicit(&bm->nr_blocks, memory_order_relaxed))
+		return false;
+	atomic_store(&bm->nr_blocks, dm_bm_nr_blocks(bm));
+	return where >= atomic_load(&bm->nr_blocks);
 }
 
 enum how { READ, WRITE, ZERO };
@@ -403,7 +449,7 @@ again:
 		r = lock_cached(bm, b, v, how);
 		if (r == -EAGAIN)
 			goto again;
-	} else if (where >= dm_bm_nr_blocks(bm)) {
+	} else if (is_beyond(bm, where)) {
 		r = -ENXIO;
 	} else if (s->blocks >= s->limit && (make_room(bm, s), find(s, where))) {
 		goto again; /* somebody was quicker */

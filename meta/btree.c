@@ -241,6 +241,11 @@ int btree_dec_values(struct dm_btree_info *info, unsigned level, const void *val
 	return 0;
 }
 
+int btree_del_node(struct dm_btree_info *info, unsigned level, dm_block_t b)
+{
+	return del_node(info, level, b, 0);
+}
+
 int dm_btree_del(struct dm_btree_info *info, dm_block_t root)
 {
 	return del_node(info, 0, root, 0);

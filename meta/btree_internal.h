@@ -82,6 +82,8 @@ void node_append(struct node *to, const struct node *from, uint32_t i, uint32_t 
 
 /* Shadows a node; its children's counts follow. */
 int node_shadow(struct dm_btree_info *info, unsigned level, dm_block_t b, struct node *n);
+/* Drops a reference to a node of a level: with the last one go its own. */
+int btree_del_node(struct dm_btree_info *info, unsigned level, dm_block_t b);
 /* Drops references of n values of a level. */
 int btree_dec_values(struct dm_btree_info *info, unsigned level, const void *values, unsigned n);
 

@@ -3,7 +3,8 @@
  * Removal: down the tree, shadowing; a child at its least size is first
  * merged with a neighbour, or the two share their entries evenly, so that what
  * is taken out below leaves it at a third of the most entries or above.  A root with one child
- * gives way to it.
+ * gives way to it.  Of a range, leaves that lie wholly in it go as they are, as many of
+ * one parent as that can lose.
  */
 #include "btree_internal.h"
 
@@ -108,18 +109,31 @@ static int collapse(struct dm_btree_info *info, struct node *n, dm_block_t *root
 	return dm_tm_dec(info->tm, gone);
 }
 
+static int has_leaves(struct dm_btree_info *info, unsigned level, const struct node *n, bool *leaves)
+{
+	struct node child;
+	int r = n->nr ? node_read(info, node_child(n, 0), level_value_size(info, level), &child) : -EILSEQ;
+
+	if (r)
+		return r;
+	*leaves = child.leaf;
+	node_unlock(info, &child);
+	return 0;
+}
+
 /*
- * Down to the leaf for key, left locked in *leaf.  *slack: how many entries it
- * can lose; at least one, all of them if it is the root.
+ * Down to the leaf for key, or (above) to the node above it if there is one, left locked in *out.
+ * *slack: how many entries it can lose; of a leaf at least one, all of them if it is the root.
  */
-static int find_leaf(struct dm_btree_info *info, unsigned level, dm_block_t root, uint64_t key, struct node *leaf,
-		     dm_block_t *new_root, uint32_t *slack)
+static int find_node(struct dm_btree_info *info, unsigned level, dm_block_t root, uint64_t key, bool above,
+		     struct node *out, dm_block_t *new_root, uint32_t *slack)
 {
 	struct node parent = {0};
 	dm_block_t child = root;
 
 	*new_root = root;
 	for (unsigned depth = 0; depth < 2 * MAX_DEPTH; depth++) {
+		bool found = false;
 		struct node n;
 		int r = node_shadow(info, level, child, &n);
 
@@ -127,10 +141,16 @@ static int find_leaf(struct dm_btree_info *info, unsigned level, dm_block_t root
 			put_le64(node_value(&parent, MAX(node_search(&parent, key), 0)), node_where(&n));
 		else if (!r)
 			*new_root = node_where(&n);
-		if (!r && n.leaf) {
-			*slack = !parent.block ? n.nr : n.nr > n.max / 3 ? n.nr - n.max / 3 : 1;
+		if (!r && n.leaf)
+			found = true;
+		else if (!r && above)
+			r = has_leaves(info, level, &n, &found);
+		if (!r && found) {
+			uint32_t least = parent.block ? n.max / 3 : n.leaf ? 0 : 2;
+
+			*slack = n.nr > least ? n.nr - least : n.leaf;
 			node_unlock(info, &parent);
-			*leaf = n;
+			*out = n;
 			return 0;
 		}
 		if (!r)
@@ -159,7 +179,7 @@ static int remove_in_leaf(struct dm_btree_info *info, unsigned level, dm_block_t
 {
 	struct node leaf;
 	uint32_t slack, n = 0;
-	int at, r = find_leaf(info, level, root, key, &leaf, new_root, &slack);
+	int at, r = find_node(info, level, root, key, false, &leaf, new_root, &slack);
 
 	*removed = 0;
 	if (r)
@@ -178,11 +198,58 @@ static int remove_in_leaf(struct dm_btree_info *info, unsigned level, dm_block_t
 	return r;
 }
 
+/*
+ * Takes whole leaves out of their locked parent, from its child at on, while it can lose one and they hold
+ * nothing but keys from key to last, at most max.  A leaf that another tree has too is not even copied.
+ */
+static int drop_leaves(struct dm_btree_info *info, unsigned level, struct node *parent, uint32_t slack, uint32_t at,
+		       uint64_t key, uint64_t last, uint64_t max, uint64_t *removed)
+{
+	for (; slack && at < parent->nr; slack--) {
+		dm_block_t child = node_child(parent, at);
+		struct node leaf;
+		bool whole;
+		int r = node_read(info, child, level_value_size(info, level), &leaf);
+
+		if (r)
+			return r;
+		whole = leaf.leaf && leaf.nr && leaf.nr <= max - *removed && node_key(&leaf, 0) >= key &&
+			node_key(&leaf, leaf.nr - 1) <= last;
+		node_unlock(info, &leaf);
+		if (!whole)
+			return 0;
+		r = btree_del_node(info, level, child);
+		if (r)
+			return r;
+		node_close(parent, at, 1);
+		*removed += leaf.nr;
+	}
+	return 0;
+}
+
+/* What can be removed leaf by leaf around key, in the lowest inner node above it; *removed is 0 where that is nothing. */
+static int remove_leaves(struct dm_btree_info *info, unsigned level, dm_block_t root, uint64_t key, uint64_t last,
+			 uint64_t max, dm_block_t *new_root, uint64_t *removed)
+{
+	struct node parent;
+	uint32_t slack;
+	int r = find_node(info, level, root, key, true, &parent, new_root, &slack);
+
+	*removed = 0;
+	if (r)
+		return r;
+	if (!parent.leaf)
+		r = drop_leaves(info, level, &parent, slack, MAX(node_search(&parent, key), 0), key, last, max, removed);
+	node_unlock(info, &parent);
+	return r;
+}
+
 /* Removes keys from key to last in the last level's subtree. */
 static int remove_range(struct dm_btree_info *info, dm_block_t subtree, uint64_t key, uint64_t last, uint64_t max,
 			dm_block_t *new_root, uint64_t *removed)
 {
 	unsigned level = info->levels - 1;
+	uint32_t least = node_max_entries(info->vt.size) / 3; /* of a leaf that is not the root */
 	struct dm_btree_info one = *info;
 
 	one.levels = 1;
@@ -197,7 +264,11 @@ static int remove_range(struct dm_btree_info *info, dm_block_t subtree, uint64_t
 			return 0;
 		if (r)
 			return r;
-		r = remove_in_leaf(info, level, *new_root, first, last, max - *removed, new_root, &n);
+		n = 0;
+		if (max - *removed >= least && last - first >= least - 1)
+			r = remove_leaves(info, level, *new_root, first, last, max - *removed, new_root, &n);
+		if (!r && !n)
+			r = remove_in_leaf(info, level, *new_root, first, last, max - *removed, new_root, &n);
 		if (r)
 			return r;
 		if (!n)

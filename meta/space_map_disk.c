@@ -34,6 +34,8 @@ struct sm_disk {
 	bool wrapped;
 	bool (*busy)(void *context, dm_block_t b);
 	void *busy_context;
+	void (*freed)(void *context, dm_block_t b, dm_block_t e, bool fresh);
+	void *freed_context;
 };
 
 static struct sm_disk *to_sm(struct dm_sm *sm)
@@ -216,6 +218,55 @@ static int change(struct sm_disk *smd, struct kept_entry *k, uint8_t *bits, dm_b
 	return 0;
 }
 
+/* Whether the blocks were free at the last commit, run by run; of one bitmap. */
+static int tell_freed(struct sm_disk *smd, dm_block_t b, dm_block_t e)
+{
+	struct dm_block *block = NULL;
+	struct index_entry *ie;
+	const uint8_t *old;
+	int r;
+
+	if (!smd->freed || b == e)
+		return 0;
+	if (b / BITMAP_ENTRIES * BITMAP_ENTRIES >= smd->old.nr_blocks) {
+		smd->freed(smd->freed_context, b, e, true);
+		return 0;
+	}
+	r = get_old_entry(smd, b / BITMAP_ENTRIES, &ie);
+	if (!r)
+		r = dm_tm_read_lock(smd->tm, ie->blocknr, &sm_bitmap_validator, &block);
+	if (r)
+		return r;
+	old = (const uint8_t *)dm_block_data(block) + BITMAP_HEADER;
+	for (dm_block_t end; b < e; b = end) {
+		bool fresh = !bitmap_get(old, b % BITMAP_ENTRIES);
+
+		for (end = b + 1; end < e && fresh == !bitmap_get(old, end % BITMAP_ENTRIES);)
+			end++;
+		smd->freed(smd->freed_context, b, end, fresh);
+	}
+	dm_tm_unlock(smd->tm, block);
+	return 0;
+}
+
+/* Changes the counts of blocks of one bitmap, which is locked. */
+static int change_run(struct sm_disk *smd, struct kept_entry *k, uint8_t *bits, dm_block_t b, dm_block_t e, int delta)
+{
+	dm_block_t freed = b; /* from here to b they are */
+	int r = 0;
+
+	for (; b < e && !r; b++) {
+		r = change(smd, k, bits, b, delta);
+		if (r || delta > 0 || bitmap_get(bits, b % BITMAP_ENTRIES)) {
+			int r2 = delta < 0 ? tell_freed(smd, freed, b) : 0;
+
+			r = r ? r : r2;
+			freed = b + 1;
+		}
+	}
+	return r || delta > 0 ? r : tell_freed(smd, freed, e);
+}
+
 static int disk_add(struct dm_sm *sm, dm_block_t b, dm_block_t e, int delta)
 {
 	struct sm_disk *smd = to_sm(sm);
@@ -235,11 +286,11 @@ static int disk_add(struct dm_sm *sm, dm_block_t b, dm_block_t e, int delta)
 			r = shadow_bitmap(smd, k, &block);
 		if (r)
 			return r;
-		for (; b < end && !r; b++)
-			r = change(smd, k, dm_block_data(block) + BITMAP_HEADER, b, delta);
+		r = change_run(smd, k, dm_block_data(block) + BITMAP_HEADER, b, end, delta);
 		dm_tm_unlock(smd->tm, block);
 		if (r)
 			return r;
+		b = end;
 	}
 	return 0;
 }
@@ -401,6 +452,13 @@ void dm_sm_disk_set_busy(struct dm_sm *sm, bool (*busy)(void *context, dm_block_
 {
 	to_sm(sm)->busy = busy;
 	to_sm(sm)->busy_context = context;
+}
+
+void dm_sm_disk_set_freed(struct dm_sm *sm, void (*freed)(void *context, dm_block_t b, dm_block_t e, bool fresh),
+			  void *context)
+{
+	to_sm(sm)->freed = freed;
+	to_sm(sm)->freed_context = context;
 }
 
 static void disk_free(struct dm_sm *sm)

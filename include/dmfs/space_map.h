@@ -47,6 +47,12 @@ int dm_sm_disk_find_free(struct dm_sm *sm, dm_block_t *b);
 void dm_sm_disk_rewind(struct dm_sm *sm);
 /* A disk space map's allocator passes over blocks for which busy() is true. */
 void dm_sm_disk_set_busy(struct dm_sm *sm, bool (*busy)(void *context, dm_block_t b), void *context);
+/*
+ * A disk space map tells of blocks from b to e - 1 whose last reference has gone; fresh: they were free when
+ * the transaction began.  The space map may not be used from there.
+ */
+void dm_sm_disk_set_freed(struct dm_sm *sm, void (*freed)(void *context, dm_block_t b, dm_block_t e, bool fresh),
+			  void *context);
 
 /* The root, valid after dm_tm_pre_commit(). */
 void dm_sm_copy_root(struct dm_sm *sm, void *root);

@@ -173,12 +173,28 @@ static int delete_all(struct thin_md *md, struct thin_dev *td)
 	return r ? r : dm_btree_remove(&md->top, md->root, &id, &md->root);
 }
 
+/* Whether another device has the very same tree: then there is nothing to take apart. */
+static int has_shared_tree(struct thin_md *md, struct thin_dev *td, bool *shared)
+{
+	uint32_t count = 0;
+	uint8_t le[8];
+	int r = dm_btree_lookup(&md->top, md->root, &td->id, le);
+
+	if (!r)
+		r = dm_tm_ref(md->tm, get_le64(le), &count);
+	*shared = count > 1;
+	return r;
+}
+
 static int delete_some(struct thin_md *md, struct thin_dev *td, uint64_t max, bool *done)
 {
 	uint64_t keys[2] = {td->id, 0}, removed;
-	int r;
+	bool shared;
+	int r = has_shared_tree(md, td, &shared);
 
-	if (atomic_load(&td->mapped) > max) {
+	if (r)
+		return r;
+	if (!shared && atomic_load(&td->mapped) > max) {
 		r = dm_btree_remove_range(&md->info, md->root, keys, UINT64_MAX, max, &md->root, &removed);
 		atomic_store(&td->changed, true);
 		td->mapped -= MIN(removed, td->mapped);

@@ -70,26 +70,19 @@ static int data_inc(void *md, const void *values, unsigned n)
 	return add_data(md, values, n, 1);
 }
 
-static int data_dec(void *context, const void *values, unsigned n)
+static int data_dec(void *md, const void *values, unsigned n)
+{
+	return add_data(md, values, n, -1);
+}
+
+static void data_freed(void *context, dm_block_t b, dm_block_t e, bool fresh)
 {
 	struct thin_md *md = context;
-	int r = add_data(md, values, n, -1);
 
-	for (unsigned i = 0; i < n && !r; i++) {
-		dm_block_t b = get_le64(values + 8 * i) >> 24;
-		uint32_t count;
-		bool fresh;
-
-		r = dm_sm_count(md->data_sm, b, &count);
-		if (r || count)
-			continue;
-		if (md->freed)
-			ranges_add(md->freed, b, b + 1);
-		r = dm_sm_is_fresh(md->data_sm, b, &fresh);
-		if (!r && fresh)
-			ranges_add(&md->quarantine, b, b + 1);
-	}
-	return r;
+	if (md->freed)
+		ranges_add(md->freed, b, e);
+	if (fresh)
+		ranges_add(&md->quarantine, b, e);
 }
 
 static bool data_equal(void *md, const void *a, const void *b)
@@ -130,6 +123,7 @@ static void set_up_trees(struct thin_md *md)
 	md->top = (struct dm_btree_info){md->tm, 1, {md, 8, tree_inc, tree_dec, NULL}};
 	md->details = (struct dm_btree_info){md->tm, 1, {.size = 24}};
 	dm_sm_disk_set_busy(md->data_sm, is_busy, md);
+	dm_sm_disk_set_freed(md->data_sm, data_freed, md);
 }
 
 /* --- numbers for who holds no lock --- */

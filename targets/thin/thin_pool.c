@@ -16,7 +16,7 @@
 #define MIN_BLOCK_SECTORS 128u
 #define MAX_BLOCK_SECTORS 2097152u
 #define MAX_METADATA_SECTORS (UINT64_C(16) << 21) /* 16 GiB */
-#define DELETE_BATCH 1024
+#define DELETE_BATCH 4096 /* mappings under the locks at once: a fraction of a millisecond */
 
 /* --- construction --- */
 

@@ -139,6 +139,12 @@ static unsigned record_start(struct disk *d, const struct dm_bio *bio, bool part
 	return trace_add(d->record, &io);
 }
 
+static void note_done(struct disk *d, struct trace_io *io)
+{
+	io->done = d->record->ios->len;
+	io->order = d->order++;
+}
+
 static void record_done(struct disk *d, const struct dm_bio *bio, unsigned start)
 {
 	if (!d->record)
@@ -146,7 +152,7 @@ static void record_done(struct disk *d, const struct dm_bio *bio, unsigned start
 	if (bio->op == DM_FLUSH)
 		trace_add(d->record, &(struct trace_io){.kind = TRACE_FLUSH, .start = start});
 	else if (dm_op_is_write(bio->op))
-		trace_at(d->record, start)->done = d->record->ios->len;
+		note_done(d, trace_at(d->record, start));
 }
 
 static void carry_out(struct disk *d, const struct dm_bio *bio, uint64_t sectors)

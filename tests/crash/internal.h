@@ -42,6 +42,7 @@ struct trace_io {
 	 * answered before entry `done` (UINT_MAX: never), a flush was sent before entry `start`.
 	 */
 	unsigned done, start;
+	unsigned order; /* of the disk's writes: which it did first */
 };
 
 struct trace {
@@ -109,6 +110,7 @@ struct disk {
 	pthread_cond_t wake;
 	bool stop;
 	GPtrArray *waiting;
+	unsigned order;
 };
 
 #define DISK_PAGE 4096u

@@ -202,7 +202,7 @@ static bool same_io(const struct trace_io *a, const struct trace_io *b)
 	       !a->data == !b->data && (!a->data || !memcmp(a->data, b->data, a->sectors * DM_SECTOR_SIZE));
 }
 
-/* For each write of the log, when the disk answered it; UINT_MAX: it never did. */
+/* For each write of the log, as the how manieth the disk did it; UINT_MAX: it never did. */
 static unsigned *match(const struct trace *log, const struct trace *record)
 {
 	unsigned *at = g_new(unsigned, log->ios->len + 1), first = 0;
@@ -217,7 +217,7 @@ static unsigned *match(const struct trace *log, const struct trace *record)
 		for (unsigned k = first; k < record->ios->len; k++)
 			if (!taken[k] && same_io(trace_at(log, i), trace_at(record, k))) {
 				taken[k] = true;
-				at[i] = trace_at(record, k)->done;
+				at[i] = trace_at(record, k)->done == UINT_MAX ? UINT_MAX : trace_at(record, k)->order;
 				break;
 			}
 	}

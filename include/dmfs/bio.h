@@ -59,6 +59,11 @@ struct dm_bio {
  * way (or done) when this returns.  Never waits for a suspended device.
  */
 void dm_submit(struct dm_bio *bio);
+/*
+ * Inside map(), before it waits for whoever may wait for bios that were mapped before: sends out what is
+ * queued of this thread's.
+ */
+void dm_submit_queued(void);
 
 /*
  * dm_submit() that is on its way (or done) at return even inside map() or an

@@ -3,9 +3,12 @@
  * Submitting and finishing bios, and iov arithmetic.
  *
  * A bio remapped to the device beneath is a turn of a loop here, not a
- * recursion: while a thread is inside dm_submit(), bios it submits go to the
- * end of a list of its own.  dm_submit_now() is the way out for who must wait
- * for its bio (dm_io_sync() inside map()): it starts a list of its own.
+ * recursion: while a thread is inside dm_submit(), bios it submits go to a
+ * list of its own, before what was there already: what has been mapped goes all the way
+ * down before the next bio is mapped, which may wait.  dm_submit_now() is the way out
+ * for who must wait for its bio (dm_io_sync() inside map()): it starts a list of its
+ * own.  dm_submit_queued() is for a map() that may be kept waiting until earlier parts of the
+ * same bio have ended.
  * End calls nest no deeper than the same way: an end() that finishes another bio has it
  * ended after itself.
  */
@@ -21,23 +24,39 @@ static _Thread_local unsigned ends; /* end() calls this thread is inside, not co
 
 static void run_list(struct dm_bio_list *list)
 {
+	struct dm_bio_list below, *outer_submitting = submitting, *outer_ending = ending;
 	struct dm_bio *bio;
 
-	while ((bio = dm_bio_list_pop(list)))
+	submitting = &below;
+	ending = NULL;
+	while ((bio = dm_bio_list_pop(list))) {
+		dm_bio_list_init(&below);
 		bio->dev->ops->submit(bio->dev, bio);
+		dm_bio_list_take(list, &below);
+		dm_bio_list_take(&below, list);
+	}
+	submitting = outer_submitting;
+	ending = outer_ending;
 }
 
 void dm_submit_now(struct dm_bio *bio)
 {
-	struct dm_bio_list list, *outer_submitting = submitting, *outer_ending = ending;
+	struct dm_bio_list list;
 
 	dm_bio_list_init(&list);
 	dm_bio_list_add(&list, bio);
-	submitting = &list;
-	ending = NULL;
 	run_list(&list);
-	submitting = outer_submitting;
-	ending = outer_ending;
+}
+
+void dm_submit_queued(void)
+{
+	struct dm_bio_list list;
+
+	if (!submitting)
+		return;
+	dm_bio_list_init(&list);
+	dm_bio_list_take(submitting, &list);
+	run_list(&list);
 }
 
 void dm_submit(struct dm_bio *bio)

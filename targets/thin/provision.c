@@ -275,6 +275,8 @@ enum dm_mapio thin_provision(struct thin *t, struct dm_bio *bio, uint64_t block,
 	struct dm_bio *next;
 	struct cell cell;
 
+	/* Earlier parts of the same bio may be in the epoch: a commit that has the metadata's lock waits for them. */
+	dm_submit_queued();
 	if (nested > 4 || !pool_hold(pool)) { /* the worker continues it, if need be after the resume */
 		pool_defer(pool, bio);
 		return DM_MAPIO_SUBMITTED;

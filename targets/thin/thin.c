@@ -33,6 +33,7 @@ static enum dm_mapio read_origin(struct thin *t, struct dm_bio *bio)
 	dm_iov_zero(bio->iov, bio->iovcnt, 0, bio->sectors * DM_SECTOR_SIZE);
 	have = sector < t->origin_sectors ? t->origin_sectors - sector : 0;
 	if (have) {
+		dm_submit_queued(); /* the origin may be a volume of this pool, and wait for its resume */
 		buf = g_malloc(have * DM_SECTOR_SIZE);
 		r = dm_read_sync(t->origin, sector, have, buf, 0);
 		if (r) {

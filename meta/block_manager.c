@@ -112,13 +112,15 @@ static void add_slab(struct dm_bm *bm, struct shard *s)
 {
 	struct slab *slab = g_new0(struct slab, 1);
 
-	slab->data = mmap(NULL, (size_t)SLAB * bm->block_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (slab->data == MAP_FAILED)
+	char *data = mmap(NULL, (size_t)SLAB * bm->block_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (data == MAP_FAILED)
 		g_error("out of memory");
+	slab->data = data;
 	slab->next = s->slabs;
 	s->slabs = slab;
 	for (unsigned i = SLAB; i-- > 0;) {
-		slab->blocks[i] = (struct dm_block){.bm = bm, .shard = s, .data = (char *)slab->data + (size_t)i * bm->block_size};
+		slab->blocks[i] = (struct dm_block){.bm = bm, .shard = s, .data = data + (size_t)i * bm->block_size};
 		block_free(&slab->blocks[i]);
 	}
 }

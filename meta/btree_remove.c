@@ -227,19 +227,20 @@ static int drop_leaves(struct dm_btree_info *info, unsigned level, struct node *
 	return 0;
 }
 
-/* What can be removed leaf by leaf around key, in the lowest inner node above it; *removed is 0 where that is nothing. */
+/* What can be removed leaf by leaf around key, in the lowest inner node above it; *removed: 0 where that is nothing. */
 static int remove_leaves(struct dm_btree_info *info, unsigned level, dm_block_t root, uint64_t key, uint64_t last,
 			 uint64_t max, dm_block_t *new_root, uint64_t *removed)
 {
 	struct node parent;
 	uint32_t slack;
-	int r = find_node(info, level, root, key, true, &parent, new_root, &slack);
+	int at, r = find_node(info, level, root, key, true, &parent, new_root, &slack);
 
 	*removed = 0;
 	if (r)
 		return r;
+	at = MAX(node_search(&parent, key), 0);
 	if (!parent.leaf)
-		r = drop_leaves(info, level, &parent, slack, MAX(node_search(&parent, key), 0), key, last, max, removed);
+		r = drop_leaves(info, level, &parent, slack, at, key, last, max, removed);
 	node_unlock(info, &parent);
 	return r;
 }

@@ -254,7 +254,8 @@ static void move(struct trace *log, unsigned *at, unsigned from, unsigned to)
 static unsigned put_before(struct trace *log, unsigned *at, unsigned from, unsigned to)
 {
 	for (unsigned i = to; i < from; i++)
-		if (trace_at(log, i)->kind == TRACE_WRITE && at[i] < at[from] && overlap(trace_at(log, i), trace_at(log, from)))
+		if (trace_at(log, i)->kind == TRACE_WRITE && at[i] < at[from] &&
+		    overlap(trace_at(log, i), trace_at(log, from)))
 			to = put_before(log, at, i, to);
 	move(log, at, from, to);
 	return to + 1;

@@ -452,7 +452,7 @@ again:
 		if (r == -EAGAIN)
 			goto again;
 	} else if (is_beyond(bm, where)) {
-		r = -ENXIO;
+		r = -EIO;
 	} else if (s->blocks >= s->limit && (make_room(bm, s), find(s, where))) {
 		goto again; /* somebody was quicker */
 	} else {

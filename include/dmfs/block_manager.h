@@ -52,7 +52,7 @@ size_t dm_bm_memory(struct dm_bm *bm);
 /*
  * Lock a block.  validator may be NULL (no check, no checksum).  Errors: a
  * read's errno, the validator's, -EINVAL for a block cached under another validator,
- * -ENXIO past the end of the device, -EPERM for a write lock of a read-only manager.
+ * -EIO past the end of the device, -EPERM for a write lock of a read-only manager.
  */
 int dm_bm_read_lock(struct dm_bm *bm, dm_block_t b, const struct dm_validator *v, struct dm_block **out);
 int dm_bm_write_lock(struct dm_bm *bm, dm_block_t b, const struct dm_validator *v, struct dm_block **out);

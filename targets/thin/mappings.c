@@ -87,6 +87,7 @@ static int link_tree(struct thin_md *md, uint64_t id, dm_block_t tree)
 	return dm_btree_insert(&md->top, md->root, &id, &le, &md->root, NULL);
 }
 
+/* Reads the way to it in both trees too: where that is damaged, nothing has been changed yet. */
 static int check_unused(struct thin_md *md, uint64_t id)
 {
 	uint8_t le[24];
@@ -95,7 +96,10 @@ static int check_unused(struct thin_md *md, uint64_t id)
 	if (g_hash_table_contains(md->devices, &id))
 		return -EEXIST;
 	r = dm_btree_lookup(&md->details, md->details_root, &id, le);
-	return r == -ENODATA ? 0 : r ? r : -EEXIST;
+	if (r != -ENODATA)
+		return r ? r : -EEXIST;
+	r = dm_btree_lookup(&md->top, md->root, &id, le);
+	return r == -ENODATA ? 0 : r;
 }
 
 int thin_md_create(struct thin_md *md, uint64_t id)
@@ -115,7 +119,7 @@ int thin_md_create(struct thin_md *md, uint64_t id)
 		r = link_tree(md, id, tree);
 	if (changed && !r)
 		thin_md_get(md, id, true, &r);
-	thin_md_end(md, changed);
+	thin_md_end(md, changed, r);
 	return r;
 }
 
@@ -157,7 +161,7 @@ int thin_md_snap(struct thin_md *md, uint64_t id, uint64_t origin)
 		changed = true;
 		r = snap(md, id, origin, get_le64(le));
 	}
-	thin_md_end(md, changed);
+	thin_md_end(md, changed, r);
 	return r;
 }
 
@@ -189,24 +193,19 @@ static int has_shared_tree(struct thin_md *md, struct thin_dev *td, bool *shared
 static int delete_some(struct thin_md *md, struct thin_dev *td, uint64_t max, bool *done)
 {
 	uint64_t keys[2] = {td->id, 0}, removed;
-	bool shared;
-	int r = has_shared_tree(md, td, &shared);
+	int r = dm_btree_remove_range(&md->info, md->root, keys, UINT64_MAX, max, &md->root, &removed);
 
-	if (r)
+	atomic_store(&td->changed, true);
+	td->mapped -= MIN(removed, td->mapped);
+	if (r || removed == max)
 		return r;
-	if (!shared && atomic_load(&td->mapped) > max) {
-		r = dm_btree_remove_range(&md->info, md->root, keys, UINT64_MAX, max, &md->root, &removed);
-		atomic_store(&td->changed, true);
-		td->mapped -= MIN(removed, td->mapped);
-		if (r || removed == max)
-			return r;
-	}
 	*done = true;
 	return delete_all(md, td);
 }
 
 int thin_md_delete(struct thin_md *md, uint64_t id, uint64_t max, bool *done)
 {
+	bool shared, changed = false;
 	struct thin_dev *td;
 	int r = thin_md_begin(md);
 
@@ -214,13 +213,20 @@ int thin_md_delete(struct thin_md *md, uint64_t id, uint64_t max, bool *done)
 	if (r)
 		return r;
 	td = thin_md_get(md, id, false, &r);
-	if (td && td->opens) {
-		thin_md_end(md, false);
-		return -EBUSY;
+	if (td && td->opens)
+		r = -EBUSY;
+	if (!r)
+		r = has_shared_tree(md, td, &shared);
+	if (!r) {
+		changed = true;
+		if (shared || atomic_load(&td->mapped) <= max) {
+			*done = true;
+			r = delete_all(md, td);
+		} else {
+			r = delete_some(md, td, max, done);
+		}
 	}
-	if (td)
-		r = delete_some(md, td, max, done);
-	thin_md_end(md, td);
+	thin_md_end(md, changed, r);
 	return r;
 }
 
@@ -328,7 +334,7 @@ int thin_md_reserve(struct thin_md *md, uint64_t *data_block)
 	r = find_free(md, data_block);
 	if (!r)
 		ranges_add(&md->reserved, *data_block, *data_block + 1);
-	thin_md_end(md, false);
+	thin_md_end(md, false, r);
 	return r;
 }
 
@@ -385,7 +391,7 @@ int thin_md_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint6
 		if (r)
 			ranges_add(&md->reserved, data_block, data_block + 1);
 	}
-	thin_md_end(md, changed);
+	thin_md_end(md, changed, r);
 	return r;
 }
 
@@ -407,7 +413,7 @@ int thin_md_provision(struct thin_dev *td, uint64_t block)
 		if (r == -ENOSPC) /* of the metadata: the transaction is lost */
 			r = -EIO;
 	}
-	thin_md_end(md, changed);
+	thin_md_end(md, changed, r);
 	return r;
 }
 
@@ -449,7 +455,7 @@ int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t m
 	}
 	ranges_clear(&batch);
 	*more = !r && removed == max;
-	thin_md_end(md, removed || r);
+	thin_md_end(md, removed || r, r);
 	return r;
 }
 

@@ -180,6 +180,16 @@ void thin_md_get_stats(struct thin_md *md, struct thin_md_stats *st)
 	st->data_used = st->data_total - thin_md_free_data(md);
 }
 
+bool thin_md_is_torn(struct thin_md *md)
+{
+	bool torn;
+
+	pthread_mutex_lock(&md->change);
+	torn = md->torn;
+	pthread_mutex_unlock(&md->change);
+	return torn;
+}
+
 uint64_t thin_md_dev_blocks(struct dm_dev *dev)
 {
 	return MIN(dm_dev_sectors(dev) / DM_META_BLOCK_SECTORS, DM_SM_METADATA_MAX_BLOCKS);
@@ -211,11 +221,12 @@ int thin_md_begin(struct thin_md *md)
 	return atomic_load(&md->failed) ? -EINVAL : -EPERM;
 }
 
-void thin_md_end(struct thin_md *md, bool changed)
+void thin_md_end(struct thin_md *md, bool changed, int error)
 {
 	bool first = changed && !md->dirty;
 
 	md->dirty |= changed;
+	md->torn |= changed && error;
 	update_stats(md);
 	pthread_rwlock_unlock(&md->root_lock);
 	pthread_mutex_unlock(&md->change);
@@ -557,7 +568,7 @@ int thin_md_abort(struct thin_md *md)
 	else
 		update_stats(md);
 	md->generation++;
-	md->dirty = false;
+	md->dirty = md->torn = false;
 	ranges_clear(&md->quarantine); /* nothing more is allocated before the pool is repaired */
 	pthread_rwlock_unlock(&md->root_lock);
 	pthread_mutex_unlock(&md->change);
@@ -628,7 +639,7 @@ int thin_md_resize_data(struct thin_md *md, uint64_t blocks)
 	if (r)
 		return r;
 	r = resize(md, md->data_sm, blocks);
-	thin_md_end(md, true);
+	thin_md_end(md, true, r);
 	return r;
 }
 
@@ -641,7 +652,7 @@ int thin_md_resize_meta(struct thin_md *md, uint64_t blocks)
 	r = resize(md, dm_tm_sm(md->tm), blocks);
 	if (!r)
 		set_reserve(md);
-	thin_md_end(md, true);
+	thin_md_end(md, true, r);
 	return r;
 }
 
@@ -657,7 +668,7 @@ int thin_md_set_transaction(struct thin_md *md, uint64_t from, uint64_t to)
 		md->transaction = to;
 	else
 		r = -EINVAL;
-	thin_md_end(md, !r);
+	thin_md_end(md, !r, r);
 	return r;
 }
 
@@ -694,15 +705,17 @@ int thin_md_hold(struct thin_md *md)
 
 	pthread_mutex_lock(&md->change);
 	r = atomic_load(&md->failed) ? -EINVAL : md->read_only ? -EPERM : md->held_root ? -EBUSY : 0;
-	if (!r && md->dirty)
+	if (!r && md->dirty) {
 		r = commit_locked(md);
+		md->torn |= r;
+	}
 	if (r) {
 		pthread_mutex_unlock(&md->change);
 		return r;
 	}
 	pthread_rwlock_wrlock(&md->root_lock);
 	r = hold(md);
-	thin_md_end(md, true);
+	thin_md_end(md, true, r);
 	return r;
 }
 
@@ -726,11 +739,13 @@ static int release(struct thin_md *md)
 
 int thin_md_release(struct thin_md *md)
 {
+	bool held;
 	int r = thin_md_begin(md);
 
 	if (r)
 		return r;
-	r = md->held_root ? release(md) : -EINVAL;
-	thin_md_end(md, true);
+	held = md->held_root;
+	r = held ? release(md) : -EINVAL;
+	thin_md_end(md, held, r);
 	return r;
 }

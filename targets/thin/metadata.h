@@ -86,6 +86,7 @@ struct thin_md {
 	struct map_cache *cache;
 	uint64_t next_cookie;
 	bool dirty, read_only;
+	bool torn; /* a change has failed half-way: the transaction must not be committed */
 	atomic_bool failed; /* nothing but closing is possible */
 	uint64_t generation; /* transactions aborted */
 	/* Blocks the allocator must pass over although they are free. */
@@ -116,6 +117,8 @@ void thin_md_set_dev(struct thin_md *md, struct dm_dev *dev);
 int thin_md_commit(struct thin_md *md, bool *did);
 /* Goes back to the last commit.  On an error the metadata is failed. */
 int thin_md_abort(struct thin_md *md);
+/* Whether a change has failed half-way, so that only thin_md_abort() is left. */
+bool thin_md_is_torn(struct thin_md *md);
 int thin_md_set_needs_check(struct thin_md *md);
 void thin_md_set_read_only(struct thin_md *md, bool read_only);
 void thin_md_get_stats(struct thin_md *md, struct thin_md_stats *st);
@@ -176,7 +179,7 @@ void thin_md_yield(struct thin_md *md);
 /* Inside the metadata: metadata.c */
 struct thin_dev *thin_md_get(struct thin_md *md, uint64_t id, bool create, int *error);
 int thin_md_begin(struct thin_md *md); /* takes the locks for a change; fails on failed or read-only metadata */
-void thin_md_end(struct thin_md *md, bool changed);
+void thin_md_end(struct thin_md *md, bool changed, int error);
 void thin_md_released(struct thin_md *md); /* `change` is held */
 
 #endif

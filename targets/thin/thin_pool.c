@@ -294,7 +294,7 @@ static int failed(struct thin_pool *pool, int r, const char *what, uint64_t id, 
 {
 	if (!r)
 		return 0;
-	if (r != -EEXIST && r != -ENODATA && r != -EBUSY && r != -EINVAL && r != -EPERM)
+	if (thin_md_is_torn(pool->md))
 		pool_metadata_failed(pool, what, r);
 	return dm_fail(err, -r, "thin-pool: %s %" PRIu64 ": %s", what, id,
 		       r == -EEXIST	? "that device exists already"

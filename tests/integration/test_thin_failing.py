@@ -7,7 +7,7 @@ import os
 import pytest
 
 from mounted import pattern, quote
-from thinpool import BLOCK, BS, tool
+from thinpool import BLOCK, BS, Pool, tool
 
 
 @pytest.fixture
@@ -94,3 +94,46 @@ def test_data_device_fails_to_flush(stacked):
     s.pool.remove()
     tool("thin_check", s.files["meta"][0])
     assert 'dev_id="1"' not in tool("thin_dump", s.files["meta"][0]).stdout
+
+
+def test_devices_that_have_shrunk_are_refused(fs, backing):
+    p = Pool(fs, backing)
+    p.thin(0).pwrite(pattern(BS), 0, sync=True)
+    p.close()
+    length = p.blocks * BS
+    dev = fs.mkdir("again")
+    for meta, code in ((4096, errno.EINVAL), (BLOCK // 512 // 2, errno.EIO), (8, errno.EIO)):
+        short = fs.mkdir("short", f"0 {meta} linear {quote(p.meta)} 0")
+        dev.refuse(f"0 {length} thin-pool short {quote(p.data)} {BS} 0\n", code=code)
+        short.remove()
+    dev.refuse(f"0 {length - BS} thin-pool {quote(p.meta)} {quote(p.data)} {BS} 0\n", match="too small")
+    dev.refuse(f"0 {length} thin-pool {quote(p.meta)} {quote(p.data)} {2 * BS} 0\n", match="the table says 256")
+    short = fs.mkdir("short", f"0 {length - BS} linear {quote(p.data)} 0")
+    dev.refuse(f"0 {length} thin-pool {quote(p.meta)} short {BS} 0\n")
+    short.remove()
+    dev.load(p.line())
+    assert fs.mkdir("thin", f"0 {BS} thin again 0").pread(BLOCK, 0) == pattern(BS)
+
+
+def test_a_damaged_mapping_tree(fs, backing):
+    """The kernel's errors; and as nothing could be changed, the pool stays as it was."""
+    p = Pool(fs, backing)
+    p.thin(0).pwrite(pattern(BS), 0, sync=True)
+    p.close()
+    with open(p.meta, "r+b") as f:
+        f.seek(320)
+        root = int.from_bytes(f.read(8), "little")
+        f.seek(root * 4096 + 100)
+        f.write(b"garbage")
+    p.dev = fs.mkdir("pool", p.line())
+    thin = p.thin(0, create=False)
+    for access in (lambda: thin.pread(512, 0), lambda: thin.pwrite(b"x" * 512, 0)):
+        with pytest.raises(OSError) as e:
+            access()
+        assert e.value.errno == errno.EIO
+    assert thin.status().split()[3:] == ["Error"]
+    for message in ("create_thin 1", "create_snap 1 0"):
+        with pytest.raises(OSError) as e:
+            p.message(message)
+        assert e.value.errno == errno.EILSEQ
+    assert p.status()["mode"] == "rw" and p.status()["check"] == "-"

@@ -426,7 +426,7 @@ static void refuses_what_is_not_metadata(void **state)
 	m->sectors = 8;
 	assert_int_equal(open_md(m, &md), -ENOSPC);
 	m->sectors = 4;
-	assert_int_equal(open_md(m, &md), -ENXIO);
+	assert_int_equal(open_md(m, &md), -EIO);
 	m->sectors = META_SECTORS;
 	assert_int_equal(thin_md_open(&m->dev, 128, false, &md_ops, NULL, &md, NULL), -EPERM);
 	md = fresh(m);

@@ -84,11 +84,13 @@ static void set_mode_locked(struct thin_pool *pool, enum pool_mode mode)
 	mode = possible_mode(pool, old, mode);
 	if (mode == PM_WRITE && pt)
 		atomic_store(&pool->error_if_no_space, pt->requested.error_if_no_space);
-	if (mode != PM_OUT_OF_DATA_SPACE)
-		thin_md_set_read_only(pool->md, mode != PM_WRITE);
+	if (mode == PM_WRITE)
+		thin_md_set_read_only(pool->md, false);
 	atomic_store_explicit(&pool->mode, mode, memory_order_release);
 	if (pt)
 		pt->adjusted.mode = mode;
+	if (mode > PM_OUT_OF_DATA_SPACE) /* after the mode: who is refused finds it changed */
+		thin_md_set_read_only(pool->md, true);
 	pool_arm_no_space(pool, mode == PM_OUT_OF_DATA_SPACE && !atomic_load(&pool->error_if_no_space));
 	if (mode >= PM_OUT_OF_METADATA_SPACE)
 		pool_fail_retries(pool, -EIO);
@@ -286,9 +288,10 @@ void pool_unbind(struct thin_pool *pool, struct pool_target *pt)
 void pool_suspend(struct thin_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
-	atomic_store(&pool->suspended, true);
+	atomic_store(&pool->stopping, true);
 	while (pool->holders)
 		pthread_cond_wait(&pool->idle, &pool->lock);
+	atomic_store(&pool->suspended, true);
 	pthread_mutex_unlock(&pool->lock);
 	thin_epoch_drain(&pool->epoch);
 }
@@ -298,6 +301,7 @@ void pool_resume(struct thin_pool *pool)
 	pthread_mutex_lock(&pool->lock);
 	pool->low_water_triggered = false;
 	atomic_store(&pool->suspended, false);
+	atomic_store(&pool->stopping, false);
 	pthread_mutex_unlock(&pool->lock);
 	pool_retry_all(pool);
 	dm_wq_queue(pool->discard_wq, &pool->discard_work);
@@ -323,6 +327,7 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 	pthread_mutex_init(&pool->mode_lock, NULL);
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_cond_init(&pool->idle, NULL);
+	atomic_store(&pool->stopping, true);
 	atomic_store(&pool->suspended, true);
 	atomic_store(&pool->mode, read_only ? PM_READ_ONLY : PM_WRITE);
 	thin_epoch_init(&pool->epoch);

@@ -17,7 +17,8 @@
  * commit, and the commit waits until the bios have ended that had entered the epoch when
  * the mapping went: so no bio finds its block changed under it.
  *
- * While the pool is suspended all of this stops; bios of thin devices are parked.
+ * While the pool is suspended all of this stops; bios of thin devices are parked.  It stops in two steps: who is
+ * provisioning a block may have to read an external origin, which may be a volume of this pool.
  *
  * Locks, outer first: pools (the list of all), pool->mode_lock, metadata `change`, pool->lock.
  */
@@ -67,7 +68,8 @@ struct thin_pool {
 	atomic_bool zero, discard, passdown, error_if_no_space;
 
 	struct thin_epoch epoch;
-	atomic_bool suspended;
+	atomic_bool stopping;  /* nothing is provisioned or discarded any more */
+	atomic_bool suspended; /* nor read or written */
 
 	pthread_mutex_t lock; /* for what follows */
 	pthread_cond_t idle;

@@ -14,7 +14,7 @@ bool pool_hold(struct thin_pool *pool)
 	bool ok;
 
 	pthread_mutex_lock(&pool->lock);
-	ok = !atomic_load(&pool->suspended);
+	ok = !atomic_load(&pool->stopping);
 	pool->holders += ok;
 	pthread_mutex_unlock(&pool->lock);
 	return ok;
@@ -23,7 +23,7 @@ bool pool_hold(struct thin_pool *pool)
 void pool_release(struct thin_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
-	if (!--pool->holders && atomic_load(&pool->suspended))
+	if (!--pool->holders && atomic_load(&pool->stopping))
 		pthread_cond_broadcast(&pool->idle);
 	pthread_mutex_unlock(&pool->lock);
 }
@@ -53,7 +53,7 @@ void pool_kick(struct thin_pool *pool)
 void pool_defer(struct thin_pool *pool, struct dm_bio *bio)
 {
 	add(pool, &pool->deferred, bio);
-	if (!atomic_load(&pool->suspended)) /* else pool_resume() will */
+	if (!atomic_load(&pool->stopping)) /* else pool_resume() will */
 		pool_kick(pool);
 }
 
@@ -182,7 +182,7 @@ static void run(struct dm_work *work)
 	dm_bio_list_init(&deferred);
 	pthread_mutex_lock(&pool->lock);
 	take(&pool->commits, &commits);
-	if (!atomic_load(&pool->suspended))
+	if (!atomic_load(&pool->stopping))
 		take(&pool->deferred, &deferred);
 	pthread_mutex_unlock(&pool->lock);
 	while ((bio = dm_bio_list_pop(&deferred)))

@@ -230,7 +230,7 @@ static int open_thin(struct thin *t, const char *id_text, GError **err)
 		return dm_fail(err, EINVAL, "thin: the pool device is not a thin-pool");
 	if (pool_mode(t->pool) == PM_FAIL)
 		return dm_fail(err, EINVAL, "thin: couldn't open device %" PRIu64 ", the pool is in fail mode", id);
-	if (atomic_load(&t->pool->suspended))
+	if (atomic_load(&t->pool->stopping))
 		return dm_fail(err, EINVAL, "thin: unable to activate device %" PRIu64 " while the pool is suspended", id);
 	r = thin_md_open_device(t->pool->md, id, &t->td);
 	if (r)

@@ -640,6 +640,37 @@ def test_discards_and_writes_at_once(pool):
         thread.join()
 
 
+def test_reload_while_blocks_come_from_another_volume_of_the_pool(pool):
+    """Who copies a block reads the origin; a pool that stops must let it."""
+    p = pool(blocks=800)
+    origin = p.thin(0, blocks=300)
+    origin.pwrite(pattern(300 * BS), 0, sync=True)
+    t = p.thin(1, blocks=300, extra=" thin0")
+    errors = []
+
+    def write(first):
+        try:
+            with t.open() as fd:
+                for block in range(first, 300, 3):
+                    os.pwrite(fd, b"z" * 4096, block * BLOCK)
+        except OSError as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        p.reload()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    want = bytearray(pattern(300 * BS))
+    for block in range(300):
+        want[block * BLOCK:block * BLOCK + 4096] = b"z" * 4096
+    assert t.pread(len(want), 0) == want
+    t.remove()          # before its origin
+
+
 def test_suspend_and_reload_under_load(pool):
     p = pool(blocks=600)
     t = p.thin(0, blocks=256)

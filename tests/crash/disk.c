@@ -87,6 +87,16 @@ void disk_mark(struct disk *d, uint64_t mark)
 	pthread_mutex_unlock(&d->lock);
 }
 
+bool disk_has_failed(struct disk *d)
+{
+	bool failed;
+
+	pthread_mutex_lock(&d->lock);
+	failed = d->failed > 0;
+	pthread_mutex_unlock(&d->lock);
+	return failed;
+}
+
 /* --- I/O; the lock is held --------------------------------------------------------- */
 
 static bool lies_in(const struct dm_bio *bio, uint64_t begin, uint64_t end)

@@ -120,6 +120,8 @@ struct disk *disk_new(uint64_t sectors, uint32_t seed);
 void disk_free(struct disk *d);
 void disk_slow(struct disk *d);
 void disk_mark(struct disk *d, uint64_t mark);
+/* Whether an I/O of it has failed so far. */
+bool disk_has_failed(struct disk *d);
 void disk_touch(struct disk *d, uint64_t sector, uint64_t sectors);
 /* Makes the disk equal to image again, where it is dirty. */
 void disk_put_back(struct disk *d, const uint8_t *image);

@@ -317,6 +317,7 @@ int lab_read(struct lab *lab, const char *volume, uint64_t sector, uint64_t sect
 {
 	struct volume *v = lab_open_volume(lab, volume);
 	g_autofree uint8_t *data = g_malloc(sectors * DM_SECTOR_SIZE);
+	bool settled;
 	uint64_t before;
 	int error;
 
@@ -330,9 +331,10 @@ int lab_read(struct lab *lab, const char *volume, uint64_t sector, uint64_t sect
 	report(lab, volume, "a read", sector, error);
 	if (error)
 		return error;
+	settled = !lab->customer->goes_back || !disk_has_failed(lab->disk);
 	pthread_mutex_lock(&lab->model.lock);
 	for (uint64_t i = 0; i < sectors; i++) {
-		g_autofree char *wrong = model_check(&lab->model, v, sector + i, data + i * DM_SECTOR_SIZE, true,
+		g_autofree char *wrong = model_check(&lab->model, v, sector + i, data + i * DM_SECTOR_SIZE, settled,
 						     before, lab->model.now);
 
 		if (wrong) {

@@ -109,6 +109,7 @@ struct lab_customer {
 	 */
 	void (*fault_workload)(struct lab *);
 
+	bool goes_back;     /* after a fault, volumes may be as at their last flush even while they are used */
 	bool no_new_writes; /* volumes cannot be written at a crash point: skip that step */
 	bool hidden;        /* only run when named: for the laboratory's own tests */
 	struct lab_customer *next;

@@ -7,6 +7,7 @@
  * Before the stack is built on what a power loss has left, thin_check must
  * find the metadata clean (if it is installed).  After a fault the pool
  * may have been left marked needs_check: as its user would, we clear the mark once thin_check has agreed.
+ * The pool goes back to its last commit then, as the kernel's does: what was written since is gone, even for readers.
  */
 #include "lab.h"
 
@@ -188,6 +189,7 @@ LAB_CUSTOMER(thin) = {
 	.workload = use_in_turn,
 	.excuse = excuse_failed,
 	.fault_workload = use_shortly,
+	.goes_back = true,
 };
 
 LAB_CUSTOMER(thin_threads) = {
@@ -197,4 +199,5 @@ LAB_CUSTOMER(thin_threads) = {
 	.workload = use_at_once,
 	.excuse = excuse_failed,
 	.fault_workload = use_shortly,
+	.goes_back = true,
 };

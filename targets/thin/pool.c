@@ -167,8 +167,11 @@ void pool_check_marks(struct thin_pool *pool)
 		pool_commit(pool, NULL);
 }
 
+/* Not while it is stopped, when the space may be about to grow: the next commit looks again. */
 static void check_metadata_space(struct thin_pool *pool)
 {
+	if (atomic_load(&pool->stopping))
+		return;
 	if (thin_md_free_meta(pool->md) || pool_mode(pool) >= PM_OUT_OF_METADATA_SPACE)
 		return;
 	pool_log(pool, dm_log_err, "no free metadata blocks");

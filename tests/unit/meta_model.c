@@ -159,7 +159,8 @@ static int op_remove(struct client *c, struct model *m)
 
 static int op_remove_range(struct client *c, struct model *m)
 {
-	uint64_t keys[2] = {rnd(IDS), rnd(KEYS)}, end = keys[1] + rnd(600), removed, most = rnd(2) ? UINT64_MAX : rnd(200);
+	uint64_t keys[2] = {rnd(IDS), rnd(KEYS)}, end = keys[1] + rnd(rnd(4) ? 600 : KEYS), removed;
+	uint64_t most = rnd(2) ? UINT64_MAX : rnd(200);
 	GHashTable *tree = g_hash_table_lookup(m->trees, GSIZE_TO_POINTER(keys[0]));
 	int r = dm_btree_remove_range(&c->info, c->root, keys, end, most, &c->root, &removed);
 	uint64_t n = 0;

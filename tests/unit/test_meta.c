@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include <dmfs/crc32c.h>
+#include <dmfs/le.h>
 
 #include "meta_model.h"
 
@@ -45,6 +46,111 @@ static void random_operations(void **state)
 		assert_true(dm_bm_memory(c->bm) <= (1 << 20) + (1 << 19));
 	}
 	client_close(c);
+	model_free(model);
+	memdev_put(m);
+}
+
+#define LARGE 30000u
+
+static GHashTable *numbered_tree(void)
+{
+	GHashTable *tree = g_hash_table_new(NULL, NULL);
+
+	for (uint64_t i = 0; i < LARGE; i++)
+		g_hash_table_insert(tree, GSIZE_TO_POINTER(i), GSIZE_TO_POINTER(i));
+	return tree;
+}
+
+/* A tree of three levels, 0, and 1 that shares all of it. */
+static void make_large_tree(struct client *c, struct model *model)
+{
+	uint64_t keys[2] = {0, 0}, one = 1, le;
+
+	for (; keys[1] < LARGE; keys[1]++) {
+		put_le64(&le, keys[1]);
+		assert_int_equal(dm_sm_inc(c->data, keys[1], keys[1] + 1), 0);
+		assert_int_equal(dm_btree_insert(&c->info, c->root, keys, &le, &c->root, NULL), 0);
+	}
+	assert_int_equal(dm_btree_lookup(&c->top, c->root, keys, &le), 0);
+	assert_int_equal(dm_tm_inc(c->tm, get_le64(&le)), 0);
+	assert_int_equal(dm_btree_insert(&c->top, c->root, &one, &le, &c->root, NULL), 0);
+	g_hash_table_insert(model->trees, GSIZE_TO_POINTER(0), numbered_tree());
+	g_hash_table_insert(model->trees, GSIZE_TO_POINTER(1), numbered_tree());
+}
+
+static void remove_some(struct client *c, struct model *model, uint64_t id)
+{
+	GHashTable *tree = g_hash_table_lookup(model->trees, GSIZE_TO_POINTER(id));
+	uint64_t keys[2] = {id, 0}, max = 1 + rnd(3000), removed, n = 0;
+
+	if (!rnd(3) && g_hash_table_size(tree) > LARGE / 2)
+		keys[1] = rnd(LARGE);
+	assert_int_equal(dm_btree_remove_range(&c->info, c->root, keys, UINT64_MAX, max, &c->root, &removed), 0);
+	for (uint64_t k = keys[1]; k < LARGE && n < max; k++)
+		n += g_hash_table_remove(tree, GSIZE_TO_POINTER(k));
+	assert_int_equal(n, removed);
+}
+
+/* It is emptied in batches, from any place on, first the shared tree and then what is nobody else's any more. */
+static void large_ranges_go_leaf_by_leaf(void **state)
+{
+	struct memdev *m = memdev_new(META_BLOCKS * 8);
+	struct client *c = client_new(m, 1 << 20);
+	struct model *model = model_new();
+
+	make_large_tree(c, model);
+	for (uint64_t id = 0; id < 2; id++) {
+		while (g_hash_table_size(g_hash_table_lookup(model->trees, GSIZE_TO_POINTER(id)))) {
+			remove_some(c, model, id);
+			if (rnd(3))
+				continue;
+			assert_int_equal(client_commit(c), 0);
+			client_audit(c);
+		}
+		model_compare(c, model);
+	}
+	for (uint32_t b = 0, count; b < LARGE; b++) {
+		assert_int_equal(dm_sm_count(c->data, b, &count), 0);
+		assert_int_equal(count, 0);
+	}
+	client_close(c);
+	model_free(model);
+	memdev_put(m);
+}
+
+static void crash_while_a_large_tree_goes(void **state)
+{
+	struct memdev *m = memdev_new(META_BLOCKS * 8);
+	struct client *c = client_new(m, 1 << 18);
+	struct model *model = model_new(), *states[9] = {0};
+	g_autofree uint8_t *image = NULL;
+	uint64_t first;
+
+	make_large_tree(c, model);
+	assert_int_equal(client_commit(c), 0);
+	first = c->transaction;
+	image = g_memdup2(m->data, m->sectors * 512);
+	memdev_record(m, true);
+	states[0] = model_copy(model);
+	for (int i = 1; i < 9; i++) {
+		for (int j = 0; j < 4; j++)
+			remove_some(c, model, i > 4);
+		assert_int_equal(client_commit(c), 0);
+		states[i] = model_copy(model);
+	}
+	client_close(c);
+	for (unsigned n = 0; n < m->log->len; n += 1 + rnd(m->log->len / 20)) {
+		struct memdev *crashed = memdev_replay(m, image, n, n % 2 ? rnd(UINT64_MAX) : 0);
+
+		assert_int_equal(client_open(crashed, 1 << 20, &c), 0);
+		assert_in_range(c->transaction, first, first + 8);
+		model_compare(c, states[c->transaction - first]);
+		client_audit(c);
+		client_close(c);
+		memdev_put(crashed);
+	}
+	for (int i = 0; i < 9; i++)
+		model_free(states[i]);
 	model_free(model);
 	memdev_put(m);
 }
@@ -295,6 +401,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(crc_is_castagnoli),
 		cmocka_unit_test(random_operations),
+		cmocka_unit_test(large_ranges_go_leaf_by_leaf),
+		cmocka_unit_test(crash_while_a_large_tree_goes),
 		cmocka_unit_test(crash_at_every_write),
 		cmocka_unit_test(error_at_every_io),
 		cmocka_unit_test(runs_out_of_space_and_goes_on),

@@ -97,7 +97,7 @@ def hydration(b):
     pairs = [(hydration_speed(b, size), cp_speed(b, size)) for _ in range(b.rounds)]
     b.measure("hydration", statistics.median(h for h, _ in pairs), "MB/s")
     b.measure("cp", statistics.median(c for _, c in pairs), "MB/s")
-    b.measure("hydration / cp", statistics.median(h / c for h, c in pairs), "", at_least=0.5)
+    b.measure("hydration / cp", statistics.median(h / c for h, c in pairs), "", at_least=0.6)
 
 
 # --- NBD -------------------------------------------------------------------------------------

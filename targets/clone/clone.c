@@ -37,6 +37,18 @@ void clone_set_mode(struct clone *c, enum clone_mode mode)
 	dm_target_event(c->ti, NULL, NULL);
 }
 
+/* Metadata that cannot be written is as the last commit left it; if it cannot be read either, nothing is known. */
+static void abort_metadata(struct clone *c)
+{
+	int r;
+
+	dm_log_err("clone: aborting current metadata transaction");
+	r = clone_md_abort(c->md);
+	if (r)
+		dm_log_err("clone: failed to abort metadata transaction: %s", g_strerror(-r));
+	clone_set_mode(c, r ? CLONE_FAIL : CLONE_RO);
+}
+
 static int commit(struct clone *c)
 {
 	int r;
@@ -46,7 +58,10 @@ static int commit(struct clone *c)
 	r = clone_md_commit(c->md, c->dest);
 	if (r && clone_md_dirty(c->md)) {
 		dm_log_err("clone: committing metadata: %s", g_strerror(-r));
-		clone_set_mode(c, CLONE_RO);
+		if (clone_md_broken(c->md))
+			abort_metadata(c);
+		else
+			clone_set_mode(c, CLONE_RO); /* the destination's cache may have lost what it held */
 	}
 	return r;
 }
@@ -240,7 +255,7 @@ static void clone_free(struct clone *c)
 	dm_put_device(c->ti, c->source);
 	dm_put_device(c->ti, c->dest);
 	dm_put_device(c->ti, c->meta_dev);
-	g_hash_table_destroy(c->hydrations);
+	g_tree_destroy(c->hydrations);
 	pthread_mutex_destroy(&c->lock);
 	pthread_cond_destroy(&c->idle);
 	g_free(c->args);
@@ -254,7 +269,7 @@ static struct clone *clone_new(struct dm_target *ti)
 	c->ti = ti;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->idle, NULL);
-	c->hydrations = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+	c->hydrations = g_tree_new(clone_compare_hydrations);
 	dm_bio_list_init(&c->committing);
 	atomic_init(&c->enabled, true);
 	c->want_passdown = true;
@@ -514,6 +529,7 @@ static void clone_postsuspend(struct dm_target *ti)
 static void status_info(struct clone *c, GString *out)
 {
 	bool enabled = atomic_load(&c->enabled), passdown = atomic_load(&c->discard_passdown);
+	bool rw = atomic_load(&c->mode) == CLONE_RW;
 	uint64_t used, total, hydrated;
 	unsigned hydrating;
 
@@ -523,7 +539,7 @@ static void status_info(struct clone *c, GString *out)
 	}
 	pthread_mutex_lock(&c->lock); /* preresume may exchange the metadata */
 	clone_md_usage(c->md, &used, &total);
-	hydrated = clone_md_nr_hydrated(c->md);
+	hydrated = rw ? clone_md_nr_hydrated(c->md) : clone_md_nr_committed(c->md);
 	hydrating = c->hydrating;
 	pthread_mutex_unlock(&c->lock);
 	g_string_append_printf(out, "8 %" PRIu64 "/%" PRIu64 " %" PRIu32 " %" PRIu64 "/%" PRIu64 " %u %d ", used, total,
@@ -535,7 +551,7 @@ static void status_info(struct clone *c, GString *out)
 		g_string_append(out, "no_discard_passdown ");
 	g_string_append_printf(out, "4 hydration_threshold %u hydration_batch_size %u %s",
 			       atomic_load(&c->threshold), atomic_load(&c->batch),
-			       atomic_load(&c->mode) == CLONE_RW ? "rw" : "ro");
+			       rw ? "rw" : "ro");
 	if (atomic_load(&c->stopped))
 		g_string_append_printf(out, " hydration_stopped %u", atomic_load(&c->failures));
 }

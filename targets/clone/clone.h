@@ -57,7 +57,7 @@ struct clone {
 
 	pthread_mutex_t lock; /* for all below */
 	pthread_cond_t idle;
-	GHashTable *hydrations; /* region -> struct hydration; one entry a region */
+	GTree *hydrations;      /* struct hydration, by their regions; no two share one */
 	unsigned hydrating;     /* regions */
 	unsigned background;    /* of them, by the background hydration */
 	struct dm_bio_list committing; /* FLUSHes, and FUA writes that have ended */
@@ -75,6 +75,7 @@ static inline uint64_t clone_region(const struct clone *c, uint64_t offset)
 }
 
 /* hydrate.c */
+gint clone_compare_hydrations(gconstpointer a, gconstpointer b);
 void clone_write_cold(struct clone *c, struct dm_bio *bio, uint64_t region);
 void clone_overwrite_done(struct hydration *h, int error);
 void clone_note_read(struct clone *c, uint64_t region);

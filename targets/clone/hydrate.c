@@ -13,8 +13,7 @@
 #include "clone.h"
 
 #define PAUSE_MS 50
-#define HOLE_SECTORS ((uint64_t)1 << 21) /* zeroed at once, at most */
-#define HOLE_REGIONS 8192u               /* and as many regions: each is an entry in the table */
+#define HOLE_SECTORS ((uint64_t)1 << 18) /* zeroed at once, at most: a write to one of its regions waits for it */
 
 static uint64_t region_sector(const struct clone *c, uint64_t region)
 {
@@ -26,11 +25,58 @@ static uint64_t regions_sectors(const struct clone *c, uint64_t region, uint64_t
 	return MIN(n << c->shift, c->ti->len - region_sector(c, region));
 }
 
-/* --- the table of hydrations; c->lock held ------------------------------------------------ */
+/* --- those under way; c->lock held ---------------------------------------------------------- */
+
+gint clone_compare_hydrations(gconstpointer a, gconstpointer b)
+{
+	const struct hydration *x = a, *y = b;
+
+	return x->region < y->region ? -1 : x->region > y->region;
+}
+
+/* Where to look for a region from a hydration on: 0 is here. */
+static gint which_way(gconstpointer key, gconstpointer data)
+{
+	const struct hydration *h = key;
+	uint64_t region = *(const uint64_t *)data;
+
+	return region < h->region ? -1 : region - h->region >= h->n;
+}
 
 static struct hydration *find(struct clone *c, uint64_t region)
 {
-	return g_hash_table_lookup(c->hydrations, &region);
+	return g_tree_search(c->hydrations, which_way, &region);
+}
+
+/* The first region at or after `from`, and below `end`, that one is under way for; end if there is none. */
+static uint64_t next_under_way(struct clone *c, uint64_t from, uint64_t end)
+{
+	struct hydration key = {.region = from};
+	GTreeNode *node;
+
+	if (find(c, from))
+		return from;
+	node = g_tree_lower_bound(c->hydrations, &key);
+	return node ? MIN(end, ((struct hydration *)g_tree_node_key(node))->region) : end;
+}
+
+/* From `region` on, which is neither: how many are neither hydrated nor under way, at most. */
+static uint64_t stretch(struct clone *c, uint64_t region, uint64_t most)
+{
+	uint64_t end = most < c->nr_regions - region ? region + most : c->nr_regions;
+
+	end = clone_md_next_hydrated(c->md, region, end);
+	return next_under_way(c, region, end) - region;
+}
+
+/* The first region at or after `from`, and below `end`, that is neither; end if there is none. */
+static uint64_t next_free(struct clone *c, uint64_t from, uint64_t end)
+{
+	struct hydration *h;
+
+	while ((from = clone_md_next(c->md, from, end)) < end && (h = find(c, from)))
+		from = MIN(end, h->region + h->n);
+	return from;
 }
 
 static struct hydration *start(struct clone *c, uint64_t region, uint64_t n, bool background)
@@ -42,12 +88,7 @@ static struct hydration *start(struct clone *c, uint64_t region, uint64_t n, boo
 	h->n = n;
 	h->background = background;
 	dm_bio_list_init(&h->waiting);
-	for (uint64_t i = 0; i < n; i++) {
-		uint64_t *key = g_new(uint64_t, 1);
-
-		*key = region + i;
-		g_hash_table_insert(c->hydrations, key, h);
-	}
+	g_tree_insert(c->hydrations, h, h);
 	c->hydrating += (unsigned)n;
 	if (background)
 		c->background += (unsigned)n;
@@ -58,11 +99,7 @@ static void forget(struct hydration *h)
 {
 	struct clone *c = h->c;
 
-	for (uint64_t i = 0; i < h->n; i++) {
-		uint64_t region = h->region + i;
-
-		g_hash_table_remove(c->hydrations, &region);
-	}
+	g_tree_remove(c->hydrations, h);
 	c->hydrating -= (unsigned)h->n;
 	if (h->background)
 		c->background -= (unsigned)h->n;
@@ -87,6 +124,8 @@ static void run_waiting(struct clone *c, struct dm_bio_list *list, int error)
 {
 	struct dm_bio *bio;
 
+	if (atomic_load(&c->mode) == CLONE_FAIL)
+		error = -EIO;
 	while ((bio = dm_bio_list_pop(list))) {
 		if (error) {
 			dm_bio_end(bio, error);
@@ -113,8 +152,7 @@ static void finish(struct hydration *h, int error)
 	struct dm_bio_list waiting;
 
 	if (!error)
-		for (uint64_t i = 0; i < h->n; i++)
-			clone_md_set(c->md, h->region + i);
+		clone_md_set(c->md, h->region, h->n);
 	pthread_mutex_lock(&c->lock);
 	waiting = h->waiting;
 	if (!waiting.head)
@@ -215,9 +253,10 @@ void clone_discard_regions(struct clone *c, uint64_t from, uint64_t to)
 	if (atomic_load(&c->complete) || atomic_load(&c->mode) != CLONE_RW)
 		return;
 	pthread_mutex_lock(&c->lock);
-	for (uint64_t r = from; (r = clone_md_next(c->md, r, to)) < to; r++)
-		if (!g_hash_table_size(c->hydrations) || !find(c, r))
-			clone_md_set(c->md, r);
+	for (uint64_t r = from, n; (r = next_free(c, r, to)) < to; r += n) {
+		n = stretch(c, r, to - r);
+		clone_md_set(c->md, r, n);
+	}
 	pthread_mutex_unlock(&c->lock);
 	clone_check_complete(c);
 }
@@ -272,22 +311,12 @@ static uint64_t next_region(struct clone *c)
 			return region;
 	}
 	for (int round = 0; round < 2; round++) {
-		for (region = c->cursor; (region = clone_md_next(c->md, region, c->nr_regions)) < c->nr_regions; region++)
-			if (!find(c, region))
-				return region;
+		region = next_free(c, c->cursor, c->nr_regions);
+		if (region < c->nr_regions)
+			return region;
 		c->cursor = 0;
 	}
 	return c->nr_regions;
-}
-
-/* How many regions from `region` on are free to be taken together. */
-static uint64_t stretch(struct clone *c, uint64_t region, uint64_t most)
-{
-	uint64_t n = 0;
-
-	while (n < most && region + n < c->nr_regions && !clone_md_hydrated(c->md, region + n) && !find(c, region + n))
-		n++;
-	return n;
 }
 
 /*
@@ -312,7 +341,7 @@ static uint64_t look_for_hole(struct clone *c, uint64_t region)
 	}
 	if (sector + extent.sectors >= c->ti->len)
 		n = c->nr_regions - region;
-	return MIN(n, HOLE_REGIONS); /* 0: a hole that is less than a region */
+	return n; /* 0: a hole that is less than a region */
 }
 
 /*
@@ -336,7 +365,7 @@ static bool hydrate_some(struct clone *c)
 	if (!hole)
 		n = batch;
 	pthread_mutex_lock(&c->lock);
-	n = stretch(c, region, n);
+	n = next_free(c, region, region + 1) == region ? stretch(c, region, n) : 0;
 	h = n ? start(c, region, n, true) : NULL;
 	if (n)
 		c->cursor = region + n;

@@ -272,19 +272,64 @@ def test_a_failing_destination_loses_nothing(fs, disks):
     assert dev.pread(SECTORS * SECTOR, 0) == content(disks[2])
 
 
-def test_failing_metadata_makes_it_read_only(fs, disks):
+NO_WRITES = "0 8192 flakey {} 0 0 60 1 error_writes"
+
+
+def test_metadata_that_cannot_be_written_makes_it_read_only(fs, disks):
     meta = fs.mkdir("meta", f"0 8192 linear {disks[0]} 0")
     dev = fs.mkdir("c", line(("meta", disks[1], disks[2]), rest="1 no_hydration"))
-    meta.load("0 8192 error")
+    dev.pwrite(b"d" * 4096, 4096, sync=True)
+    meta.load(NO_WRITES.format(disks[0]))
+    events = dev.info()["Event number"]
     with dev.open() as fd:
         os.pwrite(fd, b"a" * 4096, 0)
         with pytest.raises(OSError):
             os.fsync(fd)
         assert dev.status().rstrip().endswith(" ro")
+        assert fields(dev)[0] == 1, "what is on the disk"
+        assert dev.info()["Event number"] != events
+        assert os.pread(fd, 4096, 0) == b"a" * 4096, "what was written is read"
+        os.pwrite(fd, b"b" * 4096, 4096)
         with pytest.raises(OSError):
             os.pwrite(fd, b"a" * 4096, 65536)
             os.fsync(fd)
         assert os.pread(fd, 4096, 131072) == content(disks[2])[131072:135168]
+    dev.message("enable_hydration")
+    meta.load(f"0 8192 linear {disks[0]} 0")
+    with dev.open() as fd, pytest.raises(OSError):
+        os.fsync(fd)
+    assert dev.status().rstrip().endswith(" ro"), "until it is loaded again"
+    dev.load(line(("meta", disks[1], disks[2]), rest="1 no_hydration"))
+    assert dev.status().rstrip().endswith(" rw") and fields(dev)[0] == 1
+    assert dev.pread(8192, 0) == content(disks[2])[:4096] + b"b" * 4096
+    dev.pwrite(b"c" * 4096, 65536, sync=True)
+    assert fields(dev)[0] == 2
+
+
+def test_metadata_that_cannot_be_read_back_either_makes_it_fail(fs, disks):
+    meta = fs.mkdir("meta", f"0 8192 linear {disks[0]} 0")
+    dev = fs.mkdir("c", line(("meta", disks[1], disks[2]), rest="1 no_hydration"))
+    dev.pwrite(b"d" * 4096, 4096, sync=True)
+    meta.load("0 8192 error")
+    events = dev.info()["Event number"]
+    with dev.open() as fd:
+        os.pwrite(fd, b"a" * 4096, 0)
+        with pytest.raises(OSError):
+            os.fsync(fd)
+    assert dev.status() == f"0 {SECTORS} clone Fail\n"
+    assert dev.info()["Event number"] != events
+    for at in (0, 4096, 131072):
+        with pytest.raises(OSError):
+            dev.pread(4096, at)
+        with pytest.raises(OSError):
+            dev.pwrite(b"x" * 4096, at, sync=True)
+    meta.load(f"0 8192 linear {disks[0]} 0")
+    assert dev.status() == f"0 {SECTORS} clone Fail\n", "until it is loaded again"
+    dev.load(line(("meta", disks[1], disks[2])))
+    wait_status(dev, lambda text: "1024/1024" in text)
+    expected = bytearray(content(disks[2]))
+    expected[4096:8192] = b"d" * 4096
+    assert dev.pread(len(expected), 0) == bytes(expected), "nothing hydrated is lost, the rest is retried"
 
 
 def test_a_terabyte_opens_at_once(fs, backing):

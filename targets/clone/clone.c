@@ -108,12 +108,10 @@ static void commit_work(struct dm_work *work)
 
 static void leave_bits(struct clone *c)
 {
-	if (atomic_fetch_sub(&c->ios_in_flight, 1) != 1)
-		return;
-	if (atomic_load(&c->complete))
+	if (!atomic_load_explicit(&c->touched, memory_order_relaxed))
+		atomic_store_explicit(&c->touched, true, memory_order_relaxed);
+	if (atomic_fetch_sub(&c->ios_in_flight, 1) == 1 && atomic_load(&c->complete))
 		dm_wq_queue(c->wq, &c->commit_work);
-	else
-		clone_wake(c);
 }
 
 static void commit_later(struct clone *c, struct dm_bio *bio)
@@ -124,7 +122,7 @@ static void commit_later(struct clone *c, struct dm_bio *bio)
 	dm_wq_queue(c->wq, &c->commit_work);
 }
 
-/* Each second while something is to be committed, and to look again whether hydration may go on. */
+/* Each second while something is to be committed. */
 static void tick(struct dm_timer *t)
 {
 	struct clone *c = (struct clone *)((char *)t - offsetof(struct clone, timer));
@@ -133,7 +131,6 @@ static void tick(struct dm_timer *t)
 		return;
 	if (clone_md_dirty(c->md))
 		dm_wq_queue(c->wq, &c->commit_work);
-	clone_wake(c);
 	if (!atomic_load(&c->complete))
 		dm_timer_arm(t, dm_now_ns() + COMMIT_NS);
 }
@@ -249,6 +246,7 @@ static void clone_free(struct clone *c)
 		dm_kcopyd_client_free(c->kcopyd); /* the end of its last copy may still be waking the queues */
 	if (c->wq) {
 		dm_timer_cancel_sync(&c->timer);
+		dm_timer_cancel_sync(&c->rest_timer);
 		dm_wq_free(c->wq);
 	}
 	clone_md_close(c->md);
@@ -279,6 +277,7 @@ static struct clone *clone_new(struct dm_target *ti)
 	c->hydrate_work.fn = clone_hydrate;
 	c->commit_work.fn = commit_work;
 	c->timer.fn = tick;
+	c->rest_timer.fn = clone_rest_over;
 	return c;
 }
 
@@ -519,6 +518,7 @@ static void clone_postsuspend(struct dm_target *ti)
 
 	clone_wait_hydrations(c);
 	dm_timer_cancel_sync(&c->timer);
+	dm_timer_cancel_sync(&c->rest_timer);
 	dm_wq_flush(c->wq);
 	if (clone_md_dirty(c->md))
 		commit(c);

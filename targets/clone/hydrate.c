@@ -3,8 +3,10 @@
  * Hydration: by writes that need a region now, and in the background.
  *
  * The background hydration takes what was read twice first, then goes round
- * from region to region.  It pauses while there is user I/O, but not for ever: every PAUSE_MS it
- * makes one step all the same.  A stretch that is a hole in the source is not
+ * from region to region.  It gives way to user I/O: while there was some within BUSY_NS it works
+ * in bursts of about BURST_NS, each until all it began has ended, and rests
+ * three times as long after it, though no longer than MAX_REST_NS: so a slow
+ * source is read from all the same.  A stretch that is a hole in the source is not
  * copied but zeroed (on a file, a hole as well), however many regions it is.
  */
 #include <errno.h>
@@ -12,7 +14,9 @@
 
 #include "clone.h"
 
-#define PAUSE_MS 50
+#define BUSY_NS UINT64_C(2000000)
+#define BURST_NS UINT64_C(300000)
+#define MAX_REST_NS UINT64_C(50000000)
 #define HOLE_SECTORS ((uint64_t)1 << 18) /* zeroed at once, at most: a write to one of its regions waits for it */
 
 static uint64_t region_sector(const struct clone *c, uint64_t region)
@@ -266,15 +270,19 @@ void clone_discard_regions(struct clone *c, uint64_t from, uint64_t to)
 void clone_note_read(struct clone *c, uint64_t region)
 {
 	_Atomic uint64_t *slot = &c->recent[region % CLONE_RECENT];
+	bool first = false;
 
 	if (atomic_exchange_explicit(slot, region + 1, memory_order_relaxed) != region + 1)
 		return;
 	if (!atomic_load_explicit(&c->enabled, memory_order_relaxed) || pthread_mutex_trylock(&c->lock))
 		return;
-	if (c->n_soon < CLONE_SOON && !find(c, region))
+	if (c->n_soon < CLONE_SOON && !find(c, region)) {
+		first = !c->n_soon;
 		c->soon[c->n_soon++] = region;
+	}
 	pthread_mutex_unlock(&c->lock);
-	clone_wake(c);
+	if (first)
+		clone_wake(c);
 }
 
 /* --- in the background ------------------------------------------------------------------------------ */
@@ -285,19 +293,43 @@ static bool may_hydrate(struct clone *c)
 	       !atomic_load(&c->complete) && atomic_load(&c->mode) == CLONE_RW;
 }
 
-/* User I/O goes first; true if it is to have its way. */
+static bool user_io(struct clone *c, uint64_t now)
+{
+	if (atomic_exchange_explicit(&c->touched, false, memory_order_relaxed) || atomic_load(&c->ios_in_flight))
+		c->busy_until_ns = now + BUSY_NS;
+	return now < c->busy_until_ns;
+}
+
+/* User I/O goes first; true if it is to have its way: the timer, or the end of what is under way, comes back here. */
 static bool must_pause(struct clone *c)
 {
 	uint64_t now = dm_now_ns();
+	bool under_way;
 
-	if (!atomic_load(&c->ios_in_flight))
+	if (!user_io(c, now)) {
+		c->burst_from_ns = 0;
 		return false;
-	if (now - c->last_forced_ns < PAUSE_MS * UINT64_C(1000000)) {
-		dm_timer_arm(&c->timer, c->last_forced_ns + PAUSE_MS * UINT64_C(1000000));
-		return true;
 	}
-	c->last_forced_ns = now;
-	return false;
+	if (now >= c->rest_until_ns) {
+		if (!c->burst_from_ns)
+			c->burst_from_ns = now;
+		if (now - c->burst_from_ns < BURST_NS)
+			return false;
+		pthread_mutex_lock(&c->lock);
+		under_way = c->background > 0;
+		pthread_mutex_unlock(&c->lock);
+		if (under_way)
+			return true;
+		c->rest_until_ns = now + MIN(3 * (now - c->burst_from_ns), MAX_REST_NS);
+		c->burst_from_ns = 0;
+	}
+	dm_timer_arm(&c->rest_timer, c->rest_until_ns);
+	return true;
+}
+
+void clone_rest_over(struct dm_timer *t)
+{
+	clone_wake((struct clone *)((char *)t - offsetof(struct clone, rest_timer)));
 }
 
 /* The next region to hydrate, or nr_regions; c->lock held. */

@@ -303,8 +303,9 @@ def test_a_clone_of_a_remote_source(fs, serve, backing):
     assert content(dest) == content(source)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1000001"])
-def test_wrong_timeouts(value, work):
-    done = subprocess.run([os.path.join(mounted.build_dir(), "dmfs"), "-f", "-o", f"nbd_timeout={value}", work],
+@pytest.mark.parametrize("option", ["nbd_timeout", "threads"])
+@pytest.mark.parametrize("value", ["0", "-1", "1000001", "4x", "", "x", "4294967297", "99999999999999999999", " 4", "4.5"])
+def test_wrong_numbers_of_options(option, value, work):
+    done = subprocess.run([os.path.join(mounted.build_dir(), "dmfs"), "-f", "-o", f"{option}={value}", work],
                           capture_output=True, text=True, timeout=60)
-    assert done.returncode and "nbd_timeout" in done.stderr
+    assert done.returncode == 2 and f"{option}={value}: a number from 1 to" in done.stderr

@@ -15,6 +15,8 @@
 
 #include "clone.h"
 
+#include <dmfs/block_manager.h>
+
 #define MIN_REGION 8u
 #define MAX_REGION (1u << 21)
 #define MAX_FEATURES 2u
@@ -217,6 +219,12 @@ static int parse_devices(struct clone *c, char **argv, GError **err)
 		error = dm_get_device(ti, argv[1], DM_MODE_RW, &c->dest, err);
 	if (!error)
 		error = dm_get_device(ti, argv[2], DM_MODE_READ, &c->source, err);
+	if (!error && (dm_dev_same(c->meta_dev, c->dest) || dm_dev_same(c->meta_dev, c->source)))
+		error = dm_fail(err, EINVAL, "clone: the metadata device is the %s, too",
+				dm_dev_same(c->meta_dev, c->dest) ? "destination" : "source");
+	if (!error && dm_dev_sectors(c->meta_dev) < DM_META_BLOCK_SECTORS)
+		error = dm_fail(err, ENOSPC, "clone: the metadata device is too small: %" PRIu64 " sectors",
+				dm_dev_sectors(c->meta_dev));
 	if (!error && dm_dev_sectors(c->dest) < ti->len)
 		error = dm_fail(err, EINVAL, "clone: Device size larger than destination device: %" PRIu64
 				" sectors, it has %" PRIu64, ti->len, dm_dev_sectors(c->dest));

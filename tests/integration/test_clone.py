@@ -200,11 +200,17 @@ def test_messages(fs, disks):
     (lambda d: line(d, 8, "0 1 hydration_threshold"), "even"), (lambda d: line(d, 8, "0 2 foo 3"), "core argument 'foo'"),
     (lambda d: line(d, 8, "0 2 hydration_threshold x"), "not a number"),
     (lambda d: line(d, 8, "0 0 more"), "too many"), (lambda d: line(d)[:-2], "number of arguments"),
+    (lambda d: line((d[1], d[1], d[2])), "is the destination, too"), (lambda d: line((d[2], d[1], d[2])), "is the source, too"),
+    (lambda d: line((d[0], d[0] + "s", d[2])), "than destination device"), (lambda d: line((d[0], d[1], d[0] + "s")), "than source device"),
+    (lambda d: line((d[0] + "s", d[1], d[2])), "is too small"), (lambda d: line(d, -8), "Invalid region size"),
+    (lambda d: line(d, 8, "0 2 hydration_threshold 4294967296"), "out of range"),
     (lambda d: line((d[0], d[1], d[2] + ".no")), "No such file"), (lambda d: line((d[0] + ".no", d[1], d[2])), "No such file"),
 ])
 def test_bad_lines(fs, disks, change, match):
     fs.mkdir("first", line(disks, rest="1 no_hydration")).remove()
-    fs.mkdir("c", "0 8 zero").refuse(change(disks) + "\n", code={errno.EINVAL, errno.ENOENT}, match=match, line=1)
+    with open(disks[0] + "s", "wb") as small:
+        small.truncate(7 * SECTOR)
+    fs.mkdir("c", "0 8 zero").refuse(change(disks) + "\n", code={errno.EINVAL, errno.ENOENT, errno.ENOSPC}, match=match, line=1)
 
 
 def test_bad_metadata(fs, disks, backing):
@@ -257,6 +263,22 @@ def test_a_failing_source_stops_the_hydration_until_told(fs, disks):
     expected = bytearray(content(disks[2]))
     expected[4000 * SECTOR:4000 * SECTOR + 4096] = b"w" * 4096
     assert dev.pread(len(expected), 0) == bytes(expected)
+
+
+def test_a_source_cut_short_is_no_hole(fs, disks):
+    """What cannot be read is retried when it is back, not taken for zeroes."""
+    expected = content(disks[2])
+    dev = fs.mkdir("c", line(disks, rest="1 no_hydration"))
+    os.truncate(disks[2], 1000 * SECTOR)
+    dev.message("enable_hydration")
+    wait_status(dev, lambda text: "hydration_stopped" in text)
+    assert fields(dev)[0] == 125
+    with pytest.raises(OSError):
+        dev.pread(4096, 2 << 20)
+    with open(disks[2], "r+b") as f:
+        f.write(expected)
+    hydrate(dev)
+    assert dev.pread(len(expected), 0) == expected == content(disks[1])
 
 
 def test_a_failing_destination_loses_nothing(fs, disks):

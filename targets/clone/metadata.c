@@ -380,15 +380,18 @@ static void give_back(struct clone_md *md, GArray *all)
 	}
 }
 
+/* Neighbours together: a block of the array is looked up once for all of its words. */
 static int write_words(struct clone_md *md, GArray *all)
 {
+	g_autofree uint64_t *values = g_new(uint64_t, all->len);
 	int r = 0;
 
-	for (guint i = 0; i < all->len && !r; i++) {
-		struct changed *c = &g_array_index(all, struct changed, i);
-		uint64_t le = GUINT64_TO_LE(c->bits);
+	for (guint i = 0, n; i < all->len && !r; i += n) {
+		const struct changed *c = &g_array_index(all, struct changed, i);
 
-		r = dm_array_set(&md->info.array, md->root, c->word, &le, &md->root);
+		for (n = 0; i + n < all->len && c[n].word == c->word + n; n++)
+			values[n] = GUINT64_TO_LE(c[n].bits);
+		r = dm_array_set_run(&md->info.array, md->root, c->word, n, values, &md->root);
 	}
 	md->written |= all->len > 0;
 	return r;

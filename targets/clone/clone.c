@@ -524,6 +524,7 @@ static void clone_postsuspend(struct dm_target *ti)
 {
 	struct clone *c = ti->private;
 
+	dm_wq_flush(c->wq); /* a step of the background hydration that began before it could see the suspension */
 	clone_wait_hydrations(c);
 	dm_timer_cancel_sync(&c->timer);
 	dm_timer_cancel_sync(&c->rest_timer);

@@ -321,26 +321,39 @@ int dm_array_get(struct dm_array_info *info, dm_block_t root, uint32_t index, vo
 	return r;
 }
 
+int dm_array_set_run(struct dm_array_info *info, dm_block_t root, uint32_t index, uint32_t n, const void *values,
+		     dm_block_t *new_root)
+{
+	uint32_t max = max_values(info->vt.size), here;
+	uint8_t *old, ignored[DM_BTREE_MAX_VALUE];
+	const uint8_t *value = values;
+	struct dm_block *block;
+	int r = 0;
+
+	*new_root = root;
+	for (; n && !r; n -= here, index += here) {
+		here = MIN(n, max - index % max);
+		r = dm_array_get(info, *new_root, index + here - 1, ignored); /* then those before it are there, too */
+		if (!r)
+			r = shadow_block(info, new_root, index / max, &block);
+		if (r)
+			return r;
+		for (uint32_t i = 0; i < here && !r; i++, value += info->vt.size) {
+			old = value_at(info, block, index % max + i);
+			if (info->vt.dec && !(info->vt.equal && info->vt.equal(info->vt.context, old, value)))
+				r = info->vt.dec(info->vt.context, old, 1);
+			if (!r)
+				memcpy(old, value, info->vt.size);
+		}
+		dm_tm_unlock(info->tm, block);
+	}
+	return r;
+}
+
 int dm_array_set(struct dm_array_info *info, dm_block_t root, uint32_t index, const void *value,
 		 dm_block_t *new_root)
 {
-	uint32_t max = max_values(info->vt.size);
-	uint8_t *old, ignored[DM_BTREE_MAX_VALUE];
-	struct dm_block *block;
-	int r = dm_array_get(info, root, index, ignored);
-
-	*new_root = root;
-	if (!r)
-		r = shadow_block(info, new_root, index / max, &block);
-	if (r)
-		return r;
-	old = value_at(info, block, index % max);
-	if (info->vt.dec && !(info->vt.equal && info->vt.equal(info->vt.context, old, value)))
-		r = info->vt.dec(info->vt.context, old, 1);
-	if (!r)
-		memcpy(old, value, info->vt.size);
-	dm_tm_unlock(info->tm, block);
-	return r;
+	return dm_array_set_run(info, root, index, 1, value, new_root);
 }
 
 struct walk {

@@ -42,12 +42,15 @@ static struct {
 	char *state, *mountpoint, *create;
 } opts;
 
+#define MAX_THREADS 128u
+#define MAX_NBD_TIMEOUT 1000000u /* seconds */
+
 #define FS_OPT(t, member, value) {t, offsetof(struct dmfs_options, member), value}
 
 static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
-	FS_OPT("threads=%u", threads, 0),
-	FS_OPT("nbd_timeout=%u", nbd_timeout, 0),
+	FUSE_OPT_KEY("threads=", 't'), /* not "%u": that takes "4x" for 4 and -1 for 4294967295 */
+	FUSE_OPT_KEY("nbd_timeout=", 'n'),
 	FS_OPT("allow_other", allow_other, 1),
 	FUSE_OPT_KEY("--create ", 'c'),
 	FUSE_OPT_KEY("--create=", 'c'),
@@ -76,6 +79,17 @@ static void usage(FILE *to)
 	      to);
 }
 
+/* The number of NAME=NUMBER. */
+static int take_number(const char *arg, unsigned most, unsigned *out)
+{
+	const char *number = strchr(arg, '=') + 1;
+
+	if (dm_parse_uint(number, out) && *out >= 1 && *out <= most)
+		return 0;
+	fprintf(stderr, "dmfs: -o %s: a number from 1 to %u\n", arg, most);
+	return -1;
+}
+
 static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 {
 	switch (key) {
@@ -92,6 +106,10 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 	case 'V':
 		opts.show_version = 1;
 		return 0;
+	case 't':
+		return take_number(arg, MAX_THREADS, &dmfs_options.threads);
+	case 'n':
+		return take_number(arg, MAX_NBD_TIMEOUT, &dmfs_options.nbd_timeout);
 	case FUSE_OPT_KEY_NONOPT:
 		if (opts.state && opts.mountpoint) {
 			fprintf(stderr, "dmfs: '%s' is one argument too many\n", arg);
@@ -378,10 +396,6 @@ int main(int argc, char **argv)
 		status = 0;
 	} else if (!opts.mountpoint) {
 		usage(stderr);
-	} else if (!dmfs_options.nbd_timeout || dmfs_options.nbd_timeout > 1000000) {
-		fprintf(stderr, "dmfs: nbd_timeout=%u: 1 to 1000000 seconds\n", dmfs_options.nbd_timeout);
-	} else if (dmfs_options.threads > 128) {
-		fprintf(stderr, "dmfs: threads=%u: 1 to 128\n", dmfs_options.threads);
 	} else {
 		status = prepare_mountpoint() ? 1 : serve(&args);
 	}

@@ -29,6 +29,9 @@ int dm_array_del(struct dm_array_info *info, dm_block_t root);
 int dm_array_get(struct dm_array_info *info, dm_block_t root, uint32_t index, void *value);
 int dm_array_set(struct dm_array_info *info, dm_block_t root, uint32_t index, const void *value,
 		 dm_block_t *new_root);
+/* The values of index to index + n - 1, which follow one another at values; after an error some of them may be set. */
+int dm_array_set_run(struct dm_array_info *info, dm_block_t root, uint32_t index, uint32_t n, const void *values,
+		     dm_block_t *new_root);
 /* Calls fn for each value, in order, until it returns other than 0. */
 int dm_array_walk(struct dm_array_info *info, dm_block_t root,
 		  int (*fn)(void *context, uint32_t index, const void *value), void *context);

@@ -253,10 +253,11 @@ static void map_clone(struct clone *c)
 static uint64_t part_len(const struct dm_target *ti, uint64_t sector, uint64_t sectors, bool split)
 {
 	uint64_t offset = sector - ti->begin;
+	uint32_t most = __atomic_load_n(&ti->max_io_sectors, __ATOMIC_RELAXED); /* a target may change it at any time */
 
 	sectors = MIN(sectors, ti->len - offset);
-	if (split && ti->max_io_sectors)
-		sectors = MIN(sectors, ti->max_io_sectors - offset % ti->max_io_sectors);
+	if (split && most)
+		sectors = MIN(sectors, most - offset % most);
 	return sectors;
 }
 

@@ -5,16 +5,18 @@
  *
  * A store has one connection, or up to CONNECTIONS if the server says that a
  * FLUSH on one covers all (multi-conn).  A connection is a thread that sleeps in poll(2)
- * on its socket and an eventfd.  Requests wait in the store's list; a connection that has room takes
- * from it and keeps what it took until the answer.
+ * on its socket and an eventfd.  Who submits a request sends it himself, if the idlest connection has room and
+ * its lock is free; else it waits in the store's list, from which a connection that has room takes.  It keeps what
+ * it has until the answer, which its thread reads.
  *
  * A connection that breaks puts what it had back at the head of the list (all
  * requests may be repeated) and connects again, every RETRY_MS.  A request that is
  * older than the timeout fails with EIO, and while a server has been away that long new ones
  * fail at once.
  *
- * Locks: store->lock guards the lists and what is known of the server.  A
- * connection's libnbd handle is used by its own thread alone.
+ * Locks: store->lock guards the list and what is known of the server; a connection's
+ * lock, taken before it, its libnbd handle and what it has.  Nobody ends a request with a lock, nor waits for a
+ * connection's but its own thread.
  */
 #include "opener.h"
 #include "store.h"
@@ -66,13 +68,15 @@ struct request {
 
 struct connection {
 	struct nbd_store *store;
-	unsigned nr;
 	pthread_t thread;
 	int wake_fd;
-	struct nbd_handle *h; /* NULL: not connected */
 	bool started;
+	pthread_mutex_t lock; /* for all below */
+	struct nbd_handle *h; /* NULL: not connected */
 	atomic_bool ready;
-	GQueue taken;     /* requests it has; its own thread's */
+	uint64_t poll_until_ns; /* when its thread looks at the deadlines again, UINT64_MAX: never */
+	GQueue taken;     /* requests it has */
+	GQueue over;      /* requests to be ended; its own thread's */
 	atomic_uint load; /* how many, for others to see */
 	uint64_t retry_ns;
 };
@@ -125,7 +129,19 @@ static void request_end(struct nbd_store *s, struct request *r, int error)
 	dm_bio_end(bio, error);
 }
 
-/* A part of a request was answered: go on with the rest, or end it. */
+/* Ends what is over; without the locks. */
+static void end_over(struct connection *c)
+{
+	GList *l;
+
+	while ((l = g_queue_pop_head_link(&c->over))) {
+		struct request *r = l->data;
+
+		request_end(c->store, r, r->error);
+	}
+}
+
+/* A part of a request was answered: go on with the rest, or it is over. */
 static void part_done(struct connection *c, struct request *r)
 {
 	struct nbd_store *s = c->store;
@@ -143,7 +159,7 @@ static void part_done(struct connection *c, struct request *r)
 		pthread_mutex_unlock(&s->lock);
 		return;
 	}
-	request_end(s, r, r->error);
+	g_queue_push_tail_link(&c->over, &r->link);
 }
 
 /* libnbd's: an answer, or the connection broke (then conn_broken() takes it back). */
@@ -222,13 +238,24 @@ static int64_t send_extent(struct connection *c, struct request *r)
 	return nbd_aio_block_status(c->h, r->chunk, r->offset, extent, cb, 0);
 }
 
+static void send_one(struct connection *c, struct request *r)
+{
+	g_queue_push_tail_link(&c->taken, &r->link);
+	atomic_store(&c->load, c->taken.length);
+	if ((r->kind == EXTENT ? send_extent(c, r) : send_bio(c, r)) < 0) {
+		r->error = nbd_get_errno() ? -nbd_get_errno() : -EIO;
+		r->answered = !nbd_aio_is_dead(c->h) && !nbd_aio_is_closed(c->h);
+		if (!r->answered)
+			r->error = 0;
+	}
+}
+
 /* Takes requests off the store's list while there is room. */
 static void send_waiting(struct connection *c)
 {
 	struct nbd_store *s = c->store;
 
 	while (c->ready && c->taken.length < IN_FLIGHT) {
-		struct request *r;
 		GList *l;
 
 		pthread_mutex_lock(&s->lock);
@@ -236,16 +263,28 @@ static void send_waiting(struct connection *c)
 		pthread_mutex_unlock(&s->lock);
 		if (!l)
 			break;
-		r = l->data;
-		g_queue_push_tail_link(&c->taken, l);
-		atomic_store(&c->load, c->taken.length);
-		if ((r->kind == EXTENT ? send_extent(c, r) : send_bio(c, r)) < 0) {
-			r->error = nbd_get_errno() ? -nbd_get_errno() : -EIO;
-			r->answered = !nbd_aio_is_dead(c->h) && !nbd_aio_is_closed(c->h);
-			if (!r->answered)
-				r->error = 0;
-		}
+		send_one(c, l->data);
 	}
+}
+
+/* For any thread: sends a request, and wakes the connection's if it has to do more than to read the answer. */
+static bool send_now(struct connection *c, struct request *r)
+{
+	bool sent, more = false;
+
+	if (pthread_mutex_trylock(&c->lock))
+		return false;
+	sent = c->ready && c->taken.length < IN_FLIGHT;
+	if (sent) {
+		more = r->deadline_ns < c->poll_until_ns;
+		send_one(c, r);
+		more |= r->answered || nbd_aio_is_dead(c->h) || nbd_aio_is_closed(c->h) ||
+			(nbd_aio_get_direction(c->h) & LIBNBD_AIO_DIRECTION_WRITE);
+	}
+	pthread_mutex_unlock(&c->lock);
+	if (more)
+		kick(c);
+	return sent;
 }
 
 /* --- connections ------------------------------------------------------------------------------ */
@@ -367,12 +406,11 @@ static void check_connection(struct connection *c)
 	}
 }
 
-/* Fails requests that are too old; returns when the next will be, or 0. */
+/* Takes out requests that are too old; returns when the next will be, or 0. */
 static uint64_t expire(struct connection *c)
 {
 	struct nbd_store *s = c->store;
 	uint64_t now = dm_now_ns(), next = 0;
-	GQueue old = G_QUEUE_INIT;
 	GList *l, *after;
 
 	for (l = c->taken.head; l; l = l->next)
@@ -390,27 +428,32 @@ static uint64_t expire(struct connection *c)
 		after = l->next;
 		if (r->deadline_ns <= now || s->ending) {
 			g_queue_unlink(&s->waiting, l);
-			g_queue_push_tail_link(&old, l);
+			r->error = -EIO;
+			g_queue_push_tail_link(&c->over, l);
+			dm_log_err_limit("nbd: %s: no answer in %u ms", s->uri, dm_nbd_timeout_ms);
 		} else {
 			next = next ? MIN(next, r->deadline_ns) : r->deadline_ns;
 		}
 	}
 	pthread_mutex_unlock(&s->lock);
-	while ((l = g_queue_pop_head_link(&old))) {
-		dm_log_err_limit("nbd: %s: no answer in %u ms", s->uri, dm_nbd_timeout_ms);
-		request_end(s, l->data, -EIO);
-	}
 	return next;
 }
 
+/*
+ * Lets go of the lock, ends what is over and waits.  A deadline that is none any more still counts, so
+ * that not every request sent by another thread has to wake this one for its own.
+ */
 static void wait_for_news(struct connection *c, uint64_t next_ns)
 {
 	struct pollfd fds[2] = {{.fd = c->wake_fd, .events = POLLIN}, {.fd = -1}};
 	uint64_t now = dm_now_ns(), count;
 	int timeout = -1;
 
+	if (!next_ns && c->poll_until_ns != UINT64_MAX && c->poll_until_ns > now)
+		next_ns = c->poll_until_ns;
 	if (!c->h && (!next_ns || c->retry_ns < next_ns))
 		next_ns = c->retry_ns;
+	c->poll_until_ns = next_ns ? next_ns : UINT64_MAX;
 	if (next_ns)
 		timeout = next_ns > now ? (int)MIN((next_ns - now) / NS_PER_MS + 1, 3600000) : 0;
 	if (c->h) {
@@ -420,10 +463,13 @@ static void wait_for_news(struct connection *c, uint64_t next_ns)
 		fds[1].events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
 					(direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
 	}
+	pthread_mutex_unlock(&c->lock);
+	end_over(c);
 	if (poll(fds, 2, timeout) < 0)
-		return;
+		fds[0].revents = fds[1].revents = 0;
 	if ((fds[0].revents & POLLIN) && read(c->wake_fd, &count, sizeof count) < 0)
-		return;
+		fds[1].revents = 0;
+	pthread_mutex_lock(&c->lock);
 	if (!c->h)
 		return;
 	if (fds[1].revents & (POLLIN | POLLHUP | POLLERR))
@@ -455,6 +501,7 @@ static void *connection_main(void *arg)
 {
 	struct connection *c = arg;
 
+	pthread_mutex_lock(&c->lock);
 	while (!is_ending(c->store)) {
 		if (!c->h && dm_now_ns() >= c->retry_ns) {
 			c->h = begin_connect(c->store);
@@ -469,34 +516,47 @@ static void *connection_main(void *arg)
 	}
 	conn_broken(c, "end");
 	expire(c);
+	pthread_mutex_unlock(&c->lock);
+	end_over(c);
 	return NULL;
 }
 
 /* --- the device -------------------------------------------------------------------------------- */
 
-/* Queues a request, or fails it at once if the server has been away too long. */
+static struct connection *idlest(struct nbd_store *s)
+{
+	struct connection *c = NULL;
+
+	for (unsigned i = 0; i < s->n_conns; i++)
+		if (atomic_load(&s->conns[i].ready) &&
+		    (!c || atomic_load(&s->conns[i].load) < atomic_load(&c->load)))
+			c = &s->conns[i];
+	return c;
+}
+
+/* Sends a request or queues it; fails it at once if the server has been away too long. */
 static void queue(struct nbd_store *s, struct request *r)
 {
 	uint64_t now = dm_now_ns();
-	struct connection *c = NULL;
-	bool away;
+	struct connection *c = idlest(s);
+	bool away, first;
 
 	r->deadline_ns = now + dm_nbd_timeout_ms * NS_PER_MS;
 	r->link.data = r;
 	pthread_mutex_lock(&s->lock);
 	away = s->away_since_ns && now - s->away_since_ns > dm_nbd_timeout_ms * NS_PER_MS;
-	if (!away) {
-		g_queue_push_tail_link(&s->waiting, &r->link);
-		for (unsigned i = 0; i < s->n_conns; i++) /* the idlest */
-			if (atomic_load(&s->conns[i].ready) &&
-			    (!c || atomic_load(&s->conns[i].load) < atomic_load(&c->load)))
-				c = &s->conns[i];
-	}
+	first = !s->waiting.length;
 	pthread_mutex_unlock(&s->lock);
-	if (away)
+	if (away) {
 		request_end(s, r, -EIO);
-	else
-		kick(c ? c : &s->conns[0]);
+		return;
+	}
+	if (c && first && send_now(c, r))
+		return;
+	pthread_mutex_lock(&s->lock);
+	g_queue_push_tail_link(&s->waiting, &r->link);
+	pthread_mutex_unlock(&s->lock);
+	kick(c ? c : &s->conns[0]);
 }
 
 static void remote_submit(struct dm_dev *dev, struct dm_bio *bio)
@@ -608,6 +668,8 @@ static void remote_free(struct dm_dev *dev)
 	struct nbd_store *s = to_store(dev);
 
 	end_connections(s);
+	for (unsigned i = 0; i < CONNECTIONS; i++)
+		pthread_mutex_destroy(&s->conns[i].lock);
 	pthread_mutex_destroy(&s->lock);
 	g_free(s->uri);
 	g_free(s);
@@ -677,11 +739,15 @@ int dm_nbd_open(const struct dm_opener *who, const char *uri, enum dm_mode mode,
 	error = first_connection(s, mode, err);
 	s->who.pid = 0;
 	dm_block_end();
+	for (unsigned i = 0; i < CONNECTIONS; i++) {
+		s->conns[i].store = s;
+		s->conns[i].wake_fd = -1;
+		s->conns[i].poll_until_ns = UINT64_MAX;
+		pthread_mutex_init(&s->conns[i].lock, NULL);
+	}
 	for (unsigned i = 0; i < s->n_conns && !error; i++) {
 		struct connection *c = &s->conns[i];
 
-		c->store = s;
-		c->nr = i;
 		c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		error = c->wake_fd < 0 ? -errno : -pthread_create(&c->thread, NULL, connection_main, c);
 		c->started = !error;

@@ -250,16 +250,18 @@ static uint64_t store_sectors(struct dm_dev *dev)
 
 /*
  * SEEK_DATA and SEEK_HOLE count in bytes, extents in sectors: a sector is a
- * hole only if all of it is.
+ * hole only if all of it is.  What is past the end of a file that was cut short beneath us is none: it cannot be read.
  */
 static int store_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out)
 {
 	struct store *s = to_store(dev);
 	off_t at = (off_t)(sector << DM_SECTOR_SHIFT), data, hole;
+	uint64_t all = store_sectors(dev);
 
 	*out = (struct dm_extent){.data = true, .sectors = sectors};
-	if (s->block_device)
+	if (s->block_device || sector >= all)
 		return 0;
+	sectors = out->sectors = MIN(sectors, all - sector);
 	data = lseek(s->fd, at, SEEK_DATA);
 	if (data < 0 && errno != ENXIO)
 		return 0; /* cannot tell */

@@ -15,6 +15,8 @@
 
 #include "clone.h"
 
+#include <dmfs/block_manager.h>
+
 #define MIN_REGION 8u
 #define MAX_REGION (1u << 21)
 #define MAX_FEATURES 2u
@@ -37,6 +39,18 @@ void clone_set_mode(struct clone *c, enum clone_mode mode)
 	dm_target_event(c->ti, NULL, NULL);
 }
 
+/* Metadata that cannot be written is as the last commit left it; if it cannot be read either, nothing is known. */
+static void abort_metadata(struct clone *c)
+{
+	int r;
+
+	dm_log_err("clone: aborting current metadata transaction");
+	r = clone_md_abort(c->md);
+	if (r)
+		dm_log_err("clone: failed to abort metadata transaction: %s", g_strerror(-r));
+	clone_set_mode(c, r ? CLONE_FAIL : CLONE_RO);
+}
+
 static int commit(struct clone *c)
 {
 	int r;
@@ -46,7 +60,10 @@ static int commit(struct clone *c)
 	r = clone_md_commit(c->md, c->dest);
 	if (r && clone_md_dirty(c->md)) {
 		dm_log_err("clone: committing metadata: %s", g_strerror(-r));
-		clone_set_mode(c, CLONE_RO);
+		if (clone_md_broken(c->md))
+			abort_metadata(c);
+		else
+			clone_set_mode(c, CLONE_RO); /* the destination's cache may have lost what it held */
 	}
 	return r;
 }
@@ -93,12 +110,10 @@ static void commit_work(struct dm_work *work)
 
 static void leave_bits(struct clone *c)
 {
-	if (atomic_fetch_sub(&c->ios_in_flight, 1) != 1)
-		return;
-	if (atomic_load(&c->complete))
+	if (!atomic_load_explicit(&c->touched, memory_order_relaxed))
+		atomic_store_explicit(&c->touched, true, memory_order_relaxed);
+	if (atomic_fetch_sub(&c->ios_in_flight, 1) == 1 && atomic_load(&c->complete))
 		dm_wq_queue(c->wq, &c->commit_work);
-	else
-		clone_wake(c);
 }
 
 static void commit_later(struct clone *c, struct dm_bio *bio)
@@ -109,7 +124,7 @@ static void commit_later(struct clone *c, struct dm_bio *bio)
 	dm_wq_queue(c->wq, &c->commit_work);
 }
 
-/* Each second while something is to be committed, and to look again whether hydration may go on. */
+/* Each second while something is to be committed. */
 static void tick(struct dm_timer *t)
 {
 	struct clone *c = (struct clone *)((char *)t - offsetof(struct clone, timer));
@@ -118,7 +133,6 @@ static void tick(struct dm_timer *t)
 		return;
 	if (clone_md_dirty(c->md))
 		dm_wq_queue(c->wq, &c->commit_work);
-	clone_wake(c);
 	if (!atomic_load(&c->complete))
 		dm_timer_arm(t, dm_now_ns() + COMMIT_NS);
 }
@@ -205,6 +219,12 @@ static int parse_devices(struct clone *c, char **argv, GError **err)
 		error = dm_get_device(ti, argv[1], DM_MODE_RW, &c->dest, err);
 	if (!error)
 		error = dm_get_device(ti, argv[2], DM_MODE_READ, &c->source, err);
+	if (!error && (dm_dev_same(c->meta_dev, c->dest) || dm_dev_same(c->meta_dev, c->source)))
+		error = dm_fail(err, EINVAL, "clone: the metadata device is the %s, too",
+				dm_dev_same(c->meta_dev, c->dest) ? "destination" : "source");
+	if (!error && dm_dev_sectors(c->meta_dev) < DM_META_BLOCK_SECTORS)
+		error = dm_fail(err, ENOSPC, "clone: the metadata device is too small: %" PRIu64 " sectors",
+				dm_dev_sectors(c->meta_dev));
 	if (!error && dm_dev_sectors(c->dest) < ti->len)
 		error = dm_fail(err, EINVAL, "clone: Device size larger than destination device: %" PRIu64
 				" sectors, it has %" PRIu64, ti->len, dm_dev_sectors(c->dest));
@@ -234,13 +254,14 @@ static void clone_free(struct clone *c)
 		dm_kcopyd_client_free(c->kcopyd); /* the end of its last copy may still be waking the queues */
 	if (c->wq) {
 		dm_timer_cancel_sync(&c->timer);
+		dm_timer_cancel_sync(&c->rest_timer);
 		dm_wq_free(c->wq);
 	}
 	clone_md_close(c->md);
 	dm_put_device(c->ti, c->source);
 	dm_put_device(c->ti, c->dest);
 	dm_put_device(c->ti, c->meta_dev);
-	g_hash_table_destroy(c->hydrations);
+	g_tree_destroy(c->hydrations);
 	pthread_mutex_destroy(&c->lock);
 	pthread_cond_destroy(&c->idle);
 	g_free(c->args);
@@ -254,7 +275,7 @@ static struct clone *clone_new(struct dm_target *ti)
 	c->ti = ti;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->idle, NULL);
-	c->hydrations = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
+	c->hydrations = g_tree_new(clone_compare_hydrations);
 	dm_bio_list_init(&c->committing);
 	atomic_init(&c->enabled, true);
 	c->want_passdown = true;
@@ -264,6 +285,7 @@ static struct clone *clone_new(struct dm_target *ti)
 	c->hydrate_work.fn = clone_hydrate;
 	c->commit_work.fn = commit_work;
 	c->timer.fn = tick;
+	c->rest_timer.fn = clone_rest_over;
 	return c;
 }
 
@@ -502,8 +524,10 @@ static void clone_postsuspend(struct dm_target *ti)
 {
 	struct clone *c = ti->private;
 
+	dm_wq_flush(c->wq); /* a step of the background hydration that began before it could see the suspension */
 	clone_wait_hydrations(c);
 	dm_timer_cancel_sync(&c->timer);
+	dm_timer_cancel_sync(&c->rest_timer);
 	dm_wq_flush(c->wq);
 	if (clone_md_dirty(c->md))
 		commit(c);
@@ -514,6 +538,7 @@ static void clone_postsuspend(struct dm_target *ti)
 static void status_info(struct clone *c, GString *out)
 {
 	bool enabled = atomic_load(&c->enabled), passdown = atomic_load(&c->discard_passdown);
+	bool rw = atomic_load(&c->mode) == CLONE_RW;
 	uint64_t used, total, hydrated;
 	unsigned hydrating;
 
@@ -523,7 +548,7 @@ static void status_info(struct clone *c, GString *out)
 	}
 	pthread_mutex_lock(&c->lock); /* preresume may exchange the metadata */
 	clone_md_usage(c->md, &used, &total);
-	hydrated = clone_md_nr_hydrated(c->md);
+	hydrated = rw ? clone_md_nr_hydrated(c->md) : clone_md_nr_committed(c->md);
 	hydrating = c->hydrating;
 	pthread_mutex_unlock(&c->lock);
 	g_string_append_printf(out, "8 %" PRIu64 "/%" PRIu64 " %" PRIu32 " %" PRIu64 "/%" PRIu64 " %u %d ", used, total,
@@ -535,7 +560,7 @@ static void status_info(struct clone *c, GString *out)
 		g_string_append(out, "no_discard_passdown ");
 	g_string_append_printf(out, "4 hydration_threshold %u hydration_batch_size %u %s",
 			       atomic_load(&c->threshold), atomic_load(&c->batch),
-			       atomic_load(&c->mode) == CLONE_RW ? "rw" : "ro");
+			       rw ? "rw" : "ro");
 	if (atomic_load(&c->stopped))
 		g_string_append_printf(out, " hydration_stopped %u", atomic_load(&c->failures));
 }

@@ -52,20 +52,22 @@ struct clone {
 	struct dm_kcopyd_client *kcopyd;
 	struct dm_wq *wq;   /* commits and hydration: one at a time */
 	struct dm_work hydrate_work, commit_work;
-	struct dm_timer timer;
+	struct dm_timer timer, rest_timer;
 	atomic_uint ios_in_flight;
+	atomic_bool touched; /* one has ended since the background hydration looked */
 
 	pthread_mutex_t lock; /* for all below */
 	pthread_cond_t idle;
-	GHashTable *hydrations; /* region -> struct hydration; one entry a region */
+	GTree *hydrations;      /* struct hydration, by their regions; no two share one */
 	unsigned hydrating;     /* regions */
 	unsigned background;    /* of them, by the background hydration */
 	struct dm_bio_list committing; /* FLUSHes, and FUA writes that have ended */
 	uint64_t cursor;
 	uint64_t soon[CLONE_SOON];
 	unsigned n_soon;
-	uint64_t last_forced_ns;
-	uint64_t data_from, data_to; /* regions of the source known to hold data; the background hydration's own */
+	/* The background hydration's own. */
+	uint64_t busy_until_ns, burst_from_ns, rest_until_ns;
+	uint64_t data_from, data_to; /* regions of the source known to hold data */
 	_Atomic uint64_t recent[CLONE_RECENT];
 };
 
@@ -75,11 +77,13 @@ static inline uint64_t clone_region(const struct clone *c, uint64_t offset)
 }
 
 /* hydrate.c */
+gint clone_compare_hydrations(gconstpointer a, gconstpointer b);
 void clone_write_cold(struct clone *c, struct dm_bio *bio, uint64_t region);
 void clone_overwrite_done(struct hydration *h, int error);
 void clone_note_read(struct clone *c, uint64_t region);
 void clone_discard_regions(struct clone *c, uint64_t from, uint64_t to);
 void clone_hydrate(struct dm_work *work);
+void clone_rest_over(struct dm_timer *t);
 void clone_wake(struct clone *c);
 void clone_wait_hydrations(struct clone *c);
 

@@ -3,8 +3,10 @@
  * Hydration: by writes that need a region now, and in the background.
  *
  * The background hydration takes what was read twice first, then goes round
- * from region to region.  It pauses while there is user I/O, but not for ever: every PAUSE_MS it
- * makes one step all the same.  A stretch that is a hole in the source is not
+ * from region to region.  It gives way to user I/O: while there was some within BUSY_NS it works
+ * in bursts of about BURST_NS, each until all it began has ended, and rests
+ * three times as long after it, though no longer than MAX_REST_NS: so a slow
+ * source is read from all the same.  A stretch that is a hole in the source is not
  * copied but zeroed (on a file, a hole as well), however many regions it is.
  */
 #include <errno.h>
@@ -12,9 +14,10 @@
 
 #include "clone.h"
 
-#define PAUSE_MS 50
-#define HOLE_SECTORS ((uint64_t)1 << 21) /* zeroed at once, at most */
-#define HOLE_REGIONS 8192u               /* and as many regions: each is an entry in the table */
+#define BUSY_NS UINT64_C(2000000)
+#define BURST_NS UINT64_C(300000)
+#define MAX_REST_NS UINT64_C(50000000)
+#define HOLE_SECTORS ((uint64_t)1 << 18) /* zeroed at once, at most: a write to one of its regions waits for it */
 
 static uint64_t region_sector(const struct clone *c, uint64_t region)
 {
@@ -26,11 +29,58 @@ static uint64_t regions_sectors(const struct clone *c, uint64_t region, uint64_t
 	return MIN(n << c->shift, c->ti->len - region_sector(c, region));
 }
 
-/* --- the table of hydrations; c->lock held ------------------------------------------------ */
+/* --- those under way; c->lock held ---------------------------------------------------------- */
+
+gint clone_compare_hydrations(gconstpointer a, gconstpointer b)
+{
+	const struct hydration *x = a, *y = b;
+
+	return x->region < y->region ? -1 : x->region > y->region;
+}
+
+/* Where to look for a region from a hydration on: 0 is here. */
+static gint which_way(gconstpointer key, gconstpointer data)
+{
+	const struct hydration *h = key;
+	uint64_t region = *(const uint64_t *)data;
+
+	return region < h->region ? -1 : region - h->region >= h->n;
+}
 
 static struct hydration *find(struct clone *c, uint64_t region)
 {
-	return g_hash_table_lookup(c->hydrations, &region);
+	return g_tree_search(c->hydrations, which_way, &region);
+}
+
+/* The first region at or after `from`, and below `end`, that one is under way for; end if there is none. */
+static uint64_t next_under_way(struct clone *c, uint64_t from, uint64_t end)
+{
+	struct hydration key = {.region = from};
+	GTreeNode *node;
+
+	if (find(c, from))
+		return from;
+	node = g_tree_lower_bound(c->hydrations, &key);
+	return node ? MIN(end, ((struct hydration *)g_tree_node_key(node))->region) : end;
+}
+
+/* From `region` on, which is neither: how many are neither hydrated nor under way, at most. */
+static uint64_t stretch(struct clone *c, uint64_t region, uint64_t most)
+{
+	uint64_t end = most < c->nr_regions - region ? region + most : c->nr_regions;
+
+	end = clone_md_next_hydrated(c->md, region, end);
+	return next_under_way(c, region, end) - region;
+}
+
+/* The first region at or after `from`, and below `end`, that is neither; end if there is none. */
+static uint64_t next_free(struct clone *c, uint64_t from, uint64_t end)
+{
+	struct hydration *h;
+
+	while ((from = clone_md_next(c->md, from, end)) < end && (h = find(c, from)))
+		from = MIN(end, h->region + h->n);
+	return from;
 }
 
 static struct hydration *start(struct clone *c, uint64_t region, uint64_t n, bool background)
@@ -42,12 +92,7 @@ static struct hydration *start(struct clone *c, uint64_t region, uint64_t n, boo
 	h->n = n;
 	h->background = background;
 	dm_bio_list_init(&h->waiting);
-	for (uint64_t i = 0; i < n; i++) {
-		uint64_t *key = g_new(uint64_t, 1);
-
-		*key = region + i;
-		g_hash_table_insert(c->hydrations, key, h);
-	}
+	g_tree_insert(c->hydrations, h, h);
 	c->hydrating += (unsigned)n;
 	if (background)
 		c->background += (unsigned)n;
@@ -58,11 +103,7 @@ static void forget(struct hydration *h)
 {
 	struct clone *c = h->c;
 
-	for (uint64_t i = 0; i < h->n; i++) {
-		uint64_t region = h->region + i;
-
-		g_hash_table_remove(c->hydrations, &region);
-	}
+	g_tree_remove(c->hydrations, h);
 	c->hydrating -= (unsigned)h->n;
 	if (h->background)
 		c->background -= (unsigned)h->n;
@@ -87,6 +128,8 @@ static void run_waiting(struct clone *c, struct dm_bio_list *list, int error)
 {
 	struct dm_bio *bio;
 
+	if (atomic_load(&c->mode) == CLONE_FAIL)
+		error = -EIO;
 	while ((bio = dm_bio_list_pop(list))) {
 		if (error) {
 			dm_bio_end(bio, error);
@@ -113,8 +156,7 @@ static void finish(struct hydration *h, int error)
 	struct dm_bio_list waiting;
 
 	if (!error)
-		for (uint64_t i = 0; i < h->n; i++)
-			clone_md_set(c->md, h->region + i);
+		clone_md_set(c->md, h->region, h->n);
 	pthread_mutex_lock(&c->lock);
 	waiting = h->waiting;
 	if (!waiting.head)
@@ -215,9 +257,10 @@ void clone_discard_regions(struct clone *c, uint64_t from, uint64_t to)
 	if (atomic_load(&c->complete) || atomic_load(&c->mode) != CLONE_RW)
 		return;
 	pthread_mutex_lock(&c->lock);
-	for (uint64_t r = from; (r = clone_md_next(c->md, r, to)) < to; r++)
-		if (!g_hash_table_size(c->hydrations) || !find(c, r))
-			clone_md_set(c->md, r);
+	for (uint64_t r = from, n; (r = next_free(c, r, to)) < to; r += n) {
+		n = stretch(c, r, to - r);
+		clone_md_set(c->md, r, n);
+	}
 	pthread_mutex_unlock(&c->lock);
 	clone_check_complete(c);
 }
@@ -227,15 +270,19 @@ void clone_discard_regions(struct clone *c, uint64_t from, uint64_t to)
 void clone_note_read(struct clone *c, uint64_t region)
 {
 	_Atomic uint64_t *slot = &c->recent[region % CLONE_RECENT];
+	bool first = false;
 
 	if (atomic_exchange_explicit(slot, region + 1, memory_order_relaxed) != region + 1)
 		return;
 	if (!atomic_load_explicit(&c->enabled, memory_order_relaxed) || pthread_mutex_trylock(&c->lock))
 		return;
-	if (c->n_soon < CLONE_SOON && !find(c, region))
+	if (c->n_soon < CLONE_SOON && !find(c, region)) {
+		first = !c->n_soon;
 		c->soon[c->n_soon++] = region;
+	}
 	pthread_mutex_unlock(&c->lock);
-	clone_wake(c);
+	if (first)
+		clone_wake(c);
 }
 
 /* --- in the background ------------------------------------------------------------------------------ */
@@ -246,19 +293,43 @@ static bool may_hydrate(struct clone *c)
 	       !atomic_load(&c->complete) && atomic_load(&c->mode) == CLONE_RW;
 }
 
-/* User I/O goes first; true if it is to have its way. */
+static bool user_io(struct clone *c, uint64_t now)
+{
+	if (atomic_exchange_explicit(&c->touched, false, memory_order_relaxed) || atomic_load(&c->ios_in_flight))
+		c->busy_until_ns = now + BUSY_NS;
+	return now < c->busy_until_ns;
+}
+
+/* User I/O goes first; true if it is to have its way: the timer, or the end of what is under way, comes back here. */
 static bool must_pause(struct clone *c)
 {
 	uint64_t now = dm_now_ns();
+	bool under_way;
 
-	if (!atomic_load(&c->ios_in_flight))
+	if (!user_io(c, now)) {
+		c->burst_from_ns = 0;
 		return false;
-	if (now - c->last_forced_ns < PAUSE_MS * UINT64_C(1000000)) {
-		dm_timer_arm(&c->timer, c->last_forced_ns + PAUSE_MS * UINT64_C(1000000));
-		return true;
 	}
-	c->last_forced_ns = now;
-	return false;
+	if (now >= c->rest_until_ns) {
+		if (!c->burst_from_ns)
+			c->burst_from_ns = now;
+		if (now - c->burst_from_ns < BURST_NS)
+			return false;
+		pthread_mutex_lock(&c->lock);
+		under_way = c->background > 0;
+		pthread_mutex_unlock(&c->lock);
+		if (under_way)
+			return true;
+		c->rest_until_ns = now + MIN(3 * (now - c->burst_from_ns), MAX_REST_NS);
+		c->burst_from_ns = 0;
+	}
+	dm_timer_arm(&c->rest_timer, c->rest_until_ns);
+	return true;
+}
+
+void clone_rest_over(struct dm_timer *t)
+{
+	clone_wake((struct clone *)((char *)t - offsetof(struct clone, rest_timer)));
 }
 
 /* The next region to hydrate, or nr_regions; c->lock held. */
@@ -272,22 +343,12 @@ static uint64_t next_region(struct clone *c)
 			return region;
 	}
 	for (int round = 0; round < 2; round++) {
-		for (region = c->cursor; (region = clone_md_next(c->md, region, c->nr_regions)) < c->nr_regions; region++)
-			if (!find(c, region))
-				return region;
+		region = next_free(c, c->cursor, c->nr_regions);
+		if (region < c->nr_regions)
+			return region;
 		c->cursor = 0;
 	}
 	return c->nr_regions;
-}
-
-/* How many regions from `region` on are free to be taken together. */
-static uint64_t stretch(struct clone *c, uint64_t region, uint64_t most)
-{
-	uint64_t n = 0;
-
-	while (n < most && region + n < c->nr_regions && !clone_md_hydrated(c->md, region + n) && !find(c, region + n))
-		n++;
-	return n;
 }
 
 /*
@@ -312,7 +373,7 @@ static uint64_t look_for_hole(struct clone *c, uint64_t region)
 	}
 	if (sector + extent.sectors >= c->ti->len)
 		n = c->nr_regions - region;
-	return MIN(n, HOLE_REGIONS); /* 0: a hole that is less than a region */
+	return n; /* 0: a hole that is less than a region */
 }
 
 /*
@@ -336,7 +397,7 @@ static bool hydrate_some(struct clone *c)
 	if (!hole)
 		n = batch;
 	pthread_mutex_lock(&c->lock);
-	n = stretch(c, region, n);
+	n = next_free(c, region, region + 1) == region ? stretch(c, region, n) : 0;
 	h = n ? start(c, region, n, true) : NULL;
 	if (n)
 		c->cursor = region + n;

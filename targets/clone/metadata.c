@@ -32,6 +32,7 @@
 #define MAGIC UINT64_C(0x8af27f64)
 #define VERSION 1
 #define CACHE_BYTES (4u << 20)
+#define SLICE 16384u /* words that a commit takes at once: 256 KiB of memory */
 
 enum sb {
 	SB_BLOCKNR = 8,
@@ -44,6 +45,7 @@ enum sb {
 };
 
 struct clone_md {
+	struct dm_dev *dev;
 	struct dm_bm *bm;
 	struct dm_tm *tm;
 	struct dm_bitset_info info;
@@ -55,8 +57,10 @@ struct clone_md {
 	_Atomic uint64_t *dirty; /* a bit for each word */
 	pthread_mutex_t lock;          /* for setting bits: a commit takes each with its count or not at all */
 	_Atomic uint64_t set, durable; /* how many have been set; how many of them are on the disk */
+	_Atomic uint64_t loaded;       /* how many were on the disk before */
 	pthread_mutex_t usage_lock;
 	uint64_t used, total;
+	bool written; /* words are in the tree that no superblock speaks of */
 	bool broken;
 };
 
@@ -148,10 +152,11 @@ static int load_word(void *context, uint32_t index, const void *value)
 	bits = get_le64(value) & word_mask(md, index);
 	atomic_init(&md->words[index], bits);
 	md->nr_hydrated += (unsigned)__builtin_popcountll(bits);
+	md->loaded = md->nr_hydrated;
 	return 0;
 }
 
-static int load(struct clone_md *md, GError **err)
+static int load(struct clone_md *md, int (*fn)(void *, uint32_t, const void *), GError **err)
 {
 	struct dm_block *sb;
 	uint64_t region, target;
@@ -174,7 +179,7 @@ static int load(struct clone_md *md, GError **err)
 	if (r)
 		return r;
 	dm_bitset_info_init(&md->info, md->tm);
-	return dm_array_walk(&md->info.array, md->root, load_word, md);
+	return dm_array_walk(&md->info.array, md->root, fn, md);
 }
 
 static int is_all_zeroes(struct clone_md *md, bool *zeroes)
@@ -192,9 +197,9 @@ static int is_all_zeroes(struct clone_md *md, bool *zeroes)
 	return 0;
 }
 
-static void update_usage(struct clone_md *md)
+static void update_usage(struct clone_md *md, struct dm_tm *tm)
 {
-	struct dm_sm *sm = dm_tm_sm(md->tm);
+	struct dm_sm *sm = dm_tm_sm(tm);
 
 	pthread_mutex_lock(&md->usage_lock);
 	md->total = dm_sm_nr_blocks(sm);
@@ -211,6 +216,7 @@ int clone_md_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_s
 
 	pthread_mutex_init(&md->usage_lock, NULL);
 	pthread_mutex_init(&md->lock, NULL);
+	md->dev = dev;
 	md->target_sectors = target_sectors;
 	md->region_sectors = region_sectors;
 	md->nr_regions = target_sectors / region_sectors + (target_sectors % region_sectors != 0);
@@ -225,7 +231,7 @@ int clone_md_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_s
 	md->dirty = g_try_malloc0((md->nr_words + 63) / 64 * 8);
 	r = md->words && md->dirty ? is_all_zeroes(md, &zeroes) : -ENOMEM;
 	if (!r)
-		r = zeroes ? format(md) : load(md, err);
+		r = zeroes ? format(md) : load(md, load_word, err);
 	if (r) {
 		clone_md_close(md);
 		if (err && !*err)
@@ -233,7 +239,7 @@ int clone_md_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_s
 				g_strerror(-r));
 		return r;
 	}
-	update_usage(md);
+	update_usage(md, md->tm);
 	*out = md;
 	return 0;
 }
@@ -265,6 +271,11 @@ uint64_t clone_md_nr_hydrated(struct clone_md *md)
 	return atomic_load_explicit(&md->nr_hydrated, memory_order_relaxed);
 }
 
+uint64_t clone_md_nr_committed(struct clone_md *md)
+{
+	return atomic_load(&md->loaded) + atomic_load(&md->durable);
+}
+
 void clone_md_usage(struct clone_md *md, uint64_t *used, uint64_t *total)
 {
 	pthread_mutex_lock(&md->usage_lock);
@@ -279,36 +290,53 @@ bool clone_md_hydrated(struct clone_md *md, uint64_t region)
 	       atomic_load_explicit(&md->words[region / 64], memory_order_acquire) >> (region % 64) & 1;
 }
 
-bool clone_md_set(struct clone_md *md, uint64_t region)
+void clone_md_set(struct clone_md *md, uint64_t region, uint64_t n)
 {
-	uint64_t word = region / 64, bit = UINT64_C(1) << (region % 64);
-	bool fresh;
+	uint64_t end = region + n;
 
-	if (clone_md_hydrated(md, region))
-		return false;
+	if (!md->words)
+		return;
 	pthread_mutex_lock(&md->lock);
-	fresh = !(atomic_load(&md->words[word]) & bit);
-	if (fresh) {
-		/* Who sees the bit sees that it is not durable. */
+	for (uint64_t word = region / 64; word * 64 < end; word++) {
+		uint64_t bits = UINT64_MAX, fresh;
+
+		if (word == region / 64)
+			bits &= UINT64_MAX << (region % 64);
+		if (end - word * 64 < 64)
+			bits &= (UINT64_C(1) << (end % 64)) - 1;
+		fresh = bits & ~atomic_load_explicit(&md->words[word], memory_order_relaxed);
+		if (!fresh)
+			continue;
+		/* Who sees a bit sees that it is not durable. */
 		atomic_fetch_or(&md->dirty[word / 64], UINT64_C(1) << (word % 64));
-		atomic_fetch_add(&md->set, 1);
-		atomic_fetch_or(&md->words[word], bit);
-		atomic_fetch_add(&md->nr_hydrated, 1);
+		atomic_fetch_add(&md->set, (unsigned)__builtin_popcountll(fresh));
+		atomic_fetch_or(&md->words[word], fresh);
+		atomic_fetch_add(&md->nr_hydrated, (unsigned)__builtin_popcountll(fresh));
 	}
 	pthread_mutex_unlock(&md->lock);
-	return fresh;
+}
+
+/* The first bit at or after `from`, and below `end`, that differs from those of `same`, all set or all clear. */
+static uint64_t next_other(struct clone_md *md, uint64_t from, uint64_t end, uint64_t same)
+{
+	while (from < end) {
+		uint64_t other = (atomic_load(&md->words[from / 64]) ^ same) & UINT64_MAX << (from % 64);
+
+		if (other)
+			return MIN(end, from / 64 * 64 + (unsigned)__builtin_ctzll(other));
+		from = (from / 64 + 1) * 64;
+	}
+	return end;
 }
 
 uint64_t clone_md_next(struct clone_md *md, uint64_t from, uint64_t end)
 {
-	while (md->words && from < end) {
-		uint64_t clear = ~atomic_load(&md->words[from / 64]) & ~UINT64_C(0) << (from % 64);
+	return md->words ? next_other(md, from, end, UINT64_MAX) : end;
+}
 
-		if (clear)
-			return MIN(end, from / 64 * 64 + (unsigned)__builtin_ctzll(clear));
-		from = (from / 64 + 1) * 64;
-	}
-	return end;
+uint64_t clone_md_next_hydrated(struct clone_md *md, uint64_t from, uint64_t end)
+{
+	return md->words ? next_other(md, from, end, 0) : MIN(from, end);
 }
 
 bool clone_md_dirty(struct clone_md *md)
@@ -323,28 +351,26 @@ struct changed {
 	uint64_t bits;
 };
 
-/* Takes the words that differ from the disk. */
-static GArray *take_dirty(struct clone_md *md, uint64_t *set)
+/* Takes words that differ from the disk, from word *at on, at most SLICE; moves *at on. */
+static void take_dirty(struct clone_md *md, uint64_t *at, GArray *out)
 {
-	GArray *all = g_array_new(FALSE, FALSE, sizeof(struct changed));
-
+	g_array_set_size(out, 0);
 	pthread_mutex_lock(&md->lock);
-	*set = atomic_load(&md->set);
-	for (uint64_t i = 0; *set != atomic_load(&md->durable) && i < (md->nr_words + 63) / 64; i++) {
-		uint64_t bits = atomic_load(&md->dirty[i]) ? atomic_exchange(&md->dirty[i], 0) : 0;
+	for (; *at < md->nr_words && out->len < SLICE; *at += 64) {
+		_Atomic uint64_t *dirty = &md->dirty[*at / 64];
+		uint64_t bits = atomic_load(dirty) ? atomic_exchange(dirty, 0) : 0;
 
 		for (; bits; bits &= bits - 1) {
-			struct changed c = {.word = (uint32_t)(i * 64 + (unsigned)__builtin_ctzll(bits))};
+			struct changed c = {.word = (uint32_t)(*at + (unsigned)__builtin_ctzll(bits))};
 
 			c.bits = atomic_load(&md->words[c.word]);
-			g_array_append_val(all, c);
+			g_array_append_val(out, c);
 		}
 	}
 	pthread_mutex_unlock(&md->lock);
-	return all;
 }
 
-/* The commit did not happen: they still differ. */
+/* They did not get into the tree: they still differ. */
 static void give_back(struct clone_md *md, GArray *all)
 {
 	for (guint i = 0; i < all->len; i++) {
@@ -354,43 +380,101 @@ static void give_back(struct clone_md *md, GArray *all)
 	}
 }
 
+/* Neighbours together: a block of the array is looked up once for all of its words. */
 static int write_words(struct clone_md *md, GArray *all)
 {
+	g_autofree uint64_t *values = g_new(uint64_t, all->len);
 	int r = 0;
 
-	for (guint i = 0; i < all->len && !r; i++) {
-		struct changed *c = &g_array_index(all, struct changed, i);
+	for (guint i = 0, n; i < all->len && !r; i += n) {
+		const struct changed *c = &g_array_index(all, struct changed, i);
 
-		for (uint64_t bits = c->bits; bits && !r; bits &= bits - 1)
-			r = dm_bitset_set(&md->info, &md->root, c->word * 64 + (unsigned)__builtin_ctzll(bits), true);
+		for (n = 0; i + n < all->len && c[n].word == c->word + n; n++)
+			values[n] = GUINT64_TO_LE(c[n].bits);
+		r = dm_array_set_run(&md->info.array, md->root, c->word, n, values, &md->root);
 	}
-	if (!r)
-		r = dm_bitset_flush(&md->info, &md->root);
-	return r ? r : commit_superblock(md, false);
+	md->written |= all->len > 0;
+	return r;
 }
 
+/*
+ * In slices, so that a commit of very many bits takes little memory; each
+ * slice is taken, then the data flushed, then the slice written.  What was set before the
+ * call is in one of them; one of the later ones may hold more.
+ */
 int clone_md_commit(struct clone_md *md, struct dm_dev *dest)
 {
-	uint64_t set;
-	GArray *all;
+	uint64_t set, at = 0;
+	GArray *slice;
 	int r;
 
 	if (md->broken)
 		return -EIO;
 	if (!md->words)
 		return dm_flush_sync(dest);
-	all = take_dirty(md, &set);
-	r = dm_flush_sync(dest);
-	if (!r && all->len) {
-		r = write_words(md, all);
-		md->broken = r != 0;
-		update_usage(md);
+	pthread_mutex_lock(&md->lock);
+	set = atomic_load(&md->set);
+	pthread_mutex_unlock(&md->lock);
+	if (set == atomic_load(&md->durable) && !md->written)
+		at = md->nr_words;
+	slice = g_array_new(FALSE, FALSE, sizeof(struct changed));
+	do {
+		take_dirty(md, &at, slice);
+		r = dm_flush_sync(dest);
+		if (!r && slice->len)
+			md->broken = (r = write_words(md, slice)) != 0;
+		if (r)
+			give_back(md, slice);
+	} while (!r && at < md->nr_words);
+	g_array_free(slice, TRUE);
+	if (!r && md->written) {
+		md->broken = (r = commit_superblock(md, false)) != 0;
+		md->written = md->broken;
+		update_usage(md, md->tm);
 	}
-	if (r)
-		give_back(md, all);
-	else
+	if (!r)
 		atomic_store(&md->durable, set);
-	g_array_free(all, TRUE);
+	return r;
+}
+
+bool clone_md_broken(struct clone_md *md)
+{
+	return md->broken;
+}
+
+static int count_word(void *context, uint32_t index, const void *value)
+{
+	struct clone_md *md = context;
+
+	if (index < md->nr_words)
+		md->nr_hydrated += (unsigned)__builtin_popcountll(get_le64(value) & word_mask(md, index));
+	return 0;
+}
+
+int clone_md_abort(struct clone_md *md)
+{
+	struct clone_md disk = {
+		.bm = dm_bm_new(md->dev, DM_META_BLOCK_SIZE, CACHE_BYTES),
+		.target_sectors = md->target_sectors,
+		.region_sectors = md->region_sectors,
+		.nr_regions = md->nr_regions,
+		.nr_words = md->nr_words,
+	};
+	GError *err = NULL;
+	int r;
+
+	md->broken = true;
+	r = load(&disk, count_word, &err);
+	if (err)
+		dm_log_err("%s", err->message);
+	g_clear_error(&err);
+	if (!r) {
+		atomic_store(&md->loaded, atomic_load(&disk.nr_hydrated) - atomic_load(&md->durable));
+		update_usage(md, disk.tm);
+	}
+	if (disk.tm)
+		dm_tm_free(disk.tm);
+	dm_bm_free(disk.bm);
 	return r;
 }
 

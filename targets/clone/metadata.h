@@ -21,19 +21,29 @@ void clone_md_close(struct clone_md *md);
 
 uint64_t clone_md_nr_regions(struct clone_md *md);
 uint64_t clone_md_nr_hydrated(struct clone_md *md);
+/* How many are hydrated on the disk, as far as is known. */
+uint64_t clone_md_nr_committed(struct clone_md *md);
 void clone_md_usage(struct clone_md *md, uint64_t *used, uint64_t *total);
 bool clone_md_hydrated(struct clone_md *md, uint64_t region);
-/* True if the bit was not set before.  What the region holds must be written, not yet durable. */
-bool clone_md_set(struct clone_md *md, uint64_t region);
-/* The first region at or after `from`, and below `end`, that is not hydrated; end if there is none. */
+/* Regions [region, region + n), set or not before.  What they hold must be written, not yet durable. */
+void clone_md_set(struct clone_md *md, uint64_t region, uint64_t n);
+/* The first region at or after `from`, and below `end`, that is hydrated, or not hydrated; end if there is none. */
+uint64_t clone_md_next_hydrated(struct clone_md *md, uint64_t from, uint64_t end);
 uint64_t clone_md_next(struct clone_md *md, uint64_t from, uint64_t end);
 /* Whether something is not on the disk yet, or only on its way there. */
 bool clone_md_dirty(struct clone_md *md);
 /*
  * Makes the bits set before the call durable: first the data (a FLUSH of dest), then the metadata.  One
- * thread at a time.  After an error of the metadata nothing can be committed any more.
+ * thread at a time.  After an error of the metadata (clone_md_broken()) nothing can be committed any more.
  */
 int clone_md_commit(struct clone_md *md, struct dm_dev *dest);
+bool clone_md_broken(struct clone_md *md);
+/*
+ * After that: reads what the last commit has left on the disk, all of it and from the disk itself.  0: it is
+ * good, and clone_md_nr_committed() what it says.  The bits in memory stay: what was written can be read.
+ * Same thread as clone_md_commit().
+ */
+int clone_md_abort(struct clone_md *md);
 /* Frees the bits in memory; every region is hydrated, committed, and nobody else calls. */
 void clone_md_release(struct clone_md *md);
 

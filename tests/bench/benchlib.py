@@ -123,19 +123,20 @@ class Bench:
     def sectors(self):
         return self.size // 512
 
-    def fio(self, path, job, span=None):
-        """Runs one job and returns its IOPS or MB/s."""
+    def fio(self, path, job, span=None, seconds=None, extra=()):
+        """Runs one job and returns its IOPS or MB/s.  extra: more arguments, of another job in the same run, too."""
         span = span or job.span or self.size
         cmd = ["fio", "--name=job", f"--filename={path}", f"--rw={job.rw}", f"--bs={job.bs}", f"--size={span}",
                f"--direct={int(job.direct)}", f"--iodepth={job.depth}", "--output-format=json", "--thread",
                "--gtod_reduce=1", "--randrepeat=0", "--overwrite=1", "--invalidate=1", "--fallocate=none",
                f"--ioengine={'libaio' if job.depth > 1 else 'psync'}"]
         if job.direct:
-            cmd += ["--time_based", f"--runtime={int(self.seconds * 1000)}ms", "--ramp_time=200ms", "--norandommap"]
+            cmd += ["--time_based", f"--runtime={int((seconds or self.seconds) * 1000)}ms", "--ramp_time=200ms",
+                    "--norandommap"]
         else:
             once = span if job.bs >= 65536 else min(span, 64 * MIB)
             cmd += [f"--io_size={once // 8 if self.quick else once}"]
-        done = subprocess.run(cmd, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(cmd + list(extra), capture_output=True, text=True, timeout=300, check=False, cwd=self.dir)
         if done.returncode:
             raise Skip(f"fio on {path}: {(done.stderr or done.stdout).strip()[-300:]}")
         result = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]

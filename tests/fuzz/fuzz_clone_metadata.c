@@ -68,7 +68,7 @@ static void make_good(void)
 	if (open_it(&md))
 		abort();
 	for (unsigned i = 0; i < 30000; i++)
-		clone_md_set(md, i * 13 % REGIONS);
+		clone_md_set(md, i * 13 % REGIONS, 1);
 	if (clone_md_commit(md, &mem.dev))
 		abort();
 	clone_md_close(md);
@@ -127,7 +127,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check(md);
 	for (; size >= 3; data += 3, size -= 3) {
 		if (data[0] % 8)
-			clone_md_set(md, (data[1] | data[2] << 8 | data[0] % 2 << 16) % REGIONS);
+			clone_md_set(md, (data[1] | data[2] << 8 | data[0] % 2 << 16) % REGIONS, 1);
 		else
 			clone_md_commit(md, &mem.dev);
 	}

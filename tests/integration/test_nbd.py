@@ -303,8 +303,37 @@ def test_a_clone_of_a_remote_source(fs, serve, backing):
     assert content(dest) == content(source)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1000001"])
-def test_wrong_timeouts(value, work):
-    done = subprocess.run([os.path.join(mounted.build_dir(), "dmfs"), "-f", "-o", f"nbd_timeout={value}", work],
+def test_a_clone_goes_on_when_its_source_is_back(dmfs, served, backing):
+    path, server = served
+    dest = backing(SECTORS)
+    fs = dmfs(options="nbd_timeout=1")
+    dev = fs.mkdir("c", f"0 {SECTORS} clone {backing(8192)} {dest} {server.uri} 64 1 no_hydration")
+    dev.pwrite(b"mine", 70000)
+    server.kill()
+    with open(dev.file("events"), "rb", buffering=0) as events:
+        dev.message("enable_hydration")
+        while b"HYDRATION_STOPPED" not in events.read(65536):
+            pass
+        assert "hydration_stopped" in dev.status() and dev.pread(4, 70000) == b"mine"
+        server.start()
+        while " 128/128 " not in dev.status():
+            dev.message("enable_hydration")     # until it has connected again
+            time.sleep(0.05)
+    expected = bytearray(content(path))
+    expected[70000:70004] = b"mine"
+    assert dev.pread(SIZE, 0) == expected
+    dev.remove()
+    assert content(dest) == expected
+
+
+def test_tls_that_the_server_has_not_is_refused(fs, serve, backing):
+    server = serve.nbdkit("file", backing(SECTORS))
+    fs.mkdir("n").refuse(linear(f"nbds+unix:///?socket={server.sock}"), tuple(errno.errorcode), match="nbds")
+
+
+@pytest.mark.parametrize("option", ["nbd_timeout", "threads"])
+@pytest.mark.parametrize("value", ["0", "-1", "1000001", "4x", "", "x", "4294967297", "99999999999999999999", " 4", "4.5"])
+def test_wrong_numbers_of_options(option, value, work):
+    done = subprocess.run([os.path.join(mounted.build_dir(), "dmfs"), "-f", "-o", f"{option}={value}", work],
                           capture_output=True, text=True, timeout=60)
-    assert done.returncode and "nbd_timeout" in done.stderr
+    assert done.returncode == 2 and f"{option}={value}: a number from 1 to" in done.stderr

@@ -115,3 +115,33 @@ def test_we_finish_a_clone_of_the_kernels(kernel, fs, backing):
         pass
     dev.remove()
     assert content(disks[1]) == source[:5 * 4096] + bytes(3 * 4096) + source[8 * 4096:]
+
+
+@pytest.mark.parametrize("broken, mode", [("error", "Fail"), ("flakey {} 0 0 60 1 error_writes", "ro")])
+def test_failing_metadata_prints_the_same(kernel, fs, backing, broken, mode):
+    def disks():
+        return [backing(8192), backing(SECTORS), backing(SECTORS)]
+
+    theirs = disks()
+    out = kernel.run(f"""
+        dmsetup create meta --table "0 8192 linear $D0 0"
+        dmsetup create c --table "0 {SECTORS} clone /dev/mapper/meta $D1 $D2 8 1 no_hydration"
+        dd if=/dev/zero of=/dev/mapper/c bs=4k count=3 conv=fsync oflag=direct 2>/dev/null
+        dmsetup status c
+        dmsetup suspend --noflush meta
+        dmsetup load meta --table "0 8192 {broken.format('$D0')}"
+        dmsetup resume meta
+        dd if=/dev/zero of=/dev/mapper/c bs=4k seek=5 count=2 conv=fsync oflag=direct 2>/dev/null
+        dmsetup status c
+        dmsetup remove c
+        dmsetup remove meta""", theirs, timeout=TIMEOUT).out.splitlines()
+    ours = disks()
+    meta = fs.mkdir("meta", f"0 8192 linear {ours[0]} 0")
+    dev = fs.mkdir("c", f"0 {SECTORS} clone meta {ours[1]} {ours[2]} 8 1 no_hydration")
+    dev.pwrite(bytes(3 * 4096), 0, sync=True)
+    assert dev.status().strip() == out[0]
+    meta.load(f"0 8192 {broken.format(ours[0])}")
+    with pytest.raises(OSError):
+        dev.pwrite(bytes(2 * 4096), 5 * 4096, sync=True)
+    assert dev.status().strip() == out[1]
+    assert out[1].endswith(mode)

@@ -228,6 +228,18 @@ static int op_array(struct client *c, struct model *m)
 			memcpy(m->array->data + 12 * i, value, 12);
 		return 0;
 	}
+	if (c->array_size && !rnd(3)) {
+		uint32_t n = 1 + rnd(c->array_size);
+		g_autofree uint8_t *values = g_malloc(12 * n);
+
+		for (i = 0; i < 12 * n; i++)
+			values[i] = rnd(256);
+		i = rnd(c->array_size - n + 1);
+		r = dm_array_set_run(&c->array, c->array_root, i, n, values, &c->array_root);
+		if (!r)
+			memcpy(m->array->data + 12 * i, values, 12 * n);
+		return r;
+	}
 	i = rnd(2000);
 	r = dm_array_set(&c->array, c->array_root, i, value, &c->array_root);
 	if (i >= c->array_size) {

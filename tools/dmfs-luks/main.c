@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * dmfs-luks: opens LUKS volumes (and VeraCrypt's) as devices of a mounted
+ * dmfs-luks: opens LUKS volumes (and BitLocker's and VeraCrypt's) as devices of a mounted
  * dmfs, as an ordinary user.
  */
 #include <errno.h>
@@ -88,8 +88,8 @@ static int settle(struct options *o, char *type, GError **err)
 		g_autofree char *upper = g_ascii_strup(type, -1);
 
 		if (strcmp(upper, CRYPT_LUKS1) && strcmp(upper, CRYPT_LUKS2) && strcmp(upper, CRYPT_TCRYPT) &&
-		    strcmp(upper, "LUKS"))
-			return fail(err, EINVAL, "type '%s' is not one of luks, luks1, luks2, tcrypt", type);
+		    strcmp(upper, CRYPT_BITLK) && strcmp(upper, "LUKS"))
+			return fail(err, EINVAL, "type '%s' is not one of luks, luks1, luks2, bitlk, tcrypt", type);
 		o->type = strcmp(upper, "LUKS") ? g_steal_pointer(&upper) : NULL;
 	}
 	if (o->keyfile_size < 0 || o->keyfile_offset < 0 || o->pim < 0 || o->key_bits < 0 || o->key_bits % 8 ||
@@ -108,7 +108,7 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		 no_vera = FALSE;
 	const GOptionEntry entries[] = {
 		{"mount", 'm', 0, G_OPTION_ARG_FILENAME, &o->mount, "The dmfs ($DMFS_MOUNT, or the only one)", "DIR"},
-		{"type", 0, 0, G_OPTION_ARG_STRING, &type, "luks, luks1, luks2, tcrypt", "TYPE"},
+		{"type", 0, 0, G_OPTION_ARG_STRING, &type, "luks, luks1, luks2, bitlk, tcrypt", "TYPE"},
 		{"key-file", 'd', 0, G_OPTION_ARG_FILENAME_ARRAY, &o->key_files, "Read the passphrase from it; - is standard input", "FILE"},
 		{"keyfile-size", 'l', 0, G_OPTION_ARG_INT64, &o->keyfile_size, "Take that many bytes of it", "N"},
 		{"keyfile-offset", 0, 0, G_OPTION_ARG_INT64, &o->keyfile_offset, "Skip that many bytes of it", "N"},
@@ -188,6 +188,27 @@ static void options_clear(struct options *o)
 	g_free(o->size);
 }
 
+/* As cryptsetup's: 1 wrong parameters or any other, 2 the passphrase, 3 memory, 4 the device, 5 it exists or is busy. */
+static int exit_status(int r)
+{
+	switch (-r) {
+	case 0:
+		return 0;
+	case EPERM:
+		return 2;
+	case ENOMEM:
+		return 3;
+	case ENODEV:
+	case ENOTBLK:
+		return 4;
+	case EEXIST:
+	case EBUSY:
+		return 5;
+	default:
+		return 1;
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = {.key_slot = CRYPT_ANY_SLOT, .token_id = CRYPT_ANY_TOKEN, .tries = 3};
@@ -201,10 +222,10 @@ int main(int argc, char **argv)
 	setrlimit(RLIMIT_CORE, &none);
 	r = parse(&argc, &argv, &o, &err);
 	c = r ? NULL : find_command(argc, argv, &err);
-	if (c)
-		r = c->fn(argv + 2, &o, &err);
+	if (!r)
+		r = c ? c->fn(argv + 2, &o, &err) : -EINVAL;
 	options_clear(&o);
 	if (err)
 		fprintf(stderr, "dmfs-luks: %s\n", err->message);
-	return !c ? 2 : r ? 1 : 0;
+	return exit_status(r);
 }

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""dmfs-luks: LUKS and VeraCrypt volumes, as an ordinary user."""
+"""dmfs-luks: LUKS volumes, as an ordinary user."""
 
 import os
 import re
-import socket
 import subprocess
 
 import pytest
 
-import veracrypt
 from crypt_combos import stream
 from luks import Luks
 from mounted import SECTOR, Device, pattern, quote, wait_mount, unmount
@@ -214,30 +212,3 @@ def test_seed_example(luks, backing, sh):
     sh(f'echo sesame | {TOP}/contrib/examples/crypt-luks "$1"', path, **env)
     assert Device(luks.fs, "crypt1").size() > 1 << 20
     luks.run("close", "crypt1")
-
-
-def has_af_alg():
-    try:
-        with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as s:
-            s.bind(("skcipher", "xts(serpent)"))
-    except OSError:
-        return False
-    return True
-
-
-@pytest.mark.parametrize("ciphers", [["aes"], ["twofish", "aes"]])
-def test_veracrypt(luks, work, ciphers):
-    """A cascade is layers of devices, closed as one."""
-    if not has_af_alg():
-        pytest.skip("no AF_ALG with serpent: libcryptsetup reads no TrueCrypt headers here (tests/kernel has this, too)")
-    data = pattern(2048, 4)
-    path = veracrypt.volume(luks.fs, work, ciphers, b"sesame", data)
-    luks.refuse("open", path, "v", match="has no LUKS or BitLocker header")
-    luks.refuse("open", path, "v", "--type", "tcrypt", "--disable-veracrypt", match=".")
-    dev = luks.open(path, "v", "--type", "tcrypt")
-    assert dev.size() == len(data)
-    assert dev.pread(len(data), 0) == data
-    assert dev.read("uuid").startswith("CRYPT-TCRYPT-")
-    assert len(luks.fs.devices()) == len(ciphers)
-    luks.run("close", "v")
-    assert not luks.fs.devices()

@@ -7,7 +7,7 @@
  *   volume.c  from a file and its passphrase to table lines, by libcryptsetup:
  *             LUKS, and what all kinds share
  *   bitlk.c   BitLocker (fve.c: its metadata)
- *   tcrypt.c  TrueCrypt and VeraCrypt
+ *   tcrypt.c  TrueCrypt and VeraCrypt (tchead.c: their headers)
  *   format.c  makes a new LUKS volume
  *   tree.c    the mounted control tree
  *
@@ -39,7 +39,7 @@ struct options {
 	bool token_only, readonly, allow_discards, batch;
 	int tries;
 	/* TrueCrypt, VeraCrypt */
-	bool tcrypt_hidden, tcrypt_backup, no_veracrypt;
+	bool tcrypt_hidden, tcrypt_backup, tcrypt_system, no_veracrypt;
 	int pim;
 	/* format */
 	char *cipher, *hash, *pbkdf, *uuid, *label, *size;

@@ -4,6 +4,7 @@
  * dmfs, as an ordinary user.
  */
 #include <errno.h>
+#include <gcrypt.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,7 +106,7 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 {
 	char *type = NULL;
 	gboolean token_only = FALSE, readonly = FALSE, discards = FALSE, batch = FALSE, hidden = FALSE, backup = FALSE,
-		 no_vera = FALSE;
+		 system = FALSE, no_vera = FALSE;
 	const GOptionEntry entries[] = {
 		{"mount", 'm', 0, G_OPTION_ARG_FILENAME, &o->mount, "The dmfs ($DMFS_MOUNT, or the only one)", "DIR"},
 		{"type", 0, 0, G_OPTION_ARG_STRING, &type, "luks, luks1, luks2, bitlk, tcrypt", "TYPE"},
@@ -121,12 +122,13 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		{"token-id", 0, 0, G_OPTION_ARG_INT, &o->token_id, "Use this LUKS2 token", "N"},
 		{"tcrypt-hidden", 0, 0, G_OPTION_ARG_NONE, &hidden, "tcrypt: the hidden volume", NULL},
 		{"tcrypt-backup", 0, 0, G_OPTION_ARG_NONE, &backup, "tcrypt: by the backup header", NULL},
+		{"tcrypt-system", 0, 0, G_OPTION_ARG_NONE, &system, "tcrypt: a disk with an encrypted system", NULL},
 		{"disable-veracrypt", 0, 0, G_OPTION_ARG_NONE, &no_vera, "tcrypt: TrueCrypt only", NULL},
 		{"veracrypt-pim", 0, 0, G_OPTION_ARG_INT, &o->pim, "tcrypt: the volume's PIM", "N"},
 		{"size", 0, 0, G_OPTION_ARG_STRING, &o->size, "format: make the file that long (100M)", "SIZE"},
 		{"cipher", 'c', 0, G_OPTION_ARG_STRING, &o->cipher, "format: aes-xts-plain64", "CIPHER"},
 		{"key-size", 's', 0, G_OPTION_ARG_INT, &o->key_bits, "format: of the volume key (512 for xts, 256)", "BITS"},
-		{"hash", 'h', 0, G_OPTION_ARG_STRING, &o->hash, "format: for the key slot (sha256)", "HASH"},
+		{"hash", 'h', 0, G_OPTION_ARG_STRING, &o->hash, "format: for the key slot (sha256); tcrypt: try this one only", "HASH"},
 		{"sector-size", 0, 0, G_OPTION_ARG_INT, &o->sector_size, "format: 512 to 4096", "BYTES"},
 		{"pbkdf", 0, 0, G_OPTION_ARG_STRING, &o->pbkdf, "format: argon2id, argon2i, pbkdf2", "NAME"},
 		{"iter-time", 'i', 0, G_OPTION_ARG_INT, &o->iter_time, "format: how long unlocking takes (2000)", "MS"},
@@ -151,6 +153,7 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 	o->batch = batch;
 	o->tcrypt_hidden = hidden;
 	o->tcrypt_backup = backup;
+	o->tcrypt_system = system;
 	o->no_veracrypt = no_vera;
 	if (!r)
 		r = settle(o, type, err);
@@ -218,6 +221,8 @@ int main(int argc, char **argv)
 	int r;
 
 	setlocale(LC_ALL, "");
+	gcry_check_version(NULL);
+	gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
 	prctl(PR_SET_DUMPABLE, 0);
 	setrlimit(RLIMIT_CORE, &none);
 	r = parse(&argc, &argv, &o, &err);

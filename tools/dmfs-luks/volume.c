@@ -369,8 +369,8 @@ int volume_open(const char *file, const char *name, const struct options *o, str
 		r = !strcmp(crypt_get_type(cd), CRYPT_BITLK) ? bitlk_open(cd, path, o, v, err) :
 							       luks_open(cd, path, o, v, err);
 	if (!r) {
-		v->type = g_strdup(crypt_get_type(cd));
-		v->uuid = without_dashes(crypt_get_uuid(cd));
+		v->type = g_strdup(tcrypt ? CRYPT_TCRYPT : crypt_get_type(cd));
+		v->uuid = without_dashes(tcrypt ? NULL : crypt_get_uuid(cd));
 	}
 	crypt_free(cd);
 	if (r)

@@ -82,6 +82,18 @@ def test_refusals(luks, work, backing):
     luks.refuse("format", path, "--batch", "--size", "1X", match="size '1X'")
     luks.refuse("format", path, "--batch", "--type", "luks1", "--sector-size", "4096", match="LUKS1 has sectors of 512")
     luks.refuse("format", path, "--batch", "--cipher", "aes", match="not of the form aes-xts-plain64")
+    luks.refuse("open", path, "v", "--key-slot", "1", match="key slot 1 is not active")
+    luks.refuse("open", path, "v", "--sector-size", "4096", match="only for format")
+    luks.refuse("open", path, "v", "--tcrypt-hidden", match="only for open --type tcrypt")
+    luks.refuse("open", path, "v", "--type", "tcrypt", "--key-slot", "1", match="only for LUKS")
+    luks.refuse("open", path, "v", "--hash", "sha512", match="--hash: only for")
+    luks.refuse("open", path, "v", "--keyfile-size", "5", match="only with --key-file")
+    luks.refuse("format", path, "--readonly", match="only for open")
+    luks.refuse("close", "v", "--header", path, match="only for open and format")
+    os.mkfifo(os.path.join(work, "fifo"))
+    for args in (["open", os.path.join(work, "fifo"), "v"], ["open", work, "v"], ["open", "/dev/null", "v"],
+                 ["open", path, "v", "--header", os.path.join(work, "fifo")], ["format", os.path.join(work, "fifo")]):
+        luks.refuse(*args, match="neither a file nor a block device", code=4)
     dev = luks.open(path, "v")      # unharmed by all that
     with dev.open(os.O_RDONLY):
         luks.refuse("close", "v", match="v is in use", code=5)

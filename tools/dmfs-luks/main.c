@@ -161,6 +161,36 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 	return r;
 }
 
+/* Nothing is accepted and then ignored. */
+static int check_options(const struct command *c, const struct options *o, GError **err)
+{
+	bool opens = c->fn == cmd_open, formats = c->fn == cmd_format;
+	bool tcrypt = o->type && !strcmp(o->type, CRYPT_TCRYPT), bitlk = o->type && !strcmp(o->type, CRYPT_BITLK);
+	bool slots = o->key_slot != CRYPT_ANY_SLOT, tokens = o->token_only || o->token_id != CRYPT_ANY_TOKEN;
+	const struct {
+		bool given, allowed;
+		const char *what;
+	} rules[] = {
+		{o->size || o->cipher || o->key_bits || o->sector_size || o->pbkdf || o->iter_time || o->pbkdf_memory ||
+			 o->pbkdf_parallel || o->pbkdf_iterations || o->uuid || o->label || o->batch,
+		 formats, "--size, --cipher, --key-size, --sector-size, --pbkdf..., --iter-time, --uuid, --label, --batch: only for format"},
+		{o->readonly || o->allow_discards || tokens, opens, "--readonly, --allow-discards, --token-...: only for open"},
+		{o->tcrypt_hidden || o->tcrypt_backup || o->tcrypt_system || o->no_veracrypt || o->pim, opens && tcrypt,
+		 "--tcrypt-..., --veracrypt-pim, --disable-veracrypt: only for open --type tcrypt"},
+		{o->hash, formats || (opens && tcrypt), "--hash: only for format, and for open --type tcrypt"},
+		{o->type || o->header || o->key_files || slots, opens || formats, "--type, --header, --key-...: only for open and format"},
+		{slots || tokens, !tcrypt && !bitlk, "--key-slot, --token-...: only for LUKS"},
+		{o->header, !bitlk, "--header: not for BitLocker"},
+		{o->keyfile_size || o->keyfile_offset, o->key_files && !tcrypt,
+		 "--keyfile-size, --keyfile-offset: only with --key-file, and not for tcrypt"},
+	};
+
+	for (size_t i = 0; i < G_N_ELEMENTS(rules); i++)
+		if (rules[i].given && !rules[i].allowed)
+			return fail(err, EINVAL, "%s", rules[i].what);
+	return 0;
+}
+
 static const struct command *find_command(int argc, char **argv, GError **err)
 {
 	for (size_t i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
@@ -228,7 +258,9 @@ int main(int argc, char **argv)
 	r = parse(&argc, &argv, &o, &err);
 	c = r ? NULL : find_command(argc, argv, &err);
 	if (!r)
-		r = c ? c->fn(argv + 2, &o, &err) : -EINVAL;
+		r = c ? check_options(c, &o, &err) : -EINVAL;
+	if (!r)
+		r = c->fn(argv + 2, &o, &err);
 	options_clear(&o);
 	if (err)
 		fprintf(stderr, "dmfs-luks: %s\n", err->message);

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -234,6 +235,51 @@ static bool has_tokens(struct crypt_device *cd)
 	return false;
 }
 
+/* Whether the kernel lends its ciphers; then libcryptsetup has more than AES. */
+static bool has_af_alg(void)
+{
+	int fd = socket(AF_ALG, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+/* A key slot whose cipher libcryptsetup has not itself; or NULL. */
+static char *foreign_cipher(struct crypt_device *cd)
+{
+	const char *type = crypt_get_type(cd);
+	bool luks2 = !strcmp(type, CRYPT_LUKS2);
+	int slots = g_str_has_prefix(type, "LUKS") ? crypt_keyslot_max(type) : 0;
+
+	for (int i = 0; i < slots; i++) {
+		crypt_keyslot_info info = crypt_keyslot_status(cd, i);
+		size_t bytes;
+		const char *spec = luks2 ? crypt_keyslot_get_encryption(cd, i, &bytes) : NULL;
+		g_autofree char *luks1 = luks2 ? NULL : g_strdup_printf("%s-%s", crypt_get_cipher(cd), crypt_get_cipher_mode(cd));
+
+		if (info != CRYPT_SLOT_ACTIVE && info != CRYPT_SLOT_ACTIVE_LAST)
+			continue;
+		spec = luks2 ? spec : luks1;
+		if (spec && strcmp(spec, "aes-xts-plain64") && !g_str_has_prefix(spec, "aes-cbc-plain"))
+			return g_strdup(spec);
+	}
+	return NULL;
+}
+
+static int key_fail(struct crypt_device *cd, GError **err, int code, const char *file)
+{
+	g_autofree char *spec = NULL;
+
+	if (code == ENOENT)
+		return fail(err, ENOENT, "%s: no key slot of it can be used", file);
+	spec = code == EPERM || code == ENOMEM || has_af_alg() ? NULL : foreign_cipher(cd);
+	if (spec)
+		return fail(err, code, "%s: it has a key slot encrypted with %s, for which libcryptsetup needs AF_ALG "
+				       "(algif_skcipher), and this kernel does not give that", file, spec);
+	return volume_fail(err, code, file);
+}
+
 int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, char *key, size_t *len,
 			     GError **err)
 {
@@ -246,6 +292,7 @@ int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const st
 		r = secret_get(cd, o, prompt, &pass, err);
 		if (r)
 			return r;
+		forget_message();
 		r = crypt_volume_key_get(cd, o->key_slot, key, len, pass.data ? pass.data : "", pass.len);
 		secret_clear(&pass);
 		if (r == -EINVAL && !strcmp(crypt_get_type(cd), CRYPT_BITLK))
@@ -253,7 +300,7 @@ int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const st
 		if (r == -EPERM && tries > 1)
 			g_printerr("No key is available with this passphrase.\n");
 	} while (r == -EPERM && --tries > 0);
-	return r < 0 ? volume_fail(err, -r, file) : 0;
+	return r < 0 ? key_fail(cd, err, -r, file) : 0;
 }
 
 static int luks_key(struct crypt_device *cd, const char *file, const struct options *o, char *key, size_t *len,
@@ -262,6 +309,8 @@ static int luks_key(struct crypt_device *cd, const char *file, const struct opti
 	bool luks2 = !strcmp(crypt_get_type(cd), CRYPT_LUKS2);
 	int r;
 
+	if (o->key_slot != CRYPT_ANY_SLOT && crypt_keyslot_status(cd, o->key_slot) <= CRYPT_SLOT_INACTIVE)
+		return fail(err, EINVAL, "%s: key slot %d is not active", file, o->key_slot);
 	if (luks2 && !o->key_files && (o->token_only || o->token_id != CRYPT_ANY_TOKEN || has_tokens(cd))) {
 		r = key_by_token(cd, o, key, len);
 		if (r >= 0)
@@ -351,12 +400,18 @@ int volume_open(const char *file, const char *name, const struct options *o, str
 	g_autofree char *path = realpath(file, NULL);
 	bool tcrypt = o->type && !strcmp(o->type, CRYPT_TCRYPT);
 	struct crypt_device *cd = NULL;
+	uint64_t sectors;
 	struct volume *v;
 	int r;
 
 	if (!path)
 		return fail(err, errno, "%s: %s", file, g_strerror(errno));
-	r = volume_init(path, o, &cd, err);
+	/* libcryptsetup would wait for a FIFO's writer */
+	r = volume_sectors(path, &sectors, err);
+	if (!r && o->header)
+		r = volume_sectors(o->header, &sectors, err);
+	if (!r)
+		r = volume_init(path, o, &cd, err);
 	if (r)
 		return r;
 	v = g_new0(struct volume, 1);

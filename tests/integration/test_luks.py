@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from crypt_combos import stream
-from luks import Luks
+from luks import QUICK, Luks
 from mounted import SECTOR, Device, pattern, quote, wait_mount, unmount
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -105,6 +105,42 @@ def test_cut_short(luks, work):
     luks.format(path)
     os.truncate(path, 16 << 20)
     luks.refuse("open", path, "v", match="too few for data")
+
+
+def test_no_room_for_data(luks, work):
+    path = os.path.join(work, "v.img")
+    luks.refuse("format", path, "--size", "1M", *QUICK, match="no room for data behind the 16384 KiB of its header")
+
+
+def test_reencryption_under_way(luks, work, tool):
+    """Which cryptsetup begins without privileges."""
+    path, key = os.path.join(work, "v.img"), os.path.join(work, "key")
+    with open(key, "w", encoding="ascii") as f:
+        f.write("sesame")
+    luks.format(path, size="40M")
+    subprocess.run([tool("cryptsetup"), "reencrypt", "-q", "--disable-locks", "--init-only", "--key-file", key, *QUICK, path],
+                   check=True, timeout=240)
+    luks.refuse("open", path, "v", match="a reencryption is under way: finish it with cryptsetup")
+
+
+def test_token(luks, work, tool):
+    """A passphrase in the session's keyring."""
+    path, cryptsetup, keyctl = os.path.join(work, "v.img"), tool("cryptsetup"), tool("keyctl")
+    probe = subprocess.run([keyctl, "session", "-", keyctl, "add", "user", "dmfs:probe", "x", "@s"], capture_output=True,
+                           text=True, timeout=240)
+    if probe.returncode:
+        pytest.skip(f"no session keyring here: {probe.stderr}")
+    luks.format(path)
+    subprocess.run([cryptsetup, "token", "add", "--disable-locks", "--key-description", "dmfs:token", path], check=True,
+                   timeout=240)
+    luks.refuse("open", path, "v", "--token-only", match="no token gives a key")
+    command = f"{keyctl} add user dmfs:token sesame @s >&2 && exec {luks.program} -m {luks.fs.mountpoint} open"
+    done = subprocess.run([keyctl, "session", "-", "sh", "-c", f'{command} --token-only "$1" v', "sh", path],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    luks.run("close", "v")
+    luks.open(path, "v", given=b"sesame")   # without it, the passphrase
+    luks.run("close", "v")
 
 
 def test_damaged_headers(luks, work):

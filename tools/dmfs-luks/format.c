@@ -161,6 +161,18 @@ static int format_device(struct crypt_device *cd, const char *type, const char *
 	return r < 0 ? volume_fail(err, -r, file) : 0;
 }
 
+/* A header makes a short file longer, but leaves it without data. */
+static int check_room(struct crypt_device *cd, const char *file, GError **err)
+{
+	uint64_t sectors, offset = crypt_get_data_offset(cd);
+	int r = volume_sectors(file, &sectors, err);
+
+	if (!r && sectors * 512 < offset * 512 + (uint64_t)crypt_get_sector_size(cd))
+		r = fail(err, ENOSPC, "%s has no room for data behind the %" PRIu64 " KiB of its header: make it longer (--size)",
+			 file, offset / 2);
+	return r;
+}
+
 int volume_format(const char *file, const struct options *o, GError **err)
 {
 	const char *type = o->type ? o->type : CRYPT_LUKS2;
@@ -181,6 +193,8 @@ int volume_format(const char *file, const struct options *o, GError **err)
 		r = secret_get_new(cd, o, file, &pass, err);
 	if (!r)
 		r = format_device(cd, type, file, o, err);
+	if (!r)
+		r = check_room(cd, file, err);
 	if (!r) {
 		r = crypt_keyslot_add_by_volume_key(cd, o->key_slot, NULL, 0, pass.data ? pass.data : "", pass.len);
 		r = r < 0 ? volume_fail(err, -r, file) : 0;

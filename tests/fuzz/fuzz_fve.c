@@ -45,8 +45,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const uint64_t sizes[] = {0, 1, 2048, 2051, 204800, (uint64_t)1 << 40, INT64_MAX / 512};
 	g_autofree uint8_t *block = NULL;
+	struct fve_sealed vmk;
 	struct fve v = {0};
-	size_t len;
+	const uint8_t *salt;
+	size_t len, at = 0;
 
 	if (size < FVE_BOOT_BYTES)
 		return 0;
@@ -56,6 +58,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	check_sealed(&v.clear_vmk, block, len);
 	check_sealed(&v.fvek, block, len);
+	while (fve_next_passphrase(block, len, &at, &salt, &vmk)) {
+		check_sealed(&vmk, block, len);
+		if (salt < block || salt + 16 > block + len)
+			abort();
+	}
 	if (v.clear_key && (v.clear_key < block || v.clear_key + 32 > block + len))
 		abort();
 	for (size_t i = 0; i < G_N_ELEMENTS(sizes); i++) {

@@ -70,6 +70,15 @@ def test_passphrase_and_recovery_password(luks, work):
     assert done.returncode == 2 and b"no key is available with this passphrase" in done.stderr
 
 
+def test_passphrase_that_is_not_ascii(luks, work):
+    volume = bitlocker.Volume(luks.fs, work, protections=[RECOVERY, PASSPHRASE], passphrase="Schlüssel €")
+    dev = luks.open(volume.path, "v", given="Schlüssel €\n".encode())
+    assert dev.pread(len(volume.plain), 0) == volume.plain
+    luks.run("close", "v")
+    for given in ("Schlüsel €\n".encode(), b"Schl\xfcssel\n"):
+        luks.refuse("open", volume.path, "v", given=given, match="no key is available", code=2)
+
+
 @pytest.mark.parametrize("metadata,header,expected", [
     # the copies next to each other; the first sectors behind, in the middle
     ((64 << 10, 128 << 10, 192 << 10), (512 << 10, 4096),

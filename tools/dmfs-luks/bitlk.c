@@ -81,15 +81,16 @@ static int unseal(const struct fve_sealed *s, const uint8_t *key, uint8_t *out, 
 	return 0;
 }
 
-/* key has room for *len bytes, all of which are needed. */
-static int key_by_clear_key(const struct fve *v, char *key, size_t *len, GError **err)
+/* From a volume master key and the key that opens it; key has room for *len bytes, all of which are needed. */
+static int key_by_master(const struct fve *v, const struct fve_sealed *master, const uint8_t *opens, char *key,
+			 size_t *len, GError **err)
 {
-	size_t vmk_len, fvek_len, most = MAX(v->clear_vmk.data_bytes, v->fvek.data_bytes);
+	size_t vmk_len, fvek_len, most = MAX(master->data_bytes, v->fvek.data_bytes);
 	uint8_t *vmk = crypt_safe_alloc(most), *fvek = crypt_safe_alloc(most);
 	int r = vmk && fvek ? 0 : fail(err, ENOMEM, "no memory for a key");
 
 	if (!r)
-		r = unseal(&v->clear_vmk, v->clear_key, vmk, &vmk_len, err);
+		r = unseal(master, opens, vmk, &vmk_len, err);
 	if (!r && vmk_len < 32)
 		r = fail(err, EINVAL, "%s", wrong_key);
 	if (!r)
@@ -104,6 +105,69 @@ static int key_by_clear_key(const struct fve *v, char *key, size_t *len, GError 
 	crypt_safe_free(vmk);
 	crypt_safe_free(fvek);
 	return r;
+}
+
+/* SHA-256 of SHA-256 of the passphrase, and then a million times more. */
+static int stretch(const uint16_t *utf16, size_t units, const uint8_t *salt, uint8_t *out)
+{
+	struct {
+		uint8_t last[32], initial[32], salt[16], count[8];
+	} *k = crypt_safe_alloc(sizeof(*k));
+
+	if (!k)
+		return -ENOMEM;
+	memset(k, 0, sizeof(*k));
+	gcry_md_hash_buffer(GCRY_MD_SHA256, k->last, utf16, units * 2);
+	gcry_md_hash_buffer(GCRY_MD_SHA256, k->initial, k->last, 32);
+	memset(k->last, 0, 32);
+	memcpy(k->salt, salt, 16);
+	for (uint32_t i = 0; i < 0x100000; i++) {
+		for (unsigned b = 0; b < 4; b++)
+			k->count[b] = (uint8_t)(i >> 8 * b);
+		gcry_md_hash_buffer(GCRY_MD_SHA256, out, k, sizeof(*k));
+		memcpy(k->last, out, 32);
+	}
+	crypt_safe_free(k);
+	return 0;
+}
+
+struct metadata {
+	const struct fve *fve;
+	const uint8_t *block;
+};
+
+/* libcryptsetup (2.6) hashes too much of a passphrase that has other than ASCII in it. */
+static int key_by_utf16(const struct secret *pass, char *key, size_t *len, void *data)
+{
+	const struct metadata *m = data;
+	const uint8_t *salt;
+	struct fve_sealed vmk;
+	uint8_t *opens;
+	gunichar2 *utf16;
+	glong units;
+	size_t at = 0;
+	int r = -EPERM;
+
+	bool ascii = true;
+
+	for (size_t i = 0; i < pass->len; i++)
+		ascii &= g_ascii_isprint(pass->data[i]) || g_ascii_iscntrl(pass->data[i]);
+	if (ascii || !m->fve->fvek.bytes || !g_utf8_validate(pass->data, (gssize)pass->len, NULL))
+		return -EPERM;
+	utf16 = g_utf8_to_utf16(pass->data, (glong)pass->len, NULL, &units, NULL);
+	opens = crypt_safe_alloc(32);
+	for (glong i = 0; utf16 && i < units; i++)
+		utf16[i] = GUINT16_TO_LE(utf16[i]);
+	while (utf16 && opens && r && fve_next_passphrase(m->block, FVE_METADATA_BYTES, &at, &salt, &vmk)) {
+		r = stretch(utf16, (size_t)units, salt, opens);
+		if (!r)
+			r = key_by_master(m->fve, &vmk, opens, key, len, NULL);
+	}
+	crypt_safe_free(opens);
+	if (utf16)
+		explicit_bzero(utf16, (size_t)units * 2);
+	g_free(utf16);
+	return r ? -EPERM : 0;
 }
 
 /* --- the table ------------------------------------------------------------------------------------ */
@@ -162,11 +226,11 @@ int bitlk_open(struct crypt_device *cd, const char *path, const struct options *
 	if (!key)
 		return fail(err, ENOMEM, "no memory for a key");
 	if (f.clear_key && f.fvek.bytes) {
-		r = key_by_clear_key(&f, key, &len, err);
+		r = key_by_master(&f, &f.clear_vmk, f.clear_key, key, &len, err);
 		if (r)
 			g_prefix_error(err, "%s: ", path);
 	} else {
-		r = volume_key_by_passphrase(cd, path, o, key, &len, err);
+		r = volume_key_by_passphrase(cd, path, o, key, &len, key_by_utf16, &(struct metadata){&f, block}, err);
 	}
 	if (!r)
 		r = add_lines(path, cipher, &f, segments, key, len, o->allow_discards, v, err);

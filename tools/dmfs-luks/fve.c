@@ -15,8 +15,8 @@
 
 enum { STATE_ENCRYPTED = 4 };
 enum { ENTRY_PROPERTY = 0, ENTRY_VMK = 2, ENTRY_FVEK = 3, ENTRY_VOLUME_HEADER = 15 };
-enum { VALUE_KEY = 1, VALUE_SEALED = 5 };
-enum { PROTECTION_CLEAR_KEY = 0 };
+enum { VALUE_KEY = 1, VALUE_STRETCH = 3, VALUE_SEALED = 5 };
+enum { PROTECTION_CLEAR_KEY = 0, PROTECTION_PASSPHRASE = 0x2000 };
 
 static const uint8_t signature[8] = "-FVE-FS-", signature_to_go[8] = "MSWIN4.1";
 static const uint8_t guid_normal[16] = {0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a,
@@ -170,6 +170,34 @@ int fve_read_metadata(const uint8_t *block, size_t len, struct fve *v, GError **
 		return fail(err, EINVAL,
 			    "its BitLocker metadata does not say where the file system's first sectors are");
 	return 0;
+}
+
+bool fve_next_passphrase(const uint8_t *block, size_t len, size_t *at, const uint8_t **salt, struct fve_sealed *vmk)
+{
+	size_t size = le32(block + BLOCK_HEADER), end = MIN(len, BLOCK_HEADER + size), n;
+
+	if (!*at)
+		*at = BLOCK_HEADER + HEADER;
+	for (; *at < end && (n = entry(block + *at, end - *at)); *at += n) {
+		const uint8_t *p = block + *at;
+
+		*salt = NULL;
+		*vmk = (struct fve_sealed){0};
+		if (le16(p + 2) != ENTRY_VMK || n < ENTRY_HEADER + VMK_HEADER ||
+		    le16(p + ENTRY_HEADER + VMK_HEADER - 2) != PROTECTION_PASSPHRASE)
+			continue;
+		for (size_t i = ENTRY_HEADER + VMK_HEADER, m; (m = entry(p + i, n - i)); i += m) {
+			if (le16(p + i + 4) == VALUE_STRETCH && m >= ENTRY_HEADER + 4 + 16)
+				*salt = p + i + ENTRY_HEADER + 4;
+			else if (le16(p + i + 4) == VALUE_SEALED)
+				*vmk = sealed(p + i, m);
+		}
+		if (*salt && vmk->bytes) {
+			*at += n;
+			return true;
+		}
+	}
+	return false;
 }
 
 /* --- the segments --------------------------------------------------------------------------------- */

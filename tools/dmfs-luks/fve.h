@@ -54,6 +54,11 @@ bool fve_is_boot(const uint8_t *boot);
 int fve_read_boot(const uint8_t *boot, struct fve *v, GError **err);
 /* Sets the rest, from a copy of the metadata (len: as much of FVE_METADATA_BYTES as there is), which must stay. */
 int fve_read_metadata(const uint8_t *block, size_t len, struct fve *v, GError **err);
+/*
+ * The next volume master key that a passphrase opens, in metadata that has
+ * been read; *at: 0 at first.  salt: 16 bytes.
+ */
+bool fve_next_passphrase(const uint8_t *block, size_t len, size_t *at, const uint8_t **salt, struct fve_sealed *vmk);
 /* The volume's segments in order, without gaps, on a file of that many sectors: an array of struct fve_segment. */
 int fve_segments(const struct fve *v, uint64_t sectors, GArray **out, GError **err);
 

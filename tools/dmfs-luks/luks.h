@@ -82,9 +82,13 @@ void volume_free(struct volume *v);
 int volume_init(const char *file, const struct options *o, struct crypt_device **out, GError **err);
 /* The text of an error of libcryptsetup's, its last message if it had one. */
 int volume_fail(GError **err, int code, const char *what);
-/* Asks, as often as o says; key has room for *len bytes, which is then how many there are. */
+/*
+ * Asks, as often as o says; key has room for *len bytes, which is then how many there are.
+ * also: NULL, or what is tried where libcryptsetup has no key for the passphrase: 0 or a negative errno.
+ */
+typedef int (*key_fn)(const struct secret *pass, char *key, size_t *len, void *data);
 int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, char *key, size_t *len,
-			     GError **err);
+			     key_fn also, void *data, GError **err);
 /* How long a file or block device is. */
 int volume_sectors(const char *file, uint64_t *sectors, GError **err);
 /* An absolute path as one word of a table line. */

@@ -281,7 +281,7 @@ static int key_fail(struct crypt_device *cd, GError **err, int code, const char 
 }
 
 int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, char *key, size_t *len,
-			     GError **err)
+			     key_fn also, void *data, GError **err)
 {
 	g_autofree char *prompt = g_strdup_printf("Passphrase for %s", file);
 	int tries = secret_can_retry(o) ? MAX(o->tries, 1) : 1, r;
@@ -294,9 +294,11 @@ int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const st
 			return r;
 		forget_message();
 		r = crypt_volume_key_get(cd, o->key_slot, key, len, pass.data ? pass.data : "", pass.len);
-		secret_clear(&pass);
 		if (r == -EINVAL && !strcmp(crypt_get_type(cd), CRYPT_BITLK))
 			r = -EPERM; /* so it says, depending on which of the keys it tried last */
+		if (r == -EPERM && also)
+			r = also(&pass, key, len, data);
+		secret_clear(&pass);
 		if (r == -EPERM && tries > 1)
 			g_printerr("No key is available with this passphrase.\n");
 	} while (r == -EPERM && --tries > 0);
@@ -320,7 +322,7 @@ static int luks_key(struct crypt_device *cd, const char *file, const struct opti
 	} else if (o->token_only) {
 		return fail(err, EINVAL, "%s: it is %s, which has no tokens", file, crypt_get_type(cd));
 	}
-	return volume_key_by_passphrase(cd, file, o, key, len, err);
+	return volume_key_by_passphrase(cd, file, o, key, len, NULL, NULL, err);
 }
 
 static int luks_stage(struct crypt_device *cd, const char *file, const struct options *o, const char *key, size_t key_len,

@@ -31,29 +31,49 @@ def encrypt(fs, work, ciphers, key, data, iv_offset=0):
         return f.read()
 
 
-def header(fs, work, ciphers, passphrase, master, size, offset, pim):
+def keyfile_pool(passphrase, keyfiles):
+    """What takes the passphrase's place with key files (user guide, "Keyfiles")."""
+    pool = bytearray(128 if len(passphrase) > 64 else 64)
+    for content in keyfiles:
+        crc, at = 0xFFFFFFFF, 0
+        for i in range(min(len(content), 1 << 20)):
+            crc = zlib.crc32(content[i:i + 1], crc ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
+            for byte in struct.pack(">I", crc):
+                pool[at] = (pool[at] + byte) & 255
+                at = (at + 1) % len(pool)
+    for i, byte in enumerate(passphrase):
+        pool[i] = (pool[i] + byte) & 255
+    return bytes(pool)
+
+
+def header(fs, work, ciphers, passphrase, master, size, offset, pim, digest="sha512", hidden=False):
     keys = master.ljust(256, b"\0")
-    fields = struct.pack(">4sHHI16xQQQQII", b"VERA", 5, 0x10B, zlib.crc32(keys), 0, size, offset, size, 0, 512)
+    fields = struct.pack(">4sHHI16xQQQQII", b"VERA", 5, 0x10B, zlib.crc32(keys), size if hidden else 0, size, offset, size,
+                         0, 512)
     head = fields.ljust(188, b"\0")
     plain = head + struct.pack(">I", zlib.crc32(head)) + keys
-    derived = hashlib.pbkdf2_hmac("sha512", passphrase, SALT, 15000 + 1000 * pim if pim else 500000,
-                                  64 * len(ciphers))
+    derived = hashlib.pbkdf2_hmac(digest, passphrase, SALT, 15000 + 1000 * pim if pim else 500000, 64 * len(ciphers))
     # the header key of a cascade: all first halves, then all second halves
     n = len(ciphers)
     key = b"".join(derived[i * 32:i * 32 + 32] + derived[(n + i) * 32:(n + i) * 32 + 32] for i in range(n))
     return SALT + encrypt(fs, work, ciphers, key, plain.ljust(512, b"\0"))[:448]
 
 
-def volume(fs, work, ciphers, passphrase, data, pim=0):
-    """The path of a volume that holds data."""
+def volume(fs, work, ciphers, passphrase, data, pim=0, digest="sha512", hidden=None):
+    """The path of a volume that holds data; hidden: (passphrase, data) of a hidden volume at its end."""
     n = len(ciphers)
-    master = stream("master", 64 * n)
-    volume_key = b"".join(master[i * 32:i * 32 + 32] + master[(n + i) * 32:(n + i) * 32 + 32] for i in range(n))
     path = os.path.join(work, "vera.hc")
-    head = header(fs, work, ciphers, passphrase, master, len(data), GROUP, pim)
+    end = GROUP + len(data)
     with open(path, "wb") as f:
-        f.write(head)
-        f.seek(GROUP)
-        f.write(encrypt(fs, work, ciphers, volume_key, data, iv_offset=GROUP // SECTOR))
-        f.truncate(2 * GROUP + len(data))
+        f.truncate(end + GROUP)
+        inner = [(*hidden, 64 << 10, end - len(hidden[1]))] if hidden else []
+        for secret, content, head_at, offset in [(passphrase, data, 0, GROUP), *inner]:
+            master = stream(f"master{head_at}", 64 * n)
+            key = b"".join(master[i * 32:i * 32 + 32] + master[(n + i) * 32:(n + i) * 32 + 32] for i in range(n))
+            head = header(fs, work, ciphers, secret, master, len(content), offset, pim, digest, head_at > 0)
+            for at in (head_at, end + head_at):     # and the backup
+                f.seek(at)
+                f.write(head)
+            f.seek(offset)
+            f.write(encrypt(fs, work, ciphers, key, content, iv_offset=offset // SECTOR))
     return path

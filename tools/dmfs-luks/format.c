@@ -55,7 +55,7 @@ static int confirm(const char *file, const struct options *o, GError **err)
 /* Makes the file if need be, gives it its size, asks before anything is lost. */
 static int prepare(const char *file, const struct options *o, GError **err)
 {
-	int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600), r = 0;
+	int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600), r = 0;
 	uint64_t bytes = 0;
 	struct stat st;
 
@@ -65,6 +65,8 @@ static int prepare(const char *file, const struct options *o, GError **err)
 		r = read_size(o->size, &bytes, err);
 	if (!r && fstat(fd, &st))
 		r = fail(err, errno, "%s: %s", file, g_strerror(errno));
+	if (!r && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		r = fail(err, ENOTBLK, "%s is neither a file nor a block device", file);
 	if (!r && looks_used(fd))
 		r = confirm(file, o, err);
 	if (!r && bytes && (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > bytes))
@@ -80,14 +82,18 @@ static int prepare(const char *file, const struct options *o, GError **err)
 /* A new header file must have a block: libcryptsetup makes it as long as is needed. */
 static int prepare_header(const char *file, const struct options *o, GError **err)
 {
-	int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600), r = 0;
+	int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0600), r = 0;
 	struct stat st;
 
 	if (fd < 0)
 		return fail(err, errno, "%s: %s", file, g_strerror(errno));
-	if (looks_used(fd))
+	if (fstat(fd, &st))
+		r = fail(err, errno, "%s: %s", file, g_strerror(errno));
+	else if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		r = fail(err, ENOTBLK, "%s is neither a file nor a block device", file);
+	else if (looks_used(fd))
 		r = confirm(file, o, err);
-	if (!r && (fstat(fd, &st) || (S_ISREG(st.st_mode) && !st.st_size && ftruncate(fd, 4096))))
+	if (!r && ((S_ISREG(st.st_mode) && !st.st_size && ftruncate(fd, 4096))))
 		r = fail(err, errno, "%s: %s", file, g_strerror(errno));
 	close(fd);
 	return r;
@@ -155,6 +161,18 @@ static int format_device(struct crypt_device *cd, const char *type, const char *
 	return r < 0 ? volume_fail(err, -r, file) : 0;
 }
 
+/* A header makes a short file longer, but leaves it without data. */
+static int check_room(struct crypt_device *cd, const char *file, GError **err)
+{
+	uint64_t sectors, offset = crypt_get_data_offset(cd);
+	int r = volume_sectors(file, &sectors, err);
+
+	if (!r && sectors * 512 < offset * 512 + (uint64_t)crypt_get_sector_size(cd))
+		r = fail(err, ENOSPC, "%s has no room for data behind the %" PRIu64 " KiB of its header: make it longer (--size)",
+			 file, offset / 2);
+	return r;
+}
+
 int volume_format(const char *file, const struct options *o, GError **err)
 {
 	const char *type = o->type ? o->type : CRYPT_LUKS2;
@@ -175,6 +193,8 @@ int volume_format(const char *file, const struct options *o, GError **err)
 		r = secret_get_new(cd, o, file, &pass, err);
 	if (!r)
 		r = format_device(cd, type, file, o, err);
+	if (!r)
+		r = check_room(cd, file, err);
 	if (!r) {
 		r = crypt_keyslot_add_by_volume_key(cd, o->key_slot, NULL, 0, pass.data ? pass.data : "", pass.len);
 		r = r < 0 ? volume_fail(err, -r, file) : 0;

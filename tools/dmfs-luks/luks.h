@@ -4,7 +4,10 @@
  *
  *   main.c    the command line
  *   secret.c  passphrases and key files
- *   volume.c  from a file and its passphrase to table lines, by libcryptsetup
+ *   volume.c  from a file and its passphrase to table lines, by libcryptsetup:
+ *             LUKS, and what all kinds share
+ *   bitlk.c   BitLocker (fve.c: its metadata)
+ *   tcrypt.c  TrueCrypt and VeraCrypt (tchead.c: their headers)
  *   format.c  makes a new LUKS volume
  *   tree.c    the mounted control tree
  *
@@ -24,6 +27,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fail.h"
+
 struct options {
 	char *mount;  /* -m */
 	char *type;   /* NULL: whatever it is */
@@ -34,14 +39,12 @@ struct options {
 	bool token_only, readonly, allow_discards, batch;
 	int tries;
 	/* TrueCrypt, VeraCrypt */
-	bool tcrypt_hidden, tcrypt_backup, no_veracrypt;
+	bool tcrypt_hidden, tcrypt_backup, tcrypt_system, no_veracrypt;
 	int pim;
 	/* format */
 	char *cipher, *hash, *pbkdf, *uuid, *label, *size;
 	int key_bits, sector_size, iter_time, pbkdf_memory, pbkdf_parallel, pbkdf_iterations;
 };
-
-int fail(GError **err, int code, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
 
 /* --- secret.c --------------------------------------------------------------------------------- */
 
@@ -79,6 +82,26 @@ void volume_free(struct volume *v);
 int volume_init(const char *file, const struct options *o, struct crypt_device **out, GError **err);
 /* The text of an error of libcryptsetup's, its last message if it had one. */
 int volume_fail(GError **err, int code, const char *what);
+/*
+ * Asks, as often as o says; key has room for *len bytes, which is then how many there are.
+ * also: NULL, or what is tried where libcryptsetup has no key for the passphrase: 0 or a negative errno.
+ */
+typedef int (*key_fn)(const struct secret *pass, char *key, size_t *len, void *data);
+int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, char *key, size_t *len,
+			     key_fn also, void *data, GError **err);
+/* How long a file or block device is. */
+int volume_sectors(const char *file, uint64_t *sectors, GError **err);
+/* An absolute path as one word of a table line. */
+char *volume_quoted(const char *path);
+/* An empty stage, behind those there are. */
+struct stage *stage_new(struct volume *v, const char *suffix);
+/* Adds a line: head, the key in hexadecimal ("-" if it has no bytes), tail; key NULL: head alone. */
+int stage_line(struct stage *s, const char *head, const char *key, size_t key_len, const char *tail, GError **err);
+
+/* What is in the file, if it is of that kind; errors as above.  path: absolute; name: the device's. */
+int bitlk_open(struct crypt_device *cd, const char *path, const struct options *o, struct volume *v, GError **err);
+int tcrypt_open(struct crypt_device *cd, const char *path, const char *name, const struct options *o, struct volume *v,
+		GError **err);
 
 int volume_format(const char *file, const struct options *o, GError **err);
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * dmfs-luks: opens LUKS volumes (and VeraCrypt's) as devices of a mounted
+ * dmfs-luks: opens LUKS volumes (and BitLocker's and VeraCrypt's) as devices of a mounted
  * dmfs, as an ordinary user.
  */
 #include <errno.h>
+#include <gcrypt.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,8 +89,8 @@ static int settle(struct options *o, char *type, GError **err)
 		g_autofree char *upper = g_ascii_strup(type, -1);
 
 		if (strcmp(upper, CRYPT_LUKS1) && strcmp(upper, CRYPT_LUKS2) && strcmp(upper, CRYPT_TCRYPT) &&
-		    strcmp(upper, "LUKS"))
-			return fail(err, EINVAL, "type '%s' is not one of luks, luks1, luks2, tcrypt", type);
+		    strcmp(upper, CRYPT_BITLK) && strcmp(upper, "LUKS"))
+			return fail(err, EINVAL, "type '%s' is not one of luks, luks1, luks2, bitlk, tcrypt", type);
 		o->type = strcmp(upper, "LUKS") ? g_steal_pointer(&upper) : NULL;
 	}
 	if (o->keyfile_size < 0 || o->keyfile_offset < 0 || o->pim < 0 || o->key_bits < 0 || o->key_bits % 8 ||
@@ -105,10 +106,10 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 {
 	char *type = NULL;
 	gboolean token_only = FALSE, readonly = FALSE, discards = FALSE, batch = FALSE, hidden = FALSE, backup = FALSE,
-		 no_vera = FALSE;
+		 system = FALSE, no_vera = FALSE;
 	const GOptionEntry entries[] = {
 		{"mount", 'm', 0, G_OPTION_ARG_FILENAME, &o->mount, "The dmfs ($DMFS_MOUNT, or the only one)", "DIR"},
-		{"type", 0, 0, G_OPTION_ARG_STRING, &type, "luks, luks1, luks2, tcrypt", "TYPE"},
+		{"type", 0, 0, G_OPTION_ARG_STRING, &type, "luks, luks1, luks2, bitlk, tcrypt", "TYPE"},
 		{"key-file", 'd', 0, G_OPTION_ARG_FILENAME_ARRAY, &o->key_files, "Read the passphrase from it; - is standard input", "FILE"},
 		{"keyfile-size", 'l', 0, G_OPTION_ARG_INT64, &o->keyfile_size, "Take that many bytes of it", "N"},
 		{"keyfile-offset", 0, 0, G_OPTION_ARG_INT64, &o->keyfile_offset, "Skip that many bytes of it", "N"},
@@ -121,12 +122,13 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		{"token-id", 0, 0, G_OPTION_ARG_INT, &o->token_id, "Use this LUKS2 token", "N"},
 		{"tcrypt-hidden", 0, 0, G_OPTION_ARG_NONE, &hidden, "tcrypt: the hidden volume", NULL},
 		{"tcrypt-backup", 0, 0, G_OPTION_ARG_NONE, &backup, "tcrypt: by the backup header", NULL},
+		{"tcrypt-system", 0, 0, G_OPTION_ARG_NONE, &system, "tcrypt: a disk with an encrypted system", NULL},
 		{"disable-veracrypt", 0, 0, G_OPTION_ARG_NONE, &no_vera, "tcrypt: TrueCrypt only", NULL},
 		{"veracrypt-pim", 0, 0, G_OPTION_ARG_INT, &o->pim, "tcrypt: the volume's PIM", "N"},
 		{"size", 0, 0, G_OPTION_ARG_STRING, &o->size, "format: make the file that long (100M)", "SIZE"},
 		{"cipher", 'c', 0, G_OPTION_ARG_STRING, &o->cipher, "format: aes-xts-plain64", "CIPHER"},
 		{"key-size", 's', 0, G_OPTION_ARG_INT, &o->key_bits, "format: of the volume key (512 for xts, 256)", "BITS"},
-		{"hash", 'h', 0, G_OPTION_ARG_STRING, &o->hash, "format: for the key slot (sha256)", "HASH"},
+		{"hash", 'h', 0, G_OPTION_ARG_STRING, &o->hash, "format: for the key slot (sha256); tcrypt: try this one only", "HASH"},
 		{"sector-size", 0, 0, G_OPTION_ARG_INT, &o->sector_size, "format: 512 to 4096", "BYTES"},
 		{"pbkdf", 0, 0, G_OPTION_ARG_STRING, &o->pbkdf, "format: argon2id, argon2i, pbkdf2", "NAME"},
 		{"iter-time", 'i', 0, G_OPTION_ARG_INT, &o->iter_time, "format: how long unlocking takes (2000)", "MS"},
@@ -151,11 +153,42 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 	o->batch = batch;
 	o->tcrypt_hidden = hidden;
 	o->tcrypt_backup = backup;
+	o->tcrypt_system = system;
 	o->no_veracrypt = no_vera;
 	if (!r)
 		r = settle(o, type, err);
 	g_free(type);
 	return r;
+}
+
+/* Nothing is accepted and then ignored. */
+static int check_options(const struct command *c, const struct options *o, GError **err)
+{
+	bool opens = c->fn == cmd_open, formats = c->fn == cmd_format;
+	bool tcrypt = o->type && !strcmp(o->type, CRYPT_TCRYPT), bitlk = o->type && !strcmp(o->type, CRYPT_BITLK);
+	bool slots = o->key_slot != CRYPT_ANY_SLOT, tokens = o->token_only || o->token_id != CRYPT_ANY_TOKEN;
+	const struct {
+		bool given, allowed;
+		const char *what;
+	} rules[] = {
+		{o->size || o->cipher || o->key_bits || o->sector_size || o->pbkdf || o->iter_time || o->pbkdf_memory ||
+			 o->pbkdf_parallel || o->pbkdf_iterations || o->uuid || o->label || o->batch,
+		 formats, "--size, --cipher, --key-size, --sector-size, --pbkdf..., --iter-time, --uuid, --label, --batch: only for format"},
+		{o->readonly || o->allow_discards || tokens, opens, "--readonly, --allow-discards, --token-...: only for open"},
+		{o->tcrypt_hidden || o->tcrypt_backup || o->tcrypt_system || o->no_veracrypt || o->pim, opens && tcrypt,
+		 "--tcrypt-..., --veracrypt-pim, --disable-veracrypt: only for open --type tcrypt"},
+		{o->hash, formats || (opens && tcrypt), "--hash: only for format, and for open --type tcrypt"},
+		{o->type || o->header || o->key_files || slots, opens || formats, "--type, --header, --key-...: only for open and format"},
+		{slots || tokens, !tcrypt && !bitlk, "--key-slot, --token-...: only for LUKS"},
+		{o->header, !bitlk, "--header: not for BitLocker"},
+		{o->keyfile_size || o->keyfile_offset, o->key_files && !tcrypt,
+		 "--keyfile-size, --keyfile-offset: only with --key-file, and not for tcrypt"},
+	};
+
+	for (size_t i = 0; i < G_N_ELEMENTS(rules); i++)
+		if (rules[i].given && !rules[i].allowed)
+			return fail(err, EINVAL, "%s", rules[i].what);
+	return 0;
 }
 
 static const struct command *find_command(int argc, char **argv, GError **err)
@@ -188,6 +221,27 @@ static void options_clear(struct options *o)
 	g_free(o->size);
 }
 
+/* As cryptsetup's: 1 wrong parameters or any other, 2 the passphrase, 3 memory, 4 the device, 5 it exists or is busy. */
+static int exit_status(int r)
+{
+	switch (-r) {
+	case 0:
+		return 0;
+	case EPERM:
+		return 2;
+	case ENOMEM:
+		return 3;
+	case ENODEV:
+	case ENOTBLK:
+		return 4;
+	case EEXIST:
+	case EBUSY:
+		return 5;
+	default:
+		return 1;
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = {.key_slot = CRYPT_ANY_SLOT, .token_id = CRYPT_ANY_TOKEN, .tries = 3};
@@ -197,14 +251,18 @@ int main(int argc, char **argv)
 	int r;
 
 	setlocale(LC_ALL, "");
+	gcry_check_version(NULL);
+	gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
 	prctl(PR_SET_DUMPABLE, 0);
 	setrlimit(RLIMIT_CORE, &none);
 	r = parse(&argc, &argv, &o, &err);
 	c = r ? NULL : find_command(argc, argv, &err);
-	if (c)
+	if (!r)
+		r = c ? check_options(c, &o, &err) : -EINVAL;
+	if (!r)
 		r = c->fn(argv + 2, &o, &err);
 	options_clear(&o);
 	if (err)
 		fprintf(stderr, "dmfs-luks: %s\n", err->message);
-	return !c ? 2 : r ? 1 : 0;
+	return exit_status(r);
 }

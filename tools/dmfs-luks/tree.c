@@ -2,6 +2,7 @@
 /* The mounted control tree, as seen by an ordinary process. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -233,16 +234,11 @@ static char **split(const char *line)
 }
 
 /* A line of a table: "START LENGTH crypt CIPHER KEY IV_OFFSET DEVICE START [OPTIONS]". */
-static void print_line(const char *line)
+static void print_crypt(char **w)
 {
-	g_auto(GStrv) w = split(line);
 	unsigned n = g_strv_length(w);
 	const char *sector = "512";
 
-	if (n < 8 || strcmp(w[2], "crypt")) {
-		printf("  target:      %s\n", line);
-		return;
-	}
 	for (unsigned i = 9; i < n; i++)
 		if (g_str_has_prefix(w[i], "sector_size:"))
 			sector = strchr(w[i], ':') + 1;
@@ -253,8 +249,6 @@ static void print_line(const char *line)
 		printf("  keysize:     %zu bits\n", strspn(w[4], "0") * 4);
 	printf("  device:      %s\n", w[6]);
 	printf("  sector size: %s\n", sector);
-	printf("  offset:      %s sectors\n", w[7]);
-	printf("  size:        %s sectors\n", w[1]);
 	if (n > 9) {
 		g_autofree char *flags = g_strjoinv(" ", w + 9);
 
@@ -262,10 +256,39 @@ static void print_line(const char *line)
 	}
 }
 
+/* What its lines have in common is told once: BitLocker has several. */
+static void print_table(char *table)
+{
+	g_auto(GStrv) lines = g_strsplit(g_strchomp(table), "\n", -1);
+	bool seen = false, one = lines[0] && !lines[1];
+	uint64_t end = 0;
+
+	for (unsigned i = 0; lines[i]; i++) {
+		g_auto(GStrv) w = split(lines[i]);
+		unsigned n = g_strv_length(w);
+		bool crypt = n >= 8 && !strcmp(w[2], "crypt");
+
+		if (n < 3)
+			continue;
+		end = g_ascii_strtoull(w[0], NULL, 10) + g_ascii_strtoull(w[1], NULL, 10);
+		if (crypt && !seen)
+			print_crypt(w);
+		seen |= crypt;
+		if (crypt && one)
+			printf("  offset:      %s sectors\n", w[7]);
+		else if (crypt)
+			printf("  segment:     %s sectors at %s, at %s of the device\n", w[1], w[0], w[7]);
+		else
+			printf("  segment:     %s sectors at %s, %s\n", w[1], w[0], w[2]);
+	}
+	if (end)
+		printf("  size:        %" PRIu64 " sectors\n", end);
+}
+
 int tree_status(const char *mount, const char *name, GError **err)
 {
 	g_autofree char *uuid = NULL, *table = NULL, *info = NULL, *image = NULL;
-	g_auto(GStrv) words = NULL, lines = NULL;
+	g_auto(GStrv) words = NULL;
 
 	if (!tree_exists(mount, name)) {
 		printf("%s/%s is inactive.\n", mount, name);
@@ -280,10 +303,7 @@ int tree_status(const char *mount, const char *name, GError **err)
 	words = g_strsplit(uuid, "-", 4);
 	printf("%s is active%s.\n", image, strstr(info, "SUSPENDED") ? " and suspended" : "");
 	printf("  type:        %s\n", g_strv_length(words) >= 3 && !strcmp(words[0], "CRYPT") ? words[1] : "unknown");
-	lines = g_strsplit(g_strchomp(table), "\n", -1);
-	for (unsigned i = 0; lines[i]; i++)
-		if (*lines[i])
-			print_line(lines[i]);
+	print_table(table);
 	printf("  mode:        %s\n", strstr(info, "READ-ONLY") ? "readonly" : "read/write");
 	return 0;
 }

@@ -3,13 +3,9 @@
  * From a file and its passphrase to table lines.
  *
  * libcryptsetup reads the header and gives the volume key; all it would ask
- * the kernel for is left out.  What is on the data's place:
- *
- *   LUKS      one range, from the header's offset to the end of the file (or
- *             as long as LUKS2's segment says); IVs count from the range's begin
- *   TrueCrypt, VeraCrypt
- *             from the header's offset to the 128 KiB of backup headers; one
- *             layer for each cipher of a cascade, the last named on the file
+ * the kernel for is left out.  LUKS' data is one range, from the header's
+ * offset to the end of the file (or as long as LUKS2's segment says); IVs
+ * count from the range's begin.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,13 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "json.h"
 #include "luks.h"
-
-#define TCRYPT_BACKUP_SECTORS 256
 
 /* --- libcryptsetup ------------------------------------------------------------------------------- */
 
@@ -39,6 +34,12 @@ static void remember(int level, const char *msg, void *unused)
 	g_string_assign(last_message, msg);
 	while (last_message->len && g_ascii_isspace(last_message->str[last_message->len - 1]))
 		g_string_truncate(last_message, last_message->len - 1);
+}
+
+static void forget_message(void)
+{
+	if (last_message)
+		g_string_truncate(last_message, 0);
 }
 
 int volume_fail(GError **err, int code, const char *what)
@@ -63,7 +64,7 @@ int volume_init(const char *file, const struct options *o, struct crypt_device *
 
 /* --- the size of a file or block device ----------------------------------------------------------- */
 
-static int file_sectors(const char *file, uint64_t *sectors, GError **err)
+int volume_sectors(const char *file, uint64_t *sectors, GError **err)
 {
 	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK), r = 0;
 	uint64_t bytes = 0;
@@ -103,8 +104,7 @@ void volume_free(struct volume *v)
 	g_free(v);
 }
 
-/* An absolute path as one word of a table line. */
-static char *quoted(const char *path)
+char *volume_quoted(const char *path)
 {
 	GString *out = g_string_new(NULL);
 
@@ -116,29 +116,37 @@ static char *quoted(const char *path)
 	return g_string_free(out, FALSE);
 }
 
-/* head, the key in hexadecimal (or "-"), tail; in locked memory. */
-static int add_stage(struct volume *v, const char *suffix, const char *head, const char *key, size_t key_len,
-		     const char *tail, GError **err)
+struct stage *stage_new(struct volume *v, const char *suffix)
+{
+	struct stage *s = g_new0(struct stage, 1);
+
+	s->suffix = g_strdup(suffix);
+	g_ptr_array_add(v->stages, s);
+	return s;
+}
+
+int stage_line(struct stage *s, const char *head, const char *key, size_t key_len, const char *tail, GError **err)
 {
 	static const char digits[] = "0123456789abcdef";
-	size_t at = strlen(head), len = at + (key_len ? 2 * key_len : 1) + strlen(tail);
-	struct stage *s;
+	size_t at = s->table.len, head_len = strlen(head), tail_len = strlen(tail);
+	size_t len = at + head_len + (key_len ? 2 * key_len : 1) + tail_len;
 	char *p = crypt_safe_alloc(len + 1);
 
 	if (!p)
 		return fail(err, ENOMEM, "no memory for a key");
-	memcpy(p, head, at);
-	if (!key_len)
+	if (at)
+		memcpy(p, s->table.data, at);
+	memcpy(p + at, head, head_len);
+	at += head_len;
+	if (key && !key_len)
 		p[at++] = '-';
-	for (size_t i = 0; i < key_len; i++) {
+	for (size_t i = 0; key && i < key_len; i++) {
 		p[at++] = digits[(unsigned char)key[i] >> 4];
 		p[at++] = digits[key[i] & 15];
 	}
-	memcpy(p + at, tail, strlen(tail) + 1);
-	s = g_new0(struct stage, 1);
-	s->suffix = g_strdup(suffix);
-	s->table = (struct secret){p, len};
-	g_ptr_array_add(v->stages, s);
+	memcpy(p + at, tail, tail_len + 1);
+	secret_clear(&s->table);
+	s->table = (struct secret){p, at + tail_len};
 	return 0;
 }
 
@@ -227,8 +235,53 @@ static bool has_tokens(struct crypt_device *cd)
 	return false;
 }
 
-static int key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, char *key, size_t *len,
-			     GError **err)
+/* Whether the kernel lends its ciphers; then libcryptsetup has more than AES. */
+static bool has_af_alg(void)
+{
+	int fd = socket(AF_ALG, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+/* A key slot whose cipher libcryptsetup has not itself; or NULL. */
+static char *foreign_cipher(struct crypt_device *cd)
+{
+	const char *type = crypt_get_type(cd);
+	bool luks2 = !strcmp(type, CRYPT_LUKS2);
+	int slots = g_str_has_prefix(type, "LUKS") ? crypt_keyslot_max(type) : 0;
+
+	for (int i = 0; i < slots; i++) {
+		crypt_keyslot_info info = crypt_keyslot_status(cd, i);
+		size_t bytes;
+		const char *spec = luks2 ? crypt_keyslot_get_encryption(cd, i, &bytes) : NULL;
+		g_autofree char *luks1 = luks2 ? NULL : g_strdup_printf("%s-%s", crypt_get_cipher(cd), crypt_get_cipher_mode(cd));
+
+		if (info != CRYPT_SLOT_ACTIVE && info != CRYPT_SLOT_ACTIVE_LAST)
+			continue;
+		spec = luks2 ? spec : luks1;
+		if (spec && strcmp(spec, "aes-xts-plain64") && !g_str_has_prefix(spec, "aes-cbc-plain"))
+			return g_strdup(spec);
+	}
+	return NULL;
+}
+
+static int key_fail(struct crypt_device *cd, GError **err, int code, const char *file)
+{
+	g_autofree char *spec = NULL;
+
+	if (code == ENOENT)
+		return fail(err, ENOENT, "%s: no key slot of it can be used", file);
+	spec = code == EPERM || code == ENOMEM || has_af_alg() ? NULL : foreign_cipher(cd);
+	if (spec)
+		return fail(err, code, "%s: it has a key slot encrypted with %s, for which libcryptsetup needs AF_ALG "
+				       "(algif_skcipher), and this kernel does not give that", file, spec);
+	return volume_fail(err, code, file);
+}
+
+int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, char *key, size_t *len,
+			     key_fn also, void *data, GError **err)
 {
 	g_autofree char *prompt = g_strdup_printf("Passphrase for %s", file);
 	int tries = secret_can_retry(o) ? MAX(o->tries, 1) : 1, r;
@@ -239,12 +292,17 @@ static int key_by_passphrase(struct crypt_device *cd, const char *file, const st
 		r = secret_get(cd, o, prompt, &pass, err);
 		if (r)
 			return r;
+		forget_message();
 		r = crypt_volume_key_get(cd, o->key_slot, key, len, pass.data ? pass.data : "", pass.len);
+		if (r == -EINVAL && !strcmp(crypt_get_type(cd), CRYPT_BITLK))
+			r = -EPERM; /* so it says, depending on which of the keys it tried last */
+		if (r == -EPERM && also)
+			r = also(&pass, key, len, data);
 		secret_clear(&pass);
 		if (r == -EPERM && tries > 1)
 			g_printerr("No key is available with this passphrase.\n");
 	} while (r == -EPERM && --tries > 0);
-	return r < 0 ? volume_fail(err, -r, file) : 0;
+	return r < 0 ? key_fail(cd, err, -r, file) : 0;
 }
 
 static int luks_key(struct crypt_device *cd, const char *file, const struct options *o, char *key, size_t *len,
@@ -253,6 +311,8 @@ static int luks_key(struct crypt_device *cd, const char *file, const struct opti
 	bool luks2 = !strcmp(crypt_get_type(cd), CRYPT_LUKS2);
 	int r;
 
+	if (o->key_slot != CRYPT_ANY_SLOT && crypt_keyslot_status(cd, o->key_slot) <= CRYPT_SLOT_INACTIVE)
+		return fail(err, EINVAL, "%s: key slot %d is not active", file, o->key_slot);
 	if (luks2 && !o->key_files && (o->token_only || o->token_id != CRYPT_ANY_TOKEN || has_tokens(cd))) {
 		r = key_by_token(cd, o, key, len);
 		if (r >= 0)
@@ -262,16 +322,16 @@ static int luks_key(struct crypt_device *cd, const char *file, const struct opti
 	} else if (o->token_only) {
 		return fail(err, EINVAL, "%s: it is %s, which has no tokens", file, crypt_get_type(cd));
 	}
-	return key_by_passphrase(cd, file, o, key, len, err);
+	return volume_key_by_passphrase(cd, file, o, key, len, NULL, NULL, err);
 }
 
 static int luks_stage(struct crypt_device *cd, const char *file, const struct options *o, const char *key, size_t key_len,
 		      uint64_t fixed, struct volume *v, GError **err)
 {
-	g_autofree char *head = NULL, *path = quoted(file);
+	g_autofree char *head = NULL, *path = volume_quoted(file);
 	g_autoptr(GString) tail = g_string_new(NULL);
 	uint64_t offset = crypt_get_data_offset(cd), sectors;
-	int sector_size = crypt_get_sector_size(cd), r = file_sectors(file, &sectors, err);
+	int sector_size = crypt_get_sector_size(cd), r = volume_sectors(file, &sectors, err);
 
 	if (r)
 		return r;
@@ -288,7 +348,7 @@ static int luks_stage(struct crypt_device *cd, const char *file, const struct op
 	g_string_append_c(tail, '\n');
 	if (!strcmp(crypt_get_cipher(cd), "cipher_null"))
 		key_len = 0;
-	return add_stage(v, "", head, key, key_len, tail->str, err);
+	return stage_line(stage_new(v, ""), head, key, key_len, tail->str, err);
 }
 
 static int luks_open(struct crypt_device *cd, const char *file, const struct options *o, struct volume *v, GError **err)
@@ -313,100 +373,21 @@ static int luks_open(struct crypt_device *cd, const char *file, const struct opt
 	return r;
 }
 
-/* --- TrueCrypt and VeraCrypt ---------------------------------------------------------------------- */
-
-static int tcrypt_load(struct crypt_device *cd, const char *file, const struct options *o, GError **err)
-{
-	g_autofree char *prompt = g_strdup_printf("Passphrase for %s", file);
-	struct options typed = *o;
-	struct crypt_params_tcrypt params = {
-		.keyfiles = (const char **)o->key_files,
-		.keyfiles_count = o->key_files ? g_strv_length(o->key_files) : 0,
-		.flags = CRYPT_TCRYPT_LEGACY_MODES | (o->no_veracrypt ? 0 : CRYPT_TCRYPT_VERA_MODES) |
-			 (o->tcrypt_hidden ? CRYPT_TCRYPT_HIDDEN_HEADER : 0) |
-			 (o->tcrypt_backup ? CRYPT_TCRYPT_BACKUP_HEADER : 0),
-		.veracrypt_pim = (uint32_t)o->pim,
-	};
-	int tries, r;
-
-	typed.key_files = NULL; /* they come on top of the passphrase */
-	tries = secret_can_retry(&typed) ? MAX(o->tries, 1) : 1;
-	do {
-		struct secret pass;
-
-		r = secret_get(cd, &typed, prompt, &pass, err);
-		if (r)
-			return r;
-		params.passphrase = pass.data ? pass.data : "";
-		params.passphrase_size = pass.len;
-		r = crypt_load(cd, CRYPT_TCRYPT, &params);
-		secret_clear(&pass);
-		if (r == -EPERM && tries > 1)
-			g_printerr("No header can be read with this passphrase.\n");
-	} while (r == -EPERM && --tries > 0);
-	return r < 0 ? volume_fail(err, -r, file) : 0;
-}
-
-/* Layers: the last cipher of the cascade is on the file. */
-static int tcrypt_stages(struct crypt_device *cd, const char *file, const char *name, const char *key, size_t len,
-			 struct volume *v, GError **err)
-{
-	g_auto(GStrv) ciphers = g_strsplit(crypt_get_cipher(cd), "-", -1);
-	unsigned n = g_strv_length(ciphers);
-	uint64_t offset = crypt_get_data_offset(cd), sectors, end;
-	g_autofree char *path = quoted(file);
-	int r = file_sectors(file, &sectors, err);
-
-	if (r)
-		return r;
-	end = offset < TCRYPT_BACKUP_SECTORS ? sectors : sectors - MIN(sectors, TCRYPT_BACKUP_SECTORS);
-	if (end <= offset || !n || len % n)
-		return fail(err, EINVAL, "%s: no room for data behind sector %" PRIu64, file, offset);
-	for (unsigned i = n; i-- > 0 && !r;) {
-		g_autofree char *suffix = i ? g_strdup_printf("_%u", i) : g_strdup("");
-		g_autofree char *beneath = g_strdup_printf("%s_%u", name, i + 1);
-		g_autofree char *head = g_strdup_printf("0 %" PRIu64 " crypt %s-%s ", end - offset, ciphers[i],
-							crypt_get_cipher_mode(cd));
-		g_autofree char *tail = g_strdup_printf(" %" PRIu64 " %s %" PRIu64 "\n", crypt_get_iv_offset(cd),
-							i == n - 1 ? path : beneath, i == n - 1 ? offset : 0);
-
-		r = add_stage(v, suffix, head, key + i * (len / n), len / n, tail, err);
-	}
-	return r;
-}
-
-static int tcrypt_open(struct crypt_device *cd, const char *file, const char *name, const struct options *o,
-		       struct volume *v, GError **err)
-{
-	size_t len;
-	char *key;
-	int r = tcrypt_load(cd, file, o, err);
-
-	if (r)
-		return r;
-	len = (size_t)MAX(crypt_get_volume_key_size(cd), 1);
-	key = crypt_safe_alloc(len);
-	if (!key)
-		return fail(err, ENOMEM, "no memory for a key");
-	r = crypt_volume_key_get(cd, CRYPT_ANY_SLOT, key, &len, NULL, 0);
-	r = r < 0 ? volume_fail(err, -r, file) : tcrypt_stages(cd, file, name, key, len, v, err);
-	crypt_safe_free(key);
-	return r;
-}
-
 /* --- any ------------------------------------------------------------------------------------------ */
 
 static int load_header(struct crypt_device *cd, const char *file, const struct options *o, GError **err)
 {
-	int r = crypt_load(cd, o->type, NULL);
+	bool bitlk = o->type && !strcmp(o->type, CRYPT_BITLK);
+	int r = bitlk ? -EINVAL : crypt_load(cd, o->type, NULL);
 
-	if (!r || (r < 0 && o->type))
-		return r ? volume_fail(err, -r, o->header ? o->header : file) : 0;
-	r = crypt_load(cd, CRYPT_BITLK, NULL);
-	if (!r)
-		return fail(err, EOPNOTSUPP, "%s is a BitLocker volume, which cannot be opened here", file);
-	return fail(err, EINVAL, "%s has no LUKS header (TrueCrypt and VeraCrypt cannot be told: use --type tcrypt)",
-		    o->header ? o->header : file);
+	if (r < 0 && (bitlk || !o->type) && !o->header) {
+		forget_message(); /* LUKS' is of no interest; BitLocker's is, if it is one */
+		r = crypt_load(cd, CRYPT_BITLK, NULL);
+		if (r < 0 && !bitlk && !(last_message && last_message->len))
+			return fail(err, EINVAL, "%s has no LUKS or BitLocker header (TrueCrypt and VeraCrypt cannot be told: "
+						 "use --type tcrypt)", file);
+	}
+	return r < 0 ? volume_fail(err, -r, o->header ? o->header : file) : 0;
 }
 
 static char *without_dashes(const char *uuid)
@@ -421,12 +402,18 @@ int volume_open(const char *file, const char *name, const struct options *o, str
 	g_autofree char *path = realpath(file, NULL);
 	bool tcrypt = o->type && !strcmp(o->type, CRYPT_TCRYPT);
 	struct crypt_device *cd = NULL;
+	uint64_t sectors;
 	struct volume *v;
 	int r;
 
 	if (!path)
 		return fail(err, errno, "%s: %s", file, g_strerror(errno));
-	r = volume_init(path, o, &cd, err);
+	/* libcryptsetup would wait for a FIFO's writer */
+	r = volume_sectors(path, &sectors, err);
+	if (!r && o->header)
+		r = volume_sectors(o->header, &sectors, err);
+	if (!r)
+		r = volume_init(path, o, &cd, err);
 	if (r)
 		return r;
 	v = g_new0(struct volume, 1);
@@ -436,10 +423,11 @@ int volume_open(const char *file, const char *name, const struct options *o, str
 	else
 		r = load_header(cd, path, o, err);
 	if (!r && !tcrypt)
-		r = luks_open(cd, path, o, v, err);
+		r = !strcmp(crypt_get_type(cd), CRYPT_BITLK) ? bitlk_open(cd, path, o, v, err) :
+							       luks_open(cd, path, o, v, err);
 	if (!r) {
-		v->type = g_strdup(crypt_get_type(cd));
-		v->uuid = without_dashes(crypt_get_uuid(cd));
+		v->type = g_strdup(tcrypt ? CRYPT_TCRYPT : crypt_get_type(cd));
+		v->uuid = without_dashes(tcrypt ? NULL : crypt_get_uuid(cd));
 	}
 	crypt_free(cd);
 	if (r)

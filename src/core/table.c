@@ -233,9 +233,10 @@ int dm_table_add_line(struct dm_table *t, char *line, GError **err)
 	if (n < 3)
 		return dm_fail(err, EINVAL, "a table line is START LENGTH TYPE ARGS, this one has %u word%s", n,
 			       n == 1 ? "" : "s");
-	if (!dm_parse_u64(w[0], &start))
+	/* dmsetup reads these with sscanf(3): a '+' may stand before them */
+	if (!dm_parse_u64(w[0] + (*w[0] == '+'), &start))
 		return dm_fail(err, EINVAL, "start sector '%.32s' is not a number that fits in 64 bits", w[0]);
-	if (!dm_parse_u64(w[1], &len))
+	if (!dm_parse_u64(w[1] + (*w[1] == '+'), &len))
 		return dm_fail(err, EINVAL, "length '%.32s' is not a number that fits in 64 bits", w[1]);
 	return dm_table_add(t, start, len, w[2], (int)n - 3, w + 3, err);
 }

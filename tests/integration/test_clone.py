@@ -293,7 +293,8 @@ def test_a_terabyte_opens_at_once(fs, backing):
     dev = fs.mkdir("c", line(disks, 8, "1 no_hydration", sectors))
     before = fs.rss_kib()
     other = fs.mkdir("d", line((backing(1 << 18), disks[1], disks[2]), 8, "1 no_hydration", sectors))
-    assert (fs.rss_kib() - before) * 1024 * 8 <= 2 * (sectors // 8)
+    if not mounted.sanitized():     # they have shadows of it
+        assert (fs.rss_kib() - before) * 1024 * 8 <= 2 * (sectors // 8)
     dev.pwrite(b"end", (1 << 40) - 3)
     assert dev.pread(3, (1 << 40) - 3) == b"end" and fields(dev)[0] == 1
     other.remove()

@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 from crypt_combos import stream
+import mounted
 from mounted import SECTOR, Device, pattern, quote
 
 KEY = "c0ffee0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d"
@@ -142,6 +143,8 @@ def test_keys_are_never_shown(fs, backing):
         assert "c0ffee" not in fs.read(name).lower()
 
 
+@pytest.mark.skipif("address" in mounted.sanitized() or "thread" in mounted.sanitized(),
+                    reason="sanitizers make mlock(2) a function that does nothing")
 def test_no_dump_and_locked(fs, backing):
     """After the first key the daemon is not dumpable (so /proc's files of it are root's) and has locked memory."""
 
@@ -176,6 +179,8 @@ def memory(pid):
 
 
 @pytest.mark.root
+@pytest.mark.skipif("address" in mounted.sanitized() or "thread" in mounted.sanitized(),
+                    reason="sanitizers map terabytes, keep freed memory, and let none be locked")
 def test_where_the_key_is_in_memory(fs, backing):
     """Only in locked memory while it is in use, and its text nowhere; nowhere at all after a wipe or removal."""
 

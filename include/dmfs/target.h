@@ -52,6 +52,7 @@ enum dm_target_features {
 	DM_TARGET_ALWAYS_WRITEABLE = 1u << 2, /* refuses read-only tables */
 	DM_TARGET_IMMUTABLE = 1u << 3,        /* never replaced by another type in a device's table */
 	DM_TARGET_FLUSH_LAST = 1u << 4, /* map gets a FLUSH only if no other kind of target in the table has use for it */
+	DM_TARGET_TAKES_KEYS = 1u << 5, /* what looks like a key is never in an error text about a line of this type */
 };
 
 struct dm_target;

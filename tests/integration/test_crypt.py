@@ -124,6 +124,23 @@ def test_bad_lines(fs, backing, cipher, key, rest, why):
     assert "c0ffee" not in fs.read("log")
 
 
+@pytest.mark.parametrize("text", [
+    "0 64 crypt KEY 0 DEV 0", "0 64 crypt KEY aes-xts-plain64 0 DEV 0", "0 64 crypt aes-xts-plain64 0 KEY DEV 0",
+    "0 64 crypt aes-xts-plain64 KEY DEV 0", "0 64 crypt aes-xts-plain64 KEY KEY DEV 0", "0 64 crypt aes-xts-plain64 KEY 0 KEY 0",
+    "0 64 crypt aes-xts-plain64 KEY 0 DEV KEY", "0 64 crypt aes-xts-plain64 KEY 0 DEV 0 1 sector_size:KEY",
+    "0 64 crypt aes-xts-plain64 KEY 0 DEV 0 1 KEY", "0 64 crypt aes-xts-plain64 :32:user:KEY 0 DEV 0",
+    "0 64 KEY 0 DEV 0", "KEY 64 crypt", "0 KEY crypt aes-xts-plain64"])
+def test_a_key_in_the_wrong_place_is_not_shown(fs, backing, text):
+    dev = fs.mkdir("c", "0 8 zero")
+    text = text.replace("DEV", quote(backing(64)))
+    for key in (KEY, KEY.upper()):
+        said = dev.refuse(text.replace("KEY", key) + "\n", line=1, code=(errno.EINVAL, errno.ENOENT, errno.ENOKEY))
+        assert "c0ffee" not in said.lower(), said
+        with pytest.raises(OSError):
+            fs.write("concise", "d,,,rw," + text.replace("KEY", key) + "\n")
+    assert "c0ffee" not in fs.read("log").lower()
+
+
 def test_keys_are_never_shown(fs, backing):
     path = backing(1000)
     dev = fs.mkdir("c", line(path, 1000))

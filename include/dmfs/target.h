@@ -91,7 +91,8 @@ struct dm_target {
 	uint64_t begin, len;   /* sectors of the device; set before ctr */
 	void *private;         /* the target's context */
 	/* ctr may set what follows. */
-	uint32_t max_io_sectors; /* bios are split at multiples of this, counted from begin; 0: no splitting */
+	/* Bios are split at multiples of this, counted from begin; 0: no splitting.  It may become 0, atomically, during I/O. */
+	uint32_t max_io_sectors;
 	uint16_t per_bio_size; /* at first the type's */
 	uint16_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
 	uint16_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */

@@ -38,16 +38,24 @@ struct dm_event_reader {
 static pthread_mutex_t make_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct dm_events *root;
 
+static struct dm_wq *wake_wq;
+
+static void make_wake_queue(void)
+{
+	wake_wq = dm_wq_new("dm-events", 2);
+}
+
 static struct dm_wq *wake_queue(void)
 {
-	static gsize once;
-	static struct dm_wq *wq;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-	if (g_once_init_enter(&once)) {
-		wq = dm_wq_new("dm-events", 2);
-		g_once_init_leave(&once, 1);
-	}
-	return wq;
+	pthread_once(&once, make_wake_queue);
+	return wake_wq;
+}
+
+void dm_events_settle(void)
+{
+	dm_wq_flush(wake_queue());
 }
 
 static struct dm_events *channel_of(struct dm_mapped *md, bool make)

@@ -24,6 +24,7 @@
 
 #include "core/concise.h"
 #include "core/devices.h"
+#include "core/events.h"
 #include "core/state.h"
 #include "core/type.h"
 #include "fs/fs.h"
@@ -374,6 +375,7 @@ static int serve(struct fuse_args *args)
 	dm_remove_all();
 	dmfs_nodes_end();
 	error = dm_store_flush_all();
+	dm_events_settle(); /* they use the session */
 	fuse_session_destroy(dmfs_session);
 	if (error)
 		fprintf(stderr, "dmfs: flushing: %s\n", g_strerror(-error));

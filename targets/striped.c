@@ -42,7 +42,8 @@ static int striped_ctr(struct dm_target *ti, int argc, char **argv, GError **err
 			       argc);
 	if (!dm_parse_uint(argv[0], &n) || !n)
 		return dm_fail(err, EINVAL, "striped: Invalid stripe count '%s', 1 is the least", argv[0]);
-	if (!dm_parse_uint(argv[1], &chunk) || !chunk)
+	/* as the kernel reads it: a '+' may stand before the number */
+	if (!dm_parse_uint(argv[1] + (*argv[1] == '+'), &chunk) || !chunk)
 		return dm_fail(err, EINVAL, "striped: Invalid chunk_size '%s', 1 sector is the least", argv[1]);
 	if (ti->len % n || ti->len / n % chunk)
 		return dm_fail(err, EINVAL,

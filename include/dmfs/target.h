@@ -52,6 +52,7 @@ enum dm_target_features {
 	DM_TARGET_ALWAYS_WRITEABLE = 1u << 2, /* refuses read-only tables */
 	DM_TARGET_IMMUTABLE = 1u << 3,        /* never replaced by another type in a device's table */
 	DM_TARGET_FLUSH_LAST = 1u << 4, /* map gets a FLUSH only if no other kind of target in the table has use for it */
+	DM_TARGET_TAKES_KEYS = 1u << 5, /* what looks like a key is never in an error text about a line of this type */
 };
 
 struct dm_target;
@@ -90,7 +91,7 @@ struct dm_target {
 	uint64_t begin, len;   /* sectors of the device; set before ctr */
 	void *private;         /* the target's context */
 	/* ctr may set what follows. */
-	/* bios are split at multiples of this, counted from begin; 0: no splitting.  While I/O flows: __atomic_store_n() */
+	/* Bios are split at multiples of this, counted from begin; 0: no splitting.  It may become 0, atomically, during I/O. */
 	uint32_t max_io_sectors;
 	uint16_t per_bio_size; /* at first the type's */
 	uint16_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */

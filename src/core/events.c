@@ -38,19 +38,24 @@ struct dm_event_reader {
 static pthread_mutex_t make_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct dm_events *root;
 
-static struct dm_wq *wakes;
+static struct dm_wq *wake_wq;
 
-static void make_wakes(void)
+static void make_wake_queue(void)
 {
-	wakes = dm_wq_new("dm-events", 2);
+	wake_wq = dm_wq_new("dm-events", 2);
 }
 
 static struct dm_wq *wake_queue(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-	pthread_once(&once, make_wakes);
-	return wakes;
+	pthread_once(&once, make_wake_queue);
+	return wake_wq;
+}
+
+void dm_events_settle(void)
+{
+	dm_wq_flush(wake_queue());
 }
 
 static struct dm_events *channel_of(struct dm_mapped *md, bool make)

@@ -28,6 +28,8 @@ struct dm_event_reader;
  * wake may be called until dm_event_reader_free() has returned, with no locks held.
  */
 struct dm_event_reader *dm_event_reader_new(struct dm_mapped *md, void (*wake)(void *), void *context);
+/* Waits for the wakes under way, of all readers; before what they use goes. */
+void dm_events_settle(void);
 /* Not from wake. */
 void dm_event_reader_free(struct dm_event_reader *r);
 /* Appends unread lines, whole ones, up to about max bytes but at least one if there is one.  False: there was none. */

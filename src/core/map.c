@@ -252,12 +252,12 @@ static void map_clone(struct clone *c)
 /* How far a bio at a sector may go in its target before it must be split. */
 static uint64_t part_len(const struct dm_target *ti, uint64_t sector, uint64_t sectors, bool split)
 {
+	uint32_t max = __atomic_load_n(&ti->max_io_sectors, __ATOMIC_RELAXED); /* once: it may become 0 at any time */
 	uint64_t offset = sector - ti->begin;
-	uint32_t most = __atomic_load_n(&ti->max_io_sectors, __ATOMIC_RELAXED); /* a target may change it at any time */
 
 	sectors = MIN(sectors, ti->len - offset);
-	if (split && most)
-		sectors = MIN(sectors, most - offset % most);
+	if (split && max)
+		sectors = MIN(sectors, max - offset % max);
 	return sectors;
 }
 

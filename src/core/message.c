@@ -63,6 +63,8 @@ int dm_mapped_message(struct dm_mapped *md, char *text, const struct dm_opener *
 	}
 	if (!n)
 		return dm_fail(err, EINVAL, "the message is empty");
+	if (dm_mapped_removed(md))
+		return dm_fail(err, ENXIO, "the device was removed");
 	if (w[0][0] == '@')
 		return device_message(md, n, w, reply, err);
 	t = dm_mapped_live(md);

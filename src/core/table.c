@@ -223,21 +223,51 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 	return 0;
 }
 
-int dm_table_add_line(struct dm_table *t, char *line, GError **err)
+/*
+ * A key in the wrong place is still a key.  Whatever could be one, 16 or more
+ * hexadecimal digits that are not just a decimal number, 32 or more in any
+ * case, becomes asterisks.
+ */
+static void hide_keys(char *text)
 {
-	g_autoptr(GPtrArray) words = dm_split_words(line);
-	unsigned n = words->len - 1;
-	char **w = (char **)words->pdata;
+	while (*text) {
+		size_t len = strspn(text, "0123456789abcdefABCDEF");
+
+		if (len >= 32 || (len >= 16 && strspn(text, "0123456789") < len))
+			memset(text, '*', len);
+		text += MAX(len, 1);
+	}
+}
+
+static int add_words(struct dm_table *t, unsigned n, char **w, GError **err)
+{
 	uint64_t start, len;
 
 	if (n < 3)
 		return dm_fail(err, EINVAL, "a table line is START LENGTH TYPE ARGS, this one has %u word%s", n,
 			       n == 1 ? "" : "s");
-	if (!dm_parse_u64(w[0], &start))
+	/* dmsetup reads these with sscanf(3): a '+' may stand before them */
+	if (!dm_parse_u64(w[0] + (*w[0] == '+'), &start))
 		return dm_fail(err, EINVAL, "start sector '%.32s' is not a number that fits in 64 bits", w[0]);
-	if (!dm_parse_u64(w[1], &len))
+	if (!dm_parse_u64(w[1] + (*w[1] == '+'), &len))
 		return dm_fail(err, EINVAL, "length '%.32s' is not a number that fits in 64 bits", w[1]);
 	return dm_table_add(t, start, len, w[2], (int)n - 3, w + 3, err);
+}
+
+int dm_table_add_line(struct dm_table *t, char *line, GError **err)
+{
+	g_autoptr(GPtrArray) words = dm_split_words(line);
+	unsigned n = words->len - 1;
+	char **w = (char **)words->pdata;
+	int error = add_words(t, n, w, err);
+
+	if (error && err && *err && n >= 3) {
+		const struct dm_target_type *type = dm_find_type(w[2]);
+
+		if (!type || type->features & DM_TARGET_TAKES_KEYS)
+			hide_keys((*err)->message);
+	}
+	return error;
 }
 
 /* --- the index ------------------------------------------------------------------------- */

@@ -103,19 +103,39 @@ static int spoil(struct dmfs_handle *h, struct draft *d, unsigned line, int erro
 	return error;
 }
 
-/* The end of the line that begins at `from` (its newline), or NULL; a quoted newline is none. */
-static const char *line_end(const struct text *text, size_t from)
+/*
+ * The line that begins at `from`: its length without the newline, and the length
+ * of what stands before a comment, which a word that begins with # begins.  A
+ * quoted newline does not end a line, but in a comment nothing is quoted.  False
+ * if the newline has not come yet.
+ */
+static bool find_line(const struct text *text, size_t from, size_t *len, size_t *words)
 {
+	bool comment = false, blank = true;
+
+	*words = text->len - from;
 	for (size_t i = from; i < text->len; i++) {
-		if (text->str[i] == '\\')
+		char c = text->str[i];
+
+		if (c == '\n') {
+			*len = i - from;
+			*words = MIN(*words, *len);
+			return true;
+		}
+		if (c == '#' && blank && !comment) {
+			comment = true;
+			*words = i - from;
+		}
+		blank = g_ascii_isspace(c);
+		if (c == '\\' && !comment)
 			i++;
-		else if (text->str[i] == '\n')
-			return text->str + i;
 	}
-	return NULL;
+	*len = text->len - from;
+	return false;
 }
 
-static int parse_line(struct dmfs_handle *h, struct draft *d, const char *line, size_t len)
+/* Of the line's `len` bytes the first `words` are before a comment. */
+static int parse_line(struct dmfs_handle *h, struct draft *d, const char *line, size_t len, size_t words)
 {
 	g_autoptr(GError) err = NULL;
 	g_autofree char *copy = NULL;
@@ -127,13 +147,13 @@ static int parse_line(struct dmfs_handle *h, struct draft *d, const char *line, 
 		return spoil(h, d, d->lines, -E2BIG, "the line is longer than 512 KiB");
 	if (memchr(line, '\0', len))
 		return spoil(h, d, d->lines, -EINVAL, "a NUL byte in the table");
-	while (blank < len && g_ascii_isspace(line[blank]))
+	while (blank < words && g_ascii_isspace(line[blank]))
 		blank++;
-	if (blank == len || line[blank] == '#')
+	if (blank == words)
 		return 0;
-	copy = g_strndup(line, len);
+	copy = g_strndup(line, words);
 	error = dm_table_add_line(d->table, copy, &err);
-	explicit_bzero(copy, len);
+	explicit_bzero(copy, words);
 	return error ? spoil(h, d, d->lines, error, err->message) : 0;
 }
 
@@ -150,17 +170,17 @@ static int parse(struct dmfs_handle *h, struct draft *d, bool at_close)
 		d->lines = 0;
 	}
 	while (!error && d->parsed < d->text.len) {
-		const char *line = d->text.str + d->parsed, *end = line_end(&d->text, d->parsed);
-		size_t len = end ? (size_t)(end - line) : d->text.len - d->parsed;
+		size_t len, words;
+		bool whole = find_line(&d->text, d->parsed, &len, &words);
 
-		if (!end && !at_close) {
+		if (!whole && !at_close) {
 			if (len > MAX_LINE)
 				error = spoil(h, d, d->lines + 1, -E2BIG, "the line is longer than 512 KiB");
 			break;
 		}
-		error = parse_line(h, d, line, len);
+		error = parse_line(h, d, d->text.str + d->parsed, len, words);
 		if (!error)
-			d->parsed += len + (end != NULL);
+			d->parsed += len + whole;
 	}
 	return error;
 }

@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "loop.h"
@@ -196,22 +197,28 @@ int dmfs_loop_answer(int channel)
 /*
  * The system calls themselves: libc's are cancellation points, and cost two
  * atomic operations each in a program with threads.  None of ours is cancelled.
- * The thread sanitizer sees only libc's, and in them what orders one request's thread after another's.
+ *
+ * ThreadSanitizer needs libc's: only through them it sees that what a request
+ * did comes before what the kernel sends after the answer, a RELEASE or a FORGET.
  */
-#ifdef __SANITIZE_THREAD__
-#define SYS(name, ...) name(__VA_ARGS__)
+#if defined(__has_feature)
+#define WITH_TSAN __has_feature(thread_sanitizer)
+#elif defined(__SANITIZE_THREAD__)
+#define WITH_TSAN 1
 #else
-#define SYS(name, ...) syscall(SYS_##name, __VA_ARGS__)
+#define WITH_TSAN 0
 #endif
 
 static ssize_t custom_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
-	return SYS(writev, answer_channel >= 0 ? answer_channel : fd, iov, count);
+	int to = answer_channel >= 0 ? answer_channel : fd;
+
+	return WITH_TSAN ? writev(to, iov, count) : syscall(SYS_writev, to, iov, count);
 }
 
 static ssize_t custom_read(int fd, void *buf, size_t len, void *userdata)
 {
-	return SYS(read, fd, buf, len);
+	return WITH_TSAN ? read(fd, buf, len) : syscall(SYS_read, fd, buf, len);
 }
 
 /* --- workers --------------------------------------------------------------------------- */
@@ -303,7 +310,7 @@ static bool one_request(struct worker *w)
 		buf_map_huge(w->buf);
 	}
 	in.mem = w->buf->data - IN_HEADER;
-	n = SYS(read, w->channel->fd, in.mem, IN_HEADER + DMFS_DATA_ROOM);
+	n = custom_read(w->channel->fd, in.mem, IN_HEADER + DMFS_DATA_ROOM, NULL);
 	if (atomic_load_explicit(&loop.exiting, memory_order_relaxed) || fuse_session_exited(loop.se))
 		return false;
 	if (n < 0) {

@@ -20,10 +20,8 @@ static int message_write(struct dmfs_handle *h, fuse_req_t req, char *text, size
 	dm_block_begin();
 	error = dm_mapped_message(md, text, &who, reply, err);
 	dm_block_end();
-	if (error) {
-		g_string_free(reply, TRUE);
-		return error;
-	}
+	if (error) /* the last message of this open file has no reply */
+		g_string_truncate(reply, 0);
 	if (reply->len && reply->str[reply->len - 1] != '\n')
 		g_string_append_c(reply, '\n');
 	pthread_mutex_lock(&h->lock);
@@ -31,6 +29,10 @@ static int message_write(struct dmfs_handle *h, fuse_req_t req, char *text, size
 		g_string_free(h->data, TRUE);
 	h->data = g_string_new(reply->str);
 	pthread_mutex_unlock(&h->lock);
+	if (error) {
+		g_string_free(reply, TRUE);
+		return error;
+	}
 	pthread_mutex_lock(&md->lock);
 	if (md->reply)
 		g_string_free(md->reply, TRUE);

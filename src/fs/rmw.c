@@ -66,13 +66,17 @@ static void schedule(struct dmfs_image *image)
 static void writes_drained(struct dm_gate *gate)
 {
 	struct dmfs_image *image = (struct dmfs_image *)((char *)gate - offsetof(struct dmfs_image, writes));
+	struct dmfs_device *d = image->device;
 
+	/* A write that schedule() starts may be answered at once, and its device gone before schedule() is back. */
+	dm_mapped_ref(d->md);
 	pthread_mutex_lock(&image->lock);
 	if (image->slow && !image->drained && !dm_gate_inside(gate)) {
 		image->drained = true;
 		schedule(image);
 	}
 	pthread_mutex_unlock(&image->lock);
+	dmfs_device_put(d);
 }
 
 static void finish(struct dmfs_rmw *w, int error)
@@ -166,6 +170,8 @@ static void start(struct dmfs_rmw *w)
 void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *buf, uint64_t offset, uint64_t len,
 		    unsigned flags, void (*done)(struct dmfs_rmw *, int))
 {
+	struct dmfs_device *d = image->device;
+
 	w->image = image;
 	w->block = image->block;
 	w->offset = offset;
@@ -183,6 +189,7 @@ void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *bu
 	memcpy(w->data + (offset - w->begin), buf, len);
 	w->link_active.data = w->link_waiting.data = w;
 
+	dm_mapped_ref(d->md); /* as in writes_drained() */
 	pthread_mutex_lock(&image->lock);
 	g_queue_push_tail_link(&image->waiting, &w->link_waiting);
 	if (!image->slow) {
@@ -194,6 +201,7 @@ void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *bu
 		image->drained = true;
 	schedule(image);
 	pthread_mutex_unlock(&image->lock);
+	dmfs_device_put(d);
 }
 
 void dmfs_rmw_clear(struct dmfs_rmw *w)

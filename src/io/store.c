@@ -9,6 +9,8 @@
  *
  * Open stores are in one hash, so that ten thousand devices on one file are
  * one descriptor.  The hash's lock is taken to open and close, never for I/O.
+ *
+ * A file is never made longer: what is beyond its end fails with EIO.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -90,6 +92,19 @@ static ssize_t transfer_once(struct store *s, struct dm_bio *bio, size_t done, i
 		       (long)((uint64_t)at >> 32), flags);
 }
 
+/*
+ * Whether sector `end` is beyond the end that the file has now: it was long
+ * enough when the table was loaded, and somebody has cut it since.  Writing
+ * there would make it grow again, with holes where data was.  (lseek(2) is the
+ * cheapest call that tells; the position is nobody's.)
+ */
+static bool cut_short(const struct store *s, uint64_t end)
+{
+	off_t size = s->block_device ? -1 : lseek(s->fd, 0, SEEK_END);
+
+	return size >= 0 && end > (uint64_t)size >> DM_SECTOR_SHIFT;
+}
+
 static int transfer(struct store *s, struct dm_bio *bio)
 {
 	size_t want = bio->sectors << DM_SECTOR_SHIFT, done = 0;
@@ -104,6 +119,10 @@ static int transfer(struct store *s, struct dm_bio *bio)
 	if (!s->never_waits && !try_nowait) {
 		dm_block_begin();
 		blocking = true;
+	}
+	if (bio->op == DM_WRITE && cut_short(s, bio->sector + bio->sectors)) {
+		error = -EIO;
+		want = 0;
 	}
 	while (done < want) {
 		ssize_t n = transfer_once(s, bio, done, base | (try_nowait ? RWF_NOWAIT : 0));
@@ -207,6 +226,8 @@ static int no_data_op(struct store *s, struct dm_bio *bio)
 		return -EIO;
 	if (!bio->sectors)
 		return 0;
+	if (cut_short(s, end))
+		return -EIO;
 	return bio->op == DM_DISCARD ? discard(s, bio) : write_zeroes(s, bio);
 }
 
@@ -542,8 +563,10 @@ int dm_store_flush_all(void)
 
 void dm_quote_word(const char *s, GString *out)
 {
+	const char *word = s;
+
 	for (; *s; s++) {
-		if (strchr(" \t\n\r\v\f\\", *s))
+		if (strchr(" \t\n\r\v\f\\", *s) || (*s == '#' && s == word))
 			g_string_append_c(out, '\\');
 		g_string_append_c(out, *s);
 	}

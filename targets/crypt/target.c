@@ -553,7 +553,7 @@ static void crypt_io_hints(struct dm_target *ti, struct dm_limits *limits)
 const struct dm_target_type crypt_target = {
 	.name = "crypt",
 	.version = {1, 24, 0},
-	.features = DM_TARGET_FLUSH_DEVICES,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_TAKES_KEYS,
 	.per_bio_size = sizeof(struct crypt_io),
 	.ctr = crypt_ctr,
 	.dtr = crypt_dtr,

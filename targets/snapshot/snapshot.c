@@ -241,7 +241,8 @@ static int parse_store(struct snapshot *s, const char *type, const char *chunk, 
 	if (s->merging && s->kind != SNAP_PERSISTENT)
 		return dm_fail(err, EINVAL, "%s: Snapshot exception store does not support snapshot-merge: only type P does",
 			       who);
-	error = dm_read_uint(chunk, 0, UINT_MAX, who, "chunk size", &sectors, err);
+	/* as the kernel reads it: a '+' may stand before the number */
+	error = dm_read_uint(chunk + (*chunk == '+'), 0, UINT_MAX, who, "chunk size", &sectors, err);
 	if (error)
 		return error;
 	if (sectors & (sectors - 1))

@@ -164,6 +164,24 @@ def test_refused_messages_change_nothing(fs, backing):
     assert dev.message("listbadblocks") == "5\n"
 
 
+def test_a_refused_message_has_no_reply(fs, backing):
+    """An open file reads the reply to its own last message, not an older one's or another's."""
+    dev = dust(fs, backing(1000))
+    assert dev.message("queryblock 5").endswith("block 5 not found in badblocklist\n")
+    with open(dev.file("message"), "r+b", buffering=0) as f:
+        assert f.read() == b"dust_query_block: block 5 not found in badblocklist\n"     # the device's last
+        f.write(b"countbadblocks\n")
+        for refused in (b"queryblock 1001\n", b"nosuch\n"):
+            with pytest.raises(OSError):
+                f.write(refused)
+            assert os.pread(f.fileno(), 100, 0) == b""
+    with open(dev.file("message"), "r+b", buffering=0) as f:
+        with pytest.raises(OSError):
+            f.write(b"nosuch\n")
+        assert os.pread(f.fileno(), 100, 0) == b""
+    assert dev.read("message") == "countbadblocks: 0 badblock(s) found\n"
+
+
 # --- switch ----------------------------------------------------------------------------
 
 

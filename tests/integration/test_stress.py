@@ -203,6 +203,7 @@ def test_making_and_removing_from_many_threads(fs, backing):
                 os.rename(dev.path, fs.path(f"r{me}-{i}"))
                 assert top.pread(BLOCK, 0) == bytes([me + 1]) * BLOCK
                 assert top.table() == f"0 8 linear r{me}-{i} 0\n"
+                top.pwrite(b"odd", 1001)        # part of a sector, answered just before all of it goes
                 top.remove()
                 fs[f"r{me}-{i}"].remove()
         except BaseException as e:      # noqa: BLE001

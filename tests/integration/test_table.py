@@ -188,6 +188,33 @@ def test_comments_and_quotes(fs, backing):
     assert again.read("deps") == dev.read("deps")
 
 
+def test_comments_behind_words(fs):
+    """A comment may follow a line, as dmsetup's do; in it a backslash does not join the next line to it."""
+    dev = fs.mkdir("vol", "0 8 zero # one", "8 8 zero\t#", "# a path: C:\\", "16 8 zero #\\")
+    assert dev.table() == "0 8 zero\n8 8 zero\n16 8 zero\n"
+    dev.write("table", "0 8 zero # no newline\\")
+    assert dev.table() == "0 8 zero\n"
+    fs.mkdir("#1", "0 8 zero")
+    dev.load("0 8 linear \\#1 0 # on a device whose name begins like a comment")
+    text = dev.table()
+    assert dev.read("deps") and text != "0 8 zero\n"
+    dev.load("0 8 zero")
+    dev.write("table", text)
+    assert dev.table() == text
+    dev.remove()
+
+
+def test_plus_before_a_number(fs, backing):
+    """Where dmsetup and the kernel read a '+', dmfs does, and nowhere else."""
+    a, b = quote(backing(64)), quote(backing(64))
+    dev = fs.mkdir("vol", f"+0 +64 striped 2 +8 {a} 0 {b} 0")
+    assert dev.table() == f"0 64 striped 2 8 {a} 0 {b} 0\n"
+    dev.load(f"0 64 snapshot {a} {b} N +8")
+    assert dev.table() == f"0 64 snapshot {a} {b} N 8\n"
+    for line in (f"0 64 linear {a} +0", f"0 64 striped +2 8 {a} 0 {b} 0", "++0 64 zero", "0 + zero", "0 +-8 zero"):
+        dev.refuse(line + "\n")
+
+
 def test_odd_file_names(fs, backing):
     for name in ("new\nline", "tab\tname", "two  blanks ", "trail\\", "quo'te\"s", "ünicode", "a,b;c", "\r\v\f"):
         path = backing(64, pattern(64, 9), name=name)

@@ -223,6 +223,24 @@ def test_rmdir_with_control_files_open(fs):
     assert fs.mkdir("vol").table() == ""
 
 
+def test_control_files_of_a_removed_device(fs):
+    """A draft, a command and a message that were open go nowhere, above all not to a new device of that name."""
+    dev = fs.mkdir("vol", "0 8 zero")
+    names = {"table": "0 16 zero\n", "inactive": "0 16 zero\n", "suspend": "1\n", "message": "@stats_list\n"}
+    fds = {name: os.open(dev.file(name), os.O_RDWR) for name in names}
+    dev.remove()
+    new = fs.mkdir("vol", "0 24 zero")
+    before = new.state()
+    for name, text in names.items():
+        with pytest.raises(OSError) as e:       # a draft fails at its close
+            os.write(fds[name], text.encode())
+            os.close(fds.pop(name))
+        assert e.value.errno == errno.ENXIO, name
+    for fd in fds.values():
+        os.close(fd)
+    assert new.state() == before
+
+
 def test_image_of_a_removed_device_is_gone(fs):
     dev = fs.mkdir("vol", "0 8 zero")
     dev.remove()

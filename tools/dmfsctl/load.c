@@ -23,6 +23,7 @@
 static bool line_is_a_target(const char *p)
 {
 	for (int i = 0; i < 2; i++) {
+		p += *p == '+';
 		if (!isdigit((unsigned char)*p))
 			return false;
 		while (isdigit((unsigned char)*p))

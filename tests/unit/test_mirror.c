@@ -25,7 +25,7 @@ struct disk {
 	struct dm_bio_list held;
 	unsigned nr_held;
 	int fail[DM_WRITE_ZEROES + 1]; /* errors of ops */
-	unsigned count[DM_WRITE_ZEROES + 1];
+	unsigned count[DM_WRITE_ZEROES + 1]; /* but for copies: a resynchronisation comes when it likes */
 };
 
 static struct disk disks[DISKS];
@@ -64,7 +64,7 @@ static enum dm_mapio mem_map(struct dm_target *ti, struct dm_bio *bio)
 	bool held;
 
 	pthread_mutex_lock(&lock);
-	d->count[bio->op]++;
+	d->count[bio->op] += !(bio->flags & DM_BACKGROUND);
 	if (bio->op == DM_WRITE || bio->op == DM_FLUSH)
 		g_string_append_printf(order, "%s:%c ", names[d - disks], bio->op == DM_WRITE ? 'W' : 'F');
 	held = d->closed;

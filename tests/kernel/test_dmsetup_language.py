@@ -807,10 +807,18 @@ d stats bogus
 """)
 
 
+def library_version():
+    done = subprocess.run(["dmsetup", "version"], text=True, capture_output=True,
+                          env=os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
+    return tuple(int(n) for n in re.search(r"Library version:\s*([\d.]+)", done.stdout).group(1).split("."))
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_language(name, theirs, fs, tool, backing, work):
     text, minors = SCRIPTS[name]
+    if name == "statistics_groups" and library_version() > (1, 2, 185):
+        pytest.skip("this dmsetup names a group's regions by their numbers and quotes the alias; ours is 1.02.185's way")
     disks = [backing(8192) for _ in range(2)]
     bindir = os.path.join(work, "bin")
     os.mkdir(bindir)

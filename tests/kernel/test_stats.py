@@ -103,6 +103,10 @@ MESSAGES = """
     """
 
 
+# What kernels after 6.1 answer.
+LATER = {"@stats_create 0+281474976710656 1": "Value too large for defined data type\n"}
+
+
 def test_messages(kernel, fs, backing):
     """Nothing is read or written meanwhile, so that all that is printed is the same."""
     messages = ["@stats_" + m.strip() for m in MESSAGES.split("\n") if m.strip()] + ["@STATS_LIST", "@foo"]
@@ -121,7 +125,7 @@ def test_messages(kernel, fs, backing):
         except OSError as e:
             ours = e.strerror + "\n"
         theirs = theirs[len(f"{i}\n"):]
-        if ours != theirs:
+        if ours != theirs and LATER.get(m) != theirs:
             wrong.append(f"{m}\n  kernel: {theirs!r}\n  dmfs:   {ours!r}")
     assert not wrong, "\n".join(wrong)
 

@@ -5,6 +5,7 @@
 #include <glib.h>
 #include <linux/fuse.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -328,11 +329,26 @@ static bool one_request(struct worker *w)
 	return true;
 }
 
+/*
+ * A worker that wakes does not push whoever woke it off the CPU: with several
+ * requests at a time the submitter gets to send more of them first, and a
+ * request costs fewer switches.  Only in place of the default policy.
+ */
+static void wake_politely(void)
+{
+	struct sched_param param = {0};
+	int policy;
+
+	if (!pthread_getschedparam(pthread_self(), &policy, &param) && policy == SCHED_OTHER)
+		pthread_setschedparam(pthread_self(), SCHED_BATCH, &param);
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 	bool leave_early = false;
 
+	wake_politely();
 	self = w;
 	answer_channel = w->channel->fd;
 	dm_block_set_hooks(block_begin, block_end, NULL);

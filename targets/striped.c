@@ -5,10 +5,12 @@
  *   <num devs> <chunk size> [<dev path> <offset>]+
  *
  * Chunk c of the target lies on stripe c % n, as the c / n-th chunk there.
- * Bios are split at chunks.  A discard or write-zeroes is not: each stripe gets one bio for all of its
- * part, which is one range there.
+ * What a bio has on one stripe is one range there, however many chunks it is: each stripe gets one bio for
+ * all of its part.  For discards and write-zeroes the engine sends as many; reads and writes over several
+ * chunks are dealt out here, their data as a list of chunks.
  */
 #include <inttypes.h>
+#include <stdatomic.h>
 
 #include <dmfs/target.h>
 
@@ -72,7 +74,6 @@ static int striped_ctr(struct dm_target *ti, int argc, char **argv, GError **err
 		}
 	}
 	ti->private = s;
-	ti->max_io_sectors = chunk;
 	ti->num_discard_bios = (uint16_t)n;
 	ti->num_write_zeroes_bios = (uint16_t)n;
 	return 0;
@@ -124,29 +125,162 @@ static enum dm_mapio map_range(struct dm_target *ti, struct dm_bio *bio)
 	return DM_MAPIO_REMAPPED;
 }
 
+/* Counts a device's errors for the status. */
+static void count_error(struct dm_target *ti, const struct dm_dev *dev, int error)
+{
+	struct striped *s = ti->private;
+
+	if (!error || error == -EOPNOTSUPP)
+		return;
+	for (unsigned i = 0; i < s->n; i++)
+		if (s->stripes[i].dev == dev && atomic_fetch_add(&s->stripes[i].errors, 1) == 0)
+			dm_target_event(ti, NULL, NULL);
+}
+
+/* --- reads and writes over several chunks --------------------------------------------------- */
+
+struct deal {
+	struct dm_target *ti;
+	struct dm_bio *orig;
+	atomic_uint left;
+	atomic_int error;
+	struct part {
+		struct dm_bio bio; /* first */
+		struct deal *deal;
+		const struct dm_dev *dev;
+	} parts[];
+};
+
+static void part_end(struct dm_bio *bio)
+{
+	struct part *p = (struct part *)bio;
+	struct deal *d = p->deal;
+	struct dm_bio *orig = d->orig;
+	int error;
+
+	count_error(d->ti, p->dev, bio->error);
+	if (bio->error)
+		atomic_store(&d->error, bio->error);
+	if (atomic_fetch_sub(&d->left, 1) > 1)
+		return;
+	error = atomic_load(&d->error);
+	g_free(d);
+	dm_bio_end(orig, error);
+}
+
+/* Goes through a bio's data in pieces that lie in one chunk and in one entry of its iov. */
+struct walk {
+	const struct iovec *iov;
+	size_t at;          /* in *iov */
+	uint64_t byte, end; /* of the target */
+};
+
+static bool walk_next(const struct striped *s, struct walk *w, uint64_t *chunk, struct iovec *piece)
+{
+	uint64_t chunk_bytes = (uint64_t)s->chunk_sectors << DM_SECTOR_SHIFT, len;
+
+	if (w->byte == w->end)
+		return false;
+	while (w->at == w->iov->iov_len) {
+		w->iov++;
+		w->at = 0;
+	}
+	len = MIN(chunk_bytes - w->byte % chunk_bytes, w->end - w->byte);
+	len = MIN(len, w->iov->iov_len - w->at);
+	*chunk = w->byte / chunk_bytes;
+	*piece = (struct iovec){(char *)w->iov->iov_base + w->at, len};
+	w->at += len;
+	w->byte += len;
+	return true;
+}
+
+/* Gives the n parts their data, as entries in the room at iov; part k begins with chunk first + k. */
+static void deal_data(struct deal *d, struct walk walk, uint64_t first, unsigned n, struct iovec *iov)
+{
+	const struct striped *s = d->ti->private;
+	struct walk again = walk;
+	struct iovec piece;
+	uint64_t chunk;
+
+	while (walk_next(s, &walk, &chunk, &piece))
+		d->parts[(chunk - first) % n].bio.iovcnt++;
+	for (unsigned k = 0; k < n; k++) {
+		d->parts[k].bio.iov = iov;
+		iov += d->parts[k].bio.iovcnt;
+		d->parts[k].bio.iovcnt = 0;
+	}
+	while (walk_next(s, &again, &chunk, &piece)) {
+		struct dm_bio *bio = &d->parts[(chunk - first) % n].bio;
+
+		bio->iov[bio->iovcnt++] = piece;
+	}
+	for (unsigned k = 0; k < n; k++) {
+		struct dm_bio *bio = &d->parts[k].bio;
+
+		bio->sectors = dm_iov_bytes(bio->iov, bio->iovcnt) >> DM_SECTOR_SHIFT;
+	}
+}
+
+static void deal_out(struct dm_target *ti, struct dm_bio *orig, uint64_t first, uint64_t last)
+{
+	struct striped *s = ti->private;
+	unsigned n = (unsigned)MIN(last - first + 1, s->n);
+	size_t pieces = (size_t)(last - first) + (size_t)orig->iovcnt; /* at most: each border adds one */
+	struct deal *d = g_malloc(sizeof *d + n * sizeof d->parts[0] + pieces * sizeof(struct iovec));
+	uint64_t offset = dm_target_offset(ti, orig->sector), sector;
+
+	d->ti = ti;
+	d->orig = orig;
+	atomic_init(&d->left, n);
+	atomic_init(&d->error, 0);
+	for (unsigned k = 0; k < n; k++) {
+		struct part *p = &d->parts[k];
+		struct stripe *stripe =
+			&s->stripes[map_sector(s, k ? (first + k) * s->chunk_sectors : offset, &sector)];
+
+		p->deal = d;
+		p->dev = stripe->dev;
+		p->bio = (struct dm_bio){
+			.op = orig->op,
+			.flags = orig->flags,
+			.dev = stripe->dev,
+			.sector = stripe->start + sector,
+			.end = part_end,
+		};
+	}
+	deal_data(d, (struct walk){orig->iov, 0, offset << DM_SECTOR_SHIFT, (offset + orig->sectors) << DM_SECTOR_SHIFT},
+		  first, n, (struct iovec *)&d->parts[n]);
+	for (unsigned k = 0; k < n; k++)
+		dm_submit(&d->parts[k].bio);
+}
+
+/* --- map ------------------------------------------------------------------------------------- */
+
 static enum dm_mapio striped_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct striped *s = ti->private;
+	uint64_t offset, first, last, sector;
 	struct stripe *stripe;
-	uint64_t sector;
 
 	if (!dm_op_has_data(bio->op))
 		return map_range(ti, bio);
-	stripe = &s->stripes[map_sector(s, dm_target_offset(ti, bio->sector), &sector)];
+	offset = dm_target_offset(ti, bio->sector);
+	first = offset / s->chunk_sectors;
+	last = (offset + bio->sectors - 1) / s->chunk_sectors;
+	if (last > first) {
+		deal_out(ti, bio, first, last);
+		return DM_MAPIO_SUBMITTED;
+	}
+	stripe = &s->stripes[map_sector(s, offset, &sector)];
 	bio->dev = stripe->dev;
 	bio->sector = stripe->start + sector;
 	return DM_MAPIO_REMAPPED;
 }
 
-/* Counts a device's errors for the status; bio->dev is where the bio went. */
+/* bio->dev is where the bio went; the parts of one that was dealt out are counted already. */
 static enum dm_endio striped_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
-	struct striped *s = ti->private;
-
-	if (bio->error && bio->error != -EOPNOTSUPP)
-		for (unsigned i = 0; i < s->n; i++)
-			if (s->stripes[i].dev == bio->dev && s->stripes[i].errors++ == 0)
-				dm_target_event(ti, NULL, NULL);
+	count_error(ti, bio->dev, bio->error);
 	return DM_ENDIO_DONE;
 }
 

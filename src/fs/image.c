@@ -27,7 +27,7 @@
 enum { RUNNING, ENDED, KEPT };
 
 #define LARGE_SECTORS 1024u   /* reads of this are worth cutting */
-#define PART_SECTORS 256u     /* into parts of this */
+#define PART_SECTORS 512u     /* into parts of this */
 #define COPY_BYTES_PER_NS 12u /* how fast a core copies */
 
 /* --- one request --------------------------------------------------------------------- */

@@ -286,6 +286,15 @@ def program(name, package):
     return path
 
 
+def write_all(path, size):
+    """Writes a device from begin to end and flushes it, so that all of it is mapped, or copied."""
+    with open(path, "r+b", buffering=0) as f:
+        block = os.urandom(MIB)
+        for _ in range(0, size, MIB):
+            f.write(block)
+        os.fsync(f.fileno())
+
+
 @contextlib.contextmanager
 def served(bench, name, cmd, mountpoint):
     """A peer that mounts something at mountpoint (a directory or a file) while it runs in the foreground."""

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 
-from benchlib import MIB, Job, Limit, Skip, device, program, row, served, subject
+from benchlib import MIB, Job, Limit, Skip, device, program, row, served, subject, write_all
 from mounted import SECTOR, quote
 
 CHUNK = 16                      # sectors
@@ -25,15 +25,6 @@ def cow_file(b, name, size=None):
     return path
 
 
-def fill(path, size):
-    """Writes all of it once: every chunk is copied then."""
-    with open(path, "r+b", buffering=0) as f:
-        block = os.urandom(MIB)
-        for _ in range(0, size, MIB):
-            f.write(block)
-        os.fsync(f.fileno())
-
-
 def snapshot_line(b, origin, cow, kind="P", chunk=CHUNK):
     return f"0 {b.sectors()} snapshot {quote(origin)} {quote(cow)} {kind} {chunk}"
 
@@ -46,7 +37,7 @@ def unchanged(b):
 @subject("snapshot copied")
 def copied(b):
     for path in device(b, "snap-copied", snapshot_line(b, b.file("linear.img"), cow_file(b, "copied.cow"))):
-        fill(path, b.size)
+        write_all(path, b.size)
         yield path
 
 
@@ -130,7 +121,7 @@ def origin_with(b, count):
     base = fs.mkdir(f"origin-of-{count}", f"0 {sectors} snapshot-origin {quote(origin)}")
     snaps = [fs.mkdir(f"snap{i}-of-{count}", f"0 {sectors} snapshot {quote(origin)} "
                       f"{quote(cow_file(b, f'origin{count}-{i}.cow', size))} P {CHUNK}") for i in range(count)]
-    fill(base.image, size)          # copied in all of them
+    write_all(base.image, size)          # copied in all of them
     yield base.image
     for dev in (*snaps, base):
         dev.remove()
@@ -163,7 +154,7 @@ def fill_scattered(path, size):
                    check=True, capture_output=True)
 
 
-def merge_speed(b, size, how=fill):
+def merge_speed(b, size, how=write_all):
     fs = b.dmfs()
     origin, cow = b.file("merge.img", size), cow_file(b, "merge.cow", size)
     line = f"0 {size // SECTOR} snapshot{{}} {quote(origin)} {quote(cow)} P {CHUNK}"

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 
-from benchlib import MIB, Job, Limit, Skip, program, row, served, subject
+from benchlib import MIB, Job, Limit, Skip, program, row, served, subject, write_all
 from mounted import quote
 
 BLOCK = 128                     # sectors
@@ -48,14 +48,6 @@ class Pool:
     def close(self):
         for dev in (*self.devices, self.dev):
             dev.remove()
-
-
-def write_all(path, size):
-    with open(path, "r+b", buffering=0) as f:
-        block = os.urandom(MIB)
-        for _ in range(0, size, MIB):
-            f.write(block)
-        os.fsync(f.fileno())
 
 
 @subject("thin provisioned")

@@ -14,39 +14,9 @@
 #include "../../targets/thin/metadata.h"
 
 #define SECTORS 1024u
+#include "fuzz_mem.h"
+
 #define BLOCKS (SECTORS / 8)
-
-struct mem {
-	struct dm_dev dev;
-	uint8_t data[SECTORS * 512];
-};
-
-static void mem_submit(struct dm_dev *dev, struct dm_bio *bio)
-{
-	struct mem *m = (struct mem *)dev;
-	size_t len = bio->sectors * 512;
-
-	if (bio->op != DM_FLUSH && (bio->sector > SECTORS || bio->sectors > SECTORS - bio->sector)) {
-		dm_bio_end(bio, -EIO);
-		return;
-	}
-	if (bio->op == DM_READ)
-		dm_iov_write(bio->iov, bio->iovcnt, 0, m->data + bio->sector * 512, len);
-	else if (bio->op == DM_WRITE)
-		dm_iov_read(bio->iov, bio->iovcnt, 0, m->data + bio->sector * 512, len);
-	dm_bio_end(bio, 0);
-}
-
-static uint64_t mem_sectors(struct dm_dev *dev)
-{
-	return SECTORS;
-}
-
-static void mem_free(struct dm_dev *dev)
-{
-}
-
-static const struct dm_dev_ops mem_ops = {.submit = mem_submit, .sectors = mem_sectors, .free = mem_free};
 
 static int flush_data(void *pool)
 {

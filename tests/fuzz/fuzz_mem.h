@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A small device in memory for fuzzers of metadata: SECTORS, defined before, is its size. */
+#ifndef DMFS_FUZZ_MEM_H
+#define DMFS_FUZZ_MEM_H
+
+#include <errno.h>
+
+#include <dmfs/io.h>
+
+struct mem {
+	struct dm_dev dev;
+	uint8_t data[SECTORS * 512];
+};
+
+static void mem_submit(struct dm_dev *dev, struct dm_bio *bio)
+{
+	struct mem *m = (struct mem *)dev;
+	size_t len = bio->sectors * 512;
+
+	if (bio->op != DM_FLUSH && (bio->sector > SECTORS || bio->sectors > SECTORS - bio->sector)) {
+		dm_bio_end(bio, -EIO);
+		return;
+	}
+	if (bio->op == DM_READ)
+		dm_iov_write(bio->iov, bio->iovcnt, 0, m->data + bio->sector * 512, len);
+	else if (bio->op == DM_WRITE)
+		dm_iov_read(bio->iov, bio->iovcnt, 0, m->data + bio->sector * 512, len);
+	dm_bio_end(bio, 0);
+}
+
+static uint64_t mem_sectors(struct dm_dev *dev)
+{
+	return SECTORS;
+}
+
+static void mem_free(struct dm_dev *dev)
+{
+}
+
+static const struct dm_dev_ops mem_ops = {.submit = mem_submit, .sectors = mem_sectors, .free = mem_free};
+
+#endif

@@ -20,6 +20,7 @@
 
 #include <dmfs/io.h>
 #include <dmfs/log.h>
+#include <dmfs/work.h>
 
 #define MAX_WORKERS 256
 #define PAGE 4096
@@ -51,6 +52,8 @@ struct worker {
 	pthread_t thread;
 	struct channel *channel;
 	struct dmfs_buf *buf;
+	unsigned requests, timed, at_once; /* see set_policy() */
+	bool batch;
 };
 
 static _Thread_local struct worker *self;
@@ -298,10 +301,46 @@ static void stopped(void)
 	pthread_mutex_unlock(&loop.lock);
 }
 
+/*
+ * With several requests at a time a worker that wakes had better not push
+ * whoever woke it off the CPU (SCHED_BATCH): the submitter gets to send more of
+ * them first, and a request costs fewer switches.  With one at a time it had better.
+ * Which it is shows in how often a request is there already when a worker asks for one:
+ * of every so many one is timed.  Only in place of the default policy.
+ */
+#define TIMED_EVERY 8u
+#define TIMED 64u
+#define AT_ONCE_NS 2000u
+#define MANY_AT_ONCE 6u
+#define FEW_AT_ONCE 1u
+
+static void set_policy(struct worker *w, bool batch)
+{
+	struct sched_param param = {0};
+	int policy, was = batch ? SCHED_OTHER : SCHED_BATCH;
+
+	w->batch = batch;
+	if (!pthread_getschedparam(pthread_self(), &policy, &param) && policy == was)
+		pthread_setschedparam(pthread_self(), batch ? SCHED_BATCH : SCHED_OTHER, &param);
+}
+
+static void count_wait(struct worker *w, uint64_t ns)
+{
+	w->at_once += ns < AT_ONCE_NS;
+	if (++w->timed < TIMED)
+		return;
+	if (!w->batch && w->at_once >= MANY_AT_ONCE)
+		set_policy(w, true);
+	else if (w->batch && w->at_once <= FEW_AT_ONCE)
+		set_policy(w, false);
+	w->timed = w->at_once = 0;
+}
+
 /* Reads and handles one request; false at the end. */
 static bool one_request(struct worker *w)
 {
 	struct fuse_buf in = {0};
+	uint64_t asked = 0;
 	ssize_t n;
 
 	if (!w->buf)
@@ -311,7 +350,11 @@ static bool one_request(struct worker *w)
 		buf_map_huge(w->buf);
 	}
 	in.mem = w->buf->data - IN_HEADER;
+	if (++w->requests % TIMED_EVERY == 0)
+		asked = dm_now_ns();
 	n = custom_read(w->channel->fd, in.mem, IN_HEADER + DMFS_DATA_ROOM, NULL);
+	if (asked)
+		count_wait(w, dm_now_ns() - asked);
 	if (atomic_load_explicit(&loop.exiting, memory_order_relaxed) || fuse_session_exited(loop.se))
 		return false;
 	if (n < 0) {
@@ -329,26 +372,11 @@ static bool one_request(struct worker *w)
 	return true;
 }
 
-/*
- * A worker that wakes does not push whoever woke it off the CPU: with several
- * requests at a time the submitter gets to send more of them first, and a
- * request costs fewer switches.  Only in place of the default policy.
- */
-static void wake_politely(void)
-{
-	struct sched_param param = {0};
-	int policy;
-
-	if (!pthread_getschedparam(pthread_self(), &policy, &param) && policy == SCHED_OTHER)
-		pthread_setschedparam(pthread_self(), SCHED_BATCH, &param);
-}
-
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 	bool leave_early = false;
 
-	wake_politely();
 	self = w;
 	answer_channel = w->channel->fd;
 	dm_block_set_hooks(block_begin, block_end, NULL);

@@ -150,6 +150,16 @@ static void count_failure(struct clone *c, bool source)
 	dm_target_event(c->ti, "HYDRATION_STOPPED", NULL);
 }
 
+/* Ends the hydration for others: who waits for it is the caller's now. */
+static void take_waiting(struct hydration *h, struct dm_bio_list *waiting)
+{
+	dm_bio_list_init(waiting);
+	pthread_mutex_lock(&h->c->lock);
+	dm_bio_list_take(&h->waiting, waiting);
+	forget(h);
+	pthread_mutex_unlock(&h->c->lock);
+}
+
 static void finish(struct hydration *h, int error)
 {
 	struct clone *c = h->c;
@@ -157,12 +167,7 @@ static void finish(struct hydration *h, int error)
 
 	if (!error)
 		clone_md_set(c->md, h->region, h->n);
-	pthread_mutex_lock(&c->lock);
-	waiting = h->waiting;
-	if (!waiting.head)
-		waiting.tail = &waiting.head;
-	forget(h);
-	pthread_mutex_unlock(&c->lock);
+	take_waiting(h, &waiting);
 	run_waiting(c, &waiting, error);
 	if (!error)
 		clone_check_complete(c);
@@ -240,12 +245,7 @@ void clone_overwrite_done(struct hydration *h, int error)
 		finish(h, 0);
 		return;
 	}
-	pthread_mutex_lock(&c->lock);
-	waiting = h->waiting;
-	if (!waiting.head)
-		waiting.tail = &waiting.head;
-	forget(h);
-	pthread_mutex_unlock(&c->lock);
+	take_waiting(h, &waiting);
 	while ((bio = dm_bio_list_pop(&waiting)))
 		clone_write_cold(c, bio, h->region);
 	g_free(h);

@@ -77,22 +77,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct clone_md *md;
-	unsigned changes;
 
 	if (!mem.dev.ops)
 		make_good();
 	if (!size)
 		return 0;
 	memcpy(mem.data, good, sizeof good);
-	changes = *data++ % 8;
-	size--;
-	for (; changes && size >= 12; changes--, data += 12, size -= 12) {
-		unsigned b = data[0] % BLOCKS, at = 4 + (data[1] | data[2] << 8) % 4084;
-		uint8_t *p = mem.data + b * 4096;
-
-		memcpy(p + at, data + 4, 1u << data[3] % 4);
-		put_le32(p, dm_bm_checksum(p + 4, 4092, seed_of(b)));
-	}
+	mem_damage(&mem, &data, &size, seed_of);
 	if (open_it(&md))
 		return 0;
 	check(md);

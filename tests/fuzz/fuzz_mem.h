@@ -4,8 +4,11 @@
 #define DMFS_FUZZ_MEM_H
 
 #include <errno.h>
+#include <string.h>
 
+#include <dmfs/block_manager.h>
 #include <dmfs/io.h>
+#include <dmfs/le.h>
 
 struct mem {
 	struct dm_dev dev;
@@ -38,5 +41,23 @@ static void mem_free(struct dm_dev *dev)
 }
 
 static const struct dm_dev_ops mem_ops = {.submit = mem_submit, .sectors = mem_sectors, .free = mem_free};
+
+/*
+ * Changes up to 7 places as the input says, each in a block whose checksum is made good again; seed_of tells
+ * a block's.  The input moves on behind them; it must have a byte at least.
+ */
+static void mem_damage(struct mem *m, const uint8_t **data, size_t *size, uint32_t (*seed_of)(unsigned block))
+{
+	unsigned changes = *(*data)++ % 8;
+
+	for (--*size; changes && *size >= 12; changes--, *data += 12, *size -= 12) {
+		const uint8_t *in = *data;
+		unsigned b = in[0] % (SECTORS / 8), at = 4 + (in[1] | in[2] << 8) % 4084;
+		uint8_t *p = m->data + b * 4096;
+
+		memcpy(p + at, in + 4, 1u << in[3] % 4);
+		put_le32(p, dm_bm_checksum(p + 4, 4092, seed_of(b)));
+	}
+}
 
 #endif

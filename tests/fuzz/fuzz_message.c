@@ -27,20 +27,6 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
-static struct dm_mapped *make(const char *name, const char *table)
-{
-	g_autofree char *text = fuzz_text((const uint8_t *)table, strlen(table));
-	struct dm_mapped *md;
-	struct dm_table *t;
-
-	if (dm_create(name, -1, &md, NULL))
-		abort();
-	t = fuzz_build(md, text);
-	if (!t || dm_mapped_swap(md, t, NULL, NULL, NULL))
-		abort();
-	return md;
-}
-
 static void send(struct dm_mapped *md, const char *line)
 {
 	g_autofree char *copy = g_strdup(line);
@@ -78,10 +64,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	lines = g_strsplit(text, "\n", 32);
 	fuzz_reset();
 	if (strstr(tables[which], "thin 0:0")) {
-		pool = make("pool", "0 1024 thin-pool f0 f1 128 0");
+		pool = fuzz_make("pool", "0 1024 thin-pool f0 f1 128 0");
 		send(pool, "create_thin 0");
 	}
-	md = make("fuzz", tables[which]);
+	md = fuzz_make("fuzz", tables[which]);
 	for (unsigned i = 0; lines[i]; i++) {
 		send(pool && i % 2 ? pool : md, lines[i]);
 		if (i % 2)

@@ -6,7 +6,6 @@ table where we print names and paths, and we add what `error` says ("dmfs: ..." 
 numbers for a region's area, and crashes on some reports) we do not follow it, and do not ask it.
 """
 
-import difflib
 import os
 import re
 import subprocess
@@ -15,6 +14,7 @@ import tempfile
 import pytest
 
 import uml
+from equal_texts import difference, kernel_text, our_text, split
 from mounted import SECTOR
 
 PRELUDE = r"""
@@ -44,42 +44,6 @@ p() {
     show
 }
 """
-
-
-def kernel_text(text):
-    """The kernel's output as ours would be."""
-    text = re.sub(r"^2\|/dev/mapper/.+: open failed: No such file or directory\n", "", text, flags=re.M)
-    for i in range(2):
-        text = re.sub(rf"\b98:{16 * i}\b", f"D{i}", text)
-        text = re.sub(rf"\b98, {16 * i}\b", f"D{i}", text)
-        text = text.replace(f"/dev/ubd{'ab'[i]}", f"D{i}").replace(f"ubd{'ab'[i]}", f"D{i}")
-    text = re.sub(r"\b254(?=[:,])", "0", text)
-    # 6.1 answers ENODEV for a path that is not there, later kernels ENOENT
-    text = re.sub(r"(ioctl on .* failed: )No such file or directory", r"\1No such device", text)
-    text = text.replace("-j 254", "-j 0")
-    text = re.sub(r"(?<= )254(?=  ? ?\d)", "  0", text)       # a column
-    return re.sub(r"='254'", "='0'", text)
-
-
-def our_text(text, disks, minors):
-    text = re.sub(r"^2\|dmfs: .*\n", "", text, flags=re.M)
-    for i, disk in enumerate(disks):
-        text = text.replace(disk, f"D{i}")
-    # a table names devices
-    for name, minor in minors.items():
-        text = re.sub(rf"(?<=linear ){name}(?= \d)", f"0:{minor}", text)
-    return text
-
-
-def split(text):
-    parts = re.split(r"^(?=\$ \d+ )", text, flags=re.M)
-    # compact trees are indented by the width of names, with the major number in it
-    return [re.sub(" +", " ", part) if "compact" in part.split("\n", 1)[0] else part for part in parts]
-
-
-def difference(theirs, ours):
-    return theirs.split("\n", 1)[0] + "\n" + "\n".join(difflib.unified_diff(
-        theirs.splitlines(), ours.splitlines(), "kernel", "dmfs", lineterm=""))
 
 
 SCRIPTS = {}     # name: (script, the minors of devices that stand in tables)

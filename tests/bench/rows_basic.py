@@ -17,8 +17,7 @@ def linear(b):
 
 @subject("striped")
 def striped(b):
-    half = b.size // 2
-    files = [quote(b.file(f"stripe{i}.img", half)) for i in range(2)]
+    files = [quote(b.file(f"stripe{i}.img")) for i in range(2)]
     yield from device(b, "striped", f"0 {b.sectors()} striped 2 128 {files[0]} 0 {files[1]} 0")
 
 

@@ -73,8 +73,8 @@ def linear_direct(b):
 
 @row("linear-buffered")
 def linear_buffered(b):
-    """one file, through the page cache (cold)"""
-    b.compare(["linear", "passthrough_ll", "qemu raw", "nbdkit file"], BUFFERED, [QEMU[1]])
+    """one file, through the page cache (cold): to look at, as most of it is the kernel's filling of that cache"""
+    b.compare(["linear", "passthrough_ll", "qemu raw", "nbdkit file"], BUFFERED)
 
 
 @row("striped")

@@ -13,6 +13,8 @@ struct linear {
 	uint64_t start;
 };
 
+G_STATIC_ASSERT(sizeof(struct linear) <= sizeof(((struct dm_target *)NULL)->room));
+
 static int linear_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 {
 	struct linear *l;
@@ -25,14 +27,11 @@ static int linear_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	error = dm_read_u64(argv[1], 0, UINT64_MAX, "linear", "device sector", &start, err);
 	if (error)
 		return error;
-	l = g_new(struct linear, 1);
+	l = ti->private = ti->room;
 	l->start = start;
 	error = dm_get_device(ti, argv[0], dm_target_mode(ti), &l->dev, err);
-	if (error) {
-		g_free(l);
+	if (error)
 		return error;
-	}
-	ti->private = l;
 	ti->num_discard_bios = 1;
 	ti->num_write_zeroes_bios = 1;
 	return 0;
@@ -43,7 +42,6 @@ static void linear_dtr(struct dm_target *ti)
 	struct linear *l = ti->private;
 
 	dm_put_device(ti, l->dev);
-	g_free(l);
 }
 
 static enum dm_mapio linear_map(struct dm_target *ti, struct dm_bio *bio)

@@ -85,6 +85,8 @@ struct dm_target_type {
 	int (*extent)(struct dm_target *, uint64_t sector, uint64_t sectors, struct dm_extent *);
 };
 
+#define DM_TARGET_LINE 64 /* bytes: a cache line.  A lookup in a large table misses the two of a target, no more. */
+
 struct dm_target {
 	const struct dm_target_type *type;
 	struct dm_table *table;
@@ -100,6 +102,8 @@ struct dm_target {
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
 	bool secret; /* the arguments hold a key: the table is never stored, a restart needs it again */
+	/* Room for a small context, for ctr to point private to; it goes when the target goes. */
+	char room[DM_TARGET_LINE] __attribute__((aligned(DM_TARGET_LINE)));
 };
 
 /* Sector of a bio relative to the target's begin. */

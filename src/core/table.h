@@ -27,10 +27,14 @@ struct dm_table {
 	uint64_t sectors;
 	unsigned n;
 	GPtrArray *blocks;
+	GPtrArray *memory; /* they are in */
 	/* The btree: level 0 is the root, the last level's keys are the targets' last sectors. */
 	unsigned depth;
 	unsigned *level_nodes;
 	uint64_t **levels;
+	/* Most targets are as long as this, one after the other: sector / stride, shifted, is a guess.  0: they are not. */
+	uint64_t stride;
+	int64_t stride_shift; /* sectors */
 	GHashTable *devs;       /* struct dm_dev * -> struct dm_table_dev * */
 	unsigned devs_used;     /* how many there have been */
 	GHashTable *devs_names; /* "MODE NAME" -> struct dm_table_dev *, for lines that name the same */

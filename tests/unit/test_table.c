@@ -38,31 +38,6 @@ static int add(struct dm_table *t, const char *text, GError **err)
 	return dm_table_add_line(t, line, err);
 }
 
-/* Every sector near a border is found where a walk along the table finds it. */
-static void check_lookup(unsigned n, uint64_t (*length)(unsigned i))
-{
-	struct dm_table *t = draft();
-	uint64_t at = 0;
-
-	for (unsigned i = 0; i < n; i++) {
-		assert_int_equal(dm_table_add(t, at, length(i), "zero", 0, NULL, NULL), 0);
-		at += length(i);
-	}
-	assert_int_equal(dm_table_complete(t, NULL), 0);
-	assert_int_equal(t->sectors, at);
-	at = 0;
-	for (unsigned i = 0; i < n; i++) {
-		struct dm_target *ti = dm_table_target(t, i);
-
-		assert_int_equal(ti->begin, at);
-		assert_ptr_equal(dm_table_find(t, at), ti);
-		assert_ptr_equal(dm_table_find(t, at + length(i) / 2), ti);
-		assert_ptr_equal(dm_table_find(t, at + length(i) - 1), ti);
-		at += length(i);
-	}
-	dm_table_unref(t);
-}
-
 static uint64_t one(unsigned i)
 {
 	return 1;
@@ -78,6 +53,53 @@ static uint64_t huge(unsigned i)
 	return (uint64_t)1 << 40;
 }
 
+static uint64_t first_differs(unsigned i)
+{
+	return i ? 8 : 3;
+}
+
+static uint64_t first_is_long(unsigned i)
+{
+	return i ? 8 : (uint64_t)1 << 50;
+}
+
+static uint64_t one_in_hundred_differs(unsigned i)
+{
+	return i % 100 == 99 ? 1 + i : 8;
+}
+
+static uint64_t halves_differ(unsigned i)
+{
+	return i & 16 ? 8 : 4096;
+}
+
+/* Every sector near a border is found where a walk along the table finds it. */
+static void check_lookup(unsigned n, uint64_t (*length)(unsigned i))
+{
+	struct dm_table *t = draft();
+	uint64_t at = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		assert_int_equal(dm_table_add(t, at, length(i), "zero", 0, NULL, NULL), 0);
+		at += length(i);
+	}
+	assert_int_equal(dm_table_complete(t, NULL), 0);
+	assert_int_equal(t->sectors, at);
+	if (n > 2 && (length == one || length == first_differs || length == first_is_long))
+		assert_int_equal(t->stride, length(1));
+	at = 0;
+	for (unsigned i = 0; i < n; i++) {
+		struct dm_target *ti = dm_table_target(t, i);
+
+		assert_int_equal(ti->begin, at);
+		assert_ptr_equal(dm_table_find(t, at), ti);
+		assert_ptr_equal(dm_table_find(t, at + length(i) / 2), ti);
+		assert_ptr_equal(dm_table_find(t, at + length(i) - 1), ti);
+		at += length(i);
+	}
+	dm_table_unref(t);
+}
+
 /* Around every size at which the tree gains a node or a level: nodes have 8 keys, 9 children. */
 static void every_sector_finds_its_target(void **state)
 {
@@ -86,6 +108,10 @@ static void every_sector_finds_its_target(void **state)
 	for (unsigned i = 0; i < G_N_ELEMENTS(sizes); i++) {
 		check_lookup(sizes[i], one);
 		check_lookup(sizes[i], odd);
+		check_lookup(sizes[i], first_differs);
+		check_lookup(sizes[i], first_is_long);
+		check_lookup(sizes[i], one_in_hundred_differs);
+		check_lookup(sizes[i], halves_differ);
 		if (sizes[i] < 10000)
 			check_lookup(sizes[i], huge);
 	}

@@ -140,10 +140,8 @@ static void count_error(struct dm_target *ti, const struct dm_dev *dev, int erro
 /* --- reads and writes over several chunks --------------------------------------------------- */
 
 struct deal {
+	struct dm_parts counted; /* first */
 	struct dm_target *ti;
-	struct dm_bio *orig;
-	atomic_uint left;
-	atomic_int error;
 	struct part {
 		struct dm_bio bio; /* first */
 		struct deal *deal;
@@ -154,18 +152,9 @@ struct deal {
 static void part_end(struct dm_bio *bio)
 {
 	struct part *p = (struct part *)bio;
-	struct deal *d = p->deal;
-	struct dm_bio *orig = d->orig;
-	int error;
 
-	count_error(d->ti, p->dev, bio->error);
-	if (bio->error)
-		atomic_store(&d->error, bio->error);
-	if (atomic_fetch_sub(&d->left, 1) > 1)
-		return;
-	error = atomic_load(&d->error);
-	g_free(d);
-	dm_bio_end(orig, error);
+	count_error(p->deal->ti, p->dev, bio->error);
+	dm_parts_end(&p->deal->counted, bio->error);
 }
 
 /* Goes through a bio's data in pieces that lie in one chunk and in one entry of its iov. */
@@ -230,9 +219,7 @@ static void deal_out(struct dm_target *ti, struct dm_bio *orig, uint64_t first, 
 	uint64_t offset = dm_target_offset(ti, orig->sector), sector;
 
 	d->ti = ti;
-	d->orig = orig;
-	atomic_init(&d->left, n);
-	atomic_init(&d->error, 0);
+	dm_parts_init(&d->counted, orig, n);
 	for (unsigned k = 0; k < n; k++) {
 		struct part *p = &d->parts[k];
 		struct stripe *stripe =

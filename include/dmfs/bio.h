@@ -12,6 +12,7 @@
 #ifndef DMFS_BIO_H
 #define DMFS_BIO_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -82,6 +83,22 @@ void dm_bio_end(struct dm_bio *bio, int error);
  * called so too, for the parts of a bio that follow others.
  */
 bool dm_in_end(void);
+
+/*
+ * A bio that goes on as several: they are counted, and with the last one the whole ends.  It is the first member of
+ * what its maker has g_malloc()ed for the parts, and frees that.
+ */
+struct dm_parts {
+	struct dm_bio *whole;
+	atomic_uint left;
+	atomic_int error; /* of one of those that failed, 0 if none has */
+};
+
+void dm_parts_init(struct dm_parts *parts, struct dm_bio *whole, unsigned n);
+/* One part more, before the last one has ended. */
+void dm_parts_add(struct dm_parts *parts);
+/* A part has ended, with 0 or a negative errno.  Any thread; *parts may be gone at return. */
+void dm_parts_end(struct dm_parts *parts, int error);
 
 static inline bool dm_op_has_data(enum dm_op op)
 {

@@ -184,10 +184,8 @@ static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t
  * A large read goes in pieces that other cores help with: most of its time is
  * copying, out of the page cache and back to the reader.  Not while there are statistics: they count reads.
  */
-struct parts {
-	struct request *r;
-	atomic_uint left;
-	atomic_int error;
+struct large_read {
+	struct dm_parts parts; /* first */
 	struct part {
 		struct dm_bio bio;
 		struct iovec iov;
@@ -196,23 +194,14 @@ struct parts {
 
 static void part_end(struct dm_bio *bio)
 {
-	struct parts *parts = bio->private;
-	struct request *r = parts->r;
-
-	if (bio->error)
-		atomic_store(&parts->error, bio->error);
-	if (atomic_fetch_sub(&parts->left, 1) > 1)
-		return;
-	r->bio.error = atomic_load(&parts->error);
-	g_free(parts);
-	request_end(&r->bio);
+	dm_parts_end(bio->private, bio->error);
 }
 
 static void start_part(void *context, unsigned nr)
 {
-	struct parts *parts = context;
-	const struct dm_bio *whole = &parts->r->bio;
-	struct part *p = &parts->part[nr];
+	struct large_read *large = context;
+	const struct dm_bio *whole = large->parts.whole;
+	struct part *p = &large->part[nr];
 	uint64_t at = (uint64_t)nr * PART_SECTORS, sectors = MIN(PART_SECTORS, whole->sectors - at);
 
 	p->iov = (struct iovec){(char *)whole->iov->iov_base + (at << DM_SECTOR_SHIFT), sectors << DM_SECTOR_SHIFT};
@@ -224,7 +213,7 @@ static void start_part(void *context, unsigned nr)
 		.iov = &p->iov,
 		.iovcnt = 1,
 		.end = part_end,
-		.private = parts,
+		.private = &large->parts,
 	};
 	dm_submit(&p->bio);
 }
@@ -232,12 +221,10 @@ static void start_part(void *context, unsigned nr)
 static void read_in_parts(struct request *r)
 {
 	unsigned n = (unsigned)((r->bio.sectors + PART_SECTORS - 1) / PART_SECTORS);
-	struct parts *parts = g_malloc(sizeof(*parts) + n * sizeof(parts->part[0]));
+	struct large_read *large = g_malloc(sizeof(*large) + n * sizeof(large->part[0]));
 
-	parts->r = r;
-	atomic_init(&parts->left, n);
-	atomic_init(&parts->error, 0);
-	dm_spread_start(&(struct dm_spread_run){start_part, parts, n}, true);
+	dm_parts_init(&large->parts, &r->bio, n);
+	dm_spread_start(&(struct dm_spread_run){start_part, large, n}, true);
 }
 
 /* --- writes ----------------------------------------------------------------------------- */

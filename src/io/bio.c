@@ -13,6 +13,7 @@
  * ended after itself.
  */
 #include <assert.h>
+#include <glib.h>
 #include <string.h>
 
 #include <dmfs/bio.h>
@@ -90,6 +91,31 @@ void dm_bio_end(struct dm_bio *bio, int error)
 bool dm_in_end(void)
 {
 	return ends > 0;
+}
+
+void dm_parts_init(struct dm_parts *parts, struct dm_bio *whole, unsigned n)
+{
+	parts->whole = whole;
+	atomic_init(&parts->left, n);
+	atomic_init(&parts->error, 0);
+}
+
+void dm_parts_add(struct dm_parts *parts)
+{
+	atomic_fetch_add(&parts->left, 1);
+}
+
+void dm_parts_end(struct dm_parts *parts, int error)
+{
+	struct dm_bio *whole = parts->whole;
+
+	if (error)
+		atomic_store(&parts->error, error);
+	if (atomic_fetch_sub(&parts->left, 1) > 1)
+		return;
+	error = atomic_load(&parts->error);
+	g_free(parts);
+	dm_bio_end(whole, error);
 }
 
 size_t dm_iov_bytes(const struct iovec *iov, int iovcnt)

@@ -261,37 +261,26 @@ struct piece {
 };
 
 struct large {
+	struct dm_parts parts; /* first */
 	struct dm_target *ti;
-	struct dm_bio *orig;
 	size_t piece; /* bytes */
-	atomic_uint left;
-	atomic_int error;
 	struct piece pieces[];
 };
 
 static void piece_done(struct dm_bio *bio)
 {
 	struct piece *p = (struct piece *)bio;
-	struct large *l = p->large;
-	struct dm_bio *orig = l->orig;
-	int error;
 
-	if (bio->error)
-		atomic_store(&l->error, bio->error);
 	if (p->iov != &p->one)
 		g_free(p->iov);
-	if (atomic_fetch_sub(&l->left, 1) > 1)
-		return;
-	error = atomic_load(&l->error);
-	g_free(l);
-	dm_bio_end(orig, error);
+	dm_parts_end(&p->large->parts, bio->error);
 }
 
 static void piece_read(struct dm_bio *bio)
 {
 	struct piece *p = (struct piece *)bio;
 	struct crypt *c = p->large->ti->private;
-	uint64_t sector = dm_target_offset(p->large->ti, p->large->orig->sector) + c->iv_offset;
+	uint64_t sector = dm_target_offset(p->large->ti, p->large->parts.whole->sector) + c->iv_offset;
 	size_t at = (size_t)(p - p->large->pieces) * p->large->piece;
 
 	if (!bio->error && crypt_engine_decrypt(c->engine, sector + (at >> DM_SECTOR_SHIFT), bio->iov, bio->iovcnt, 0,
@@ -318,7 +307,7 @@ static void start_piece(void *context, unsigned nr)
 {
 	struct large *l = context;
 	struct crypt *c = l->ti->private;
-	struct dm_bio *orig = l->orig;
+	struct dm_bio *orig = l->parts.whole;
 	struct piece *p = &l->pieces[nr];
 	size_t at = nr * l->piece, len = MIN(l->piece, (orig->sectors << DM_SECTOR_SHIFT) - at);
 
@@ -367,11 +356,9 @@ static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 		piece = PIECE_MAX;
 	pieces = (unsigned)((len + piece - 1) / piece);
 	l = g_malloc(sizeof(*l) + pieces * sizeof(l->pieces[0]));
+	dm_parts_init(&l->parts, bio, pieces);
 	l->ti = ti;
-	l->orig = bio;
 	l->piece = piece;
-	atomic_init(&l->left, pieces);
-	atomic_init(&l->error, 0);
 	dm_spread_start(&(struct dm_spread_run){start_piece, l, pieces}, help);
 	return true;
 }

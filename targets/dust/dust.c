@@ -158,35 +158,22 @@ static int save(struct dust *d, GArray *undo)
 }
 
 /* The good parts of a write of which others fail. */
-struct parts {
-	struct dm_bio *whole;
-	atomic_uint left;
-};
-
 struct part {
 	struct dm_bio bio; /* first */
-	struct parts *parts;
+	struct dm_parts *parts;
 	struct iovec iov[];
 };
-
-static void part_put(struct parts *parts)
-{
-	if (atomic_fetch_sub(&parts->left, 1) == 1) {
-		dm_bio_end(parts->whole, -EIO);
-		g_free(parts);
-	}
-}
 
 static void part_end(struct dm_bio *bio)
 {
 	struct part *part = (struct part *)bio;
-	struct parts *parts = part->parts;
+	struct dm_parts *parts = part->parts;
 
 	g_free(part);
-	part_put(parts);
+	dm_parts_end(parts, 0);
 }
 
-static void write_part(struct parts *parts, uint64_t sector, uint64_t end)
+static void write_part(struct dm_parts *parts, uint64_t sector, uint64_t end)
 {
 	struct dm_bio *whole = parts->whole;
 	struct part *part;
@@ -206,17 +193,16 @@ static void write_part(struct parts *parts, uint64_t sector, uint64_t end)
 	};
 	part->bio.iovcnt = dm_iov_slice(whole->iov, whole->iovcnt, (sector - whole->sector) << DM_SECTOR_SHIFT,
 					(end - sector) << DM_SECTOR_SHIFT, part->iov);
-	atomic_fetch_add(&parts->left, 1);
+	dm_parts_add(parts);
 	dm_submit(&part->bio);
 }
 
 static void write_around(struct dm_bio *bio, const GArray *failed)
 {
-	struct parts *parts = g_new(struct parts, 1);
+	struct dm_parts *parts = g_new(struct dm_parts, 1);
 	uint64_t at = bio->sector, end = bio->sector + bio->sectors;
 
-	parts->whole = bio;
-	atomic_init(&parts->left, 1);
+	dm_parts_init(parts, bio, 1);
 	for (guint i = 0; bio->op == DM_WRITE && i < failed->len; i++) {
 		struct range *range = &g_array_index(failed, struct range, i);
 
@@ -225,7 +211,7 @@ static void write_around(struct dm_bio *bio, const GArray *failed)
 	}
 	if (bio->op == DM_WRITE)
 		write_part(parts, at, end);
-	part_put(parts);
+	dm_parts_end(parts, -EIO);
 }
 
 static void go_on(struct judged *j, int error)

@@ -22,18 +22,13 @@ static const struct dm_dev_ops lower_ops = {.submit = lower_submit};
 static struct dm_dev lower = {.ops = &lower_ops, .refs = 1};
 
 struct parent {
-	struct dm_bio parts[2], *bio;
-	int left;
+	struct dm_parts counted; /* first */
+	struct dm_bio parts[2];
 };
 
 static void part_end(struct dm_bio *part)
 {
-	struct parent *p = part->private;
-
-	if (!--p->left) {
-		dm_bio_end(p->bio, 0);
-		g_free(p);
-	}
+	dm_parts_end(part->private, part->error);
 }
 
 /* Splits a bio in two. */
@@ -41,8 +36,7 @@ static void split(struct dm_bio *bio, struct dm_dev *to, bool between)
 {
 	struct parent *p = g_new0(struct parent, 1);
 
-	p->bio = bio;
-	p->left = 2;
+	dm_parts_init(&p->counted, bio, 2);
 	for (int i = 0; i < 2; i++) {
 		p->parts[i] = (struct dm_bio){.op = DM_WRITE, .dev = to, .sector = bio->sector * 10 + i, .sectors = 1,
 					      .end = part_end, .private = p};
@@ -95,11 +89,49 @@ static void what_is_queued_goes_out_when_asked(void **state)
 	check("U1 M10 L100 m L101 M11 L110 m L111 ");
 }
 
+static int ended, error_seen;
+
+static void whole_end(struct dm_bio *bio)
+{
+	ended++;
+	error_seen = bio->error;
+}
+
+/* Ends a bio of four parts with these results, the last of them added late. */
+static void end_parts(const int results[4], int want)
+{
+	struct dm_parts *p = g_new(struct dm_parts, 1);
+	struct dm_bio whole = {.end = whole_end};
+
+	ended = 0;
+	dm_parts_init(p, &whole, 3);
+	dm_parts_end(p, results[0]);
+	dm_parts_end(p, results[1]);
+	dm_parts_add(p);
+	dm_parts_end(p, results[2]);
+	assert_int_equal(ended, 0);
+	dm_parts_end(p, results[3]);
+	assert_int_equal(ended, 1);
+	assert_int_equal(error_seen, want);
+}
+
+static void a_whole_ends_with_its_last_part_and_an_error_of_one(void **state)
+{
+	end_parts((const int[]){0, 0, 0, 0}, 0);
+	for (unsigned failing = 0; failing < 4; failing++) {
+		int results[4] = {0};
+
+		results[failing] = -ENOSPC;
+		end_parts(results, -ENOSPC);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_mapped_goes_down_before_the_next_is),
 		cmocka_unit_test(what_is_queued_goes_out_when_asked),
+		cmocka_unit_test(a_whole_ends_with_its_last_part_and_an_error_of_one),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

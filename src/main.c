@@ -369,6 +369,7 @@ static int serve(struct fuse_args *args)
 	dmfs_loop_wait();
 	/* Unmounting first lets the kernel write back what it has cached, while we still serve. */
 	fuse_session_unmount(dmfs_session);
+	dm_end_waiting();
 	dmfs_loop_end();
 	dm_end_removals();
 	dm_state_close(); /* what follows is no change the user made */

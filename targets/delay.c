@@ -41,6 +41,7 @@ struct class {
 struct delay {
 	pthread_mutex_t lock;
 	bool may_delay; /* not between presuspend and resume */
+	bool ending;    /* not any more */
 	int argc;
 	struct class classes[CLASSES];
 };
@@ -183,7 +184,7 @@ static bool hold(struct class *c, struct dm_bio *bio)
 	bool held;
 
 	pthread_mutex_lock(&d->lock);
-	held = d->may_delay;
+	held = d->may_delay && !d->ending;
 	if (held) {
 		bool first = dm_bio_list_empty(&c->waiting);
 
@@ -197,14 +198,14 @@ static bool hold(struct class *c, struct dm_bio *bio)
 	return held;
 }
 
-static void delay_presuspend(struct dm_target *ti)
+static void let_all_go(struct delay *d, bool ending)
 {
-	struct delay *d = ti->private;
 	struct dm_bio_list out;
 
 	dm_bio_list_init(&out);
 	pthread_mutex_lock(&d->lock);
 	d->may_delay = false;
+	d->ending |= ending;
 	for (unsigned i = 0; i < CLASSES; i++) {
 		struct class *c = &d->classes[i];
 
@@ -214,6 +215,16 @@ static void delay_presuspend(struct dm_target *ti)
 	}
 	pthread_mutex_unlock(&d->lock);
 	submit_later(&out);
+}
+
+static void delay_presuspend(struct dm_target *ti)
+{
+	let_all_go(ti->private, false);
+}
+
+static void delay_end_waiting(struct dm_target *ti)
+{
+	let_all_go(ti->private, true);
 }
 
 static void delay_resume(struct dm_target *ti)
@@ -347,6 +358,7 @@ const struct dm_target_type delay_target = {
 	.presuspend = delay_presuspend,
 	.presuspend_undo = delay_resume,
 	.resume = delay_resume,
+	.end_waiting = delay_end_waiting,
 	.status = delay_status,
 	.iterate_devices = delay_iterate_devices,
 	.extent = delay_extent,

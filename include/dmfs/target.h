@@ -77,6 +77,11 @@ struct dm_target_type {
 	void (*postsuspend)(struct dm_target *);
 	int (*preresume)(struct dm_target *, GError **);
 	void (*resume)(struct dm_target *);
+	/*
+	 * The daemon ends.  What is held back here until time passes or somebody does something goes on or fails, now
+	 * and from now on.  At any time while the table is loaded; dtr comes later as always.
+	 */
+	void (*end_waiting)(struct dm_target *);
 	void (*status)(struct dm_target *, enum dm_status_type, GString *);
 	int (*message)(struct dm_target *, int argc, char **argv, GString *reply, GError **);
 	int (*iterate_devices)(struct dm_target *, dm_iterate_fn, void *data);

@@ -527,6 +527,13 @@ void dm_mapped_close(struct dm_mapped *md)
  * Every round removes the devices nobody uses any more, which frees those
  * they stand on for the next round.  Open images do not hold anything up: there is no front end any more.
  */
+void dm_end_waiting(void)
+{
+	g_autoptr(GPtrArray) list = dm_list_devices();
+
+	dm_mapped_no_resume(list);
+}
+
 void dm_remove_all(void)
 {
 	bool progress = true;

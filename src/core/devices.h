@@ -61,6 +61,12 @@ void dm_set_mountpoint(const char *path, dev_t st_dev, struct dm_mapped *(*find_
 /* Resolves a device name of a table for its opener.  The caller gets a reference. */
 int dm_resolve(const struct dm_opener *who, const char *name, enum dm_mode mode, struct dm_dev **out, GError **err);
 
+/*
+ * For the end of the daemon, before its workers are waited for: what waits for a suspended device fails with EIO, what
+ * a target holds back (delay, a full pool, a mirror without its log) goes on or fails.  Any of it may be the bio of a
+ * device above that a worker, or the removal of that device, waits for.
+ */
+void dm_end_waiting(void);
 /* Removes everything, users before what they use.  For the end of the daemon. */
 void dm_remove_all(void);
 

@@ -142,17 +142,53 @@ void dm_mapped_get_error(struct dm_mapped *md, GString *out)
 
 /* --- deferred bios ------------------------------------------------------------------------ */
 
+static atomic_bool no_resume; /* the daemon ends */
+
 bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio)
 {
-	bool closed;
+	bool closed, fail;
 
 	pthread_mutex_lock(&md->lock);
 	/* In a noflush suspend bios come back before the gate is closed; it will be, and opening it runs them. */
 	closed = atomic_load(&md->gate.closed) || (atomic_load(&md->suspending) && atomic_load(&md->noflush));
-	if (closed)
+	fail = closed && atomic_load(&no_resume);
+	if (closed && !fail)
 		dm_bio_list_add(&md->deferred, bio);
 	pthread_mutex_unlock(&md->lock);
+	if (fail)
+		dm_bio_end(bio, -EIO);
 	return closed;
+}
+
+static void take_deferred(struct dm_mapped *md, struct dm_bio_list *list)
+{
+	dm_bio_list_init(list);
+	pthread_mutex_lock(&md->lock);
+	dm_bio_list_take(&md->deferred, list);
+	pthread_mutex_unlock(&md->lock);
+}
+
+static void fail_deferred(struct dm_mapped *md)
+{
+	struct dm_bio_list list;
+	struct dm_bio *bio;
+
+	take_deferred(md, &list);
+	while ((bio = dm_bio_list_pop(&list)))
+		dm_bio_end(bio, -EIO);
+}
+
+void dm_mapped_no_resume(GPtrArray *devices)
+{
+	atomic_store(&no_resume, true);
+	for (unsigned i = 0; i < devices->len; i++) {
+		struct dm_table *t = dm_mapped_live(devices->pdata[i]);
+
+		if (t)
+			dm_table_end_waiting(t);
+		dm_table_unref(t);
+		fail_deferred(devices->pdata[i]);
+	}
 }
 
 void dm_mapped_run_deferred(struct dm_mapped *md)
@@ -160,12 +196,7 @@ void dm_mapped_run_deferred(struct dm_mapped *md)
 	struct dm_bio_list list;
 	struct dm_bio *bio;
 
-	pthread_mutex_lock(&md->lock);
-	list = md->deferred;
-	if (!list.head)
-		list.tail = &list.head;
-	dm_bio_list_init(&md->deferred);
-	pthread_mutex_unlock(&md->lock);
+	take_deferred(md, &list);
 	while ((bio = dm_bio_list_pop(&list)))
 		dm_submit(bio);
 }
@@ -407,7 +438,6 @@ int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly, GError **err)
 void dm_mapped_shutdown(struct dm_mapped *md)
 {
 	struct dm_table *live, *inactive;
-	struct dm_bio *bio;
 
 	pthread_mutex_lock(&md->control);
 	live = atomic_load(&md->live);
@@ -422,8 +452,7 @@ void dm_mapped_shutdown(struct dm_mapped *md)
 	set_live(md, NULL);
 	inactive = set_inactive(md, NULL);
 	pthread_mutex_unlock(&md->control);
-	while ((bio = dm_bio_list_pop(&md->deferred)))
-		dm_bio_end(bio, -EIO);
+	fail_deferred(md);
 	dm_table_unref(live);
 	dm_table_unref(inactive);
 }

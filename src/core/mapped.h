@@ -107,6 +107,11 @@ void dm_mapped_get_error(struct dm_mapped *md, GString *out);
 void dm_mapped_run_deferred(struct dm_mapped *md);
 /* Puts a bio back until the device resumes; false if it is not suspended (any more). */
 bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio);
+/*
+ * All devices there are: none is resumed any more, so bios that wait for it fail, and from now on at once; targets let
+ * go of what they hold.
+ */
+void dm_mapped_no_resume(GPtrArray *devices);
 
 /* table_devs.c: the devices a table holds. */
 void dm_table_devs_init(struct dm_table *t);

@@ -537,6 +537,7 @@ EACH_TARGET(dm_table_presuspend, presuspend)
 EACH_TARGET(dm_table_presuspend_undo, presuspend_undo)
 EACH_TARGET(dm_table_postsuspend, postsuspend)
 EACH_TARGET(dm_table_resume, resume)
+EACH_TARGET(dm_table_end_waiting, end_waiting)
 
 int dm_table_preresume(struct dm_table *t, GError **err)
 {

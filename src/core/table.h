@@ -85,6 +85,7 @@ void dm_table_postsuspend(struct dm_table *t);
 /* On an error those that had it are left as they are. */
 int dm_table_preresume(struct dm_table *t, GError **err);
 void dm_table_resume(struct dm_table *t);
+void dm_table_end_waiting(struct dm_table *t);
 /* Data or hole at a sector below t->sectors. */
 int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struct dm_extent *out);
 

@@ -111,14 +111,14 @@ static void release(struct mirror_bio *b)
 static void hold(struct mirror_bio *b)
 {
 	struct mirror *ms = b->ms;
-	bool suspended;
+	bool held;
 
 	pthread_mutex_lock(&ms->lock);
-	suspended = ms->suspended;
-	if (!suspended)
+	held = !ms->suspended && !ms->ending;
+	if (held)
 		dm_bio_list_add(&ms->holds, b->bio);
 	pthread_mutex_unlock(&ms->lock);
-	if (suspended)
+	if (!held)
 		release(b);
 }
 
@@ -280,19 +280,33 @@ static void work(struct dm_work *w)
 
 /* --- suspend and resume ----------------------------------------------------------------- */
 
-static void mirror_presuspend(struct dm_target *ti)
+/* Releases what is held, and whatever comes while *why is true. */
+static void release_all(struct mirror *ms, bool *why)
 {
-	struct mirror *ms = ti->private;
 	struct dm_bio_list holds;
 	struct dm_bio *bio;
 
 	dm_bio_list_init(&holds);
 	pthread_mutex_lock(&ms->lock);
-	ms->suspended = true;
+	*why = true;
 	dm_bio_list_take(&ms->holds, &holds);
 	pthread_mutex_unlock(&ms->lock);
 	while ((bio = dm_bio_list_pop(&holds)))
 		release(bio->private);
+}
+
+static void mirror_end_waiting(struct dm_target *ti)
+{
+	struct mirror *ms = ti->private;
+
+	release_all(ms, &ms->ending);
+}
+
+static void mirror_presuspend(struct dm_target *ti)
+{
+	struct mirror *ms = ti->private;
+
+	release_all(ms, &ms->suspended);
 	recovery_stop(ms);
 	if (ms->log->type->presuspend && ms->log->type->presuspend(ms->log))
 		dm_log_warn("mirror: log presuspend failed");
@@ -638,6 +652,7 @@ const struct dm_target_type mirror_target = {
 	.postsuspend = mirror_postsuspend,
 	.preresume = mirror_preresume,
 	.resume = mirror_resume,
+	.end_waiting = mirror_end_waiting,
 	.status = mirror_status,
 	.message = mirror_message,
 	.iterate_devices = mirror_iterate_devices,

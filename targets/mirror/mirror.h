@@ -126,7 +126,7 @@ struct mirror {
 	GArray *to_clean;      /* of uint64_t: regions, legs flushed */
 	bool flush_failed;     /* the cleaner could not flush all legs */
 	bool announce, announced; /* all is in sync: flush the legs and say so; flushed */
-	bool suspended;        /* nothing is held any more */
+	bool suspended, ending; /* nothing is held any more */
 	bool recovering;       /* recovery may start */
 	unsigned runs;
 

@@ -76,6 +76,11 @@ static enum pool_mode possible_mode(struct thin_pool *pool, enum pool_mode old, 
 	return mode;
 }
 
+static void set_patience(struct thin_pool *pool, bool error_if_no_space)
+{
+	atomic_store(&pool->error_if_no_space, error_if_no_space || atomic_load(&pool->ending));
+}
+
 static void set_mode_locked(struct thin_pool *pool, enum pool_mode mode)
 {
 	enum pool_mode old = pool_mode(pool);
@@ -83,7 +88,7 @@ static void set_mode_locked(struct thin_pool *pool, enum pool_mode mode)
 
 	mode = possible_mode(pool, old, mode);
 	if (mode == PM_WRITE && pt)
-		atomic_store(&pool->error_if_no_space, pt->requested.error_if_no_space);
+		set_patience(pool, pt->requested.error_if_no_space);
 	if (mode == PM_WRITE)
 		thin_md_set_read_only(pool->md, false);
 	atomic_store_explicit(&pool->mode, mode, memory_order_release);
@@ -263,6 +268,17 @@ static void take_devices(struct thin_pool *pool, struct pool_target *pt)
 	dm_dev_put(meta);
 }
 
+void pool_end_waiting(struct thin_pool *pool)
+{
+	pthread_mutex_lock(&pool->mode_lock);
+	atomic_store(&pool->ending, true);
+	set_patience(pool, true);
+	pool_arm_no_space(pool, false);
+	pool_fail_retries(pool, -ENOSPC);
+	pthread_mutex_unlock(&pool->mode_lock);
+	pool_fail_parked(pool);
+}
+
 void pool_bind(struct thin_pool *pool, struct pool_target *pt)
 {
 	pthread_mutex_lock(&pool->mode_lock);
@@ -273,7 +289,7 @@ void pool_bind(struct thin_pool *pool, struct pool_target *pt)
 	atomic_store(&pool->zero, pt->adjusted.zero);
 	atomic_store(&pool->discard, pt->adjusted.discard);
 	atomic_store(&pool->passdown, pt->adjusted.passdown);
-	atomic_store(&pool->error_if_no_space, pt->adjusted.error_if_no_space);
+	set_patience(pool, pt->adjusted.error_if_no_space);
 	set_mode_locked(pool, pt->adjusted.mode);
 	pthread_mutex_unlock(&pool->mode_lock);
 }
@@ -297,6 +313,7 @@ void pool_suspend(struct thin_pool *pool)
 	atomic_store(&pool->suspended, true);
 	pthread_mutex_unlock(&pool->lock);
 	thin_epoch_drain(&pool->epoch);
+	pool_fail_parked(pool);
 }
 
 void pool_resume(struct thin_pool *pool)

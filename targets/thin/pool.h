@@ -64,6 +64,7 @@ struct thin_pool {
 	int block_shift; /* -1: not a power of two */
 
 	pthread_mutex_t mode_lock;
+	atomic_bool ending; /* nothing waits for space or a resume any more */
 	_Atomic int mode;
 	atomic_bool zero, discard, passdown, error_if_no_space;
 
@@ -158,6 +159,8 @@ void pool_check_marks(struct thin_pool *pool);
 void pool_check_data_space(struct thin_pool *pool);
 /* Turns to out of data space unless a commit frees some; true: try again. */
 bool pool_out_of_space(struct thin_pool *pool);
+/* From now on what finds no space fails, and what waits for the pool to be resumed. */
+void pool_end_waiting(struct thin_pool *pool);
 /* Puts a table in charge (the pool is suspended), or no longer. */
 void pool_bind(struct thin_pool *pool, struct pool_target *pt);
 void pool_unbind(struct thin_pool *pool, struct pool_target *pt);
@@ -177,6 +180,7 @@ void pool_wait_for_commit(struct thin_pool *pool, struct dm_bio *bio);
 /* A write that cannot be served: fails, or waits for space. */
 void pool_unserviceable(struct thin_pool *pool, struct dm_bio *bio);
 void pool_retry_all(struct thin_pool *pool);
+void pool_fail_parked(struct thin_pool *pool);
 void pool_fail_retries(struct thin_pool *pool, int error);
 void pool_requeue_thin(struct thin *t);
 /* There is something to commit: does so within a second. */

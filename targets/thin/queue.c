@@ -55,6 +55,8 @@ void pool_defer(struct thin_pool *pool, struct dm_bio *bio)
 	add(pool, &pool->deferred, bio);
 	if (!atomic_load(&pool->stopping)) /* else pool_resume() will */
 		pool_kick(pool);
+	else
+		pool_fail_parked(pool);
 }
 
 void pool_wait_for_commit(struct thin_pool *pool, struct dm_bio *bio)
@@ -77,6 +79,24 @@ static void end_all(struct dm_bio_list *list, int error)
 
 	while ((bio = dm_bio_list_pop(list)))
 		dm_bio_end(bio, error);
+}
+
+/* Fails what waits for the pool's resume if there will be none. */
+void pool_fail_parked(struct thin_pool *pool)
+{
+	struct dm_bio_list list;
+
+	if (!atomic_load(&pool->ending))
+		return;
+	dm_bio_list_init(&list);
+	pthread_mutex_lock(&pool->lock);
+	if (atomic_load(&pool->stopping)) {
+		take(&pool->deferred, &list);
+		take(&pool->discards, &list);
+		take(&pool->retry, &list);
+	}
+	pthread_mutex_unlock(&pool->lock);
+	end_all(&list, -EIO);
 }
 
 void pool_fail_retries(struct thin_pool *pool, int error)

@@ -172,6 +172,13 @@ static void pool_presuspend_undo(struct dm_target *ti)
 	pool_resume(pt->pool);
 }
 
+static void pool_target_end_waiting(struct dm_target *ti)
+{
+	struct pool_target *pt = ti->private;
+
+	pool_end_waiting(pt->pool);
+}
+
 static void pool_postsuspend(struct dm_target *ti)
 {
 	struct pool_target *pt = ti->private;
@@ -501,6 +508,7 @@ const struct dm_target_type thin_pool_target = {
 	.postsuspend = pool_postsuspend,
 	.preresume = pool_preresume,
 	.resume = pool_target_resume,
+	.end_waiting = pool_target_end_waiting,
 	.status = pool_status,
 	.message = pool_message,
 	.iterate_devices = pool_iterate_devices,

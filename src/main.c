@@ -370,7 +370,9 @@ static int serve(struct fuse_args *args)
 	/* Unmounting first lets the kernel write back what it has cached, while we still serve. */
 	fuse_session_unmount(dmfs_session);
 	dm_end_waiting();
+	dmfs_end_invalidations();
 	dmfs_loop_end();
+	dmfs_loop_settle();
 	dm_end_removals();
 	dm_state_close(); /* what follows is no change the user made */
 	dm_remove_all();

@@ -93,6 +93,16 @@ struct dmfs_handle {
 extern const struct dmfs_file *const dmfs_root_files[], *const dmfs_device_files[];
 
 /* node.c */
+/*
+ * Has the kernel forget what it has cached of a file: of bytes from offset on, 0 for all.  Waits for pages that are
+ * being read or written, so not from a thread that bios wait for.
+ */
+void dmfs_invalidate(fuse_ino_t ino, off_t offset, off_t bytes);
+/*
+ * Waits for those under way and makes further ones do nothing: while the workers still serve what holds the pages, and
+ * nothing else waits for ever (dm_end_waiting()).
+ */
+void dmfs_end_invalidations(void);
 void dmfs_nodes_init(void);
 /* Frees what was open when the session ended; the kernel does not tell of these any more. */
 void dmfs_nodes_end(void);

@@ -23,6 +23,7 @@
 #include "loop.h"
 
 #include <dmfs/spread.h>
+#include <dmfs/work.h>
 
 enum { RUNNING, ENDED, KEPT };
 
@@ -40,6 +41,7 @@ struct request {
 	int channel;
 	atomic_int state;
 	struct dmfs_buf *buf;
+	struct dm_work work;
 	char *bounce; /* for an unaligned read that has no room in the buffer */
 	const char *reply;
 	size_t reply_len;
@@ -63,20 +65,49 @@ static void answer(struct request *r)
 	dmfs_loop_answer(before);
 }
 
-static void invalidate_cached(struct dmfs_device *d, uint64_t offset, uint64_t bytes)
+/*
+ * A direct write beside cached opens: newer kernels drop the pages themselves, older ones do not.  That waits for
+ * pages that are being read, for bios perhaps that the thread which ended the write has to end as well, so it is
+ * left to a queue.
+ */
+static bool pages_are_stale(const struct dmfs_handle *h)
 {
-	dm_block_begin(); /* it waits for pages that are being read */
-	fuse_lowlevel_notify_inval_inode(dmfs_session,
-					 dmfs_ino(d, dmfs_kind_of(dmfs_device_files, &dmfs_image_file)),
-					 (off_t)offset, (off_t)bytes);
-	dm_block_end();
+	return (h->flags & O_DIRECT) && atomic_load_explicit(&h->device->cached_opens, memory_order_relaxed);
 }
 
-/* A direct write beside cached opens: newer kernels drop the pages themselves, older ones do not. */
-static void direct_write_done(struct dmfs_handle *h, uint64_t offset, uint64_t bytes)
+static void drop_pages(struct dmfs_handle *h, uint64_t offset, uint64_t bytes)
 {
-	if ((h->flags & O_DIRECT) && atomic_load_explicit(&h->device->cached_opens, memory_order_relaxed))
-		invalidate_cached(h->device, offset, bytes);
+	dmfs_invalidate(dmfs_ino(h->device, dmfs_kind_of(dmfs_device_files, &dmfs_image_file)), (off_t)offset,
+			(off_t)bytes);
+}
+
+static void drop_later(struct dm_work *work, void (*fn)(struct dm_work *))
+{
+	static struct dm_wq *wq;
+	static gsize made;
+
+	if (g_once_init_enter(&made)) {
+		wq = dm_wq_new("invalidate", 64);
+		g_once_init_leave(&made, 1);
+	}
+	*work = (struct dm_work){.fn = fn};
+	dm_wq_queue(wq, work);
+}
+
+static void request_done(struct request *r)
+{
+	answer(r);
+	free(r->bounce);
+	if (atomic_exchange_explicit(&r->state, ENDED, memory_order_acq_rel) == KEPT)
+		dmfs_loop_release(r->buf);
+}
+
+static void request_drop_pages(struct dm_work *work)
+{
+	struct request *r = (struct request *)((char *)work - offsetof(struct request, work));
+
+	drop_pages(r->h, r->bio.sector << DM_SECTOR_SHIFT, r->bio.sectors << DM_SECTOR_SHIFT);
+	request_done(r);
 }
 
 static void request_end(struct dm_bio *bio)
@@ -85,12 +116,10 @@ static void request_end(struct dm_bio *bio)
 
 	if (r->gated)
 		dm_gate_exit(&r->h->device->image->writes);
-	if (bio->op == DM_WRITE && !bio->error)
-		direct_write_done(r->h, bio->sector << DM_SECTOR_SHIFT, bio->sectors << DM_SECTOR_SHIFT);
-	answer(r);
-	free(r->bounce);
-	if (atomic_exchange_explicit(&r->state, ENDED, memory_order_acq_rel) == KEPT)
-		dmfs_loop_release(r->buf);
+	if (bio->op == DM_WRITE && !bio->error && pages_are_stale(r->h))
+		drop_later(&r->work, request_drop_pages);
+	else
+		request_done(r);
 }
 
 static void in_use(struct dmfs_handle *h)
@@ -234,23 +263,41 @@ struct slow_write {
 	struct dmfs_rmw rmw;
 	fuse_req_t req;
 	struct dmfs_handle *h;
-	int channel;
+	int channel, error;
+	struct dm_work work;
 };
+
+static void slow_write_done(struct slow_write *w)
+{
+	int before = dmfs_loop_answer(w->channel);
+
+	if (w->error)
+		fuse_reply_err(w->req, -w->error);
+	else
+		fuse_reply_write(w->req, w->rmw.len);
+	dmfs_loop_answer(before);
+	dmfs_rmw_clear(&w->rmw);
+	g_free(w);
+	dmfs_loop_answered();
+}
+
+static void slow_write_drop_pages(struct dm_work *work)
+{
+	struct slow_write *w = (struct slow_write *)((char *)work - offsetof(struct slow_write, work));
+
+	drop_pages(w->h, w->rmw.offset, w->rmw.len);
+	slow_write_done(w);
+}
 
 static void slow_write_end(struct dmfs_rmw *rmw, int error)
 {
 	struct slow_write *w = (struct slow_write *)rmw;
-	int before = dmfs_loop_answer(w->channel);
 
-	if (!error)
-		direct_write_done(w->h, rmw->offset, rmw->len);
-	if (error)
-		fuse_reply_err(w->req, -error);
+	w->error = error;
+	if (!error && pages_are_stale(w->h))
+		drop_later(&w->work, slow_write_drop_pages);
 	else
-		fuse_reply_write(w->req, rmw->len);
-	dmfs_loop_answer(before);
-	dmfs_rmw_clear(rmw);
-	g_free(w);
+		slow_write_done(w);
 }
 
 static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off,
@@ -281,6 +328,7 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 	w->req = req;
 	w->h = h;
 	w->channel = dmfs_loop_channel();
+	dmfs_loop_later();
 	dmfs_rmw_start(&w->rmw, image, buf, (uint64_t)off, size, flags, slow_write_end);
 }
 

@@ -45,6 +45,7 @@ static struct {
 	struct channel *channels; /* free ones */
 	struct dmfs_buf *bufs;    /* free ones */
 	unsigned n_bufs;
+	unsigned later;     /* requests to be answered by somebody else */
 	GPtrArray *threads; /* running: struct worker * */
 } loop = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
@@ -115,20 +116,53 @@ static void buf_free(struct dmfs_buf *buf)
 	g_free(buf);
 }
 
+/* Puts a buffer among the free ones, loop.lock held; NULL: it is there, else there are enough. */
+static struct dmfs_buf *put_buf(struct dmfs_buf *buf)
+{
+	if (loop.n_bufs >= FREE_BUFS)
+		return buf;
+	buf->next = loop.bufs;
+	loop.bufs = buf;
+	loop.n_bufs++;
+	return NULL;
+}
+
+static void answered_locked(void)
+{
+	if (!--loop.later)
+		pthread_cond_broadcast(&loop.changed);
+}
+
 void dmfs_loop_release(struct dmfs_buf *buf)
 {
-	bool keep;
-
 	pthread_mutex_lock(&loop.lock);
-	keep = loop.n_bufs < FREE_BUFS;
-	if (keep) {
-		buf->next = loop.bufs;
-		loop.bufs = buf;
-		loop.n_bufs++;
-	}
+	buf = put_buf(buf);
+	answered_locked();
 	pthread_mutex_unlock(&loop.lock);
-	if (!keep)
+	if (buf)
 		buf_free(buf);
+}
+
+void dmfs_loop_later(void)
+{
+	pthread_mutex_lock(&loop.lock);
+	loop.later++;
+	pthread_mutex_unlock(&loop.lock);
+}
+
+void dmfs_loop_answered(void)
+{
+	pthread_mutex_lock(&loop.lock);
+	answered_locked();
+	pthread_mutex_unlock(&loop.lock);
+}
+
+void dmfs_loop_settle(void)
+{
+	pthread_mutex_lock(&loop.lock);
+	while (loop.later)
+		pthread_cond_wait(&loop.changed, &loop.lock);
+	pthread_mutex_unlock(&loop.lock);
 }
 
 void dmfs_loop_large(void)
@@ -144,6 +178,7 @@ struct dmfs_buf *dmfs_loop_buf(void)
 
 void dmfs_loop_keep(void)
 {
+	dmfs_loop_later();
 	self->buf = NULL;
 }
 
@@ -382,10 +417,11 @@ static void *worker_main(void *arg)
 	dm_block_set_hooks(block_begin, block_end, NULL);
 	while (!leave_early && one_request(w))
 		leave_early = surplus();
-	if (w->buf)
-		dmfs_loop_release(w->buf);
 	channel_free(w->channel);
 	pthread_mutex_lock(&loop.lock);
+	w->buf = w->buf ? put_buf(w->buf) : NULL;
+	if (w->buf)
+		buf_free(w->buf);
 	if (leave_early && !atomic_load(&loop.exiting)) {
 		g_ptr_array_remove_fast(loop.threads, w);
 		pthread_detach(w->thread);

@@ -41,6 +41,9 @@ struct dmfs_buf *dmfs_loop_buf(void);
  */
 void dmfs_loop_keep(void);
 void dmfs_loop_release(struct dmfs_buf *buf);
+/* The same for requests that keep no buffer: one is answered after its handler has returned; it was answered. */
+void dmfs_loop_later(void);
+void dmfs_loop_answered(void);
 
 /* Where the request being handled must be answered; dmfs_loop_answer() sets it for the calling thread and returns the one before. */
 int dmfs_loop_channel(void);
@@ -53,5 +56,7 @@ void dmfs_loop_wait(void);
 void dmfs_loop_stop(void);
 /* Ends all workers. */
 void dmfs_loop_end(void);
+/* Waits for what was left to be answered later; after dmfs_loop_end() then none uses the session. */
+void dmfs_loop_settle(void);
 
 #endif

@@ -437,6 +437,41 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 
 /* --- what the engine tells ---------------------------------------------------------------------- */
 
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t none;
+	unsigned under_way;
+	bool ending;
+} invalidations = {.lock = PTHREAD_MUTEX_INITIALIZER, .none = PTHREAD_COND_INITIALIZER};
+
+void dmfs_invalidate(fuse_ino_t ino, off_t offset, off_t bytes)
+{
+	bool ending;
+
+	pthread_mutex_lock(&invalidations.lock);
+	ending = invalidations.ending;
+	invalidations.under_way += !ending;
+	pthread_mutex_unlock(&invalidations.lock);
+	if (ending)
+		return;
+	dm_block_begin();
+	fuse_lowlevel_notify_inval_inode(dmfs_session, ino, offset, bytes);
+	dm_block_end();
+	pthread_mutex_lock(&invalidations.lock);
+	if (!--invalidations.under_way)
+		pthread_cond_broadcast(&invalidations.none);
+	pthread_mutex_unlock(&invalidations.lock);
+}
+
+void dmfs_end_invalidations(void)
+{
+	pthread_mutex_lock(&invalidations.lock);
+	invalidations.ending = true;
+	while (invalidations.under_way)
+		pthread_cond_wait(&invalidations.none, &invalidations.lock);
+	pthread_mutex_unlock(&invalidations.lock);
+}
+
 static void forget_cached(struct dm_mapped *md)
 {
 	struct dmfs_device *d;
@@ -447,11 +482,8 @@ static void forget_cached(struct dm_mapped *md)
 	if (d && d->nlookup)
 		ino = dmfs_ino(d, dmfs_kind_of(dmfs_device_files, &dmfs_image_file));
 	pthread_rwlock_unlock(&nodes_lock);
-	if (ino && dmfs_session) {
-		dm_block_begin(); /* it waits for pages that are being read or written */
-		fuse_lowlevel_notify_inval_inode(dmfs_session, ino, 0, 0);
-		dm_block_end();
-	}
+	if (ino && dmfs_session)
+		dmfs_invalidate(ino, 0, 0);
 }
 
 static void swapped(struct dm_mapped *md)

@@ -51,8 +51,7 @@ struct dm_mapped {
 	uint64_t saved_ids[2];
 	struct dm_unloaded *unloaded;
 	struct dm_events *events; /* events.c's; NULL: nobody ever listened */
-	/* The front end's. */
-	void *front;
+	_Atomic(void *) front; /* the front end's, once it knows the device */
 	GString *error; /* text of `error`, under md->lock; NULL: empty */
 	GString *reply; /* the last message's */
 };

@@ -388,11 +388,22 @@ static struct thin_pool *lookup(struct dm_mapped *mapped)
 	return pool;
 }
 
+/* Whether a pool's devices, of which take_devices() may just put others in their place, are these; NULL: any. */
+static bool has_devices(struct thin_pool *pool, struct dm_dev *meta_dev, struct dm_dev *data_dev)
+{
+	bool same;
+
+	pthread_mutex_lock(&pool->lock);
+	same = (!meta_dev || dm_dev_same(pool->meta_dev, meta_dev)) && (!data_dev || dm_dev_same(pool->data_dev, data_dev));
+	pthread_mutex_unlock(&pool->lock);
+	return same;
+}
+
 static struct thin_pool *lookup_meta(struct dm_dev *meta_dev)
 {
 	struct thin_pool *pool = pools.first;
 
-	while (pool && !dm_dev_same(pool->meta_dev, meta_dev))
+	while (pool && !has_devices(pool, meta_dev, NULL))
 		pool = pool->next;
 	return pool;
 }
@@ -415,9 +426,9 @@ static int check_same(struct thin_pool *pool, struct dm_mapped *mapped, struct d
 {
 	if (pool->mapped != mapped)
 		return dm_fail(err, EBUSY, "thin-pool: metadata device already in use by a pool");
-	if (!dm_dev_same(pool->meta_dev, meta_dev))
+	if (!has_devices(pool, meta_dev, NULL))
 		return dm_fail(err, EINVAL, "thin-pool: different pool cannot replace a pool: it has another metadata device");
-	if (!dm_dev_same(pool->data_dev, data_dev))
+	if (!has_devices(pool, NULL, data_dev))
 		return dm_fail(err, EBUSY, "thin-pool: different pool cannot replace a pool: it has another data device");
 	return 0;
 }

@@ -3,6 +3,7 @@
 #   make [all]          dmfs and its tools, in build/
 #   make check          all tests; check-unit, check-integration, check-kernel, check-crash, check-fuzz: one kind
 #   make crash          the crash laboratory in full
+#   make random         random operations on all targets at once, for RANDOM_SEEDS
 #   make fuzz           the fuzzers, for FUZZ_SECONDS each (a quarter for formats)
 #   make bench          the benchmark against its peers
 #   make install        honours PREFIX and DESTDIR
@@ -18,6 +19,7 @@ CLANG ?= clang
 PKG_CONFIG ?= pkg-config
 PYTHON ?= /usr/bin/python3
 FUZZ_SECONDS ?= 600
+RANDOM_SEEDS ?= 1 2 3 4 5 6
 
 comma := ,
 B := build$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(FUZZER),-fuzz)
@@ -75,7 +77,7 @@ unit_bins := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(unit_src))
 crash_bins := $(if $(crash_src),$(B)/tests/crash/crash)
 fuzz_bins := $(patsubst tests/fuzz/%.c,$(B)/tests/fuzz/%,$(fuzz_src))
 
-.PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz crash fuzz fuzz-bins bench \
+.PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz crash random fuzz fuzz-bins bench \
 	install uninstall clean tests format
 .SECONDARY:
 all: $(programs)
@@ -116,6 +118,8 @@ check-unit check-integration check-kernel check-crash check-fuzz: all tests
 	contrib/runtests B=$(B) $(@:check-%=%)
 crash: all tests
 	contrib/runtests B=$(B) crash-full
+random: all
+	contrib/runtests B=$(B) RANDOM_SEEDS="$(RANDOM_SEEDS)" random
 fuzz-bins: $(fuzz_bins)
 fuzz:
 	contrib/runtests B=$(B) FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz

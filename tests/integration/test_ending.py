@@ -37,81 +37,37 @@ def low_full(d, file):
     return lambda: d["low"].load("0 4096 thin full 1")
 
 
-# What stands on `low` by the name of `up`, and what is written to.
-def straight(d, file):
-    return "low"
+# What stands on `low` by the name of `up` (if nothing does, low is written to): tables of devices and what is
+# written to their files.  FILE: a file of 4096 sectors.
+POOL = [("pool", "table", "0 4096 thin-pool FILE low 128 0"), ("pool", "message", "create_thin 0"),
+        ("up", "table", "0 4096 thin pool 0")]
+UPPERS = {
+    "nothing": [],
+    "linear": [("between", "table", "0 4096 linear low 0"), ("up", "table", "0 4096 linear between 0")],
+    "striped": [("up", "table", "0 8192 striped 2 8 low 0 FILE 0")],
+    "crypt": [("up", "table", f"0 4096 crypt aes-xts-plain64 {'12' * 64} 0 low 0")],
+    "snapshot": [("up", "table", "0 4096 snapshot low FILE P 16")],
+    "exception store": [("up", "table", "0 2048 snapshot FILE low P 16")],
+    "origin": [("snap", "table", "0 4096 snapshot low FILE P 16"), ("up", "table", "0 4096 snapshot-origin low")],
+    "mirror": [("up", "table", "0 4096 mirror core 2 1024 nosync 2 low 0 FILE 0 1 handle_errors")],
+    "mirror log": [("up", "table", "0 4096 mirror disk 2 low 1024 2 FILE 0 FILE 0")],
+    "pool data": POOL,
+    "pool metadata": [("pool", "table", "0 4096 thin-pool low FILE 128 0"), *POOL[1:]],
+    "suspended pool": [*POOL, ("pool", "suspend", "1")],
+    "clone": [("up", "table", "0 4096 clone FILE FILE low 8 1 no_hydration")],
+    "log-writes": [("up", "table", "0 4096 log-writes FILE low")],
+}
 
 
-def linear(d, file):
-    d.mkdir("between", "0 4096 linear low 0")
-    d.mkdir("up", "0 4096 linear between 0")
-    return "up"
-
-
-def striped(d, file):
-    d.mkdir("up", f"0 8192 striped 2 8 low 0 {file(4096)} 0")
-    return "up"
-
-
-def crypt(d, file):
-    d.mkdir("up", f"0 4096 crypt aes-xts-plain64 {'12' * 64} 0 low 0")
-    return "up"
-
-
-def snapshot(d, file):
-    d.mkdir("up", f"0 4096 snapshot low {file(4096)} P 16")
-    return "up"
-
-
-def exception_store(d, file):
-    d.mkdir("up", f"0 2048 snapshot {file(2048)} low P 16")
-    return "up"
-
-
-def origin(d, file):
-    d.mkdir("snap", f"0 4096 snapshot low {file(8192)} P 16")
-    d.mkdir("up", "0 4096 snapshot-origin low")
-    return "up"
-
-
-def mirror(d, file):
-    d.mkdir("up", f"0 4096 mirror core 2 1024 nosync 2 low 0 {file(4096)} 0 1 handle_errors")
-    return "up"
-
-
-def mirror_log(d, file):
-    d.mkdir("up", f"0 4096 mirror disk 2 low 1024 2 {file(4096)} 0 {file(4096)} 0")
-    return "up"
-
-
-def pool_data(d, file):
-    d.mkdir("pool", f"0 4096 thin-pool {file(4096)} low 128 0")
-    d["pool"].write("message", "create_thin 0")
-    d.mkdir("up", "0 4096 thin pool 0")
-    return "up"
-
-
-def pool_metadata(d, file):
-    d.mkdir("pool", f"0 4096 thin-pool low {file(4096)} 128 0")
-    d["pool"].write("message", "create_thin 0")
-    d.mkdir("up", "0 4096 thin pool 0")
-    return "up"
-
-
-def volume_of_suspended_pool(d, file):
-    pool_data(d, file)
-    d["pool"].write("suspend", "1")
-    return "up"
-
-
-def clone(d, file):
-    d.mkdir("up", f"0 4096 clone {file(4096)} {file(4096)} low 8 1 no_hydration")
-    return "up"
-
-
-def log_writes(d, file):
-    d.mkdir("up", f"0 4096 log-writes {file(4096)} low")
-    return "up"
+def make_upper(d, file, steps):
+    for name, where, text in steps:
+        while "FILE" in text:
+            text = text.replace("FILE", file(4096), 1)
+        if where == "table":
+            d.mkdir(name, text)
+        else:
+            d[name].write(where, text)
+    return d["up"] if steps else d["low"]
 
 
 def start(*args):
@@ -129,13 +85,16 @@ def wait_until_waiting(process):
 
 
 @pytest.mark.parametrize("waiter", ["", "suspend", "stats"])
-@pytest.mark.parametrize("upper", [straight, linear, striped, crypt, snapshot, exception_store, origin, mirror, mirror_log,
-                                   pool_data, pool_metadata, volume_of_suspended_pool, clone, log_writes])
+@pytest.mark.parametrize("upper", UPPERS)
 @pytest.mark.parametrize("lower", [low_suspended, low_delayed, low_full])
 def test_it_ends(dmfs, backing, lower, upper, waiter):
     d = dmfs()
-    block = lower(d, lambda sectors: quote(backing(sectors)))
-    up = d[upper(d, lambda sectors: quote(backing(sectors)))]
+
+    def file(sectors):
+        return quote(backing(sectors))
+
+    block = lower(d, file)
+    up = make_upper(d, file, UPPERS[upper])
     block()
     started = [start(sys.executable, "-c", WRITER, up.file("image"))]
     try:

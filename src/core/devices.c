@@ -523,10 +523,6 @@ void dm_mapped_close(struct dm_mapped *md)
 	dm_topology_unlock();
 }
 
-/*
- * Every round removes the devices nobody uses any more, which frees those
- * they stand on for the next round.  Open images do not hold anything up: there is no front end any more.
- */
 void dm_end_waiting(void)
 {
 	g_autoptr(GPtrArray) list = dm_list_devices();
@@ -534,6 +530,10 @@ void dm_end_waiting(void)
 	dm_mapped_no_resume(list);
 }
 
+/*
+ * Every round removes the devices nobody uses any more, which frees those
+ * they stand on for the next round.  Open images do not hold anything up: there is no front end any more.
+ */
 void dm_remove_all(void)
 {
 	bool progress = true;

@@ -45,7 +45,7 @@ static struct {
 	struct channel *channels; /* free ones */
 	struct dmfs_buf *bufs;    /* free ones */
 	unsigned n_bufs;
-	unsigned later;     /* requests to be answered by somebody else */
+	atomic_uint later;  /* requests to be answered by somebody else; made less under lock */
 	GPtrArray *threads; /* running: struct worker * */
 } loop = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
@@ -129,7 +129,7 @@ static struct dmfs_buf *put_buf(struct dmfs_buf *buf)
 
 static void answered_locked(void)
 {
-	if (!--loop.later)
+	if (atomic_fetch_sub(&loop.later, 1) == 1)
 		pthread_cond_broadcast(&loop.changed);
 }
 
@@ -145,9 +145,7 @@ void dmfs_loop_release(struct dmfs_buf *buf)
 
 void dmfs_loop_later(void)
 {
-	pthread_mutex_lock(&loop.lock);
-	loop.later++;
-	pthread_mutex_unlock(&loop.lock);
+	atomic_fetch_add(&loop.later, 1);
 }
 
 void dmfs_loop_answered(void)
@@ -160,7 +158,7 @@ void dmfs_loop_answered(void)
 void dmfs_loop_settle(void)
 {
 	pthread_mutex_lock(&loop.lock);
-	while (loop.later)
+	while (atomic_load(&loop.later))
 		pthread_cond_wait(&loop.changed, &loop.lock);
 	pthread_mutex_unlock(&loop.lock);
 }

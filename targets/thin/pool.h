@@ -180,6 +180,7 @@ void pool_wait_for_commit(struct thin_pool *pool, struct dm_bio *bio);
 /* A write that cannot be served: fails, or waits for space. */
 void pool_unserviceable(struct thin_pool *pool, struct dm_bio *bio);
 void pool_retry_all(struct thin_pool *pool);
+/* After pool_end_waiting(): fails what waits for the pool to be resumed. */
 void pool_fail_parked(struct thin_pool *pool);
 void pool_fail_retries(struct thin_pool *pool, int error);
 void pool_requeue_thin(struct thin *t);

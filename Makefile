@@ -26,7 +26,9 @@ B := build$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(FUZZER),-fuzz)
 
 pkgs := fuse3 glib-2.0 libgcrypt sqlite3
 have = $(shell $(PKG_CONFIG) --exists $(1) && echo 1)
-optional := $(foreach p,libnbd liburing libcryptsetup libkeyutils,$(if $(call have,$(p)),$(p)))
+optional := $(foreach p,libnbd liburing libisal libxxhash gnutls libkeyutils,$(if $(call have,$(p)),$(p)))
+# what only some of the tools need
+tool_optional := $(foreach p,libcryptsetup blkid,$(if $(call have,$(p)),$(p)))
 # libkeyutils has no .pc file everywhere
 keyutils := $(shell echo 'int main(void){return 0;}' | $(CC) -x c - -include keyutils.h -lkeyutils -o /dev/null 2>/dev/null && echo 1)
 
@@ -35,10 +37,10 @@ cflags := -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wstrict-prototypes -Wm
 	-D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 \
 	-Werror=implicit-function-declaration -fno-strict-aliasing -fno-omit-frame-pointer -pthread -Iinclude -Isrc -I. \
 	$(shell $(PKG_CONFIG) --cflags $(pkgs)) \
-	$(foreach p,$(optional),$(shell $(PKG_CONFIG) --cflags $(p)) -DHAVE_$(shell echo $(p) | tr a-z- A-Z_)=1) \
+	$(foreach p,$(optional) $(tool_optional),$(shell $(PKG_CONFIG) --cflags $(p)) -DHAVE_$(shell echo $(p) | tr a-z- A-Z_)=1) \
 	$(if $(keyutils),-DHAVE_KEYUTILS=1)
-libs := $(shell $(PKG_CONFIG) --libs glib-2.0 libgcrypt sqlite3) \
-	$(foreach p,$(filter-out libcryptsetup,$(optional)),$(shell $(PKG_CONFIG) --libs $(p))) \
+libs := -Wl,--as-needed $(shell $(PKG_CONFIG) --libs glib-2.0 libgcrypt sqlite3) \
+	$(foreach p,$(optional),$(shell $(PKG_CONFIG) --libs $(p))) \
 	$(if $(keyutils),-lkeyutils) -lm
 fuse_libs := $(shell $(PKG_CONFIG) --libs fuse3)
 ifdef WERROR
@@ -58,13 +60,13 @@ version := $(shell sed -n 's/^\#define DMFS_VERSION "\(.*\)"/\1/p' src/version.h
 
 # --- what is built -----------------------------------------------------------
 
-lib_src := $(wildcard src/io/*.c src/core/*.c meta/*.c targets/*.c targets/*/*.c)
+lib_src := $(wildcard src/io/*.c src/core/*.c meta/*.c lib/*.c targets/*.c targets/*/*.c)
 fs_src := $(wildcard src/fs/*.c) src/main.c
 # A tool is tools/NAME.c, or tools/NAME/*.c; tools/common/*.c is linked into all.
 tool_names := $(basename $(notdir $(wildcard tools/*.c))) $(filter-out common,$(notdir $(patsubst %/,%,$(wildcard tools/*/))))
-ifeq ($(filter libcryptsetup,$(optional)),)
-tool_names := $(filter-out dmfs-luks,$(tool_names))
-endif
+# Packages a tool cannot be built without; it is left out where one is missing.
+tool_pkgs_dmfs-luks := libcryptsetup
+tool_names := $(foreach t,$(tool_names),$(if $(filter-out $(tool_optional),$(tool_pkgs_$(t))),,$(t)))
 unit_src := $(wildcard tests/unit/test_*.c)
 unit_common := $(filter-out $(unit_src),$(wildcard tests/unit/*.c))
 crash_src := $(wildcard tests/crash/*.c)
@@ -95,7 +97,7 @@ $(B)/dmfs: $(call obj,$(fs_src)) $(lib)
 
 define tool_rule
 $(B)/$(1): $(call obj,$(wildcard tools/$(1).c tools/$(1)/*.c tools/common/*.c)) $(lib)
-	$$(CC) $$(cflags) $$(CFLAGS) $$(ldflags) $$(LDFLAGS) $$^ -o $$@ $$(libs) $(if $(filter dmfs-luks,$(1)),$(shell $(PKG_CONFIG) --libs libcryptsetup))
+	$$(CC) $$(cflags) $$(CFLAGS) $$(ldflags) $$(LDFLAGS) $$^ -o $$@ $$(libs) $(foreach p,$(tool_pkgs_$(1)),$(shell $(PKG_CONFIG) --libs $(p)))
 endef
 $(foreach t,$(tool_names),$(eval $(call tool_rule,$(t))))
 

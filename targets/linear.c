@@ -80,7 +80,7 @@ static int linear_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors
 const struct dm_target_type linear_target = {
 	.name = "linear",
 	.version = {1, 4, 0},
-	.features = DM_TARGET_FLUSH_DEVICES,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS,
 	.ctr = linear_ctr,
 	.dtr = linear_dtr,
 	.map = linear_map,

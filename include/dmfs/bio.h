@@ -12,6 +12,7 @@
 #ifndef DMFS_BIO_H
 #define DMFS_BIO_H
 
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -39,6 +40,17 @@ enum dm_bio_flags {
 	DM_BACKGROUND = 1u << 4, /* nobody waits: copies, resynchronisation */
 };
 
+/*
+ * The integrity payload of a read or write: a tag of so many bytes for each block of the data, the first block's
+ * first.  A read is to fill them, a write to store them with the data.  It says all about itself, so that a part of
+ * a bio carries a part of it.  Only a device whose limits say so takes them (dm_limits.tag_bytes), and then
+ * tags have that size, and the bio begins and ends with a block; else the bio fails with -EINVAL.
+ */
+struct dm_tags {
+	uint8_t *data; /* the owner's until end(), as the iov's memory; NULL: there are none */
+	unsigned bytes, block_sectors;
+};
+
 struct dm_bio {
 	enum dm_op op;
 	unsigned flags;
@@ -47,6 +59,7 @@ struct dm_bio {
 	uint64_t sectors; /* how much; iov holds exactly sectors * 512 bytes for reads and writes */
 	struct iovec *iov;
 	int iovcnt;
+	struct dm_tags tags;
 	unsigned nr; /* map(): which of the target's flush, discard or write-zeroes bios this is */
 	void (*end)(struct dm_bio *);
 	int error;     /* set before end() */
@@ -108,6 +121,16 @@ static inline bool dm_op_has_data(enum dm_op op)
 static inline bool dm_op_is_write(enum dm_op op)
 {
 	return op == DM_WRITE || op == DM_DISCARD || op == DM_WRITE_ZEROES;
+}
+
+/* The tags of what begins some sectors into the data, with a block.  None of none. */
+static inline struct dm_tags dm_tags_from(struct dm_tags tags, uint64_t sectors)
+{
+	if (tags.data) {
+		assert(sectors % tags.block_sectors == 0);
+		tags.data += sectors / tags.block_sectors * tags.bytes;
+	}
+	return tags;
 }
 
 /* The bytes of an iov. */

@@ -28,6 +28,8 @@ struct dm_limits {
 	uint64_t max_discard_sectors; /* 0: discards are refused with -EOPNOTSUPP */
 	unsigned discard_granularity;
 	bool discard_zeroes;          /* a discarded range is known to read as zeroes */
+	/* Reads and writes may carry tags of tag_bytes for each block of tag_block bytes (bio.h); 0, 0: none. */
+	unsigned tag_bytes, tag_block;
 };
 
 /* What dm_dev_extent() says of the run that starts at a sector. */

@@ -54,6 +54,8 @@ enum dm_target_features {
 	DM_TARGET_IMMUTABLE = 1u << 3,        /* never replaced by another type in a device's table */
 	DM_TARGET_FLUSH_LAST = 1u << 4, /* map gets a FLUSH only if no other kind of target in the table has use for it */
 	DM_TARGET_TAKES_KEYS = 1u << 5, /* what looks like a key is never in an error text about a line of this type */
+	/* Bios go on to its devices with their tags (bio.h): it takes what they take, if that is the same for all. */
+	DM_TARGET_PASSES_TAGS = 1u << 6,
 };
 
 struct dm_target;

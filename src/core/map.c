@@ -218,6 +218,7 @@ static void clone_data(struct clone *c, uint64_t offset)
 	}
 	c->bio.iov = c->iov;
 	c->bio.iovcnt = c->iovcnt;
+	c->bio.tags = dm_tags_from(bio->tags, offset >> DM_SECTOR_SHIFT);
 }
 
 static void clone_zeroes(struct clone *c)
@@ -429,6 +430,16 @@ static void submit_split(struct dm_mapped *md, struct dm_table *t, struct dm_bio
 	issue(io);
 }
 
+static int check_tags(const struct dm_table *t, const struct dm_bio *bio)
+{
+	unsigned block = t->limits.tag_block >> DM_SECTOR_SHIFT;
+
+	return dm_op_has_data(bio->op) && block && bio->tags.block_sectors == block &&
+			       bio->tags.bytes == t->limits.tag_bytes && !(bio->sector % block) && !(bio->sectors % block) ?
+		       0 :
+		       -EINVAL;
+}
+
 static int check_bio(struct dm_table *t, struct dm_bio *bio)
 {
 	uint64_t end;
@@ -439,6 +450,8 @@ static int check_bio(struct dm_table *t, struct dm_bio *bio)
 		return -EROFS;
 	if (bio->op == DM_FLUSH)
 		return 0;
+	if (__builtin_expect(bio->tags.data != NULL, 0) && check_tags(t, bio))
+		return -EINVAL;
 	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) || end > t->sectors)
 		return -EIO;
 	return 0;

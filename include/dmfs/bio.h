@@ -30,6 +30,13 @@ enum dm_op {
 	DM_FLUSH,        /* no data, no range: all completed writes become durable */
 	DM_DISCARD,      /* no data: the range's content is not needed any more */
 	DM_WRITE_ZEROES, /* no data: the range reads as zeroes afterwards */
+	/* Of zones (zone.h): only for devices that have them. */
+	DM_ZONE_APPEND, /* data for a zone's write pointer; sector is the zone's, and at end() where the data went */
+	DM_ZONE_OPEN,   /* no data, these; the range is one zone */
+	DM_ZONE_CLOSE,
+	DM_ZONE_FINISH,
+	DM_ZONE_RESET,
+	DM_ZONE_RESET_ALL, /* the range is any number of zones */
 };
 
 enum dm_bio_flags {
@@ -115,12 +122,19 @@ void dm_parts_end(struct dm_parts *parts, int error);
 
 static inline bool dm_op_has_data(enum dm_op op)
 {
-	return op == DM_READ || op == DM_WRITE;
+	return op == DM_READ || op == DM_WRITE || op == DM_ZONE_APPEND;
 }
 
+/* Changes what is on the device. */
 static inline bool dm_op_is_write(enum dm_op op)
 {
-	return op == DM_WRITE || op == DM_DISCARD || op == DM_WRITE_ZEROES;
+	return op != DM_READ && op != DM_FLUSH;
+}
+
+/* Does something to zones as such; an append is a write. */
+static inline bool dm_op_manages_zones(enum dm_op op)
+{
+	return op >= DM_ZONE_OPEN;
 }
 
 /* The tags of what begins some sectors into the data, with a block.  None of none. */

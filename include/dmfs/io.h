@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include <dmfs/bio.h>
+#include <dmfs/zone.h>
 
 enum dm_mode {
 	DM_MODE_READ = 1,
@@ -30,6 +31,11 @@ struct dm_limits {
 	bool discard_zeroes;          /* a discarded range is known to read as zeroes */
 	/* Reads and writes may carry tags of tag_bytes for each block of tag_block bytes (bio.h); 0, 0: none. */
 	unsigned tag_bytes, tag_block;
+	/* Zones (zone.h), in sectors; all 0 without.  The capacity is the least of any sequential zone. */
+	enum dm_zone_model zone_model;
+	unsigned zone_sectors, zone_capacity;
+	unsigned max_open_zones, max_active_zones; /* 0: any number */
+	unsigned max_append_sectors;               /* 0: appends are refused with -EOPNOTSUPP */
 };
 
 /* What dm_dev_extent() says of the run that starts at a sector. */
@@ -45,6 +51,7 @@ struct dm_dev_ops {
 	uint64_t (*sectors)(struct dm_dev *);
 	int (*extent)(struct dm_dev *, uint64_t sector, uint64_t sectors, struct dm_extent *);
 	void (*limits)(struct dm_dev *, struct dm_limits *);
+	int (*report_zones)(struct dm_dev *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 	void (*print)(struct dm_dev *, GString *);
 	void (*identity)(struct dm_dev *, uint64_t id[3]);
 	void (*free)(struct dm_dev *);

@@ -56,6 +56,9 @@ enum dm_target_features {
 	DM_TARGET_TAKES_KEYS = 1u << 5, /* what looks like a key is never in an error text about a line of this type */
 	/* Bios go on to its devices with their tags (bio.h): it takes what they take, if that is the same for all. */
 	DM_TARGET_PASSES_TAGS = 1u << 6,
+	/* Its devices' zones are its own, bios for them go on, and it has report_zones; the devices are all of one model. */
+	DM_TARGET_ZONES = 1u << 7,
+	DM_TARGET_MIXED_ZONES = 1u << 8, /* has use for devices with zones, whatever their models, but shows none (io_hints) */
 };
 
 struct dm_target;
@@ -91,6 +94,8 @@ struct dm_target_type {
 	void (*io_hints)(struct dm_target *, struct dm_limits *);
 	/* Data or hole; sector counts from the target's begin.  Absent: all data. */
 	int (*extent)(struct dm_target *, uint64_t sector, uint64_t sectors, struct dm_extent *);
+	/* DM_TARGET_ZONES: dm_target_report_zones() with what sectors are mapped to. */
+	int (*report_zones)(struct dm_target *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 };
 
 #define DM_TARGET_LINE 64 /* bytes: a cache line.  A lookup in a large table misses the two of a target, no more. */

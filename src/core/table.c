@@ -164,6 +164,12 @@ static int check_area(struct dm_target *ti, struct dm_dev *dev, uint64_t start, 
 			       check->type, name, start, len, sectors);
 	}
 	dm_dev_limits(dev, &limits);
+	if (limits.zone_model && (start % limits.zone_sectors || len % limits.zone_sectors)) {
+		name = dev_name(dev);
+		return dm_fail(check->err, EINVAL,
+			       "%s: start=%" PRIu64 ", len=%" PRIu64 " not aligned to the h/w zone size %u of %s",
+			       check->type, start, len, limits.zone_sectors, name);
+	}
 	block = limits.logical_block_size >> DM_SECTOR_SHIFT;
 	if (block > 1 && (start % block || len % block)) {
 		name = dev_name(dev);

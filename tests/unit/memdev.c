@@ -90,6 +90,9 @@ static int carry_out(struct memdev *m, struct dm_bio *bio)
 		/* fall through */
 	case DM_WRITE_ZEROES:
 		memset(at, 0, len);
+		break;
+	default:
+		return -EOPNOTSUPP;
 	}
 	record(m, bio);
 	return 0;

@@ -82,20 +82,20 @@ struct dm_region {
 	uint64_t sector, sectors;
 };
 
-/* error_bits: bit i is set when region i failed. */
-typedef void (*dm_io_notify)(unsigned long error_bits, void *context);
+/*
+ * error: 0, or a negative errno of one of the regions that failed, the lowest; errors: each region's, 0 or a negative
+ * errno, for the length of the call.
+ */
+typedef void (*dm_io_notify)(int error, const int *errors, void *context);
 
 /*
- * Reads one region, or does a write, flush, discard or write-zeroes on up to
- * DM_IO_MAX_REGIONS, all of the same length, with the same data.  The iov must stay until the call is
- * over.  dm_io_sync() may be called from any thread, map() included, and
- * returns 0 or the first negative errno; error_bits (may be NULL) says which
- * regions failed.  dm_io_async() returns at once and notifies from any thread, perhaps
- * before it returns.
+ * Reads one region, or does a write, flush, discard or write-zeroes on any number (at least one), all of the same
+ * length, with the same data.  The iov must stay until the call is over.  dm_io_sync() returns 0 or the negative errno
+ * of the lowest region that failed; errors (may be NULL; room for nr) gets each region's.  dm_io_async() returns
+ * at once and notifies from any thread, perhaps before it returns.
  */
-#define DM_IO_MAX_REGIONS 64
 int dm_io_sync(enum dm_op op, unsigned flags, unsigned nr, const struct dm_region *where,
-	       const struct iovec *iov, int iovcnt, unsigned long *error_bits);
+	       const struct iovec *iov, int iovcnt, int *errors);
 void dm_io_async(enum dm_op op, unsigned flags, unsigned nr, const struct dm_region *where,
 		 const struct iovec *iov, int iovcnt, dm_io_notify fn, void *context);
 

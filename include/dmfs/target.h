@@ -108,16 +108,18 @@ struct dm_target {
 	/* ctr may set what follows. */
 	/* Bios are split at multiples of this, counted from begin; 0: no splitting.  It may become 0, atomically, during I/O. */
 	uint32_t max_io_sectors;
-	uint16_t per_bio_size; /* at first the type's */
-	uint16_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
-	uint16_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */
-	uint16_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
+	uint32_t per_bio_size;          /* at first the type's */
+	uint32_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
+	uint32_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */
+	uint32_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
 	bool secret; /* the arguments hold a key: the table is never stored, a restart needs it again */
 	/* Room for a small context, for ctr to point private to; it goes when the target goes. */
 	char room[DM_TARGET_LINE] __attribute__((aligned(DM_TARGET_LINE)));
 };
+
+G_STATIC_ASSERT(offsetof(struct dm_target, room) == DM_TARGET_LINE);
 
 /* Sector of a bio relative to the target's begin. */
 static inline uint64_t dm_target_offset(const struct dm_target *ti, uint64_t sector)

@@ -238,7 +238,7 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 		.table = t,
 		.begin = start,
 		.len = len,
-		.per_bio_size = (uint16_t)type->per_bio_size,
+		.per_bio_size = (uint32_t)type->per_bio_size,
 		.num_flush_bios = 1,
 	};
 	error = type->ctr(ti, argc, argv, err);

@@ -23,7 +23,7 @@
 
 #include "registry.h"
 
-#include <dmfs/target.h>
+#include <dmfs/error.h>
 
 #define APPLICATION_ID 0x646d6673 /* "dmfs" */
 #define VERSION 1

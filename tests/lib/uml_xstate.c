@@ -23,11 +23,15 @@
 
 static char state[64 * 1024] __attribute__((aligned(64))); /* one thread calls */
 
+/* The same answer for the one size the guest has: CPUID is slow in a virtual machine. */
 static uint64_t components_within(size_t size)
 {
-	uint64_t mask = 3; /* x87 and SSE: the legacy area */
+	static uint64_t mask;
 	unsigned bytes, offset, c, d;
 
+	if (mask)
+		return mask;
+	mask = 3; /* x87 and SSE: the legacy area */
 	for (unsigned i = 2; i < COMPONENTS; i++)
 		if (__get_cpuid_count(0xd, i, &bytes, &offset, &c, &d) && bytes && offset && offset + bytes <= size)
 			mask |= UINT64_C(1) << i;
@@ -36,10 +40,14 @@ static uint64_t components_within(size_t size)
 
 static long set_whole(long (*real)(int, ...), int pid, void *type, struct iovec *iov)
 {
-	struct iovec whole = {state, sizeof state};
+	static size_t size; /* of the whole state, once known */
+	struct iovec whole = {state, size ? size : sizeof state};
 	uint64_t held;
 
-	if (real(PTRACE_GETREGSET, pid, type, &whole) || iov->iov_len >= whole.iov_len || iov->iov_len < HEADER + 64)
+	if (!size && real(PTRACE_GETREGSET, pid, type, &whole))
+		return -1;
+	size = whole.iov_len;
+	if (iov->iov_len >= size || iov->iov_len < HEADER + 64)
 		return real(PTRACE_SETREGSET, pid, type, iov);
 	memset(state + iov->iov_len, 0, whole.iov_len - iov->iov_len);
 	memcpy(state, iov->iov_base, iov->iov_len);

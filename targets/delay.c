@@ -352,6 +352,7 @@ static int delay_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors,
 const struct dm_target_type delay_target = {
 	.name = "delay",
 	.version = {1, 3, 0},
+	.features = DM_TARGET_PASSES_TAGS,
 	.per_bio_size = sizeof(struct delayed),
 	.ctr = delay_ctr,
 	.dtr = delay_dtr,

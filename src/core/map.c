@@ -50,7 +50,8 @@ struct io {
 	uint64_t next;   /* first sector no part was made of yet */
 	unsigned target; /* flush, discard, write-zeroes: the next target, and its next bio */
 	unsigned nr;
-	unsigned under_way;
+	unsigned under_way, window;
+	uint64_t appended; /* where in its zone an append's data went */
 	bool single, issuing, merged;
 	struct dm_stats *stats; /* NULL: nobody counts */
 	uint64_t start_ns;
@@ -78,6 +79,7 @@ static void io_finish(struct io *io)
 	struct dm_mapped *md = io->md;
 	struct dm_bio *bio = io->bio;
 	bool again = atomic_load_explicit(&io->requeue, memory_order_relaxed) && !io->error;
+	uint64_t appended = bio->op == DM_ZONE_APPEND ? io->appended : 0;
 	int error = io->error;
 
 	if (__builtin_expect(io->stats != NULL, 0))
@@ -93,6 +95,8 @@ static void io_finish(struct io *io)
 		return;
 	}
 	dm_gate_exit(&md->gate);
+	if (!error)
+		bio->sector += appended;
 	dm_bio_end(bio, error);
 }
 
@@ -128,6 +132,8 @@ static void part_done(struct clone *c, int error)
 
 static void clone_done(struct clone *c, int error)
 {
+	if (c->op == DM_ZONE_APPEND && !error) /* a place in a zone is the same on all devices */
+		c->io->appended = c->bio.sector % c->io->table->limits.zone_sectors;
 	if (c->io->single) {
 		c->io->error = error;
 		io_finish(c->io);
@@ -220,6 +226,7 @@ static void clone_data(struct clone *c, uint64_t offset)
 	}
 	c->bio.iov = c->iov;
 	c->bio.iovcnt = c->iovcnt;
+	c->bio.tags = dm_tags_from(bio->tags, offset >> DM_SECTOR_SHIFT);
 }
 
 static void clone_zeroes(struct clone *c)
@@ -281,12 +288,17 @@ static struct clone *next_data(struct io *io)
 	return c;
 }
 
-/* The next part of a discard or write-zeroes: a target may want several bios for the same range. */
+static unsigned range_bios(const struct dm_target *ti, enum dm_op op)
+{
+	return op == DM_DISCARD ? ti->num_discard_bios : op == DM_WRITE_ZEROES ? ti->num_write_zeroes_bios : 1;
+}
+
+/* The next part of what has a range and no data: a target may want several bios for the same range. */
 static struct clone *next_range(struct io *io)
 {
 	struct dm_bio *bio = io->bio;
 	uint64_t left = bio->sector + bio->sectors - io->next, len;
-	bool discard = bio->op == DM_DISCARD;
+	bool zoned = io->table->limits.zone_model && !dm_op_manages_zones(bio->op);
 	struct dm_target *ti;
 	unsigned bios;
 	struct clone *c;
@@ -295,9 +307,9 @@ static struct clone *next_range(struct io *io)
 		if (!left)
 			return NULL;
 		ti = dm_table_find(io->table, io->next);
-		bios = discard ? ti->num_discard_bios : ti->num_write_zeroes_bios;
-		len = part_len(ti, io->next, left, ti->split_discards);
-		if (bios || !discard)
+		bios = range_bios(ti, bio->op);
+		len = part_len(ti, io->next, left, ti->split_discards || zoned);
+		if (bios || bio->op != DM_DISCARD)
 			break;
 		io->error = io->error ? io->error : -EOPNOTSUPP;
 		io->next += len;
@@ -382,7 +394,7 @@ static void issue(struct io *io)
 		struct clone *c = NULL;
 
 		pthread_mutex_lock(&io->lock);
-		if (io->under_way < WINDOW)
+		if (io->under_way < io->window)
 			c = next_part(io);
 		if (!c)
 			break;
@@ -427,8 +439,36 @@ static void submit_split(struct dm_mapped *md, struct dm_table *t, struct dm_bio
 	io->phase = bio->op == DM_FLUSH || (bio->flags & DM_PREFLUSH) ? PHASE_FLUSH : PHASE_DATA;
 	io->next = bio->sector;
 	io->target = io->nr = io->under_way = 0;
+	io->window = t && t->limits.zone_model && dm_op_is_write(bio->op) ? 1 : WINDOW; /* a zone is written in order */
 	io->issuing = true;
 	issue(io);
+}
+
+static int check_tags(const struct dm_table *t, const struct dm_bio *bio)
+{
+	unsigned block = t->limits.tag_block >> DM_SECTOR_SHIFT;
+
+	return dm_op_has_data(bio->op) && block && bio->tags.block_sectors == block &&
+			       bio->tags.bytes == t->limits.tag_bytes && !(bio->sector % block) && !(bio->sectors % block) ?
+		       0 :
+		       -EINVAL;
+}
+
+/* The range lies in the table. */
+static int check_zone_op(const struct dm_table *t, const struct dm_bio *bio)
+{
+	unsigned zone = t->limits.zone_sectors;
+	uint64_t left = t->sectors - bio->sector;
+
+	if (!t->limits.zone_model || (bio->op == DM_ZONE_APPEND && !t->limits.max_append_sectors))
+		return -EOPNOTSUPP;
+	if (bio->sector % zone)
+		return -EINVAL;
+	if (bio->op == DM_ZONE_APPEND)
+		return bio->sectors > MIN(t->limits.max_append_sectors, left) ? -EINVAL : 0;
+	if (bio->op == DM_ZONE_RESET_ALL)
+		return bio->sectors % zone && bio->sectors != left ? -EINVAL : 0;
+	return bio->sectors != MIN(zone, left) ? -EINVAL : 0;
 }
 
 static int check_bio(struct dm_table *t, struct dm_bio *bio)
@@ -441,9 +481,11 @@ static int check_bio(struct dm_table *t, struct dm_bio *bio)
 		return -EROFS;
 	if (bio->op == DM_FLUSH)
 		return 0;
+	if (__builtin_expect(bio->tags.data != NULL, 0) && check_tags(t, bio))
+		return -EINVAL;
 	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) || end > t->sectors)
 		return -EIO;
-	return 0;
+	return __builtin_expect(bio->op > DM_WRITE_ZEROES, 0) ? check_zone_op(t, bio) : 0;
 }
 
 static void mapped_submit(struct dm_dev *dev, struct dm_bio *bio)
@@ -507,6 +549,18 @@ static void mapped_limits(struct dm_dev *dev, struct dm_limits *out)
 	dm_table_unref(t);
 }
 
+static int mapped_report_zones(struct dm_dev *dev, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	struct dm_mapped *md = dm_to_mapped(dev);
+	struct dm_table *t = dm_mapped_live(md);
+	int error = -EOPNOTSUPP;
+
+	if (t && t->limits.zone_model)
+		error = atomic_load(&md->suspended) ? -EAGAIN : dm_table_report_zones(t, sector, max, fn, data);
+	dm_table_unref(t);
+	return error;
+}
+
 static void mapped_print(struct dm_dev *dev, GString *out)
 {
 	g_autoptr(GString) name = g_string_new(NULL);
@@ -536,6 +590,7 @@ const struct dm_dev_ops dm_mapped_ops = {
 	.sectors = mapped_sectors,
 	.extent = mapped_extent,
 	.limits = mapped_limits,
+	.report_zones = mapped_report_zones,
 	.print = mapped_print,
 	.identity = mapped_identity,
 	.free = mapped_free,

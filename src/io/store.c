@@ -222,6 +222,8 @@ static int no_data_op(struct store *s, struct dm_bio *bio)
 
 	if (bio->op == DM_FLUSH)
 		return fdatasync(s->fd) < 0 ? -errno : 0;
+	if (dm_op_manages_zones(bio->op))
+		return -EOPNOTSUPP;
 	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) || end > (uint64_t)INT64_MAX >> DM_SECTOR_SHIFT)
 		return -EIO;
 	if (!bio->sectors)
@@ -241,7 +243,7 @@ static void store_submit(struct dm_dev *dev, struct dm_bio *bio)
 	if (error) {
 		dm_bio_end(bio, error);
 	} else if (dm_op_has_data(bio->op)) {
-		dm_bio_end(bio, transfer(s, bio));
+		dm_bio_end(bio, bio->op == DM_ZONE_APPEND ? -EOPNOTSUPP : transfer(s, bio));
 	} else {
 		if (!s->never_waits)
 			dm_block_begin();

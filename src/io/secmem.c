@@ -15,7 +15,7 @@
 #include <dmfs/log.h>
 #include <dmfs/rounding.h>
 #include <dmfs/secmem.h>
-#include <dmfs/target.h>
+#include <dmfs/error.h>
 #include <gcrypt.h>
 #include <pthread.h>
 #include <sys/mman.h>

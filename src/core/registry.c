@@ -23,8 +23,8 @@
 
 #include "registry.h"
 
+#include <dmfs/error.h>
 #include <dmfs/le.h>
-#include <dmfs/target.h>
 
 #define APPLICATION_ID 0x646d6673 /* "dmfs" */
 #define VERSION 1

@@ -107,7 +107,10 @@ void dmfs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set
 		fuse_reply_err(req, ENOENT);
 		return;
 	}
-	if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) {
+	if ((to_set & FUSE_SET_ATTR_SIZE) && file == &dmfs_image_file &&
+	    (uint64_t)st->st_size > dm_mapped_sectors(d->md) << DM_SECTOR_SHIFT)
+		error = -ENOSPC; /* who asks for more would count on it */
+	if (!error && (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))) {
 		if (file == &dmfs_image_file)
 			error = change_image(d, st, to_set);
 		else
@@ -115,7 +118,7 @@ void dmfs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set
 	}
 	if (!error && (to_set & FUSE_SET_ATTR_SIZE) && file && file->truncate && st->st_size == 0)
 		file->truncate(fi ? (struct dmfs_handle *)(uintptr_t)fi->fh : NULL, d, req);
-	/* Any other size: a device keeps its own; so do the times. */
+	/* To its size or less: a device keeps its own; so do the times. */
 	if (error) {
 		fuse_reply_err(req, -error);
 	} else {

@@ -75,7 +75,6 @@ static void set_owner(struct dm_mapped *md, unsigned mode, unsigned uid, unsigne
 
 static const struct dm_front_ops front_ops = {
 	.swapped = swapped,
-	.invalidate = forget_cached,
 	.freed = dmfs_device_freed,
 	.get_owner = get_owner,
 	.set_owner = set_owner,

@@ -143,7 +143,11 @@ void dmfs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void dmfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	handle_close(handle_of(fi));
+	struct dmfs_handle *h = handle_of(fi);
+
+	if (h->file->long_text)
+		dmfs_text_release(req, h);
+	handle_close(h);
 	fuse_reply_err(req, 0);
 }
 

@@ -22,6 +22,7 @@
 #define DM_SECTOR_SIZE 512u
 
 struct dm_dev;
+struct dm_origin;
 
 enum dm_op {
 	DM_READ,
@@ -47,6 +48,7 @@ struct dm_bio {
 	uint64_t sectors; /* how much; iov holds exactly sectors * 512 bytes for reads and writes */
 	struct iovec *iov;
 	int iovcnt;
+	struct dm_origin *origin; /* who asked, for who may be dying (hold.h); NULL: nobody who could */
 	unsigned nr; /* map(): which of the target's flush, discard or write-zeroes bios this is */
 	void (*end)(struct dm_bio *);
 	int error;     /* set before end() */

@@ -23,6 +23,7 @@
 #define DM_SECTOR_SIZE 512u
 
 struct dm_dev;
+struct dm_origin;
 
 enum dm_op {
 	DM_READ,
@@ -67,6 +68,7 @@ struct dm_bio {
 	struct iovec *iov;
 	int iovcnt;
 	struct dm_tags tags;
+	struct dm_origin *origin; /* who asked, for who may be dying (hold.h); NULL: nobody who could */
 	unsigned nr; /* map(): which of the target's flush, discard or write-zeroes bios this is */
 	void (*end)(struct dm_bio *);
 	int error;     /* set before end() */

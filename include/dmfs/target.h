@@ -166,6 +166,13 @@ void dm_mapped_quiesce(struct dm_mapped *md);
 void dm_mapped_unquiesce(struct dm_mapped *md);
 
 /*
+ * A bio that the target has got from map() and not ended: as if map() had returned DM_MAPIO_REQUEUE now.  In a noflush
+ * suspend it comes back through map after the resume, of this table or the next; else it fails with -EIO.  end_io is
+ * not called.  Any thread; the bio is not the target's any more.
+ */
+void dm_bio_requeue(struct dm_bio *bio);
+
+/*
  * Raises a dm event: counts in `info`, wakes `events`, poll and waiters.
  * action: DM_ACTION, e.g. "PATH_FAILED", or NULL; words: "KEY=value" pairs
  * already escaped, separated by a blank, or NULL.  Any thread, no locks of the table needed.

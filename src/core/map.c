@@ -157,6 +157,12 @@ static void requeue(struct clone *c)
 	clone_done(c, later ? 0 : -EIO);
 }
 
+void dm_bio_requeue(struct dm_bio *bio)
+{
+	assert(bio->end == clone_end);
+	requeue((struct clone *)bio);
+}
+
 static void clone_end(struct dm_bio *bio)
 {
 	struct clone *c = (struct clone *)bio;
@@ -202,6 +208,7 @@ static void clone_init(struct clone *c, enum dm_op op, uint64_t sector, uint64_t
 		.dev = &io->md->dev,
 		.sector = sector,
 		.sectors = sectors,
+		.origin = io->bio->origin,
 		.end = clone_end,
 		.private = c->per_bio,
 	};

@@ -7,7 +7,7 @@
  *   md->control   load, clear, suspend, resume, remove of one device; held
  *                 across waits for I/O.
  *   topology      (devices.c) names, uuids, minors, who uses whom.  Short.
- *   md->lock      which tables there are, the deferred bios, the error text. Short.
+ *   md->lock      which tables there are, the error text. Short.
  * The live table is read without a lock inside md->gate; elsewhere take a
  * reference with dm_mapped_live().
  */
@@ -17,6 +17,7 @@
 #include "gate.h"
 #include "table.h"
 
+#include <dmfs/hold.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
 
@@ -30,7 +31,7 @@ struct dm_mapped {
 	_Atomic(struct dm_table *) live;
 	struct dm_table *inactive;
 	pthread_mutex_t control, lock;
-	struct dm_bio_list deferred;
+	struct dm_hold deferred; /* closed as often as the gate */
 	atomic_bool suspended, suspending, noflush;
 	atomic_bool readonly; /* what the next table is loaded as */
 	atomic_uint event_nr;
@@ -104,9 +105,7 @@ void dm_mapped_shutdown(struct dm_mapped *md);
 void dm_mapped_set_error(struct dm_mapped *md, const char *text);
 void dm_mapped_get_error(struct dm_mapped *md, GString *out);
 
-/* Sends deferred bios on their way again. */
-void dm_mapped_run_deferred(struct dm_mapped *md);
-/* Puts a bio back until the device resumes; false if it is not suspended (any more). */
+/* Keeps a bio until the device resumes, or ends it if that will not be; false if it is not suspended (any more). */
 bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio);
 /*
  * All devices there are: none is resumed any more, so bios that wait for it fail, and from now on at once; targets let

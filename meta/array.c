@@ -22,13 +22,13 @@ static uint32_t max_values(uint32_t value_size)
 	return (DM_META_BLOCK_SIZE - ARRAY_HEADER) / value_size;
 }
 
-static void array_prepare(dm_block_t where, void *data, size_t size)
+static void array_prepare(void *context, dm_block_t where, void *data, size_t size)
 {
 	put_le64(data + 16, where);
 	put_le32(data, dm_bm_checksum(data + 4, size - 4, ARRAY_SEED));
 }
 
-static int array_check(dm_block_t where, const void *data, size_t size)
+static int array_check(void *context, dm_block_t where, const void *data, size_t size)
 {
 	uint32_t max = get_le32(data + 4), nr = get_le32(data + 8), value_size = get_le32(data + 12);
 
@@ -49,7 +49,7 @@ static int array_check(dm_block_t where, const void *data, size_t size)
 	return 0;
 }
 
-static const struct dm_validator array_validator = {"array block", array_prepare, array_check};
+static const struct dm_validator array_validator = {"array block", array_prepare, array_check, NULL};
 
 static uint8_t *value_at(struct dm_array_info *info, struct dm_block *block, uint32_t i)
 {

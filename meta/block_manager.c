@@ -289,7 +289,7 @@ static uint64_t sector_of(struct dm_bm *bm, dm_block_t where)
 static void prepare(struct dm_block *b)
 {
 	if (b->validator)
-		b->validator->prepare(b->where, b->data, b->bm->block_size);
+		b->validator->prepare(b->validator->context, b->where, b->data, b->bm->block_size);
 }
 
 /*
@@ -345,7 +345,7 @@ static int check(struct dm_bm *bm, struct dm_block *b, const struct dm_validator
 		return 0;
 	if (b->validator)
 		return -EINVAL;
-	r = v->check(b->where, b->data, bm->block_size);
+	r = v->check(v->context, b->where, b->data, bm->block_size);
 	if (!r)
 		b->validator = v;
 	return r;

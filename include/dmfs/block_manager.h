@@ -26,13 +26,14 @@ typedef uint64_t dm_block_t;
 struct dm_bm;
 struct dm_block; /* a locked block */
 
-/* What belongs into every block of a kind: called with the block's whole content. */
+/* What belongs into every block of a kind: called with the context and the block's whole content. */
 struct dm_validator {
 	const char *name;
 	/* Fills in checksum and block number before a write. */
-	void (*prepare)(dm_block_t where, void *data, size_t size);
+	void (*prepare)(void *context, dm_block_t where, void *data, size_t size);
 	/* 0; -ENOTBLK: a block from elsewhere; -EILSEQ: damaged. */
-	int (*check)(dm_block_t where, const void *data, size_t size);
+	int (*check)(void *context, dm_block_t where, const void *data, size_t size);
+	void *context; /* what a checksum depends on besides, a salt for example */
 };
 
 /* cache_bytes bounds the memory for unlocked blocks.  The device must stay; the manager takes no reference. */

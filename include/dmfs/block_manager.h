@@ -61,6 +61,12 @@ int dm_bm_write_lock(struct dm_bm *bm, dm_block_t b, const struct dm_validator *
 int dm_bm_write_lock_zero(struct dm_bm *bm, dm_block_t b, const struct dm_validator *v, struct dm_block **out);
 void dm_bm_unlock(struct dm_block *block);
 
+/*
+ * Begins to read n blocks that will be locked soon, those that are not cached, and returns at once.  A wish: what the
+ * memory has no room for is not read, and errors come from the lock.  Blocks beyond the device's end are left out.
+ */
+void dm_bm_prefetch(struct dm_bm *bm, dm_block_t b, unsigned n);
+
 dm_block_t dm_block_location(const struct dm_block *block);
 void *dm_block_data(struct dm_block *block);
 

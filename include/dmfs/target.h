@@ -146,7 +146,15 @@ struct dm_mapped *dm_target_mapped(struct dm_target *ti);
 struct dm_mapped *dm_dev_mapped(struct dm_dev *dev);
 /* Its name at the moment, into out. */
 void dm_mapped_name(struct dm_mapped *md, GString *out);
+/* Its capacity now: the live table's length, or what its target says (dm_target_set_capacity()). */
 uint64_t dm_mapped_sectors(struct dm_mapped *md);
+/*
+ * How much of its device there is, for a target alone in its table (DM_TARGET_SINGLETON) whose data become more or
+ * less by themselves, as a reshape's: at most the target's length, which it is at first.  From ctr on, any thread.
+ * Bios beyond it fail from now on; those that have been mapped are not waited for.  The front end learns of it
+ * soon: the image's size, an event.
+ */
+void dm_target_set_capacity(struct dm_target *ti, uint64_t sectors);
 /* Whether the device is suspended, or being suspended (with noflush). */
 bool dm_target_suspending(struct dm_target *ti);
 bool dm_target_noflush(struct dm_target *ti);

@@ -490,7 +490,8 @@ static int check_bio(struct dm_table *t, struct dm_bio *bio)
 		return 0;
 	if (__builtin_expect(bio->tags.data != NULL, 0) && check_tags(t, bio))
 		return -EINVAL;
-	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) || end > t->sectors)
+	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) ||
+	    end > atomic_load_explicit(&t->capacity, memory_order_relaxed))
 		return -EIO;
 	return __builtin_expect(bio->op > DM_WRITE_ZEROES, 0) ? check_zone_op(t, bio) : 0;
 }
@@ -538,11 +539,12 @@ static uint64_t mapped_sectors(struct dm_dev *dev)
 static int mapped_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out)
 {
 	struct dm_table *t = dm_mapped_live(dm_to_mapped(dev));
+	uint64_t all = t ? atomic_load(&t->capacity) : 0;
 	int error = 0;
 
 	*out = (struct dm_extent){.data = true, .sectors = sectors};
-	if (t && sector < t->sectors)
-		error = dm_table_extent(t, sector, MIN(sectors, t->sectors - sector), out);
+	if (sector < all)
+		error = dm_table_extent(t, sector, MIN(sectors, all - sector), out);
 	dm_table_unref(t);
 	return error;
 }

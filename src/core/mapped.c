@@ -6,6 +6,7 @@
  * those inside have left; then nobody reads the live table, and a swap is one
  * pointer.  Opening the gate lets the deferred bios go.
  */
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -32,6 +33,7 @@ struct dm_mapped *dm_mapped_new(const char *name, unsigned minor)
 	md->name = g_strdup(name);
 	md->uuid = g_strdup("");
 	md->minor = minor;
+	md->resized.fn = dm_event_run_resized;
 	md->tables = g_hash_table_new(NULL, NULL);
 	md->used_by = g_hash_table_new(NULL, NULL);
 	return md;
@@ -103,9 +105,21 @@ uint64_t dm_mapped_sectors(struct dm_mapped *md)
 
 	pthread_mutex_lock(&md->lock);
 	t = atomic_load(&md->live);
-	sectors = t ? t->sectors : 0;
+	sectors = t ? atomic_load(&t->capacity) : 0;
 	pthread_mutex_unlock(&md->lock);
 	return sectors;
+}
+
+void dm_target_set_capacity(struct dm_target *ti, uint64_t sectors)
+{
+	struct dm_mapped *md = ti->table->md;
+	uint64_t old;
+
+	assert(ti->type->features & DM_TARGET_SINGLETON);
+	sectors = MIN(sectors, ti->len);
+	old = atomic_exchange(&ti->table->capacity, sectors);
+	if (sectors != old && atomic_load(&md->live) == ti->table)
+		dm_event_resized(md);
 }
 
 bool dm_target_suspending(struct dm_target *ti)

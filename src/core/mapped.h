@@ -19,6 +19,7 @@
 
 #include <dmfs/hold.h>
 #include <dmfs/target.h>
+#include <dmfs/work.h>
 
 enum dm_suspend_flags {
 	DM_SUSPEND_NOFLUSH = 1u << 0,
@@ -52,6 +53,7 @@ struct dm_mapped {
 	uint64_t saved_ids[2];
 	struct dm_unloaded *unloaded;
 	struct dm_events *events; /* events.c's; NULL: nobody ever listened */
+	struct dm_work resized;
 	_Atomic(void *) front; /* the front end's, once it knows the device */
 	GString *error; /* text of `error`, under md->lock; NULL: empty */
 	GString *reply; /* the last message's */
@@ -61,6 +63,8 @@ struct dm_mapped {
 struct dm_front_ops {
 	/* A table was swapped in: the size and all data may be others. */
 	void (*swapped)(struct dm_mapped *);
+	/* The size is another, the data are the same. */
+	void (*resized)(struct dm_mapped *);
 	/* The last reference to it is gone. */
 	void (*freed)(struct dm_mapped *);
 	/* Whose the image is, for the state database. */

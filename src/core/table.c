@@ -83,6 +83,7 @@ struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const str
 	t->mode = mode;
 	t->opener = *opener;
 	t->id = atomic_fetch_add(&next_id, 1);
+	atomic_init(&t->capacity, UINT64_MAX);
 	t->blocks = g_ptr_array_new();
 	t->memory = g_ptr_array_new_with_free_func(free);
 	dm_table_devs_init(t);
@@ -445,6 +446,8 @@ int dm_table_complete(struct dm_table *t, GError **err)
 	error = dm_table_limits(t, err);
 	if (error)
 		return error;
+	if (atomic_load(&t->capacity) > t->sectors)
+		atomic_store(&t->capacity, t->sectors);
 	build_index(t);
 	build_guess(t);
 	complete_flush(t);

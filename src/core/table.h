@@ -25,6 +25,7 @@ struct dm_table {
 	bool secret;    /* holds a key */
 	uint64_t id;    /* never used again; rows in the state database belong to it */
 	uint64_t sectors;
+	_Atomic uint64_t capacity; /* of these, what bios may reach */
 	unsigned n;
 	GPtrArray *blocks;
 	GPtrArray *memory; /* they are in */

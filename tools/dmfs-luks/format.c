@@ -142,17 +142,6 @@ static void target_undo(const struct target *t)
 		g_printerr("%s stays as long as it is: %s\n", t->file, g_strerror(errno));
 }
 
-/* libcryptsetup itself makes sure that nobody uses a block device, which we would seem to do. */
-static void target_release(struct target *t)
-{
-	struct stat st;
-
-	if (t->claim >= 0 && !fstat(t->claim, &st) && S_ISBLK(st.st_mode)) {
-		close(t->claim);
-		t->claim = -1;
-	}
-}
-
 static void target_close(struct target *t)
 {
 	if (t->claim >= 0)
@@ -384,8 +373,6 @@ int volume_format(const char *file, const struct options *given, GError **err)
 		target_undo(&header);
 		target_undo(&data);
 	} else {
-		target_release(&header);
-		target_release(&data);
 		r = format_now(type, &data, detached, &o, &pass, err);
 	}
 	secret_clear(&pass);

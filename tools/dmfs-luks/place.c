@@ -6,8 +6,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fs.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,8 +23,7 @@ static int open_fail(GError **err, int code, const char *file, bool readonly)
 	if (!readonly && (code == EACCES || code == EROFS || code == EPERM))
 		return fail(err, code, "%s cannot be written (%s): -r opens it for reading only", file, g_strerror(code));
 	if (code == EBUSY)
-		return fail(err, EBUSY, "%s is in use: it is mounted, or another device is made of it (--shared "
-					"uses it all the same)", file);
+		return fail(err, EBUSY, "%s is in use: it is mounted, or another device is made of it", file);
 	return fail(err, code, "%s: %s", file, g_strerror(code));
 }
 
@@ -48,12 +49,16 @@ static int lock_file(int fd, const char *file, GError **err)
 
 int place_claim(const char *file, bool readonly, bool shared, int *claim, GError **err)
 {
-	int flags = readonly ? O_RDONLY : O_RDWR, fd = open(file, flags | O_CLOEXEC | O_NONBLOCK), r;
+	int flags = readonly ? O_RDONLY : O_RDWR, fd = open(file, flags | O_CLOEXEC | O_NONBLOCK), unwritable = 0, r;
 	struct stat st;
 
 	*claim = -1;
 	if (fd < 0)
 		return open_fail(err, errno, file, readonly);
+	if (!readonly && !ioctl(fd, BLKROGET, &unwritable) && unwritable) {
+		close(fd);
+		return open_fail(err, EROFS, file, false);
+	}
 	if (readonly || shared || fstat(fd, &st)) {
 		close(fd);
 		return 0;
@@ -62,13 +67,15 @@ int place_claim(const char *file, bool readonly, bool shared, int *claim, GError
 		close(fd);
 		fd = open(file, flags | O_EXCL | O_CLOEXEC | O_NONBLOCK);
 		r = fd < 0 ? open_fail(err, errno, file, false) : 0;
-	} else {
-		r = lock_file(fd, file, err);
+		if (fd >= 0)
+			close(fd); /* dmfs and libcryptsetup claim it themselves */
+		return r;
 	}
-	if (!r)
-		*claim = fd;
-	else if (fd >= 0)
+	r = lock_file(fd, file, err);
+	if (r)
 		close(fd);
+	else
+		*claim = fd;
 	return r;
 }
 

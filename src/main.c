@@ -22,6 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <dmfs/options.h>
+
 #include "core/concise.h"
 #include "core/devices.h"
 #include "core/events.h"
@@ -45,6 +47,7 @@ static struct {
 
 #define MAX_THREADS 128u
 #define MAX_NBD_TIMEOUT 1000000u /* seconds */
+#define MAX_PATH_CHECK 1000000u /* seconds */
 
 #define FS_OPT(t, member, value) {t, offsetof(struct dmfs_options, member), value}
 
@@ -52,6 +55,7 @@ static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
 	FUSE_OPT_KEY("threads=", 't'), /* not "%u": that takes "4x" for 4 and -1 for 4294967295 */
 	FUSE_OPT_KEY("nbd_timeout=", 'n'),
+	FUSE_OPT_KEY("path-check=", 'p'),
 	FS_OPT("allow_other", allow_other, 1),
 	FUSE_OPT_KEY("--create ", 'c'),
 	FUSE_OPT_KEY("--create=", 'c'),
@@ -73,6 +77,7 @@ static void usage(FILE *to)
 	      "     writeback    the kernel collects buffered writes (see dmfs(1))\n"
 	      "     threads=N    threads that wait for requests\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
+	      "     path-check=N   multipath looks every N seconds whether a failed path answers again\n"
 	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
 	      "  STATE           a file that keeps devices and tables until the next time\n"
 	      "  -h, --help\n"
@@ -111,6 +116,8 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 		return take_number(arg, MAX_THREADS, &dmfs_options.threads);
 	case 'n':
 		return take_number(arg, MAX_NBD_TIMEOUT, &dmfs_options.nbd_timeout);
+	case 'p':
+		return take_number(arg, MAX_PATH_CHECK, &dm_options.path_check_seconds);
 	case FUSE_OPT_KEY_NONOPT:
 		if (opts.state && opts.mountpoint) {
 			fprintf(stderr, "dmfs: '%s' is one argument too many\n", arg);

@@ -184,6 +184,8 @@ void dm_bio_requeue(struct dm_bio *bio);
  * already escaped, separated by a blank, or NULL.  Any thread, no locks of the table needed.
  */
 void dm_target_event(struct dm_target *ti, const char *action, const char *words);
+/* Appends a value for such words: blanks, and what could be taken for the end of a line, are \xHH. */
+void dm_event_value(GString *out, const char *value);
 
 /*
  * Arguments.  Numbers are unsigned decimal, nothing before or after them,

@@ -54,7 +54,5 @@ const struct dm_store_scheme *dm_store_scheme_find(const char *name);
 /* One kind more, for tests: devices of their own in tables.  Before anything is opened; NULL otherwise. */
 extern const struct dm_store_scheme *dm_store_scheme_more;
 
-/* Quotes a string so that it is one word of a table line (a backslash before each special byte). */
-void dm_quote_word(const char *s, GString *out);
 
 #endif

@@ -129,12 +129,18 @@ static inline uint64_t dm_target_offset(const struct dm_target *ti, uint64_t sec
 
 /*
  * Finds and opens the device an argument names (design: a dmfs device, an
- * absolute path, a path relative to the writer, MAJ:MIN), with the writer's
- * credentials.  Only from ctr (or message, for targets that take devices
- * there).  The table keeps it; put it in dtr or before.
+ * absolute path, a path relative to the writer, MAJ:MIN), with the credentials of who wrote the
+ * table or sends the message.  Only from ctr and message.  The table keeps it; put it in dtr or before (from
+ * dtr, message, or a thread of the target's own).  A FLUSH goes to devices taken later only if
+ * the target sees to that (not with DM_TARGET_FLUSH_DEVICES).
  */
 int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err);
 void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
+/*
+ * The device an argument of a message means, of those that the table has already: by the name that the table shows,
+ * or by any other as for dm_get_device().  No reference; it stays while the target does not put it.
+ */
+int dm_find_device(struct dm_target *ti, const char *name, struct dm_dev **dev, GError **err);
 enum dm_mode dm_table_mode(struct dm_table *table); /* DM_MODE_READ for a read-only device */
 static inline enum dm_mode dm_target_mode(struct dm_target *ti)
 {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The session with the kernel: what it is asked for at the start, and which function does what. */
+/* A session with the kernel: what it is asked for at the start, and which function does what. */
 #include "loop.h"
 #include "node.h"
 
 struct dmfs_options dmfs_options;
-struct fuse_session *dmfs_session;
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	conn->max_write = DMFS_MAX_WRITE;
 	conn->max_readahead = DMFS_MAX_WRITE;
+	conn->max_read = dmfs_options.max_read; /* libfuse asks that it is said here as well */
 	conn->max_background = 256;
 	conn->congestion_threshold = 192;
 	conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE |

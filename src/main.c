@@ -46,6 +46,7 @@ static struct {
 
 #define MAX_THREADS 128u
 #define MAX_NBD_TIMEOUT 1000000u /* seconds */
+#define MAX_WAITING (1u << 24)   /* MiB */
 
 #define FS_OPT(t, member, value) {t, offsetof(struct dmfs_options, member), value}
 
@@ -53,6 +54,7 @@ static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
 	FUSE_OPT_KEY("threads=", 't'), /* not "%u": that takes "4x" for 4 and -1 for 4294967295 */
 	FUSE_OPT_KEY("nbd_timeout=", 'n'),
+	FUSE_OPT_KEY("max_waiting=", 'w'),
 	FUSE_OPT_KEY("max_read=", 'r'),
 	FUSE_OPT_KEY("debug", 'd'),
 	FUSE_OPT_KEY("blkdev", 'b'),
@@ -77,6 +79,7 @@ static void usage(FILE *to)
 	      "     allow_other  other users may come in; permissions are checked\n"
 	      "     writeback    the kernel collects buffered writes (see dmfs(1))\n"
 	      "     threads=N    threads that wait for requests\n"
+	      "     max_waiting=N  MiB that the data of waiting writes may take (a quarter of the memory)\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
 	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
 	      "  STATE           a file that keeps devices and tables until the next time\n"
@@ -98,6 +101,8 @@ static int take_number(const char *arg, unsigned most, unsigned *out)
 
 static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 {
+	unsigned mib;
+
 	switch (key) {
 	case 'f':
 		opts.foreground = 1;
@@ -116,6 +121,11 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 		return take_number(arg, MAX_THREADS, &dmfs_options.threads);
 	case 'n':
 		return take_number(arg, MAX_NBD_TIMEOUT, &dmfs_options.nbd_timeout);
+	case 'w':
+		if (take_number(arg, MAX_WAITING, &mib))
+			return -1;
+		dmfs_options.max_waiting = (size_t)mib << 20;
+		return 0;
 	case 'r':
 		/* The kernel takes at least a page, and 0 for that: leaving it out is no limit. */
 		if (!strcmp(arg, "max_read=0"))
@@ -311,6 +321,8 @@ static int serve(struct fuse_args *args)
 	dmfs_options.uid = getuid();
 	dmfs_options.gid = getgid();
 	dm_nbd_timeout_ms = dmfs_options.nbd_timeout * 1000;
+	if (!dmfs_options.max_waiting)
+		dmfs_options.max_waiting = (size_t)sysconf(_SC_PHYS_PAGES) / 4 * (size_t)sysconf(_SC_PAGESIZE);
 	if (!dmfs_options.threads)
 		dmfs_options.threads = default_threads();
 	prepare_process();

@@ -2,10 +2,12 @@
 /* Buffers of requests (buf.h): mapped memory, of which some that are free are kept. */
 #include <glib.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <sys/mman.h>
 
 #include "buf.h"
+#include "fs.h"
 
 #define PAGE 4096
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -18,6 +20,26 @@ static struct {
 	struct dmfs_buf *list;
 	unsigned n, most;
 } spare = {.lock = PTHREAD_MUTEX_INITIALIZER, .most = FREE_BUFS};
+
+static atomic_size_t charged;
+
+bool dmfs_buf_full(size_t bytes)
+{
+	return atomic_load_explicit(&charged, memory_order_relaxed) + bytes > dmfs_options.max_waiting;
+}
+
+void dmfs_buf_charge(struct dmfs_buf *buf, size_t bytes)
+{
+	if (buf)
+		buf->charged += bytes;
+	atomic_fetch_add_explicit(&charged, bytes, memory_order_relaxed);
+}
+
+void dmfs_buf_uncharge(size_t bytes)
+{
+	if (bytes)
+		atomic_fetch_sub_explicit(&charged, bytes, memory_order_relaxed);
+}
 
 static char *map_pages(size_t size)
 {
@@ -80,6 +102,8 @@ struct dmfs_buf *dmfs_buf_new(void)
 
 void dmfs_buf_free(struct dmfs_buf *buf)
 {
+	dmfs_buf_uncharge(buf->charged);
+	buf->charged = 0;
 	pthread_mutex_lock(&spare.lock);
 	if (spare.n < spare.most) {
 		buf->next = spare.list;

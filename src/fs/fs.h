@@ -30,6 +30,7 @@ struct dmfs_options {
 	int writeback;
 	unsigned threads, nbd_timeout;
 	unsigned max_read; /* bytes; 0: no limit */
+	size_t max_waiting; /* bytes of writes that wait */
 	int allow_other;
 	uid_t uid;
 	gid_t gid;

@@ -168,6 +168,8 @@ static void request_submit(struct request *r)
 		dm_submit(&r->bio);
 	if (atomic_load_explicit(&r->state, memory_order_acquire) != ENDED) {
 		dmfs_loop_keep();
+		if (r->bio.op == DM_WRITE)
+			dmfs_buf_charge(r->buf, r->reply_len);
 		if (atomic_exchange_explicit(&r->state, KEPT, memory_order_acq_rel) != ENDED)
 			return;
 		dmfs_loop_release(r->buf, r->channel);
@@ -279,6 +281,7 @@ static void slow_write_done(struct slow_write *w)
 	else
 		fuse_reply_write(w->req, w->rmw.len);
 	dmfs_channel_use(before);
+	dmfs_buf_uncharge(w->rmw.len);
 	dmfs_rmw_clear(&w->rmw);
 	g_free(w);
 	dmfs_loop_answered(channel);
@@ -316,6 +319,12 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 		return;
 	}
 	size = MIN(size, total - (uint64_t)off);
+	if (dmfs_buf_full(size)) {
+		dm_log_err_limit("a write of %zu bytes is refused: %zu MiB of writes wait already (-o max_waiting)", size,
+				 dmfs_options.max_waiting >> 20);
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
 	if (!(((uint64_t)off | size) & (block - 1)) && dm_gate_enter(&image->writes)) {
 		struct request *r = request_new(req, h, DM_WRITE, (uint64_t)off, size);
 
@@ -331,6 +340,7 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 	w->req = req;
 	w->h = h;
 	w->channel = dmfs_loop_later();
+	dmfs_buf_charge(NULL, size);
 	dmfs_rmw_start(&w->rmw, image, buf, (uint64_t)off, size, flags, slow_write_end);
 }
 

@@ -61,7 +61,7 @@ static void resized(struct dm_mapped *md)
 	fuse_ino_t ino = dmfs_known_image(md);
 
 	dmfs_image_swapped(md);
-	if (ino && dmfs_session)
+	if (ino && dmfs_mounts[DMFS_TREE].session)
 		dmfs_invalidate(ino, -1, 0);
 }
 

@@ -141,7 +141,7 @@ static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError
 
 static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 {
-	struct crypt_key key;
+	struct dm_key key;
 	struct crypt_spec spec;
 	int r = crypt_spec_parse(c->cipher, &spec, err);
 
@@ -149,13 +149,13 @@ static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 		return r;
 	if (spec.ignored)
 		dm_log_warn("crypt: in cipher '%s' '%s' means nothing", c->cipher, spec.ignored);
-	r = crypt_key_read(key_arg, &key, err);
+	r = dm_key_read("crypt", key_arg, &key, err);
 	if (!r)
 		r = crypt_engine_new(&spec, key.size, c->sector_size, c->options & OPT_IV_LARGE, &c->engine, err);
 	if (!r)
 		r = crypt_engine_set_key(c->engine, &key, err);
 	c->description = g_steal_pointer(&key.description);
-	crypt_key_clear(&key);
+	dm_key_clear(&key);
 	return r;
 }
 
@@ -438,8 +438,8 @@ static void crypt_resume(struct dm_target *ti)
 /* c->lock held. */
 static int message_set(struct crypt *c, const char *arg, GError **err)
 {
-	struct crypt_key key;
-	int r = crypt_key_read(arg, &key, err);
+	struct dm_key key;
+	int r = dm_key_read("crypt", arg, &key, err);
 
 	if (r)
 		return r;
@@ -448,7 +448,7 @@ static int message_set(struct crypt *c, const char *arg, GError **err)
 		g_free(c->description);
 		c->description = g_steal_pointer(&key.description);
 	}
-	crypt_key_clear(&key);
+	dm_key_clear(&key);
 	return r;
 }
 

@@ -33,6 +33,7 @@
 #include "version.h"
 
 #include "targets/list.h"
+#include "targets/verity/mount.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -52,6 +53,8 @@ static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
 	FUSE_OPT_KEY("threads=", 't'), /* not "%u": that takes "4x" for 4 and -1 for 4294967295 */
 	FUSE_OPT_KEY("nbd_timeout=", 'n'),
+	FUSE_OPT_KEY("verity-keys=", 'k'),
+	FUSE_OPT_KEY("on-corruption=", 'x'),
 	FS_OPT("allow_other", allow_other, 1),
 	FUSE_OPT_KEY("--create ", 'c'),
 	FUSE_OPT_KEY("--create=", 'c'),
@@ -73,6 +76,8 @@ static void usage(FILE *to)
 	      "     writeback    the kernel collects buffered writes (see dmfs(1))\n"
 	      "     threads=N    threads that wait for requests\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
+	      "     verity-keys=FILE.pem  whose signatures of verity's root hashes count\n"
+	      "     on-corruption=COMMAND  run when verity finds a corrupted block\n"
 	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
 	      "  STATE           a file that keeps devices and tables until the next time\n"
 	      "  -h, --help\n"
@@ -88,6 +93,17 @@ static int take_number(const char *arg, unsigned most, unsigned *out)
 	if (dm_parse_uint(number, out) && *out >= 1 && *out <= most)
 		return 0;
 	fprintf(stderr, "dmfs: -o %s: a number from 1 to %u\n", arg, most);
+	return -1;
+}
+
+/* The value of NAME=VALUE, for who says what is wrong with it. */
+static int take_value(const char *arg, int (*take)(const char *, GError **))
+{
+	g_autoptr(GError) err = NULL;
+
+	if (!take(strchr(arg, '=') + 1, &err))
+		return 0;
+	fprintf(stderr, "dmfs: -o %s\n", err->message);
 	return -1;
 }
 
@@ -111,6 +127,10 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 		return take_number(arg, MAX_THREADS, &dmfs_options.threads);
 	case 'n':
 		return take_number(arg, MAX_NBD_TIMEOUT, &dmfs_options.nbd_timeout);
+	case 'k':
+		return take_value(arg, verity_set_keys);
+	case 'x':
+		return take_value(arg, verity_set_on_corruption);
 	case FUSE_OPT_KEY_NONOPT:
 		if (opts.state && opts.mountpoint) {
 			fprintf(stderr, "dmfs: '%s' is one argument too many\n", arg);

@@ -50,7 +50,7 @@ enum dm_target_features {
 	DM_TARGET_FLUSH_DEVICES = 1u << 0,
 	DM_TARGET_SINGLETON = 1u << 1,        /* alone in its table */
 	DM_TARGET_ALWAYS_WRITEABLE = 1u << 2, /* refuses read-only tables */
-	DM_TARGET_IMMUTABLE = 1u << 3,        /* never replaced by another type in a device's table */
+	DM_TARGET_IMMUTABLE = 1u << 3,        /* never beside another type in a table, never replaced by one in a device's */
 	DM_TARGET_FLUSH_LAST = 1u << 4, /* map gets a FLUSH only if no other kind of target in the table has use for it */
 	DM_TARGET_TAKES_KEYS = 1u << 5, /* what looks like a key is never in an error text about a line of this type */
 };
@@ -125,6 +125,11 @@ static inline uint64_t dm_target_offset(const struct dm_target *ti, uint64_t sec
  */
 int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err);
 void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
+/*
+ * The content of a small regular file, named and opened in the same way; not one of this mount.  -ENOENT, -EACCES, -EINVAL, -EFBIG:
+ * more than max bytes.  Only from ctr.
+ */
+int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **out, GError **err);
 enum dm_mode dm_table_mode(struct dm_table *table); /* DM_MODE_READ for a read-only device */
 static inline enum dm_mode dm_target_mode(struct dm_target *ti)
 {
@@ -153,6 +158,8 @@ void dm_mapped_unquiesce(struct dm_mapped *md);
  * already escaped, separated by a blank, or NULL.  Any thread, no locks of the table needed.
  */
 void dm_target_event(struct dm_target *ti, const char *action, const char *words);
+/* A uevent that is no dm event, as of the kernel's block layer: `events` and poll see it, `info` does not count it. */
+void dm_target_uevent(struct dm_target *ti, const char *words);
 
 /* Called by a target when it wants its device to forget cached data of a range (sectors of the target). */
 void dm_target_invalidate(struct dm_target *ti);

@@ -541,6 +541,50 @@ int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, en
 	return 0;
 }
 
+/* As much as there is, up to room bytes; or a negative errno. */
+static ssize_t read_whole(int fd, char *buf, size_t room)
+{
+	size_t done = 0;
+
+	while (done < room) {
+		ssize_t n = read(fd, buf + done, room - done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (!n)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+int dm_store_read_file(const struct dm_opener *who, const struct dm_store_path *p, size_t max, GBytes **out,
+		       GError **err)
+{
+	g_autofree char *buf = NULL;
+	ssize_t n;
+	int fd;
+
+	if (!S_ISREG(p->st.st_mode))
+		return dm_fail(err, EINVAL, "%s is not a regular file", p->path);
+	fd = open_fd(who, p, DM_MODE_READ);
+	if (fd < 0)
+		return dm_fail(err, -fd, "%s: %s", p->path, g_strerror(-fd));
+	buf = g_malloc(max + 1);
+	dm_block_begin();
+	n = read_whole(fd, buf, max + 1);
+	dm_block_end();
+	close(fd);
+	if (n < 0)
+		return dm_fail(err, (int)-n, "%s: %s", p->path, g_strerror((int)-n));
+	if ((size_t)n > max)
+		return dm_fail(err, EFBIG, "%s has more than %zu bytes", p->path, max);
+	*out = g_bytes_new(buf, (gsize)n);
+	return 0;
+}
+
 int dm_store_flush_all(void)
 {
 	GHashTableIter iter;

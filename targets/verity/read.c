@@ -116,8 +116,10 @@ static enum verdict wrong(struct check *c, int *error)
 		dm_wq_queue(v->mending, &c->work);
 		return WAIT;
 	}
+	if (!verity_block_corrupted(v, VERITY_DATA, c->block + c->next))
+		return GO_ON;
 	*error = -EIO;
-	return verity_block_corrupted(v, VERITY_DATA, c->block + c->next) ? FAIL : GO_ON;
+	return FAIL;
 }
 
 static enum verdict check_next(struct check *c, int *error)

@@ -22,6 +22,7 @@
 #include "image.h"
 #include "loop.h"
 
+#include <dmfs/container_of.h>
 #include <dmfs/spread.h>
 #include <dmfs/work.h>
 
@@ -104,7 +105,7 @@ static void request_done(struct request *r)
 
 static void request_drop_pages(struct dm_work *work)
 {
-	struct request *r = (struct request *)((char *)work - offsetof(struct request, work));
+	struct request *r = container_of(work, struct request, work);
 
 	drop_pages(r->h, r->bio.sector << DM_SECTOR_SHIFT, r->bio.sectors << DM_SECTOR_SHIFT);
 	request_done(r);
@@ -283,7 +284,7 @@ static void slow_write_done(struct slow_write *w)
 
 static void slow_write_drop_pages(struct dm_work *work)
 {
-	struct slow_write *w = (struct slow_write *)((char *)work - offsetof(struct slow_write, work));
+	struct slow_write *w = container_of(work, struct slow_write, work);
 
 	drop_pages(w->h, w->rmw.offset, w->rmw.len);
 	slow_write_done(w);
@@ -332,7 +333,7 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 	dmfs_rmw_start(&w->rmw, image, buf, (uint64_t)off, size, flags, slow_write_end);
 }
 
-void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h)
+static void image_fsync(fuse_req_t req, struct dmfs_handle *h)
 {
 	request_submit(request_new(req, h, DM_FLUSH, 0, 0));
 }
@@ -340,7 +341,7 @@ void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h)
 /* --- ranges ------------------------------------------------------------------------------ */
 
 /* As blkdev's fallocate: what reaches past the end is cut off with KEEP_SIZE, refused without. */
-void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
+static void image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
 {
 	uint64_t total = image_bytes(h), block = image_block(h);
 	struct request *r;
@@ -375,7 +376,7 @@ void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t
 	request_submit(r);
 }
 
-void dmfs_image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence)
+static void image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence)
 {
 	struct dm_dev *dev = &h->device->md->dev;
 	uint64_t total = image_bytes(h), sectors = total >> DM_SECTOR_SHIFT, sector;
@@ -488,9 +489,13 @@ void dmfs_image_swapped(struct dm_mapped *md)
 
 const struct dmfs_file dmfs_image_file = {
 	.name = "image",
+	.answers_last = true,
 	.open = image_open,
 	.read = image_read,
 	.write = image_write,
 	.flush = image_flush,
+	.fsync = image_fsync,
+	.fallocate = image_fallocate,
+	.lseek = image_lseek,
 	.release = image_release,
 };

@@ -553,20 +553,21 @@ static ssize_t read_whole(int fd, char *buf, size_t room)
 int dm_store_read_file(const struct dm_opener *who, const struct dm_store_path *p, size_t max, GBytes **out,
 		       GError **err)
 {
+	struct shared_file file = {.mode = DM_MODE_READ};
 	g_autofree char *buf = NULL;
 	ssize_t n;
-	int fd;
+	int error;
 
 	if (!S_ISREG(p->st.st_mode))
 		return dm_fail(err, EINVAL, "%s is not a regular file", p->path);
-	fd = open_fd(who, p, DM_MODE_READ);
-	if (fd < 0)
-		return dm_fail(err, -fd, "%s: %s", p->path, g_strerror(-fd));
+	error = open_fds(who, p, &file);
+	if (error)
+		return dm_fail(err, error, "%s: %s", p->path, g_strerror(error));
 	buf = g_malloc(max + 1);
 	dm_block_begin();
-	n = read_whole(fd, buf, max + 1);
+	n = read_whole(file.fd, buf, max + 1);
 	dm_block_end();
-	close(fd);
+	close(file.fd);
 	if (n < 0)
 		return dm_fail(err, (int)-n, "%s: %s", p->path, g_strerror((int)-n));
 	if ((size_t)n > max)

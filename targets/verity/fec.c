@@ -13,18 +13,23 @@
  * neighbours of every set, at most roots of each if it is not longer than roots * rounds blocks.
  *
  * What is lost of a set is not always known: a block that could not be read is; others fail their digests, if
- * the hash blocks for that are good.  So guesses are tried, the cheap ones first, and the block's own digest is
- * the judge of each:
+ * the hash blocks for that are good.  So guesses are tried, and the block's own digest is the judge of each:
  *
- *   1. only what could not be read is lost, other errors are found by the code
- *   2. what fails its digest, and the block itself, are lost as well
+ *   1. if few codewords are wrong: only what could not be read is lost, the code finds the errors
+ *   2. what fails its digest, and the block itself, are lost as well, and nothing else
  *   3. a run of roots blocks of the set around it is lost
- *   4. with one place left: one of those of which nothing is known
+ *   4. with what is lost for sure, a run of those of which nothing is known
+ *   5. as 2, and the code finds more errors; as 1
+ *
+ * Where all that is wrong is known, a block comes from sums of syndromes that are the same for all codewords, which
+ * is fast; finding errors is done codeword by codeword.
  */
 #include <inttypes.h>
 
 #include "rs.h"
 #include "verity.h"
+
+#define FEW_CODEWORDS 64
 
 enum member { UNKNOWN, GOOD, LOST };
 
@@ -40,6 +45,7 @@ struct set {
 	uint8_t *syndromes[RS_MAX_ROOTS];
 	enum member is[RS_SIZE];
 	unsigned corrected;  /* errors, by the attempt that was right */
+	unsigned lost;       /* members, for sure; at most roots */
 	GHashTable *hash_blocks; /* number -> verified content, or NULL if there is none */
 };
 
@@ -270,30 +276,64 @@ static bool try_lost(struct set *s, uint8_t *out)
 	return lost_places(s, erasures, &n) && correct_all(s, erasures, n, out) && is_right(s, out);
 }
 
-/* With as many erasures as there are roots, one of them the target. */
-static bool try_places(struct set *s, const uint8_t *erasures, uint8_t *out)
+/* The errors at erasures[which], for all codewords, if the erasures, as many as there are roots, are all that is wrong. */
+static void errors_at(const struct set *s, const uint8_t *erasures, unsigned which, uint8_t *out)
 {
 	uint8_t weights[RS_MAX_ROOTS];
+
+	rs_erasure_weights(s->v->fec->rs, erasures, which, weights);
+	rs_weighted_sum(s->v->fec->rs, weights, (const uint8_t *const *)s->syndromes, s->block, out);
+}
+
+static unsigned count_errors(const struct set *s, const uint8_t *erasures)
+{
+	g_autofree uint8_t *errors = g_malloc(s->block);
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < s->roots; i++) {
+		errors_at(s, erasures, i, errors);
+		for (size_t c = 0; c < s->block; c++)
+			n += errors[c] != 0;
+	}
+	return n;
+}
+
+/* With as many erasures as there are roots, one of them the target, and no other errors. */
+static bool try_places(struct set *s, const uint8_t *erasures, uint8_t *out)
+{
 	unsigned which = 0;
 
 	while (erasures[which] != s->target)
 		which++;
-	rs_erasure_weights(s->v->fec->rs, erasures, which, weights);
-	rs_weighted_sum(s->v->fec->rs, weights, (const uint8_t *const *)s->syndromes, s->block, out);
+	errors_at(s, erasures, which, out);
 	for (size_t c = 0; c < s->block; c++)
 		out[c] ^= s->bytes[s->target][c];
-	return is_right(s, out) && correct_all(s, erasures, s->roots, out);
+	if (!is_right(s, out))
+		return false;
+	s->corrected = count_errors(s, erasures);
+	return true;
+}
+
+/* What is lost for sure, the target with it, and nothing else. */
+static bool try_only_lost(struct set *s, uint8_t *out)
+{
+	uint8_t erasures[RS_MAX_ROOTS];
+	unsigned n;
+
+	if (!lost_places(s, erasures, &n))
+		return false;
+	for (unsigned i = RS_SIZE - 1; n < s->roots; i--) /* any others make up the number */
+		if (s->is[i] != LOST)
+			erasures[n++] = (uint8_t)i;
+	return try_places(s, erasures, out);
 }
 
 static bool try_runs(struct set *s, uint8_t *out)
 {
-	for (unsigned before = 0; before < s->roots; before++) {
+	for (unsigned before = 0; before < s->roots && before <= s->target; before++) {
 		uint8_t erasures[RS_MAX_ROOTS];
 
-		/* it may reach into the parity, or begin before the first */
-		if (before > s->target)
-			break;
-		for (unsigned i = 0; i < s->roots; i++)
+		for (unsigned i = 0; i < s->roots; i++) /* may reach into the parity */
 			erasures[i] = (uint8_t)(s->target - before + i);
 		if (erasures[0] + s->roots <= RS_SIZE && try_places(s, erasures, out))
 			return true;
@@ -301,43 +341,70 @@ static bool try_runs(struct set *s, uint8_t *out)
 	return false;
 }
 
-static bool try_one_more(struct set *s, uint8_t *out)
+/* With what is lost for sure, as many as are left of those of which nothing is known, one behind the other. */
+static bool try_unknown(struct set *s, uint8_t *out)
 {
-	uint8_t erasures[RS_MAX_ROOTS];
-	unsigned n;
+	uint8_t erasures[RS_MAX_ROOTS], unknown[RS_SIZE];
+	unsigned n, n_unknown = 0, left;
 
-	if (!lost_places(s, erasures, &n) || n + 1 != s->roots)
+	if (!lost_places(s, erasures, &n) || n == s->roots)
 		return false;
-	for (unsigned i = 0; i < RS_SIZE; i++) {
-		erasures[n] = (uint8_t)i;
-		if (s->is[i] == UNKNOWN && try_places(s, erasures, out))
+	for (unsigned i = 0; i < RS_SIZE; i++)
+		if (s->is[i] == UNKNOWN)
+			unknown[n_unknown++] = (uint8_t)i;
+	left = s->roots - n;
+	for (unsigned first = 0; first + left <= n_unknown; first++) {
+		memcpy(erasures + n, unknown + first, left);
+		if (try_places(s, erasures, out))
 			return true;
 	}
 	return false;
 }
 
+static unsigned wrong_codewords(const struct set *s)
+{
+	unsigned n = 0;
+
+	for (size_t c = 0; c < s->block; c++) {
+		uint8_t any = 0;
+
+		for (unsigned i = 0; i < s->roots; i++)
+			any |= s->syndromes[i][c];
+		n += any != 0;
+	}
+	return n;
+}
+
 static bool try_all(struct set *s, uint8_t *out)
 {
-	if (try_lost(s, out))
+	bool few = wrong_codewords(s) <= FEW_CODEWORDS;
+	enum member readable[RS_SIZE];
+	uint8_t places[RS_MAX_ROOTS];
+
+	if (few && try_lost(s, out))
 		return true;
+	memcpy(readable, s->is, sizeof(readable));
 	judge(s);
-	return try_lost(s, out) || try_runs(s, out) || try_one_more(s, out);
+	lost_places(s, places, &s->lost);
+	if (try_only_lost(s, out) || try_runs(s, out) || try_unknown(s, out) || try_lost(s, out))
+		return true;
+	if (few)
+		return false;
+	memcpy(s->is, readable, sizeof(readable));
+	return try_lost(s, out);
 }
 
 static void tell(struct set *s, bool mended)
 {
 	g_autoptr(GString) name = g_string_new(NULL);
-	uint8_t erasures[RS_MAX_ROOTS];
 	uint64_t offset = s->base * s->block;
-	unsigned n;
 
 	dm_dev_print(s->v->data_dev, name);
 	if (mended) {
 		dm_log_warn("verity-fec: %s: FEC %" PRIu64 ": corrected %u errors", name->str, offset, s->corrected);
 		return;
 	}
-	lost_places(s, erasures, &n);
-	dm_log_err("verity-fec: %s: FEC %" PRIu64 ": failed to correct (%u erasures)", name->str, offset, n);
+	dm_log_err("verity-fec: %s: FEC %" PRIu64 ": failed to correct (%u erasures)", name->str, offset, s->lost);
 }
 
 int verity_fec_mend(struct verity *v, enum verity_block_type type, uint64_t block, const uint8_t *digest, uint8_t *out)

@@ -12,69 +12,14 @@ import threading
 import pytest
 
 from mounted import SECTOR, quote
-from verity import Tree
+from verity import BLOCK, Tree, damage, fails, images, load, log_of, read, status
 
-BLOCK = 4096
 BLOCKS = 1200               # ten hash blocks below the root
 
 
 @pytest.fixture
 def image(backing):
-    """image(data=None, ...): a Tree whose data is in tree.data_path and whose digests are in tree.hash_path."""
-    count = 0
-
-    def make(data=None, blocks=BLOCKS, **kw):
-        nonlocal count
-        count += 1
-        data = data or os.urandom(blocks * BLOCK)
-        tree = Tree(data, **kw)
-        tree.data = data
-        tree.data_path = backing(len(data) // SECTOR, data, name=f"data{count}")
-        tree.hash_path = backing(-(-len(tree.area) // SECTOR), tree.area, name=f"hash{count}")
-        return tree
-
-    return make
-
-
-def load(fs, tree, name="v", options="", **kw):
-    dev = fs.mkdir(name)
-    dev.write("readonly", "1")
-    kw = {"data": getattr(tree, "data_path", None), "hashes": getattr(tree, "hash_path", None)} | kw
-    dev.load(tree.line(options=options, **kw))
-    return dev
-
-
-def damage(path, at, data=b"\xff\x00\xff"):
-    with open(path, "r+b") as f:
-        f.seek(at)
-        assert f.read(len(data)) != data
-        f.seek(at)
-        f.write(data)
-
-
-def read(dev, at, length=BLOCK):
-    """With direct I/O, so that nothing comes from the page cache."""
-    buf = mmap.mmap(-1, length)
-    fd = os.open(dev.image, os.O_RDONLY | os.O_DIRECT)
-    try:
-        assert os.preadv(fd, [buf], at) == length
-        return bytes(buf)
-    finally:
-        os.close(fd)
-
-
-def fails(dev, at, length=BLOCK):
-    with pytest.raises(OSError) as e:
-        read(dev, at, length)
-    return e.value.errno == errno.EIO
-
-
-def status(dev):
-    return dev.status().split()[3]
-
-
-def log_of(fs, text):
-    return [line for line in fs.read("log").splitlines() if text in line]
+    return images(backing, BLOCKS)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

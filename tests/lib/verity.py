@@ -3,10 +3,15 @@
 
 import ctypes
 import ctypes.util
+import errno
 import hashlib
+import mmap
+import os
 import struct
 
 from mounted import SECTOR, quote
+
+BLOCK = 4096
 
 GCRYPT_NAMES = {"rmd160": "RIPEMD160", "wp512": "WHIRLPOOL", "wp384": "WHIRLPOOL", "wp256": "WHIRLPOOL",
                 "ripemd160": "RIPEMD160", "whirlpool": "WHIRLPOOL", "streebog256": "STRIBOG256",
@@ -142,3 +147,70 @@ def fec_options(device, blocks, roots, start=0, more=""):
              f"{more}").split(" ")
     words = [w for w in words if w]
     return f"{len(words)} {' '.join(words)}"
+
+
+# --- images and devices ------------------------------------------------------------------------------------------
+
+
+def images(backing, default_blocks):
+    """make(data=None, blocks=…, ...): a Tree whose data is in tree.data_path and whose digests are in tree.hash_path."""
+    count = 0
+
+    def make(data=None, blocks=default_blocks, **kw):
+        nonlocal count
+        count += 1
+        data = data or os.urandom(blocks * BLOCK)
+        tree = Tree(data, **kw)
+        tree.data = data
+        tree.data_path = backing(len(data) // SECTOR, data, name=f"data{count}")
+        tree.hash_path = backing(-(-len(tree.area) // SECTOR), tree.area, name=f"hash{count}")
+        return tree
+
+    return make
+
+
+def load(fs, tree, name="v", options="", **kw):
+    """A read-only device with the tree's line."""
+    dev = fs.mkdir(name)
+    dev.write("readonly", "1")
+    kw = {"data": getattr(tree, "data_path", None), "hashes": getattr(tree, "hash_path", None)} | kw
+    dev.load(tree.line(options=options, **kw))
+    return dev
+
+
+def damage(path, at, data=b"\xff\x00\xff"):
+    with open(path, "r+b") as f:
+        f.seek(at)
+        assert f.read(len(data)) != data
+        f.seek(at)
+        f.write(data)
+
+
+def read(dev, at, length=BLOCK):
+    """With direct I/O, so that nothing comes from the page cache."""
+    buf = mmap.mmap(-1, length)
+    fd = os.open(dev.image, os.O_RDONLY | os.O_DIRECT)
+    try:
+        assert os.preadv(fd, [buf], at) == length
+        return bytes(buf)
+    finally:
+        os.close(fd)
+
+
+def fails(dev, at, length=BLOCK):
+    """Whether reading gives EIO; any other error is raised."""
+    try:
+        read(dev, at, length)
+    except OSError as e:
+        if e.errno == errno.EIO:
+            return True
+        raise
+    return False
+
+
+def status(dev):
+    return dev.status().split()[3]
+
+
+def log_of(fs, text):
+    return [line for line in fs.read("log").splitlines() if text in line]

@@ -51,7 +51,7 @@ enum dm_target_features {
 	DM_TARGET_FLUSH_DEVICES = 1u << 0,
 	DM_TARGET_SINGLETON = 1u << 1,        /* alone in its table */
 	DM_TARGET_ALWAYS_WRITEABLE = 1u << 2, /* refuses read-only tables */
-	DM_TARGET_IMMUTABLE = 1u << 3,        /* never replaced by another type in a device's table */
+	DM_TARGET_IMMUTABLE = 1u << 3,        /* never beside another type in a table, never replaced by one in a device's */
 	DM_TARGET_FLUSH_LAST = 1u << 4, /* map gets a FLUSH only if no other kind of target in the table has use for it */
 	DM_TARGET_TAKES_KEYS = 1u << 5, /* what looks like a key is never in an error text about a line of this type */
 	/* Bios go on to its devices with their tags (bio.h): it takes what they take, if that is the same for all. */
@@ -141,6 +141,11 @@ void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
  * or by any other as for dm_get_device().  No reference; it stays while the target does not put it.
  */
 int dm_find_device(struct dm_target *ti, const char *name, struct dm_dev **dev, GError **err);
+/*
+ * The content of a small regular file, named and opened in the same way; not one of this mount.  -ENOENT, -EACCES, -EINVAL, -EFBIG:
+ * more than max bytes.  Only from ctr.
+ */
+int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **out, GError **err);
 enum dm_mode dm_table_mode(struct dm_table *table); /* DM_MODE_READ for a read-only device */
 static inline enum dm_mode dm_target_mode(struct dm_target *ti)
 {
@@ -187,6 +192,8 @@ void dm_bio_requeue(struct dm_bio *bio);
 void dm_target_event(struct dm_target *ti, const char *action, const char *words);
 /* Appends a value for such words: blanks, and what could be taken for the end of a line, are \xHH. */
 void dm_event_value(GString *out, const char *value);
+/* A uevent that is no dm event, as of the kernel's block layer: `events` and poll see it, `info` does not count it. */
+void dm_target_uevent(struct dm_target *ti, const char *words);
 
 /*
  * Arguments.  Numbers are unsigned decimal, nothing before or after them,

@@ -44,9 +44,6 @@ struct dmfs_device *dmfs_device_of(struct dm_mapped *md)
 		d = g_new0(struct dmfs_device, 1);
 		d->md = md;
 		d->id = next_id++;
-		d->image_mode = 0600;
-		d->uid = dmfs_options.uid;
-		d->gid = dmfs_options.gid;
 		pthread_mutex_init(&d->lock, NULL);
 		clock_gettime(CLOCK_REALTIME, &d->created);
 		g_hash_table_insert(devices, &d->id, d);
@@ -176,21 +173,22 @@ static void fill_attr(fuse_ino_t ino, const struct dmfs_file *file, struct dmfs_
 {
 	memset(st, 0, sizeof *st);
 	st->st_ino = ino;
-	st->st_uid = d ? d->uid : dmfs_options.uid;
-	st->st_gid = d ? d->gid : dmfs_options.gid;
+	st->st_uid = dmfs_options.uid;
+	st->st_gid = dmfs_options.gid;
 	st->st_nlink = file ? 1 : 2;
 	st->st_blksize = 4096;
 	st->st_mode = file ? S_IFREG | file->mode : S_IFDIR | 0755;
 	st->st_atim = st->st_mtim = st->st_ctim = d ? d->created : mounted;
 	if (file == &dmfs_image_file) {
 		uint64_t sectors = dm_mapped_sectors(d->md);
+		struct dm_owner owner;
 
-		st->st_mode = S_IFREG | d->image_mode;
+		dm_mapped_owner(d->md, &owner); /* an image can be given away, the rest stays the owner's */
+		st->st_mode = S_IFREG | owner.mode;
+		st->st_uid = owner.uid;
+		st->st_gid = owner.gid;
 		st->st_size = (off_t)(sectors << DM_SECTOR_SHIFT);
 		st->st_blocks = (blkcnt_t)sectors;
-	} else if (d) { /* an image can be given away, the rest stays the owner's */
-		st->st_uid = dmfs_options.uid;
-		st->st_gid = dmfs_options.gid;
 	}
 }
 
@@ -291,22 +289,16 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static int change_image(struct dmfs_device *d, const struct stat *st, int to_set)
 {
-	struct dmfs_device before = *d;
-	int error;
+	struct dm_owner to = {st->st_mode & 0777, st->st_uid, st->st_gid};
+	unsigned what = 0;
 
 	if (to_set & FUSE_SET_ATTR_MODE)
-		d->image_mode = st->st_mode & 0777;
+		what |= DM_CHANGE_MODE;
 	if (to_set & FUSE_SET_ATTR_UID)
-		d->uid = st->st_uid;
+		what |= DM_CHANGE_UID;
 	if (to_set & FUSE_SET_ATTR_GID)
-		d->gid = st->st_gid;
-	error = dm_state_save(d->md, NULL);
-	if (error) {
-		d->image_mode = before.image_mode;
-		d->uid = before.uid;
-		d->gid = before.gid;
-	}
-	return error;
+		what |= DM_CHANGE_GID;
+	return dm_mapped_set_owner(d->md, what, &to, NULL);
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)
@@ -492,29 +484,9 @@ static void swapped(struct dm_mapped *md)
 	forget_cached(md);
 }
 
-static void get_owner(struct dm_mapped *md, unsigned *mode, unsigned *uid, unsigned *gid)
-{
-	struct dmfs_device *d = dmfs_device_of(md);
-
-	*mode = d->image_mode;
-	*uid = d->uid;
-	*gid = d->gid;
-}
-
-static void set_owner(struct dm_mapped *md, unsigned mode, unsigned uid, unsigned gid)
-{
-	struct dmfs_device *d = dmfs_device_of(md);
-
-	d->image_mode = mode & 0777;
-	d->uid = uid;
-	d->gid = gid;
-}
-
 static const struct dm_front_ops front_ops = {
 	.swapped = swapped,
 	.freed = device_freed,
-	.get_owner = get_owner,
-	.set_owner = set_owner,
 };
 
 void dmfs_nodes_init(void)

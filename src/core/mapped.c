@@ -6,6 +6,7 @@
  * those inside have left; then nobody reads the live table, and a swap is one
  * pointer.  Opening the gate lets the deferred bios go.
  */
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -19,6 +20,17 @@
 
 const struct dm_front_ops *dm_front;
 
+/* A pause does not wait for one status after the other. */
+static void init_shown(pthread_rwlock_t *shown)
+{
+	pthread_rwlockattr_t attr;
+
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(shown, &attr);
+	pthread_rwlockattr_destroy(&attr);
+}
+
 struct dm_mapped *dm_mapped_new(const char *name, unsigned minor)
 {
 	struct dm_mapped *md = g_new0(struct dm_mapped, 1);
@@ -29,6 +41,7 @@ struct dm_mapped *dm_mapped_new(const char *name, unsigned minor)
 	dm_gate_init(&md->gate);
 	pthread_mutex_init(&md->control, NULL);
 	pthread_mutex_init(&md->hooks, NULL);
+	init_shown(&md->shown);
 	pthread_mutex_init(&md->lock, NULL);
 	pthread_mutex_init(&md->stats_lock, NULL);
 	dm_bio_list_init(&md->deferred);
@@ -64,6 +77,7 @@ void dm_mapped_free(struct dm_mapped *md)
 	dm_gate_destroy(&md->gate);
 	pthread_mutex_destroy(&md->control);
 	pthread_mutex_destroy(&md->hooks);
+	pthread_rwlock_destroy(&md->shown);
 	pthread_mutex_destroy(&md->lock);
 	g_hash_table_destroy(md->tables);
 	g_hash_table_destroy(md->used_by);
@@ -270,25 +284,18 @@ int dm_mapped_load(struct dm_mapped *md, struct dm_table *t, GError **err)
 		error = dm_state_change(&c, err);
 	pthread_mutex_unlock(&md->control);
 	dm_block_end();
-	dm_table_unref(c.inactive); /* the old one, or the refused one */
+	dm_table_drop(c.inactive); /* the old one, or the refused one */
 	return error;
 }
 
-/* --- suspending, resuming, swapping ------------------------------------------------------------ */
+/* --- hooks and status ------------------------------------------------------------------------- */
 
 #define INTERRUPT_POLL_MS 50
 
-/* For a target's hooks; false if interrupted() said so before a message was over. */
-static bool lock_hooks(struct dm_mapped *md, bool (*interrupted)(void *), void *data)
+static bool lock_interruptibly(pthread_mutex_t *lock, bool (*interrupted)(void *), void *data)
 {
 	struct timespec until;
 
-	if (!pthread_mutex_trylock(&md->hooks))
-		return true;
-	if (!interrupted) {
-		pthread_mutex_lock(&md->hooks);
-		return true;
-	}
 	do {
 		if (interrupted(data))
 			return false;
@@ -296,9 +303,70 @@ static bool lock_hooks(struct dm_mapped *md, bool (*interrupted)(void *), void *
 		until.tv_nsec += INTERRUPT_POLL_MS * 1000000;
 		until.tv_sec += until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;
-	} while (pthread_mutex_timedlock(&md->hooks, &until));
+	} while (pthread_mutex_timedlock(lock, &until));
 	return true;
 }
+
+bool dm_mapped_lock_hooks(struct dm_mapped *md, bool (*interrupted)(void *), void *data)
+{
+	if (pthread_mutex_trylock(&md->hooks)) {
+		if (!interrupted)
+			pthread_mutex_lock(&md->hooks);
+		else if (!lock_interruptibly(&md->hooks, interrupted, data))
+			return false;
+	}
+	atomic_store(&md->hooking, pthread_self());
+	return true;
+}
+
+void dm_mapped_unlock_hooks(struct dm_mapped *md)
+{
+	assert(dm_mapped_hooks_locked(md));
+	atomic_store(&md->hooking, 0);
+	pthread_mutex_unlock(&md->hooks);
+}
+
+bool dm_mapped_hooks_locked(struct dm_mapped *md)
+{
+	return atomic_load(&md->hooking) == pthread_self();
+}
+
+/* The devices of two targets in the order of their locks; the second is NULL if they are one. */
+static void in_order(struct dm_target *a, struct dm_target *b, struct dm_mapped *md[2])
+{
+	md[0] = a->table->md;
+	md[1] = b ? b->table->md : NULL;
+	if (md[1] == md[0])
+		md[1] = NULL;
+	if (md[1] && md[1] < md[0]) {
+		md[1] = a->table->md;
+		md[0] = b->table->md;
+	}
+}
+
+void dm_status_pause(struct dm_target *a, struct dm_target *b)
+{
+	struct dm_mapped *md[2];
+
+	in_order(a, b, md);
+	pthread_rwlock_wrlock(&md[0]->shown);
+	if (md[1])
+		pthread_rwlock_wrlock(&md[1]->shown);
+	dm_wait_forbid();
+}
+
+void dm_status_go_on(struct dm_target *a, struct dm_target *b)
+{
+	struct dm_mapped *md[2];
+
+	dm_wait_allow();
+	in_order(a, b, md);
+	if (md[1])
+		pthread_rwlock_unlock(&md[1]->shown);
+	pthread_rwlock_unlock(&md[0]->shown);
+}
+
+/* --- suspending, resuming, swapping ------------------------------------------------------------ */
 
 static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err)
 {
@@ -306,29 +374,29 @@ static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupt
 
 	if (atomic_load(&md->suspended))
 		return dm_fail(err, EINVAL, "the device is suspended already");
-	if (!lock_hooks(md, interrupted, data))
+	if (!dm_mapped_lock_hooks(md, interrupted, data))
 		return dm_fail(err, EINTR, "interrupted while waiting for a message");
 	atomic_store(&md->noflush, flags & DM_SUSPEND_NOFLUSH);
 	atomic_store(&md->suspending, true);
 	if (t)
 		dm_table_presuspend(t);
-	pthread_mutex_unlock(&md->hooks); /* a message may be what the I/O waits for */
+	dm_mapped_unlock_hooks(md); /* a message may be what the I/O waits for */
 	dm_gate_close(&md->gate);
 	if (!dm_gate_wait(&md->gate, interrupted, data)) {
 		atomic_store(&md->suspending, false);
 		open_gate(md);
-		pthread_mutex_lock(&md->hooks);
+		dm_mapped_lock_hooks(md, NULL, NULL);
 		if (t)
 			dm_table_presuspend_undo(t);
-		pthread_mutex_unlock(&md->hooks);
+		dm_mapped_unlock_hooks(md);
 		return dm_fail(err, EINTR, "interrupted while waiting for I/O");
 	}
-	pthread_mutex_lock(&md->hooks);
+	dm_mapped_lock_hooks(md, NULL, NULL);
 	atomic_store(&md->suspended, true);
 	atomic_store(&md->suspending, false);
 	if (t)
 		dm_table_postsuspend(t);
-	pthread_mutex_unlock(&md->hooks);
+	dm_mapped_unlock_hooks(md);
 	return 0;
 }
 
@@ -341,7 +409,7 @@ static int resume_locked(struct dm_mapped *md, struct dm_change *c, GError **err
 	struct dm_table *t = c ? c->live : atomic_load(&md->live);
 	int error;
 
-	pthread_mutex_lock(&md->hooks);
+	dm_mapped_lock_hooks(md, NULL, NULL);
 	error = t ? dm_table_preresume(t, err) : 0;
 	if (!error && c)
 		error = dm_state_change(c, err);
@@ -351,7 +419,7 @@ static int resume_locked(struct dm_mapped *md, struct dm_change *c, GError **err
 		atomic_store(&md->noflush, false);
 		atomic_store(&md->suspended, false);
 	}
-	pthread_mutex_unlock(&md->hooks);
+	dm_mapped_unlock_hooks(md);
 	if (!error)
 		open_gate(md);
 	return error;
@@ -406,7 +474,7 @@ int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(v
 	else
 		dm_event_resumed(md);
 	pthread_mutex_unlock(&md->control);
-	dm_table_unref(c.live);
+	dm_table_drop(c.live);
 	dm_block_end();
 	return error;
 }
@@ -428,8 +496,8 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 	if (!error)
 		dm_event_resumed(md);
 	pthread_mutex_unlock(&md->control);
-	dm_table_unref(c.inactive);
-	dm_table_unref(c.live);
+	dm_table_drop(c.inactive);
+	dm_table_drop(c.live);
 	dm_block_end();
 	return error;
 }
@@ -487,20 +555,20 @@ void dm_mapped_shutdown(struct dm_mapped *md)
 	pthread_mutex_lock(&md->control);
 	live = atomic_load(&md->live);
 	if (!atomic_load(&md->suspended)) {
-		pthread_mutex_lock(&md->hooks);
+		dm_mapped_lock_hooks(md, NULL, NULL);
 		if (live)
 			dm_table_presuspend(live);
-		pthread_mutex_unlock(&md->hooks);
+		dm_mapped_unlock_hooks(md);
 		dm_gate_close(&md->gate);
 		dm_gate_wait(&md->gate, NULL, NULL);
-		pthread_mutex_lock(&md->hooks);
+		dm_mapped_lock_hooks(md, NULL, NULL);
 		if (live)
 			dm_table_postsuspend(live);
-		pthread_mutex_unlock(&md->hooks);
+		dm_mapped_unlock_hooks(md);
 	}
 	publish_tables(&none);
 	pthread_mutex_unlock(&md->control);
 	fail_deferred(md);
-	dm_table_unref(none.live);
-	dm_table_unref(none.inactive);
+	dm_table_drop(none.live);
+	dm_table_drop(none.inactive);
 }

@@ -7,6 +7,7 @@
  *   md->control   load, clear, suspend, resume, remove of one device; held
  *                 across waits for I/O.
  *   md->hooks     its targets' hooks and messages, which come one at a time; not held while I/O drains.
+ *   md->shown     a target's status; targets' own locks come after it.
  *   naming        (devices.c) names, uuids and minors while they are stored.
  *   changes       (state.c) whatever is stored, of all devices.
  *   topology      (devices.c) names, uuids, minors, who uses whom.  Short.
@@ -39,6 +40,8 @@ struct dm_mapped {
 	_Atomic(struct dm_table *) live;
 	struct dm_table *inactive;
 	pthread_mutex_t control, hooks, lock;
+	_Atomic(pthread_t) hooking; /* who has md->hooks; 0: nobody */
+	pthread_rwlock_t shown;     /* read for a status, written by dm_status_pause() */
 	struct dm_bio_list deferred;
 	atomic_bool suspended, suspending, noflush;
 	atomic_bool readonly; /* what the next table is loaded as */
@@ -101,6 +104,12 @@ int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(v
 int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)(void *), void *data, GError **err);
 /* What tables loaded from now on are. */
 int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly, GError **err);
+/* For a hook or a message; may wait for another one.  Interrupted (may be NULL) before that is over: false. */
+bool dm_mapped_lock_hooks(struct dm_mapped *md, bool (*interrupted)(void *), void *data);
+void dm_mapped_unlock_hooks(struct dm_mapped *md);
+/* Whether this thread has them. */
+bool dm_mapped_hooks_locked(struct dm_mapped *md);
+
 void dm_mapped_owner(struct dm_mapped *md, struct dm_owner *out);
 /* what: of DM_CHANGE_MODE, DM_CHANGE_UID, DM_CHANGE_GID (state.h). */
 int dm_mapped_set_owner(struct dm_mapped *md, unsigned what, const struct dm_owner *to, GError **err);

@@ -12,6 +12,7 @@
 	T(switch)          \
 	T(log_writes)      \
 	T(mirror)          \
+	T(multipath)       \
 	T(snapshot_merge)  \
 	T(snapshot_origin) \
 	T(snapshot)        \

@@ -174,7 +174,8 @@ uint64_t dm_mapped_sectors(struct dm_mapped *md);
  * soon: the image's size, an event.
  */
 void dm_target_set_capacity(struct dm_target *ti, uint64_t sectors);
-/* Whether the device is suspended, or being suspended (with noflush). */
+/* Whether the device is suspended, or being suspended (with noflush): bios for it wait. */
+bool dm_mapped_suspending(struct dm_mapped *md);
 bool dm_target_suspending(struct dm_target *ti);
 bool dm_target_noflush(struct dm_target *ti);
 /*

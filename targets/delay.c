@@ -290,6 +290,7 @@ static int delay_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->private = d;
 	ti->num_discard_bios = 1;
 	ti->num_write_zeroes_bios = 1;
+	ti->num_provision_bios = 1;
 	return 0;
 }
 

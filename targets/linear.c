@@ -34,6 +34,7 @@ static int linear_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		return error;
 	ti->num_discard_bios = 1;
 	ti->num_write_zeroes_bios = 1;
+	ti->num_provision_bios = 1;
 	return 0;
 }
 

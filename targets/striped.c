@@ -76,6 +76,7 @@ static int striped_ctr(struct dm_target *ti, int argc, char **argv, GError **err
 	ti->private = s;
 	ti->num_discard_bios = (uint16_t)n;
 	ti->num_write_zeroes_bios = (uint16_t)n;
+	ti->num_provision_bios = (uint16_t)n;
 	return 0;
 }
 

@@ -29,6 +29,7 @@ enum dm_op {
 	DM_FLUSH,        /* no data, no range: all completed writes become durable */
 	DM_DISCARD,      /* no data: the range's content is not needed any more */
 	DM_WRITE_ZEROES, /* no data: the range reads as zeroes afterwards */
+	DM_PROVISION,    /* no data: later writes to the range find room; what it holds stays */
 };
 
 enum dm_bio_flags {
@@ -47,7 +48,7 @@ struct dm_bio {
 	uint64_t sectors; /* how much; iov holds exactly sectors * 512 bytes for reads and writes */
 	struct iovec *iov;
 	int iovcnt;
-	unsigned nr; /* map(): which of the target's flush, discard or write-zeroes bios this is */
+	unsigned nr; /* map(): which of the target's flush, discard, write-zeroes or provision bios this is */
 	void (*end)(struct dm_bio *);
 	int error;     /* set before end() */
 	void *private; /* map(), end_io(): the target's per_bio_size bytes; else the owner's */
@@ -107,7 +108,7 @@ static inline bool dm_op_has_data(enum dm_op op)
 
 static inline bool dm_op_is_write(enum dm_op op)
 {
-	return op == DM_WRITE || op == DM_DISCARD || op == DM_WRITE_ZEROES;
+	return op == DM_WRITE || op == DM_DISCARD || op == DM_WRITE_ZEROES || op == DM_PROVISION;
 }
 
 /* The bytes of an iov. */

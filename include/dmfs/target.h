@@ -104,6 +104,7 @@ struct dm_target {
 	uint16_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
 	uint16_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */
 	uint16_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
+	uint16_t num_provision_bios;    /* at first 0: there is nothing to do; these are split as writes are */
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
 	bool secret; /* the arguments hold a key: the table is never stored, a restart needs it again */

@@ -46,8 +46,8 @@ struct io {
 	pthread_mutex_t lock; /* only with several parts */
 	enum phase phase;
 	uint64_t next;   /* first sector no part was made of yet */
-	unsigned target; /* flush, discard, write-zeroes: the next target, and its next bio */
-	unsigned nr;
+	unsigned target; /* of a flush: the next target */
+	unsigned nr;     /* flush and ranges: the target's next bio */
 	unsigned under_way;
 	bool single, issuing, merged;
 	struct dm_stats *stats; /* NULL: nobody counts */
@@ -279,12 +279,19 @@ static struct clone *next_data(struct io *io)
 	return c;
 }
 
-/* The next part of a discard or write-zeroes: a target may want several bios for the same range. */
+/* How many bios a target wants for a range without data. */
+static unsigned range_bios(const struct dm_target *ti, enum dm_op op)
+{
+	if (op == DM_PROVISION)
+		return ti->num_provision_bios;
+	return op == DM_DISCARD ? ti->num_discard_bios : ti->num_write_zeroes_bios;
+}
+
+/* The next part of a discard, write-zeroes or provision: a target may want several bios for the same range. */
 static struct clone *next_range(struct io *io)
 {
 	struct dm_bio *bio = io->bio;
 	uint64_t left = bio->sector + bio->sectors - io->next, len;
-	bool discard = bio->op == DM_DISCARD;
 	struct dm_target *ti;
 	unsigned bios;
 	struct clone *c;
@@ -293,11 +300,12 @@ static struct clone *next_range(struct io *io)
 		if (!left)
 			return NULL;
 		ti = dm_table_find(io->table, io->next);
-		bios = discard ? ti->num_discard_bios : ti->num_write_zeroes_bios;
-		len = part_len(ti, io->next, left, ti->split_discards);
-		if (bios || !discard)
+		bios = range_bios(ti, bio->op);
+		len = part_len(ti, io->next, left, ti->split_discards || (bios && bio->op == DM_PROVISION));
+		if (bios || bio->op == DM_WRITE_ZEROES)
 			break;
-		io->error = io->error ? io->error : -EOPNOTSUPP;
+		if (bio->op == DM_DISCARD)
+			io->error = io->error ? io->error : -EOPNOTSUPP;
 		io->next += len;
 		left -= len;
 	}

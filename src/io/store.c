@@ -228,6 +228,8 @@ static int no_data_op(struct store *s, struct dm_bio *bio)
 		return 0;
 	if (cut_short(s, end))
 		return -EIO;
+	if (bio->op == DM_PROVISION) /* the file is the user's, who may want it sparse */
+		return 0;
 	return bio->op == DM_DISCARD ? discard(s, bio) : write_zeroes(s, bio);
 }
 

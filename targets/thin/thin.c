@@ -4,6 +4,8 @@
  *
  *   thin <pool device> <device id> [<external origin>]
  *
+ * A provision is mapped as a write to the blocks would be, and then goes on to the data device.
+ *
  * Status: <mapped sectors> <highest mapped sector>, "-" for the latter if
  * there is none; "Fail" if the pool has failed.
  */
@@ -272,6 +274,7 @@ static int thin_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	if (t->origin)
 		t->origin_sectors = dm_dev_sectors(t->origin);
 	ti->max_io_sectors = t->pool->block_sectors;
+	ti->num_provision_bios = 1;
 	if (atomic_load(&t->pool->discard)) {
 		ti->num_discard_bios = 1;
 		ti->discards_supported = true;

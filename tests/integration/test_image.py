@@ -289,7 +289,7 @@ def test_zero_range(vol):
 def test_other_fallocates_are_refused(vol):
     dev, path = vol
     with dev.open() as fd:
-        for mode in (0, FALLOC_KEEP_SIZE, 8 | 0, 32):    # preallocate, collapse, insert
+        for mode in (8, 32, 64 | FALLOC_KEEP_SIZE):     # collapse, insert, unshare
             with pytest.raises(OSError) as e:
                 fallocate(fd, mode, 0, 8 * SECTOR)
             assert e.value.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSPC)
@@ -304,6 +304,49 @@ def test_other_fallocates_are_refused(vol):
             assert e.errno in (errno.EINVAL, errno.ENOSPC, errno.EFBIG)
     assert dev.size() == 1024 * SECTOR == os.path.getsize(path)
     assert content(path)[:1020 * SECTOR] == pattern(1024)[:1020 * SECTOR]
+
+
+def test_provisioning_within_the_size(fs, backing, sh):
+    """fallocate without a mode is what a target can do for it: mostly nothing, at once.  Beyond the end is no space."""
+    sectors = 64 << 20      # 32 GiB: posix_fallocate would write to each 4 KiB of it
+    path, data = backing(sectors), pattern(64)
+    with open(path, "r+b") as f:
+        f.write(data)
+    blocks = os.stat(path).st_blocks
+    for name, table in {
+            "linear": [linear(path, sectors)],
+            "lines": [linear(path, 5000), f"5000 {sectors - 5000} zero"],
+            "striped": [f"0 {sectors} striped 2 8 {quote(path)} 0 {quote(path)} {sectors // 2}"],
+            "delay": [f"0 {sectors} delay {quote(path)} 0 1"],
+            "crypt": [f"0 {sectors} crypt aes-xts-plain64 {'11' * 32} 0 {quote(path)} 0"],
+            "switch": [f"0 {sectors} switch 1 1024 0 {quote(path)} 0"],
+            "mirror": [f"0 {sectors} mirror core 2 1024 nosync 2 {quote(path)} 0 {quote(backing(sectors))} 0"],
+            "log-writes": [f"0 {sectors} log-writes {quote(path)} {quote(backing(2048))}"],
+            "dust": [f"0 {sectors} dust {quote(path)} 0 512"],
+    }.items():
+        dev, end = fs.mkdir(name, *table), sectors * SECTOR
+        with dev.open() as fd:
+            for offset, length in ((0, end), (1, end - 1), (4095, 2), (end - 1, 1)):
+                for mode in (0, FALLOC_KEEP_SIZE):
+                    fallocate(fd, mode, offset, length)
+                os.posix_fallocate(fd, offset, length)
+            for offset, length in ((0, end + 1), (end - 1, 2), (end, 1), (1 << 62, (1 << 62) - 1)):
+                for mode in (0, FALLOC_KEEP_SIZE):
+                    with pytest.raises(OSError) as e:
+                        fallocate(fd, mode, offset, length)
+                    assert e.value.errno == errno.ENOSPC, (name, offset, length, mode)
+            assert os.fstat(fd).st_size == end
+        with dev.open(os.O_RDONLY) as fd, pytest.raises(OSError) as e:
+            fallocate(fd, 0, 0, 4096)
+        assert e.value.errno == errno.EBADF
+        sh('fallocate -l "$2" "$1"; fallocate -x -l "$2" "$1"; fallocate -n -o 512 -l 4k "$1"', dev.image, end)
+        dev.remove()
+    assert os.stat(path).st_blocks == blocks and content_head(path, len(data)) == data
+
+
+def content_head(path, length):
+    with open(path, "rb") as f:
+        return f.read(length)
 
 
 def test_discard_on_striped_reaches_each_part(fs, backing):

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import mounted
 from mounted import SECTOR, pattern, quote
 
 MAGIC = 0x70416e53
@@ -55,6 +56,18 @@ def wait_for_merge(dev):
             assert words[2] == "snapshot-merge", words
             if words[3].split("/")[0] == words[4]:
                 return
+
+
+def test_provisioning_fills_no_cow(fs, backing):
+    v = Volume(fs, backing)
+    v.snap.pwrite(b"x" * 4096, 0)
+    before = v.usage()
+    for dev in (v.snap, v.base):
+        with dev.open() as fd:
+            os.posix_fallocate(fd, 0, SIZE * SECTOR)
+            mounted.fallocate(fd, mounted.FALLOC_KEEP_SIZE, 512, 8192)
+    assert v.usage() == before
+    assert v.all(v.snap) == b"x" * 4096 + v.old[4096:] and v.all(v.base) == v.old
 
 
 @pytest.mark.parametrize("kind", ["P", "PO", "N", "p", "po", "n"])

@@ -67,6 +67,9 @@ static int carry_out(struct memdev *m, struct dm_bio *bio)
 		/* fall through */
 	case DM_WRITE_ZEROES:
 		memset(at, 0, len);
+		break;
+	case DM_PROVISION:
+		return 0;
 	}
 	record(m, bio);
 	return 0;

@@ -95,7 +95,7 @@ struct dmfs_handle {
 
 extern const struct dmfs_file *const dmfs_root_files[], *const dmfs_device_files[];
 
-/* node.c */
+/* front.c, opened.c, inode.c, session.c */
 /*
  * Has the kernel forget what it has cached of a file: of bytes from offset on, 0 for all.  Waits for pages that are
  * being read or written, so not from a thread that bios wait for.

@@ -78,6 +78,13 @@ static int linear_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors
 	return dm_dev_extent(l->dev, l->start + sector, sectors, out);
 }
 
+static uint64_t linear_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct linear *l = ti->private;
+
+	return dm_dev_provisioned(l->dev, l->start + sector, sectors);
+}
+
 const struct dm_target_type linear_target = {
 	.name = "linear",
 	.version = {1, 4, 0},
@@ -88,4 +95,5 @@ const struct dm_target_type linear_target = {
 	.status = linear_status,
 	.iterate_devices = linear_iterate_devices,
 	.extent = linear_extent,
+	.provisioned = linear_provisioned,
 };

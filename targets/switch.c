@@ -472,6 +472,16 @@ static int switch_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors
 	return dm_dev_extent(path->dev, path->start + sector, sectors, out);
 }
 
+static uint64_t switch_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct switcher *s = ti->private;
+	uint64_t most = 0;
+
+	for (unsigned i = 0; i < s->n_paths; i++) /* they lead to the same storage */
+		most = MAX(most, dm_dev_provisioned(s->paths[i].dev, s->paths[i].start + sector, sectors));
+	return most;
+}
+
 const struct dm_target_type switch_target = {
 	.name = "switch",
 	.version = {1, 1, 0},
@@ -483,4 +493,5 @@ const struct dm_target_type switch_target = {
 	.status = switch_status,
 	.iterate_devices = switch_iterate_devices,
 	.extent = switch_extent,
+	.provisioned = switch_provisioned,
 };

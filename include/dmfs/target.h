@@ -89,6 +89,8 @@ struct dm_target_type {
 	void (*io_hints)(struct dm_target *, struct dm_limits *);
 	/* Data or hole; sector counts from the target's begin.  Absent: all data. */
 	int (*extent)(struct dm_target *, uint64_t sector, uint64_t sectors, struct dm_extent *);
+	/* As dm_dev_provisioned(); sector counts from the target's begin.  Absent: all. */
+	uint64_t (*provisioned)(struct dm_target *, uint64_t sector, uint64_t sectors);
 };
 
 #define DM_TARGET_LINE 64 /* bytes: a cache line.  A lookup in a large table misses the two of a target, no more. */

@@ -506,6 +506,17 @@ static int mapped_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, 
 	return error;
 }
 
+static uint64_t mapped_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors)
+{
+	struct dm_table *t = dm_mapped_live(dm_to_mapped(dev));
+	uint64_t n = sectors;
+
+	if (t && sectors <= t->sectors && sector <= t->sectors - sectors)
+		n = dm_table_provisioned(t, sector, sectors);
+	dm_table_unref(t);
+	return n;
+}
+
 static void mapped_limits(struct dm_dev *dev, struct dm_limits *out)
 {
 	struct dm_table *t = dm_mapped_live(dm_to_mapped(dev));
@@ -543,6 +554,7 @@ const struct dm_dev_ops dm_mapped_ops = {
 	.submit = mapped_submit,
 	.sectors = mapped_sectors,
 	.extent = mapped_extent,
+	.provisioned = mapped_provisioned,
 	.limits = mapped_limits,
 	.print = mapped_print,
 	.identity = mapped_identity,

@@ -88,6 +88,8 @@ void dm_table_resume(struct dm_table *t);
 void dm_table_end_waiting(struct dm_table *t);
 /* Data or hole at a sector below t->sectors. */
 int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struct dm_extent *out);
+/* As dm_dev_provisioned(), of a range below t->sectors. */
+uint64_t dm_table_provisioned(struct dm_table *t, uint64_t sector, uint64_t sectors);
 
 /* Splits a line into words, in place; a backslash quotes the next character. The vector ends with NULL. */
 GPtrArray *dm_split_words(char *line);

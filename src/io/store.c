@@ -301,6 +301,18 @@ static int store_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, s
 	return 0;
 }
 
+/* Of the whole file: where its blocks lie in it could only be read. */
+static uint64_t store_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors)
+{
+	struct store *s = to_store(dev);
+	struct statx st;
+
+	if (s->block_device || statx(s->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BLOCKS, &st) < 0 ||
+	    !(st.stx_mask & STATX_BLOCKS))
+		return sectors;
+	return st.stx_blocks;
+}
+
 static void store_limits(struct dm_dev *dev, struct dm_limits *out)
 {
 	struct store *s = to_store(dev);
@@ -341,6 +353,7 @@ static const struct dm_dev_ops store_ops = {
 	.submit = store_submit,
 	.sectors = store_sectors,
 	.extent = store_extent,
+	.provisioned = store_provisioned,
 	.limits = store_limits,
 	.print = store_print,
 	.identity = store_identity,

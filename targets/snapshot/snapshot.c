@@ -550,6 +550,7 @@ const struct dm_target_type snapshot_target = {
 	.iterate_devices = snapshot_iterate_devices,
 	.io_hints = snapshot_io_hints,
 	.extent = snapshot_extent,
+	.provisioned = snapshot_provisioned,
 };
 
 const struct dm_target_type snapshot_merge_target = {
@@ -568,4 +569,5 @@ const struct dm_target_type snapshot_merge_target = {
 	.iterate_devices = snapshot_iterate_devices,
 	.io_hints = snapshot_io_hints,
 	.extent = snapshot_extent,
+	.provisioned = snapshot_provisioned,
 };

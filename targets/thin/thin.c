@@ -202,6 +202,16 @@ static int thin_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, 
 	return dm_dev_extent(t->origin, sector, MIN(out->sectors, t->origin_sectors - sector), out);
 }
 
+static uint64_t thin_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct thin *t = ti->private;
+	uint64_t sum = MIN(atomic_load(&t->td->mapped) * t->pool->block_sectors, sectors);
+
+	if (t->origin && sector < t->origin_sectors)
+		sum += dm_dev_provisioned(t->origin, sector, MIN(sectors, t->origin_sectors - sector));
+	return sum;
+}
+
 /* --- construction --- */
 
 static void thin_dtr(struct dm_target *ti)
@@ -379,4 +389,5 @@ const struct dm_target_type thin_target = {
 	.iterate_devices = thin_iterate_devices,
 	.io_hints = thin_io_hints,
 	.extent = thin_extent,
+	.provisioned = thin_provisioned,
 };

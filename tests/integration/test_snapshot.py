@@ -70,6 +70,21 @@ def test_provisioning_fills_no_cow(fs, backing):
     assert v.all(v.snap) == b"x" * 4096 + v.old[4096:] and v.all(v.base) == v.old
 
 
+def test_blocks_are_the_origins_and_the_exceptions(fs, backing):
+    v = Volume(fs, backing, chunk=16, size=1 << 20, data=pattern(64))
+
+    def blocks(path):
+        return os.stat(path).st_blocks
+
+    of_origin = blocks(v.origin_file)
+    assert of_origin < 1024 and blocks(v.snap.image) == blocks(v.base.image) == of_origin
+    v.snap.pwrite(b"x" * 512, 1 << 20)
+    v.snap.pwrite(b"x" * 512, 2 << 20)
+    assert blocks(v.snap.image) == of_origin + 32 and blocks(v.base.image) == of_origin
+    v.base.pwrite(b"y" * 8192, 3 << 20)
+    assert blocks(v.snap.image) == blocks(v.origin_file) + 48
+
+
 @pytest.mark.parametrize("kind", ["P", "PO", "N", "p", "po", "n"])
 @pytest.mark.parametrize("chunk", [1, 8, 16, 128, 256])
 def test_each_sees_its_own(fs, backing, kind, chunk):

@@ -96,6 +96,40 @@ def test_provisioning(pool, features, mode):
     assert p.used() == 100 and t.pread(10 * BLOCK, 50 * BLOCK) == b"y" * (10 * BLOCK)
 
 
+def blocks(dev):
+    return os.stat(dev.image).st_blocks
+
+
+def test_blocks_are_those_mapped(pool, fs, backing, sh, work):
+    p = pool(blocks=2000)
+    t = p.thin(0, blocks=16384)         # 1 GiB
+    assert blocks(t) == 0
+    data = pattern(512)
+    t.pwrite(data, 5 * BLOCK)
+    assert blocks(t) == 4 * BS and blocks(p.dev) == os.stat(p.data).st_blocks
+    sh('cp "$1" copy; tar -cSf archive -C "${1%/*}" image', t.image)
+    assert os.stat(os.path.join(work, "copy")).st_blocks < 4096
+    assert os.path.getsize(os.path.join(work, "archive")) < 1 << 20
+    with open(os.path.join(work, "copy"), "rb") as f:
+        assert f.read(10 * BLOCK) == bytes(5 * BLOCK) + data + bytes(BLOCK)
+    s = p.snap(1, 0, t, blocks=16384)
+    assert blocks(s) == 4 * BS
+    s.pwrite(b"x" * 512, 0)
+    t.discard(5 * BLOCK, 3 * BLOCK)
+    assert (blocks(s), blocks(t)) == (5 * BS, BS)
+    above = fs.mkdir("above", f"0 {1000 * BS} linear thin1 {BS}", f"{1000 * BS} {BS} error")
+    assert blocks(above) == 6 * BS      # at most all of the volume's
+    origin = backing(64 * BS)
+    e = p.thin(2, extra=f" {quote(origin)}")
+    assert blocks(e) == 0
+    with open(origin, "r+b") as f:
+        f.write(data)
+        os.fsync(f.fileno())
+    assert blocks(e) == os.stat(origin).st_blocks
+    e.pwrite(b"x" * 512, 90 * BLOCK)
+    assert blocks(e) == os.stat(origin).st_blocks + BS
+
+
 def test_provisioning_shared_blocks_and_those_of_an_origin(pool, backing):
     """The writes to come must find room, so what is shared is copied now."""
     p = pool()

@@ -449,6 +449,8 @@ static int check_bio(struct dm_table *t, struct dm_bio *bio)
 		return -EROFS;
 	if (bio->op == DM_FLUSH)
 		return 0;
+	if (bio->op == DM_DISCARD && !t->limits.max_discard_sectors)
+		return -EOPNOTSUPP;
 	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) || end > t->sectors)
 		return -EIO;
 	return 0;

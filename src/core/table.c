@@ -420,6 +420,14 @@ static int stack_limits(struct dm_target *ti, struct dm_dev *dev, uint64_t start
 	return 0;
 }
 
+static int takes_no_discards(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
+{
+	struct dm_limits one;
+
+	dm_dev_limits(dev, &one);
+	return !one.max_discard_sectors;
+}
+
 static void target_limits(struct dm_target *ti, struct dm_limits *out)
 {
 	*out = (struct dm_limits){.logical_block_size = DM_SECTOR_SIZE, .physical_block_size = DM_SECTOR_SIZE};
@@ -429,19 +437,28 @@ static void target_limits(struct dm_target *ti, struct dm_limits *out)
 		out->max_discard_sectors = 0;
 	else if (ti->discards_supported && !out->max_discard_sectors)
 		out->max_discard_sectors = UINT64_MAX;
+	else if (!ti->discards_supported && ti->type->iterate_devices &&
+		 ti->type->iterate_devices(ti, takes_no_discards, NULL))
+		out->max_discard_sectors = 0;
 	if (ti->type->io_hints)
 		ti->type->io_hints(ti, out);
 }
 
+/* A table takes discards if all of its targets do: one that is refused has changed nothing, as in the kernel. */
 static int complete_limits(struct dm_table *t, GError **err)
 {
 	struct dm_limits one;
+	bool discards;
 
 	target_limits(dm_table_target(t, 0), &t->limits);
+	discards = t->limits.max_discard_sectors;
 	for (unsigned i = 1; i < t->n; i++) {
 		target_limits(dm_table_target(t, i), &one);
 		add_limits(&t->limits, &one);
+		discards &= !!one.max_discard_sectors;
 	}
+	if (!discards)
+		t->limits.max_discard_sectors = 0;
 	for (unsigned i = 0; i < t->n && t->limits.logical_block_size > DM_SECTOR_SIZE; i++) {
 		struct dm_target *ti = dm_table_target(t, i);
 		unsigned block = t->limits.logical_block_size >> DM_SECTOR_SHIFT;

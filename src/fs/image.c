@@ -363,6 +363,14 @@ static int whole_blocks(struct dmfs_handle *h, bool keep_size, uint64_t off, uin
 	return (off | *len) & (block - 1) ? EINVAL : 0;
 }
 
+static bool takes_discards(struct dmfs_handle *h)
+{
+	struct dm_limits limits;
+
+	dm_dev_limits(&h->device->md->dev, &limits);
+	return limits.max_discard_sectors;
+}
+
 /*
  * A block device takes no mode 0; here it is taken, and KEEP_SIZE alone, as what a target can do for it:
  * posix_fallocate(3) would write to each 4 KiB.
@@ -377,6 +385,8 @@ void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t
 
 	if (!(h->flags & (O_WRONLY | O_RDWR)))
 		error = EBADF;
+	else if ((mode & FALLOC_FL_PUNCH_HOLE) && !takes_discards(h))
+		error = EOPNOTSUPP; /* before the range is looked at: so it can be asked with one beyond the end */
 	else if (off < 0 || len <= 0)
 		error = EINVAL;
 	else if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))

@@ -550,6 +550,26 @@ def test_losetup_takes_the_sector_size_below(ctl, fs, backing):
         subprocess.run(["losetup", "-d", loop], check=True, timeout=60)
 
 
+@pytest.mark.root
+def test_losetup_takes_discards_if_the_device_does(ctl, fs, backing, tool):
+    path = backing(4096)
+    crypt = f"0 4096 crypt aes-xts-plain64 {'11' * 32} 0 {path} 0"
+    for name, line, takes in (("a", f"0 4096 linear {path} 0", True), ("b", crypt, False),
+                              ("c", f"{crypt} 1 allow_discards", True), ("d", "0 4096 linear b 0", False)):
+        fs.mkdir(name, line)
+        done = ctl("losetup", name)
+        if done.returncode:
+            pytest.skip(f"losetup: {done.stderr}")
+        loop = done.stdout.strip()
+        try:
+            with open(f"/sys/block/{os.path.basename(loop)}/queue/discard_max_bytes", encoding="ascii") as f:
+                assert bool(int(f.read())) == takes, name
+            done = subprocess.run([tool("blkdiscard"), "-f", "-l", "1M", loop], capture_output=True, text=True, timeout=60)
+            assert (done.returncode == 0) == takes and ("not supported" in done.stderr) != takes, done.stderr
+        finally:
+            subprocess.run(["losetup", "-d", loop], check=True, timeout=60)
+
+
 # --- the rest ----------------------------------------------------------------------------------------
 
 def test_help_and_usage(ctl, fs):

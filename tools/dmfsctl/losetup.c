@@ -29,7 +29,7 @@
 static unsigned named_size(const char *line)
 {
 	static const char *const keys[] = {"sector_size:", "block_size:"};
-	g_auto(GStrv) words = g_strsplit(line, " ", -1);
+	g_auto(GStrv) words = tree_words(line);
 
 	for (unsigned i = 0; words[i]; i++)
 		for (unsigned k = 0; k < G_N_ELEMENTS(keys); k++)
@@ -41,7 +41,7 @@ static unsigned named_size(const char *line)
 /* The word of a table line that is the target's block size in bytes: verity's data blocks, writecache's blocks. */
 static unsigned positional_size(const char *line)
 {
-	g_auto(GStrv) words = g_strsplit(line, " ", -1);
+	g_auto(GStrv) words = tree_words(line);
 	guint n = g_strv_length(words);
 
 	if (n > 6 && !strcmp(words[2], "verity"))
@@ -72,7 +72,7 @@ static unsigned sector_size(const char *name, unsigned depth)
 	int error;
 
 	if (!tree_read(path, &text))
-		lines = g_strsplit(text, "\n", -1);
+		lines = tree_lines(text);
 	for (unsigned i = 0; lines && lines[i]; i++)
 		size = MAX(size, MAX(named_size(lines[i]), positional_size(lines[i])));
 	d = depth < MAX_DEPTH ? device_get(name, &error) : NULL;

@@ -419,7 +419,7 @@ static int switch_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->private = s;
 	ti->max_io_sectors = region_sectors;
 	ti->num_discard_bios = 1; /* not split: any path will do */
-	ti->num_provision_bios = 1;
+	ti->provisions = true;
 	return 0;
 }
 

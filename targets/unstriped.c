@@ -81,7 +81,7 @@ static int unstriped_ctr(struct dm_target *ti, int argc, char **argv, GError **e
 	ti->max_io_sectors = u.chunk_sectors;
 	ti->num_discard_bios = 1;
 	ti->num_write_zeroes_bios = 1;
-	ti->num_provision_bios = 1;
+	ti->provisions = true;
 	ti->split_discards = true;
 	return 0;
 }

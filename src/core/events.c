@@ -193,6 +193,24 @@ void dm_event_resumed(struct dm_mapped *md)
 	raise_event(md, "change", NULL, NULL, NULL, false);
 }
 
+void dm_event_run_resized(struct dm_work *work)
+{
+	struct dm_mapped *md = container_of(work, struct dm_mapped, resized);
+
+	if (dm_front && dm_front->resized)
+		dm_front->resized(md);
+	if (!dm_mapped_removed(md))
+		raise_event(md, "change", NULL, NULL, "RESIZE=1", false);
+	dm_mapped_unref(md);
+}
+
+void dm_event_resized(struct dm_mapped *md)
+{
+	dm_mapped_ref(md);
+	if (!dm_wq_queue(wake_queue(), &md->resized))
+		dm_mapped_unref(md);
+}
+
 void dm_target_event(struct dm_target *ti, const char *action, const char *words)
 {
 	struct dm_mapped *md = ti->table->md;

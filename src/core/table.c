@@ -83,6 +83,7 @@ struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const str
 	t->mode = mode;
 	t->opener = *opener;
 	t->id = atomic_fetch_add(&next_id, 1);
+	atomic_init(&t->capacity, UINT64_MAX);
 	t->blocks = g_ptr_array_new();
 	t->memory = g_ptr_array_new_with_free_func(free);
 	dm_table_devs_init(t);
@@ -166,6 +167,12 @@ static int check_area(struct dm_target *ti, struct dm_dev *dev, uint64_t start, 
 			       check->type, name, start, len, sectors);
 	}
 	dm_dev_limits(dev, &limits);
+	if (limits.zone_model && (start % limits.zone_sectors || len % limits.zone_sectors)) {
+		name = dev_name(dev);
+		return dm_fail(check->err, EINVAL,
+			       "%s: start=%" PRIu64 ", len=%" PRIu64 " not aligned to the h/w zone size %u of %s",
+			       check->type, start, len, limits.zone_sectors, name);
+	}
 	block = limits.logical_block_size >> DM_SECTOR_SHIFT;
 	if (block > 1 && (start % block || len % block)) {
 		name = dev_name(dev);
@@ -234,7 +241,7 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 		.table = t,
 		.begin = start,
 		.len = len,
-		.per_bio_size = (uint16_t)type->per_bio_size,
+		.per_bio_size = (uint32_t)type->per_bio_size,
 		.num_flush_bios = 1,
 	};
 	error = type->ctr(ti, argc, argv, err);
@@ -399,78 +406,7 @@ struct dm_target *dm_table_find(const struct dm_table *t, uint64_t sector)
 	return target_at(t, node * KEYS + k);
 }
 
-/* --- what it adds up to ---------------------------------------------------------------- */
-
-static void add_limits(struct dm_limits *sum, const struct dm_limits *one)
-{
-	sum->logical_block_size = MAX(sum->logical_block_size, one->logical_block_size);
-	sum->physical_block_size = MAX(sum->physical_block_size, one->physical_block_size);
-	sum->io_min = MAX(sum->io_min, one->io_min);
-	sum->io_opt = MAX(sum->io_opt, one->io_opt);
-	sum->max_discard_sectors = MAX(sum->max_discard_sectors, one->max_discard_sectors);
-	sum->discard_granularity = MAX(sum->discard_granularity, one->discard_granularity);
-}
-
-static int stack_limits(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
-{
-	struct dm_limits one;
-
-	dm_dev_limits(dev, &one);
-	add_limits(data, &one);
-	return 0;
-}
-
-static int takes_no_discards(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
-{
-	struct dm_limits one;
-
-	dm_dev_limits(dev, &one);
-	return !one.max_discard_sectors;
-}
-
-static void target_limits(struct dm_target *ti, struct dm_limits *out)
-{
-	*out = (struct dm_limits){.logical_block_size = DM_SECTOR_SIZE, .physical_block_size = DM_SECTOR_SIZE};
-	if (ti->type->iterate_devices)
-		ti->type->iterate_devices(ti, stack_limits, out);
-	if (!ti->num_discard_bios)
-		out->max_discard_sectors = 0;
-	else if (ti->discards_supported && !out->max_discard_sectors)
-		out->max_discard_sectors = UINT64_MAX;
-	else if (!ti->discards_supported && ti->type->iterate_devices &&
-		 ti->type->iterate_devices(ti, takes_no_discards, NULL))
-		out->max_discard_sectors = 0;
-	if (ti->type->io_hints)
-		ti->type->io_hints(ti, out);
-}
-
-/* A table takes discards if all of its targets do: one that is refused has changed nothing, as in the kernel. */
-static int complete_limits(struct dm_table *t, GError **err)
-{
-	struct dm_limits one;
-	bool discards;
-
-	target_limits(dm_table_target(t, 0), &t->limits);
-	discards = t->limits.max_discard_sectors;
-	for (unsigned i = 1; i < t->n; i++) {
-		target_limits(dm_table_target(t, i), &one);
-		add_limits(&t->limits, &one);
-		discards &= !!one.max_discard_sectors;
-	}
-	if (!discards)
-		t->limits.max_discard_sectors = 0;
-	for (unsigned i = 0; i < t->n && t->limits.logical_block_size > DM_SECTOR_SIZE; i++) {
-		struct dm_target *ti = dm_table_target(t, i);
-		unsigned block = t->limits.logical_block_size >> DM_SECTOR_SHIFT;
-
-		if (ti->begin % block || ti->len % block)
-			return dm_fail(err, EINVAL,
-				       "%s: target at sector %" PRIu64 ", length %" PRIu64
-				       " not aligned to the table's logical block size %u",
-				       ti->type->name, ti->begin, ti->len, t->limits.logical_block_size);
-	}
-	return 0;
-}
+/* --- flushing ----------------------------------------------------------------------------- */
 
 static int collect_flush_dev(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
 {
@@ -507,9 +443,11 @@ int dm_table_complete(struct dm_table *t, GError **err)
 
 	if (!t->n)
 		return dm_fail(err, EINVAL, "the table is empty");
-	error = complete_limits(t, err);
+	error = dm_table_limits(t, err);
 	if (error)
 		return error;
+	if (atomic_load(&t->capacity) > t->sectors)
+		atomic_store(&t->capacity, t->sectors);
 	build_index(t);
 	build_guess(t);
 	complete_flush(t);

@@ -25,6 +25,7 @@ struct dm_table {
 	bool secret;    /* holds a key */
 	uint64_t id;    /* never used again; rows in the state database belong to it */
 	uint64_t sectors;
+	_Atomic uint64_t capacity; /* of these, what bios may reach */
 	unsigned n;
 	GPtrArray *blocks;
 	GPtrArray *memory; /* they are in */
@@ -90,6 +91,12 @@ void dm_table_end_waiting(struct dm_table *t);
 int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struct dm_extent *out);
 /* As dm_dev_provisioned(), of a range below t->sectors. */
 uint64_t dm_table_provisioned(struct dm_table *t, uint64_t sector, uint64_t sectors);
+
+/* Tells of zones from a sector on (dm_dev_report_zones()). */
+int dm_table_report_zones(struct dm_table *t, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
+
+/* limits.c: fills in t->limits, when all targets are there. */
+int dm_table_limits(struct dm_table *t, GError **err);
 
 /* Splits a line into words, in place; a backslash quotes the next character. The vector ends with NULL. */
 GPtrArray *dm_split_words(char *line);

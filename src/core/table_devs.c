@@ -22,9 +22,31 @@ struct dm_table_dev {
 	unsigned order; /* of its first mention */
 };
 
+static bool same_name(struct dm_dev *a, struct dm_dev *b)
+{
+	g_autoptr(GString) x = g_string_new(NULL), y = g_string_new(NULL);
+
+	dm_dev_print(a, x);
+	dm_dev_print(b, y);
+	return g_string_equal(x, y);
+}
+
+static guint hash_dev(gconstpointer dev)
+{
+	return dm_dev_hash((struct dm_dev *)dev);
+}
+
+/* Opened twice, it is one to the table; not by another path, as each is printed as it was named. */
+static gboolean equal_devs(gconstpointer a, gconstpointer b)
+{
+	struct dm_dev *x = (struct dm_dev *)a, *y = (struct dm_dev *)b;
+
+	return x == y || (x->mode == y->mode && dm_dev_same(x, y) && same_name(x, y));
+}
+
 void dm_table_devs_init(struct dm_table *t)
 {
-	t->devs = g_hash_table_new(NULL, NULL);
+	t->devs = g_hash_table_new(hash_dev, equal_devs);
 	t->devs_names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
 	dm_topology_lock();
 	g_hash_table_add(t->md->tables, t);

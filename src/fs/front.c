@@ -55,6 +55,16 @@ static void swapped(struct dm_mapped *md)
 	forget_cached(md);
 }
 
+/* Asked for the attributes, the kernel drops the pages beyond the end by itself. */
+static void resized(struct dm_mapped *md)
+{
+	fuse_ino_t ino = dmfs_known_image(md);
+
+	dmfs_image_swapped(md);
+	if (ino && dmfs_session)
+		dmfs_invalidate(ino, -1, 0);
+}
+
 static void get_owner(struct dm_mapped *md, unsigned *mode, unsigned *uid, unsigned *gid)
 {
 	struct dmfs_device *d = dmfs_device_of(md);
@@ -75,6 +85,7 @@ static void set_owner(struct dm_mapped *md, unsigned mode, unsigned uid, unsigne
 
 static const struct dm_front_ops front_ops = {
 	.swapped = swapped,
+	.resized = resized,
 	.freed = dmfs_device_freed,
 	.get_owner = get_owner,
 	.set_owner = set_owner,

@@ -45,11 +45,15 @@ struct dmfs_file {
 	bool long_text; /* it may come in several pieces: see text.c */
 	/* A long text that ends so (len > 0) goes on in the next write; NULL: none does. */
 	bool (*unfinished)(const char *text, size_t len);
+	bool answers_last; /* an answer is the last that read and write do: they need no reference to the handle */
 	/* Files that do more than that. */
 	void (*open)(fuse_req_t, struct dmfs_handle *, struct fuse_file_info *);
 	void (*read)(fuse_req_t, struct dmfs_handle *, size_t size, off_t off, struct fuse_file_info *);
 	void (*write)(fuse_req_t, struct dmfs_handle *, const char *buf, size_t size, off_t off, struct fuse_file_info *);
 	void (*flush)(fuse_req_t, struct dmfs_handle *);
+	void (*fsync)(fuse_req_t, struct dmfs_handle *); /* without: nothing to do */
+	void (*fallocate)(fuse_req_t, struct dmfs_handle *, int mode, off_t off, off_t len);
+	void (*lseek)(fuse_req_t, struct dmfs_handle *, off_t off, int whence);
 	/* ph may be NULL; else it is the file's to notify and destroy. */
 	void (*poll)(fuse_req_t, struct dmfs_handle *, struct fuse_pollhandle *ph);
 	void (*truncate)(struct dmfs_handle *, struct dmfs_device *, fuse_req_t); /* handle may be NULL */
@@ -147,9 +151,6 @@ bool dmfs_writer_has_open(fuse_req_t req, struct dmfs_handle *h);
 
 /* image.c */
 extern const struct dmfs_file dmfs_image_file;
-void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h);
-void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len);
-void dmfs_image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence);
 void dmfs_image_swapped(struct dm_mapped *md);
 void dmfs_image_free(struct dmfs_device *d);
 

@@ -333,7 +333,7 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 	dmfs_rmw_start(&w->rmw, image, buf, (uint64_t)off, size, flags, slow_write_end);
 }
 
-void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h)
+static void image_fsync(fuse_req_t req, struct dmfs_handle *h)
 {
 	request_submit(request_new(req, h, DM_FLUSH, 0, 0));
 }
@@ -375,7 +375,7 @@ static bool takes_discards(struct dmfs_handle *h)
  * A block device takes no mode 0; here it is taken, and KEEP_SIZE alone, as what a target can do for it:
  * posix_fallocate(3) would write to each 4 KiB.
  */
-void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
+static void image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
 {
 	uint64_t from = (uint64_t)off, bytes = (uint64_t)len;
 	bool keep_size = mode & FALLOC_FL_KEEP_SIZE;
@@ -407,7 +407,7 @@ void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t
 	request_submit(r);
 }
 
-void dmfs_image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence)
+static void image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence)
 {
 	struct dm_dev *dev = &h->device->md->dev;
 	uint64_t total = image_bytes(h), sectors = total >> DM_SECTOR_SHIFT, sector;
@@ -520,9 +520,13 @@ void dmfs_image_swapped(struct dm_mapped *md)
 
 const struct dmfs_file dmfs_image_file = {
 	.name = "image",
+	.answers_last = true,
 	.open = image_open,
 	.read = image_read,
 	.write = image_write,
 	.flush = image_flush,
+	.fsync = image_fsync,
+	.fallocate = image_fallocate,
+	.lseek = image_lseek,
 	.release = image_release,
 };

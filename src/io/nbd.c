@@ -570,7 +570,7 @@ static void remote_submit(struct dm_dev *dev, struct dm_bio *bio)
 		dm_bio_end(bio, 0);
 		return;
 	}
-	if (bio->op == DM_DISCARD && !s->can_trim)
+	if ((bio->op == DM_DISCARD && !s->can_trim) || bio->op > DM_PROVISION)
 		error = -EOPNOTSUPP;
 	else if (dm_op_is_write(bio->op) && !(dev->mode & DM_MODE_WRITE))
 		error = -EROFS;

@@ -54,6 +54,7 @@ static const struct {
 struct crypt {
 	struct dm_dev *dev;
 	uint64_t start, iv_offset;
+	bool zoned; /* the device has zones */
 	unsigned options, sector_size;
 	char *cipher;      /* as it was given */
 	char *description; /* of the key in the keyring, or NULL */
@@ -121,6 +122,7 @@ static int read_options(struct dm_target *ti, struct crypt *c, struct dm_args *a
 /* The place of the data; the engine checks that the device holds it. */
 static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError **err)
 {
+	struct dm_limits limits;
 	int r = dm_read_u64(argv[2], 0, UINT64_MAX, "crypt", "iv_offset", &c->iv_offset, err);
 
 	if (!r && c->iv_offset % (c->sector_size >> DM_SECTOR_SHIFT))
@@ -128,7 +130,13 @@ static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError
 			    c->sector_size);
 	if (!r)
 		r = dm_read_u64(argv[4], 0, UINT64_MAX, "crypt", "device sector", &c->start, err);
-	return r ? r : dm_get_device(ti, argv[3], dm_target_mode(ti), &c->dev, err);
+	if (!r)
+		r = dm_get_device(ti, argv[3], dm_target_mode(ti), &c->dev, err);
+	if (r)
+		return r;
+	dm_dev_limits(c->dev, &limits);
+	c->zoned = limits.zone_model != DM_ZONES_NONE;
+	return 0;
 }
 
 static int make_engine(struct crypt *c, const char *key_arg, GError **err)
@@ -198,7 +206,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->private = c;
 	ti->secret = c->engine->layout.size && !c->description;
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
-	ti->num_provision_bios = 1;
+	ti->provisions = true;
 	ti->max_io_sectors = BOUNCE_MAX >> DM_SECTOR_SHIFT;
 	return 0;
 }
@@ -340,7 +348,10 @@ static size_t piece_bytes(const struct crypt *c)
 	return CLAMP(bytes, CRYPT_MAX_SECTOR, PIECE_MAX);
 }
 
-/* Starts a bio in pieces if that is a gain.  A FUA write stays one: each piece would be made durable by itself. */
+/*
+ * Starts a bio in pieces if that is a gain.  A FUA write stays one: each piece would be made durable by itself.  So does
+ * a write to a zone, which is written in order.
+ */
 static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct crypt *c = ti->private;
@@ -349,7 +360,7 @@ static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 	struct large *l;
 	bool help;
 
-	if (len <= piece || (bio->flags & DM_FUA))
+	if (len <= piece || (bio->flags & DM_FUA) || (c->zoned && bio->op == DM_WRITE))
 		return false;
 	help = !(c->options & alone) && dm_spread_pays(len / 1024 * c->engine->ns_per_kib);
 	if (!help && len <= 2 * PIECE_MAX)
@@ -537,12 +548,20 @@ static void crypt_io_hints(struct dm_target *ti, struct dm_limits *limits)
 	limits->logical_block_size = MAX(limits->logical_block_size, c->sector_size);
 	limits->physical_block_size = MAX(limits->physical_block_size, c->sector_size);
 	limits->io_min = MAX(limits->io_min, c->sector_size);
+	limits->max_append_sectors = 0; /* a sector is encrypted by its number, which an append does not know yet */
+}
+
+static int crypt_report_zones(struct dm_target *ti, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	struct crypt *c = ti->private;
+
+	return dm_target_report_zones(ti, c->dev, c->start, sector, max, fn, data);
 }
 
 const struct dm_target_type crypt_target = {
 	.name = "crypt",
 	.version = {1, 24, 0},
-	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_TAKES_KEYS,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_TAKES_KEYS | DM_TARGET_ZONES,
 	.per_bio_size = sizeof(struct crypt_io),
 	.ctr = crypt_ctr,
 	.dtr = crypt_dtr,
@@ -555,4 +574,5 @@ const struct dm_target_type crypt_target = {
 	.message = crypt_message,
 	.iterate_devices = crypt_iterate_devices,
 	.io_hints = crypt_io_hints,
+	.report_zones = crypt_report_zones,
 };

@@ -284,7 +284,7 @@ static int thin_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	if (t->origin)
 		t->origin_sectors = dm_dev_sectors(t->origin);
 	ti->max_io_sectors = t->pool->block_sectors;
-	ti->num_provision_bios = 1;
+	ti->provisions = true;
 	if (atomic_load(&t->pool->discard)) {
 		ti->num_discard_bios = 1;
 		ti->discards_supported = true;

@@ -142,7 +142,7 @@ static int pool_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		ti->num_discard_bios = 1;
 		ti->discards_supported = true;
 	}
-	ti->num_provision_bios = 1;
+	ti->provisions = true;
 	return 0;
 }
 

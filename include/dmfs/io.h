@@ -79,6 +79,8 @@ uint64_t dm_dev_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sector
 void dm_dev_limits(struct dm_dev *dev, struct dm_limits *out);
 /* Appends what a table line calls it: a dmfs device's current name, else an absolute path, quoted to load again. */
 void dm_dev_print(struct dm_dev *dev, GString *out);
+/* Quotes a string so that it is one word of a table line (a backslash before each special byte). */
+void dm_quote_word(const char *s, GString *out);
 /* Whether both are the same device underneath, however each was named or opened; and a hash to match. */
 bool dm_dev_same(struct dm_dev *a, struct dm_dev *b);
 guint dm_dev_hash(struct dm_dev *dev);

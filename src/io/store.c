@@ -563,6 +563,51 @@ int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, en
 	return 0;
 }
 
+/* As much as there is, up to room bytes; or a negative errno. */
+static ssize_t read_whole(int fd, char *buf, size_t room)
+{
+	size_t done = 0;
+
+	while (done < room) {
+		ssize_t n = read(fd, buf + done, room - done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (!n)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+int dm_store_read_file(const struct dm_opener *who, const struct dm_store_path *p, size_t max, GBytes **out,
+		       GError **err)
+{
+	struct shared_file file = {.mode = DM_MODE_READ};
+	g_autofree char *buf = NULL;
+	ssize_t n;
+	int error;
+
+	if (!S_ISREG(p->st.st_mode))
+		return dm_fail(err, EINVAL, "%s is not a regular file", p->path);
+	error = open_fds(who, p, &file);
+	if (error)
+		return dm_fail(err, error, "%s: %s", p->path, g_strerror(error));
+	buf = g_malloc(max + 1);
+	dm_block_begin();
+	n = read_whole(file.fd, buf, max + 1);
+	dm_block_end();
+	close(file.fd);
+	if (n < 0)
+		return dm_fail(err, (int)-n, "%s: %s", p->path, g_strerror((int)-n));
+	if ((size_t)n > max)
+		return dm_fail(err, EFBIG, "%s has more than %zu bytes", p->path, max);
+	*out = g_bytes_new(buf, (gsize)n);
+	return 0;
+}
+
 int dm_store_flush_all(void)
 {
 	return shared_files_sync();

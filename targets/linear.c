@@ -77,14 +77,22 @@ static int linear_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors
 	return dm_dev_extent(l->dev, l->start + sector, sectors, out);
 }
 
+static int linear_report_zones(struct dm_target *ti, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	struct linear *l = ti->private;
+
+	return dm_target_report_zones(ti, l->dev, l->start, sector, max, fn, data);
+}
+
 const struct dm_target_type linear_target = {
 	.name = "linear",
 	.version = {1, 4, 0},
-	.features = DM_TARGET_FLUSH_DEVICES,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS | DM_TARGET_ZONES,
 	.ctr = linear_ctr,
 	.dtr = linear_dtr,
 	.map = linear_map,
 	.status = linear_status,
 	.iterate_devices = linear_iterate_devices,
 	.extent = linear_extent,
+	.report_zones = linear_report_zones,
 };

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include <dmfs/bio.h>
+#include <dmfs/zone.h>
 
 enum dm_mode {
 	DM_MODE_READ = 1,
@@ -28,6 +29,13 @@ struct dm_limits {
 	uint64_t max_discard_sectors; /* 0: discards are refused with -EOPNOTSUPP */
 	unsigned discard_granularity;
 	bool discard_zeroes;          /* a discarded range is known to read as zeroes */
+	/* Reads and writes may carry tags of tag_bytes for each block of tag_block bytes (bio.h); 0, 0: none. */
+	unsigned tag_bytes, tag_block;
+	/* Zones (zone.h), in sectors; all 0 without.  The capacity is the least of any sequential zone. */
+	enum dm_zone_model zone_model;
+	unsigned zone_sectors, zone_capacity;
+	unsigned max_open_zones, max_active_zones; /* 0: any number */
+	unsigned max_append_sectors;               /* 0: appends are refused with -EOPNOTSUPP */
 };
 
 /* What dm_dev_extent() says of the run that starts at a sector. */
@@ -43,6 +51,7 @@ struct dm_dev_ops {
 	uint64_t (*sectors)(struct dm_dev *);
 	int (*extent)(struct dm_dev *, uint64_t sector, uint64_t sectors, struct dm_extent *);
 	void (*limits)(struct dm_dev *, struct dm_limits *);
+	int (*report_zones)(struct dm_dev *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 	void (*print)(struct dm_dev *, GString *);
 	void (*identity)(struct dm_dev *, uint64_t id[3]);
 	void (*free)(struct dm_dev *);
@@ -64,6 +73,8 @@ int dm_dev_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct 
 void dm_dev_limits(struct dm_dev *dev, struct dm_limits *out);
 /* Appends what a table line calls it: a dmfs device's current name, else an absolute path, quoted to load again. */
 void dm_dev_print(struct dm_dev *dev, GString *out);
+/* Quotes a string so that it is one word of a table line (a backslash before each special byte). */
+void dm_quote_word(const char *s, GString *out);
 /* Whether both are the same device underneath, however each was named or opened; and a hash to match. */
 bool dm_dev_same(struct dm_dev *a, struct dm_dev *b);
 guint dm_dev_hash(struct dm_dev *dev);
@@ -73,20 +84,20 @@ struct dm_region {
 	uint64_t sector, sectors;
 };
 
-/* error_bits: bit i is set when region i failed. */
-typedef void (*dm_io_notify)(unsigned long error_bits, void *context);
+/*
+ * error: 0, or a negative errno of one of the regions that failed, the lowest; errors: each region's, 0 or a negative
+ * errno, for the length of the call.
+ */
+typedef void (*dm_io_notify)(int error, const int *errors, void *context);
 
 /*
- * Reads one region, or does a write, flush, discard or write-zeroes on up to
- * DM_IO_MAX_REGIONS, all of the same length, with the same data.  The iov must stay until the call is
- * over.  dm_io_sync() may be called from any thread, map() included, and
- * returns 0 or the first negative errno; error_bits (may be NULL) says which
- * regions failed.  dm_io_async() returns at once and notifies from any thread, perhaps
- * before it returns.
+ * Reads one region, or does a write, flush, discard or write-zeroes on any number (at least one), all of the same
+ * length, with the same data.  The iov must stay until the call is over.  dm_io_sync() returns 0 or the negative errno
+ * of the lowest region that failed; errors (may be NULL; room for nr) gets each region's.  dm_io_async() returns
+ * at once and notifies from any thread, perhaps before it returns.
  */
-#define DM_IO_MAX_REGIONS 64
 int dm_io_sync(enum dm_op op, unsigned flags, unsigned nr, const struct dm_region *where,
-	       const struct iovec *iov, int iovcnt, unsigned long *error_bits);
+	       const struct iovec *iov, int iovcnt, int *errors);
 void dm_io_async(enum dm_op op, unsigned flags, unsigned nr, const struct dm_region *where,
 		 const struct iovec *iov, int iovcnt, dm_io_notify fn, void *context);
 

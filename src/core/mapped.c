@@ -6,6 +6,7 @@
  * those inside have left; then nobody reads the live table, and a swap is one
  * pointer.  Opening the gate lets the deferred bios go.
  */
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -28,10 +29,11 @@ struct dm_mapped *dm_mapped_new(const char *name, unsigned minor)
 	pthread_mutex_init(&md->control, NULL);
 	pthread_mutex_init(&md->lock, NULL);
 	pthread_mutex_init(&md->stats_lock, NULL);
-	dm_bio_list_init(&md->deferred);
+	dm_hold_init(&md->deferred, NULL, 0);
 	md->name = g_strdup(name);
 	md->uuid = g_strdup("");
 	md->minor = minor;
+	md->resized.fn = dm_event_run_resized;
 	md->tables = g_hash_table_new(NULL, NULL);
 	md->used_by = g_hash_table_new(NULL, NULL);
 	return md;
@@ -58,6 +60,7 @@ void dm_mapped_free(struct dm_mapped *md)
 	dm_events_free(md);
 	dm_unloaded_free(md->unloaded);
 	dm_gate_destroy(&md->gate);
+	dm_hold_destroy(&md->deferred);
 	pthread_mutex_destroy(&md->control);
 	pthread_mutex_destroy(&md->lock);
 	g_hash_table_destroy(md->tables);
@@ -102,9 +105,21 @@ uint64_t dm_mapped_sectors(struct dm_mapped *md)
 
 	pthread_mutex_lock(&md->lock);
 	t = atomic_load(&md->live);
-	sectors = t ? t->sectors : 0;
+	sectors = t ? atomic_load(&t->capacity) : 0;
 	pthread_mutex_unlock(&md->lock);
 	return sectors;
+}
+
+void dm_target_set_capacity(struct dm_target *ti, uint64_t sectors)
+{
+	struct dm_mapped *md = ti->table->md;
+	uint64_t old;
+
+	assert(ti->type->features & DM_TARGET_SINGLETON);
+	sectors = MIN(sectors, ti->len);
+	old = atomic_exchange(&ti->table->capacity, sectors);
+	if (sectors != old && atomic_load(&md->live) == ti->table)
+		dm_event_resized(md);
 }
 
 bool dm_target_suspending(struct dm_target *ti)
@@ -115,12 +130,6 @@ bool dm_target_suspending(struct dm_target *ti)
 bool dm_target_noflush(struct dm_target *ti)
 {
 	return dm_target_suspending(ti) && atomic_load(&ti->table->md->noflush);
-}
-
-void dm_target_invalidate(struct dm_target *ti)
-{
-	if (dm_front && dm_front->invalidate)
-		dm_front->invalidate(ti->table->md);
 }
 
 void dm_mapped_set_error(struct dm_mapped *md, const char *text)
@@ -142,74 +151,51 @@ void dm_mapped_get_error(struct dm_mapped *md, GString *out)
 
 /* --- deferred bios ------------------------------------------------------------------------ */
 
-static atomic_bool no_resume; /* the daemon ends */
-
-bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio)
+/* The hold is closed first and opened last: who finds the gate closed need not wait for it. */
+static void close_gate(struct dm_mapped *md)
 {
-	bool closed, fail;
-
-	pthread_mutex_lock(&md->lock);
-	/* In a noflush suspend bios come back before the gate is closed; it will be, and opening it runs them. */
-	closed = atomic_load(&md->gate.closed) || (atomic_load(&md->suspending) && atomic_load(&md->noflush));
-	fail = closed && atomic_load(&no_resume);
-	if (closed && !fail)
-		dm_bio_list_add(&md->deferred, bio);
-	pthread_mutex_unlock(&md->lock);
-	if (fail)
-		dm_bio_end(bio, -EIO);
-	return closed;
+	dm_hold_close(&md->deferred);
+	dm_gate_close(&md->gate);
 }
 
-static void take_deferred(struct dm_mapped *md, struct dm_bio_list *list)
-{
-	dm_bio_list_init(list);
-	pthread_mutex_lock(&md->lock);
-	dm_bio_list_take(&md->deferred, list);
-	pthread_mutex_unlock(&md->lock);
-}
-
-static void fail_deferred(struct dm_mapped *md)
+static void open_gate(struct dm_mapped *md)
 {
 	struct dm_bio_list list;
 	struct dm_bio *bio;
 
-	take_deferred(md, &list);
+	dm_bio_list_init(&list);
+	dm_gate_open(&md->gate);
+	dm_hold_open(&md->deferred, &list);
 	while ((bio = dm_bio_list_pop(&list)))
-		dm_bio_end(bio, -EIO);
+		dm_submit(bio);
+}
+
+bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio)
+{
+	int error = dm_hold_add(&md->deferred, bio);
+
+	if (error == -EAGAIN)
+		return false;
+	if (error)
+		dm_bio_end(bio, error);
+	return true;
 }
 
 void dm_mapped_no_resume(GPtrArray *devices)
 {
-	atomic_store(&no_resume, true);
+	dm_end_all_holds();
 	for (unsigned i = 0; i < devices->len; i++) {
 		struct dm_table *t = dm_mapped_live(devices->pdata[i]);
 
 		if (t)
 			dm_table_end_waiting(t);
 		dm_table_unref(t);
-		fail_deferred(devices->pdata[i]);
 	}
-}
-
-void dm_mapped_run_deferred(struct dm_mapped *md)
-{
-	struct dm_bio_list list;
-	struct dm_bio *bio;
-
-	take_deferred(md, &list);
-	while ((bio = dm_bio_list_pop(&list)))
-		dm_submit(bio);
-}
-
-static void open_gate(struct dm_mapped *md)
-{
-	if (dm_gate_open(&md->gate))
-		dm_mapped_run_deferred(md);
 }
 
 void dm_mapped_quiesce(struct dm_mapped *md)
 {
-	dm_gate_close(&md->gate);
+	close_gate(md);
 	dm_gate_wait(&md->gate, NULL, NULL);
 }
 
@@ -273,6 +259,7 @@ static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupt
 
 	if (atomic_load(&md->suspended))
 		return dm_fail(err, EINVAL, "the device is suspended already");
+	dm_hold_close(&md->deferred); /* in a noflush suspend bios come back before the gate is closed */
 	atomic_store(&md->noflush, flags & DM_SUSPEND_NOFLUSH);
 	atomic_store(&md->suspending, true);
 	if (t)
@@ -444,7 +431,7 @@ void dm_mapped_shutdown(struct dm_mapped *md)
 	if (!atomic_load(&md->suspended)) {
 		if (live)
 			dm_table_presuspend(live);
-		dm_gate_close(&md->gate);
+		close_gate(md);
 		dm_gate_wait(&md->gate, NULL, NULL);
 		if (live)
 			dm_table_postsuspend(live);
@@ -452,7 +439,7 @@ void dm_mapped_shutdown(struct dm_mapped *md)
 	set_live(md, NULL);
 	inactive = set_inactive(md, NULL);
 	pthread_mutex_unlock(&md->control);
-	fail_deferred(md);
+	dm_hold_fail(&md->deferred, -EIO);
 	dm_table_unref(live);
 	dm_table_unref(inactive);
 }

@@ -7,7 +7,7 @@
  *   md->control   load, clear, suspend, resume, remove of one device; held
  *                 across waits for I/O.
  *   topology      (devices.c) names, uuids, minors, who uses whom.  Short.
- *   md->lock      which tables there are, the deferred bios, the error text. Short.
+ *   md->lock      which tables there are, the error text. Short.
  * The live table is read without a lock inside md->gate; elsewhere take a
  * reference with dm_mapped_live().
  */
@@ -17,7 +17,9 @@
 #include "gate.h"
 #include "table.h"
 
+#include <dmfs/hold.h>
 #include <dmfs/target.h>
+#include <dmfs/work.h>
 
 enum dm_suspend_flags {
 	DM_SUSPEND_NOFLUSH = 1u << 0,
@@ -29,7 +31,7 @@ struct dm_mapped {
 	_Atomic(struct dm_table *) live;
 	struct dm_table *inactive;
 	pthread_mutex_t control, lock;
-	struct dm_bio_list deferred;
+	struct dm_hold deferred; /* closed as often as the gate */
 	atomic_bool suspended, suspending, noflush;
 	atomic_bool readonly; /* what the next table is loaded as */
 	atomic_uint event_nr;
@@ -51,6 +53,7 @@ struct dm_mapped {
 	uint64_t saved_ids[2];
 	struct dm_unloaded *unloaded;
 	struct dm_events *events; /* events.c's; NULL: nobody ever listened */
+	struct dm_work resized;
 	_Atomic(void *) front; /* the front end's, once it knows the device */
 	GString *error; /* text of `error`, under md->lock; NULL: empty */
 	GString *reply; /* the last message's */
@@ -60,8 +63,8 @@ struct dm_mapped {
 struct dm_front_ops {
 	/* A table was swapped in: the size and all data may be others. */
 	void (*swapped)(struct dm_mapped *);
-	/* Cached data of the image is stale. */
-	void (*invalidate)(struct dm_mapped *);
+	/* The size is another, the data are the same. */
+	void (*resized)(struct dm_mapped *);
 	/* The last reference to it is gone. */
 	void (*freed)(struct dm_mapped *);
 	/* Whose the image is, for the state database. */
@@ -102,9 +105,7 @@ void dm_mapped_shutdown(struct dm_mapped *md);
 void dm_mapped_set_error(struct dm_mapped *md, const char *text);
 void dm_mapped_get_error(struct dm_mapped *md, GString *out);
 
-/* Sends deferred bios on their way again. */
-void dm_mapped_run_deferred(struct dm_mapped *md);
-/* Puts a bio back until the device resumes; false if it is not suspended (any more). */
+/* Keeps a bio until the device resumes, or ends it if that will not be; false if it is not suspended (any more). */
 bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio);
 /*
  * All devices there are: none is resumed any more, so bios that wait for it fail, and from now on at once; targets let
@@ -116,5 +117,7 @@ void dm_mapped_no_resume(GPtrArray *devices);
 void dm_table_devs_init(struct dm_table *t);
 void dm_table_devs_seal(struct dm_table *t);
 void dm_table_devs_free(struct dm_table *t);
+/* Names that this thread looks up from now on are this opener's, a message's sender's; NULL: the table's writer's. */
+void dm_table_devs_sender(const struct dm_opener *who);
 
 #endif

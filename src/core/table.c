@@ -17,6 +17,8 @@
 #include "table.h"
 #include "type.h"
 
+#include <dmfs/rounding.h>
+
 #define KEYS 8 /* a cache line of them */
 #define CHILDREN (KEYS + 1)
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -81,6 +83,7 @@ struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const str
 	t->mode = mode;
 	t->opener = *opener;
 	t->id = atomic_fetch_add(&next_id, 1);
+	atomic_init(&t->capacity, UINT64_MAX);
 	t->blocks = g_ptr_array_new();
 	t->memory = g_ptr_array_new_with_free_func(free);
 	dm_table_devs_init(t);
@@ -164,6 +167,12 @@ static int check_area(struct dm_target *ti, struct dm_dev *dev, uint64_t start, 
 			       check->type, name, start, len, sectors);
 	}
 	dm_dev_limits(dev, &limits);
+	if (limits.zone_model && (start % limits.zone_sectors || len % limits.zone_sectors)) {
+		name = dev_name(dev);
+		return dm_fail(check->err, EINVAL,
+			       "%s: start=%" PRIu64 ", len=%" PRIu64 " not aligned to the h/w zone size %u of %s",
+			       check->type, start, len, limits.zone_sectors, name);
+	}
 	block = limits.logical_block_size >> DM_SECTOR_SHIFT;
 	if (block > 1 && (start % block || len % block)) {
 		name = dev_name(dev);
@@ -189,6 +198,10 @@ static int check_place(struct dm_table *t, uint64_t start, uint64_t len, const s
 	if (t->n && ((type->features & DM_TARGET_SINGLETON) ||
 		     (dm_table_target(t, 0)->type->features & DM_TARGET_SINGLETON)))
 		return dm_fail(err, EINVAL, "%s: target type %s must appear alone in table", type->name, type->name);
+	if (t->n && dm_table_target(t, 0)->type != type &&
+	    ((type->features | dm_table_target(t, 0)->type->features) & DM_TARGET_IMMUTABLE))
+		return dm_fail(err, EINVAL, "%s: immutable target type cannot be mixed with other target types: %s and %s",
+			       type->name, dm_table_target(t, 0)->type->name, type->name);
 	if ((type->features & DM_TARGET_ALWAYS_WRITEABLE) && !(t->mode & DM_MODE_WRITE))
 		return dm_fail(err, EINVAL, "%s: target type %s may not be included in a read-only table", type->name,
 			       type->name);
@@ -232,7 +245,7 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 		.table = t,
 		.begin = start,
 		.len = len,
-		.per_bio_size = (uint16_t)type->per_bio_size,
+		.per_bio_size = (uint32_t)type->per_bio_size,
 		.num_flush_bios = 1,
 	};
 	error = type->ctr(ti, argc, argv, err);
@@ -305,11 +318,6 @@ int dm_table_add_line(struct dm_table *t, char *line, GError **err)
 
 /* --- the index ------------------------------------------------------------------------- */
 
-static unsigned div_up(unsigned n, unsigned d)
-{
-	return n / d + (n % d != 0);
-}
-
 /* The largest key in the subtree of a node. */
 static uint64_t high(const struct dm_table *t, unsigned level, unsigned node)
 {
@@ -320,15 +328,15 @@ static uint64_t high(const struct dm_table *t, unsigned level, unsigned node)
 
 static void build_index(struct dm_table *t)
 {
-	unsigned leaves = div_up(t->n, KEYS), nodes;
+	unsigned leaves = (unsigned)dm_div_up(t->n, KEYS), nodes;
 
 	t->depth = 1;
-	for (nodes = leaves; nodes > 1; nodes = div_up(nodes, CHILDREN))
+	for (nodes = leaves; nodes > 1; nodes = (unsigned)dm_div_up(nodes, CHILDREN))
 		t->depth++;
 	t->levels = g_new(uint64_t *, t->depth);
 	t->level_nodes = g_new(unsigned, t->depth);
 	nodes = leaves;
-	for (unsigned level = t->depth; level-- > 0; nodes = div_up(nodes, CHILDREN)) {
+	for (unsigned level = t->depth; level-- > 0; nodes = (unsigned)dm_div_up(nodes, CHILDREN)) {
 		t->level_nodes[level] = nodes;
 		t->levels[level] = aligned_new((size_t)nodes * KEYS * sizeof(uint64_t));
 	}
@@ -402,61 +410,7 @@ struct dm_target *dm_table_find(const struct dm_table *t, uint64_t sector)
 	return target_at(t, node * KEYS + k);
 }
 
-/* --- what it adds up to ---------------------------------------------------------------- */
-
-static void add_limits(struct dm_limits *sum, const struct dm_limits *one)
-{
-	sum->logical_block_size = MAX(sum->logical_block_size, one->logical_block_size);
-	sum->physical_block_size = MAX(sum->physical_block_size, one->physical_block_size);
-	sum->io_min = MAX(sum->io_min, one->io_min);
-	sum->io_opt = MAX(sum->io_opt, one->io_opt);
-	sum->max_discard_sectors = MAX(sum->max_discard_sectors, one->max_discard_sectors);
-	sum->discard_granularity = MAX(sum->discard_granularity, one->discard_granularity);
-}
-
-static int stack_limits(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
-{
-	struct dm_limits one;
-
-	dm_dev_limits(dev, &one);
-	add_limits(data, &one);
-	return 0;
-}
-
-static void target_limits(struct dm_target *ti, struct dm_limits *out)
-{
-	*out = (struct dm_limits){.logical_block_size = DM_SECTOR_SIZE, .physical_block_size = DM_SECTOR_SIZE};
-	if (ti->type->iterate_devices)
-		ti->type->iterate_devices(ti, stack_limits, out);
-	if (!ti->num_discard_bios)
-		out->max_discard_sectors = 0;
-	else if (ti->discards_supported && !out->max_discard_sectors)
-		out->max_discard_sectors = UINT64_MAX;
-	if (ti->type->io_hints)
-		ti->type->io_hints(ti, out);
-}
-
-static int complete_limits(struct dm_table *t, GError **err)
-{
-	struct dm_limits one;
-
-	target_limits(dm_table_target(t, 0), &t->limits);
-	for (unsigned i = 1; i < t->n; i++) {
-		target_limits(dm_table_target(t, i), &one);
-		add_limits(&t->limits, &one);
-	}
-	for (unsigned i = 0; i < t->n && t->limits.logical_block_size > DM_SECTOR_SIZE; i++) {
-		struct dm_target *ti = dm_table_target(t, i);
-		unsigned block = t->limits.logical_block_size >> DM_SECTOR_SHIFT;
-
-		if (ti->begin % block || ti->len % block)
-			return dm_fail(err, EINVAL,
-				       "%s: target at sector %" PRIu64 ", length %" PRIu64
-				       " not aligned to the table's logical block size %u",
-				       ti->type->name, ti->begin, ti->len, t->limits.logical_block_size);
-	}
-	return 0;
-}
+/* --- flushing ----------------------------------------------------------------------------- */
 
 static int collect_flush_dev(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
 {
@@ -493,9 +447,11 @@ int dm_table_complete(struct dm_table *t, GError **err)
 
 	if (!t->n)
 		return dm_fail(err, EINVAL, "the table is empty");
-	error = complete_limits(t, err);
+	error = dm_table_limits(t, err);
 	if (error)
 		return error;
+	if (atomic_load(&t->capacity) > t->sectors)
+		atomic_store(&t->capacity, t->sectors);
 	build_index(t);
 	build_guess(t);
 	complete_flush(t);

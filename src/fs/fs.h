@@ -20,6 +20,7 @@
 #include "core/devices.h"
 
 #define DMFS_INODES 32
+#define DMFS_IMAGE_KIND 1 /* its place in a device's files */
 
 struct dmfs_handle;
 struct dmfs_device;
@@ -28,26 +29,33 @@ struct dmfs_device;
 struct dmfs_options {
 	int writeback;
 	unsigned threads, nbd_timeout;
+	unsigned max_read; /* bytes; 0: no limit */
+	size_t max_waiting; /* bytes of writes that wait */
 	int allow_other;
 	uid_t uid;
 	gid_t gid;
 };
 extern struct dmfs_options dmfs_options;
-extern struct fuse_session *dmfs_session;
 
 struct dmfs_file {
 	const char *name;
 	mode_t mode; /* permission bits */
 	/* Makes the text a reader gets. */
 	int (*read_text)(struct dmfs_handle *, GString *);
-	/* A text comes in at an offset; files whose writes act at once. 0 or a negative errno. */
+	/* A text comes in, of h->writer's; files whose writes act at once.  0 or a negative errno. */
 	int (*write_text)(struct dmfs_handle *, fuse_req_t, char *text, size_t len, GError **);
 	bool long_text; /* it may come in several pieces: see text.c */
+	/* A long text that ends so (len > 0) goes on in the next write; NULL: none does. */
+	bool (*unfinished)(const char *text, size_t len);
+	bool answers_last; /* an answer is the last that read and write do: they need no reference to the handle */
 	/* Files that do more than that. */
 	void (*open)(fuse_req_t, struct dmfs_handle *, struct fuse_file_info *);
 	void (*read)(fuse_req_t, struct dmfs_handle *, size_t size, off_t off, struct fuse_file_info *);
 	void (*write)(fuse_req_t, struct dmfs_handle *, const char *buf, size_t size, off_t off, struct fuse_file_info *);
 	void (*flush)(fuse_req_t, struct dmfs_handle *);
+	void (*fsync)(fuse_req_t, struct dmfs_handle *); /* without: nothing to do */
+	void (*fallocate)(fuse_req_t, struct dmfs_handle *, int mode, off_t off, off_t len);
+	void (*lseek)(fuse_req_t, struct dmfs_handle *, off_t off, int whence);
 	/* ph may be NULL; else it is the file's to notify and destroy. */
 	void (*poll)(fuse_req_t, struct dmfs_handle *, struct fuse_pollhandle *ph);
 	void (*truncate)(struct dmfs_handle *, struct dmfs_device *, fuse_req_t); /* handle may be NULL */
@@ -85,6 +93,7 @@ struct dmfs_handle {
 	pthread_mutex_t lock;
 	GString *text;    /* what the reader goes on reading */
 	GString *partial; /* what a writer of a long text has written so far */
+	struct dm_opener writer; /* of the text */
 	int refused;      /* the error of its last piece, which was at refused_at */
 	off_t refused_at;
 	void *data;    /* the kind's */
@@ -92,7 +101,7 @@ struct dmfs_handle {
 
 extern const struct dmfs_file *const dmfs_root_files[], *const dmfs_device_files[];
 
-/* node.c */
+/* front.c, opened.c, inode.c, session.c */
 /*
  * Has the kernel forget what it has cached of a file: of bytes from offset on, 0 for all.  Waits for pages that are
  * being read or written, so not from a thread that bios wait for.
@@ -110,6 +119,7 @@ struct dmfs_device *dmfs_device_of(struct dm_mapped *md); /* makes it if need be
 struct dm_mapped *dmfs_find_inode(ino_t ino);             /* of an image or directory, with a reference, or NULL */
 /* What an inode is: the file or NULL for a directory, and the device with a reference to its md (or NULL). False: no such inode. */
 bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_device **device);
+bool dmfs_is_image(fuse_ino_t ino);
 fuse_ino_t dmfs_ino(struct dmfs_device *d, unsigned kind);
 unsigned dmfs_kind_of(const struct dmfs_file *const *files, const struct dmfs_file *file);
 void dmfs_lookup_count(struct dmfs_device *d, int64_t change);
@@ -122,6 +132,8 @@ void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t of
 void dmfs_text_free(GString *text);
 void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off);
 void dmfs_text_flush(fuse_req_t req, struct dmfs_handle *h);
+/* The last close: what no FLUSH has taken. */
+void dmfs_text_release(fuse_req_t req, struct dmfs_handle *h);
 /* The opener that a request stands for. */
 struct dm_opener dmfs_opener(fuse_req_t req);
 bool dmfs_interrupted(void *req);
@@ -134,11 +146,14 @@ char *dmfs_strip(char *text);
  */
 void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error);
 
+/* writer.c */
+/* Whether the process that closes is dying by a signal. */
+bool dmfs_writer_killed(fuse_req_t req);
+/* Whether it has the file open by another descriptor still, as a shell has that redirects: it closes one of two. */
+bool dmfs_writer_has_open(fuse_req_t req, struct dmfs_handle *h);
+
 /* image.c */
 extern const struct dmfs_file dmfs_image_file;
-void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h);
-void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len);
-void dmfs_image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence);
 void dmfs_image_swapped(struct dm_mapped *md);
 void dmfs_image_free(struct dmfs_device *d);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What all devices share: reference counts, and defaults for what a kind of device leaves out. */
+#include <errno.h>
 #include <string.h>
 
 #include <dmfs/io.h>
@@ -35,6 +36,11 @@ void dm_dev_limits(struct dm_dev *dev, struct dm_limits *out)
 	*out = (struct dm_limits){.logical_block_size = DM_SECTOR_SIZE, .physical_block_size = DM_SECTOR_SIZE};
 	if (dev->ops->limits)
 		dev->ops->limits(dev, out);
+}
+
+int dm_dev_report_zones(struct dm_dev *dev, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	return dev->ops->report_zones ? dev->ops->report_zones(dev, sector, max, fn, data) : -EOPNOTSUPP;
 }
 
 void dm_dev_print(struct dm_dev *dev, GString *out)

@@ -20,6 +20,7 @@
 #include <inttypes.h>
 #include <stdatomic.h>
 
+#include <dmfs/rounding.h>
 #include <dmfs/spread.h>
 #include <dmfs/target.h>
 
@@ -53,6 +54,7 @@ static const struct {
 struct crypt {
 	struct dm_dev *dev;
 	uint64_t start, iv_offset;
+	bool zoned; /* the device has zones */
 	unsigned options, sector_size;
 	char *cipher;      /* as it was given */
 	char *description; /* of the key in the keyring, or NULL */
@@ -73,7 +75,7 @@ static int read_sector_size(struct dm_target *ti, struct crypt *c, const char *v
 {
 	unsigned size;
 
-	if (!dm_parse_uint(value, &size) || size < 512 || size > CRYPT_MAX_SECTOR || (size & (size - 1)))
+	if (!dm_parse_uint(value, &size) || size < 512 || size > CRYPT_MAX_SECTOR || !dm_is_pow2(size))
 		return dm_fail(err, EINVAL, "crypt: sector_size '%s' is not a power of two from 512 to %u", value,
 			       CRYPT_MAX_SECTOR);
 	if (c->sector_size && c->sector_size != size)
@@ -120,6 +122,7 @@ static int read_options(struct dm_target *ti, struct crypt *c, struct dm_args *a
 /* The place of the data; the engine checks that the device holds it. */
 static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError **err)
 {
+	struct dm_limits limits;
 	int r = dm_read_u64(argv[2], 0, UINT64_MAX, "crypt", "iv_offset", &c->iv_offset, err);
 
 	if (!r && c->iv_offset % (c->sector_size >> DM_SECTOR_SHIFT))
@@ -127,7 +130,13 @@ static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError
 			    c->sector_size);
 	if (!r)
 		r = dm_read_u64(argv[4], 0, UINT64_MAX, "crypt", "device sector", &c->start, err);
-	return r ? r : dm_get_device(ti, argv[3], dm_target_mode(ti), &c->dev, err);
+	if (!r)
+		r = dm_get_device(ti, argv[3], dm_target_mode(ti), &c->dev, err);
+	if (r)
+		return r;
+	dm_dev_limits(c->dev, &limits);
+	c->zoned = limits.zone_model != DM_ZONES_NONE;
+	return 0;
 }
 
 static int make_engine(struct crypt *c, const char *key_arg, GError **err)
@@ -338,7 +347,10 @@ static size_t piece_bytes(const struct crypt *c)
 	return CLAMP(bytes, CRYPT_MAX_SECTOR, PIECE_MAX);
 }
 
-/* Starts a bio in pieces if that is a gain.  A FUA write stays one: each piece would be made durable by itself. */
+/*
+ * Starts a bio in pieces if that is a gain.  A FUA write stays one: each piece would be made durable by itself.  So does
+ * a write to a zone, which is written in order.
+ */
 static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct crypt *c = ti->private;
@@ -347,14 +359,14 @@ static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 	struct large *l;
 	bool help;
 
-	if (len <= piece || (bio->flags & DM_FUA))
+	if (len <= piece || (bio->flags & DM_FUA) || (c->zoned && bio->op == DM_WRITE))
 		return false;
 	help = !(c->options & alone) && dm_spread_pays(len / 1024 * c->engine->ns_per_kib);
 	if (!help && len <= 2 * PIECE_MAX)
 		return false;
 	if (!help)
 		piece = PIECE_MAX;
-	pieces = (unsigned)((len + piece - 1) / piece);
+	pieces = (unsigned)dm_div_up(len, piece);
 	l = g_malloc(sizeof(*l) + pieces * sizeof(l->pieces[0]));
 	dm_parts_init(&l->parts, bio, pieces);
 	l->ti = ti;
@@ -535,12 +547,20 @@ static void crypt_io_hints(struct dm_target *ti, struct dm_limits *limits)
 	limits->logical_block_size = MAX(limits->logical_block_size, c->sector_size);
 	limits->physical_block_size = MAX(limits->physical_block_size, c->sector_size);
 	limits->io_min = MAX(limits->io_min, c->sector_size);
+	limits->max_append_sectors = 0; /* a sector is encrypted by its number, which an append does not know yet */
+}
+
+static int crypt_report_zones(struct dm_target *ti, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	struct crypt *c = ti->private;
+
+	return dm_target_report_zones(ti, c->dev, c->start, sector, max, fn, data);
 }
 
 const struct dm_target_type crypt_target = {
 	.name = "crypt",
 	.version = {1, 24, 0},
-	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_TAKES_KEYS,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_TAKES_KEYS | DM_TARGET_ZONES,
 	.per_bio_size = sizeof(struct crypt_io),
 	.ctr = crypt_ctr,
 	.dtr = crypt_dtr,
@@ -553,4 +573,5 @@ const struct dm_target_type crypt_target = {
 	.message = crypt_message,
 	.iterate_devices = crypt_iterate_devices,
 	.io_hints = crypt_io_hints,
+	.report_zones = crypt_report_zones,
 };

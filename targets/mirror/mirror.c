@@ -15,6 +15,9 @@
 
 #include "mirror.h"
 
+#include <dmfs/container_of.h>
+#include <dmfs/rounding.h>
+
 #define MIN_LEGS 2u
 /* What fits in a bio's space. */
 #define MAX_LEGS ((unsigned)((UINT16_MAX - sizeof(struct mirror_bio)) / sizeof(struct leg_bio)))
@@ -64,22 +67,16 @@ void mirror_fail_leg(struct mirror *ms, unsigned leg, enum leg_error kind)
 
 int mirror_flush_legs(struct mirror *ms)
 {
-	int error = 0;
+	g_autofree struct dm_region *where = g_new0(struct dm_region, ms->nr_legs);
+	g_autofree int *errors = g_new(int, ms->nr_legs);
+	int error;
 
-	for (unsigned first = 0; first < ms->nr_legs; first += DM_IO_MAX_REGIONS) {
-		unsigned n = MIN(ms->nr_legs - first, DM_IO_MAX_REGIONS);
-		struct dm_region where[DM_IO_MAX_REGIONS];
-		unsigned long failed = 0;
-		int one;
-
-		for (unsigned i = 0; i < n; i++)
-			where[i] = (struct dm_region){ms->legs[first + i].dev, 0, 0};
-		one = dm_io_sync(DM_FLUSH, 0, n, where, NULL, 0, &failed);
-		for (unsigned i = 0; i < n; i++)
-			if (failed >> i & 1)
-				atomic_store(&ms->legs[first + i].flush_failed, true);
-		error = error ? error : one;
-	}
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		where[i].dev = ms->legs[i].dev;
+	error = dm_io_sync(DM_FLUSH, 0, ms->nr_legs, where, NULL, 0, errors);
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		if (errors[i])
+			atomic_store(&ms->legs[i].flush_failed, true);
 	return error;
 }
 
@@ -258,7 +255,7 @@ static void take_jobs(struct mirror *ms, struct jobs *jobs)
 
 static void work(struct dm_work *w)
 {
-	struct mirror *ms = (struct mirror *)((char *)w - offsetof(struct mirror, worker));
+	struct mirror *ms = container_of(w, struct mirror, worker);
 	struct jobs jobs;
 	struct dm_bio *bio;
 
@@ -524,7 +521,7 @@ static int mirror_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		mirror_free(ms);
 		return error;
 	}
-	ms->region_shift = (unsigned)__builtin_ctz(ms->log->region_sectors);
+	ms->region_shift = dm_log2(ms->log->region_sectors);
 	ms->in_sync = ms->log->type->sync_count(ms->log) == ms->log->regions;
 	ms->wq = dm_wq_new("mirror", 1);
 	ms->io_wq = dm_wq_new("mirror-io", 16);
@@ -534,7 +531,7 @@ static int mirror_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->split_discards = true;
 	ti->num_discard_bios = 1;
 	ti->num_write_zeroes_bios = 1;
-	ti->per_bio_size = (uint16_t)(sizeof(struct mirror_bio) + ms->nr_legs * sizeof(struct leg_bio));
+	ti->per_bio_size = (uint32_t)(sizeof(struct mirror_bio) + ms->nr_legs * sizeof(struct leg_bio));
 	return 0;
 }
 

@@ -102,6 +102,8 @@ struct dm_target_type {
 	void (*io_hints)(struct dm_target *, struct dm_limits *);
 	/* Data or hole; sector counts from the target's begin.  Absent: all data. */
 	int (*extent)(struct dm_target *, uint64_t sector, uint64_t sectors, struct dm_extent *);
+	/* As dm_dev_provisioned(); sector counts from the target's begin.  Absent: all. */
+	uint64_t (*provisioned)(struct dm_target *, uint64_t sector, uint64_t sectors);
 	/* DM_TARGET_ZONES: dm_target_report_zones() with what sectors are mapped to. */
 	int (*report_zones)(struct dm_target *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 };
@@ -120,6 +122,7 @@ struct dm_target {
 	uint32_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
 	uint32_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */
 	uint32_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
+	bool provisions; /* takes DM_PROVISION, split as writes are, in as many bios as write-zeroes (at least 1); else it does nothing */
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
 	bool secret; /* the arguments hold a key: the table is never stored, a restart needs it again */

@@ -566,3 +566,17 @@ int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struc
 		return ti->type->extent(ti, offset, out->sectors, out);
 	return 0;
 }
+
+uint64_t dm_table_provisioned(struct dm_table *t, uint64_t sector, uint64_t sectors)
+{
+	uint64_t sum = 0, end = sector + sectors;
+
+	while (sector < end && dm_provisioned_step()) {
+		struct dm_target *ti = dm_table_find(t, sector);
+		uint64_t offset = sector - ti->begin, len = MIN(end - sector, ti->len - offset);
+
+		sum += ti->type->provisioned ? MIN(ti->type->provisioned(ti, offset, len), len) : len;
+		sector += len;
+	}
+	return sum + (end - sector);
+}

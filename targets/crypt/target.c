@@ -203,6 +203,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->private = c;
 	ti->secret = c->engine->layout.size && !c->description;
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
+	ti->provisions = true;
 	ti->max_io_sectors = BOUNCE_MAX >> DM_SECTOR_SHIFT;
 	return 0;
 }

@@ -36,6 +36,7 @@
 #include "version.h"
 
 #include "targets/list.h"
+#include "targets/verity/mount.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -63,6 +64,8 @@ static const struct fuse_opt fs_opts[] = {
 	FUSE_OPT_KEY("debug", 'd'),
 	FUSE_OPT_KEY("blkdev", 'b'),
 	FUSE_OPT_KEY("blksize=", 'b'),
+	FUSE_OPT_KEY("verity-keys=", 'k'),
+	FUSE_OPT_KEY("on-corruption=", 'x'),
 	FS_OPT("allow_other", allow_other, 1),
 	FUSE_OPT_KEY("--create ", 'c'),
 	FUSE_OPT_KEY("--create=", 'c'),
@@ -86,6 +89,8 @@ static void usage(FILE *to)
 	      "     max_waiting=N  MiB that the data of waiting writes may take (a quarter of the memory)\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
 	      "     path-check=N   multipath looks every N seconds whether a failed path answers again\n"
+	      "     verity-keys=FILE.pem  whose signatures of verity's root hashes count\n"
+	      "     on-corruption=COMMAND  run when verity finds a corrupted block\n"
 	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
 	      "  STATE           a file that keeps devices and tables until the next time\n"
 	      "  -h, --help\n"
@@ -101,6 +106,17 @@ static int take_number(const char *arg, unsigned most, unsigned *out)
 	if (dm_parse_uint(number, out) && *out >= 1 && *out <= most)
 		return 0;
 	fprintf(stderr, "dmfs: -o %s: a number from 1 to %u\n", arg, most);
+	return -1;
+}
+
+/* The value of NAME=VALUE, for who says what is wrong with it. */
+static int take_value(const char *arg, int (*take)(const char *, GError **))
+{
+	g_autoptr(GError) err = NULL;
+
+	if (!take(strchr(arg, '=') + 1, &err))
+		return 0;
+	fprintf(stderr, "dmfs: -o %s\n", err->message);
 	return -1;
 }
 
@@ -146,6 +162,10 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 	case 'd':
 		opts.foreground = 1; /* where else would it be printed to */
 		return 1;
+	case 'k':
+		return take_value(arg, verity_set_keys);
+	case 'x':
+		return take_value(arg, verity_set_on_corruption);
 	case FUSE_OPT_KEY_NONOPT:
 		if (opts.state && opts.mountpoint) {
 			fprintf(stderr, "dmfs: '%s' is one argument too many\n", arg);

@@ -9,6 +9,7 @@
 	T(flakey)          \
 	T(dust)            \
 	T(unstriped)       \
+	T(verity)          \
 	T(switch)          \
 	T(log_writes)      \
 	T(mirror)          \

@@ -59,7 +59,7 @@ enum dm_target_features {
 	DM_TARGET_FLUSH_DEVICES = 1u << 0,
 	DM_TARGET_SINGLETON = 1u << 1,        /* alone in its table */
 	DM_TARGET_ALWAYS_WRITEABLE = 1u << 2, /* refuses read-only tables */
-	DM_TARGET_IMMUTABLE = 1u << 3,        /* never replaced by another type in a device's table */
+	DM_TARGET_IMMUTABLE = 1u << 3,        /* never beside another type in a table, never replaced by one in a device's */
 	DM_TARGET_FLUSH_LAST = 1u << 4, /* map gets a FLUSH only if no other kind of target in the table has use for it */
 	DM_TARGET_TAKES_KEYS = 1u << 5, /* what looks like a key is never in an error text about a line of this type */
 	/* Bios go on to its devices with their tags (bio.h): it takes what they take, if that is the same for all. */
@@ -102,6 +102,8 @@ struct dm_target_type {
 	void (*io_hints)(struct dm_target *, struct dm_limits *);
 	/* Data or hole; sector counts from the target's begin.  Absent: all data. */
 	int (*extent)(struct dm_target *, uint64_t sector, uint64_t sectors, struct dm_extent *);
+	/* As dm_dev_provisioned(); sector counts from the target's begin.  Absent: all. */
+	uint64_t (*provisioned)(struct dm_target *, uint64_t sector, uint64_t sectors);
 	/* DM_TARGET_ZONES: dm_target_report_zones() with what sectors are mapped to. */
 	int (*report_zones)(struct dm_target *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 };
@@ -120,6 +122,7 @@ struct dm_target {
 	uint32_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
 	uint32_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */
 	uint32_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
+	bool provisions; /* takes DM_PROVISION, split as writes are, in as many bios as write-zeroes (at least 1); else it does nothing */
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
 	bool secret; /* the arguments hold a key: the table is never stored, a restart needs it again */
@@ -149,6 +152,11 @@ void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
  * or by any other as for dm_get_device().  No reference; it stays while the target does not put it.
  */
 int dm_find_device(struct dm_target *ti, const char *name, struct dm_dev **dev, GError **err);
+/*
+ * The content of a small regular file, named and opened in the same way; not one of this mount.  -ENOENT, -EACCES, -EINVAL, -EFBIG:
+ * more than max bytes.  Only from ctr.
+ */
+int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **out, GError **err);
 enum dm_mode dm_table_mode(struct dm_table *table); /* DM_MODE_READ for a read-only device */
 static inline enum dm_mode dm_target_mode(struct dm_target *ti)
 {
@@ -169,7 +177,8 @@ uint64_t dm_mapped_sectors(struct dm_mapped *md);
  * soon: the image's size, an event.
  */
 void dm_target_set_capacity(struct dm_target *ti, uint64_t sectors);
-/* Whether the device is suspended, or being suspended (with noflush). */
+/* Whether the device is suspended, or being suspended (with noflush): bios for it wait. */
+bool dm_mapped_suspending(struct dm_mapped *md);
 bool dm_target_suspending(struct dm_target *ti);
 bool dm_target_noflush(struct dm_target *ti);
 /*
@@ -202,6 +211,8 @@ void dm_bio_requeue(struct dm_bio *bio);
 void dm_target_event(struct dm_target *ti, const char *action, const char *words);
 /* Appends a value for such words: blanks, and what could be taken for the end of a line, are \xHH. */
 void dm_event_value(GString *out, const char *value);
+/* A uevent that is no dm event, as of the kernel's block layer: `events` and poll see it, `info` does not count it. */
+void dm_target_uevent(struct dm_target *ti, const char *words);
 
 /*
  * Arguments.  Numbers are unsigned decimal, nothing before or after them,

@@ -222,6 +222,11 @@ void dm_target_event(struct dm_target *ti, const char *action, const char *words
 	raise_event(md, "change", ti->type->name, action, words, false);
 }
 
+void dm_target_uevent(struct dm_target *ti, const char *words)
+{
+	raise_event(ti->table->md, "change", NULL, NULL, words, false);
+}
+
 /* --- readers ------------------------------------------------------------------------------ */
 
 static void run_wake(struct dm_work *work)

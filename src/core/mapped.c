@@ -142,9 +142,14 @@ void dm_target_set_capacity(struct dm_target *ti, uint64_t sectors)
 		dm_event_resized(md);
 }
 
+bool dm_mapped_suspending(struct dm_mapped *md)
+{
+	return atomic_load(&md->suspending) || atomic_load(&md->suspended);
+}
+
 bool dm_target_suspending(struct dm_target *ti)
 {
-	return atomic_load(&ti->table->md->suspending) || atomic_load(&ti->table->md->suspended);
+	return dm_mapped_suspending(ti->table->md);
 }
 
 bool dm_target_noflush(struct dm_target *ti)

@@ -227,6 +227,10 @@ static int check_place(struct dm_table *t, uint64_t start, uint64_t len, const s
 	if (t->n && ((type->features & DM_TARGET_SINGLETON) ||
 		     (dm_table_target(t, 0)->type->features & DM_TARGET_SINGLETON)))
 		return dm_fail(err, EINVAL, "%s: target type %s must appear alone in table", type->name, type->name);
+	if (t->n && dm_table_target(t, 0)->type != type &&
+	    ((type->features | dm_table_target(t, 0)->type->features) & DM_TARGET_IMMUTABLE))
+		return dm_fail(err, EINVAL, "%s: immutable target type cannot be mixed with other target types: %s and %s",
+			       type->name, dm_table_target(t, 0)->type->name, type->name);
 	if ((type->features & DM_TARGET_ALWAYS_WRITEABLE) && !(t->mode & DM_MODE_WRITE))
 		return dm_fail(err, EINVAL, "%s: target type %s may not be included in a read-only table", type->name,
 			       type->name);
@@ -556,4 +560,18 @@ int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struc
 	if (ti->type->extent)
 		return ti->type->extent(ti, offset, out->sectors, out);
 	return 0;
+}
+
+uint64_t dm_table_provisioned(struct dm_table *t, uint64_t sector, uint64_t sectors)
+{
+	uint64_t sum = 0, end = sector + sectors;
+
+	while (sector < end && dm_provisioned_step()) {
+		struct dm_target *ti = dm_table_find(t, sector);
+		uint64_t offset = sector - ti->begin, len = MIN(end - sector, ti->len - offset);
+
+		sum += ti->type->provisioned ? MIN(ti->type->provisioned(ti, offset, len), len) : len;
+		sector += len;
+	}
+	return sum + (end - sector);
 }

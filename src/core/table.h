@@ -95,6 +95,8 @@ void dm_table_resume(struct dm_table *t);
 void dm_table_end_waiting(struct dm_table *t);
 /* Data or hole at a sector below t->sectors. */
 int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struct dm_extent *out);
+/* As dm_dev_provisioned(), of a range below t->sectors. */
+uint64_t dm_table_provisioned(struct dm_table *t, uint64_t sector, uint64_t sectors);
 
 /* Tells of zones from a sector on (dm_dev_report_zones()). */
 int dm_table_report_zones(struct dm_table *t, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);

@@ -3,7 +3,8 @@
  * Attributes of files and directories.
  *
  * Names are never cached by the kernel (entry timeout 0): a device may come or
- * go by `control` as well as by mkdir.  An image's attributes are cached until a swap says otherwise.
+ * go by `control` as well as by mkdir.  Nor are attributes: what an image has provisioned changes by other images, too.
+ * But with -o writeback the kernel asks for them with each write.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,13 +13,26 @@
 #include "core/state.h"
 #include "node.h"
 
-#define IMAGE_ATTR_SECONDS (24.0 * 3600)
+#define WRITEBACK_ATTR_SECONDS 1.0
+#define SOME_BLOCKS 8 /* of 512 bytes */
 
 static struct timespec mounted;
 
 void dmfs_attr_init(void)
 {
 	clock_gettime(CLOCK_REALTIME, &mounted);
+}
+
+/*
+ * What is provisioned.  Programs take a file without blocks for all zeroes and do not read it, so there are some while
+ * the kernel may have data that it has not yet handed down.
+ */
+static uint64_t image_blocks(struct dmfs_device *d, uint64_t sectors)
+{
+	uint64_t blocks = dm_dev_provisioned(&d->md->dev, 0, sectors);
+	bool maybe_more = dmfs_options.writeback || atomic_load(&d->cached_opens);
+
+	return !blocks && maybe_more ? MIN(SOME_BLOCKS, sectors) : blocks;
 }
 
 void dmfs_fill_attr(fuse_ino_t ino, const struct dmfs_file *file, struct dmfs_device *d, struct stat *st)
@@ -40,13 +54,13 @@ void dmfs_fill_attr(fuse_ino_t ino, const struct dmfs_file *file, struct dmfs_de
 		st->st_uid = owner.uid;
 		st->st_gid = owner.gid;
 		st->st_size = (off_t)(sectors << DM_SECTOR_SHIFT);
-		st->st_blocks = (blkcnt_t)sectors;
+		st->st_blocks = (blkcnt_t)image_blocks(d, sectors);
 	}
 }
 
 double dmfs_attr_timeout(const struct dmfs_file *file)
 {
-	return file == &dmfs_image_file ? IMAGE_ATTR_SECONDS : 0;
+	return file == &dmfs_image_file && dmfs_options.writeback ? WRITEBACK_ATTR_SECONDS : 0;
 }
 
 /* Answers a lookup (or mkdir); takes the reference to the device's md. */

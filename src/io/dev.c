@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include <dmfs/io.h>
+#include "store.h"
 
 struct dm_dev *dm_dev_get(struct dm_dev *dev)
 {
@@ -29,6 +29,29 @@ int dm_dev_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct 
 	out->data = true;
 	out->sectors = sectors;
 	return 0;
+}
+
+#define MAX_STEPS 65536u
+
+static _Thread_local unsigned provisioned_steps, provisioned_depth;
+
+bool dm_provisioned_step(void)
+{
+	return provisioned_steps++ < MAX_STEPS;
+}
+
+uint64_t dm_dev_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors)
+{
+	uint64_t n;
+
+	if (!provisioned_depth)
+		provisioned_steps = 0;
+	if (!dev->ops->provisioned || !dm_provisioned_step())
+		return sectors;
+	provisioned_depth++;
+	n = dev->ops->provisioned(dev, sector, sectors);
+	provisioned_depth--;
+	return MIN(n, sectors);
 }
 
 void dm_dev_limits(struct dm_dev *dev, struct dm_limits *out)

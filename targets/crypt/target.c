@@ -140,7 +140,7 @@ static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError
 
 static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 {
-	struct crypt_key key;
+	struct dm_key key;
 	struct crypt_spec spec;
 	int r = crypt_spec_parse(c->cipher, &spec, err);
 
@@ -148,13 +148,13 @@ static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 		return r;
 	if (spec.ignored)
 		dm_log_warn("crypt: in cipher '%s' '%s' means nothing", c->cipher, spec.ignored);
-	r = crypt_key_read(key_arg, &key, err);
+	r = dm_key_read("crypt", key_arg, &key, err);
 	if (!r)
 		r = crypt_engine_new(&spec, key.size, c->sector_size, c->options & OPT_IV_LARGE, &c->engine, err);
 	if (!r)
 		r = crypt_engine_set_key(c->engine, &key, err);
 	c->description = g_steal_pointer(&key.description);
-	crypt_key_clear(&key);
+	dm_key_clear(&key);
 	return r;
 }
 
@@ -203,6 +203,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->private = c;
 	ti->secret = c->engine->layout.size && !c->description;
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
+	ti->provisions = true;
 	ti->max_io_sectors = BOUNCE_MAX >> DM_SECTOR_SHIFT;
 	return 0;
 }
@@ -448,15 +449,15 @@ static void set_description(struct dm_target *ti, char *description)
 static int message_set(struct dm_target *ti, const char *arg, GError **err)
 {
 	struct crypt *c = ti->private;
-	struct crypt_key key;
-	int r = crypt_key_read(arg, &key, err);
+	struct dm_key key;
+	int r = dm_key_read("crypt", arg, &key, err);
 
 	if (r)
 		return r;
 	r = crypt_engine_set_key(c->engine, &key, err);
 	if (!r)
 		set_description(ti, g_steal_pointer(&key.description));
-	crypt_key_clear(&key);
+	dm_key_clear(&key);
 	return r;
 }
 

@@ -553,6 +553,7 @@ const struct dm_target_type snapshot_target = {
 	.iterate_devices = snapshot_iterate_devices,
 	.io_hints = snapshot_io_hints,
 	.extent = snapshot_extent,
+	.provisioned = snapshot_provisioned,
 };
 
 const struct dm_target_type snapshot_merge_target = {
@@ -571,4 +572,5 @@ const struct dm_target_type snapshot_merge_target = {
 	.iterate_devices = snapshot_iterate_devices,
 	.io_hints = snapshot_io_hints,
 	.extent = snapshot_extent,
+	.provisioned = snapshot_provisioned,
 };

@@ -42,6 +42,8 @@ cflags := -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wstrict-prototypes -Wm
 libs := -Wl,--as-needed $(shell $(PKG_CONFIG) --libs glib-2.0 libgcrypt sqlite3) \
 	$(foreach p,$(optional),$(shell $(PKG_CONFIG) --libs $(p))) \
 	$(if $(keyutils),-lkeyutils) -lm
+# at start, not at the first call: resolving a function then saves the vector registers, and what was copied last with them
+ldflags := -Wl,-z,now
 fuse_libs := $(shell $(PKG_CONFIG) --libs fuse3)
 ifdef WERROR
 cflags += -Werror

@@ -83,6 +83,8 @@ void dm_mapped_free(struct dm_mapped *md)
 	pthread_mutex_destroy(&md->lock);
 	g_hash_table_destroy(md->tables);
 	g_hash_table_destroy(md->used_by);
+	explicit_bzero(md->name, strlen(md->name)); /* somebody may have written a key in the wrong place */
+	explicit_bzero(md->uuid, strlen(md->uuid));
 	g_free(md->name);
 	g_free(md->uuid);
 	if (md->error)

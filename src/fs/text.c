@@ -17,6 +17,8 @@
 #include "fs.h"
 #include "loop.h"
 
+#include <dmfs/secmem.h>
+
 #define PART 4096u
 #define MAX_TEXT (64u * 1024 * 1024)
 
@@ -79,6 +81,7 @@ static int text_take(struct dmfs_handle *h, fuse_req_t req, const char *buf, siz
 	if (error && err)
 		dm_log_err("%s: %s", h->file->name, err->message);
 	explicit_bzero(text, size); /* a message may hold a key */
+	dm_burn_stack();
 	return error;
 }
 

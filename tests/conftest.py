@@ -11,6 +11,7 @@ import threading
 import pytest
 
 import mounted
+import nbd_server
 from mounted import SECTOR
 
 running = set()     # daemons of the current test, for the watchdog
@@ -193,3 +194,29 @@ def keyring():
     yield add
     for key in made:
         subprocess.run(["keyctl", "unlink", key, "@u"], capture_output=True, check=False)
+
+
+@pytest.fixture
+def serve(work):
+    """serve.nbdkit(ARGS...), serve.qemu(FILE, ARGS...): a Server that runs."""
+    servers = []
+
+    class Serve:
+        @staticmethod
+        def start(argv, sock):
+            servers.append(nbd_server.Server(argv, sock))
+            return servers[-1].start()
+
+        @staticmethod
+        def nbdkit(*args):
+            sock = os.path.join(work, f"nbdkit{len(servers)}.sock")
+            return Serve.start([nbd_server.program("nbdkit"), "-f", "-U", sock, *args], sock)
+
+        @staticmethod
+        def qemu(path, *args):
+            sock = os.path.join(work, f"qemu{len(servers)}.sock")
+            return Serve.start([nbd_server.program("qemu-nbd"), "-k", sock, "-t", "-e", "8", "-f", "raw", *args, path], sock)
+
+    yield Serve
+    for server in servers:
+        server.kill()

@@ -46,6 +46,7 @@ enum dm_bio_flags {
 	DM_META = 1u << 2,     /* metadata of a target */
 	DM_NOUNMAP = 1u << 3,  /* write-zeroes: keep the space allocated */
 	DM_BACKGROUND = 1u << 4, /* nobody waits: copies, resynchronisation */
+	DM_FAILFAST = 1u << 5,   /* there is another way: fails rather than waits for a server that has gone */
 };
 
 /*

@@ -129,9 +129,10 @@ static inline uint64_t dm_target_offset(const struct dm_target *ti, uint64_t sec
 
 /*
  * Finds and opens the device an argument names (design: a dmfs device, an
- * absolute path, a path relative to the writer, MAJ:MIN), with the writer's
- * credentials.  Only from ctr (or message, for targets that take devices
- * there).  The table keeps it; put it in dtr or before.
+ * absolute path, a path relative to the writer, MAJ:MIN), with the credentials of who wrote the
+ * table or sends the message.  Only from ctr and message.  The table keeps it; put it in dtr or before (from
+ * dtr, message, or a thread of the target's own).  A FLUSH goes to devices taken later only if
+ * the target sees to that (not with DM_TARGET_FLUSH_DEVICES).
  */
 int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err);
 void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
@@ -140,6 +141,11 @@ void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
  * more than max bytes.  Only from ctr.
  */
 int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **out, GError **err);
+/*
+ * The device an argument of a message means, of those that the table has already: by the name that the table shows,
+ * or by any other as for dm_get_device().  No reference; it stays while the target does not put it.
+ */
+int dm_find_device(struct dm_target *ti, const char *name, struct dm_dev **dev, GError **err);
 enum dm_mode dm_table_mode(struct dm_table *table); /* DM_MODE_READ for a read-only device */
 static inline enum dm_mode dm_target_mode(struct dm_target *ti)
 {
@@ -185,6 +191,8 @@ void dm_bio_requeue(struct dm_bio *bio);
 void dm_target_event(struct dm_target *ti, const char *action, const char *words);
 /* A uevent that is no dm event, as of the kernel's block layer: `events` and poll see it, `info` does not count it. */
 void dm_target_uevent(struct dm_target *ti, const char *words);
+/* Appends a value for such words: blanks, and what could be taken for the end of a line, are \xHH. */
+void dm_event_value(GString *out, const char *value);
 
 /*
  * Arguments.  Numbers are unsigned decimal, nothing before or after them,

@@ -117,5 +117,7 @@ void dm_mapped_no_resume(GPtrArray *devices);
 void dm_table_devs_init(struct dm_table *t);
 void dm_table_devs_seal(struct dm_table *t);
 void dm_table_devs_free(struct dm_table *t);
+/* Names that this thread looks up from now on are this opener's, a message's sender's; NULL: the table's writer's. */
+void dm_table_devs_sender(const struct dm_opener *who);
 
 #endif

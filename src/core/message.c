@@ -8,16 +8,21 @@
 #include "message.h"
 #include "stats.h"
 
-static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, GString *reply, GError **err)
+static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, const struct dm_opener *who, GString *reply,
+		GError **err)
 {
 	struct dm_target *ti;
+	int error;
 
 	if (sector >= t->sectors)
 		return dm_fail(err, EINVAL, "sector %" PRIu64 " is beyond the device's %" PRIu64, sector, t->sectors);
 	ti = dm_table_find(t, sector);
 	if (!ti->type->message)
 		return dm_fail(err, EINVAL, "%s: the target takes no messages", ti->type->name);
-	return ti->type->message(ti, argc, argv, reply, err);
+	dm_table_devs_sender(who);
+	error = ti->type->message(ti, argc, argv, reply, err);
+	dm_table_devs_sender(NULL);
+	return error;
 }
 
 /* "@inactive status|deps": what the files of these names tell of the live table. */
@@ -70,7 +75,7 @@ int dm_mapped_message(struct dm_mapped *md, char *text, const struct dm_opener *
 	t = dm_mapped_live(md);
 	if (!t)
 		return dm_fail(err, ENXIO, "there is no table to send a message to");
-	error = send(t, sector, n, w, reply, err);
+	error = send(t, sector, n, w, who, reply, err);
 	if (error && err && !*err)
 		dm_fail(err, -error, "message '%.64s': %s", w[0], g_strerror(-error));
 	dm_table_unref(t);

@@ -36,6 +36,7 @@ struct dm_table {
 	/* Most targets are as long as this, one after the other: sector / stride, shifted, is a guess.  0: they are not. */
 	uint64_t stride;
 	int64_t stride_shift; /* sectors */
+	pthread_mutex_t devs_lock; /* for the next four; devs is changed with the topology lock as well */
 	GHashTable *devs;       /* struct dm_dev * -> struct dm_table_dev * */
 	unsigned devs_used;     /* how many there have been */
 	GHashTable *devs_names; /* "MODE NAME" -> struct dm_table_dev *, for lines that name the same */

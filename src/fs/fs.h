@@ -20,6 +20,7 @@
 #include "core/devices.h"
 
 #define DMFS_INODES 32
+#define DMFS_IMAGE_KIND 1 /* its place in a device's files */
 
 struct dmfs_handle;
 struct dmfs_device;
@@ -28,12 +29,13 @@ struct dmfs_device;
 struct dmfs_options {
 	int writeback;
 	unsigned threads, nbd_timeout;
+	unsigned max_read; /* bytes; 0: no limit */
+	size_t max_waiting; /* bytes of writes that wait */
 	int allow_other;
 	uid_t uid;
 	gid_t gid;
 };
 extern struct dmfs_options dmfs_options;
-extern struct fuse_session *dmfs_session;
 
 struct dmfs_file {
 	const char *name;
@@ -117,6 +119,7 @@ struct dmfs_device *dmfs_device_of(struct dm_mapped *md); /* makes it if need be
 struct dm_mapped *dmfs_find_inode(ino_t ino);             /* of an image or directory, with a reference, or NULL */
 /* What an inode is: the file or NULL for a directory, and the device with a reference to its md (or NULL). False: no such inode. */
 bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_device **device);
+bool dmfs_is_image(fuse_ino_t ino);
 fuse_ino_t dmfs_ino(struct dmfs_device *d, unsigned kind);
 unsigned dmfs_kind_of(const struct dmfs_file *const *files, const struct dmfs_file *file);
 void dmfs_lookup_count(struct dmfs_device *d, int64_t change);

@@ -39,7 +39,7 @@ struct request {
 	struct iovec iov;
 	fuse_req_t req;
 	struct dmfs_handle *h;
-	int channel;
+	struct dmfs_channel *channel;
 	atomic_int state;
 	struct dmfs_buf *buf;
 	struct dm_work work;
@@ -53,7 +53,8 @@ G_STATIC_ASSERT(sizeof(struct request) <= sizeof(((struct dmfs_buf *)NULL)->requ
 
 static void answer(struct request *r)
 {
-	int error = r->bio.error, before = dmfs_loop_answer(r->channel);
+	struct dmfs_channel *before = dmfs_channel_use(r->channel);
+	int error = r->bio.error;
 
 	if (error)
 		fuse_reply_err(r->req, -error);
@@ -63,7 +64,7 @@ static void answer(struct request *r)
 		fuse_reply_write(r->req, r->reply_len);
 	else
 		fuse_reply_err(r->req, 0);
-	dmfs_loop_answer(before);
+	dmfs_channel_use(before);
 }
 
 /*
@@ -78,7 +79,7 @@ static bool pages_are_stale(const struct dmfs_handle *h)
 
 static void drop_pages(struct dmfs_handle *h, uint64_t offset, uint64_t bytes)
 {
-	dmfs_invalidate(dmfs_ino(h->device, dmfs_kind_of(dmfs_device_files, &dmfs_image_file)), (off_t)offset,
+	dmfs_invalidate(dmfs_ino(h->device, DMFS_IMAGE_KIND), (off_t)offset,
 			(off_t)bytes);
 }
 
@@ -100,7 +101,7 @@ static void request_done(struct request *r)
 	answer(r);
 	free(r->bounce);
 	if (atomic_exchange_explicit(&r->state, ENDED, memory_order_acq_rel) == KEPT)
-		dmfs_loop_release(r->buf);
+		dmfs_loop_release(r->buf, r->channel);
 }
 
 static void request_drop_pages(struct dm_work *work)
@@ -138,7 +139,7 @@ static struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum d
 	in_use(h);
 	r->req = req;
 	r->h = h;
-	r->channel = dmfs_loop_channel();
+	r->channel = dmfs_channel_now();
 	atomic_init(&r->state, RUNNING);
 	r->buf = buf;
 	r->bounce = NULL;
@@ -167,9 +168,11 @@ static void request_submit(struct request *r)
 		dm_submit(&r->bio);
 	if (atomic_load_explicit(&r->state, memory_order_acquire) != ENDED) {
 		dmfs_loop_keep();
+		if (r->bio.op == DM_WRITE)
+			dmfs_buf_charge(r->buf, r->reply_len);
 		if (atomic_exchange_explicit(&r->state, KEPT, memory_order_acq_rel) != ENDED)
 			return;
-		dmfs_loop_release(r->buf);
+		dmfs_loop_release(r->buf, r->channel);
 	}
 }
 
@@ -264,22 +267,24 @@ struct slow_write {
 	struct dmfs_rmw rmw;
 	fuse_req_t req;
 	struct dmfs_handle *h;
-	int channel, error;
+	struct dmfs_channel *channel;
+	int error;
 	struct dm_work work;
 };
 
 static void slow_write_done(struct slow_write *w)
 {
-	int before = dmfs_loop_answer(w->channel);
+	struct dmfs_channel *before = dmfs_channel_use(w->channel), *channel = w->channel;
 
 	if (w->error)
 		fuse_reply_err(w->req, -w->error);
 	else
 		fuse_reply_write(w->req, w->rmw.len);
-	dmfs_loop_answer(before);
+	dmfs_channel_use(before);
+	dmfs_buf_uncharge(w->rmw.len);
 	dmfs_rmw_clear(&w->rmw);
 	g_free(w);
-	dmfs_loop_answered();
+	dmfs_loop_answered(channel);
 }
 
 static void slow_write_drop_pages(struct dm_work *work)
@@ -314,6 +319,12 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 		return;
 	}
 	size = MIN(size, total - (uint64_t)off);
+	if (dmfs_buf_full(size)) {
+		dm_log_err_limit("a write of %zu bytes is refused: %zu MiB of writes wait already (-o max_waiting)", size,
+				 dmfs_options.max_waiting >> 20);
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
 	if (!(((uint64_t)off | size) & (block - 1)) && dm_gate_enter(&image->writes)) {
 		struct request *r = request_new(req, h, DM_WRITE, (uint64_t)off, size);
 
@@ -328,8 +339,8 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 	w = g_new0(struct slow_write, 1);
 	w->req = req;
 	w->h = h;
-	w->channel = dmfs_loop_channel();
-	dmfs_loop_later();
+	w->channel = dmfs_loop_later();
+	dmfs_buf_charge(NULL, size);
 	dmfs_rmw_start(&w->rmw, image, buf, (uint64_t)off, size, flags, slow_write_end);
 }
 

@@ -121,6 +121,11 @@ bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_devic
 	return true;
 }
 
+bool dmfs_is_image(fuse_ino_t ino)
+{
+	return ino >= DMFS_INODES && ino % DMFS_INODES == DMFS_IMAGE_KIND;
+}
+
 struct dm_mapped *dmfs_find_inode(ino_t ino)
 {
 	const struct dmfs_file *file;
@@ -157,7 +162,7 @@ fuse_ino_t dmfs_known_image(struct dm_mapped *md)
 	pthread_rwlock_rdlock(&nodes_lock);
 	d = md->front;
 	if (d && d->nlookup)
-		ino = dmfs_ino(d, dmfs_kind_of(dmfs_device_files, &dmfs_image_file));
+		ino = dmfs_ino(d, DMFS_IMAGE_KIND);
 	pthread_rwlock_unlock(&nodes_lock);
 	return ino;
 }

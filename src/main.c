@@ -58,14 +58,14 @@ static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
 	FUSE_OPT_KEY("threads=", 't'), /* not "%u": that takes "4x" for 4 and -1 for 4294967295 */
 	FUSE_OPT_KEY("nbd_timeout=", 'n'),
-	FUSE_OPT_KEY("verity-keys=", 'k'),
-	FUSE_OPT_KEY("on-corruption=", 'x'),
 	FUSE_OPT_KEY("path-check=", 'p'),
 	FUSE_OPT_KEY("max_waiting=", 'w'),
 	FUSE_OPT_KEY("max_read=", 'r'),
 	FUSE_OPT_KEY("debug", 'd'),
 	FUSE_OPT_KEY("blkdev", 'b'),
 	FUSE_OPT_KEY("blksize=", 'b'),
+	FUSE_OPT_KEY("verity-keys=", 'k'),
+	FUSE_OPT_KEY("on-corruption=", 'x'),
 	FS_OPT("allow_other", allow_other, 1),
 	FUSE_OPT_KEY("--create ", 'c'),
 	FUSE_OPT_KEY("--create=", 'c'),
@@ -88,9 +88,9 @@ static void usage(FILE *to)
 	      "     threads=N    threads that wait for requests\n"
 	      "     max_waiting=N  MiB that the data of waiting writes may take (a quarter of the memory)\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
+	      "     path-check=N   multipath looks every N seconds whether a failed path answers again\n"
 	      "     verity-keys=FILE.pem  whose signatures of verity's root hashes count\n"
 	      "     on-corruption=COMMAND  run when verity finds a corrupted block\n"
-	      "     path-check=N   multipath looks every N seconds whether a failed path answers again\n"
 	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
 	      "  STATE           a file that keeps devices and tables until the next time\n"
 	      "  -h, --help\n"
@@ -142,10 +142,6 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 		return take_number(arg, MAX_THREADS, &dmfs_options.threads);
 	case 'n':
 		return take_number(arg, MAX_NBD_TIMEOUT, &dmfs_options.nbd_timeout);
-	case 'k':
-		return take_value(arg, verity_set_keys);
-	case 'x':
-		return take_value(arg, verity_set_on_corruption);
 	case 'p':
 		return take_number(arg, MAX_PATH_CHECK, &dm_options.path_check_seconds);
 	case 'w':
@@ -166,6 +162,10 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 	case 'd':
 		opts.foreground = 1; /* where else would it be printed to */
 		return 1;
+	case 'k':
+		return take_value(arg, verity_set_keys);
+	case 'x':
+		return take_value(arg, verity_set_on_corruption);
 	case FUSE_OPT_KEY_NONOPT:
 		if (opts.state && opts.mountpoint) {
 			fprintf(stderr, "dmfs: '%s' is one argument too many\n", arg);

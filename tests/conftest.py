@@ -179,24 +179,6 @@ def tool():
 
 
 @pytest.fixture
-def keyring():
-    """keyring(NAME, DATA) adds a user key to the session's keyring; removed at the end."""
-    if not shutil.which("keyctl"):
-        pytest.skip("no keyctl (package keyutils)")
-    made = []
-
-    def add(name, data):
-        done = subprocess.run(["keyctl", "padd", "user", name, "@u"], input=data, capture_output=True)
-        if done.returncode:
-            pytest.skip(f"keyctl: {done.stderr.decode().strip()}")
-        made.append(done.stdout.decode().strip())
-
-    yield add
-    for key in made:
-        subprocess.run(["keyctl", "unlink", key, "@u"], capture_output=True, check=False)
-
-
-@pytest.fixture
 def serve(work):
     """serve.nbdkit(ARGS...), serve.qemu(FILE, ARGS...): a Server that runs."""
     servers = []
@@ -220,3 +202,21 @@ def serve(work):
     yield Serve
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def keyring():
+    """keyring(NAME, DATA) adds a user key to the session's keyring; removed at the end."""
+    if not shutil.which("keyctl"):
+        pytest.skip("no keyctl (package keyutils)")
+    made = []
+
+    def add(name, data):
+        done = subprocess.run(["keyctl", "padd", "user", name, "@u"], input=data, capture_output=True)
+        if done.returncode:
+            pytest.skip(f"keyctl: {done.stderr.decode().strip()}")
+        made.append(done.stdout.decode().strip())
+
+    yield add
+    for key in made:
+        subprocess.run(["keyctl", "unlink", key, "@u"], capture_output=True, check=False)

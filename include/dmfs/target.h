@@ -137,15 +137,15 @@ static inline uint64_t dm_target_offset(const struct dm_target *ti, uint64_t sec
 int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err);
 void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
 /*
- * The content of a small regular file, named and opened in the same way; not one of this mount.  -ENOENT, -EACCES, -EINVAL, -EFBIG:
- * more than max bytes.  Only from ctr.
- */
-int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **out, GError **err);
-/*
  * The device an argument of a message means, of those that the table has already: by the name that the table shows,
  * or by any other as for dm_get_device().  No reference; it stays while the target does not put it.
  */
 int dm_find_device(struct dm_target *ti, const char *name, struct dm_dev **dev, GError **err);
+/*
+ * The content of a small regular file, named and opened in the same way; not one of this mount.  -ENOENT, -EACCES, -EINVAL, -EFBIG:
+ * more than max bytes.  Only from ctr.
+ */
+int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **out, GError **err);
 enum dm_mode dm_table_mode(struct dm_table *table); /* DM_MODE_READ for a read-only device */
 static inline enum dm_mode dm_target_mode(struct dm_target *ti)
 {
@@ -189,10 +189,10 @@ void dm_bio_requeue(struct dm_bio *bio);
  * already escaped, separated by a blank, or NULL.  Any thread, no locks of the table needed.
  */
 void dm_target_event(struct dm_target *ti, const char *action, const char *words);
-/* A uevent that is no dm event, as of the kernel's block layer: `events` and poll see it, `info` does not count it. */
-void dm_target_uevent(struct dm_target *ti, const char *words);
 /* Appends a value for such words: blanks, and what could be taken for the end of a line, are \xHH. */
 void dm_event_value(GString *out, const char *value);
+/* A uevent that is no dm event, as of the kernel's block layer: `events` and poll see it, `info` does not count it. */
+void dm_target_uevent(struct dm_target *ti, const char *words);
 
 /*
  * Arguments.  Numbers are unsigned decimal, nothing before or after them,

@@ -58,4 +58,5 @@ const struct dm_store_scheme *dm_store_scheme_find(const char *name);
 /* One kind more, for tests: devices of their own in tables.  Before anything is opened; NULL otherwise. */
 extern const struct dm_store_scheme *dm_store_scheme_more;
 
+
 #endif

@@ -169,8 +169,8 @@ struct stage *stage_new(struct volume *v, const char *suffix);
 bool token_any(struct crypt_device *cd);
 /* 0 or more: the key's bytes are there, not proven; or a negative errno. */
 int token_key(struct crypt_device *cd, const struct options *o, struct key *k);
-/* What a failure with that errno was about, token by token; g_free(). */
-char *token_why_not(struct crypt_device *cd, const struct options *o, int code);
+/* Why none gives a key, token by token: each is tried, into k; g_free(). */
+char *token_why_not(struct crypt_device *cd, const struct options *o, struct key *k);
 
 /* --- the kinds -------------------------------------------------------------------------------- */
 

@@ -30,7 +30,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "fail.h"
+#include "../common/fail.h"
 
 struct options {
 	char *mount;  /* -m */
@@ -186,9 +186,6 @@ int volume_format(const char *file, const struct options *o, GError **err);
 
 /* --- tree.c ----------------------------------------------------------------------------------- */
 
-/* The mountpoint: -m, $DMFS_MOUNT, or the only dmfs that is mounted. */
-char *tree_find(const struct options *o, GError **err);
-int tree_check_name(const char *name, GError **err);
 /* Makes the devices of a volume, or none. */
 int tree_open(const char *mount, const char *name, const struct volume *v, bool readonly, GError **err);
 int tree_close(const char *mount, const char *name, GError **err);

@@ -327,3 +327,24 @@ def test_completion(ours, fs, data):
     got = {option for command in offers("") for option in offers(command, "--")}
     assert every - {"--help-all"} <= got | {"--help"}, every - got
     assert "--deferred" not in offers("open", "--") and "--salt" not in offers("close", "--")
+
+
+def test_seed_examples(ours, work, tool, fs, sh):
+    """The document's: a tree made with either program, and a device of 262144 blocks by its table."""
+    top = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    env = {"DMFS_MOUNT": fs.mountpoint, "PATH": os.path.dirname(tool("dmfs-verity")) + ":" + os.environ["PATH"] + ":/usr/sbin"}
+    sh("truncate -s 1G sda1")
+    salt = "1234" + "0" * 60
+    root = root_of(ours.ok("format", "sda1", "sda2", "--salt", salt))
+    sh(f'{top}/contrib/examples/verity-table sda1 sda2 {root} {salt}', **env)
+    dev = fs["vroot"]
+    assert dev.size() == 1 << 30 and read(dev, 262143 * BLOCK) == bytes(BLOCK)
+    assert dev.table().endswith(f" 4096 4096 262144 1 sha256 {root} {salt}\n")
+    dev.remove()
+    sh("head -c 1M /dev/urandom >sda1; rm sda2")
+    for program in ("dmfs-verity", tool("veritysetup")):
+        done = sh(f"{top}/contrib/examples/verity-setup sda1 sda2 {program}", **env)
+        assert "Root hash:" in done.stderr
+        with open(os.path.join(work, "sda1"), "rb") as f:
+            assert dev.pread(1 << 20, 0) == f.read()
+        ours.ok("close", "vroot")

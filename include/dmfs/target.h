@@ -89,6 +89,11 @@ struct dm_target_type {
 	 */
 	void (*end_waiting)(struct dm_target *);
 	void (*status)(struct dm_target *, enum dm_status_type, GString *);
+	/*
+	 * Somebody wants to know how things are on the disk: metadata is written now, before status is asked.  As status,
+	 * but it may wait.
+	 */
+	void (*commit)(struct dm_target *);
 	int (*message)(struct dm_target *, int argc, char **argv, GString *reply, GError **);
 	int (*iterate_devices)(struct dm_target *, dm_iterate_fn, void *data);
 	void (*io_hints)(struct dm_target *, struct dm_limits *);

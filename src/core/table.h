@@ -2,8 +2,8 @@
 /*
  * A table: contiguous targets from sector 0 on.
  *
- * It is built by one thread (a draft), completed, and from then on never
- * changes; who uses it outside a bio holds a reference.  Dropping the last one runs the targets' dtr.
+ * It is built by one thread (a draft), completed, and from then on never changes; who uses it outside a bio holds a
+ * reference.  Dropping the last one runs the targets' dtr.
  */
 #ifndef DMFS_CORE_TABLE_H
 #define DMFS_CORE_TABLE_H
@@ -52,6 +52,11 @@ struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const str
 void dm_table_ids_from(uint64_t id);
 struct dm_table *dm_table_ref(struct dm_table *t);
 void dm_table_unref(struct dm_table *t);
+/*
+ * The same for a table that was a device's live or inactive one until now: returns when the others who just look at it
+ * have done so, and its targets are destroyed.  Not with a lock of the device, or a reference more of one's own.
+ */
+void dm_table_drop(struct dm_table *t);
 /* The lines that follow are another's: what was resolved for the first opener is not for him to use by name. */
 void dm_table_set_opener(struct dm_table *t, const struct dm_opener *opener);
 

@@ -39,21 +39,22 @@ void dmfs_fill_attr(fuse_ino_t ino, const struct dmfs_file *file, struct dmfs_de
 {
 	memset(st, 0, sizeof *st);
 	st->st_ino = ino;
-	st->st_uid = d ? d->uid : dmfs_options.uid;
-	st->st_gid = d ? d->gid : dmfs_options.gid;
+	st->st_uid = dmfs_options.uid;
+	st->st_gid = dmfs_options.gid;
 	st->st_nlink = file ? 1 : 2;
 	st->st_blksize = 4096;
 	st->st_mode = file ? S_IFREG | file->mode : S_IFDIR | 0755;
 	st->st_atim = st->st_mtim = st->st_ctim = d ? d->created : mounted;
 	if (file == &dmfs_image_file) {
 		uint64_t sectors = dm_mapped_sectors(d->md);
+		struct dm_owner owner;
 
-		st->st_mode = S_IFREG | d->image_mode;
+		dm_mapped_owner(d->md, &owner); /* an image can be given away, the rest stays the owner's */
+		st->st_mode = S_IFREG | owner.mode;
+		st->st_uid = owner.uid;
+		st->st_gid = owner.gid;
 		st->st_size = (off_t)(sectors << DM_SECTOR_SHIFT);
 		st->st_blocks = (blkcnt_t)image_blocks(d, sectors);
-	} else if (d) { /* an image can be given away, the rest stays the owner's */
-		st->st_uid = dmfs_options.uid;
-		st->st_gid = dmfs_options.gid;
 	}
 }
 
@@ -92,22 +93,16 @@ void dmfs_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static int change_image(struct dmfs_device *d, const struct stat *st, int to_set)
 {
-	struct dmfs_device before = *d;
-	int error;
+	struct dm_owner to = {st->st_mode & 0777, st->st_uid, st->st_gid};
+	unsigned what = 0;
 
 	if (to_set & FUSE_SET_ATTR_MODE)
-		d->image_mode = st->st_mode & 0777;
+		what |= DM_CHANGE_MODE;
 	if (to_set & FUSE_SET_ATTR_UID)
-		d->uid = st->st_uid;
+		what |= DM_CHANGE_UID;
 	if (to_set & FUSE_SET_ATTR_GID)
-		d->gid = st->st_gid;
-	error = dm_state_save(d->md, NULL);
-	if (error) {
-		d->image_mode = before.image_mode;
-		d->uid = before.uid;
-		d->gid = before.gid;
-	}
-	return error;
+		what |= DM_CHANGE_GID;
+	return dm_mapped_set_owner(d->md, what, &to, NULL);
 }
 
 void dmfs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)

@@ -74,9 +74,6 @@ struct dmfs_device {
 	struct dm_mapped *md;
 	uint64_t id;
 	uint64_t nlookup; /* of all its inodes; holds a reference to md while not 0; under nodes lock */
-	mode_t image_mode;
-	uid_t uid;
-	gid_t gid;
 	struct timespec created;
 	struct dmfs_image *image; /* image.c's, made at the first open */
 	struct dmfs_closing closing;

@@ -83,17 +83,20 @@ static void drop_pages(struct dmfs_handle *h, uint64_t offset, uint64_t bytes)
 			(off_t)bytes);
 }
 
+static struct dm_wq *drops;
+
+static void make_drops(void)
+{
+	drops = dm_wq_new("invalidate", 64);
+}
+
 static void drop_later(struct dm_work *work, void (*fn)(struct dm_work *))
 {
-	static struct dm_wq *wq;
-	static gsize made;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-	if (g_once_init_enter(&made)) {
-		wq = dm_wq_new("invalidate", 64);
-		g_once_init_leave(&made, 1);
-	}
+	pthread_once(&once, make_drops);
 	*work = (struct dm_work){.fn = fn};
-	dm_wq_queue(wq, work);
+	dm_wq_queue(drops, work);
 }
 
 static void request_done(struct request *r)

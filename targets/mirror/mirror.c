@@ -297,6 +297,7 @@ static void mirror_end_waiting(struct dm_target *ti)
 	struct mirror *ms = ti->private;
 
 	release_all(ms, &ms->ending);
+	dm_dirty_log_end_waiting(ms->log);
 }
 
 static void mirror_presuspend(struct dm_target *ti)

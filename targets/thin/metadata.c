@@ -538,6 +538,8 @@ static int reload_device(struct thin_md *md, struct thin_dev *td)
 		return r;
 	atomic_store(&td->mapped, get_le64(le));
 	atomic_store(&td->snapshotted, get_le32(le + 20));
+	if (td->opens)
+		thin_md_read_top(td);
 	return 0;
 }
 

@@ -40,9 +40,14 @@ def test_damaged_luks2(luks, volume, options):
     """libcryptsetup's own words, with and without --type."""
     path = volume()
     overwrite(path, 5000, b"X")
-    done = luks.run("open", path, "v", *options, given=b"sesame\n")     # its copy will do
-    assert b"checksum error (offset 0); cryptsetup repair may mend it" in done.stderr
-    luks.run("close", "v")
+    with open(path, "rb") as f:
+        before = f.read()
+    for more in ([], ["-r"]):
+        done = luks.run("open", path, "v", *options, *more, given=b"sesame\n")     # its copy will do
+        assert b"checksum error (offset 0); cryptsetup repair may mend it" in done.stderr
+        luks.run("close", "v")
+    with open(path, "rb") as f:
+        assert f.read() == before
     overwrite(path, 16384 + 5000, b"X")
     luks.refuse("open", path, "v", *options, match=r"is not a valid LUKS device: LUKS2 header checksum error \(offset 0\); "
                 r"LUKS2 header checksum error \(offset 16384\)")

@@ -338,6 +338,7 @@ int luks_open(struct crypt_device *cd, const char *file, const struct options *o
 
 	if (r)
 		return r;
+	volume_set_place(v, file, layout.start * 512, (layout.start + layout.sectors) * 512);
 	k = key_new((size_t)MAX(crypt_get_volume_key_size(cd), 1), err);
 	if (!k)
 		return -ENOMEM;

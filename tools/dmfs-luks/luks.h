@@ -7,7 +7,8 @@
  *   volume.c  from a file and its passphrase to table lines: what all kinds share
  *   key.c     the volume's key, which must be proven before it is in a table
  *   header.c  which header it is, and why it cannot be loaded
- *   place.c   where the data must not be (storage.c: what a path stands on)
+ *   place.c   where the data must not be (storage.c: what a path stands on; around.c:
+ *             who else is there)
  *   luks.c    LUKS (json.c: its metadata; token.c: its tokens)
  *   bitlk.c   BitLocker (fve.c: its metadata)
  *   tcrypt.c  TrueCrypt and VeraCrypt (tchead.c: their headers; tcrange.c: where the data is)
@@ -135,6 +136,8 @@ struct volume {
 	char *uuid; /* without dashes; may be empty */
 	GPtrArray *stages; /* struct stage */
 	int claim;	   /* of the file, until the devices are made; or -1 */
+	char *file;
+	uint64_t from, to; /* bytes of it that hold the data */
 };
 
 /* Unlocks a file; name: the device's, which the tables of a cascade need. */
@@ -156,6 +159,8 @@ char *volume_details(void);
 typedef int (*key_fn)(const struct secret *pass, struct key *k, void *data);
 int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, struct key *k,
 			     key_fn also, void *data, GError **err);
+/* The place of its data is that one. */
+void volume_set_place(struct volume *v, const char *file, uint64_t from, uint64_t to);
 /* How long a file or block device is. */
 int volume_sectors(const char *file, uint64_t *sectors, GError **err);
 /* An absolute path as one word of a table line. */

@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 
 #include "../common/tree.h"
+#include "around.h"
 #include "luks.h"
 
 int fail(GError **err, int code, const char *fmt, ...)
@@ -40,8 +41,14 @@ static int cmd_open(char **args, const struct options *o, GError **err)
 	r = tree_check_name(args[1], err);
 	if (!r && tree_has_device(mount, args[1]))
 		r = fail(err, EEXIST, "there is a device %s already", args[1]);
-	if (!r)
+	if (!r) {
+		around_look(mount);
 		r = volume_open(args[0], args[1], o, &v, err);
+	}
+	if (!r && !o->readonly && !o->shared) {
+		around_look(mount); /* it may have been a while */
+		r = place_unused(v->file, v->from, v->to, PLACE_CLOSE_FIRST, err);
+	}
 	if (!r)
 		r = tree_open(mount, args[1], v, o->readonly, err);
 	volume_free(v);

@@ -10,33 +10,15 @@
 #include <unistd.h>
 
 #include "../common/tree.h"
+#include "around.h"
 #include "luks.h"
 
 /* --- where it is -------------------------------------------------------------------------------- */
 
-/* Every dmfs that this process may look into. */
-static GPtrArray *mounted(void)
-{
-	GPtrArray *found = g_ptr_array_new_with_free_func(g_free);
-	g_autoptr(GPtrArray) all = NULL;
-	g_autofree char *text = NULL;
-
-	if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
-		return found;
-	all = tree_list_mounts(text);
-	for (unsigned i = 0; i < all->len; i++) {
-		g_autofree char *control = tree_path(all->pdata[i], "control", NULL);
-
-		if (!access(control, W_OK))
-			g_ptr_array_add(found, g_strdup(all->pdata[i]));
-	}
-	return found;
-}
-
 char *tree_find(const struct options *o, GError **err)
 {
 	const char *named = o->mount ? o->mount : g_getenv("DMFS_MOUNT");
-	g_autoptr(GPtrArray) all = NULL;
+	const GPtrArray *all;
 	g_autofree char *control = NULL;
 	struct stat st;
 
@@ -47,7 +29,8 @@ char *tree_find(const struct options *o, GError **err)
 		fail(err, errno, "%s is not a mounted dmfs: %s: %s", named, control, g_strerror(errno));
 		return NULL;
 	}
-	all = mounted();
+	around_look(NULL);
+	all = around_mounts();
 	if (all->len == 1)
 		return g_strdup(all->pdata[0]);
 	if (!all->len)

@@ -238,13 +238,17 @@ static void unpack(struct thin_dev *td, uint64_t value, struct thin_mapping *out
 	out->shared = atomic_load_explicit(&td->snapshotted, memory_order_relaxed) > (value & 0xffffff);
 }
 
-static void lock_root(struct thin_md *md)
+/* False: the caller must not wait, and would have to. */
+static bool lock_root(struct thin_md *md)
 {
 	if (!pthread_rwlock_tryrdlock(&md->root_lock))
-		return;
+		return true;
+	if (!dm_may_wait())
+		return false;
 	dm_block_begin();
 	pthread_rwlock_rdlock(&md->root_lock);
 	dm_block_end();
+	return true;
 }
 
 static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
@@ -254,7 +258,8 @@ static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *o
 	uint8_t le[8];
 	int r;
 
-	lock_root(md);
+	if (!lock_root(md))
+		return -EINPROGRESS;
 	r = atomic_load(&md->failed) ? -EINVAL : dm_btree_lookup(&md->info, md->root, keys, le);
 	if (!r && get_le64(le) >> 24 >= atomic_load(&md->data_total))
 		r = -EILSEQ;
@@ -266,19 +271,14 @@ static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *o
 	return r;
 }
 
-bool thin_md_find_cached(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
+int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
 {
 	uint64_t cookie = atomic_load_explicit(&td->cookie, memory_order_acquire), value;
 
 	if (!map_cache_get(td->md->cache, cookie, block, &value))
-		return false;
+		return find_slow(td, block, out);
 	unpack(td, value, out);
-	return true;
-}
-
-int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
-{
-	return thin_md_find_cached(td, block, out) ? 0 : find_slow(td, block, out);
+	return 0;
 }
 
 int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run)
@@ -288,7 +288,8 @@ int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint6
 	uint8_t values[8 * RUN];
 	int r;
 
-	lock_root(md);
+	if (!lock_root(md))
+		return -EINPROGRESS;
 	r = atomic_load(&md->failed) ? -EINVAL
 				     : dm_btree_lookup_run(&md->info, md->root, keys, RUN, found, values);
 	pthread_rwlock_unlock(&md->root_lock);
@@ -306,7 +307,8 @@ int thin_md_highest(struct thin_dev *td, uint64_t *block)
 	uint8_t le[8];
 	int r;
 
-	lock_root(md);
+	if (!lock_root(md))
+		return -EINPROGRESS;
 	r = atomic_load(&md->failed) ? -EINVAL : dm_btree_lookup(&md->top, md->root, &td->id, le);
 	if (!r)
 		r = dm_btree_highest(&md->bottom, get_le64(le), block);

@@ -149,10 +149,11 @@ struct thin_mapping {
 	bool shared;
 };
 
-/* Any thread, concurrently.  -ENODATA: not mapped. */
+/*
+ * Any thread, concurrently.  -ENODATA: not mapped; -EINPROGRESS where the caller must not wait (dm_may_wait()), and it
+ * is not in memory or just being changed.
+ */
 int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out);
-/* The same without waiting for anything; false: it may be mapped or not. */
-bool thin_md_find_cached(struct thin_dev *td, uint64_t block, struct thin_mapping *out);
 /* The first mapped block at or after one, and the blocks mapped from there on without a gap (as far as one leaf tells). */
 int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run);
 int thin_md_highest(struct thin_dev *td, uint64_t *block); /* -ENODATA: nothing is mapped */

@@ -5,6 +5,7 @@
 #include <dmfs/le.h>
 #include <dmfs/target.h>
 
+#define NEAR_SECTORS 131072u /* 64 MiB: what may be on its way from one who writes in order */
 #define RUN 64u /* mappings read at once by thin_md_find_run() */
 
 /* --- devices --- */
@@ -318,22 +319,48 @@ int thin_md_highest(struct thin_dev *td, uint64_t *block)
 
 /* --- mapping --- */
 
-static int find_free(struct thin_md *md, uint64_t *data_block)
+/*
+ * What is written in order comes in parallel, and a bit out of it.  So near the last block that the volume was given a
+ * data block for, the next one lies as far from that one's data block as the blocks are apart: what has
+ * been passed over is there for who comes late.
+ */
+static int find_near(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 {
-	int r = dm_sm_disk_find_free(md->data_sm, data_block);
+	struct thin_md *md = td->md;
+	uint64_t window = MAX(NEAR_SECTORS / md->block_sectors, 1);
 
-	if (r == -ENOSPC)
-		atomic_store(&md->no_space_at, atomic_load(&md->releases));
-	return r;
+	*data_block = td->last_data + (block - td->last_block); /* unsigned: below 0 is beyond the end */
+	if (!td->has_last || (block - td->last_block > window && td->last_block - block > window))
+		return -ENOSPC;
+	return dm_sm_disk_find_at(md->data_sm, *data_block);
 }
 
-int thin_md_reserve(struct thin_md *md, uint64_t *data_block)
+/* A free data block for a block; `change` is held. */
+static int find_free(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 {
+	struct thin_md *md = td->md;
+	int r = find_near(td, block, data_block);
+
+	if (r == -ENOSPC)
+		r = dm_sm_disk_find_free(md->data_sm, data_block);
+	if (r == -ENOSPC)
+		atomic_store(&md->no_space_at, atomic_load(&md->releases));
+	if (r)
+		return r;
+	td->has_last = true;
+	td->last_block = block;
+	td->last_data = *data_block;
+	return 0;
+}
+
+int thin_md_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block)
+{
+	struct thin_md *md = td->md;
 	int r = thin_md_begin(md);
 
 	if (r)
 		return r;
-	r = find_free(md, data_block);
+	r = find_free(td, block, data_block);
 	if (!r)
 		ranges_add(&md->reserved, *data_block, *data_block + 1);
 	thin_md_end(md, false, r);
@@ -408,7 +435,7 @@ int thin_md_provision(struct thin_dev *td, uint64_t block)
 		return r;
 	r = check_expected(md, keys, THIN_NO_BLOCK);
 	if (!r)
-		r = find_free(md, &data_block);
+		r = find_free(td, block, &data_block);
 	if (!r) {
 		changed = true;
 		r = map_block(td, keys, data_block);

@@ -117,6 +117,7 @@ struct thin_io {
 	struct thin *thin;
 	struct dm_bio *bio;
 	atomic_long *epoch; /* if it is inside */
+	bool turn;    /* it has waited for its turn in pool->to_fill */
 	bool written; /* a FUA write whose data is on the data device: the commit is left to do */
 	struct dm_commit_wait wait;
 };

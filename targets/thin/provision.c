@@ -284,7 +284,7 @@ static void begin_fill(struct fill *f, struct dm_bio_list *out)
 		pool_release(pool);
 		return;
 	}
-	r = thin_md_reserve(pool->md, &f->data_block);
+	r = thin_md_reserve(f->thin->td, f->block, &f->data_block);
 	if (!r) {
 		pool->fills++;
 		start(f, out);
@@ -298,6 +298,12 @@ static void begin_fill(struct fill *f, struct dm_bio_list *out)
 	pool_release(pool);
 }
 
+/* First come, first served: who comes later does not get before those who wait for their turn. */
+static bool must_queue(struct thin_pool *pool, struct dm_bio *bio)
+{
+	return pool->fills >= POOL_MAX_FILLS || (!thin_io(bio)->turn && dm_hold_count(&pool->to_fill));
+}
+
 void thin_provision(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset,
 		    const struct thin_mapping *shared, struct dm_bio_list *out)
 {
@@ -307,7 +313,8 @@ void thin_provision(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t
 
 	if (pool_mode(pool) != PM_WRITE) {
 		pool_unserviceable(pool, bio);
-	} else if (pool->fills >= POOL_MAX_FILLS || !pool_hold(pool)) {
+	} else if (must_queue(pool, bio) || !pool_hold(pool)) {
+		thin_io(bio)->turn = false;
 		pool_keep(pool, &pool->to_fill, bio);
 		pool_fail_parked(pool);
 	} else if (!src.dev && !atomic_load(&pool->zero)) {

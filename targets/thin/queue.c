@@ -203,8 +203,10 @@ static void take_turns(struct thin_pool *pool, struct dm_bio_list *bios)
 
 	if (atomic_load(&pool->stopping)) /* the resume kicks */
 		return;
-	for (unsigned n = pool->fills; n < POOL_MAX_FILLS && (bio = dm_hold_take_first(&pool->to_fill)); n++)
+	for (unsigned n = pool->fills; n < POOL_MAX_FILLS && (bio = dm_hold_take_first(&pool->to_fill)); n++) {
+		thin_io(bio)->turn = true;
 		dm_bio_list_add(bios, bio);
+	}
 }
 
 static void run(struct dm_work *work)

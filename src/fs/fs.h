@@ -20,6 +20,7 @@
 #include "core/devices.h"
 
 #define DMFS_INODES 32
+#define DMFS_IMAGE_KIND 1 /* its place in a device's files */
 
 struct dmfs_handle;
 struct dmfs_device;
@@ -28,12 +29,13 @@ struct dmfs_device;
 struct dmfs_options {
 	int writeback;
 	unsigned threads, nbd_timeout;
+	unsigned max_read; /* bytes; 0: no limit */
+	size_t max_waiting; /* bytes of writes that wait */
 	int allow_other;
 	uid_t uid;
 	gid_t gid;
 };
 extern struct dmfs_options dmfs_options;
-extern struct fuse_session *dmfs_session;
 
 struct dmfs_file {
 	const char *name;
@@ -42,6 +44,8 @@ struct dmfs_file {
 	int (*read_text)(struct dmfs_handle *, GString *);
 	/* A text comes in, of h->writer's; files whose writes act at once.  0 or a negative errno. */
 	int (*write_text)(struct dmfs_handle *, fuse_req_t, char *text, size_t len, GError **);
+	/* A text that only asks, so that `error` goes on to tell of what was done before; NULL: none does. */
+	bool (*asks)(const char *text);
 	bool long_text; /* it may come in several pieces: see text.c */
 	/* A long text that ends so (len > 0) goes on in the next write; NULL: none does. */
 	bool (*unfinished)(const char *text, size_t len);
@@ -70,9 +74,6 @@ struct dmfs_device {
 	struct dm_mapped *md;
 	uint64_t id;
 	uint64_t nlookup; /* of all its inodes; holds a reference to md while not 0; under nodes lock */
-	mode_t image_mode;
-	uid_t uid;
-	gid_t gid;
 	struct timespec created;
 	struct dmfs_image *image; /* image.c's, made at the first open */
 	struct dmfs_closing closing;
@@ -117,6 +118,7 @@ struct dmfs_device *dmfs_device_of(struct dm_mapped *md); /* makes it if need be
 struct dm_mapped *dmfs_find_inode(ino_t ino);             /* of an image or directory, with a reference, or NULL */
 /* What an inode is: the file or NULL for a directory, and the device with a reference to its md (or NULL). False: no such inode. */
 bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_device **device);
+bool dmfs_is_image(fuse_ino_t ino);
 fuse_ino_t dmfs_ino(struct dmfs_device *d, unsigned kind);
 unsigned dmfs_kind_of(const struct dmfs_file *const *files, const struct dmfs_file *file);
 void dmfs_lookup_count(struct dmfs_device *d, int64_t change);

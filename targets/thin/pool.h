@@ -132,8 +132,9 @@ struct fill_source {
 struct fill {
 	struct dm_bio io;
 	struct thin *thin;
-	struct dm_bio *bio; /* the write */
-	uint64_t block, offset, data_block;
+	struct dm_bio *bio; /* the write, or a provision */
+	uint64_t block, data_block;
+	uint64_t offset, given; /* sectors of the block that the bio has the data of; a provision has none */
 	uint64_t expected; /* the shared data block it is mapped to now, or THIN_NO_BLOCK */
 	struct fill_source src;
 	struct dm_block_claim claim;

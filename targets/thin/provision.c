@@ -61,7 +61,7 @@ static void prepare_write(struct fill *f)
 {
 	struct thin_pool *pool = f->thin->pool;
 	struct dm_bio *bio = f->bio;
-	uint64_t after = f->offset + bio->sectors, rest = pool->block_sectors - after;
+	uint64_t after = f->offset + f->given, rest = pool->block_sectors - after;
 	char *data = f->buffer ? f->buffer : zeroes;
 	int n = 0;
 
@@ -89,7 +89,7 @@ static void source_read(struct dm_bio *io)
 /* Reads what the write does not give into the buffer: one range, or all of it if that lies in the middle. */
 static void prepare_read(struct fill *f)
 {
-	uint64_t size = f->thin->pool->block_sectors, after = f->offset + f->bio->sectors;
+	uint64_t size = f->thin->pool->block_sectors, after = f->offset + f->given;
 	uint64_t first = f->offset ? 0 : after, last = after < size ? size : f->offset;
 	uint64_t have = f->src.sectors > first ? MIN(f->src.sectors, last) - first : 0;
 	char *buffer = f->buffer = g_malloc(size * DM_SECTOR_SIZE);
@@ -119,7 +119,7 @@ static void piece_done(int read_error, unsigned long write_errors, void *context
 static void next_piece(struct fill *f)
 {
 	struct thin_pool *pool = f->thin->pool;
-	uint64_t after = f->offset + f->bio->sectors, have = f->src.dev ? f->src.sectors : 0;
+	uint64_t after = f->offset + f->given, have = f->src.dev ? f->src.sectors : 0;
 	struct dm_bio_list out;
 
 	while (f->step < 4) {
@@ -142,8 +142,12 @@ static void next_piece(struct fill *f)
 			dm_kcopyd_zero(pool->kcopyd, 1, &to, 0, piece_done, f);
 		return;
 	}
+	if (!f->given) {
+		fill_done(f, 0);
+		return;
+	}
 	memcpy(f->iov, f->bio->iov, (size_t)f->bio->iovcnt * sizeof(*f->iov));
-	fill_io(f, DM_WRITE, pool->data_dev, data_sector(f) + f->offset, f->bio->sectors, f->bio->iovcnt, written);
+	fill_io(f, DM_WRITE, pool->data_dev, data_sector(f) + f->offset, f->given, f->bio->iovcnt, written);
 	dm_bio_list_init(&out);
 	dm_bio_list_add(&out, &f->io);
 	dm_submit_async(&out);
@@ -153,11 +157,11 @@ static void start(struct fill *f, struct dm_bio_list *out)
 {
 	uint32_t size = f->thin->pool->block_sectors;
 
-	if (f->bio->sectors < size && size > (f->src.dev ? SMALL_SECTORS : ONE_WRITE_SECTORS)) {
+	if (f->given < size && size > (f->src.dev ? SMALL_SECTORS : ONE_WRITE_SECTORS)) {
 		next_piece(f);
 		return;
 	}
-	if (f->src.dev && f->bio->sectors < size)
+	if (f->src.dev && f->given < size)
 		prepare_read(f);
 	else
 		prepare_write(f);
@@ -264,7 +268,8 @@ static struct fill *fill_new(struct thin *t, struct dm_bio *bio, uint64_t block,
 	f->thin = t;
 	f->bio = bio;
 	f->block = block;
-	f->offset = offset;
+	f->given = dm_op_has_data(bio->op) ? bio->sectors : 0;
+	f->offset = f->given ? offset : 0;
 	f->expected = shared ? shared->block : THIN_NO_BLOCK;
 	f->src = *src;
 	f->step = 0;

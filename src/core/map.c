@@ -257,7 +257,12 @@ static void clone_zeroes(struct clone *c)
 
 static void map_clone(struct clone *c)
 {
-	switch (c->ti->type->map(c->ti, &c->bio)) {
+	enum dm_mapio what;
+
+	dm_map_begin();
+	what = c->ti->type->map(c->ti, &c->bio);
+	dm_map_end();
+	switch (what) {
 	case DM_MAPIO_SUBMITTED:
 		break;
 	case DM_MAPIO_REMAPPED:

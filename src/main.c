@@ -23,6 +23,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <dmfs/options.h>
+
 #include "core/concise.h"
 #include "core/devices.h"
 #include "core/events.h"
@@ -35,6 +37,7 @@
 #include "version.h"
 
 #include "targets/list.h"
+#include "targets/verity/mount.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -47,6 +50,7 @@ static struct {
 
 #define MAX_THREADS 128u
 #define MAX_NBD_TIMEOUT 1000000u /* seconds */
+#define MAX_PATH_CHECK 1000000u /* seconds */
 #define MAX_WAITING (1u << 24)   /* MiB */
 
 #define FS_OPT(t, member, value) {t, offsetof(struct dmfs_options, member), value}
@@ -55,11 +59,14 @@ static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
 	FUSE_OPT_KEY("threads=", 't'), /* not "%u": that takes "4x" for 4 and -1 for 4294967295 */
 	FUSE_OPT_KEY("nbd_timeout=", 'n'),
+	FUSE_OPT_KEY("path-check=", 'p'),
 	FUSE_OPT_KEY("max_waiting=", 'w'),
 	FUSE_OPT_KEY("max_read=", 'r'),
 	FUSE_OPT_KEY("debug", 'd'),
 	FUSE_OPT_KEY("blkdev", 'b'),
 	FUSE_OPT_KEY("blksize=", 'b'),
+	FUSE_OPT_KEY("verity-keys=", 'k'),
+	FUSE_OPT_KEY("on-corruption=", 'x'),
 	FS_OPT("allow_other", allow_other, 1),
 	FUSE_OPT_KEY("--create ", 'c'),
 	FUSE_OPT_KEY("--create=", 'c'),
@@ -82,6 +89,9 @@ static void usage(FILE *to)
 	      "     threads=N    threads that wait for requests\n"
 	      "     max_waiting=N  MiB that the data of waiting writes may take (a quarter of the memory)\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
+	      "     path-check=N   multipath looks every N seconds whether a failed path answers again\n"
+	      "     verity-keys=FILE.pem  whose signatures of verity's root hashes count\n"
+	      "     on-corruption=COMMAND  run when verity finds a corrupted block\n"
 	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
 	      "  STATE           a file that keeps devices and tables until the next time\n"
 	      "  -h, --help\n"
@@ -97,6 +107,17 @@ static int take_number(const char *arg, unsigned most, unsigned *out)
 	if (dm_parse_uint(number, out) && *out >= 1 && *out <= most)
 		return 0;
 	fprintf(stderr, "dmfs: -o %s: a number from 1 to %u\n", arg, most);
+	return -1;
+}
+
+/* The value of NAME=VALUE, for who says what is wrong with it. */
+static int take_value(const char *arg, int (*take)(const char *, GError **))
+{
+	g_autoptr(GError) err = NULL;
+
+	if (!take(strchr(arg, '=') + 1, &err))
+		return 0;
+	fprintf(stderr, "dmfs: -o %s\n", err->message);
 	return -1;
 }
 
@@ -122,6 +143,8 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 		return take_number(arg, MAX_THREADS, &dmfs_options.threads);
 	case 'n':
 		return take_number(arg, MAX_NBD_TIMEOUT, &dmfs_options.nbd_timeout);
+	case 'p':
+		return take_number(arg, MAX_PATH_CHECK, &dm_options.path_check_seconds);
 	case 'w':
 		if (take_number(arg, MAX_WAITING, &mib))
 			return -1;
@@ -140,6 +163,10 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 	case 'd':
 		opts.foreground = 1; /* where else would it be printed to */
 		return 1;
+	case 'k':
+		return take_value(arg, verity_set_keys);
+	case 'x':
+		return take_value(arg, verity_set_on_corruption);
 	case FUSE_OPT_KEY_NONOPT:
 		if (opts.state && opts.mountpoint) {
 			fprintf(stderr, "dmfs: '%s' is one argument too many\n", arg);
@@ -240,6 +267,7 @@ static void prepare_process(void)
 	sigaddset(&end_signals, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &end_signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a write beyond RLIMIT_FSIZE fails, as one on a full disk does */
 	if (!pthread_create(&thread, NULL, wait_for_signal, NULL))
 		pthread_detach(thread);
 }

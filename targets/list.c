@@ -9,9 +9,11 @@
 	T(flakey)          \
 	T(dust)            \
 	T(unstriped)       \
+	T(verity)          \
 	T(switch)          \
 	T(log_writes)      \
 	T(mirror)          \
+	T(multipath)       \
 	T(snapshot_merge)  \
 	T(snapshot_origin) \
 	T(snapshot)        \

@@ -91,7 +91,11 @@ struct dm_hold {
 	struct dm_hold *next, **prev; /* all there are */
 };
 
-/* Open at first.  fail: may be NULL.  end_error: what bios end with when the daemon ends, 0 for -EIO. */
+/*
+ * Open at first.  fail: may be NULL.  end_error: what bios end with when the daemon ends, 0 for -EIO; or
+ * DM_HOLD_GOES_ON: its end changes nothing, for the keeper will send them on by itself.
+ */
+#define DM_HOLD_GOES_ON 1
 void dm_hold_init(struct dm_hold *h, dm_hold_fail_fn fail, int end_error);
 /* There is nothing in it. */
 void dm_hold_destroy(struct dm_hold *h);
@@ -112,6 +116,8 @@ int dm_hold_add(struct dm_hold *h, struct dm_bio *bio);
 void dm_hold_take(struct dm_hold *h, struct dm_bio_list *out);
 void dm_hold_take_if(struct dm_hold *h, bool (*fn)(struct dm_bio *bio, void *data), void *data,
 		     struct dm_bio_list *out);
+/* Takes the one that came first; NULL: it is empty. */
+struct dm_bio *dm_hold_take_first(struct dm_hold *h);
 /* Takes all, and has each leave early. */
 void dm_hold_fail(struct dm_hold *h, int error);
 /* How many there are now. */

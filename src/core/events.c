@@ -94,6 +94,7 @@ static void wake_armed(struct dm_events *c)
 {
 	GList *l;
 
+	dm_assert_locked(&c->lock);
 	while ((l = g_queue_pop_head_link(&c->armed))) {
 		struct dm_event_reader *r = l->data;
 
@@ -120,8 +121,7 @@ static void post(struct dm_mapped *md, const char *line, bool last)
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* A value in which blanks, and what could be taken for the end of a line, are \xHH. */
-static void append_value(GString *out, const char *value)
+void dm_event_value(GString *out, const char *value)
 {
 	for (const unsigned char *p = (const unsigned char *)value; *p; p++) {
 		if (*p <= ' ' || *p == '\\' || *p == 0x7f)
@@ -135,12 +135,13 @@ static void raise_event(struct dm_mapped *md, const char *action, const char *ta
 		  const char *words, bool last)
 {
 	g_autofree char *name = dm_mapped_dup_name(md), *uuid = dm_mapped_dup_uuid(md);
-	g_autoptr(GString) line = g_string_new(NULL);
+	/* At once: growing would leave copies behind, and somebody may have taken a key for a name. */
+	g_autoptr(GString) line = g_string_sized_new(4 * (strlen(name) + strlen(uuid)) + 256);
 
 	g_string_append_printf(line, "ACTION=%s DM_NAME=", action);
-	append_value(line, name);
+	dm_event_value(line, name);
 	g_string_append(line, " DM_UUID=");
-	append_value(line, uuid);
+	dm_event_value(line, uuid);
 	g_string_append_printf(line, " DM_SEQNUM=%lu", atomic_fetch_add(&md->uevent_seq, 1) + 1);
 	if (target)
 		g_string_append_printf(line, " DM_TARGET=%s", target);
@@ -151,6 +152,9 @@ static void raise_event(struct dm_mapped *md, const char *action, const char *ta
 	g_string_append_printf(line, " MAJOR=0 MINOR=%u\n", md->minor);
 	post(NULL, line->str, false);
 	post(md, line->str, last);
+	explicit_bzero(line->str, line->len);
+	explicit_bzero(name, strlen(name));
+	explicit_bzero(uuid, strlen(uuid));
 }
 
 void dm_event_added(struct dm_mapped *md)
@@ -174,7 +178,7 @@ void dm_event_renamed(struct dm_mapped *md, const char *old_name)
 {
 	g_autoptr(GString) words = g_string_new("DM_OLD_NAME=");
 
-	append_value(words, old_name);
+	dm_event_value(words, old_name);
 	count_if_live(md);
 	raise_event(md, "change", NULL, NULL, words->str, false);
 }
@@ -217,6 +221,11 @@ void dm_target_event(struct dm_target *ti, const char *action, const char *words
 
 	atomic_fetch_add(&md->event_nr, 1);
 	raise_event(md, "change", ti->type->name, action, words, false);
+}
+
+void dm_target_uevent(struct dm_target *ti, const char *words)
+{
+	raise_event(ti->table->md, "change", NULL, NULL, words, false);
 }
 
 /* --- readers ------------------------------------------------------------------------------ */

@@ -216,7 +216,7 @@ int dm_hold_add(struct dm_hold *h, struct dm_bio *bio)
 	pthread_mutex_lock(&h->lock);
 	if (!h->closed)
 		error = -EAGAIN;
-	else if (dm_ending())
+	else if (dm_ending() && h->end_error != DM_HOLD_GOES_ON)
 		error = h->end_error;
 	else if (h->limit && h->count >= h->limit)
 		error = -EBUSY;
@@ -241,6 +241,24 @@ void dm_hold_take_if(struct dm_hold *h, bool (*fn)(struct dm_bio *bio, void *dat
 void dm_hold_take(struct dm_hold *h, struct dm_bio_list *out)
 {
 	dm_hold_take_if(h, NULL, NULL, out);
+}
+
+struct dm_bio *dm_hold_take_first(struct dm_hold *h)
+{
+	struct dm_bio *bio = NULL;
+
+	pthread_mutex_lock(&h->lock);
+	while (!bio && h->head) {
+		struct dm_held *held = h->head;
+
+		take_out(held);
+		if (!dm_held_end(held))
+			continue;
+		bio = held->bio;
+		g_free(held);
+	}
+	pthread_mutex_unlock(&h->lock);
+	return bio;
 }
 
 void dm_hold_fail(struct dm_hold *h, int error)
@@ -285,6 +303,8 @@ void dm_end_all_holds(void)
 	for (struct dm_hold *h = all.first; h; h = h->next) {
 		struct failing f = {.hold = h};
 
+		if (h->end_error == DM_HOLD_GOES_ON)
+			continue;
 		dm_bio_list_init(&f.bios);
 		dm_hold_take(h, &f.bios);
 		if (f.bios.head)

@@ -229,6 +229,8 @@ static int no_data_op(struct store *s, struct dm_bio *bio)
 		return 0;
 	if (cut_short(s, end))
 		return -EIO;
+	if (bio->op == DM_PROVISION) /* the file is the user's, who may want it sparse */
+		return 0;
 	return bio->op == DM_DISCARD ? discard(s, bio) : write_zeroes(s, bio);
 }
 
@@ -337,6 +339,18 @@ static int store_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, s
 	return 0;
 }
 
+/* Of the whole file: where its blocks lie in it could only be read. */
+static uint64_t store_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors)
+{
+	struct store *s = to_store(dev);
+	struct statx st;
+
+	if (s->block_device || statx(s->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BLOCKS, &st) < 0 ||
+	    !(st.stx_mask & STATX_BLOCKS))
+		return sectors;
+	return st.stx_blocks;
+}
+
 static void store_limits(struct dm_dev *dev, struct dm_limits *out)
 {
 	struct store *s = to_store(dev);
@@ -372,6 +386,7 @@ static const struct dm_dev_ops store_ops = {
 	.submit = store_submit,
 	.sectors = store_sectors,
 	.extent = store_extent,
+	.provisioned = store_provisioned,
 	.limits = store_limits,
 	.print = store_print,
 	.identity = store_identity,
@@ -450,12 +465,29 @@ static struct fs_share *get_share(const struct shared_file *f)
 	return fs_share_get(f->st_dev, f->block_device, far, f->path);
 }
 
+/* A number from a block device's queue, which a partition shares with its disk; fallback if it is not told. */
+static uint64_t queue_number(dev_t dev, const char *name, uint64_t fallback)
+{
+	for (unsigned up = 0; up < 2; up++) {
+		g_autofree char *path = g_strdup_printf("/sys/dev/block/%u:%u/%squeue/%s", major(dev), minor(dev),
+							up ? "../" : "", name);
+		g_autofree char *text = NULL;
+
+		if (g_file_get_contents(path, &text, NULL, NULL))
+			return g_ascii_strtoull(text, NULL, 10);
+	}
+	return fallback;
+}
+
 static void ask_limits(struct store *s)
 {
+	uint64_t granularity = 4096, discards = 1;
 	int logical = DM_SECTOR_SIZE;
 	unsigned physical = DM_SECTOR_SIZE;
 
 	if (s->block_device) {
+		discards = queue_number(s->file->st_dev, "discard_max_bytes", 1);
+		granularity = queue_number(s->file->st_dev, "discard_granularity", 0);
 		if (ioctl(s->fd, BLKSSZGET, &logical) < 0)
 			logical = DM_SECTOR_SIZE;
 		if (ioctl(s->fd, BLKPBSZGET, &physical) < 0)
@@ -464,8 +496,8 @@ static void ask_limits(struct store *s)
 	s->limits = (struct dm_limits){
 		.logical_block_size = (unsigned)logical,
 		.physical_block_size = physical,
-		.max_discard_sectors = UINT64_MAX,
-		.discard_granularity = s->block_device ? (unsigned)logical : 4096,
+		.max_discard_sectors = discards ? UINT64_MAX : 0, /* the kernel cuts BLKDISCARD itself */
+		.discard_granularity = MAX((unsigned)MIN(granularity, 1u << 31), (unsigned)logical),
 		.discard_zeroes = !s->block_device,
 	};
 }
@@ -585,6 +617,51 @@ int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, en
 	ask_limits(s);
 	dm_block_end();
 	*out = &s->dev;
+	return 0;
+}
+
+/* As much as there is, up to room bytes; or a negative errno. */
+static ssize_t read_whole(int fd, char *buf, size_t room)
+{
+	size_t done = 0;
+
+	while (done < room) {
+		ssize_t n = read(fd, buf + done, room - done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (!n)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+int dm_store_read_file(const struct dm_opener *who, const struct dm_store_path *p, size_t max, GBytes **out,
+		       GError **err)
+{
+	struct shared_file file = {.mode = DM_MODE_READ};
+	g_autofree char *buf = NULL;
+	ssize_t n;
+	int error;
+
+	if (!S_ISREG(p->st.st_mode))
+		return dm_fail(err, EINVAL, "%s is not a regular file", p->path);
+	error = open_fds(who, p, &file);
+	if (error)
+		return dm_fail(err, error, "%s: %s", p->path, g_strerror(error));
+	buf = g_malloc(max + 1);
+	dm_block_begin();
+	n = read_whole(file.fd, buf, max + 1);
+	dm_block_end();
+	close(file.fd);
+	if (n < 0)
+		return dm_fail(err, (int)-n, "%s: %s", p->path, g_strerror((int)-n));
+	if ((size_t)n > max)
+		return dm_fail(err, EFBIG, "%s has more than %zu bytes", p->path, max);
+	*out = g_bytes_new(buf, (gsize)n);
 	return 0;
 }
 

@@ -12,7 +12,7 @@ import pytest
 
 from crypt_combos import stream
 import mounted
-from mounted import SECTOR, Device, pattern, quote
+from mounted import SECTOR, Device, memory, pattern, quote
 
 KEY = "c0ffee0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d"
 RAW = bytes.fromhex(KEY)
@@ -176,25 +176,6 @@ def test_no_dump_and_locked(fs, backing):
     assert os.stat(f"/proc/{fs.pid}/environ").st_uid == 0
 
 
-def memory(pid):
-    """Every readable range of a process: (its name if it is not locked, its bytes)."""
-    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as f:
-        ranges = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) (r.*)(?:.|\n)*?^VmFlags: (.*)$", f.read(), re.M)
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
-        for begin, end, name, flags in ranges:
-            at, end = int(begin, 16), int(end, 16)
-            try:
-                while at < end:
-                    mem.seek(at)
-                    part = mem.read(min(end - at, 1 << 24))
-                    if not part:
-                        break
-                    yield "" if "lo" in flags.split() else f"{begin} {name}", part
-                    at += len(part)
-            except OSError:
-                pass
-
-
 @pytest.mark.root
 @pytest.mark.skipif("address" in mounted.sanitized() or "thread" in mounted.sanitized(),
                     reason="sanitizers map terabytes, keep freed memory, and let none be locked")
@@ -253,24 +234,6 @@ def test_messages(fs, backing):
     dev.message(f"KEY SET {KEY.upper()}")
     dev.resume()
     assert dev.pread(len(data), 0) == data
-
-
-@pytest.fixture
-def keyring():
-    """keyring(NAME, DATA) adds a user key to the session's keyring; removed at the end."""
-    if not shutil.which("keyctl"):
-        pytest.skip("no keyctl (package keyutils)")
-    made = []
-
-    def add(name, data):
-        done = subprocess.run(["keyctl", "padd", "user", name, "@u"], input=data, capture_output=True)
-        if done.returncode:
-            pytest.skip(f"keyctl: {done.stderr.decode().strip()}")
-        made.append(done.stdout.decode().strip())
-
-    yield add
-    for key in made:
-        subprocess.run(["keyctl", "unlink", key, "@u"], capture_output=True, check=False)
 
 
 def test_keyring(keyring, fs, backing):

@@ -4,7 +4,9 @@
 import ctypes
 import fcntl
 import os
+import re
 import shutil
+import signal
 import struct
 import subprocess
 
@@ -192,7 +194,8 @@ def test_iv_tweak_and_size(luks, work):
 # --- in use --------------------------------------------------------------------------------------
 
 def busy(luks, path, *options, match=r"is in use: .*/v writes to it; close that first, or use it beside that one with --shared"):
-    luks.refuse("open", path, "w", *options, match=match, code=5)
+    done = luks.open(path, "w", *options, check=False)
+    assert done.returncode == 5 and re.search(match, done.stderr.decode()), done
 
 
 def test_opened_twice(luks, work, dmfs, tool):
@@ -220,6 +223,20 @@ def test_opened_twice(luks, work, dmfs, tool):
     luks.run("close", "v")
     luks.open(path, "v", "--readonly")      # who only reads is in nobody's way
     luks.run("close", "v")
+
+
+def test_another_dmfs_hangs(luks, work, dmfs):
+    """Its daemon is stopped: what it uses is not known, which is told, and nothing else waits for it."""
+    path, other = os.path.join(work, "v.img"), dmfs()
+    luks.format(path)
+    other.signal(signal.SIGSTOP)
+    try:
+        done = luks.run("open", path, "v", given=b"sesame\n")
+        assert f"{other.mountpoint} does not answer: whether it uses the file is not known" in done.stderr.decode()
+        busy(luks, path)
+        luks.run("close", "v")
+    finally:
+        other.signal(signal.SIGCONT)
 
 
 def side_by_side(luks, images):

@@ -83,7 +83,9 @@ static void some_are_taken_some_fail(void **state)
 	dm_hold_take_if(&h, is_this, &o[2].bio, &out);
 	assert_ptr_equal(dm_bio_list_pop(&out), &o[2].bio);
 	assert_null(out.head);
-	dm_origin_cancel(&o[0].origin); /* the first, then the last, then what is left */
+	assert_ptr_equal(dm_hold_take_first(&h), &o[0].bio);
+	assert_int_equal(dm_hold_add(&h, &o[0].bio), 0);
+	dm_origin_cancel(&o[0].origin); /* the last, then the one before, then what is left */
 	check_ended(&o[0], -EINTR);
 	dm_origin_cancel(&o[3].origin);
 	check_ended(&o[3], -EINTR);
@@ -235,6 +237,13 @@ static void the_end(void **state)
 	assert_int_equal(dm_bio_stop(&o[2].bio), 0);
 	dm_hold_open(&h, &out);
 	assert_int_equal(dm_hold_add(&h, &o[2].bio), -EAGAIN);
+	dm_hold_destroy(&h);
+	dm_hold_init(&h, leave, DM_HOLD_GOES_ON);
+	dm_hold_close(&h);
+	assert_int_equal(dm_hold_add(&h, &o[2].bio), 0);
+	dm_end_all_holds();
+	assert_ptr_equal(dm_hold_take_first(&h), &o[2].bio);
+	assert_null(dm_hold_take_first(&h));
 	dm_hold_destroy(&h);
 }
 

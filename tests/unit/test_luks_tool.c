@@ -7,6 +7,7 @@
 #undef fail /* cmocka's, for the tool's own */
 
 #include "../../tools/common/tree.c"
+#include "../../tools/dmfs-luks/around.c"
 #include "../../tools/dmfs-luks/hash.c"
 #include "../../tools/dmfs-luks/json.c"
 #include "../../tools/dmfs-luks/storage.c"

@@ -220,6 +220,7 @@ int bitlk_open(struct crypt_device *cd, const char *path, const struct options *
 	if (f.volume_bytes / 512 != sectors)
 		g_printerr("%s has %" PRIu64 " sectors, but says its BitLocker volume has %" PRIu64 "\n", path, sectors,
 			   f.volume_bytes / 512);
+	volume_set_place(v, path, 0, sectors * 512);
 	if (!o->readonly && !o->shared)
 		r = place_unused(path, 0, sectors * 512, PLACE_CLOSE_FIRST, err);
 	if (r)

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "around.h"
 #include "hash.h"
 #include "luks.h"
 #include "storage.h"
@@ -359,6 +360,7 @@ int volume_format(const char *file, const struct options *given, GError **err)
 	struct secret pass = {0};
 	int r = settle(type, &o, err);
 
+	around_look(NULL);
 	if (!r)
 		r = target_open(&data, file, err);
 	if (!r && detached)

@@ -64,18 +64,21 @@ static const char *sniff(const char *file, uint8_t *start)
 
 /* --- libcryptsetup's reasons -------------------------------------------------------------------------- */
 
+#define LEAST_SECTORS 8 /* of any header */
+
 static int load_fail(GError **err, int code, const char *file, const char *type, const uint8_t *start)
 {
 	bool luks = g_str_has_prefix(type, "LUKS");
 	const char *what = luks ? "LUKS device" : "BITLK device";
 	g_autofree char *error = volume_message(), *details = volume_details();
+	uint64_t sectors;
 
 	if (luks && !memcmp(start, luks1_reencrypt_magic, 6))
 		return fail(err, EOPNOTSUPP, "%s: a reencryption of LUKS1 is under way: finish it with cryptsetup reencrypt", file);
 	if (error)
 		return fail(err, code, "%s: %s", file, error);
-	if (luks && !memcmp(start, luks_magic, 6) && version_of(start) != 1 && version_of(start) != 2)
-		return fail(err, code, "%s is not a valid LUKS device: it has version %u, not 1 or 2", file, version_of(start));
+	if (!volume_sectors(file, &sectors, NULL) && sectors < LEAST_SECTORS)
+		return fail(err, EINVAL, "%s is too small for any header: it has %" PRIu64 " sectors of 512 bytes", file, sectors);
 	if (details)
 		return fail(err, code, "%s is not a valid %s: %s", file, what, details);
 	if (code != EINVAL)

@@ -28,10 +28,30 @@ static const char *segment(const char *json, const char *member)
 	return json_find(json, (const char *const[]){"segments", "*", member, NULL});
 }
 
+/* Without the blanks between its parts. */
+static char *compact(char *json)
+{
+	bool quoted = false;
+	char *to = json;
+
+	for (char *p = json; json && *p; p++) {
+		if (*p == '"')
+			quoted = !quoted;
+		if (quoted || !g_ascii_isspace(*p))
+			*to++ = *p;
+		if (*p == '\\' && p[1])
+			*to++ = *++p;
+	}
+	if (json)
+		*to = '\0';
+	return json;
+}
+
 /* What the header asks for and dmfs-luks cannot do, by name; NULL: nothing. */
 static char *requirement(struct crypt_device *cd, const char *json)
 {
-	g_autofree char *names = json_text(json_find(json, (const char *const[]){"config", "requirements", "mandatory", NULL}));
+	g_autofree char *names = compact(json_text(json_find(json, (const char *const[]){"config", "requirements", "mandatory",
+											     NULL})));
 	g_autofree char *type = json_text(segment(json, "type"));
 	uint32_t needs = 0;
 
@@ -286,7 +306,8 @@ static int try_token(struct crypt_device *cd, const char *file, const struct opt
 		return 0;
 	if (!o->token_only && o->token_id == CRYPT_ANY_TOKEN)
 		return 0; /* the passphrase will do, without a word */
-	why = token_why_not(cd, o, -r);
+	why = token_why_not(cd, o, k);
+	k->len = k->room;
 	if (o->token_only)
 		return fail(err, -r, "%s: no token gives a key: %s", file, why);
 	g_printerr("%s: %s\n", file, why);
@@ -317,6 +338,7 @@ int luks_open(struct crypt_device *cd, const char *file, const struct options *o
 
 	if (r)
 		return r;
+	volume_set_place(v, file, layout.start * 512, (layout.start + layout.sectors) * 512);
 	k = key_new((size_t)MAX(crypt_get_volume_key_size(cd), 1), err);
 	if (!k)
 		return -ENOMEM;

@@ -7,7 +7,8 @@
  *   volume.c  from a file and its passphrase to table lines: what all kinds share
  *   key.c     the volume's key, which must be proven before it is in a table
  *   header.c  which header it is, and why it cannot be loaded
- *   place.c   where the data must not be (storage.c: what a path stands on)
+ *   place.c   where the data must not be (storage.c: what a path stands on; around.c:
+ *             who else is there)
  *   luks.c    LUKS (json.c: its metadata; token.c: its tokens)
  *   bitlk.c   BitLocker (fve.c: its metadata)
  *   tcrypt.c  TrueCrypt and VeraCrypt (tchead.c: their headers; tcrange.c: where the data is)
@@ -30,7 +31,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "fail.h"
+#include "../common/fail.h"
 
 struct options {
 	char *mount;  /* -m */
@@ -135,6 +136,8 @@ struct volume {
 	char *uuid; /* without dashes; may be empty */
 	GPtrArray *stages; /* struct stage */
 	int claim;	   /* of the file, until the devices are made; or -1 */
+	char *file;
+	uint64_t from, to; /* bytes of it that hold the data */
 };
 
 /* Unlocks a file; name: the device's, which the tables of a cascade need. */
@@ -156,6 +159,8 @@ char *volume_details(void);
 typedef int (*key_fn)(const struct secret *pass, struct key *k, void *data);
 int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, struct key *k,
 			     key_fn also, void *data, GError **err);
+/* The place of its data is that one. */
+void volume_set_place(struct volume *v, const char *file, uint64_t from, uint64_t to);
 /* How long a file or block device is. */
 int volume_sectors(const char *file, uint64_t *sectors, GError **err);
 /* An absolute path as one word of a table line. */
@@ -169,8 +174,8 @@ struct stage *stage_new(struct volume *v, const char *suffix);
 bool token_any(struct crypt_device *cd);
 /* 0 or more: the key's bytes are there, not proven; or a negative errno. */
 int token_key(struct crypt_device *cd, const struct options *o, struct key *k);
-/* What a failure with that errno was about, token by token; g_free(). */
-char *token_why_not(struct crypt_device *cd, const struct options *o, int code);
+/* Why none gives a key, token by token: each is tried, into k; g_free(). */
+char *token_why_not(struct crypt_device *cd, const struct options *o, struct key *k);
 
 /* --- the kinds -------------------------------------------------------------------------------- */
 
@@ -186,9 +191,9 @@ int volume_format(const char *file, const struct options *o, GError **err);
 
 /* --- tree.c ----------------------------------------------------------------------------------- */
 
-/* The mountpoint: -m, $DMFS_MOUNT, or the only dmfs that is mounted. */
+/* The mountpoint to work with: -m, $DMFS_MOUNT, or the only dmfs in sight; NULL: none. */
 char *tree_find(const struct options *o, GError **err);
-int tree_check_name(const char *name, GError **err);
+
 /* Makes the devices of a volume, or none. */
 int tree_open(const char *mount, const char *name, const struct volume *v, bool readonly, GError **err);
 int tree_close(const char *mount, const char *name, GError **err);

@@ -6,20 +6,13 @@
 #include <sys/sysmacros.h>
 
 #include "../common/tree.h"
+#include "around.h"
 #include "storage.h"
 
 #define SECTOR 512
 
-/* A device of a dmfs. */
-struct node {
-	char *root, *name; /* its mount point */
-	dev_t mount;	   /* of which it is, under any name */
-	uint64_t inode;	   /* of its image */
-};
-
 struct walk {
 	GPtrArray *extents;
-	GPtrArray *nodes; /* of every dmfs */
 };
 
 static void extent_free(gpointer p)
@@ -29,15 +22,6 @@ static void extent_free(gpointer p)
 	g_free(e->what);
 	g_free(e->name);
 	g_free(e);
-}
-
-static void node_free(gpointer p)
-{
-	struct node *n = p;
-
-	g_free(n->root);
-	g_free(n->name);
-	g_free(n);
 }
 
 static void use_free(gpointer p)
@@ -165,48 +149,14 @@ GPtrArray *storage_uses(const char *table, const char *deps, uint64_t from, uint
 	return uses;
 }
 
-/* --- every dmfs in sight ------------------------------------------------------------------------ */
+/* --- devices of a dmfs ---------------------------------------------------------------------------- */
 
-static void add_nodes(const char *root, GPtrArray *nodes)
+static const struct node *node_of_image(const struct stat *st)
 {
-	int error;
-	g_autoptr(GPtrArray) names = NULL;
-	struct stat st;
+	const GPtrArray *nodes = around_nodes();
 
-	if (stat(root, &st))
-		return;
-	names = tree_devices(root, &error);
-	for (unsigned i = 0; names && i < names->len; i++) {
-		g_autofree char *image = tree_path(root, names->pdata[i], "image");
-		struct node *n;
-		struct stat is;
-
-		if (stat(image, &is))
-			continue;
-		n = g_new0(struct node, 1);
-		*n = (struct node){g_strdup(root), g_strdup(names->pdata[i]), st.st_dev, is.st_ino};
-		g_ptr_array_add(nodes, n);
-	}
-}
-
-static GPtrArray *all_nodes(void)
-{
-	GPtrArray *nodes = g_ptr_array_new_with_free_func(node_free);
-	g_autofree char *text = NULL;
-	g_autoptr(GPtrArray) mounts = NULL;
-
-	if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
-		return nodes;
-	mounts = tree_list_mounts(text);
-	for (unsigned i = 0; i < mounts->len; i++)
-		add_nodes(mounts->pdata[i], nodes);
-	return nodes;
-}
-
-static const struct node *node_of_image(const struct walk *w, const struct stat *st)
-{
-	for (unsigned i = 0; i < w->nodes->len; i++) {
-		const struct node *n = w->nodes->pdata[i];
+	for (unsigned i = 0; i < nodes->len; i++) {
+		const struct node *n = nodes->pdata[i];
 
 		if (n->mount == st->st_dev && n->inode == st->st_ino)
 			return n;
@@ -217,16 +167,6 @@ static const struct node *node_of_image(const struct walk *w, const struct stat 
 static char *what_of_node(const struct node *n)
 {
 	return g_strdup_printf("dmfs %u:%u %s", major(n->mount), minor(n->mount), n->name);
-}
-
-static GPtrArray *uses_of_node(const struct node *n, uint64_t from, uint64_t to)
-{
-	g_autofree char *table_path = tree_path(n->root, n->name, "table"), *table = NULL;
-	g_autofree char *deps_path = tree_path(n->root, n->name, "deps"), *deps = NULL;
-
-	if (tree_read(table_path, &table) || tree_read(deps_path, &deps))
-		return g_ptr_array_new_with_free_func(use_free);
-	return storage_uses(table, deps, from, to);
 }
 
 /* --- block devices -------------------------------------------------------------------------------- */
@@ -322,8 +262,8 @@ static void walk_word(struct walk *w, const struct node *from_node, const struct
 	} else if (strstr(u->word, "://")) {
 		add_extent(w, g_strdup(u->word), u->word, u->from, u->to);
 	} else {
-		for (unsigned i = 0; i < w->nodes->len; i++) {
-			const struct node *n = w->nodes->pdata[i];
+		for (unsigned i = 0; i < around_nodes()->len; i++) {
+			const struct node *n = around_nodes()->pdata[i];
 
 			if (n->mount == from_node->mount && !strcmp(n->name, u->word)) {
 				walk_node(w, n, u->from, u->to);
@@ -335,7 +275,7 @@ static void walk_word(struct walk *w, const struct node *from_node, const struct
 
 static void walk_uses(struct walk *w, const struct node *n, uint64_t from, uint64_t to)
 {
-	g_autoptr(GPtrArray) uses = uses_of_node(n, from, to);
+	g_autoptr(GPtrArray) uses = storage_uses(n->table, n->deps, from, to);
 
 	for (unsigned i = 0; i < uses->len; i++)
 		walk_word(w, n, uses->pdata[i]);
@@ -374,27 +314,33 @@ static void walk_block(struct walk *w, dev_t dev, uint64_t from, uint64_t to)
 	walk_loop(w, dev, from, to);
 }
 
+static void walk_stat(struct walk *w, const char *name, const struct stat *st, uint64_t from, uint64_t to)
+{
+	const struct node *n = node_of_image(st);
+
+	if (S_ISBLK(st->st_mode))
+		walk_block(w, st->st_rdev, from, to);
+	else if (n)
+		walk_node(w, n, from, to);
+	else
+		add_extent(w, g_strdup_printf("file %u:%u %" G_GUINT64_FORMAT, major(st->st_dev), minor(st->st_dev),
+					      (uint64_t)st->st_ino), name, from, to);
+}
+
 static void walk_path(struct walk *w, const char *path, uint64_t from, uint64_t to)
 {
 	const struct node *n;
 	struct stat st;
 
-	if (stat(path, &st))
-		return;
-	n = node_of_image(w, &st);
-	if (S_ISBLK(st.st_mode))
-		walk_block(w, st.st_rdev, from, to);
-	else if (n)
+	if (around_is_in_dmfs(path, &n) && n)
 		walk_node(w, n, from, to);
-	else
-		add_extent(w, g_strdup_printf("file %u:%u %" G_GUINT64_FORMAT, major(st.st_dev), minor(st.st_dev),
-					      (uint64_t)st.st_ino), path, from, to);
+	else if (!around_is_in_dmfs(path, &n) && !stat(path, &st))
+		walk_stat(w, path, &st, from, to);
 }
 
 GPtrArray *storage_extents(const char *path, uint64_t from, uint64_t to)
 {
-	g_autoptr(GPtrArray) nodes = all_nodes();
-	struct walk w = {g_ptr_array_new_with_free_func(extent_free), nodes};
+	struct walk w = {g_ptr_array_new_with_free_func(extent_free)};
 
 	walk_path(&w, path, from, to);
 	return w.extents;
@@ -426,55 +372,51 @@ static bool is_among(const GPtrArray *extents, const char *what)
 }
 
 /* A device of a dmfs, by its own table: what is further down is the business of those there. */
-static bool node_uses(GPtrArray *nodes, const struct node *n, const GPtrArray *extents)
+static bool node_uses(const struct node *n, const GPtrArray *extents)
 {
-	g_autofree char *what = what_of_node(n), *path = tree_path(n->root, n->name, "readonly"), *readonly = NULL;
+	g_autofree char *what = what_of_node(n);
 	g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(extent_free);
-	struct walk w = {found, nodes};
+	struct walk w = {found};
 
-	if (is_among(extents, what) || (!tree_read(path, &readonly) && *readonly == '1'))
+	if (n->readonly || is_among(extents, what))
 		return false;
 	walk_uses(&w, n, 0, UINT64_MAX);
 	return storage_overlap(found, extents);
 }
 
-static bool loop_uses(GPtrArray *nodes, dev_t dev, const GPtrArray *extents)
+static bool loop_uses(const struct loop_device *l, const GPtrArray *extents)
 {
-	g_autofree char *what = g_strdup_printf("block %u:%u", major(dev), minor(dev));
+	const struct stat st = {.st_mode = l->mode, .st_dev = l->file_dev, .st_rdev = l->file_rdev, .st_ino = l->file_inode};
+	g_autofree char *what = g_strdup_printf("block %u:%u", major(l->dev), minor(l->dev));
 	g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(extent_free);
-	struct walk w = {found, nodes};
+	uint64_t to = l->limit ? add_up(l->offset, l->limit) : UINT64_MAX;
+	struct walk w = {found};
+	const struct node *n;
 
-	if (is_among(extents, what) || sysfs_number(dev, "ro"))
+	if (l->readonly || is_among(extents, what))
 		return false;
-	walk_loop(&w, dev, 0, UINT64_MAX);
+	if (l->mode)
+		walk_stat(&w, l->file, &st, l->offset, to);
+	else if (around_is_in_dmfs(l->file, &n) && n)
+		walk_node(&w, n, l->offset, to);
 	return storage_overlap(found, extents);
-}
-
-static char *other_loop(GPtrArray *nodes, const GPtrArray *extents)
-{
-	g_autoptr(GDir) dir = g_dir_open("/sys/block", 0, NULL);
-	const char *name;
-
-	while (dir && (name = g_dir_read_name(dir))) {
-		g_autofree char *path = g_strdup_printf("/sys/block/%s/dev", name), *text = NULL;
-		dev_t dev;
-
-		if (g_str_has_prefix(name, "loop") && !tree_read(path, &text) && parse_dev(text, &dev) &&
-		    loop_uses(nodes, dev, extents))
-			return g_strconcat("/dev/", name, NULL);
-	}
-	return NULL;
 }
 
 char *storage_other_user(const GPtrArray *extents)
 {
-	g_autoptr(GPtrArray) nodes = all_nodes();
+	const GPtrArray *nodes = around_nodes(), *loops = around_loops();
 
 	for (unsigned i = 0; i < nodes->len; i++) {
 		const struct node *n = nodes->pdata[i];
 
-		if (node_uses(nodes, n, extents))
+		if (node_uses(n, extents))
 			return tree_path(n->root, n->name, NULL);
 	}
-	return other_loop(nodes, extents);
+	for (unsigned i = 0; i < loops->len; i++) {
+		const struct loop_device *l = loops->pdata[i];
+
+		if (loop_uses(l, extents))
+			return g_strconcat("/dev/", l->name, NULL);
+	}
+	return NULL;
 }

@@ -6,7 +6,7 @@
  * It serves to find out whether two things are the same storage, and who else
  * uses it.  What cannot be looked into (another's dmfs, the kernel's own
  * mappings) ends the way down: two ranges that overlap are the same storage,
- * two that do not may still be.
+ * two that do not may still be.  around_look() has been called before.
  */
 #ifndef DMFS_LUKS_STORAGE_H
 #define DMFS_LUKS_STORAGE_H

@@ -258,6 +258,8 @@ int tcrypt_open(struct crypt_device *cd, const char *path, const char *name, con
 	if (!r)
 		r = find_data(&f, path, header, o, &where, &range, err);
 	if (!r)
+		volume_set_place(v, path, range.start * 512, (range.start + range.sectors) * 512);
+	if (!r)
 		r = add_layers(f.h, &range, path, name, o, v, err);
 	crypt_safe_free(f.h);
 	return r;

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "luks.h"
@@ -25,15 +26,20 @@ bool token_any(struct crypt_device *cd)
 	return false;
 }
 
-int token_key(struct crypt_device *cd, const struct options *o, struct key *k)
+static int key_by(struct crypt_device *cd, int id, int slot, struct key *k)
 {
 	struct crypt_keyslot_context *kc = NULL;
-	int r = crypt_keyslot_context_init_by_token(cd, o->token_id, NULL, NULL, 0, NULL, &kc);
+	int r = crypt_keyslot_context_init_by_token(cd, id, NULL, NULL, 0, NULL, &kc);
 
 	if (!r)
-		r = crypt_volume_key_get_by_keyslot_context(cd, o->key_slot, k->bytes, &k->len, kc);
+		r = crypt_volume_key_get_by_keyslot_context(cd, slot, k->bytes, &k->len, kc);
 	crypt_keyslot_context_free(kc);
 	return r;
+}
+
+int token_key(struct crypt_device *cd, const struct options *o, struct key *k)
+{
+	return key_by(cd, o->token_id, o->key_slot, k);
 }
 
 /* --- why not ---------------------------------------------------------------------------------------- */
@@ -50,42 +56,52 @@ static void say_unknown(GString *why, int id, const char *type)
 		g_string_append_printf(why, "token %d (%s) cannot be used by libcryptsetup's plugin %s", id, type, path);
 }
 
+/* As libcryptsetup looks for it. */
+static bool is_in_keyring(const char *description)
+{
+	return syscall(SYS_request_key, "user", description, NULL, 0) >= 0;
+}
+
 static void say_usable(struct crypt_device *cd, GString *why, int id, const char *type, int code)
 {
 	struct crypt_token_params_luks2_keyring keyring = {0};
 
-	g_string_append_printf(why, "token %d (%s) ", id, type ? type : "?");
+	g_string_append_printf(why, "token %d (%s) ", id, type);
 	if (code == ENOANO)
 		g_string_append(why, "needs a PIN, which dmfs-luks has no way to give");
-	else if (code == EPERM)
-		g_string_append(why, "gives a passphrase that opens no key slot");
-	else if (crypt_token_luks2_keyring_get(cd, id, &keyring) >= 0 && keyring.key_description)
+	else if (!strcmp(type, "luks2-keyring") && crypt_token_luks2_keyring_get(cd, id, &keyring) >= 0 &&
+		 !is_in_keyring(keyring.key_description))
 		g_string_append_printf(why, "needs the key '%s', which is in no keyring of this process", keyring.key_description);
+	else if (code == EPERM || code == ENOENT)
+		g_string_append(why, "gives no passphrase, or one that opens no key slot of the volume's");
 	else
 		g_string_append_printf(why, "gives no passphrase: %s", g_strerror(code));
 }
 
-static void say_token(struct crypt_device *cd, GString *why, int id, int code)
+static void say_token(struct crypt_device *cd, const struct options *o, GString *why, int id, struct key *k)
 {
 	const char *type = NULL;
 	crypt_token_info info = crypt_token_status(cd, id, &type);
+	g_autofree char *name = g_strdup(type ? type : "?"); /* the next call may take it away */
 
-	if (info != CRYPT_TOKEN_INACTIVE && info != CRYPT_TOKEN_INVALID && why->len)
+	if (info == CRYPT_TOKEN_INACTIVE || info == CRYPT_TOKEN_INVALID)
+		return;
+	if (why->len)
 		g_string_append(why, "; ");
 	if (is_usable(info))
-		say_usable(cd, why, id, type, code);
-	else if (info == CRYPT_TOKEN_EXTERNAL_UNKNOWN || info == CRYPT_TOKEN_INTERNAL_UNKNOWN)
-		say_unknown(why, id, type);
+		say_usable(cd, why, id, name, -key_by(cd, id, o->key_slot, k));
+	else
+		say_unknown(why, id, name);
 }
 
-char *token_why_not(struct crypt_device *cd, const struct options *o, int code)
+char *token_why_not(struct crypt_device *cd, const struct options *o, struct key *k)
 {
 	int max = crypt_token_max(CRYPT_LUKS2);
 	GString *why = g_string_new(NULL);
 
 	for (int i = 0; i < max; i++)
 		if (o->token_id == CRYPT_ANY_TOKEN || o->token_id == i)
-			say_token(cd, why, i, code);
+			say_token(cd, o, why, i, k);
 	if (!why->len && o->token_id != CRYPT_ANY_TOKEN)
 		g_string_printf(why, "it has no token %d", o->token_id);
 	else if (!why->len)

@@ -134,9 +134,18 @@ void volume_free(struct volume *v)
 	g_ptr_array_unref(v->stages);
 	if (v->claim >= 0)
 		close(v->claim);
+	g_free(v->file);
 	g_free(v->type);
 	g_free(v->uuid);
 	g_free(v);
+}
+
+void volume_set_place(struct volume *v, const char *file, uint64_t from, uint64_t to)
+{
+	g_free(v->file);
+	v->file = g_strdup(file);
+	v->from = from;
+	v->to = to;
 }
 
 char *volume_quoted(const char *path)

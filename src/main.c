@@ -264,6 +264,7 @@ static void prepare_process(void)
 	sigaddset(&end_signals, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &end_signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a write beyond RLIMIT_FSIZE fails, as one on a full disk does */
 	if (!pthread_create(&thread, NULL, wait_for_signal, NULL))
 		pthread_detach(thread);
 }

@@ -75,6 +75,7 @@ static int delay_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->private = d;
 	ti->num_discard_bios = 1;
 	ti->num_write_zeroes_bios = 1;
+	ti->provisions = true;
 	return 0;
 }
 
@@ -153,6 +154,13 @@ static int delay_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors,
 	return dm_dev_extent(d->classes[READ].dev, d->classes[READ].start + sector, sectors, out);
 }
 
+static uint64_t delay_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct delay *d = ti->private;
+
+	return dm_dev_provisioned(d->classes[READ].dev, d->classes[READ].start + sector, sectors);
+}
+
 const struct dm_target_type delay_target = {
 	.name = "delay",
 	.version = {1, 3, 0},
@@ -167,4 +175,5 @@ const struct dm_target_type delay_target = {
 	.status = delay_status,
 	.iterate_devices = delay_iterate_devices,
 	.extent = delay_extent,
+	.provisioned = delay_provisioned,
 };

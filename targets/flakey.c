@@ -218,6 +218,7 @@ static int flakey_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	atomic_init(&f->random, seed);
 	ti->private = f;
 	ti->num_discard_bios = 1;
+	ti->provisions = true;
 	return 0;
 }
 

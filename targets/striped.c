@@ -76,6 +76,7 @@ static int striped_ctr(struct dm_target *ti, int argc, char **argv, GError **err
 	ti->private = s;
 	ti->num_discard_bios = n;
 	ti->num_write_zeroes_bios = n;
+	ti->provisions = true;
 	return 0;
 }
 
@@ -327,6 +328,20 @@ static int striped_extent(struct dm_target *ti, uint64_t sector, uint64_t sector
 	return dm_dev_extent(s->stripes[nr].dev, s->stripes[nr].start + at, sectors, out);
 }
 
+static uint64_t striped_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct striped *s = ti->private;
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < s->n; i++) {
+		uint64_t from = first_on_stripe(s, sector, i), to = first_on_stripe(s, sector + sectors, i);
+
+		if (to > from)
+			sum += dm_dev_provisioned(s->stripes[i].dev, s->stripes[i].start + from, to - from);
+	}
+	return sum;
+}
+
 const struct dm_target_type striped_target = {
 	.name = "striped",
 	.version = {1, 6, 0},
@@ -339,4 +354,5 @@ const struct dm_target_type striped_target = {
 	.iterate_devices = striped_iterate_devices,
 	.io_hints = striped_io_hints,
 	.extent = striped_extent,
+	.provisioned = striped_provisioned,
 };

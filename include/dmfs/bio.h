@@ -31,6 +31,7 @@ enum dm_op {
 	DM_FLUSH,        /* no data, no range: all completed writes become durable */
 	DM_DISCARD,      /* no data: the range's content is not needed any more */
 	DM_WRITE_ZEROES, /* no data: the range reads as zeroes afterwards */
+	DM_PROVISION,    /* no data: later writes to the range find room; what it holds stays */
 	/* Of zones (zone.h): only for devices that have them. */
 	DM_ZONE_APPEND, /* data for a zone's write pointer; sector is the zone's, and at end() where the data went */
 	DM_ZONE_OPEN,   /* no data, these; the range is one zone */
@@ -70,7 +71,7 @@ struct dm_bio {
 	int iovcnt;
 	struct dm_tags tags;
 	struct dm_origin *origin; /* who asked, for who may be dying (hold.h); NULL: nobody who could */
-	unsigned nr; /* map(): which of the target's flush, discard or write-zeroes bios this is */
+	unsigned nr; /* map(): which of the target's flush, discard, write-zeroes or provision bios this is */
 	void (*end)(struct dm_bio *);
 	int error;     /* set before end() */
 	void *private; /* map(), end_io(): the target's per_bio_size bytes; else the owner's */

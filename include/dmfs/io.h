@@ -50,6 +50,7 @@ struct dm_dev_ops {
 	void (*submit)(struct dm_dev *, struct dm_bio *);
 	uint64_t (*sectors)(struct dm_dev *);
 	int (*extent)(struct dm_dev *, uint64_t sector, uint64_t sectors, struct dm_extent *);
+	uint64_t (*provisioned)(struct dm_dev *, uint64_t sector, uint64_t sectors);
 	void (*limits)(struct dm_dev *, struct dm_limits *);
 	int (*report_zones)(struct dm_dev *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 	void (*print)(struct dm_dev *, GString *);
@@ -70,6 +71,11 @@ void dm_dev_put(struct dm_dev *dev);
 uint64_t dm_dev_sectors(struct dm_dev *dev);
 /* Data or hole at a sector; devices that cannot tell say data.  May block on I/O. */
 int dm_dev_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out);
+/*
+ * How many sectors of a range take space, at most: what is known without I/O and without waiting; devices that cannot
+ * tell say all.  0 only if the whole range reads as zeroes.
+ */
+uint64_t dm_dev_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors);
 void dm_dev_limits(struct dm_dev *dev, struct dm_limits *out);
 /* Appends what a table line calls it: a dmfs device's current name, else an absolute path, quoted to load again. */
 void dm_dev_print(struct dm_dev *dev, GString *out);
@@ -113,6 +119,9 @@ int dm_flush_sync(struct dm_dev *dev);
  */
 void dm_block_begin(void);
 void dm_block_end(void);
+/* Between the two this thread must not wait so: a dm_block_begin() is a fault of the program, which ends there.  They nest. */
+void dm_wait_forbid(void);
+void dm_wait_allow(void);
 /* The front end's way to hear of them (outermost calls only); thread-local, may be NULL. */
 void dm_block_set_hooks(void (*begin)(void *), void (*end)(void *), void *context);
 

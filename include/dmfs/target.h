@@ -5,14 +5,22 @@
  * A target is one line of a table.  Its type is a table of functions; the
  * engine calls ctr once, map for every bio, dtr at the end.  What holds when:
  *
- *   ctr, dtr          one thread; no bios; the device may run another table.
+ *   ctr, dtr          one thread; no bios, hooks, messages or status of this table; the device may run another.
  *   map, end_io       any number of threads at once.  map must not wait for
  *                     another bio (dm_io_sync() of its own is fine, and so is
  *                     a short mutex).
  *   presuspend        bios still flow; stop background work from starting anew.
  *   postsuspend       no bio is in flight and none comes.
  *   preresume, resume the same; bios flow once resume has returned.
- *   status, message   any time while the table is loaded, several at once.
+ *   message, commit   while the table is live.  Hooks (presuspend to resume, and its undo) and messages of a device
+ *                     come one at a time, whatever tables it has: none begins before the other has returned.  A
+ *                     suspend lets messages through while it waits for I/O.  May wait.
+ *   status            any time between ctr and dtr, several at once, beside hooks, messages and bios.  Never waits:
+ *                     what it reads is atomic, or under a lock that nobody holds while he waits, or changes only
+ *                     between dm_status_pause() and dm_status_go_on().
+ *   end_waiting       any time while the table is loaded, beside all of these.
+ *
+ * The engine sees to this and asserts it.
  *
  * Errors are negative errnos.  Error texts begin with the target's name.
  */
@@ -89,11 +97,18 @@ struct dm_target_type {
 	 */
 	void (*end_waiting)(struct dm_target *);
 	void (*status)(struct dm_target *, enum dm_status_type, GString *);
+	/*
+	 * Somebody wants to know how things are on the disk: metadata is written now, before status is asked.  As status,
+	 * but it may wait.
+	 */
+	void (*commit)(struct dm_target *);
 	int (*message)(struct dm_target *, int argc, char **argv, GString *reply, GError **);
 	int (*iterate_devices)(struct dm_target *, dm_iterate_fn, void *data);
 	void (*io_hints)(struct dm_target *, struct dm_limits *);
 	/* Data or hole; sector counts from the target's begin.  Absent: all data. */
 	int (*extent)(struct dm_target *, uint64_t sector, uint64_t sectors, struct dm_extent *);
+	/* As dm_dev_provisioned(); sector counts from the target's begin.  Absent: all. */
+	uint64_t (*provisioned)(struct dm_target *, uint64_t sector, uint64_t sectors);
 	/* DM_TARGET_ZONES: dm_target_report_zones() with what sectors are mapped to. */
 	int (*report_zones)(struct dm_target *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 };
@@ -112,6 +127,7 @@ struct dm_target {
 	uint32_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
 	uint32_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */
 	uint32_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
+	bool provisions; /* takes DM_PROVISION, split as writes are, in as many bios as write-zeroes (at least 1); else it does nothing */
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
 	bool secret; /* the arguments hold a key: the table is never stored, a restart needs it again */
@@ -166,7 +182,8 @@ uint64_t dm_mapped_sectors(struct dm_mapped *md);
  * soon: the image's size, an event.
  */
 void dm_target_set_capacity(struct dm_target *ti, uint64_t sectors);
-/* Whether the device is suspended, or being suspended (with noflush). */
+/* Whether the device is suspended, or being suspended (with noflush): bios for it wait. */
+bool dm_mapped_suspending(struct dm_mapped *md);
 bool dm_target_suspending(struct dm_target *ti);
 bool dm_target_noflush(struct dm_target *ti);
 /*
@@ -175,6 +192,14 @@ bool dm_target_noflush(struct dm_target *ti);
  */
 void dm_mapped_quiesce(struct dm_mapped *md);
 void dm_mapped_unquiesce(struct dm_mapped *md);
+
+/*
+ * Around a change of what status() reads with no lock of the target's own, as when one target hands over to another:
+ * between the two neither target's device is asked for its status.  b may be NULL or of the same device.  They do not
+ * nest, and nothing between them waits.  Locks that status() takes are taken after it.
+ */
+void dm_status_pause(struct dm_target *a, struct dm_target *b);
+void dm_status_go_on(struct dm_target *a, struct dm_target *b);
 
 /*
  * A bio that the target has got from map() and not ended: as if map() had returned DM_MAPIO_REQUEUE now.  In a noflush

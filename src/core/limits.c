@@ -2,7 +2,8 @@
 /*
  * What a table's targets and their devices add up to: the limits of the device that runs it.
  *
- * Sizes and alignments are the largest of any.  Tags are all or nothing: a device takes them only if every target
+ * Sizes and alignments are the largest of any.  Discards are taken if all targets take them, and all devices of those that
+ * only pass them on, as in the kernel: so one that is refused has changed nothing.  Tags are all or nothing: a device takes them only if every target
  * passes them on, or takes them itself, and all would take the same.  Zones are of one model and size on all devices
  * of a table, as in the kernel; only a target that makes something else of them may use any.  Host-aware
  * ones under a target that knows nothing of zones are ordinary sectors.
@@ -16,6 +17,7 @@
 struct sum {
 	struct dm_limits limits;
 	bool begun; /* something has been added */
+	bool no_discards; /* of something that takes none */
 };
 
 static void add_sizes(struct dm_limits *sum, const struct dm_limits *one)
@@ -66,6 +68,7 @@ static void add(struct sum *sum, const struct dm_limits *one)
 	struct dm_limits *l = &sum->limits;
 
 	add_sizes(l, one);
+	sum->no_discards |= !one->max_discard_sectors;
 	add_zones(l, one);
 	if (!sum->begun) {
 		l->tag_bytes = one->tag_bytes;
@@ -131,6 +134,8 @@ static struct dm_limits target_limits(struct dm_target *ti)
 		out->max_discard_sectors = 0;
 	else if (ti->discards_supported && !out->max_discard_sectors)
 		out->max_discard_sectors = UINT64_MAX;
+	else if (!ti->discards_supported && sum.no_discards)
+		out->max_discard_sectors = 0;
 	if (!(ti->type->features & DM_TARGET_PASSES_TAGS))
 		no_tags(out);
 	if (!(ti->type->features & DM_TARGET_ZONES))
@@ -251,6 +256,8 @@ int dm_table_limits(struct dm_table *t, GError **err)
 		add(&sum, &one);
 	}
 	t->limits = sum.limits;
+	if (sum.no_discards)
+		t->limits.max_discard_sectors = 0;
 	error = match_zones(t, err);
 	return error ? error : check_alignment(t, err);
 }

@@ -48,8 +48,8 @@ struct io {
 	pthread_mutex_t lock; /* only with several parts */
 	enum phase phase;
 	uint64_t next;   /* first sector no part was made of yet */
-	unsigned target; /* flush, discard, write-zeroes: the next target, and its next bio */
-	unsigned nr;
+	unsigned target; /* of a flush: the next target */
+	unsigned nr;     /* flush and ranges: the target's next bio */
 	unsigned under_way, window;
 	uint64_t appended; /* where in its zone an append's data went */
 	bool single, issuing, merged;
@@ -295,8 +295,11 @@ static struct clone *next_data(struct io *io)
 	return c;
 }
 
+/* How many bios a target wants for a range without data. */
 static unsigned range_bios(const struct dm_target *ti, enum dm_op op)
 {
+	if (op == DM_PROVISION)
+		return ti->provisions ? MAX(ti->num_write_zeroes_bios, 1) : 0;
 	return op == DM_DISCARD ? ti->num_discard_bios : op == DM_WRITE_ZEROES ? ti->num_write_zeroes_bios : 1;
 }
 
@@ -315,10 +318,11 @@ static struct clone *next_range(struct io *io)
 			return NULL;
 		ti = dm_table_find(io->table, io->next);
 		bios = range_bios(ti, bio->op);
-		len = part_len(ti, io->next, left, ti->split_discards || zoned);
-		if (bios || bio->op != DM_DISCARD)
+		len = part_len(ti, io->next, left, ti->split_discards || zoned || (bios && bio->op == DM_PROVISION));
+		if (bios || (bio->op != DM_DISCARD && bio->op != DM_PROVISION))
 			break;
-		io->error = io->error ? io->error : -EOPNOTSUPP;
+		if (bio->op == DM_DISCARD)
+			io->error = io->error ? io->error : -EOPNOTSUPP;
 		io->next += len;
 		left -= len;
 	}
@@ -488,12 +492,14 @@ static int check_bio(struct dm_table *t, struct dm_bio *bio)
 		return -EROFS;
 	if (bio->op == DM_FLUSH)
 		return 0;
+	if (bio->op == DM_DISCARD && !t->limits.max_discard_sectors)
+		return -EOPNOTSUPP;
 	if (__builtin_expect(bio->tags.data != NULL, 0) && check_tags(t, bio))
 		return -EINVAL;
 	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) ||
 	    end > atomic_load_explicit(&t->capacity, memory_order_relaxed))
 		return -EIO;
-	return __builtin_expect(bio->op > DM_WRITE_ZEROES, 0) ? check_zone_op(t, bio) : 0;
+	return __builtin_expect(bio->op > DM_PROVISION, 0) ? check_zone_op(t, bio) : 0;
 }
 
 static void mapped_submit(struct dm_dev *dev, struct dm_bio *bio)
@@ -549,6 +555,17 @@ static int mapped_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, 
 	return error;
 }
 
+static uint64_t mapped_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors)
+{
+	struct dm_table *t = dm_mapped_live(dm_to_mapped(dev));
+	uint64_t n = sectors;
+
+	if (t && sectors <= t->sectors && sector <= t->sectors - sectors)
+		n = dm_table_provisioned(t, sector, sectors);
+	dm_table_unref(t);
+	return n;
+}
+
 static void mapped_limits(struct dm_dev *dev, struct dm_limits *out)
 {
 	struct dm_table *t = dm_mapped_live(dm_to_mapped(dev));
@@ -598,6 +615,7 @@ const struct dm_dev_ops dm_mapped_ops = {
 	.submit = mapped_submit,
 	.sectors = mapped_sectors,
 	.extent = mapped_extent,
+	.provisioned = mapped_provisioned,
 	.limits = mapped_limits,
 	.report_zones = mapped_report_zones,
 	.print = mapped_print,

@@ -7,6 +7,7 @@
  * children of node n are nodes n * CHILDREN and on of the next level.  A node's keys fill
  * one cache line.  Keys past the end of a level are UINT64_MAX.
  */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -102,9 +103,37 @@ static void destroy_target(struct dm_target *ti)
 		ti->type->dtr(ti);
 }
 
+#define DROPPING (1 << 30) /* in refs: somebody waits for the other references */
+
+static pthread_mutex_t drop_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t dropped = PTHREAD_COND_INITIALIZER;
+
+void dm_table_drop(struct dm_table *t)
+{
+	if (!t)
+		return;
+	if (atomic_fetch_or(&t->refs, DROPPING) != 1) {
+		dm_block_begin();
+		pthread_mutex_lock(&drop_lock);
+		while (atomic_load(&t->refs) != (DROPPING | 1))
+			pthread_cond_wait(&dropped, &drop_lock);
+		pthread_mutex_unlock(&drop_lock);
+		dm_block_end();
+	}
+	atomic_store(&t->refs, 1);
+	dm_table_unref(t);
+}
+
 void dm_table_unref(struct dm_table *t)
 {
-	if (!t || atomic_fetch_sub(&t->refs, 1) != 1)
+	int refs = t ? atomic_fetch_sub(&t->refs, 1) : 0;
+
+	if (refs == (DROPPING | 2)) { /* from here on it may be gone */
+		pthread_mutex_lock(&drop_lock);
+		pthread_cond_broadcast(&dropped);
+		pthread_mutex_unlock(&drop_lock);
+	}
+	if (refs != 1)
 		return;
 	for (unsigned i = 0; i < t->n; i++)
 		destroy_target(dm_table_target(t, i));
@@ -269,12 +298,7 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 	return 0;
 }
 
-/*
- * A key in the wrong place is still a key.  Whatever could be one, 16 or more
- * hexadecimal digits that are not just a decimal number, 32 or more in any
- * case, becomes asterisks.
- */
-static void hide_keys(char *text)
+void dm_hide_keys(char *text)
 {
 	while (*text) {
 		size_t len = strspn(text, "0123456789abcdefABCDEF");
@@ -311,7 +335,7 @@ int dm_table_add_line(struct dm_table *t, char *line, GError **err)
 		const struct dm_target_type *type = dm_find_type(w[2]);
 
 		if (!type || type->features & DM_TARGET_TAKES_KEYS)
-			hide_keys((*err)->message);
+			dm_hide_keys((*err)->message);
 	}
 	return error;
 }
@@ -461,6 +485,15 @@ int dm_table_complete(struct dm_table *t, GError **err)
 
 /* --- all targets ------------------------------------------------------------------------- */
 
+static void ask_status(struct dm_target *ti, enum dm_status_type type, GString *out)
+{
+	pthread_rwlock_rdlock(&ti->table->md->shown);
+	dm_wait_forbid();
+	ti->type->status(ti, type, out);
+	dm_wait_allow();
+	pthread_rwlock_unlock(&ti->table->md->shown);
+}
+
 void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
 {
 	for (unsigned i = 0; i < t->n; i++) {
@@ -470,7 +503,7 @@ void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
 		g_string_append_printf(out, "%" PRIu64 " %" PRIu64 " %s ", ti->begin, ti->len, ti->type->name);
 		before = out->len;
 		if (ti->type->status)
-			ti->type->status(ti, type, out);
+			ask_status(ti, type, out);
 		if (out->len == before || out->str[out->len - 1] == ' ')
 			while (out->len && out->str[out->len - 1] == ' ')
 				g_string_truncate(out, out->len - 1);
@@ -478,9 +511,10 @@ void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
 	}
 }
 
-#define EACH_TARGET(name, hook)                                      \
+#define EACH_TARGET(name, hook, rule)                                \
 	void name(struct dm_table *t)                                \
 	{                                                            \
+		assert(rule);                                        \
 		for (unsigned i = 0; i < t->n; i++) {                \
 			struct dm_target *ti = dm_table_target(t, i); \
                                                                      \
@@ -489,14 +523,21 @@ void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
 		}                                                    \
 	}
 
-EACH_TARGET(dm_table_presuspend, presuspend)
-EACH_TARGET(dm_table_presuspend_undo, presuspend_undo)
-EACH_TARGET(dm_table_postsuspend, postsuspend)
-EACH_TARGET(dm_table_resume, resume)
-EACH_TARGET(dm_table_end_waiting, end_waiting)
+/* The gate is closed and was waited on; who comes now counts himself for a moment, finds it closed and goes. */
+static bool is_quiet(struct dm_table *t)
+{
+	return dm_mapped_hooks_locked(t->md) && atomic_load(&t->md->gate.closed);
+}
+
+EACH_TARGET(dm_table_presuspend, presuspend, dm_mapped_hooks_locked(t->md))
+EACH_TARGET(dm_table_presuspend_undo, presuspend_undo, dm_mapped_hooks_locked(t->md))
+EACH_TARGET(dm_table_postsuspend, postsuspend, is_quiet(t))
+EACH_TARGET(dm_table_resume, resume, is_quiet(t))
+EACH_TARGET(dm_table_end_waiting, end_waiting, true)
 
 int dm_table_preresume(struct dm_table *t, GError **err)
 {
+	assert(is_quiet(t));
 	for (unsigned i = 0; i < t->n; i++) {
 		struct dm_target *ti = dm_table_target(t, i);
 		int error = ti->type->preresume ? ti->type->preresume(ti, err) : 0;
@@ -519,4 +560,18 @@ int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struc
 	if (ti->type->extent)
 		return ti->type->extent(ti, offset, out->sectors, out);
 	return 0;
+}
+
+uint64_t dm_table_provisioned(struct dm_table *t, uint64_t sector, uint64_t sectors)
+{
+	uint64_t sum = 0, end = sector + sectors;
+
+	while (sector < end && dm_provisioned_step()) {
+		struct dm_target *ti = dm_table_find(t, sector);
+		uint64_t offset = sector - ti->begin, len = MIN(end - sector, ti->len - offset);
+
+		sum += ti->type->provisioned ? MIN(ti->type->provisioned(ti, offset, len), len) : len;
+		sector += len;
+	}
+	return sum + (end - sector);
 }

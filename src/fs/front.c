@@ -65,30 +65,10 @@ static void resized(struct dm_mapped *md)
 		dmfs_invalidate(ino, -1, 0);
 }
 
-static void get_owner(struct dm_mapped *md, unsigned *mode, unsigned *uid, unsigned *gid)
-{
-	struct dmfs_device *d = dmfs_device_of(md);
-
-	*mode = d->image_mode;
-	*uid = d->uid;
-	*gid = d->gid;
-}
-
-static void set_owner(struct dm_mapped *md, unsigned mode, unsigned uid, unsigned gid)
-{
-	struct dmfs_device *d = dmfs_device_of(md);
-
-	d->image_mode = mode & 0777;
-	d->uid = uid;
-	d->gid = gid;
-}
-
 static const struct dm_front_ops front_ops = {
 	.swapped = swapped,
 	.resized = resized,
 	.freed = dmfs_device_freed,
-	.get_owner = get_owner,
-	.set_owner = set_owner,
 };
 
 void dmfs_nodes_init(void)

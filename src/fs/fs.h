@@ -44,6 +44,8 @@ struct dmfs_file {
 	int (*read_text)(struct dmfs_handle *, GString *);
 	/* A text comes in, of h->writer's; files whose writes act at once.  0 or a negative errno. */
 	int (*write_text)(struct dmfs_handle *, fuse_req_t, char *text, size_t len, GError **);
+	/* A text that only asks, so that `error` goes on to tell of what was done before; NULL: none does. */
+	bool (*asks)(const char *text);
 	bool long_text; /* it may come in several pieces: see text.c */
 	/* A long text that ends so (len > 0) goes on in the next write; NULL: none does. */
 	bool (*unfinished)(const char *text, size_t len);
@@ -72,9 +74,6 @@ struct dmfs_device {
 	struct dm_mapped *md;
 	uint64_t id;
 	uint64_t nlookup; /* of all its inodes; holds a reference to md while not 0; under nodes lock */
-	mode_t image_mode;
-	uid_t uid;
-	gid_t gid;
 	struct timespec created;
 	struct dmfs_image *image; /* image.c's, made at the first open */
 	struct dmfs_closing closing;

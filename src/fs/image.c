@@ -83,17 +83,20 @@ static void drop_pages(struct dmfs_handle *h, uint64_t offset, uint64_t bytes)
 			(off_t)bytes);
 }
 
+static struct dm_wq *drops;
+
+static void make_drops(void)
+{
+	drops = dm_wq_new("invalidate", 64);
+}
+
 static void drop_later(struct dm_work *work, void (*fn)(struct dm_work *))
 {
-	static struct dm_wq *wq;
-	static gsize made;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-	if (g_once_init_enter(&made)) {
-		wq = dm_wq_new("invalidate", 64);
-		g_once_init_leave(&made, 1);
-	}
+	pthread_once(&once, make_drops);
 	*work = (struct dm_work){.fn = fn};
-	dm_wq_queue(wq, work);
+	dm_wq_queue(drops, work);
 }
 
 static void request_done(struct request *r)
@@ -351,37 +354,68 @@ static void image_fsync(fuse_req_t req, struct dmfs_handle *h)
 
 /* --- ranges ------------------------------------------------------------------------------ */
 
+/* Room for later writes, of whole blocks around the range; there is none beyond the end. */
+static int provision(struct dmfs_handle *h, uint64_t *off, uint64_t *len)
+{
+	uint64_t block = image_block(h), end;
+
+	if (__builtin_add_overflow(*off, *len, &end) || end > image_bytes(h))
+		return ENOSPC;
+	*off &= ~(block - 1);
+	*len = ((end + block - 1) & ~(block - 1)) - *off;
+	return 0;
+}
+
 /* As blkdev's fallocate: what reaches past the end is cut off with KEEP_SIZE, refused without. */
-static void image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
+static int whole_blocks(struct dmfs_handle *h, bool keep_size, uint64_t off, uint64_t *len)
 {
 	uint64_t total = image_bytes(h), block = image_block(h);
+
+	if (off >= total || (*len > total - off && !keep_size))
+		return EINVAL;
+	*len = MIN(*len, total - off);
+	return (off | *len) & (block - 1) ? EINVAL : 0;
+}
+
+static bool takes_discards(struct dmfs_handle *h)
+{
+	struct dm_limits limits;
+
+	dm_dev_limits(&h->device->md->dev, &limits);
+	return limits.max_discard_sectors;
+}
+
+/*
+ * A block device takes no mode 0; here it is taken, and KEEP_SIZE alone, as what a target can do for it:
+ * posix_fallocate(3) would write to each 4 KiB.
+ */
+static void image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
+{
+	uint64_t from = (uint64_t)off, bytes = (uint64_t)len;
+	bool keep_size = mode & FALLOC_FL_KEEP_SIZE;
+	enum dm_op op = DM_PROVISION;
 	struct request *r;
-	enum dm_op op;
 	int error = 0;
 
-	if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
-		op = DM_DISCARD;
-	else if (mode == FALLOC_FL_ZERO_RANGE || mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE))
-		op = DM_WRITE_ZEROES;
-	else
-		error = EOPNOTSUPP;
 	if (!(h->flags & (O_WRONLY | O_RDWR)))
 		error = EBADF;
-	if (!error && (off < 0 || len <= 0 || (uint64_t)off >= total))
+	else if ((mode & FALLOC_FL_PUNCH_HOLE) && !takes_discards(h))
+		error = EOPNOTSUPP; /* before the range is looked at: so it can be asked with one beyond the end */
+	else if (off < 0 || len <= 0)
 		error = EINVAL;
-	if (!error && (uint64_t)len > total - (uint64_t)off) {
-		if (mode & FALLOC_FL_KEEP_SIZE)
-			len = (off_t)(total - (uint64_t)off);
-		else
-			error = EINVAL;
-	}
-	if (!error && (((uint64_t)off | (uint64_t)len) & (block - 1)))
-		error = EINVAL;
+	else if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+		op = DM_DISCARD;
+	else if ((mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE)
+		op = DM_WRITE_ZEROES;
+	else if (mode & ~FALLOC_FL_KEEP_SIZE)
+		error = EOPNOTSUPP;
+	if (!error)
+		error = op == DM_PROVISION ? provision(h, &from, &bytes) : whole_blocks(h, keep_size, from, &bytes);
 	if (error) {
 		fuse_reply_err(req, error);
 		return;
 	}
-	r = request_new(req, h, op, (uint64_t)off, (uint64_t)len);
+	r = request_new(req, h, op, from, bytes);
 	if (op == DM_WRITE_ZEROES)
 		r->bio.flags = DM_NOUNMAP;
 	request_submit(r);

@@ -23,9 +23,6 @@ struct dmfs_device *dmfs_device_of(struct dm_mapped *md)
 		d = g_new0(struct dmfs_device, 1);
 		d->md = md;
 		d->id = next_id++;
-		d->image_mode = 0600;
-		d->uid = dmfs_options.uid;
-		d->gid = dmfs_options.gid;
 		pthread_mutex_init(&d->lock, NULL);
 		clock_gettime(CLOCK_REALTIME, &d->created);
 		g_hash_table_insert(devices, &d->id, d);

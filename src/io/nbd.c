@@ -586,7 +586,7 @@ static void remote_submit(struct dm_dev *dev, struct dm_bio *bio)
 		dm_bio_end(bio, 0);
 		return;
 	}
-	if ((bio->op == DM_DISCARD && !s->can_trim) || bio->op > DM_WRITE_ZEROES)
+	if ((bio->op == DM_DISCARD && !s->can_trim) || bio->op > DM_PROVISION)
 		error = -EOPNOTSUPP;
 	else if (dm_op_is_write(bio->op) && !(dev->mode & DM_MODE_WRITE))
 		error = -EROFS;
@@ -595,6 +595,10 @@ static void remote_submit(struct dm_dev *dev, struct dm_bio *bio)
 		error = -EIO;
 	if (error) {
 		dm_bio_end(bio, error);
+		return;
+	}
+	if (bio->op == DM_PROVISION) { /* the protocol has none; and what a server does with its file is its owner's */
+		dm_bio_end(bio, 0);
 		return;
 	}
 	r = g_new0(struct request, 1);

@@ -232,6 +232,8 @@ static int no_data_op(struct store *s, struct dm_bio *bio)
 		return 0;
 	if (cut_short(s, end))
 		return -EIO;
+	if (bio->op == DM_PROVISION) /* the file is the user's, who may want it sparse */
+		return 0;
 	return bio->op == DM_DISCARD ? discard(s, bio) : write_zeroes(s, bio);
 }
 
@@ -319,6 +321,18 @@ static int store_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, s
 	return 0;
 }
 
+/* Of the whole file: where its blocks lie in it could only be read. */
+static uint64_t store_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors)
+{
+	struct store *s = to_store(dev);
+	struct statx st;
+
+	if (s->block_device || statx(s->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BLOCKS, &st) < 0 ||
+	    !(st.stx_mask & STATX_BLOCKS))
+		return sectors;
+	return st.stx_blocks;
+}
+
 static void store_limits(struct dm_dev *dev, struct dm_limits *out)
 {
 	struct store *s = to_store(dev);
@@ -354,6 +368,7 @@ static const struct dm_dev_ops store_ops = {
 	.submit = store_submit,
 	.sectors = store_sectors,
 	.extent = store_extent,
+	.provisioned = store_provisioned,
 	.limits = store_limits,
 	.print = store_print,
 	.identity = store_identity,
@@ -412,12 +427,29 @@ static bool on_memory(int fd)
 	return !fstatfs(fd, &fs) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
+/* A number from a block device's queue, which a partition shares with its disk; fallback if it is not told. */
+static uint64_t queue_number(dev_t dev, const char *name, uint64_t fallback)
+{
+	for (unsigned up = 0; up < 2; up++) {
+		g_autofree char *path = g_strdup_printf("/sys/dev/block/%u:%u/%squeue/%s", major(dev), minor(dev),
+							up ? "../" : "", name);
+		g_autofree char *text = NULL;
+
+		if (g_file_get_contents(path, &text, NULL, NULL))
+			return g_ascii_strtoull(text, NULL, 10);
+	}
+	return fallback;
+}
+
 static void ask_limits(struct store *s)
 {
+	uint64_t granularity = 4096, discards = 1;
 	int logical = DM_SECTOR_SIZE;
 	unsigned physical = DM_SECTOR_SIZE;
 
 	if (s->block_device) {
+		discards = queue_number(s->file->st_dev, "discard_max_bytes", 1);
+		granularity = queue_number(s->file->st_dev, "discard_granularity", 0);
 		if (ioctl(s->fd, BLKSSZGET, &logical) < 0)
 			logical = DM_SECTOR_SIZE;
 		if (ioctl(s->fd, BLKPBSZGET, &physical) < 0)
@@ -426,8 +458,8 @@ static void ask_limits(struct store *s)
 	s->limits = (struct dm_limits){
 		.logical_block_size = (unsigned)logical,
 		.physical_block_size = physical,
-		.max_discard_sectors = UINT64_MAX,
-		.discard_granularity = s->block_device ? (unsigned)logical : 4096,
+		.max_discard_sectors = discards ? UINT64_MAX : 0, /* the kernel cuts BLKDISCARD itself */
+		.discard_granularity = MAX((unsigned)MIN(granularity, 1u << 31), (unsigned)logical),
 		.discard_zeroes = !s->block_device,
 	};
 }

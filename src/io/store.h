@@ -42,6 +42,12 @@ void dm_store_path_clear(struct dm_store_path *p);
 int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode,
 		  struct dm_dev **out, GError **err);
 
+/*
+ * One step of a dm_dev_provisioned(): false when there have been so many that the rest is taken as provisioned.  A table
+ * may have millions of lines, and there may be very many ways from a device down to another.
+ */
+bool dm_provisioned_step(void);
+
 /* The whole of a regular file of at most max bytes, with the opener's credentials.  -EISDIR, -EINVAL, -EFBIG, -EACCES, … */
 int dm_store_read_file(const struct dm_opener *who, const struct dm_store_path *p, size_t max, GBytes **out,
 		       GError **err);

@@ -585,6 +585,16 @@ static void clone_status(struct dm_target *ti, enum dm_status_type type, GString
 		g_string_append_printf(out, " %s", c->args);
 }
 
+static void clone_commit(struct dm_target *ti)
+{
+	struct clone *c = ti->private;
+
+	if (atomic_load(&c->suspended) || !clone_md_dirty(c->md))
+		return;
+	dm_wq_queue(c->wq, &c->commit_work); /* not beside another commit */
+	dm_wq_flush_work(c->wq, &c->commit_work);
+}
+
 static int clone_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err)
 {
 	struct clone *c = ti->private;
@@ -642,6 +652,16 @@ static int clone_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors,
 	return dm_dev_extent(hydrated ? c->dest : c->source, sector, sectors, out);
 }
 
+static uint64_t clone_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct clone *c = ti->private;
+	uint64_t sum = dm_dev_provisioned(c->dest, sector, sectors);
+
+	if (!atomic_load(&c->complete))
+		sum += dm_dev_provisioned(c->source, sector, sectors);
+	return sum;
+}
+
 const struct dm_target_type clone_target = {
 	.name = "clone",
 	.version = {1, 0, 0},
@@ -655,7 +675,9 @@ const struct dm_target_type clone_target = {
 	.preresume = clone_preresume,
 	.resume = clone_resume,
 	.status = clone_status,
+	.commit = clone_commit,
 	.message = clone_message,
 	.iterate_devices = clone_iterate_devices,
 	.extent = clone_extent,
+	.provisioned = clone_provisioned,
 };

@@ -14,8 +14,8 @@
  * with no_read_workqueue, for writes with no_write_workqueue.  A piece is written by the thread that
  * encrypted it, which is what submit_from_crypt_cpus asks for.
  *
- * The key changes only while the device is suspended, when no bio is on its
- * way; so the data path looks at the engine without a lock.
+ * The key changes only by a message while the device is suspended, when no bio is on its way, and no resume comes
+ * before the message is over; so the data path looks at the engine without a lock.
  */
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -60,7 +60,6 @@ struct crypt {
 	char *description; /* of the key in the keyring, or NULL */
 	struct crypt_engine *engine;
 	struct bounce_pool *bounces;
-	GMutex lock; /* messages and status: the description */
 	atomic_bool suspended;
 };
 
@@ -141,7 +140,7 @@ static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError
 
 static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 {
-	struct crypt_key key;
+	struct dm_key key;
 	struct crypt_spec spec;
 	int r = crypt_spec_parse(c->cipher, &spec, err);
 
@@ -149,13 +148,13 @@ static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 		return r;
 	if (spec.ignored)
 		dm_log_warn("crypt: in cipher '%s' '%s' means nothing", c->cipher, spec.ignored);
-	r = crypt_key_read(key_arg, &key, err);
+	r = dm_key_read("crypt", key_arg, &key, err);
 	if (!r)
 		r = crypt_engine_new(&spec, key.size, c->sector_size, c->options & OPT_IV_LARGE, &c->engine, err);
 	if (!r)
 		r = crypt_engine_set_key(c->engine, &key, err);
 	c->description = g_steal_pointer(&key.description);
-	crypt_key_clear(&key);
+	dm_key_clear(&key);
 	return r;
 }
 
@@ -165,7 +164,6 @@ static void crypt_free(struct crypt *c)
 	bounce_pool_free(c->bounces);
 	g_free(c->cipher);
 	g_free(c->description);
-	g_mutex_clear(&c->lock);
 	g_free(c);
 }
 
@@ -194,7 +192,6 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 			       "crypt: %d arguments, <cipher> <key> <iv_offset> <dev path> <offset> are needed", argc);
 	}
 	c = g_new0(struct crypt, 1);
-	g_mutex_init(&c->lock);
 	r = crypt_make(ti, c, argc, argv, err);
 	memset(argv[1], '0', strlen(argv[1])); /* the text of the key was not needed longer than this */
 	dm_burn_stack();
@@ -206,6 +203,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->private = c;
 	ti->secret = c->engine->layout.size && !c->description;
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
+	ti->provisions = true;
 	ti->max_io_sectors = BOUNCE_MAX >> DM_SECTOR_SHIFT;
 	return 0;
 }
@@ -435,39 +433,49 @@ static void crypt_resume(struct dm_target *ti)
 	atomic_store(&c->suspended, false);
 }
 
-/* c->lock held. */
-static int message_set(struct crypt *c, const char *arg, GError **err)
+/* What status shows of the key; takes the description. */
+static void set_description(struct dm_target *ti, char *description)
 {
-	struct crypt_key key;
-	int r = crypt_key_read(arg, &key, err);
+	struct crypt *c = ti->private;
+	char *old;
+
+	dm_status_pause(ti, NULL);
+	old = c->description;
+	c->description = description;
+	dm_status_go_on(ti, NULL);
+	g_free(old);
+}
+
+static int message_set(struct dm_target *ti, const char *arg, GError **err)
+{
+	struct crypt *c = ti->private;
+	struct dm_key key;
+	int r = dm_key_read("crypt", arg, &key, err);
 
 	if (r)
 		return r;
 	r = crypt_engine_set_key(c->engine, &key, err);
-	if (!r) {
-		g_free(c->description);
-		c->description = g_steal_pointer(&key.description);
-	}
-	crypt_key_clear(&key);
+	if (!r)
+		set_description(ti, g_steal_pointer(&key.description));
+	dm_key_clear(&key);
 	return r;
 }
 
-static int key_message(struct crypt *c, int argc, char **argv, GError **err)
+static int key_message(struct dm_target *ti, int argc, char **argv, GError **err)
 {
+	struct crypt *c = ti->private;
 	int r = 0;
 
-	g_mutex_lock(&c->lock);
 	if (!atomic_load(&c->suspended)) {
 		r = dm_fail(err, EINVAL, "crypt: not suspended during key manipulation.");
 	} else if (argc == 3 && !g_ascii_strcasecmp(argv[1], "set")) {
-		r = message_set(c, argv[2], err);
+		r = message_set(ti, argv[2], err);
 	} else if (argc == 2 && !g_ascii_strcasecmp(argv[1], "wipe")) {
 		crypt_engine_wipe_key(c->engine);
-		g_clear_pointer(&c->description, g_free);
+		set_description(ti, NULL);
 	} else {
 		r = dm_fail(err, EINVAL, "crypt: the messages are 'key set KEY' and 'key wipe'");
 	}
-	g_mutex_unlock(&c->lock);
 	return r;
 }
 
@@ -478,7 +486,7 @@ static int crypt_message(struct dm_target *ti, int argc, char **argv, GString *r
 	if (argc < 2 || g_ascii_strcasecmp(argv[0], "key"))
 		r = dm_fail(err, EINVAL, "crypt: unrecognised message received; there are 'key set KEY' and 'key wipe'");
 	else
-		r = key_message(ti->private, argc, argv, err);
+		r = key_message(ti, argc, argv, err);
 	for (int i = 1; i < argc; i++)
 		memset(argv[i], '0', strlen(argv[i]));
 	dm_burn_stack();
@@ -491,7 +499,6 @@ static void print_key(struct crypt *c, GString *out)
 {
 	size_t size = c->engine->layout.size, at = out->len;
 
-	g_mutex_lock(&c->lock);
 	if (c->description) {
 		g_string_append_printf(out, ":%zu:%s", size, c->description);
 	} else if (size) {
@@ -500,7 +507,6 @@ static void print_key(struct crypt *c, GString *out)
 	} else {
 		g_string_append_c(out, '-');
 	}
-	g_mutex_unlock(&c->lock);
 }
 
 static void print_options(struct crypt *c, GString *out)

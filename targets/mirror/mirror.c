@@ -297,6 +297,7 @@ static void mirror_end_waiting(struct dm_target *ti)
 	struct mirror *ms = ti->private;
 
 	release_all(ms, &ms->ending);
+	dm_dirty_log_end_waiting(ms->log);
 }
 
 static void mirror_presuspend(struct dm_target *ti)
@@ -636,6 +637,16 @@ static int mirror_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors
 	return dm_dev_extent(ms->legs[leg].dev, ms->legs[leg].offset + sector, sectors, out);
 }
 
+static uint64_t mirror_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct mirror *ms = ti->private;
+	uint64_t most = 0;
+
+	for (unsigned i = 0; i < ms->nr_legs; i++) /* a leg may have zeroes where another has a hole */
+		most = MAX(most, dm_dev_provisioned(ms->legs[i].dev, ms->legs[i].offset + sector, sectors));
+	return most;
+}
+
 const struct dm_target_type mirror_target = {
 	.name = "mirror",
 	.version = {1, 14, 0},
@@ -655,4 +666,5 @@ const struct dm_target_type mirror_target = {
 	.iterate_devices = mirror_iterate_devices,
 	.io_hints = mirror_io_hints,
 	.extent = mirror_extent,
+	.provisioned = mirror_provisioned,
 };

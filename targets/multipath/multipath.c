@@ -183,7 +183,7 @@ static int path_message(struct multipath *m, void (*action)(struct multipath *, 
 	bool any = false;
 	int error;
 
-	error = dm_get_device(m->ti, name, DM_MODE_READ, &dev, &why);
+	error = dm_find_device(m->ti, name, &dev, &why);
 	if (error)
 		return dm_fail(err, -error, "multipath: message: error getting device '%s': %s", name,
 			       why ? why->message : "");
@@ -195,7 +195,6 @@ static int path_message(struct multipath *m, void (*action)(struct multipath *, 
 		any = true;
 		action(m, path);
 	}
-	dm_put_device(m->ti, dev);
 	return any ? 0 : dm_fail(err, EINVAL, "multipath: '%s' is no path of this device", name);
 }
 

@@ -355,6 +355,15 @@ int thin_md_commit(struct thin_md *md, bool *did)
 	return r;
 }
 
+void thin_md_touch(struct thin_md *md)
+{
+	dm_block_begin();
+	pthread_mutex_lock(&md->change);
+	md->dirty = true;
+	pthread_mutex_unlock(&md->change);
+	dm_block_end();
+}
+
 /* --- opening --- */
 
 static int is_all_zeroes(struct dm_bm *bm, bool *zeroes)
@@ -529,6 +538,8 @@ static int reload_device(struct thin_md *md, struct thin_dev *td)
 		return r;
 	atomic_store(&td->mapped, get_le64(le));
 	atomic_store(&td->snapshotted, get_le32(le + 20));
+	if (td->opens)
+		thin_md_read_top(td);
 	return 0;
 }
 

@@ -142,6 +142,7 @@ static int pool_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		ti->num_discard_bios = 1;
 		ti->discards_supported = true;
 	}
+	ti->provisions = true;
 	return 0;
 }
 
@@ -286,6 +287,17 @@ static void pool_target_resume(struct dm_target *ti)
 	struct pool_target *pt = ti->private;
 
 	pool_resume(pt->pool);
+}
+
+/* As the kernel for a status, it writes though nothing has changed: so a broken metadata device is found. */
+static void pool_target_commit(struct dm_target *ti)
+{
+	struct pool_target *pt = ti->private;
+
+	if (dm_target_suspending(ti) || pool_mode(pt->pool) >= PM_OUT_OF_METADATA_SPACE)
+		return;
+	thin_md_touch(pt->pool->md);
+	pool_commit(pt->pool, NULL);
 }
 
 /* --- messages --- */
@@ -483,6 +495,13 @@ static int pool_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, 
 	return dm_dev_extent(pt->data_dev, sector, sectors, out);
 }
 
+static uint64_t pool_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct pool_target *pt = ti->private;
+
+	return dm_dev_provisioned(pt->data_dev, sector, sectors);
+}
+
 static void pool_io_hints(struct dm_target *ti, struct dm_limits *limits)
 {
 	struct pool_target *pt = ti->private;
@@ -510,8 +529,10 @@ const struct dm_target_type thin_pool_target = {
 	.resume = pool_target_resume,
 	.end_waiting = pool_target_end_waiting,
 	.status = pool_status,
+	.commit = pool_target_commit,
 	.message = pool_message,
 	.iterate_devices = pool_iterate_devices,
 	.io_hints = pool_io_hints,
 	.extent = pool_extent,
+	.provisioned = pool_provisioned,
 };

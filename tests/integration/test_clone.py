@@ -145,6 +145,24 @@ def test_holes_of_the_source_are_not_copied(fs, backing):
     assert os.stat(disks[1]).st_blocks * SECTOR <= 65536
 
 
+def test_blocks_are_both_devices_until_all_is_hydrated(fs, backing):
+    meta, dest, source = backing(8192), backing(SECTORS), backing(SECTORS)
+
+    def blocks(path):
+        return os.stat(path).st_blocks
+
+    dev = fs.mkdir("c", line((meta, dest, source), rest="1 no_hydration"))
+    assert blocks(dev.image) == 0
+    with open(source, "r+b") as f:
+        f.write(os.urandom(100 * SECTOR))
+        os.fsync(f.fileno())
+    assert blocks(dev.image) == blocks(source)
+    dev.pwrite(b"x" * 4096, 2 << 20)
+    assert blocks(dev.image) == blocks(source) + blocks(dest)
+    hydrate(dev)
+    assert blocks(dev.image) == blocks(dest)
+
+
 def test_rubbish_under_a_hole_is_gone(fs, backing):
     disks = (backing(8192), backing(SECTORS, b"r" * SECTORS * SECTOR), backing(SECTORS))
     dev = fs.mkdir("c", line(disks))
@@ -352,6 +370,20 @@ def test_metadata_that_cannot_be_read_back_either_makes_it_fail(fs, disks):
     expected = bytearray(content(disks[2]))
     expected[4096:8192] = b"d" * 4096
     assert dev.pread(len(expected), 0) == bytes(expected), "nothing hydrated is lost, the rest is retried"
+
+
+def test_a_status_that_flushes_commits_what_has_changed(fs, disks):
+    """As the kernel's: what is hydrated is on the disk then, or the metadata is found broken."""
+    meta = fs.mkdir("meta", f"0 8192 linear {disks[0]} 0")
+    dev = fs.mkdir("c", line(("meta", disks[1], disks[2]), rest="1 no_hydration"))
+    dev.pwrite(b"d" * 4096, 4096)
+    assert "1/1024" in dev.message("@flush status")
+    before = content(disks[0])
+    assert dev.message("@flush status") == dev.status() and content(disks[0]) == before
+    meta.load("0 8192 error")
+    assert "1/1024" in dev.message("@flush status"), "nothing has changed"
+    dev.pwrite(b"d" * 4096, 65536)
+    assert dev.message("@flush status") == dev.status() == f"0 {SECTORS} clone Fail\n"
 
 
 def test_a_terabyte_opens_at_once(fs, backing):

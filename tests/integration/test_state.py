@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import resource
 import sqlite3
 import threading
 import time
@@ -84,6 +85,50 @@ def test_devices_come_back(dmfs, state, backing, end):
         os.open(e["ro"].image, os.O_RDWR)
 
 
+@pytest.mark.parametrize("limit", [0, 4096, 16384])
+def test_what_cannot_be_saved_has_not_happened(dmfs, state, backing, limit):
+    """STATE cannot grow any more: every call that changes what is kept fails, and nothing has changed."""
+    d = dmfs(state=state)
+    make_set(d, backing)
+    d.mkdir("dust", f"0 64 dust {backing(64, name='dust-file')} 0 512").message("addbadblock 3")
+    high = d["high"]
+    big = "".join(f"{i * 8} 8 error\n" for i in range(20000)) # of more pages than the file has free
+    calls = {
+        "table": lambda: high.write("table", big),
+        "inactive": lambda: high.write("inactive", big),
+        "clear": lambda: high.write("inactive", ""),
+        "resume": lambda: high.write("suspend", "0\n"),
+        "message": lambda: d["dust"].message("addbadblock 9"),
+        "uuid": lambda: d["lowest"].write("uuid", "another\n"),
+        "readonly": lambda: high.write("readonly", "1\n"),
+        "chmod": lambda: os.chmod(high.image, 0o604),
+        "rename": lambda: os.rename(high.path, d.path("higher")),
+        "mkdir": lambda: d.mkdir("new"),
+        "create": lambda: d.write("control", "create new 99\n"),
+        "rmdir": lambda: high.remove(),
+        "concise": lambda: d.write("concise", "new,,,rw," + big.replace("\n", ",").rstrip(",")),
+    }
+    before = everything(d)
+    suffer = ("table", "inactive", "concise") if limit == 16384 else tuple(calls)
+    resource.prlimit(d.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    for what in suffer:
+        with pytest.raises(OSError):
+            calls[what]()
+        now = everything(d)
+        assert {k: [v[:5], v[6:]] for k, v in now.items()} == {k: [v[:5], v[6:]] for k, v in before.items()}, what
+        assert "9" not in d["dust"].message("listbadblocks")
+    d.kill()
+    d.wait()
+    d.close()
+    d = dmfs(state=state)
+    assert everything(d) == before
+    assert d["dust"].message("listbadblocks") == "3\n"
+    high = d["high"]
+    for what in ("resume", "uuid", "chmod", "rename", "mkdir"): # there is room again
+        calls[what]()
+    assert "higher" in d.devices() and "new" in d.devices()
+
+
 def test_what_is_removed_stays_away(dmfs, state):
     d = dmfs(state=state)
     d.mkdir("a", "0 8 zero")
@@ -115,6 +160,19 @@ def test_a_device_that_cannot_come_back_says_why_and_is_not_lost(dmfs, state, ba
     d = dmfs(state=state)
     assert d["lower"].table() == f"0 64 linear {path} 0\n"
     assert d["high"].table() == "0 64 linear lower 0\n"
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+def test_it_is_the_owners_alone(dmfs, state, umask):
+    """The database holds names, paths and bad blocks; its journal too."""
+    before = os.umask(umask)
+    try:
+        d = dmfs(state=state)
+    finally:
+        os.umask(before)
+    d.mkdir("v", "0 8 zero")
+    assert {name: os.stat(os.path.join(os.path.dirname(state), name)).st_mode & 0o7777
+            for name in os.listdir(os.path.dirname(state))} == {"state": 0o600, "state-journal": 0o600}
 
 
 def test_a_second_daemon_is_refused(dmfs, state):
@@ -204,6 +262,26 @@ def test_hostile_rows_do_no_harm(dmfs, state):
     assert "a/b" not in d.devices() and "uuid" not in d.devices()
     for name in ("loop", "big", "junk"):
         assert d[name].table() == "" and d[name].error()
+
+
+def test_a_hostile_word(dmfs, state):
+    """A word of 100 MB is refused at a limit that is told, and stays out of the log; a megabyte is still looked at."""
+    d = dmfs(state=state)
+    for name in "good", "huge", "large", "name", "uuid":
+        d.mkdir(name, "0 8 zero")
+    d.unmount()
+    with sqlite3.connect(state) as db:
+        db.execute("UPDATE device SET live=? WHERE name='huge'", ["0 8 zero " + "x" * 100_000_000])
+        db.execute("UPDATE device SET live=? WHERE name='large'", ["0 8 zero " + "\\x" * 500_000])
+        db.execute("UPDATE device SET name=? WHERE name='name'", ["n" * 10_000_000])
+        db.execute("UPDATE device SET uuid=? WHERE name='uuid'", ["u" * 10_000_000])
+    db.close()
+    d = dmfs(state=state)
+    assert d.devices() == ["good", "huge", "large"]
+    assert d["huge"].error() == "0: a word of its table has 100000000 bytes, 1048576 are the most\n"
+    assert d["huge"].table() == "" and "zero: " in d["large"].error()
+    assert len(d.read("log")) < 10000
+    assert d["good"].table() == "0 8 zero\n"
 
 
 @pytest.mark.parametrize("rounds", [6])

@@ -91,6 +91,8 @@ static int carry_out(struct memdev *m, struct dm_bio *bio)
 	case DM_WRITE_ZEROES:
 		memset(at, 0, len);
 		break;
+	case DM_PROVISION:
+		return 0;
 	default:
 		return -EOPNOTSUPP;
 	}

@@ -27,12 +27,14 @@ const char *ctl_root(void);
 
 struct dep {
 	char *text;       /* as `deps` prints it, unquoted */
+	char *shown;      /* as a line of output has it */
 	bool mapped;      /* it is a dmfs device, text its name */
 	int major, minor; /* of a dmfs or block device; -1: a file */
 };
 
 struct device {
 	char *name, *uuid, *info;
+	char *shown; /* the name as a line of output has it */
 	unsigned minor, open, targets, events, read_ahead;
 	bool suspended, readonly, live, inactive;
 	GPtrArray *deps; /* of struct dep; use device_deps() */
@@ -46,6 +48,8 @@ void device_free(struct device *d);
 /* What the live table uses; with inactive, the inactive one, which is then the caller's to free. */
 GPtrArray *device_deps(struct device *d);
 GPtrArray *device_inactive_deps(struct device *d);
+/* The status, after targets have written their metadata. */
+int device_flushed_status(const char *name, char **text);
 /* `status` or `deps`, of the inactive table. */
 int device_inactive(const char *name, const char *what, char **text);
 /*

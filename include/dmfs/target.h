@@ -6,9 +6,9 @@
  * engine calls ctr once, map for every bio, dtr at the end.  What holds when:
  *
  *   ctr, dtr          one thread; no bios, hooks, messages or status of this table; the device may run another.
- *   map, end_io       any number of threads at once.  map must not wait for
- *                     another bio (dm_io_sync() of its own is fine, and so is
- *                     a short mutex).
+ *   map, end_io       any number of threads at once.  They wait for nothing but a short lock: what needs I/O of
+ *                     its own, or another bio's end, is handed over (a work queue, hold.h, block_lock.h, later.h),
+ *                     and map returns DM_MAPIO_SUBMITTED.  dm_io_sync() in map is an assertion failure.
  *   presuspend        bios still flow; stop background work from starting anew.
  *   postsuspend       no bio is in flight and none comes.
  *   preresume, resume the same; bios flow once resume has returned.

@@ -69,9 +69,9 @@ struct dm_bio {
 	uint64_t sectors; /* how much; iov holds exactly sectors * 512 bytes for reads and writes */
 	struct iovec *iov;
 	int iovcnt;
+	unsigned nr; /* map(): which of the target's flush, discard, write-zeroes or provision bios this is */
 	struct dm_tags tags;
 	struct dm_origin *origin; /* who asked, for who may be dying (hold.h); NULL: nobody who could */
-	unsigned nr; /* map(): which of the target's flush, discard, write-zeroes or provision bios this is */
 	void (*end)(struct dm_bio *);
 	int error;     /* set before end() */
 	void *private; /* map(), end_io(): the target's per_bio_size bytes; else the owner's */

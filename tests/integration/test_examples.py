@@ -5,6 +5,7 @@ What they show is tested beside their targets.
 """
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -193,6 +194,25 @@ def log_writes_fsck(example, fs):
     fails(example, fs, "log-writes-fsck", "a file", "no such file")
 
 
+def verity_table(example, fs):
+    data, hashes = example.file("the data", 8 * 262144), example.file("the hashes", 8 * 4096)
+    made = subprocess.run([os.path.join(mounted.build_dir(), "dmfs-verity"), "format", data, hashes], cwd=example.dir,
+                          capture_output=True, text=True, timeout=240, check=True).stdout
+    root, salt = (re.search(rf"^{key}:\s*(\S+)", made, re.M).group(1) for key in ("Root hash", "Salt"))
+    example("verity-table", data, hashes, root, salt)
+    assert fs["vroot"].pread(4096, 0) == bytes(4096)
+    fs["vroot"].remove()
+    fails(example, fs, "verity-table", data, "no such file", root, salt)
+
+
+def verity_setup(example, fs):
+    data, hashes = example.file("the data", M, pattern(M)), example.file("the hashes", M)
+    example("verity-setup", data, hashes)
+    assert fs["vroot"].pread(4096, 0) == pattern(8)
+    fs["vroot"].remove()
+    fails(example, fs, "verity-setup", data, "/no such/file")
+
+
 def multipath_nbd(example, fs):
     done = example("multipath-nbd", os.path.join(example.dir, "disk image"), check=False)
     if done.returncode == 77:
@@ -238,7 +258,8 @@ CASES = {
     "switch-volumes": switch_volumes, "thin-pool": thin, "thin-volume": None, "thin-snapshot": None,
     "thin-grow": None, "unstriped-members": unstriped_members, "unstriped-nvme": unstriped_nvme,
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
-    "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "clone-filesystem": clone, "clone-slow": None,
+    "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
+    "verity-setup": verity_setup, "clone-filesystem": clone, "clone-slow": None,
 }
 
 

@@ -122,6 +122,8 @@ int place_claim(const char *file, bool readonly, bool shared, int *claim, GError
 int place_check(const struct place *p, const struct options *o, GError **err);
 /* -EBUSY: a device of a dmfs or a loop device writes there; way_out: what to do about it. */
 int place_unused(const char *file, uint64_t from, uint64_t to, const char *way_out, GError **err);
+/* Tells whose use of it is not known. */
+void place_warn(const char *file);
 
 /* --- volume.c --------------------------------------------------------------------------------- */
 

@@ -37,6 +37,8 @@ static int cmd_open(char **args, const struct options *o, GError **err)
 	if (!r && !o->readonly && !o->shared) {
 		around_look(mount); /* it may have been a while */
 		r = place_unused(v->file, v->from, v->to, PLACE_CLOSE_FIRST, err);
+		if (!r)
+			place_warn(v->file);
 	}
 	if (!r)
 		r = tree_open(mount, args[1], v, o->readonly, err);

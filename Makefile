@@ -68,6 +68,7 @@ fs_src := $(wildcard src/fs/*.c) src/main.c
 tool_names := $(basename $(notdir $(wildcard tools/*.c))) $(filter-out common,$(notdir $(patsubst %/,%,$(wildcard tools/*/))))
 # Packages a tool cannot be built without; it is left out where one is missing.
 tool_pkgs_dmfs-luks := libcryptsetup
+tool_pkgs_dmfs-verity := libcryptsetup
 tool_names := $(foreach t,$(tool_names),$(if $(filter-out $(tool_optional),$(tool_pkgs_$(t))),,$(t)))
 unit_src := $(wildcard tests/unit/test_*.c)
 unit_common := $(filter-out $(unit_src),$(wildcard tests/unit/*.c))

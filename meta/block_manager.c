@@ -440,8 +440,11 @@ static int lock_cached(struct dm_bm *bm, struct dm_block *b, const struct dm_val
 
 	if (b->holders < 0 && !b->ahead && pthread_equal(b->writer, pthread_self()))
 		return -EDEADLK;
-	if (b->holders < 0 || (how != READ && b->holders))
+	if (b->holders < 0 || (how != READ && b->holders)) {
+		if (!dm_may_wait())
+			return -EINPROGRESS;
 		wait_for(b, how != READ);
+	}
 	if (b->gone) {
 		r = b->error ? b->error : -EAGAIN;
 		if (!b->holders && !b->waiters)
@@ -475,6 +478,8 @@ again:
 		r = lock_cached(bm, b, v, how);
 		if (r == -EAGAIN)
 			goto again;
+	} else if (!dm_may_wait()) {
+		r = -EINPROGRESS;
 	} else if (is_beyond(bm, where)) {
 		r = -EIO;
 	} else if (s->blocks >= s->limit && (make_room(bm, s), find(s, where))) {

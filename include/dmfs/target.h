@@ -6,13 +6,13 @@
  * engine calls ctr once, map for every bio, dtr at the end.  What holds when:
  *
  *   ctr, dtr          one thread; no bios, hooks, messages or status of this table; the device may run another.
- *   map, end_io       any number of threads at once.  map must not wait for
- *                     another bio (dm_io_sync() of its own is fine, and so is
- *                     a short mutex).
+ *   map, end_io       any number of threads at once.  They wait for nothing but a short lock: what needs I/O of
+ *                     its own, or another bio's end, is handed over (a work queue, hold.h, block_lock.h, later.h),
+ *                     and map returns DM_MAPIO_SUBMITTED.  dm_io_sync() in map is an assertion failure.
  *   presuspend        bios still flow; stop background work from starting anew.
  *   postsuspend       no bio is in flight and none comes.
  *   preresume, resume the same; bios flow once resume has returned.
- *   message           while the table is live.  Hooks (presuspend to resume, and its undo) and messages of a device
+ *   message, commit   while the table is live.  Hooks (presuspend to resume, and its undo) and messages of a device
  *                     come one at a time, whatever tables it has: none begins before the other has returned.  A
  *                     suspend lets messages through while it waits for I/O.  May wait.
  *   status            any time between ctr and dtr, several at once, beside hooks, messages and bios.  Never waits:
@@ -102,6 +102,11 @@ struct dm_target_type {
 	 */
 	void (*end_waiting)(struct dm_target *);
 	void (*status)(struct dm_target *, enum dm_status_type, GString *);
+	/*
+	 * Somebody wants to know how things are on the disk: metadata is written now, before status is asked.  As status,
+	 * but it may wait.
+	 */
+	void (*commit)(struct dm_target *);
 	int (*message)(struct dm_target *, int argc, char **argv, GString *reply, GError **);
 	int (*iterate_devices)(struct dm_target *, dm_iterate_fn, void *data);
 	void (*io_hints)(struct dm_target *, struct dm_limits *);

@@ -94,6 +94,7 @@ static void wake_armed(struct dm_events *c)
 {
 	GList *l;
 
+	dm_assert_locked(&c->lock);
 	while ((l = g_queue_pop_head_link(&c->armed))) {
 		struct dm_event_reader *r = l->data;
 

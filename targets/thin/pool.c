@@ -100,7 +100,7 @@ static void set_mode_locked(struct thin_pool *pool, enum pool_mode mode)
 		thin_md_set_read_only(pool->md, true);
 	pool_arm_no_space(pool, mode == PM_OUT_OF_DATA_SPACE && !atomic_load(&pool->error_if_no_space));
 	if (mode >= PM_OUT_OF_METADATA_SPACE)
-		pool_fail_retries(pool, -EIO);
+		dm_hold_fail(&pool->retry, -EIO);
 	if (old != mode)
 		mode_changed(pool, mode);
 }
@@ -276,7 +276,7 @@ void pool_end_waiting(struct thin_pool *pool)
 	atomic_store(&pool->ending, true);
 	set_patience(pool, true);
 	pool_arm_no_space(pool, false);
-	pool_fail_retries(pool, -ENOSPC);
+	dm_hold_fail(&pool->retry, -ENOSPC);
 	pthread_mutex_unlock(&pool->mode_lock);
 	pool_fail_parked(pool);
 }
@@ -309,7 +309,8 @@ void pool_unbind(struct thin_pool *pool, struct pool_target *pt)
 void pool_suspend(struct thin_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
-	atomic_store(&pool->stopping, true);
+	if (!atomic_exchange(&pool->stopping, true))
+		dm_hold_close(&pool->parked);
 	while (pool->holders)
 		pthread_cond_wait(&pool->idle, &pool->lock);
 	atomic_store(&pool->suspended, true);
@@ -320,12 +321,18 @@ void pool_suspend(struct thin_pool *pool)
 
 void pool_resume(struct thin_pool *pool)
 {
+	struct dm_bio_list parked;
+
+	dm_bio_list_init(&parked);
 	pthread_mutex_lock(&pool->lock);
 	pool->low_water_triggered = false;
 	atomic_store(&pool->suspended, false);
-	atomic_store(&pool->stopping, false);
+	if (atomic_exchange(&pool->stopping, false))
+		dm_hold_open(&pool->parked, &parked);
 	pthread_mutex_unlock(&pool->lock);
+	pool_defer_all(pool, &parked);
 	pool_retry_all(pool);
+	pool_kick(pool);
 	dm_wq_queue(pool->discard_wq, &pool->discard_work);
 }
 
@@ -353,7 +360,6 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 	atomic_store(&pool->suspended, true);
 	atomic_store(&pool->mode, read_only ? PM_READ_ONLY : PM_WRITE);
 	thin_epoch_init(&pool->epoch);
-	pool_cells_init(pool);
 	pool_queue_init(pool);
 	r = thin_md_open(meta_dev, block_sectors, !read_only, &md_ops, pool, &pool->md, err);
 	if (r) {
@@ -366,12 +372,11 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 
 static void pool_free(struct thin_pool *pool)
 {
-	dm_timer_cancel_sync(&pool->commit_timer);
+	dm_group_commit_settle(pool->commits);
 	if (pool->md && pool_mode(pool) < PM_OUT_OF_METADATA_SPACE)
 		pool_commit(pool, NULL);
 	pool_queue_destroy(pool);
 	thin_md_close(pool->md);
-	pool_cells_destroy(pool);
 	thin_epoch_destroy(&pool->epoch);
 	dm_dev_put(pool->meta_dev);
 	dm_dev_put(pool->data_dev);

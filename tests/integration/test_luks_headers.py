@@ -166,7 +166,7 @@ def test_tokens_that_cannot_be_had(luks, volume):
     done = luks.run("open", path, "v", "--token-id", "0", given=b"sesame\n")
     assert b"needs libcryptsetup's plugin" in done.stderr
     luks.run("close", "v")
-    assert not luks.run("open", path, "v", given=b"sesame\n").stderr
+    assert b"token" not in luks.run("open", path, "v", given=b"sesame\n").stderr
     luks.run("close", "v")
     edit_luks2(path, lambda m: m.update(tokens={}))
     luks.refuse("open", path, "v", "--token-only", match="no token gives a key: it has no tokens$")

@@ -90,11 +90,11 @@ def test_key_files(luks, work, passphrase):
     luks.refuse("open", path, "v", *TCRYPT, *PIM, "-d", paths[0], given=passphrase + b"\n", match="no header", code=2)
 
 
-@pytest.mark.parametrize("spelled", ["SHA512", "SHA-512", "sha_512", "sha512"])
-def test_spellings_of_hashes(luks, work, spelled):
+def test_spellings_of_hashes(luks, work):
     """cryptsetup's, too."""
     path = veracrypt.volume(luks.fs, work, ["aes"], b"sesame", DATA, pim=1)
-    check(luks, path, DATA, *PIM, "--hash", spelled)
+    for spelled in ("SHA512", "SHA-512", "sha_512", "sha512"):
+        check(luks, path, DATA, *PIM, "--hash", spelled)
     for other in ("stribog512", "streebog", "RIPEMD-160", "blake2s-256", "BLAKE2s", "whirlpool", "sha1"):
         luks.refuse("open", path, "v", *TCRYPT, *PIM, "--hash", other, match="no header can be read", code=2)
 

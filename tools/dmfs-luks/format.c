@@ -375,6 +375,7 @@ int volume_format(const char *file, const struct options *given, GError **err)
 		target_undo(&header);
 		target_undo(&data);
 	} else {
+		place_warn(file);
 		r = format_now(type, &data, detached, &o, &pass, err);
 	}
 	secret_clear(&pass);

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "around.h"
 #include "luks.h"
 #include "storage.h"
 
@@ -86,9 +87,17 @@ int place_unused(const char *file, uint64_t from, uint64_t to, const char *way_o
 	g_autoptr(GPtrArray) extents = storage_extents(file, from, to);
 	g_autofree char *user = storage_other_user(extents);
 
-	if (!user)
-		return 0;
-	return fail(err, EBUSY, "%s is in use: %s writes to it; %s", file, user, way_out);
+	if (user)
+		return fail(err, EBUSY, "%s is in use: %s writes to it; %s", file, user, way_out);
+	return 0;
+}
+
+void place_warn(const char *file)
+{
+	g_autofree char *silent = around_silent();
+
+	if (silent)
+		g_printerr("%s: whether it is in use there is not known, as these do not answer: %s\n", file, silent);
 }
 
 /* --- headers --------------------------------------------------------------------------------------- */

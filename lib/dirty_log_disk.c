@@ -24,6 +24,7 @@
 
 #include "dirty_log.h"
 
+#include <dmfs/claim.h>
 #include <dmfs/le.h>
 
 #define MAGIC 0x4d695272u
@@ -262,6 +263,8 @@ static int disk_ctr(struct dm_dirty_log *log, int argc, char **argv, GError **er
 	log->context = d;
 	if (!error)
 		error = dm_get_device(log->ti, argv[0], dm_target_mode(log->ti), &d->dev, err);
+	if (!error)
+		error = dm_claim_device(log->ti, d->dev, dm_target_mode(log->ti), "log device", err);
 	if (!error)
 		error = allocate(log, err);
 	if (!error)

@@ -345,7 +345,7 @@ static uint64_t striped_provisioned(struct dm_target *ti, uint64_t sector, uint6
 const struct dm_target_type striped_target = {
 	.name = "striped",
 	.version = {1, 6, 0},
-	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS | DM_TARGET_STRAIGHT,
 	.ctr = striped_ctr,
 	.dtr = striped_dtr,
 	.map = striped_map,

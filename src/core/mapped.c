@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "claim.h"
 #include "devices.h"
 #include "events.h"
 #include "mapped.h"
@@ -425,8 +426,13 @@ static int resume_locked(struct dm_mapped *md, struct dm_change *c, GError **err
 	dm_gate_assert_closed(&md->gate);
 	dm_mapped_lock_hooks(md, NULL, NULL);
 	error = t ? dm_table_preresume(t, err) : 0;
-	if (!error && c)
-		error = dm_state_change(c, err);
+	if (!error && c) {
+		error = dm_claims_follow(md, t, err);
+		if (!error) {
+			error = dm_state_change(c, err);
+			dm_claims_settle(md, !error);
+		}
+	}
 	if (!error && t)
 		dm_table_resume(t);
 	if (!error) {

@@ -18,6 +18,7 @@
 #include "state.h"
 #include "stats.h"
 
+#include <dmfs/hold.h>
 #include <dmfs/rounding.h>
 
 #define WINDOW 32
@@ -384,6 +385,14 @@ static struct clone *next_flush(struct io *io)
 	return NULL;
 }
 
+/* A range may be a whole disk: between its parts it stops after an error, for a caller who is dying, or for the end. */
+static bool go_on(struct io *io)
+{
+	if (!io->error)
+		io->error = dm_bio_stop_long(io->bio);
+	return !io->error;
+}
+
 /* The next part of any kind; NULL when there is none at the moment.  io->lock held. */
 static struct clone *next_part(struct io *io)
 {
@@ -399,7 +408,10 @@ static struct clone *next_part(struct io *io)
 		io->nr = 0;
 	}
 	if (io->phase == PHASE_DATA) {
-		c = dm_op_has_data(io->bio->op) ? next_data(io) : next_range(io);
+		if (dm_op_has_data(io->bio->op))
+			c = next_data(io);
+		else
+			c = go_on(io) ? next_range(io) : NULL;
 		if (c)
 			return c;
 		io->phase = PHASE_DONE;

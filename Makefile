@@ -26,7 +26,7 @@ B := build$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(FUZZER),-fuzz)
 
 pkgs := fuse3 glib-2.0 libgcrypt sqlite3
 have = $(shell $(PKG_CONFIG) --exists $(1) && echo 1)
-optional := $(foreach p,libnbd liburing libisal libxxhash gnutls libkeyutils,$(if $(call have,$(p)),$(p)))
+optional := $(foreach p,libnbd libisal libxxhash gnutls libkeyutils,$(if $(call have,$(p)),$(p)))
 # what only some of the tools need
 tool_optional := $(foreach p,libcryptsetup blkid,$(if $(call have,$(p)),$(p)))
 # libkeyutils has no .pc file everywhere

@@ -5,7 +5,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 
 build_packages="gcc make pkg-config libc6-dev libfuse3-dev fuse3 libglib2.0-dev libgcrypt20-dev libsqlite3-dev"
 # better with them, but not in every release, or not essential
-build_optional="libnbd-dev liburing-dev libcryptsetup-dev libkeyutils-dev libisal-dev libxxhash-dev libgnutls28-dev libblkid-dev"
+build_optional="libnbd-dev libcryptsetup-dev libkeyutils-dev libisal-dev libxxhash-dev libgnutls28-dev libblkid-dev"
 demo_packages="e2fsprogs mount util-linux"
 demo_optional="fuse2fs"
 test_packages="libcmocka-dev python3 python3-pytest $demo_packages"

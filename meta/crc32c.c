@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* CRC-32C: the processor's instruction where there is one, else eight tables of 256 words. */
+/*
+ * CRC-32C: ISA-L, which works on several streams at once, for what is longer than a few words; the processor's
+ * instruction where there is one; else eight tables of 256 words.
+ */
 #include <dmfs/crc32c.h>
 
 #include <glib.h>
+#include <limits.h>
 #include <string.h>
+#ifdef HAVE_LIBISAL
+#include <isa-l/crc.h>
+#endif
 
 #define POLYNOMIAL 0x82f63b78u /* 0x1edc6f41, bits reversed */
 
@@ -67,6 +74,10 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_sse(uint32_t crc, const
 
 uint32_t dm_crc32c(uint32_t crc, const void *data, size_t len)
 {
+#ifdef HAVE_LIBISAL
+	if (len >= 256 && len <= INT_MAX)
+		return crc32_iscsi((unsigned char *)data, (int)len, crc);
+#endif
 #if defined(__x86_64__)
 	if (__builtin_cpu_supports("sse4.2"))
 		return crc32c_sse(crc, data, len);

@@ -11,6 +11,7 @@
 #include <dmfs/le.h>
 
 #include <dmfs/log.h>
+#include <dmfs/rounding.h>
 
 #include <errno.h>
 #include <string.h>
@@ -427,11 +428,11 @@ static int disk_extend(struct dm_sm *sm, dm_block_t extra)
 {
 	struct sm_disk *smd = to_sm(sm);
 	dm_block_t blocks = smd->root.nr_blocks + extra;
-	uint64_t have = (smd->root.nr_blocks + BITMAP_ENTRIES - 1) / BITMAP_ENTRIES;
+	uint64_t have = dm_div_up(smd->root.nr_blocks, BITMAP_ENTRIES);
 
 	if (blocks < extra || blocks >> 55)
 		return -EINVAL;
-	for (uint64_t i = have; i < (blocks + BITMAP_ENTRIES - 1) / BITMAP_ENTRIES; i++) {
+	for (uint64_t i = have; i < dm_div_up(blocks, BITMAP_ENTRIES); i++) {
 		struct kept_entry *k = &smd->kept[i % KEPT_ENTRIES];
 		struct dm_block *block;
 		int r = put_entry(smd, k);

@@ -15,6 +15,7 @@
 #include <dmfs/le.h>
 
 #include <dmfs/log.h>
+#include <dmfs/rounding.h>
 
 #include <errno.h>
 #include <string.h>
@@ -48,7 +49,7 @@ static struct sm_metadata *to_sm(struct dm_sm *sm)
 
 static unsigned bitmaps_for(dm_block_t blocks)
 {
-	return (blocks + BITMAP_ENTRIES - 1) / BITMAP_ENTRIES;
+	return dm_div_up(blocks, BITMAP_ENTRIES);
 }
 
 static int load_bitmap(struct sm_metadata *smm, unsigned i, struct bitmap **out)

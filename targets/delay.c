@@ -21,6 +21,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 
+#include <dmfs/container_of.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
 
@@ -158,7 +159,7 @@ static uint64_t due_ns(const struct dm_bio *bio)
  */
 static void class_due(struct dm_timer *timer)
 {
-	struct class *c = (struct class *)((char *)timer - offsetof(struct class, timer));
+	struct class *c = container_of(timer, struct class, timer);
 	uint64_t due = 0, now = dm_now_ns();
 	struct dm_bio_list out;
 

@@ -23,6 +23,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 
+#include <dmfs/container_of.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
 
@@ -148,7 +149,7 @@ static bool take_entry(struct log_writes *lw, struct entry **out, uint64_t *sect
 
 static void write_log(struct dm_work *work)
 {
-	struct log_writes *lw = (struct log_writes *)((char *)work - offsetof(struct log_writes, work));
+	struct log_writes *lw = container_of(work, struct log_writes, work);
 	uint64_t sector = 0, number = 0;
 	struct entry *e;
 

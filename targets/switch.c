@@ -27,6 +27,7 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include <dmfs/rounding.h>
 #include <dmfs/rows.h>
 #include <dmfs/target.h>
 
@@ -75,26 +76,21 @@ static uint64_t region_at(const struct switcher *s, uint64_t offset)
 	return s->region_shift >= 0 ? offset >> s->region_shift : offset / s->region_sectors;
 }
 
-static uint64_t div_up(uint64_t n, uint64_t d)
-{
-	return n / d + (n % d != 0);
-}
-
 /* At first region after region goes to path after path. */
 static int make_table(struct switcher *s, uint64_t len, GError **err)
 {
 	uint64_t most = (uint64_t)MAX(sysconf(_SC_PHYS_PAGES), 1) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
 	unsigned path = 0;
 
-	s->region_shift = s->region_sectors & (s->region_sectors - 1) ? -1 : __builtin_ctz(s->region_sectors);
+	s->region_shift = dm_is_pow2(s->region_sectors) ? (int)dm_log2(s->region_sectors) : -1;
 	s->entry_bits = 1;
 	s->index_shift = 6;
 	while (UINT64_C(1) << s->entry_bits < s->n_paths) {
 		s->entry_bits *= 2;
 		s->index_shift--;
 	}
-	s->n_regions = div_up(len, s->region_sectors);
-	s->n_words = div_up(s->n_regions, UINT64_C(1) << s->index_shift);
+	s->n_regions = dm_div_up(len, s->region_sectors);
+	s->n_words = dm_div_up(s->n_regions, UINT64_C(1) << s->index_shift);
 	if (s->n_words > most / sizeof s->words[0])
 		return dm_fail(err, ENOMEM,
 			       "switch: Region table too large: %" PRIu64 " regions of %u bits are more than half of the "
@@ -123,7 +119,7 @@ static int load_chunk(uint64_t key, const void *value, size_t len, void *data)
 	struct switcher *s = data;
 	uint64_t first = key * CHUNK_WORDS, words, last_region;
 
-	if (key >= div_up(s->n_words, CHUNK_WORDS))
+	if (key >= dm_div_up(s->n_words, CHUNK_WORDS))
 		return -EINVAL;
 	words = chunk_words(s, key);
 	if (len != words * sizeof(uint64_t))

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include <dmfs/bio.h>
+#include <dmfs/error.h>
 #include <dmfs/io.h>
 #include <dmfs/log.h>
 
@@ -153,14 +154,6 @@ void dm_mapped_unquiesce(struct dm_mapped *md);
  * already escaped, separated by a blank, or NULL.  Any thread, no locks of the table needed.
  */
 void dm_target_event(struct dm_target *ti, const char *action, const char *words);
-
-/* Called by a target when it wants its device to forget cached data of a range (sectors of the target). */
-void dm_target_invalidate(struct dm_target *ti);
-
-/* Errors: sets *err to the text and returns -code, for `return dm_fail(err, EINVAL, "…", …)`. */
-#define DM_ERROR (dm_error_quark())
-GQuark dm_error_quark(void);
-int dm_fail(GError **err, int code, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
 
 /*
  * Arguments.  Numbers are unsigned decimal, nothing before or after them,

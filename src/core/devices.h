@@ -58,8 +58,12 @@ void dm_mapped_close(struct dm_mapped *md);
 void dm_reserve_names(const char *const *names);
 /* Where the tree is mounted, for names like MOUNTPOINT/NAME, and its st_dev; finds the device an inode belongs to. */
 void dm_set_mountpoint(const char *path, dev_t st_dev, struct dm_mapped *(*find_inode)(ino_t));
-/* Resolves a device name of a table for its opener.  The caller gets a reference. */
-int dm_resolve(const struct dm_opener *who, const char *name, enum dm_mode mode, struct dm_dev **out, GError **err);
+/*
+ * Resolves a device name of a table of self's for its opener.  The caller gets a reference.  -ELOOP: it is self's own
+ * name and no file's.
+ */
+int dm_resolve(const struct dm_opener *who, const struct dm_mapped *self, const char *name, enum dm_mode mode,
+	       struct dm_dev **out, GError **err);
 
 /*
  * For the end of the daemon, before its workers are waited for: what waits for a suspended device fails with EIO, what

@@ -12,6 +12,8 @@
 
 #include "dirty_log.h"
 
+#include <dmfs/rounding.h>
+
 
 /* --- the local part ------------------------------------------------------------- */
 
@@ -32,7 +34,7 @@ static int parse_region_size(struct dm_dirty_log *log, const char *who, const ch
 	uint64_t len = log->ti->len;
 	unsigned size;
 
-	if (!dm_parse_uint(word, &size) || size < 2 || size > len || (size & (size - 1)))
+	if (!dm_parse_uint(word, &size) || size < 2 || size > len || !dm_is_pow2(size))
 		return dm_fail(err, EINVAL,
 			       "%s: invalid region size '%s': a power of two of sectors from 2 up to the target's "
 			       "length %" PRIu64 " would be right", who, word, len);

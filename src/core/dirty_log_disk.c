@@ -29,6 +29,8 @@
 #include "dirty_log.h"
 #include "mapped.h"
 
+#include <dmfs/le.h>
+
 #define MAGIC 0x4d695272u
 #define VERSION 2u
 #define BITMAP_OFFSET 1024u
@@ -49,30 +51,11 @@ struct disk_log {
 
 /* --- the header ---------------------------------------------------------------------- */
 
-static uint32_t get_le32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof v);
-	return GUINT32_FROM_LE(v);
-}
-
-static uint64_t get_le64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof v);
-	return GUINT64_FROM_LE(v);
-}
-
 static void put_header(uint8_t *p, uint64_t regions)
 {
-	uint32_t magic = GUINT32_TO_LE(MAGIC), version = GUINT32_TO_LE(VERSION);
-	uint64_t n = GUINT64_TO_LE(regions);
-
-	memcpy(p, &magic, sizeof magic);
-	memcpy(p + 4, &version, sizeof version);
-	memcpy(p + 8, &n, sizeof n);
+	put_le32(p, MAGIC);
+	put_le32(p + 4, VERSION);
+	put_le64(p + 8, regions);
 }
 
 static bool header_is_new(const uint8_t *p)

@@ -11,6 +11,7 @@
 #include "devices.h"
 #include "events.h"
 
+#include <dmfs/container_of.h>
 #include <dmfs/work.h>
 
 #define KEEP_LINES 4096u /* in a channel */
@@ -205,7 +206,7 @@ void dm_target_event(struct dm_target *ti, const char *action, const char *words
 static void run_wake(struct dm_work *work)
 {
 	struct dm_event_reader *r =
-		(struct dm_event_reader *)((char *)work - offsetof(struct dm_event_reader, work));
+		container_of(work, struct dm_event_reader, work);
 
 	r->wake(r->context);
 }

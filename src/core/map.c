@@ -19,6 +19,8 @@
 #include "state.h"
 #include "stats.h"
 
+#include <dmfs/rounding.h>
+
 #define WINDOW 32
 #define ZERO_SECTORS 2048u /* write-zeroes to a target without them: writes of this many */
 #define ZERO_BYTES 65536u
@@ -224,7 +226,7 @@ static void clone_zeroes(struct clone *c)
 {
 	size_t len = c->sectors << DM_SECTOR_SHIFT;
 
-	c->iovcnt = (int)((len + ZERO_BYTES - 1) / ZERO_BYTES);
+	c->iovcnt = (int)dm_div_up(len, ZERO_BYTES);
 	c->iov = g_new(struct iovec, c->iovcnt);
 	for (int i = 0; i < c->iovcnt; i++, len -= MIN(len, ZERO_BYTES))
 		c->iov[i] = (struct iovec){zero_page, MIN(len, ZERO_BYTES)};

@@ -117,12 +117,6 @@ bool dm_target_noflush(struct dm_target *ti)
 	return dm_target_suspending(ti) && atomic_load(&ti->table->md->noflush);
 }
 
-void dm_target_invalidate(struct dm_target *ti)
-{
-	if (dm_front && dm_front->invalidate)
-		dm_front->invalidate(ti->table->md);
-}
-
 void dm_mapped_set_error(struct dm_mapped *md, const char *text)
 {
 	pthread_mutex_lock(&md->lock);

@@ -60,8 +60,6 @@ struct dm_mapped {
 struct dm_front_ops {
 	/* A table was swapped in: the size and all data may be others. */
 	void (*swapped)(struct dm_mapped *);
-	/* Cached data of the image is stale. */
-	void (*invalidate)(struct dm_mapped *);
 	/* The last reference to it is gone. */
 	void (*freed)(struct dm_mapped *);
 	/* Whose the image is, for the state database. */

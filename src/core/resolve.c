@@ -4,6 +4,9 @@
  * (NAME, 0:MINOR, MOUNTPOINT/NAME, MOUNTPOINT/NAME/image), a path, MAJ:MIN of
  * a block device.
  *
+ * A device cannot stand on itself, so its own name or number in its own table is the file of that name.  A path into
+ * the mount is meant as it is written, and refused later.
+ *
  * A path that leads into our own mount by other ways (a link, `..`, another
  * mount point) is found out by its inode, so that the daemon never opens its
  * own files through the kernel.
@@ -53,16 +56,24 @@ static struct dm_mapped *find_below_mountpoint(const char *name)
 	return dm_find_name(rest);
 }
 
-static struct dm_mapped *find_mapped(const char *name)
+/* md unless it is the device that the table is of; *is_self then becomes true. */
+static struct dm_mapped *another(struct dm_mapped *md, const struct dm_mapped *self, bool *is_self)
 {
-	struct dm_mapped *md = dm_find_name(name);
+	if (!md || md != self)
+		return md;
+	*is_self = true;
+	dm_mapped_unref(md);
+	return NULL;
+}
+
+static struct dm_mapped *find_mapped(const struct dm_mapped *self, const char *name, bool *is_self)
+{
+	struct dm_mapped *md = another(dm_find_name(name), self, is_self);
 	unsigned major_nr, minor_nr;
 
 	if (!md && parse_number(name, &major_nr, &minor_nr) && major_nr == 0)
-		md = dm_find_minor(minor_nr);
-	if (!md)
-		md = find_below_mountpoint(name);
-	return md;
+		md = another(dm_find_minor(minor_nr), self, is_self);
+	return md ? md : find_below_mountpoint(name);
 }
 
 static int resolve_path(const struct dm_opener *who, const char *path, enum dm_mode mode, struct dm_dev **out,
@@ -85,14 +96,60 @@ static int resolve_path(const struct dm_opener *who, const char *path, enum dm_m
 	return error;
 }
 
-int dm_resolve(const struct dm_opener *who, const char *name, enum dm_mode mode, struct dm_dev **out, GError **err)
+/* "MAJ:MIN" of a block device: its node in /dev. */
+static char *block_node(unsigned major_nr, unsigned minor_nr)
 {
-	struct dm_mapped *md = find_mapped(name);
-	const struct dm_store_scheme *scheme;
-	g_autofree char *path = NULL, *canonical = NULL;
+	g_autofree char *link = g_strdup_printf("/sys/dev/block/%u:%u", major_nr, minor_nr);
+	g_autofree char *sys = g_file_read_link(link, NULL);
+	g_autofree char *base = sys ? g_path_get_basename(sys) : NULL;
+	char *node = base ? g_build_filename("/dev", base, NULL) : NULL;
+
+	for (char *p = node; p && (p = strchr(p, '!'));)
+		*p = '/';
+	return node;
+}
+
+/* A name that is no dmfs device's but perhaps that of the device itself: a path, or MAJ:MIN. */
+static int resolve_file(const struct dm_opener *who, const char *name, bool is_self, enum dm_mode mode,
+			struct dm_dev **out, GError **err)
+{
+	g_autofree char *path = dm_opener_absolute(who, name, is_self ? NULL : err), *canonical = NULL, *node = NULL;
 	g_autoptr(GError) path_error = NULL;
 	unsigned major_nr, minor_nr;
-	int error;
+	struct dm_mapped *md;
+	int error = -ENOENT;
+
+	if (path) {
+		canonical = g_canonicalize_filename(path, "/");
+		md = find_below_mountpoint(canonical);
+		if (md) {
+			*out = &md->dev;
+			return 0;
+		}
+		error = resolve_path(who, path, mode, out, &path_error);
+	}
+	if (error == -ENOENT && is_self) {
+		g_autofree char *dir = path ? g_path_get_dirname(path) : g_strdup("the working directory");
+
+		return dm_fail(err, ELOOP, "%s is this very device, and no file in %s: write ./%s for a file", name, dir,
+			       name);
+	}
+	if (path && error == -ENOENT && parse_number(name, &major_nr, &minor_nr)) {
+		node = block_node(major_nr, minor_nr);
+		return node ? resolve_path(who, node, mode, out, err) :
+			      dm_fail(err, ENODEV, "there is no block device %s", name);
+	}
+	if (path_error)
+		g_propagate_error(err, g_steal_pointer(&path_error));
+	return error;
+}
+
+int dm_resolve(const struct dm_opener *who, const struct dm_mapped *self, const char *name, enum dm_mode mode,
+	       struct dm_dev **out, GError **err)
+{
+	bool is_self = false;
+	struct dm_mapped *md = find_mapped(self, name, &is_self);
+	const struct dm_store_scheme *scheme;
 
 	if (md) {
 		*out = &md->dev;
@@ -103,29 +160,5 @@ int dm_resolve(const struct dm_opener *who, const char *name, enum dm_mode mode,
 		return scheme->open(who, name, mode, out, err);
 	if (!*name)
 		return dm_fail(err, ENOENT, "the name of a device is empty");
-	path = dm_opener_absolute(who, name, err);
-	if (!path)
-		return -ENOENT;
-	canonical = g_canonicalize_filename(path, "/");
-	md = find_below_mountpoint(canonical);
-	if (md) {
-		*out = &md->dev;
-		return 0;
-	}
-	error = resolve_path(who, path, mode, out, &path_error);
-	if (error == -ENOENT && parse_number(name, &major_nr, &minor_nr)) {
-		g_autofree char *link = g_strdup_printf("/sys/dev/block/%u:%u", major_nr, minor_nr);
-		g_autofree char *sys = g_file_read_link(link, NULL);
-		g_autofree char *base = sys ? g_path_get_basename(sys) : NULL;
-		g_autofree char *node = base ? g_build_filename("/dev", base, NULL) : NULL;
-
-		if (!node)
-			return dm_fail(err, ENODEV, "there is no block device %s", name);
-		for (char *p = node; (p = strchr(p, '!'));)
-			*p = '/';
-		return resolve_path(who, node, mode, out, err);
-	}
-	if (error)
-		g_propagate_error(err, g_steal_pointer(&path_error));
-	return error;
+	return resolve_file(who, name, is_self, mode, out, err);
 }

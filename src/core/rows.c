@@ -3,9 +3,8 @@
  * A target's own rows (rows.h), in the state database under the table's id;
  * without a state file nothing is kept.
  */
+#include "registry.h"
 #include "table.h"
-
-#include "meta/registry.h"
 
 #include <dmfs/rows.h>
 

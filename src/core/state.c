@@ -4,9 +4,8 @@
 #include <string.h>
 
 #include "devices.h"
+#include "registry.h"
 #include "state.h"
-
-#include "meta/registry.h"
 
 _Thread_local bool dm_print_minors;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Keeping devices in the state database (meta/registry.h), and bringing them
+ * Keeping devices in the state database (registry.h), and bringing them
  * back.
  *
  * A device's row holds its tables as text, in which dmfs devices stand as 0:MINOR, so that renaming

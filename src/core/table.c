@@ -17,6 +17,8 @@
 #include "table.h"
 #include "type.h"
 
+#include <dmfs/rounding.h>
+
 #define KEYS 8 /* a cache line of them */
 #define CHILDREN (KEYS + 1)
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -305,11 +307,6 @@ int dm_table_add_line(struct dm_table *t, char *line, GError **err)
 
 /* --- the index ------------------------------------------------------------------------- */
 
-static unsigned div_up(unsigned n, unsigned d)
-{
-	return n / d + (n % d != 0);
-}
-
 /* The largest key in the subtree of a node. */
 static uint64_t high(const struct dm_table *t, unsigned level, unsigned node)
 {
@@ -320,15 +317,15 @@ static uint64_t high(const struct dm_table *t, unsigned level, unsigned node)
 
 static void build_index(struct dm_table *t)
 {
-	unsigned leaves = div_up(t->n, KEYS), nodes;
+	unsigned leaves = (unsigned)dm_div_up(t->n, KEYS), nodes;
 
 	t->depth = 1;
-	for (nodes = leaves; nodes > 1; nodes = div_up(nodes, CHILDREN))
+	for (nodes = leaves; nodes > 1; nodes = (unsigned)dm_div_up(nodes, CHILDREN))
 		t->depth++;
 	t->levels = g_new(uint64_t *, t->depth);
 	t->level_nodes = g_new(unsigned, t->depth);
 	nodes = leaves;
-	for (unsigned level = t->depth; level-- > 0; nodes = div_up(nodes, CHILDREN)) {
+	for (unsigned level = t->depth; level-- > 0; nodes = (unsigned)dm_div_up(nodes, CHILDREN)) {
 		t->level_nodes[level] = nodes;
 		t->levels[level] = aligned_new((size_t)nodes * KEYS * sizeof(uint64_t));
 	}

@@ -201,7 +201,7 @@ int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, str
 	int error;
 
 	if (!d) {
-		error = dm_resolve(&t->opener, name, mode, &found, err);
+		error = dm_resolve(&t->opener, t->md, name, mode, &found, err);
 		if (error) {
 			g_prefix_error(err, "%s: ", ti->type->name);
 			return error;

@@ -16,7 +16,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -25,7 +24,6 @@
 #define MAX_DRAFT (96u * 1024 * 1024)
 #define MAX_LINE (512u * 1024)
 #define TEXT_ROOM ((size_t)16 * 1024) /* at first; a power of two of pages */
-#define PF_SIGNALED 0x400u
 
 struct text {
 	char *str; /* not terminated */
@@ -227,20 +225,6 @@ static void draft_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 
 /* --- loading -------------------------------------------------------------------------------- */
 
-/* Whether the process that closes is dying by a signal. */
-static bool killed(pid_t pid)
-{
-	g_autofree char *path = g_strdup_printf("/proc/%d/stat", (int)pid);
-	g_autofree char *text = NULL;
-	unsigned flags;
-	char *p;
-
-	if (pid <= 0 || !g_file_get_contents(path, &text, NULL, NULL) || !(p = strrchr(text, ')')))
-		return false;
-	/* ") state ppid pgrp session tty tpgid flags" */
-	return sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & PF_SIGNALED);
-}
-
 static int load(struct dmfs_handle *h, struct draft *d, fuse_req_t req, bool live)
 {
 	g_autoptr(GError) err = NULL;
@@ -275,26 +259,6 @@ static int load(struct dmfs_handle *h, struct draft *d, fuse_req_t req, bool liv
 	return 0;
 }
 
-/*
- * Whether the closing process has the file open by another descriptor still,
- * as a shell has that redirects: it closes one of two before the first byte.
- */
-static bool open_still(struct dmfs_handle *h, pid_t pid)
-{
-	g_autofree char *name = dm_mapped_dup_name(h->device->md), *dir = g_strdup_printf("/proc/%d/fd", (int)pid);
-	g_autofree char *end = g_strdup_printf("/%s/%s", name, h->file->name);
-	g_autoptr(GDir) fds = pid > 0 ? g_dir_open(dir, 0, NULL) : NULL;
-	const char *fd;
-
-	while (fds && (fd = g_dir_read_name(fds))) {
-		g_autofree char *path = g_build_filename(dir, fd, NULL), *target = g_file_read_link(path, NULL);
-
-		if (target && g_str_has_suffix(target, end))
-			return true;
-	}
-	return false;
-}
-
 static void draft_flush(fuse_req_t req, struct dmfs_handle *h)
 {
 	struct draft *d = h->data;
@@ -306,13 +270,13 @@ static void draft_flush(fuse_req_t req, struct dmfs_handle *h)
 		return;
 	}
 	pthread_mutex_lock(&h->lock);
-	if (d->grown && !d->error && killed(fuse_req_ctx(req)->pid))
+	if (d->grown && !d->error && dmfs_writer_killed(req))
 		spoil(h, d, 0, -EINTR, "the writer was killed before it closed the file");
 	if (d->grown && !d->error) {
 		d->grown = false;
 		error = load(h, d, req, live);
 		d->truncated = false;
-	} else if (d->truncated && !live && !d->error && !open_still(h, fuse_req_ctx(req)->pid)) {
+	} else if (d->truncated && !live && !d->error && !dmfs_writer_has_open(req, h)) {
 		d->truncated = false;
 		error = dm_mapped_load(h->device->md, NULL, NULL);
 	}

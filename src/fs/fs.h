@@ -40,9 +40,11 @@ struct dmfs_file {
 	mode_t mode; /* permission bits */
 	/* Makes the text a reader gets. */
 	int (*read_text)(struct dmfs_handle *, GString *);
-	/* A text comes in at an offset; files whose writes act at once. 0 or a negative errno. */
+	/* A text comes in, of h->writer's; files whose writes act at once.  0 or a negative errno. */
 	int (*write_text)(struct dmfs_handle *, fuse_req_t, char *text, size_t len, GError **);
 	bool long_text; /* it may come in several pieces: see text.c */
+	/* A long text that ends so (len > 0) goes on in the next write; NULL: none does. */
+	bool (*unfinished)(const char *text, size_t len);
 	/* Files that do more than that. */
 	void (*open)(fuse_req_t, struct dmfs_handle *, struct fuse_file_info *);
 	void (*read)(fuse_req_t, struct dmfs_handle *, size_t size, off_t off, struct fuse_file_info *);
@@ -85,6 +87,7 @@ struct dmfs_handle {
 	pthread_mutex_t lock;
 	GString *text;    /* what the reader goes on reading */
 	GString *partial; /* what a writer of a long text has written so far */
+	struct dm_opener writer; /* of the text */
 	int refused;      /* the error of its last piece, which was at refused_at */
 	off_t refused_at;
 	void *data;    /* the kind's */
@@ -92,7 +95,7 @@ struct dmfs_handle {
 
 extern const struct dmfs_file *const dmfs_root_files[], *const dmfs_device_files[];
 
-/* node.c */
+/* front.c, opened.c, inode.c, session.c */
 /*
  * Has the kernel forget what it has cached of a file: of bytes from offset on, 0 for all.  Waits for pages that are
  * being read or written, so not from a thread that bios wait for.
@@ -122,6 +125,8 @@ void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t of
 void dmfs_text_free(GString *text);
 void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off);
 void dmfs_text_flush(fuse_req_t req, struct dmfs_handle *h);
+/* The last close: what no FLUSH has taken. */
+void dmfs_text_release(fuse_req_t req, struct dmfs_handle *h);
 /* The opener that a request stands for. */
 struct dm_opener dmfs_opener(fuse_req_t req);
 bool dmfs_interrupted(void *req);
@@ -133,6 +138,12 @@ char *dmfs_strip(char *text);
  * more to take it, and the file is released.
  */
 void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error);
+
+/* writer.c */
+/* Whether the process that closes is dying by a signal. */
+bool dmfs_writer_killed(fuse_req_t req);
+/* Whether it has the file open by another descriptor still, as a shell has that redirects: it closes one of two. */
+bool dmfs_writer_has_open(fuse_req_t req, struct dmfs_handle *h);
 
 /* image.c */
 extern const struct dmfs_file dmfs_image_file;

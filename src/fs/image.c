@@ -22,6 +22,7 @@
 #include "image.h"
 #include "loop.h"
 
+#include <dmfs/container_of.h>
 #include <dmfs/spread.h>
 #include <dmfs/work.h>
 
@@ -104,7 +105,7 @@ static void request_done(struct request *r)
 
 static void request_drop_pages(struct dm_work *work)
 {
-	struct request *r = (struct request *)((char *)work - offsetof(struct request, work));
+	struct request *r = container_of(work, struct request, work);
 
 	drop_pages(r->h, r->bio.sector << DM_SECTOR_SHIFT, r->bio.sectors << DM_SECTOR_SHIFT);
 	request_done(r);
@@ -283,7 +284,7 @@ static void slow_write_done(struct slow_write *w)
 
 static void slow_write_drop_pages(struct dm_work *work)
 {
-	struct slow_write *w = (struct slow_write *)((char *)work - offsetof(struct slow_write, work));
+	struct slow_write *w = container_of(work, struct slow_write, work);
 
 	drop_pages(w->h, w->rmw.offset, w->rmw.len);
 	slow_write_done(w);

@@ -13,12 +13,11 @@
 static int message_write(struct dmfs_handle *h, fuse_req_t req, char *text, size_t len, GError **err)
 {
 	struct dm_mapped *md = h->device->md;
-	struct dm_opener who = dmfs_opener(req);
 	GString *reply = g_string_new(NULL);
 	int error;
 
 	dm_block_begin();
-	error = dm_mapped_message(md, text, &who, reply, err);
+	error = dm_mapped_message(md, text, &h->writer, reply, err);
 	dm_block_end();
 	if (error) /* the last message of this open file has no reply */
 		g_string_truncate(reply, 0);

@@ -1,150 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What is open: files and directories being listed.
+ * Open files.
  *
  * Requests of an open file find everything in its handle; nothing here looks an inode up.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <string.h>
 #include <sys/stat.h>
 
-#include "fs.h"
-#include "loop.h"
 #include "node.h"
-
-/* --- what is open ----------------------------------------------------------------------------- */
-
-/*
- * Open files and directories, to free them at the end: the kernel does not
- * send a RELEASE for what is open when the connection ends.
- */
-static pthread_mutex_t opened_lock = PTHREAD_MUTEX_INITIALIZER;
-static GHashTable *opened; /* handle or listing -> its function to free it */
-
-void dmfs_opened_init(void)
-{
-	opened = g_hash_table_new(NULL, NULL);
-}
-
-static void opened_add(void *p, GDestroyNotify destroy)
-{
-	pthread_mutex_lock(&opened_lock);
-	g_hash_table_insert(opened, p, destroy);
-	pthread_mutex_unlock(&opened_lock);
-}
-
-static void opened_remove(void *p)
-{
-	pthread_mutex_lock(&opened_lock);
-	g_hash_table_remove(opened, p);
-	pthread_mutex_unlock(&opened_lock);
-}
-
-void dmfs_nodes_end(void)
-{
-	GHashTableIter i;
-	gpointer p, destroy;
-
-	g_hash_table_iter_init(&i, opened);
-	while (g_hash_table_iter_next(&i, &p, &destroy)) {
-		g_hash_table_iter_steal(&i);
-		((GDestroyNotify)destroy)(p);
-	}
-}
-
-/* --- directories, to list them ------------------------------------------------------------------ */
-
-/* What an open directory lists: taken at opendir. */
-struct listing {
-	GPtrArray *devices; /* of struct dm_mapped, for the root */
-	const struct dmfs_file *const *files;
-	struct dmfs_device *device;
-};
-
-static void listing_free(void *p)
-{
-	struct listing *l = p;
-
-	g_ptr_array_unref(l->devices);
-	dmfs_device_put(l->device);
-	g_free(l);
-}
-
-void dmfs_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	const struct dmfs_file *file;
-	struct dmfs_device *d;
-	struct listing *l;
-
-	if (!dmfs_inode(ino, &file, &d) || file) {
-		dmfs_device_put(d);
-		fuse_reply_err(req, file ? ENOTDIR : ENOENT);
-		return;
-	}
-	l = g_new0(struct listing, 1);
-	l->device = d;
-	l->files = d ? dmfs_device_files : dmfs_root_files;
-	l->devices = d ? g_ptr_array_new() : dm_list_devices();
-	fi->fh = (uintptr_t)l;
-	opened_add(l, listing_free);
-	if (fuse_reply_open(req, fi)) {
-		opened_remove(l);
-		listing_free(l);
-	}
-}
-
-void dmfs_op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
-{
-	struct listing *l = (struct listing *)(uintptr_t)fi->fh;
-	unsigned files = dmfs_count_files(l->files);
-	g_autofree char *buf = g_malloc(size);
-	size_t used = 0;
-
-	for (uint64_t i = (uint64_t)off; i < 2 + files + l->devices->len; i++) {
-		g_autofree char *dup = NULL;
-		const char *name;
-		struct stat st = {.st_mode = S_IFDIR};
-		size_t n;
-
-		if (i < 2) {
-			name = i ? ".." : ".";
-			st.st_ino = i ? FUSE_ROOT_ID : ino;
-		} else if (i < 2 + files) {
-			name = l->files[i - 2]->name;
-			st.st_mode = S_IFREG;
-			st.st_ino = l->device ? dmfs_ino(l->device, (unsigned)i - 1) : i;
-		} else {
-			struct dm_mapped *md = l->devices->pdata[i - 2 - files];
-			bool removed;
-
-			dm_topology_lock();
-			removed = md->removed;
-			dm_topology_unlock();
-			if (removed)
-				continue;
-			name = dup = dm_mapped_dup_name(md);
-			st.st_ino = dmfs_ino(dmfs_device_of(md), 0);
-		}
-		n = fuse_add_direntry(req, buf + used, size - used, name, &st, (off_t)i + 1);
-		if (n > size - used)
-			break;
-		used += n;
-	}
-	fuse_reply_buf(req, buf, used);
-}
-
-void dmfs_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct listing *l = (struct listing *)(uintptr_t)fi->fh;
-
-	opened_remove(l);
-	listing_free(l);
-	fuse_reply_err(req, 0);
-}
-
-/* --- files ------------------------------------------------------------------------------------ */
 
 static void handle_free(struct dmfs_handle *h)
 {
@@ -178,7 +42,7 @@ static void handle_put(void *p)
 
 static void handle_close(struct dmfs_handle *h)
 {
-	opened_remove(h);
+	dmfs_opened_remove(h);
 	handle_put(h);
 }
 
@@ -204,7 +68,7 @@ void dmfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	atomic_init(&h->refs, 1);
 	pthread_mutex_init(&h->lock, NULL);
 	fi->fh = (uintptr_t)h;
-	opened_add(h, handle_put);
+	dmfs_opened_add(h, handle_put);
 	if (file->open) {
 		file->open(req, h, fi);
 		return;
@@ -220,7 +84,7 @@ void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error)
 		handle_close(h);
 		return;
 	}
-	opened_remove(h);
+	dmfs_opened_remove(h);
 	handle_free(h);
 	fuse_reply_err(req, -error);
 }
@@ -279,7 +143,11 @@ void dmfs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void dmfs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	handle_close(handle_of(fi));
+	struct dmfs_handle *h = handle_of(fi);
+
+	if (h->file->long_text)
+		dmfs_text_release(req, h);
+	handle_close(h);
 	fuse_reply_err(req, 0);
 }
 

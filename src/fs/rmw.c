@@ -15,6 +15,8 @@
 
 #include "image.h"
 
+#include <dmfs/container_of.h>
+
 static void start(struct dmfs_rmw *w);
 
 static bool is_whole(const struct dmfs_rmw *w)
@@ -65,7 +67,7 @@ static void schedule(struct dmfs_image *image)
 
 static void writes_drained(struct dm_gate *gate)
 {
-	struct dmfs_image *image = (struct dmfs_image *)((char *)gate - offsetof(struct dmfs_image, writes));
+	struct dmfs_image *image = container_of(gate, struct dmfs_image, writes);
 	struct dmfs_device *d = image->device;
 
 	/* A write that schedule() starts may be answered at once, and its device gone before schedule() is back. */

@@ -6,7 +6,8 @@
  * A text that is written acts at its write(2).  Long ones come in pieces: stdio
  * and cat write multiples of 4096 bytes until the last piece, and the kernel cuts a large write(2)
  * at the largest request or, if the writer's buffer begins within a page, somewhat less.
- * A file that takes long texts collects such pieces and acts at the first that is none, or at close.
+ * A file that takes long texts collects such pieces, and those whose end says that there is more (a shell writes line
+ * by line), and acts at the first that is none, or at close.
  * If that fails, the writer is told that the pieces before were written; he then tries to write the rest, and that is
  * when he learns the error.
  */
@@ -108,19 +109,19 @@ static int collect(struct dmfs_handle *h, const char *buf, size_t size)
 	return 0;
 }
 
+/* Takes what has been collected, if there is anything; h->lock held, and dropped around it. */
 static int take_partial(struct dmfs_handle *h, fuse_req_t req)
 {
-	GString *text;
+	GString *text = h->partial;
 	int error;
 
-	pthread_mutex_lock(&h->lock);
-	text = h->partial;
 	h->partial = NULL;
-	pthread_mutex_unlock(&h->lock);
 	if (!text)
 		return 0;
+	pthread_mutex_unlock(&h->lock);
 	error = text_take(h, req, text->str, text->len);
 	dmfs_text_free(text);
+	pthread_mutex_lock(&h->lock);
 	return error;
 }
 
@@ -133,26 +134,43 @@ static int refused_again(struct dmfs_handle *h, off_t off)
 	return error;
 }
 
+/* Whether more of a long text will come, by its newest piece and by how all of it ends; size > 0. */
+static bool goes_on(struct dmfs_handle *h, size_t size, const char *all, size_t len)
+{
+	return size % PART == 0 || size > DMFS_MAX_WRITE - PART ||
+	       (h->file->unfinished && h->file->unfinished(all, len));
+}
+
+/* h->lock held, and dropped while the file acts. */
+static int write_piece(struct dmfs_handle *h, fuse_req_t req, const char *buf, size_t size, off_t off)
+{
+	int error = refused_again(h, off);
+
+	if (error)
+		return error;
+	h->writer = dmfs_opener(req);
+	if (h->file->long_text && (h->partial || goes_on(h, size, buf, size))) {
+		error = collect(h, buf, size);
+		if (error || goes_on(h, size, h->partial->str, h->partial->len))
+			return error;
+		error = take_partial(h, req);
+		h->refused = error;
+		h->refused_at = off;
+		return error;
+	}
+	pthread_mutex_unlock(&h->lock);
+	error = text_take(h, req, buf, size);
+	pthread_mutex_lock(&h->lock);
+	return error;
+}
+
 void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off)
 {
-	bool part = h->file->long_text && (size % PART == 0 || size > DMFS_MAX_WRITE - PART), more;
 	int error;
 
 	pthread_mutex_lock(&h->lock);
-	error = refused_again(h, off);
-	more = h->partial;
-	if (!error && (part || more))
-		error = collect(h, buf, size);
+	error = write_piece(h, req, buf, size, off);
 	pthread_mutex_unlock(&h->lock);
-	if (!error && !part) {
-		error = more ? take_partial(h, req) : text_take(h, req, buf, size);
-		if (error && more) {
-			pthread_mutex_lock(&h->lock);
-			h->refused = error;
-			h->refused_at = off;
-			pthread_mutex_unlock(&h->lock);
-		}
-	}
 	explicit_bzero((char *)buf, size); /* the request's buffer is this thread's */
 	if (error)
 		fuse_reply_err(req, -error);
@@ -160,7 +178,28 @@ void dmfs_text_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, siz
 		fuse_reply_write(req, size);
 }
 
+/* A writer that is killed has not written all; one that has the file open still may go on. */
+static int text_close(struct dmfs_handle *h, fuse_req_t req, bool last)
+{
+	int error = 0;
+
+	pthread_mutex_lock(&h->lock);
+	if (h->partial && dmfs_writer_killed(req)) {
+		dmfs_text_free(h->partial);
+		h->partial = NULL;
+	} else if (h->partial && (last || !dmfs_writer_has_open(req, h))) {
+		error = take_partial(h, req);
+	}
+	pthread_mutex_unlock(&h->lock);
+	return error;
+}
+
 void dmfs_text_flush(fuse_req_t req, struct dmfs_handle *h)
 {
-	fuse_reply_err(req, -take_partial(h, req));
+	fuse_reply_err(req, -text_close(h, req, false));
+}
+
+void dmfs_text_release(fuse_req_t req, struct dmfs_handle *h)
+{
+	text_close(h, req, true);
 }

@@ -14,6 +14,7 @@
 
 #include <dmfs/bio.h>
 
+#include <dmfs/container_of.h>
 #include <dmfs/io.h>
 #include <dmfs/work.h>
 
@@ -129,7 +130,7 @@ static void async_end(struct dm_bio *bio)
 
 static void async_submit(struct dm_work *work)
 {
-	struct part *part = (struct part *)((char *)work - offsetof(struct part, work));
+	struct part *part = container_of(work, struct part, work);
 
 	dm_submit(&part->bio);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Errors with a text (target.h). */
-#include <dmfs/target.h>
+/* Errors with a text (error.h). */
+#include <dmfs/error.h>
 
 GQuark dm_error_quark(void)
 {

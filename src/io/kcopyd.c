@@ -35,7 +35,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include <dmfs/container_of.h>
 #include <dmfs/kcopyd.h>
+#include <dmfs/rounding.h>
 #include <dmfs/work.h>
 
 #define PIECE_SECTORS 512u
@@ -118,11 +120,6 @@ static void make_spare_key(void)
 		abort(); /* more keys than a process can have: never at the start of one */
 }
 
-static size_t round_up(size_t bytes, size_t unit)
-{
-	return (bytes + unit - 1) / unit * unit;
-}
-
 /* Small pieces take the spare buffer too, but none is made for them: malloc has those at hand. */
 static bool get_buffer(struct piece *p)
 {
@@ -133,7 +130,7 @@ static bool get_buffer(struct piece *p)
 	if (p->buffer)
 		pthread_setspecific(spare_key, NULL);
 	else
-		p->buffer = aligned_alloc(BUFFER_ALIGN, p->whole_buffer ? PIECE_BYTES : round_up(bytes, BUFFER_ALIGN));
+		p->buffer = aligned_alloc(BUFFER_ALIGN, p->whole_buffer ? PIECE_BYTES : dm_round_up(bytes, BUFFER_ALIGN));
 	return p->buffer;
 }
 
@@ -197,14 +194,14 @@ static void throttle_end(struct dm_kcopyd_client *kc)
 
 static void pause_over(struct dm_timer *t)
 {
-	struct dm_kcopyd_client *kc = (void *)((char *)t - offsetof(struct dm_kcopyd_client, timer));
+	struct dm_kcopyd_client *kc = container_of(t, struct dm_kcopyd_client, timer);
 
 	dm_wq_queue(kc->wq, &kc->wake);
 }
 
 static void wake_client(struct dm_work *work)
 {
-	struct dm_kcopyd_client *kc = (void *)((char *)work - offsetof(struct dm_kcopyd_client, wake));
+	struct dm_kcopyd_client *kc = container_of(work, struct dm_kcopyd_client, wake);
 
 	pthread_mutex_lock(&kc->lock);
 	start_pieces(kc);
@@ -228,7 +225,7 @@ static void finish_job(struct job *job)
 
 static void run_callback(struct dm_work *work)
 {
-	finish_job((struct job *)((char *)work - offsetof(struct job, work)));
+	finish_job(container_of(work, struct job, work));
 }
 
 static bool job_stopped(const struct job *job)

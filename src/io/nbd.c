@@ -21,7 +21,8 @@
 #include "opener.h"
 #include "store.h"
 
-#include <dmfs/target.h>
+#include <dmfs/error.h>
+#include <dmfs/log.h>
 
 unsigned dm_nbd_timeout_ms = 60000;
 

@@ -15,7 +15,7 @@
 
 #include "opener.h"
 
-#include <dmfs/target.h>
+#include <dmfs/error.h>
 
 struct dm_opener dm_opener_self(void)
 {

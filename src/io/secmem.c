@@ -13,8 +13,9 @@
  * Both are only touched when a key comes or goes, under one lock.
  */
 #include <dmfs/log.h>
+#include <dmfs/rounding.h>
 #include <dmfs/secmem.h>
-#include <dmfs/target.h>
+#include <dmfs/error.h>
 #include <gcrypt.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -100,7 +101,7 @@ static bool lock_pages(void *p, size_t len)
 
 static bool grow(size_t len)
 {
-	size_t bytes = (len + STEP - 1) / STEP * STEP;
+	size_t bytes = dm_round_up(len, STEP);
 	char *p = base + top;
 
 	if (!top)
@@ -122,7 +123,7 @@ void *dm_secmem_alloc(size_t len)
 
 	if (len > RANGE)
 		return NULL;
-	len = (MAX(len, 1) + UNIT - 1) / UNIT * UNIT;
+	len = dm_round_up(MAX(len, 1), UNIT);
 	pthread_mutex_lock(&lock);
 	if (base) {
 		at = take_free(len);

@@ -6,6 +6,7 @@
  * drops the last reference frees it.  The run's context is the caller's, who may
  * free it as soon as the last piece is done, so only a piece() looks at it.
  */
+#include <dmfs/container_of.h>
 #include <dmfs/spread.h>
 
 #include <dmfs/work.h>
@@ -57,7 +58,7 @@ static void work_on(struct job *j)
 
 static void help_with(struct dm_work *work)
 {
-	work_on(((struct helper *)((char *)work - offsetof(struct helper, work)))->job);
+	work_on(container_of(work, struct helper, work)->job);
 }
 
 bool dm_spread_pays(size_t ns)

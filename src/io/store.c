@@ -31,7 +31,7 @@
 #include "opener.h"
 #include "store.h"
 
-#include <dmfs/target.h>
+#include <dmfs/error.h>
 
 #ifndef FALLOC_FL_PUNCH_HOLE
 #include <linux/falloc.h>

@@ -16,6 +16,8 @@
 #include "clone.h"
 
 #include <dmfs/block_manager.h>
+#include <dmfs/container_of.h>
+#include <dmfs/rounding.h>
 
 #define MIN_REGION 8u
 #define MAX_REGION (1u << 21)
@@ -102,7 +104,7 @@ static void release_bits(struct clone *c)
 
 static void commit_work(struct dm_work *work)
 {
-	struct clone *c = (struct clone *)((char *)work - offsetof(struct clone, commit_work));
+	struct clone *c = container_of(work, struct clone, commit_work);
 
 	commit_waiting(c);
 	release_bits(c);
@@ -127,7 +129,7 @@ static void commit_later(struct clone *c, struct dm_bio *bio)
 /* Each second while something is to be committed. */
 static void tick(struct dm_timer *t)
 {
-	struct clone *c = (struct clone *)((char *)t - offsetof(struct clone, timer));
+	struct clone *c = container_of(t, struct clone, timer);
 
 	if (atomic_load(&c->suspended))
 		return;
@@ -241,10 +243,10 @@ static int parse_region(struct clone *c, const char *word, GError **err)
 	if (!dm_parse_uint(word, &n) || n < MIN_REGION || n > MAX_REGION)
 		return dm_fail(err, EINVAL, "clone: Invalid region size '%s': %u to %u sectors", word, MIN_REGION,
 			       MAX_REGION);
-	if (n & (n - 1))
+	if (n && !dm_is_pow2(n))
 		return dm_fail(err, EINVAL, "clone: Region size is not a power of 2: %u", n);
 	c->region_sectors = n;
-	c->shift = (unsigned)__builtin_ctz(n);
+	c->shift = dm_log2(n);
 	return 0;
 }
 

@@ -14,6 +14,8 @@
 
 #include "clone.h"
 
+#include <dmfs/container_of.h>
+
 #define BUSY_NS UINT64_C(2000000)
 #define BURST_NS UINT64_C(300000)
 #define MAX_REST_NS UINT64_C(50000000)
@@ -329,7 +331,7 @@ static bool must_pause(struct clone *c)
 
 void clone_rest_over(struct dm_timer *t)
 {
-	clone_wake((struct clone *)((char *)t - offsetof(struct clone, rest_timer)));
+	clone_wake(container_of(t, struct clone, rest_timer));
 }
 
 /* The next region to hydrate, or nr_regions; c->lock held. */
@@ -411,7 +413,7 @@ static bool hydrate_some(struct clone *c)
 
 void clone_hydrate(struct dm_work *work)
 {
-	struct clone *c = (struct clone *)((char *)work - offsetof(struct clone, hydrate_work));
+	struct clone *c = container_of(work, struct clone, hydrate_work);
 
 	while (may_hydrate(c) && !must_pause(c))
 		if (!hydrate_some(c))

@@ -15,6 +15,7 @@
  */
 #include "crypt.h"
 
+#include <dmfs/rounding.h>
 #include <dmfs/target.h>
 
 static const struct {
@@ -227,7 +228,7 @@ static int parse_keycount(const char *s, size_t len, struct crypt_spec *spec, GE
 {
 	g_autofree char *word = g_strndup(s, len);
 
-	if (!dm_parse_uint(word, &spec->keycount) || !spec->keycount || (spec->keycount & (spec->keycount - 1)))
+	if (!dm_parse_uint(word, &spec->keycount) || !dm_is_pow2(spec->keycount))
 		return dm_fail(err, EINVAL, "crypt: key count '%s' is not a power of two", word);
 	return 0;
 }

@@ -20,6 +20,7 @@
 #include <inttypes.h>
 #include <stdatomic.h>
 
+#include <dmfs/rounding.h>
 #include <dmfs/spread.h>
 #include <dmfs/target.h>
 
@@ -73,7 +74,7 @@ static int read_sector_size(struct dm_target *ti, struct crypt *c, const char *v
 {
 	unsigned size;
 
-	if (!dm_parse_uint(value, &size) || size < 512 || size > CRYPT_MAX_SECTOR || (size & (size - 1)))
+	if (!dm_parse_uint(value, &size) || size < 512 || size > CRYPT_MAX_SECTOR || !dm_is_pow2(size))
 		return dm_fail(err, EINVAL, "crypt: sector_size '%s' is not a power of two from 512 to %u", value,
 			       CRYPT_MAX_SECTOR);
 	if (c->sector_size && c->sector_size != size)
@@ -354,7 +355,7 @@ static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 		return false;
 	if (!help)
 		piece = PIECE_MAX;
-	pieces = (unsigned)((len + piece - 1) / piece);
+	pieces = (unsigned)dm_div_up(len, piece);
 	l = g_malloc(sizeof(*l) + pieces * sizeof(l->pieces[0]));
 	dm_parts_init(&l->parts, bio, pieces);
 	l->ti = ti;

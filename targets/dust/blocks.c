@@ -22,6 +22,8 @@
 
 #include "blocks.h"
 
+#include <dmfs/rounding.h>
+
 #define GROUP_SHIFT 6
 #define MIN_SLOTS_SHIFT 3
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -56,7 +58,7 @@ static struct bad_table *table_new(unsigned shift)
 	struct bad_table *t;
 
 	if (bytes > HUGE_PAGE) {
-		bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+		bytes = dm_round_up(bytes, HUGE_PAGE);
 		t = aligned_alloc(HUGE_PAGE, bytes);
 		if (!t)
 			g_error("no memory for %" G_GUINT64_FORMAT " groups of bad blocks", slots);

@@ -26,6 +26,8 @@
 #include <pthread.h>
 #include <strings.h>
 
+#include <dmfs/container_of.h>
+#include <dmfs/rounding.h>
 #include <dmfs/rows.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
@@ -228,7 +230,7 @@ static void go_on(struct judged *j, int error)
 
 static void judge_writes(struct dm_work *work)
 {
-	struct dust *d = (struct dust *)((char *)work - offsetof(struct dust, judge));
+	struct dust *d = container_of(work, struct dust, judge);
 	g_autoptr(GArray) judged = g_array_new(FALSE, TRUE, sizeof(struct judged));
 	g_autoptr(GArray) undo = g_array_new(FALSE, FALSE, sizeof(struct undo));
 	struct judged one = {0};
@@ -556,7 +558,7 @@ static int parse_block_size(struct dm_target *ti, const char *word, uint32_t *by
 		return dm_fail(err, EINVAL, "dust: Invalid block size parameter '%s', bytes are wanted", word);
 	if (*bytes < DM_SECTOR_SIZE)
 		return dm_fail(err, EINVAL, "dust: Block size must be at least 512, not %u", *bytes);
-	if (*bytes & (*bytes - 1))
+	if (*bytes && !dm_is_pow2(*bytes))
 		return dm_fail(err, EINVAL, "dust: Block size must be a power of 2, not %u", *bytes);
 	if (*bytes > most)
 		return dm_fail(err, EINVAL, "dust: Block size is too large: %u, the most is %" PRIu64, *bytes, most);
@@ -589,7 +591,7 @@ static int dust_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	d->dev = dev;
 	d->start = start;
 	d->block_bytes = block_bytes;
-	d->block_shift = (unsigned)__builtin_ctz(block_bytes) - DM_SECTOR_SHIFT;
+	d->block_shift = dm_log2(block_bytes) - DM_SECTOR_SHIFT;
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_mutex_init(&d->writes_lock, NULL);
 	dm_bio_list_init(&d->writes);

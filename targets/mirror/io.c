@@ -10,6 +10,8 @@
  */
 #include "mirror.h"
 
+#include <dmfs/container_of.h>
+
 #define BALANCE_SHIFT 11 /* sectors a leg is read for before it is another's turn: 1 MiB */
 
 /* --- reads ------------------------------------------------------------------------ */
@@ -246,7 +248,7 @@ void mirror_write(struct mirror_bio *b)
 
 static void write_again(struct dm_work *work)
 {
-	mirror_write((struct mirror_bio *)((char *)work - offsetof(struct mirror_bio, work)));
+	mirror_write(container_of(work, struct mirror_bio, work));
 }
 
 void mirror_redispatch(struct mirror *ms, struct dm_bio_list *list)

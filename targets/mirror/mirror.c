@@ -15,6 +15,9 @@
 
 #include "mirror.h"
 
+#include <dmfs/container_of.h>
+#include <dmfs/rounding.h>
+
 #define MIN_LEGS 2u
 /* What fits in a bio's space. */
 #define MAX_LEGS ((unsigned)((UINT16_MAX - sizeof(struct mirror_bio)) / sizeof(struct leg_bio)))
@@ -258,7 +261,7 @@ static void take_jobs(struct mirror *ms, struct jobs *jobs)
 
 static void work(struct dm_work *w)
 {
-	struct mirror *ms = (struct mirror *)((char *)w - offsetof(struct mirror, worker));
+	struct mirror *ms = container_of(w, struct mirror, worker);
 	struct jobs jobs;
 	struct dm_bio *bio;
 
@@ -524,7 +527,7 @@ static int mirror_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		mirror_free(ms);
 		return error;
 	}
-	ms->region_shift = (unsigned)__builtin_ctz(ms->log->region_sectors);
+	ms->region_shift = dm_log2(ms->log->region_sectors);
 	ms->in_sync = ms->log->type->sync_count(ms->log) == ms->log->regions;
 	ms->wq = dm_wq_new("mirror", 1);
 	ms->io_wq = dm_wq_new("mirror-io", 16);

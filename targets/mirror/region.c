@@ -14,6 +14,8 @@
  */
 #include "mirror.h"
 
+#include <dmfs/container_of.h>
+
 #define CLEANER_PERIOD_NS 1000000000u
 
 /* --- the hash ---------------------------------------------------------------------- */
@@ -143,7 +145,7 @@ void mirror_flushed(struct mirror *ms, uint64_t flush)
 
 void mirror_clean_timer(struct dm_timer *t)
 {
-	struct mirror *ms = (struct mirror *)((char *)t - offsetof(struct mirror, timer));
+	struct mirror *ms = container_of(t, struct mirror, timer);
 
 	dm_wq_queue(ms->io_wq, &ms->cleaner);
 }
@@ -203,7 +205,7 @@ static bool some_leg_is_stale(struct mirror *ms)
  */
 void mirror_clean_work(struct dm_work *work)
 {
-	struct mirror *ms = (struct mirror *)((char *)work - offsetof(struct mirror, cleaner));
+	struct mirror *ms = container_of(work, struct mirror, cleaner);
 	bool announce, failed = false;
 	struct found f;
 

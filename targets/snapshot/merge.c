@@ -19,6 +19,8 @@
 
 #include "snapshot.h"
 
+#include <dmfs/container_of.h>
+
 #define BATCH_BYTES (4u << 20)
 #define SMALL_SECTORS 128u
 #define SLOW_NS 200000u
@@ -157,7 +159,7 @@ static struct dm_region run_region(struct snapshot *s, const struct run *r)
 
 static void guarded(struct dm_bio *bio)
 {
-	struct run *r = (struct run *)((char *)bio - offsetof(struct run, guard));
+	struct run *r = container_of(bio, struct run, guard);
 	struct batch *b = (struct batch *)r->guard.iov; /* ours to use: it has no data */
 
 	count_done(b->s);
@@ -310,7 +312,7 @@ static bool merge_batch(struct batch *b)
 
 static void merge_run(struct dm_work *work)
 {
-	struct snapshot *s = (struct snapshot *)((char *)work - offsetof(struct snapshot, merge_work));
+	struct snapshot *s = container_of(work, struct snapshot, merge_work);
 	int error = 0;
 	bool more = snap_state(s) == SNAP_VALID && s->cow;
 

@@ -17,6 +17,8 @@
 
 #include "snapshot.h"
 
+#include <dmfs/rounding.h>
+
 /* --- what is under way ----------------------------------------------------------------- */
 
 void snap_hold(struct snapshot *s)
@@ -245,7 +247,7 @@ static int parse_store(struct snapshot *s, const char *type, const char *chunk, 
 	error = dm_read_uint(chunk + (*chunk == '+'), 0, UINT_MAX, who, "chunk size", &sectors, err);
 	if (error)
 		return error;
-	if (sectors & (sectors - 1))
+	if (sectors && !dm_is_pow2(sectors))
 		return dm_fail(err, EINVAL, "%s: Chunk size %u is not a power of 2", who, sectors);
 	if (sectors > INT_MAX >> DM_SECTOR_SHIFT)
 		return dm_fail(err, EINVAL, "%s: Chunk size %u is too high, %u sectors are the most", who, sectors, 1u << 21);

@@ -27,6 +27,8 @@
 
 #include "store.h"
 
+#include <dmfs/rounding.h>
+
 #define MAGIC 0x70416e53u
 #define VERSION 1u
 #define HEADER_CHUNKS 1u
@@ -159,13 +161,13 @@ void snap_store_set_dev(struct snap_store *st, struct dm_dev *dev)
 static int set_chunk(struct snap_store *st, uint32_t sectors, const char *whose, const struct snap_reader *rd,
 		     GError **err)
 {
-	if (!sectors || (sectors & (sectors - 1)))
+	if (!dm_is_pow2(sectors))
 		return dm_fail(err, EINVAL, "snapshot: %s chunk size %" PRIu32 " is not a power of 2", whose, sectors);
 	if (sectors > MAX_CHUNK_SECTORS)
 		return dm_fail(err, EINVAL, "snapshot: %s chunk size %" PRIu32 " is too high, %u sectors are the most",
 			       whose, sectors, MAX_CHUNK_SECTORS);
 	st->chunk_sectors = sectors;
-	st->shift = (unsigned)__builtin_ctz(sectors);
+	st->shift = dm_log2(sectors);
 	st->per_area = (uint32_t)(((size_t)sectors << DM_SECTOR_SHIFT) / sizeof(struct disk_exception));
 	return rd->check ? rd->check(rd->context, sectors, err) : 0;
 }
@@ -531,7 +533,7 @@ static struct dm_bio area_bio(struct snap_store *st, uint32_t from, uint32_t to)
 {
 	size_t unit = MAX(DIRTY_UNIT, st->block), size = (size_t)st->chunk_sectors << DM_SECTOR_SHIFT;
 	size_t begin = from * sizeof st->area[0] / unit * unit;
-	size_t end = MIN(size, (to * sizeof st->area[0] + unit - 1) / unit * unit);
+	size_t end = MIN(size, dm_round_up(to * sizeof st->area[0], unit));
 
 	if (st->write_all) {
 		begin = 0;

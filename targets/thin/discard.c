@@ -8,6 +8,8 @@
  */
 #include "pool.h"
 
+#include <dmfs/container_of.h>
+
 #define BATCH 1024
 
 void pool_queue_discard(struct thin_pool *pool, struct dm_bio *bio)
@@ -95,7 +97,7 @@ static void process(struct thin_pool *pool, struct dm_bio_list *list)
 
 void pool_discard_work(struct dm_work *work)
 {
-	struct thin_pool *pool = (struct thin_pool *)((char *)work - offsetof(struct thin_pool, discard_work));
+	struct thin_pool *pool = container_of(work, struct thin_pool, discard_work);
 	struct dm_bio_list list;
 	struct dm_bio *bio;
 

@@ -2,6 +2,8 @@
 /* The pool object: its life, its modes, what failures and lack of space do to it. */
 #include "pool.h"
 
+#include <dmfs/rounding.h>
+
 #include <stdlib.h>
 
 static struct {
@@ -343,7 +345,7 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 	pool->meta_dev = dm_dev_get(meta_dev);
 	pool->data_dev = dm_dev_get(data_dev);
 	pool->block_sectors = block_sectors;
-	pool->block_shift = block_sectors & (block_sectors - 1) ? -1 : __builtin_ctz(block_sectors);
+	pool->block_shift = dm_is_pow2(block_sectors) ? (int)dm_log2(block_sectors) : -1;
 	pthread_mutex_init(&pool->mode_lock, NULL);
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_cond_init(&pool->idle, NULL);

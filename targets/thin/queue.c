@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#include <dmfs/container_of.h>
+
 #define COMMIT_PERIOD_NS 1000000000ull
 #define NO_SPACE_TIMEOUT_S 60
 
@@ -194,7 +196,7 @@ static void commit_for(struct thin_pool *pool, struct dm_bio_list *list)
 
 static void run(struct dm_work *work)
 {
-	struct thin_pool *pool = (struct thin_pool *)((char *)work - offsetof(struct thin_pool, work));
+	struct thin_pool *pool = container_of(work, struct thin_pool, work);
 	struct dm_bio_list commits, deferred;
 	struct dm_bio *bio;
 
@@ -212,7 +214,7 @@ static void run(struct dm_work *work)
 
 static void commit_timer(struct dm_timer *timer)
 {
-	struct thin_pool *pool = (struct thin_pool *)((char *)timer - offsetof(struct thin_pool, commit_timer));
+	struct thin_pool *pool = container_of(timer, struct thin_pool, commit_timer);
 
 	atomic_store(&pool->commit_due, true);
 	pool_kick(pool);
@@ -236,7 +238,7 @@ static uint64_t no_space_timeout_s(void)
 
 static void no_space_work(struct dm_work *work)
 {
-	struct thin_pool *pool = (struct thin_pool *)((char *)work - offsetof(struct thin_pool, no_space_work));
+	struct thin_pool *pool = container_of(work, struct thin_pool, no_space_work);
 
 	pthread_mutex_lock(&pool->mode_lock);
 	if (pool_mode(pool) == PM_OUT_OF_DATA_SPACE && !atomic_exchange(&pool->error_if_no_space, true)) {
@@ -251,7 +253,7 @@ static void no_space_work(struct dm_work *work)
 
 static void no_space_timer(struct dm_timer *timer)
 {
-	struct thin_pool *pool = (struct thin_pool *)((char *)timer - offsetof(struct thin_pool, no_space_timer));
+	struct thin_pool *pool = container_of(timer, struct thin_pool, no_space_timer);
 
 	dm_wq_queue(pool->wq, &pool->no_space_work);
 }

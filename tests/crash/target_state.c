@@ -9,7 +9,7 @@
  */
 #include <glib/gstdio.h>
 
-#include "../../meta/registry.h"
+#include "../../src/core/registry.h"
 #include "lab.h"
 #include "vfs.h"
 

@@ -2,6 +2,9 @@
 """dm-init strings through `concise` and --create."""
 
 import errno
+import os
+import signal
+import subprocess
 
 import pytest
 
@@ -72,6 +75,71 @@ def test_a_string_longer_than_one_write(fs):
         for i in range(0, len(data), 4096):
             f.write(data[i:i + 4096])
     assert len(fs.devices()) == 3000
+
+
+GOOD = ["a,,,rw,0 8 zero;", "b,,,rw,0 4 zero,", "4 4 error;", "n\\", "l,,,rw,0 8 linear a 0"]
+BAD = GOOD[:-1] + ["l,,,rw,0 8 nonesuch"]
+SHELLS = {
+    "redirected once": '{ for line in "$@"; do printf "%s\\n" "$line"; done; } >"$0"',
+    "a descriptor kept open": 'exec 3>"$0"; for line in "$@"; do echo "$line" >&3 || s=1; done; exec 3>&- && exit $s',
+    "appended": '{ for line in "$@"; do echo "$line"; done; } >>"$0"',
+}
+
+
+def shell(fs, script, lines):
+    return subprocess.run(["/bin/bash", "-c", script, fs.path("concise"), *lines], stderr=subprocess.PIPE, timeout=60,
+                          check=False)
+
+
+@pytest.mark.parametrize("how", SHELLS)
+def test_a_shell_writes_line_by_line(fs, how):
+    """What ends in a separator or a backslash is not complete: all lines are one text, all or none."""
+    done = shell(fs, SHELLS[how], BAD)
+    assert fs.devices() == [] and (done.returncode or how != "redirected once")
+    assert not shell(fs, SHELLS[how], GOOD).returncode
+    assert fs.devices() == ["a", "b", "n\nl"]
+    assert fs["b"].table() == "0 4 zero\n4 4 error\n" and fs["n\nl"].read("deps") == "a\n"
+
+
+@pytest.mark.parametrize("end, complete", [
+    ("", True), ("\n", True), (" ", True), (";", False), (";\n", False), ("; \t\n\n", False), (",", False),
+    ("\\", False), ("\\\n", False), ("\\\\", True), ("\\\\\n", True), ("\\;", True), ("\\,\n", True),
+    ("\\\\;", False), ("\\\\,", False), ("\\\\\\;", True),
+])
+def test_what_is_complete(fs, end, complete):
+    """It acts at its write (here it is refused there), or waits and is taken as it is at close."""
+    fd = os.open(fs.path("concise"), os.O_WRONLY)
+    text = b"x,,,rw,0 8 nonesuch a" + end.encode()
+    if complete:
+        with pytest.raises(OSError):
+            os.write(fd, text)
+        os.close(fd)
+    else:
+        assert os.write(fd, text) == len(text)
+        with pytest.raises(OSError):
+            os.close(fd)
+    assert fs.devices() == []
+
+
+def test_what_waits_is_taken_at_close(fs):
+    fd = os.open(fs.path("concise"), os.O_WRONLY)
+    os.write(fd, b"x,,,rw,0 8 zero;\n")
+    assert fs.devices() == []
+    os.close(fd)
+    assert fs.devices() == ["x"]
+    # a length that is a multiple of a page only as a whole is none that goes on
+    fd = os.open(fs.path("concise"), os.O_WRONLY)
+    first = b"y,,,rw,0 8 zero;"
+    os.write(fd, first)
+    os.write(fd, b"z,,,rw,0 8 zero".rjust(4096 - len(first)))
+    assert fs.devices() == ["x", "y", "z"]
+    os.close(fd)
+
+
+def test_a_killed_writer_makes_nothing(fs):
+    done = subprocess.run(["/bin/bash", "-c", 'exec >"$0"; echo "x,,,rw,0 8 zero;"; kill -9 $$', fs.path("concise")],
+                          timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL and fs.devices() == []
 
 
 def test_create_on_the_command_line(dmfs):

@@ -144,13 +144,18 @@ def test_a_failed_load_changes_nothing(ctl, fs):
     assert dev.state() == before
 
 
-def test_tables_of_scripts_made_for_dmsetup(ctl, fs):
+def test_tables_of_scripts_made_for_dmsetup(ctl, fs, work):
     """/dev/mapper/NAME in a table is the dmfs device, but only if there is one."""
     fs.mkdir("dmfs test base", "0 8 zero")
     ctl.ok("create", "top", "--table", r"0 8 linear /dev/mapper/dmfs\ test\ base 0")
     assert fs["top"].read("deps").strip().replace("\\", "") == "dmfs test base"
     err = ctl.fails("create", "other", "--table", "0 8 linear /dev/mapper/dmfs-test-nosuch 0")
     assert "/dev/mapper/dmfs-test-nosuch" in err
+    # in its own table too: never the file of that name
+    with open(os.path.join(work, "top"), "wb") as f:
+        f.truncate(8 * 512)
+    err = ctl.fails("load", "top", "--table", "0 8 linear /dev/mapper/top 0", cwd=work)
+    assert "this very device" in err
 
 
 def test_concise_goes_round(ctl, fs, backing):

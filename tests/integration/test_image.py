@@ -62,18 +62,39 @@ def test_append(vol):
     assert content(path) == pattern(1024)
 
 
-def test_truncating_does_nothing(vol):
-    dev, path = vol
-    size = dev.size()
+@pytest.mark.parametrize("options", [None, "writeback"])
+def test_truncating(dmfs, backing, options):
+    """To the size or less changes nothing; to more is refused, as who asks for more would count on it."""
+    path = backing(1024, pattern(1024))
+    fs = dmfs(options=options)
+    dev, size = fs.mkdir("vol", linear(path, 1024)), 1024 * SECTOR
     with dev.open(os.O_RDWR | os.O_TRUNC) as fd:
-        assert os.fstat(fd).st_size == size
-        for length in (0, 1, size - 1, size, size + 1, 1 << 40):
+        for length in (0, 1, size - 1, size):
             os.ftruncate(fd, length)
             assert os.fstat(fd).st_size == size
+        for length in (size + 1, size + 4096, 1 << 40, (1 << 63) - 1):
+            for call in (lambda: os.ftruncate(fd, length), lambda: os.truncate(dev.image, length)):
+                with pytest.raises(OSError) as e:
+                    call()
+                assert e.value.errno == errno.ENOSPC
+            assert os.fstat(fd).st_size == size and dev.size() == size
         assert pread_all(fd, size, 0) == pattern(1024)
     os.truncate(dev.image, 0)
     assert dev.size() == size
     assert content(path) == pattern(1024)
+    with pytest.raises(OSError) as e:
+        os.truncate(fs.mkdir("empty").image, 1)     # without a table the size is 0
+    assert e.value.errno == errno.ENOSPC
+
+
+def test_resizing_with_the_tools(vol, sh, tool):
+    dev, path = vol
+    qemu = tool("qemu-img")
+    for script in ('truncate -s +4096 "$1"', f'{qemu} resize -q -f raw "$1" +1M'):
+        done = sh(script, dev.image, check=False)
+        assert done.returncode and "No space left" in done.stderr
+    sh(f'truncate -s -4096 "$1"; truncate -s 0 "$1"; {qemu} resize -q --shrink -f raw "$1" 64K', dev.image)
+    assert dev.size() == 1024 * SECTOR and content(path) == pattern(1024)
 
 
 def test_with_the_tools(vol, sh, work):

@@ -438,6 +438,39 @@ def test_loops_are_refused(fs):
     y.refuse("0 8 linear x 0\n", errno.ELOOP)
 
 
+def test_a_device_never_stands_on_its_own_name(fs, backing, work):
+    """Its own name and number in its own table are the file of that name, relative to the writer."""
+    path = backing(64, pattern(64), name="vol")
+    here, cwd = f"0 64 linear {quote(path)} 0\n", os.getcwd()
+    vol, other = fs.mkdir("vol"), fs.mkdir("other", "0 8 zero")
+    number = vol.read("dev").strip()
+    backing(64, pattern(64, 1), name=number)
+    try:
+        os.chdir(work)
+        for to in ("table", "inactive"):
+            vol.load("0 64 linear vol 0", to=to)
+            assert vol.read(to) == here and vol.read("deps") == path + "\n"
+        assert vol.pread(64 * SECTOR, 0) == pattern(64)
+        vol.resume()                            # what is printed loads again and means the same
+        vol.load(vol.table().strip())
+        assert vol.table() == here
+        other.load("0 64 linear vol 0")         # in another's table it is the device
+        assert other.read("deps") == "vol\n"
+        vol.load(f"0 64 linear {number} 0")
+        assert vol.pread(64 * SECTOR, 0) == pattern(64, 1)
+        fs.write("concise", f"{os.path.basename(path)}2,,,rw,0 64 linear vol 0;new,,,rw,0 64 linear ./vol 0")
+        assert fs["vol2"].read("deps") == "vol\n" and os.path.samefile(fs["new"].read("deps").rstrip("\n"), path)
+        for name in ("vol", number):
+            os.unlink(os.path.join(work, name))
+            text = vol.refuse(f"0 64 linear {name} 0\n", errno.ELOOP, "this very device", 1)
+            assert f"./{name}" in text and work in text
+        vol.refuse("0 64 linear ./vol 0\n", errno.ENOENT, line=1)
+        for name in (vol.path, vol.image, os.path.relpath(vol.image)):  # a path into the mount is no file's
+            vol.refuse(f"0 64 linear {quote(name)} 0\n", errno.ELOOP, "this very device", 1)
+    finally:
+        os.chdir(cwd)
+
+
 def test_a_tall_stack(fs, backing):
     data = pattern(64)
     path = backing(64, data)

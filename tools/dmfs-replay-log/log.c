@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <dmfs/rounding.h>
 #include <dmfs/target.h>
 
 #include "log.h"
@@ -45,7 +46,7 @@ static int check_super(struct log *log, const struct log_writes_super *super, GE
 	log->block = le32toh(super->block_size);
 	log->entries = le64toh(super->entries);
 	log->pos = log->block;
-	if (log->block < 512 || log->block > MAX_BLOCK || (log->block & (log->block - 1)))
+	if (log->block < 512 || log->block > MAX_BLOCK || !dm_is_pow2(log->block))
 		return dm_fail(err, EINVAL, "%s: its block size is %" PRIu32 ", not a power of two from 512 to %u",
 			       log->name, log->block, MAX_BLOCK);
 	return 0;

@@ -59,16 +59,18 @@ static size_t comment_length(const char *text, const char *line)
 
 /*
  * Scripts made for dmsetup name their devices /dev/mapper/NAME: such a word
- * becomes the dmfs device of that name, if there is one and the kernel has none.
+ * becomes the dmfs device of that name, if there is one and the kernel has none.  By its path in the mount, which is
+ * never taken for a file's: a bare name may be, in the device's own table.
  */
 static char *translate_word(const char *word, size_t len)
 {
-	g_autofree char *path = g_strndup(word, len), *plain = tree_unquote(path);
+	g_autofree char *path = g_strndup(word, len), *plain = tree_unquote(path), *device = NULL;
 
 	if (!g_str_has_prefix(plain, "/dev/mapper/") || !access(plain, F_OK) ||
 	    !tree_has_device(ctl_root(), plain + strlen("/dev/mapper/")))
 		return g_steal_pointer(&path);
-	return tree_quote(plain + strlen("/dev/mapper/"));
+	device = tree_path(ctl_root(), plain + strlen("/dev/mapper/"), NULL);
+	return tree_quote(device);
 }
 
 static char *translate(const char *text)

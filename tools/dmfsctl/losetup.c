@@ -15,6 +15,8 @@
 
 #include "dmfsctl.h"
 
+#include <dmfs/rounding.h>
+
 #define MAX_DEPTH 256 /* of a stack of dmfs devices */
 #define TRIES 16      /* another may take the loop device that was free */
 
@@ -77,7 +79,7 @@ static unsigned sector_size(const char *name, unsigned depth)
 		size = MAX(size, dep->mapped ? sector_size(dep->text, depth + 1) : block_device_size(dep->text));
 	}
 	device_free(d);
-	return size <= 4096 && !(size & (size - 1)) ? size : 512;
+	return size <= 4096 && dm_is_pow2(size) ? size : 512;
 }
 
 /* --- the loop device ------------------------------------------------------------------------ */

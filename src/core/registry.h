@@ -6,8 +6,8 @@
  * Every call is one transaction and durable when it returns.  Any thread; one mutex, for this is
  * never on the data path.  All return 0 or a negative errno with a text.
  */
-#ifndef DMFS_META_REGISTRY_H
-#define DMFS_META_REGISTRY_H
+#ifndef DMFS_CORE_REGISTRY_H
+#define DMFS_CORE_REGISTRY_H
 
 #include <glib.h>
 #include <stdbool.h>

@@ -23,7 +23,8 @@
 
 #include "registry.h"
 
-#include <dmfs/target.h>
+#include <dmfs/error.h>
+#include <dmfs/le.h>
 
 #define APPLICATION_ID 0x646d6673 /* "dmfs" */
 #define VERSION 1
@@ -87,11 +88,6 @@ static int fail(GError **err, int rc)
 
 /* --- opening ---------------------------------------------------------------------------- */
 
-static uint32_t be32(const unsigned char *p)
-{
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 static bool has_journal(const char *path)
 {
 	g_autofree char *journal = g_strdup_printf("%s-journal", path);
@@ -120,11 +116,11 @@ static int check_header(const char *path, GError **err)
 		return 0;
 	if (n != sizeof header || memcmp(header, "SQLite format 3", 16))
 		return dm_fail(err, EINVAL, "%s is not a state database (no SQLite file)", path);
-	if (be32(header + 68) != APPLICATION_ID)
+	if (get_be32(header + 68) != APPLICATION_ID)
 		return dm_fail(err, EINVAL, "%s is an SQLite database, but not a state database of dmfs", path);
-	if (be32(header + 60) > VERSION)
+	if (get_be32(header + 60) > VERSION)
 		return dm_fail(err, EINVAL, "%s was written by a newer dmfs (format %u, this one knows %d)", path,
-			       be32(header + 60), VERSION);
+			       get_be32(header + 60), VERSION);
 	return 0;
 }
 

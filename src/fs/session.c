@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The session with the kernel: what it is asked for at the start, and which function does what. */
+#include "loop.h"
+#include "node.h"
+
+struct dmfs_options dmfs_options;
+struct fuse_session *dmfs_session;
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	conn->max_write = DMFS_MAX_WRITE;
+	conn->max_readahead = DMFS_MAX_WRITE;
+	conn->max_background = 256;
+	conn->congestion_threshold = 192;
+	conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE |
+				  FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_READDIRPLUS);
+	conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+				       FUSE_CAP_EXPLICIT_INVAL_DATA);
+	if (dmfs_options.writeback)
+		conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
+}
+
+const struct fuse_lowlevel_ops dmfs_ops = {
+	.init = op_init,
+	.lookup = dmfs_op_lookup,
+	.forget = dmfs_op_forget,
+	.forget_multi = dmfs_op_forget_multi,
+	.getattr = dmfs_op_getattr,
+	.setattr = dmfs_op_setattr,
+	.mkdir = dmfs_op_mkdir,
+	.rmdir = dmfs_op_rmdir,
+	.unlink = dmfs_op_unlink,
+	.create = dmfs_op_create,
+	.rename = dmfs_op_rename,
+	.opendir = dmfs_op_opendir,
+	.readdir = dmfs_op_readdir,
+	.releasedir = dmfs_op_releasedir,
+	.open = dmfs_op_open,
+	.read = dmfs_op_read,
+	.write = dmfs_op_write,
+	.flush = dmfs_op_flush,
+	.release = dmfs_op_release,
+	.fsync = dmfs_op_fsync,
+	.fallocate = dmfs_op_fallocate,
+	.lseek = dmfs_op_lseek,
+	.poll = dmfs_op_poll,
+	.statfs = dmfs_op_statfs,
+};

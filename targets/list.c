@@ -12,6 +12,7 @@
 	T(switch)          \
 	T(log_writes)      \
 	T(mirror)          \
+	T(raid)            \
 	T(snapshot_merge)  \
 	T(snapshot_origin) \
 	T(snapshot)        \

@@ -91,6 +91,7 @@ void raid_members_revive(struct raid *r)
 		dm_log_info("raid: Faulty %s device #%u has readable super block.  Attempting to revive it.",
 			    r->params.type->name, i);
 		atomic_store(&m->recovered, 0);
+		atomic_store(&m->checkpoint, 0);
 		atomic_fetch_or(&m->flags, RAID_PARTIAL);
 		atomic_fetch_and(&m->flags, ~(uint32_t)RAID_FAULTY);
 		some = true;

@@ -65,14 +65,19 @@ void raid_unmark(struct raid *r, const struct raid_wait *wait)
 		raid_region_end(r->bitmap, region);
 }
 
+void raid_regions_need(struct raid *r, const struct raid_wait *wait)
+{
+	for (uint64_t region = wait->first; r->bitmap && region <= wait->last; region++)
+		atomic_fetch_or(&r->bitmap->words[region], RAID_REGION_NEEDED);
+}
+
 void raid_regions_synced(struct raid *r, uint64_t sector, uint64_t end)
 {
 	struct raid_bitmap *b = r->bitmap;
 
 	if (!b)
 		return;
-	/* only those that are synchronised as a whole */
-	for (uint64_t region = dm_div_up(sector, 1ull << b->shift); region < b->regions; region++) {
+	for (uint64_t region = sector >> b->shift; region < b->regions; region++) {
 		if (MIN((region + 1) << b->shift, b->sectors) > end)
 			break;
 		atomic_fetch_and(&b->words[region], ~RAID_REGION_NEEDED);
@@ -159,7 +164,7 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 		.disks = s->disks,
 		.index = i,
 		.events = r->events,
-		.recovery_offset = atomic_load(&m->flags) & RAID_IN_SYNC ? RAID_NONE : atomic_load(&m->recovered),
+		.recovery_offset = atomic_load(&m->flags) & RAID_IN_SYNC ? RAID_NONE : atomic_load(&m->checkpoint),
 		.resync_offset = atomic_load(&r->resync_offset),
 		.level = s->level,
 		.layout = s->layout,
@@ -360,10 +365,10 @@ static int bitmap_source(const struct raid *r)
 
 static int check_room(struct raid *r, GError **err)
 {
-	uint64_t need = RAID_BITMAP_START + raid_bitmap_bytes(r->sync_sectors, r->params.region_sectors);
+	uint64_t need = RAID_SUPER_BYTES;
 
-	if (!raid_has_bitmap(r))
-		need = RAID_SUPER_BYTES;
+	if (raid_has_bitmap(r))
+		need = RAID_BITMAP_START + raid_bitmap_bytes(r->sync_sectors, r->params.region_sectors);
 	for (unsigned i = 0; i < r->disks; i++) {
 		uint64_t have;
 
@@ -412,7 +417,7 @@ static int read_bitmap(struct raid *r, GError **err)
 	g_autofree uint8_t *image = NULL;
 	struct raid_bitmap_head head;
 	int source = bitmap_source(r), error;
-	size_t len;
+	size_t len = 0;
 
 	if (source < 0)
 		return dm_fail(err, EINVAL, "raid: no device in sync has a bitmap");
@@ -467,7 +472,7 @@ static void nothing_needed(struct raid *r)
 
 int raid_meta_start(struct raid *r, GError **err)
 {
-	if (r->state.new_bitmap && atomic_load(&r->resync_offset) == RAID_NONE && !atomic_load(&r->degraded))
+	if ((r->state.new_bitmap || !raid_has_bitmap(r)) && atomic_load(&r->resync_offset) == RAID_NONE)
 		nothing_needed(r);
 	raid_save_sync(r);
 	return 0;

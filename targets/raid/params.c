@@ -105,7 +105,7 @@ static const struct {
 	[RAID_DAEMON_SLEEP] = {"daemon_sleep", NUMBER, OF_REDUNDANT},
 	[RAID_MIN_RATE] = {"min_recovery_rate", NUMBER, OF_REDUNDANT},
 	[RAID_MAX_RATE] = {"max_recovery_rate", NUMBER, OF_REDUNDANT},
-	[RAID_WRITE_MOSTLY] = {"write_mostly", INDEX, OF_1},
+	[RAID_MOSTLY] = {"write_mostly", INDEX, OF_1},
 	[RAID_WRITE_BEHIND] = {"max_write_behind", NUMBER, OF_1},
 	[RAID_STRIPE_CACHE] = {"stripe_cache", NUMBER, OF_456},
 	[RAID_REGION_SIZE] = {"region_size", NUMBER, OF_REDUNDANT},
@@ -141,7 +141,7 @@ static bool read_int(const char *s, int *out)
 static int bad_level(enum raid_param which, const char *value, GError **err)
 {
 	switch (which) {
-	case RAID_WRITE_MOSTLY:
+	case RAID_MOSTLY:
 	case RAID_WRITE_BEHIND:
 		return dm_fail(err, EINVAL, "raid: %s option is only valid for RAID1", params[which].name);
 	case RAID_STRIPE_CACHE:
@@ -206,7 +206,7 @@ static int read_index(struct raid_params *p, enum raid_param which, int v, GErro
 {
 	struct raid_set *set = which == RAID_REBUILD ? &p->rebuild : &p->write_mostly;
 
-	if (which == RAID_WRITE_MOSTLY && p->type->level != 1)
+	if (which == RAID_MOSTLY && p->type->level != 1)
 		return bad_level(which, NULL, err);
 	if (v < 0 || (unsigned)v >= p->disks)
 		return dm_fail(err, EINVAL, "raid: Invalid %s index given: %d, 0 to %u would be right",

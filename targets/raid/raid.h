@@ -41,6 +41,7 @@ struct raid_member {
 	struct dm_dev *meta, *data; /* the line's */
 	_Atomic uint32_t flags;
 	_Atomic uint64_t recovered; /* if not in sync: device sectors from 0 that hold what they should */
+	_Atomic uint64_t checkpoint; /* the same, as superblocks say */
 	uint64_t data_offset, new_data_offset;
 	_Atomic uint32_t reads;     /* under way */
 	_Atomic uint64_t next_read; /* where the last one ended */
@@ -63,21 +64,27 @@ struct raid_window {
 	uint64_t sector, sectors;
 	uint64_t mismatches; /* sectors */
 	int error;           /* it was not done */
-	bool busy, done, needs_lock;
+	bool busy;
 	enum raid_action action;
-	struct dm_block_claim claim;
-	struct dm_work work;
-	atomic_uint left;
 	uint64_t started_ns;
+	struct dm_work work;
+};
+
+/* At bio->private of the user's bios. */
+struct raid_bio {
+	uint64_t sector; /* of the target */
+	int disk;        /* where a read was sent straight to; -1: nowhere */
 };
 
 /* What a family of levels does. */
 struct raid_ops {
 	int (*start)(struct raid *, GError **);
 	void (*stop)(struct raid *);
-	/* A read, write or discard, sector counted from the target's begin, inside the array.  Ends the bio, some time. */
-	void (*submit)(struct raid *, struct dm_bio *, uint64_t sector);
-	/* Does a window, in a thread that may wait, or later; raid_window_done() at the end. */
+	/* A read, write or discard inside the array. */
+	enum dm_mapio (*map)(struct raid *, struct dm_bio *, struct raid_bio *);
+	/* A read that went straight to a device has failed there; ends it, some time.  NULL: nothing can be done. */
+	void (*reread)(struct raid *, struct dm_bio *, struct raid_bio *);
+	/* Does a window, in a thread that may wait; sets its mismatches and error. */
 	void (*sync)(struct raid_window *);
 	/* Postsuspend: waits for what goes on after bios have ended.  May be NULL. */
 	void (*settle)(struct raid *);
@@ -94,7 +101,9 @@ struct raid {
 	void *family; /* the ops' own */
 	struct raid_member *members;
 	unsigned disks;
-	bool started; /* has been resumed once */
+	bool started, running; /* resumed once; now */
+	bool continued; /* its line came back from the state: what it asks for has begun */
+	struct dm_rows *rows;
 	uint64_t sync_sectors; /* of sync space */
 
 	/* metadata: meta.c */
@@ -108,20 +117,23 @@ struct raid {
 	bool super_stale, clean_due, clean_all, meta_busy;
 	atomic_bool clean_armed, meta_stopped;
 	uint64_t events, events_cleared;
-	_Atomic uint64_t resync_offset;
+	_Atomic uint64_t resync_offset; /* as superblocks say */
 	atomic_bool failed; /* too many devices are gone */
 	_Atomic unsigned degraded;
 
-	/* sync.c */
-	pthread_cond_t sync_idle;
-	struct dm_wq *sync_wq;
+	/* sync.c, under lock */
+	pthread_cond_t sync_ended;
+	struct dm_wq *dispatch_wq, *sync_wq, *slow_wq;
 	struct dm_work sync_work;
 	struct dm_timer sync_timer;
 	struct raid_window windows[RAID_WINDOWS];
 	enum raid_action action, requested;
-	bool frozen, sync_stop, sync_running, sync_error, last_was_check, sync_working;
-	uint64_t sync_next, sync_done, checkpoint, rate_from;
-	uint64_t rate_since_ns, checkpoint_ns, last_users;
+	bool may_sync; /* between resume and presuspend */
+	unsigned halting;
+	bool frozen, sync_stop, sync_error, last_was_check, paused;
+	uint64_t sync_next, sync_done, sync_end, checkpoint_at;
+	uint64_t rate_from, rate_since_ns, checkpoint_ns, window_ns;
+	unsigned last_users;
 	_Atomic uint64_t mismatches;
 	atomic_uint users; /* counts bios, for who yields to them */
 };
@@ -183,38 +195,62 @@ void raid_unmark(struct raid *r, const struct raid_wait *wait);
 void raid_save(struct raid *r, struct raid_wait *wait);
 /* The same, and waits. */
 void raid_save_sync(struct raid *r);
-/* Regions that were synchronised need it no more. */
+/* Regions whose devices may differ now. */
+void raid_regions_need(struct raid *r, const struct raid_wait *wait);
+/* A resynchronisation came from sector, a region's begin or where it was before, to end: what it has passed needs it no more. */
 void raid_regions_synced(struct raid *r, uint64_t sector, uint64_t end);
 
 /* --- sync.c ---------------------------------------------------------------------------------- */
 
-void raid_sync_init(struct raid *r);
-void raid_sync_start(struct raid *r); /* looks what there is to do; may be called at any time */
-void raid_sync_stop(struct raid *r);  /* and waits until nothing goes on */
-void raid_sync_free(struct raid *r);
-/* A window is done; any thread. */
-void raid_window_done(struct raid_window *w);
+void raid_sync_open(struct raid *r);
+void raid_sync_close(struct raid *r);
+/* Resume, presuspend (which waits until nothing goes on). */
+void raid_sync_resume(struct raid *r);
+void raid_sync_suspend(struct raid *r);
+/* Looks what there is to do.  Any thread. */
+void raid_sync_look(struct raid *r);
 int raid_sync_message(struct raid *r, const char *word, GError **err);
-void raid_sync_status(struct raid *r, GString *out);
-bool raid_sync_resyncing(struct raid *r);
+struct raid_progress {
+	uint64_t done, total, mismatches;
+	const char *action;
+	bool resyncing; /* all devices are alive, but none is in sync */
+};
+void raid_sync_progress(struct raid *r, struct raid_progress *p);
 
 /* --- families ----------------------------------------------------------------------------------- */
 
 extern const struct raid_ops raid0_ops, raid_copies_ops, raid_stripes_ops;
 
-/*
- * Pieces of a bio, gathered into one bio for each run of a device's sectors.
- */
+/* --- runs.c -------------------------------------------------------------------------------------- */
+
+/* Pieces of a bio, gathered into one bio for each run of a device's sectors. */
 struct raid_runs;
-struct raid_runs *raid_runs_new(struct dm_bio *whole, unsigned pieces);
-/* offset, sectors: of the bio; where they lie. */
-void raid_runs_add(struct raid_runs *runs, unsigned disk, struct dm_dev *dev, uint64_t dev_sector, uint64_t offset,
-		   uint64_t sectors);
-/* Submits them; done(context, runs) once all have ended, then raid_runs_free(). */
-void raid_runs_submit(struct raid_runs *runs, unsigned flags, void (*done)(struct raid_runs *, void *), void *context);
-/* The error of one of those that failed; of each device: error(disk) is called for those that did. */
-int raid_runs_error(const struct raid_runs *runs);
-void raid_runs_for_errors(const struct raid_runs *runs, void (*fn)(void *, unsigned disk, int error), void *context);
+
+/* Room for so many pieces.  private: for done(). */
+struct raid_runs *raid_runs_new(struct raid *r, struct dm_bio *whole, unsigned pieces,
+				void (*done)(struct raid_runs *, void *), void *private);
+/* Other data than the bio's: laid out like it. */
+void raid_runs_data(struct raid_runs *runs, struct iovec *iov, int iovcnt);
+/* offset, sectors: of the bio; dev_sector: of the device's data, where they lie. */
+void raid_runs_add(struct raid_runs *runs, unsigned disk, uint64_t dev_sector, uint64_t offset, uint64_t sectors);
+/* Submits them; done() is called once all have ended, and frees them. */
+void raid_runs_submit(struct raid_runs *runs);
 void raid_runs_free(struct raid_runs *runs);
+/*
+ * In done(): devices that failed a write are out, where that can be.  0 or the error of one that
+ * could not; *dropped: some are out, so the superblocks must be waited for.
+ */
+int raid_runs_drop_failed(struct raid_runs *runs, bool *dropped);
+/* In done(): the error of one of those that failed, or 0. */
+int raid_runs_error(const struct raid_runs *runs);
+
+/* Claims what the lock counts, and waits for it.  Not from map or an end. */
+struct raid_hold {
+	struct dm_block_claim claim;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool granted;
+};
+void raid_hold(struct dm_block_lock *l, struct raid_hold *h, uint64_t first, uint64_t last);
 
 #endif

@@ -195,7 +195,7 @@ unsigned raid_row_exponent(const struct raid_geo *g, uint64_t row, unsigned disk
 {
 	int p, q, d = (int)disk;
 
-	if (g->layout >= RAID6_ZR && g->layout <= RAID6_NC)
+	if (raid_geo_by_disk(g))
 		return disk;
 	raid_row_parity(g, row, &p, &q);
 	return disk - (unsigned)(d > p) - (unsigned)(d > q);

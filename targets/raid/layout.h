@@ -72,6 +72,11 @@ void raid_row_parity(const struct raid_geo *g, uint64_t row, int *p, int *q);
 unsigned raid_row_disk(const struct raid_geo *g, uint64_t row, unsigned k);
 /* Which data chunk of the row a device holds, -1 for P, -2 for Q. */
 int raid_row_slot(const struct raid_geo *g, uint64_t row, unsigned disk);
+/* raid6: whether Q's exponents are the devices' numbers, P and Q counted as zeroes. */
+static inline bool raid_geo_by_disk(const struct raid_geo *g)
+{
+	return g->level == 6 && g->layout >= RAID6_ZR && g->layout <= RAID6_NC;
+}
 /* raid6: Q is the sum of 2^exponent times each data chunk.  disk holds data. */
 unsigned raid_row_exponent(const struct raid_geo *g, uint64_t row, unsigned disk);
 /* The device and its sector of a sector of the array. */

@@ -78,7 +78,7 @@ static void make_members(struct raid *r)
 
 static const struct raid_ops *ops_of(unsigned level)
 {
-	return level == 0 ? &raid0_ops : &raid_copies_ops;
+	return level == 0 ? &raid0_ops : level == 5 || level == 6 ? &raid_stripes_ops : &raid_copies_ops;
 }
 
 /* raid0 has no use for a device that is not there. */
@@ -339,8 +339,7 @@ static void raid_status(struct dm_target *ti, enum dm_status_type type, GString 
 	if (type == DM_STATUS_INFO)
 		print_info(r, out);
 	else
-		raid_params_print(&r->params, r->state.new_chunk, r->state.layout, r->params.value[RAID_STRIPE_CACHE],
-				  out);
+		raid_params_print(&r->params, r->state.new_chunk, r->state.layout, r->stripe_cache, out);
 }
 
 static int raid_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err)

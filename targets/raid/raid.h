@@ -105,6 +105,7 @@ struct raid {
 	bool continued; /* its line came back from the state: what it asks for has begun */
 	struct dm_rows *rows;
 	uint64_t sync_sectors; /* of sync space */
+	unsigned stripe_cache; /* in use, raid4/5/6 */
 
 	/* metadata: meta.c */
 	struct raid_bitmap *bitmap;

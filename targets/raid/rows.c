@@ -1,11 +1,34 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * raid0: rows of chunks without parity.
+ * Bios of the levels whose chunks lie in rows: raid0, raid4/5/6.
  *
- * What a bio has on one device follows each other there, so each device gets
- * one bio for all of its part.
+ * raid0's go to the devices, what follows each other there as one bio.  Reads of raid4/5/6 do
+ * the same where the devices they need can be read; all else is cut into pieces of stripes.
  */
-#include "raid.h"
+#include "stripe.h"
+
+/* How many chunks a bio touches. */
+static unsigned chunks(const struct raid *r, uint64_t sector, uint64_t sectors)
+{
+	return (unsigned)((sector + sectors - 1) / r->geo.chunk - sector / r->geo.chunk + 1);
+}
+
+static struct raid_runs *make_runs(struct raid *r, struct dm_bio *bio, uint64_t first,
+				   void (*done)(struct raid_runs *, void *), void *private)
+{
+	struct raid_runs *runs = raid_runs_new(r, bio, chunks(r, first, bio->sectors), done, private);
+	uint64_t sector = first, end = first + bio->sectors, at;
+
+	for (uint64_t n; sector < end; sector += n) {
+		unsigned disk = raid_row_map(&r->geo, sector, &at);
+
+		n = MIN(end - sector, raid_geo_run(&r->geo, sector));
+		raid_runs_add(runs, disk, at, sector - first, n);
+	}
+	return runs;
+}
+
+/* --- raid0 -------------------------------------------------------------------------------------------- */
 
 static int raid0_start(struct raid *r, GError **err)
 {
@@ -27,24 +50,16 @@ static void raid0_done(struct raid_runs *runs, void *private)
 
 static enum dm_mapio raid0_map(struct raid *r, struct dm_bio *bio, struct raid_bio *rb)
 {
-	uint64_t sector = rb->sector, end = sector + bio->sectors, at;
-	struct raid_runs *runs;
+	uint64_t at;
 
-	if (raid_geo_run(&r->geo, sector) >= bio->sectors) {
-		struct raid_member *m = &r->members[raid_row_map(&r->geo, sector, &at)];
+	if (raid_geo_run(&r->geo, rb->sector) >= bio->sectors) {
+		struct raid_member *m = &r->members[raid_row_map(&r->geo, rb->sector, &at)];
 
 		bio->dev = m->data;
 		bio->sector = m->data_offset + at;
 		return DM_MAPIO_REMAPPED;
 	}
-	runs = raid_runs_new(r, bio, (unsigned)((end - 1) / r->geo.chunk - sector / r->geo.chunk + 1), raid0_done, bio);
-	for (uint64_t n; sector < end; sector += n) {
-		unsigned disk = raid_row_map(&r->geo, sector, &at);
-
-		n = MIN(end - sector, raid_geo_run(&r->geo, sector));
-		raid_runs_add(runs, disk, at, sector - rb->sector, n);
-	}
-	raid_runs_submit(runs);
+	raid_runs_submit(make_runs(r, bio, rb->sector, raid0_done, bio));
 	return DM_MAPIO_SUBMITTED;
 }
 
@@ -52,4 +67,150 @@ const struct raid_ops raid0_ops = {
 	.start = raid0_start,
 	.stop = raid0_stop,
 	.map = raid0_map,
+};
+
+/* --- pieces of stripes ---------------------------------------------------------------------------------- */
+
+static void request_done(struct raid_request *req)
+{
+	struct dm_bio *bio = req->bio;
+	int error = atomic_load(&req->error);
+
+	if (req->kind == RAID_REQ_WRITE) {
+		if (atomic_load(&req->need))
+			raid_regions_need(req->r, &req->mark);
+		raid_unmark(req->r, &req->mark);
+	}
+	g_free(req);
+	dm_bio_end(bio, error);
+}
+
+static struct raid_request *make_request(struct raid *r, struct dm_bio *bio, uint64_t first)
+{
+	struct raid_stripes *c = r->family;
+	unsigned most = chunks(r, first, bio->sectors) + (unsigned)(bio->sectors / c->sectors) + 1;
+	struct raid_request *req = raid_request_new(r, bio->op == DM_READ ? RAID_REQ_READ : RAID_REQ_WRITE, most);
+	uint64_t sector = first, end = first + bio->sectors, at;
+
+	req->bio = bio;
+	req->done = request_done;
+	for (uint64_t n; sector < end; sector += n) {
+		unsigned disk = raid_row_map(&r->geo, sector, &at);
+
+		n = MIN(end - sector, c->sectors - at % c->sectors);
+		req->piece[req->pieces++] = (struct raid_piece){.nr = at / c->sectors,
+								.disk = disk,
+								.first = (unsigned)(at % c->sectors),
+								.sectors = (unsigned)n,
+								.offset = sector - first};
+	}
+	return req;
+}
+
+/* --- raid4/5/6: reads -------------------------------------------------------------------------------------- */
+
+struct direct {
+	struct raid *r;
+	struct dm_bio *bio;
+	uint64_t sector;
+};
+
+static void read_stripes(struct raid *r, struct dm_bio *bio, uint64_t sector)
+{
+	raid_stripes_submit(make_request(r, bio, sector));
+}
+
+static void stripes_reread(struct raid *r, struct dm_bio *bio, struct raid_bio *rb)
+{
+	read_stripes(r, bio, rb->sector);
+}
+
+static void direct_done(struct raid_runs *runs, void *private)
+{
+	struct direct d = *(struct direct *)private;
+	int error = raid_runs_error(runs);
+
+	g_free(private);
+	raid_runs_free(runs);
+	if (error)
+		read_stripes(d.r, d.bio, d.sector);
+	else
+		dm_bio_end(d.bio, 0);
+}
+
+static bool all_readable(struct raid *r, uint64_t sector, uint64_t sectors)
+{
+	uint64_t end = sector + sectors, at;
+
+	if (!atomic_load_explicit(&r->degraded, memory_order_relaxed))
+		return true;
+	for (uint64_t n; sector < end; sector += n) {
+		unsigned disk = raid_row_map(&r->geo, sector, &at);
+
+		n = MIN(end - sector, raid_geo_run(&r->geo, sector));
+		if (!raid_member_readable(&r->members[disk], at + n))
+			return false;
+	}
+	return true;
+}
+
+static enum dm_mapio map_read(struct raid *r, struct dm_bio *bio, struct raid_bio *rb)
+{
+	struct direct *d;
+	uint64_t at;
+
+	if (!all_readable(r, rb->sector, bio->sectors)) {
+		read_stripes(r, bio, rb->sector);
+		return DM_MAPIO_SUBMITTED;
+	}
+	if (raid_geo_run(&r->geo, rb->sector) >= bio->sectors) {
+		rb->disk = (int)raid_row_map(&r->geo, rb->sector, &at);
+		atomic_fetch_add_explicit(&r->members[rb->disk].reads, 1, memory_order_relaxed);
+		bio->dev = r->members[rb->disk].data;
+		bio->sector = r->members[rb->disk].data_offset + at;
+		return DM_MAPIO_REMAPPED;
+	}
+	d = g_new(struct direct, 1);
+	*d = (struct direct){r, bio, rb->sector};
+	raid_runs_submit(make_runs(r, bio, rb->sector, direct_done, d));
+	return DM_MAPIO_SUBMITTED;
+}
+
+/* --- raid4/5/6: writes -------------------------------------------------------------------------------------- */
+
+static void write_marked(struct raid_wait *wait)
+{
+	raid_stripes_submit(container_of(wait, struct raid_request, mark));
+}
+
+static enum dm_mapio stripes_map(struct raid *r, struct dm_bio *bio, struct raid_bio *rb)
+{
+	struct raid_request *req;
+	uint64_t first, last;
+
+	if (bio->op == DM_READ)
+		return map_read(r, bio, rb);
+	if (bio->op != DM_WRITE)
+		return DM_MAPIO_KILL;
+	req = make_request(r, bio, rb->sector);
+	req->mark.fn = write_marked;
+	first = req->piece[0].nr;
+	last = req->piece[req->pieces - 1].nr;
+	for (unsigned i = 0; i < req->pieces; i++) {
+		first = MIN(first, req->piece[i].nr);
+		last = MAX(last, req->piece[i].nr);
+	}
+	first *= ((struct raid_stripes *)r->family)->sectors;
+	last = (last + 1) * ((struct raid_stripes *)r->family)->sectors;
+	if (raid_mark(r, first, last - first, &req->mark))
+		write_marked(&req->mark);
+	return DM_MAPIO_SUBMITTED;
+}
+
+const struct raid_ops raid_stripes_ops = {
+	.start = raid_stripes_start,
+	.stop = raid_stripes_stop,
+	.map = stripes_map,
+	.reread = stripes_reread,
+	.sync = raid_stripes_sync,
 };

@@ -99,17 +99,23 @@ static void start(struct raid *r, enum raid_action action, uint64_t from)
 	dm_wq_queue(r->dispatch_wq, &r->sync_work);
 }
 
-void raid_sync_look(struct raid *r)
+/* Under lock. */
+static void look(struct raid *r)
 {
 	enum raid_action action;
 	uint64_t from;
 
+	if (!r->may_sync || r->frozen || r->halting || r->action != RAID_IDLE)
+		return;
+	action = to_do(r, &from);
+	if (action != RAID_IDLE)
+		start(r, action, from);
+}
+
+void raid_sync_look(struct raid *r)
+{
 	pthread_mutex_lock(&r->lock);
-	if (r->may_sync && !r->frozen && !r->halting && r->action == RAID_IDLE) {
-		action = to_do(r, &from);
-		if (action != RAID_IDLE)
-			start(r, action, from);
-	}
+	look(r);
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -268,6 +274,7 @@ static void finish(struct raid *r)
 	pthread_mutex_lock(&r->lock);
 	r->action = RAID_IDLE;
 	pthread_cond_broadcast(&r->sync_ended);
+	look(r); /* at once: nobody sees it idle while there is more to do */
 	pthread_mutex_unlock(&r->lock);
 	dm_target_event(r->ti, NULL, NULL);
 }
@@ -325,10 +332,8 @@ static void sync_work(struct dm_work *work)
 	pthread_mutex_unlock(&r->lock);
 	if (due)
 		checkpoint(r);
-	if (!more) {
+	if (!more)
 		finish(r);
-		raid_sync_look(r);
-	}
 }
 
 static void sync_timer(struct dm_timer *t)

@@ -16,7 +16,11 @@ MIRRORS = [("raid1", 2, ()), ("raid1", 3, ()), ("raid10", 2, ()), ("raid10", 3, 
            ("raid10_near", 4, ("raid10_copies 4",)), ("raid10", 4, ("raid10_format far",)),
            ("raid10", 5, ("raid10_format far",)), ("raid10", 4, ("raid10_format offset",)),
            ("raid10", 3, ("raid10_format offset", "raid10_copies 3"))]
-TYPES = [("raid0", 3, ()), *MIRRORS]
+STRIPES = [("raid4", 3, ()), ("raid5_n", 4, ()), ("raid5_la", 4, ()), ("raid5_ra", 3, ()), ("raid5_ls", 4, ()),
+           ("raid5_ls", 2, ()), ("raid5_rs", 5, ()), ("raid6_zr", 5, ()), ("raid6_nr", 4, ()), ("raid6_nc", 6, ()),
+           ("raid6_n_6", 5, ()), ("raid6_la_6", 5, ()), ("raid6_ra_6", 4, ()), ("raid6_ls_6", 6, ()),
+           ("raid6_rs_6", 5, ())]
+TYPES = [("raid0", 3, ()), *MIRRORS, *STRIPES]
 SIZE = 3840     # sectors of a device: whole chunks for 2, 3, 4 and 5 copies
 
 
@@ -73,7 +77,7 @@ def test_make_use_reload(fs, backing, t):
     assert superblock(a.meta[0])["resync"] == NONE
 
 
-@pytest.mark.parametrize("t", MIRRORS, ids=ids)
+@pytest.mark.parametrize("t", MIRRORS + STRIPES, ids=ids)
 def test_degraded_and_rebuilt(fs, backing, t):
     a, dev = make(fs, backing, t)
     wait_whole(dev)

@@ -12,7 +12,7 @@
  *   raid4        0                               1
  *   raid5 n      n-1                             0
  *   raid6 zr     r mod n              after P    device 0, passing over P and Q
- *   raid6 nr     (r+1) mod n          after P    device 0, passing over P and Q
+ *   raid6 nr     n-1 - (r+1) mod n    after P    device 0, passing over P and Q
  *   raid6 nc     n-1 - r mod n        before P   after P, around
  *   raid6 n_6    n-2                  n-1        0
  *   raid6 X_6    as raid5 X of the first n-1 devices, Q on the last
@@ -130,8 +130,8 @@ void raid_row_parity(const struct raid_geo *g, uint64_t row, int *p, int *q)
 			*q = (int)((row % n + 1) % n);
 			break;
 		case RAID6_NR:
-			*p = (int)((row + 1) % n);
-			*q = (int)((row % n + 2) % n);
+			*p = (int)(n - 1 - (row + 1) % n);
+			*q = (*p + 1) % (int)n;
 			break;
 		case RAID6_NC:
 			*p = (int)(n - 1 - row % n);

@@ -83,7 +83,8 @@ static void draw(struct picture *pic, unsigned level, unsigned layout, unsigned 
 			pic->cell[row][(p + disks - 1) % disks] = Q;
 			fill(pic, row, disks, p + 1, disks);
 		} else {
-			p = layout == RAID6_ZR ? r : (r + 1) % disks;
+			/* nr: right to left, the first row is D D D P Q */
+			p = layout == RAID6_ZR ? r : (2 * disks - 2 - r) % disks;
 			pic->cell[row][p] = P;
 			pic->cell[row][(p + 1) % disks] = Q;
 			fill(pic, row, disks, 0, 0);

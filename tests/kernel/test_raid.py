@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""raid beside the kernel's: the lines taken, the text printed, and arrays handed back and forth in every state."""
+
+import hashlib
+import os
+import random
+import re
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+
+from mounted import SECTOR, quote  # noqa: E402
+from raid import META, check, status, wait_whole  # noqa: E402
+
+SIZE = 1920     # sectors of a device: whole chunks for 2 and 3 copies
+CHUNK = 16
+TYPES = [("raid0", 3, ()), ("raid1", 2, ()), ("raid1", 3, ()), ("raid10", 4, ()), ("raid10", 3, ()),
+         ("raid10", 4, ("raid10_format far",)), ("raid10", 5, ("raid10_format far",)),
+         ("raid10", 4, ("raid10_format offset",)), ("raid10", 6, ("raid10_copies 3",)),
+         ("raid4", 3, ()), ("raid5_n", 4, ()), ("raid5_la", 4, ()), ("raid5_ra", 3, ()), ("raid5_ls", 4, ()),
+         ("raid5_rs", 5, ()), ("raid6_zr", 5, ()), ("raid6_nr", 4, ()), ("raid6_nc", 6, ()), ("raid6_n_6", 5, ()),
+         ("raid6_la_6", 5, ()), ("raid6_ra_6", 4, ()), ("raid6_ls_6", 6, ()), ("raid6_rs_6", 5, ())]
+
+
+class Slices:
+    """Many small devices in two files, by the same names on both sides."""
+
+    def __init__(self, backing, size=SIZE):
+        self.files, self.n, self.size, self.backing = [], 0, size, backing
+        self.names = []
+
+    def take(self, disks):
+        first = self.n
+        self.n += disks
+        return range(first, self.n)
+
+    def finish(self):
+        self.files = [self.backing(self.n * META), self.backing(self.n * self.size)]
+
+    def concise(self):
+        return ";".join(f"m{i},,,,0 {META} linear $D0 {i * META};d{i},,,,0 {self.size} linear $D1 {i * self.size}"
+                        for i in range(self.n))
+
+    def on(self, fs):
+        for i in range(self.n):
+            fs.mkdir(f"m{i}", f"0 {META} linear {quote(self.files[0])} {i * META}")
+            fs.mkdir(f"d{i}", f"0 {self.size} linear {quote(self.files[1])} {i * self.size}")
+
+    def path(self, fs, kind, i):
+        return fs[f"{kind}{i}"].image
+
+
+class Arrays:
+    def __init__(self, backing, types=TYPES, size=SIZE):
+        self.slices, self.types, self.size = Slices(backing, size), types, size
+        self.members = [self.slices.take(t[1]) for t in types]
+        self.slices.finish()
+
+    def length(self, t):
+        kind, disks, params = t
+        copies = next((int(p.split()[1]) for p in params if "copies" in p), 2)
+        if kind == "raid1":
+            return self.size
+        if kind.startswith("raid10"):
+            return self.size * disks // copies
+        return self.size * (disks - {"0": 0, "4": 1, "5": 1, "6": 2}[kind[4]])
+
+    def line(self, k, prefix="", extra=(), missing=()):
+        t = self.types[k]
+        kind, disks, params = t
+        words = [*params, *extra]
+        devs = " ".join("- -" if j in missing else f"{prefix}m{i} {prefix}d{i}"
+                        for j, i in enumerate(self.members[k]))
+        return (f"0 {self.length(t)} raid {kind} {1 + sum(len(w.split()) for w in words)} "
+                f"{0 if kind == 'raid1' else CHUNK} {' '.join(words)} {disks} {devs}").replace("  ", " ")
+
+    def concise(self, **kw):
+        return ";".join(f"r{k},,,,{self.line(k, '/dev/mapper/', **kw)}" for k in range(len(self.types)))
+
+
+PREPARE = """set -e
+modprobe raid0; modprobe raid1; modprobe raid10; modprobe raid456
+whole() {       # until every array is in sync and idle, three times in a row
+    for n in 1 2 3; do
+        while dmsetup status --target raid | awk '{split($8, r, "/"); if (r[1] != r[2] || $9 != "idle" || $7 ~ /a/) bad = 1}
+            END {exit !bad}'; do sleep 0.05; done
+    done
+}
+"""
+
+
+def fill(fs, arrays, seed):
+    """Makes the arrays on dmfs with random content; the digests."""
+    sums = []
+    for k, t in enumerate(arrays.types):
+        dev = fs.mkdir(f"r{k}", arrays.line(k))
+        rand = random.Random(seed + k)
+        with dev.open() as fd:
+            os.pwrite(fd, rand.randbytes(arrays.length(t) * SECTOR), 0)
+            for _ in range(20):
+                os.pwrite(fd, rand.randbytes(rand.choice([512, 4096, 9000 // 512 * 512])),
+                          rand.randrange(arrays.length(t) - 20) * SECTOR)
+            os.fsync(fd)
+    for k, t in enumerate(arrays.types):
+        dev = fs[f"r{k}"]
+        wait_whole(dev)
+        sums.append(hashlib.sha256(dev.pread(arrays.length(t) * SECTOR, 0)).hexdigest())
+        dev.remove()
+    return sums
+
+
+def unload(fs, arrays):
+    for i in range(arrays.slices.n):
+        fs[f"m{i}"].remove()
+        fs[f"d{i}"].remove()
+
+
+@pytest.mark.timeout(600)
+def test_there_and_back(kernel, fs, backing):
+    """Every type: made here, read, checked and written there, read and checked here; nothing is ever resynchronised."""
+    arrays = Arrays(backing)
+    n = len(TYPES)
+    arrays.slices.on(fs)
+    sums = fill(fs, arrays, 1)
+    unload(fs, arrays)
+    out = kernel.run(PREPARE + f"""
+        dmsetup create --concise "{arrays.slices.concise()}"
+        dmsetup create --concise "{arrays.concise()}"
+        dmsetup status --target raid
+        whole
+        echo ==sums; for k in $(seq 0 {n - 1}); do sha256sum </dev/mapper/r$k; done
+        for k in $(seq 1 {n - 1}); do dmsetup message r$k 0 check; done
+        whole
+        echo ==checked; dmsetup status --target raid
+        for k in $(seq 0 {n - 1}); do
+            dd if=/dev/urandom of=/dev/mapper/r$k bs=3584 count=200 seek=$k oflag=direct 2>/dev/null
+        done
+        echo ==sums; for k in $(seq 0 {n - 1}); do sha256sum </dev/mapper/r$k; done
+        dmsetup remove_all""", arrays.slices.files, timeout=150).out
+    first, theirs, checked, after = re.split(r"==\w+\n", out)
+    for line in first.splitlines():
+        assert re.search(r" A+ (\d+)/\1 idle ", line), line
+    assert [line.split()[0] for line in theirs.splitlines()] == sums
+    for line in checked.splitlines():
+        assert re.search(r" A+ (\d+)/\1 idle 0 0 -", line), line
+    arrays.slices.on(fs)
+    for k, (t, digest) in enumerate(zip(TYPES, after.splitlines())):
+        dev = fs.mkdir(f"r{k}", arrays.line(k))
+        assert status(dev)["action"] == "idle", t
+        assert hashlib.sha256(dev.pread(arrays.length(t) * SECTOR, 0)).hexdigest() == digest.split()[0], t
+        if t[0] != "raid0":
+            assert check(dev) == 0, t
+        dev.remove()

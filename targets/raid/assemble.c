@@ -18,6 +18,7 @@ struct assembly {
 	uint64_t len;
 	const struct raid_super *best; /* NULL: no superblock counts */
 	unsigned best_index;
+	bool unfinished; /* a crash came while it was made */
 	uint64_t line_dev_sectors, line_array_sectors;
 };
 
@@ -154,6 +155,10 @@ static bool is_new(const struct assembly *a, unsigned i)
 	return f->has_meta && f->has_data && f->readable && (!f->has_super || raid_set_has(&a->p->rebuild, i));
 }
 
+/*
+ * An array that is being made has event count 1 until all its superblocks are written, and is not used before: one that
+ * a crash left so is new, whatever it has.
+ */
 static void choose_best(struct assembly *a)
 {
 	for (unsigned i = 0; i < a->p->disks; i++) {
@@ -165,6 +170,10 @@ static void choose_best(struct assembly *a)
 			a->best = &f->sb;
 			a->best_index = i;
 		}
+	}
+	if (a->best && a->best->events <= 1) {
+		a->best = NULL;
+		a->unfinished = true;
 	}
 }
 
@@ -310,7 +319,7 @@ static void as_in_line(struct assembly *a)
 	s->reshape_position = RAID_NONE;
 	s->dev_sectors = a->line_dev_sectors;
 	s->array_sectors = a->line_array_sectors;
-	s->events = 1;
+	s->events = 0;
 	s->resync_offset = s->level == 0 || raid_given(p, RAID_NOSYNC) ? RAID_NONE : 0;
 	s->new_bitmap = s->save = true;
 	for (unsigned i = 0; i < p->disks; i++) {
@@ -327,7 +336,7 @@ static int new_array(struct assembly *a, GError **err)
 
 	for (unsigned i = 0; i < a->p->disks; i++)
 		fresh += is_new(a, i);
-	if (fresh != a->p->disks && !raid_given(a->p, RAID_SYNC) && a->s->persistent && a->p->type->level)
+	if (fresh != a->p->disks && !a->unfinished && !raid_given(a->p, RAID_SYNC) && a->s->persistent && a->p->type->level)
 		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: New device injected into "
 					    "existing raid set without 'delta_disks' or 'rebuild' parameter specified: "
 					    "%u of %u have none", fresh, a->p->disks);

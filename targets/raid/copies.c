@@ -505,17 +505,17 @@ static int sync_piece(struct pass *p, uint64_t sector, uint64_t n)
 		return p->w->action == RAID_CHECK || p->w->action == RAID_REPAIR ? 0 : error;
 	for (unsigned i = 0; i < r->geo.copies; i++) {
 		struct raid_member *m = &r->members[copies[i].disk];
-		bool same;
+		bool same, unreadable;
 
 		if ((int)i == from || !raid_member_alive(m))
 			continue;
 		if (!raid_member_readable(m, copies[i].sector + n) && p->w->action != RAID_RESYNC)
 			continue; /* its turn is in a recovery */
-		same = !dm_read_sync(m->data, m->data_offset + copies[i].sector, n, p->other, DM_BACKGROUND) &&
-		       !memcmp(p->source, p->other, n * DM_SECTOR_SIZE);
-		differs |= !same;
-		if (same || p->w->action == RAID_CHECK)
-			continue;
+		unreadable = dm_read_sync(m->data, m->data_offset + copies[i].sector, n, p->other, DM_BACKGROUND) != 0;
+		same = !unreadable && !memcmp(p->source, p->other, n * DM_SECTOR_SIZE);
+		differs |= !same && !unreadable;
+		if (same || (p->w->action == RAID_CHECK && !unreadable))
+			continue; /* what cannot be read is mended by writing, in a check too */
 		error = dm_write_sync(m->data, m->data_offset + copies[i].sector, n, p->source, DM_BACKGROUND);
 		if (error)
 			raid_member_fail(r, copies[i].disk, "synchronise", error);

@@ -185,23 +185,26 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 			raid_set_add(&sb->failed, k);
 }
 
+static int write_super(struct raid *r, unsigned i)
+{
+	g_autofree uint8_t *block = NULL;
+	struct dm_limits limits;
+	struct raid_super sb;
+	unsigned bytes;
+
+	dm_dev_limits(r->members[i].meta, &limits);
+	bytes = MAX(limits.logical_block_size, RAID_SUPER_BYTES);
+	block = g_malloc0(bytes);
+	make_super(r, i, &sb);
+	raid_super_encode(&sb, block);
+	return dm_write_sync(r->members[i].meta, 0, bytes / 512, block, DM_FUA | DM_META);
+}
+
 static void write_supers(struct raid *r)
 {
 	for (unsigned i = 0; i < r->disks; i++) {
-		g_autofree uint8_t *block = NULL;
-		struct dm_limits limits;
-		struct raid_super sb;
-		unsigned bytes;
-		int error;
+		int error = has_meta(r, i) ? write_super(r, i) : 0;
 
-		if (!has_meta(r, i))
-			continue;
-		dm_dev_limits(r->members[i].meta, &limits);
-		bytes = MAX(limits.logical_block_size, RAID_SUPER_BYTES);
-		block = g_malloc0(bytes);
-		make_super(r, i, &sb);
-		raid_super_encode(&sb, block);
-		error = dm_write_sync(r->members[i].meta, 0, bytes / 512, block, DM_FUA | DM_META);
 		if (error)
 			raid_member_fail(r, i, "write the superblock of", error);
 	}
@@ -448,7 +451,7 @@ int raid_meta_open(struct raid *r, GError **err)
 	r->clean_timer.fn = clean_timer;
 	atomic_store(&r->meta_stopped, true);
 	r->daemon_sleep_ms = r->params.value[RAID_DAEMON_SLEEP] ? r->params.value[RAID_DAEMON_SLEEP] : DEFAULT_SLEEP_MS;
-	r->events = r->state.events;
+	r->events = r->state.events ? r->state.events - 1 : 0;
 	if (!r->geo.level)
 		return r->state.persistent ? check_room(r, err) : 0;
 	if (raid_has_bitmap(r) && !r->state.new_bitmap)
@@ -470,10 +473,44 @@ static void nothing_needed(struct raid *r)
 		atomic_fetch_and(&r->bitmap->words[i], ~RAID_REGION_NEEDED);
 }
 
+/* The first metadata of a new array: all of it must be there, else there is no array. */
+static int write_first(struct raid *r, GError **err)
+{
+	r->events = 1;
+	put_head(r);
+	for (unsigned i = 0; i < r->disks; i++) {
+		int error = 0;
+
+		if (!has_meta(r, i))
+			continue;
+		if (raid_has_bitmap(r))
+			error = dm_write_sync(r->members[i].meta, RAID_BITMAP_START / 512, r->bitmap->bytes / 512,
+					      r->bitmap->image, DM_FUA | DM_META);
+		if (!error)
+			error = write_super(r, i);
+		if (error)
+			return dm_fail(err, -error, "raid: metadata device %u cannot be written: %s", i,
+				       g_strerror(-error));
+	}
+	return 0;
+}
+
 int raid_meta_start(struct raid *r, GError **err)
 {
 	if ((r->state.new_bitmap || !raid_has_bitmap(r)) && atomic_load(&r->resync_offset) == RAID_NONE)
 		nothing_needed(r);
+	/*
+	 * Twice: with the old event count, so that no device is more than one behind if a crash comes in between.  A new
+	 * array's first count is 1: not yet an array (assemble.c).
+	 */
+	if (r->state.events || !r->state.persistent) {
+		raid_save_sync(r);
+	} else {
+		int error = write_first(r, err);
+
+		if (error)
+			return error;
+	}
 	raid_save_sync(r);
 	return 0;
 }
@@ -504,6 +541,7 @@ void raid_meta_close(struct raid *r)
 		dm_wq_flush(r->meta_wq);
 		dm_timer_cancel_sync(&r->clean_timer);
 		dm_wq_free(r->meta_wq);
+		r->meta_wq = NULL;
 	}
-	raid_bitmap_free(r->bitmap);
+	g_clear_pointer(&r->bitmap, raid_bitmap_free);
 }

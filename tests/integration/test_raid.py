@@ -96,3 +96,123 @@ def test_degraded_and_rebuilt(fs, backing, t):
         assert dev.pread(len(model), 0) == model
         assert check(dev) == 0
         dev.remove()
+
+
+@pytest.mark.parametrize("t", [t for t in STRIPES if t[0].startswith("raid6")], ids=ids)
+def test_two_lost(fs, backing, t):
+    """raid6 without any two: read, written, rebuilt."""
+    a, dev = make(fs, backing, t, size=1024, chunk=16)
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    dev.remove()
+    pairs = [(i, j) for i in range(a.disks) for j in range(i)]
+    for n, (i, j) in enumerate(random.Random(7).sample(pairs, 4)):
+        dev = fs.mkdir(f"without{n}", a.line(missing=(i, j)))
+        assert dev.pread(len(model), 0) == model
+        scribble(dev, n, model=model, count=30)
+        assert dev.pread(len(model), 0) == model
+        dev.remove()
+        damage(a.data[i], 0, 1024)
+        damage(a.data[j], 0, 1024)
+        dev = fs.mkdir(f"rebuilt{n}", a.line(f"rebuild {min(i, j)}", f"rebuild {max(i, j)}"))
+        wait_whole(dev)
+        assert dev.pread(len(model), 0) == model
+        assert check(dev) == 0
+        dev.remove()
+
+
+# --- devices that fail under I/O ----------------------------------------------------------------
+
+
+class Stack:
+    """An array on dmfs devices that can be made to fail."""
+
+    def __init__(self, fs, backing, t, size=SIZE, chunk=64, params=()):
+        self.fs, self.size = fs, size
+        kind, disks, own = t
+        self.a = Array(backing, kind, disks, size, chunk)
+        self.a.copies = copies_of(own)
+        self.legs = [fs.mkdir(f"leg{i}", f"0 {size} linear {quote(self.a.data[i])} 0") for i in range(disks)]
+        self.line = self.a.line(*own, *params, copies=self.a.copies,
+                                pairs=list(zip(self.a.meta, (f"leg{i}" for i in range(disks)))))
+        self.dev = fs.mkdir("r", self.line)
+
+    def leg(self, i, target):
+        self.legs[i].load(f"0 {self.size} {target}")
+
+    def fail(self, i):
+        self.leg(i, "error")
+
+    def mend(self, i):
+        self.leg(i, f"linear {quote(self.a.data[i])} 0")
+
+    def health(self):
+        return status(self.dev)["health"]
+
+
+FAILING = [("raid1", 2, ()), ("raid10", 4, ()), ("raid10", 4, ("raid10_format far",)), ("raid4", 3, ()),
+           ("raid5_ls", 4, ()), ("raid6_zr", 5, ()), ("raid6_ls_6", 5, ())]
+
+
+@pytest.mark.parametrize("t", FAILING, ids=ids)
+def test_fails_and_comes_back(fs, backing, t):
+    """A device that fails a write is out, with an event; a suspend and resume brings it back, by the bitmap alone."""
+    s = Stack(fs, backing, t, params=("region_size 256",))
+    dev = s.dev
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    events = int(dev.info()["Event number"])
+    s.fail(1)
+    scribble(dev, 2, model=model, size=200 * SECTOR)
+    assert s.health()[1] == "D" and s.health().count("D") == 1
+    assert int(dev.info()["Event number"]) == events + 1
+    assert superblock(s.a.meta[0])["failed"] == 2
+    assert dev.pread(len(model), 0) == model
+    s.mend(1)
+    assert s.health()[1] == "D"
+    before = content(s.a.data[1])
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev)
+    assert dev.pread(len(model), 0) == model
+    assert check(dev) == 0
+    assert superblock(s.a.meta[0])["failed"] == 0
+    after = content(s.a.data[1])
+    changed = {i // 512 for i in range(0, len(after), 4096) if before[i:i + 4096] != after[i:i + 4096]}
+    assert changed and max(changed) * SECTOR < s.size * SECTOR
+
+
+@pytest.mark.parametrize("t", FAILING, ids=ids)
+def test_read_errors_are_mended(fs, backing, t):
+    """Bad blocks that a write mends (dust): reads go on, from the others, and the blocks are good again."""
+    s = Stack(fs, backing, t)
+    wait_whole(s.dev)
+    model = scribble(s.dev, 1)
+    s.leg(1, f"dust {quote(s.a.data[1])} 0 512")
+    for block in (0, 5, 64, 65, 66, 700):
+        s.legs[1].message(f"addbadblock {block}")
+    s.legs[1].message("enable")
+    for _ in range(3):      # a mirror reads the one or the other
+        assert s.dev.pread(len(model), 0) == model
+    assert check(s.dev) == 0
+    assert s.legs[1].message("countbadblocks").startswith("countbadblocks: 0 ")
+    assert "D" not in s.health()
+    s.leg(1, f"linear {quote(s.a.data[1])} 0")
+    assert s.dev.pread(len(model), 0) == model
+    assert check(s.dev) == 0
+
+
+def test_the_last_leg_stays(fs, backing):
+    """With nothing left to take its place a device that fails is not dropped: requests fail, and it may come back."""
+    s = Stack(fs, backing, ("raid1", 2, ()))
+    wait_whole(s.dev)
+    s.dev.pwrite(pattern(8), 0, sync=True)
+    s.fail(0)
+    s.dev.pwrite(pattern(8, 2), 0, sync=True)
+    s.fail(1)
+    with pytest.raises(OSError) as e:
+        s.dev.pwrite(pattern(8, 3), 0, sync=True)
+    assert e.value.errno == errno.EIO
+    assert s.health() == "DA"
+    s.mend(1)
+    assert s.dev.pread(8 * SECTOR, 0) in (pattern(8, 2), pattern(8, 3))

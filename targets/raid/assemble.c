@@ -433,8 +433,7 @@ static int check_result(struct assembly *a, GError **err)
 	s->dev_sectors = whole_chunks(s->dev_sectors, s->chunk);
 	for (unsigned i = 0; i < s->disks; i++)
 		lost += state_lost(a, i);
-	if (s->level >= 5 && s->level <= 6 && lost && s->resync_offset != RAID_NONE &&
-	    lost > (s->level == 6 ? 1u : 0u))
+	if (s->level >= 5 && s->level <= 6 && lost && s->resync_offset != RAID_NONE)
 		return dm_fail(err, EIO, "raid: cannot start dirty degraded array: it was not in sync and %u devices are "
 					 "missing, failed or to be rebuilt", lost);
 	return 0;

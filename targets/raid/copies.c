@@ -324,8 +324,9 @@ static void write_answer(struct raid_wait *wait)
 {
 	struct write *w = container_of(wait, struct write, mark);
 	struct dm_bio *bio = w->bio;
-	int error = w->error;
+	int error = w->error ? w->error : wait->error;
 
+	w->need |= wait->error != 0;
 	write_release(w);
 	dm_bio_end(bio, error);
 }
@@ -356,7 +357,7 @@ static void write_done(struct raid_runs *runs, void *private)
 	w->error = raid_runs_drop_failed(runs, &dropped);
 	w->need = w->error != 0;
 	raid_runs_free(runs);
-	if (dropped) {
+	if (dropped || atomic_load(&w->r->unsaved)) {
 		/* the mark is still counted, so its regions are kept beside */
 		struct raid_wait *wait = &w->mark;
 
@@ -437,6 +438,11 @@ static void write_marked(struct raid_wait *wait)
 	struct write *w = container_of(wait, struct write, mark);
 	struct raid_runs *behind, *runs;
 
+	if (wait->error) {
+		w->error = wait->error;
+		write_answer(wait);
+		return;
+	}
 	if (!write_behind(w)) {
 		raid_runs_submit(make_runs(w, 0, 0, write_done));
 		return;

@@ -80,6 +80,7 @@ void raid_members_revive(struct raid *r)
 {
 	bool some = false;
 
+	atomic_store(&r->broken, false);
 	for (unsigned i = 0; i < r->disks; i++) {
 		struct raid_member *m = &r->members[i];
 		uint8_t block[RAID_SUPER_BYTES];
@@ -138,6 +139,7 @@ static void flush_answer(struct raid_wait *wait)
 	struct dm_bio *whole = f->whole;
 	int error = atomic_load(&f->error);
 
+	error = error ? error : wait->error;
 	g_free(f);
 	dm_bio_end(whole, error);
 }
@@ -146,7 +148,7 @@ static void flush_drop(struct flush *f)
 {
 	if (atomic_fetch_sub(&f->left, 1) > 1)
 		return;
-	if (atomic_load(&f->dropped))
+	if (atomic_load(&f->dropped) || atomic_load(&f->r->unsaved))
 		raid_save(f->r, &f->wait);
 	else
 		flush_answer(&f->wait);
@@ -172,7 +174,7 @@ void raid_flush(struct raid *r, struct dm_bio *bio)
 
 	f->r = r;
 	f->whole = bio;
-	f->wait.fn = flush_answer;
+	f->wait = (struct raid_wait){.fn = flush_answer};
 	atomic_init(&f->left, 1);
 	atomic_init(&f->error, 0);
 	atomic_init(&f->dropped, false);

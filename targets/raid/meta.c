@@ -112,29 +112,47 @@ static bool has_meta(const struct raid *r, unsigned i)
 	return r->members[i].meta && raid_member_alive(&r->members[i]);
 }
 
-static void write_bitmap(struct raid *r)
+/* Sectors first to end of the bitmap, to every device; false: none has them. */
+static bool write_range(struct raid *r, size_t first, size_t end)
+{
+	struct raid_bitmap *b = r->bitmap;
+	bool some = false;
+
+	for (unsigned i = 0; i < r->disks; i++) {
+		int error;
+
+		if (!has_meta(r, i))
+			continue;
+		error = dm_write_sync(r->members[i].meta, RAID_BITMAP_START / 512 + first, end - first,
+				      b->image + first * 512, DM_FUA | DM_META);
+		if (error)
+			raid_member_fail(r, i, "write the bitmap of", error);
+		else
+			some = true;
+	}
+	return some;
+}
+
+static int write_bitmap(struct raid *r)
 {
 	struct raid_bitmap *b = r->bitmap;
 	size_t sectors = b ? b->bytes / 512 : 0;
+	int error = 0;
 
 	if (!raid_has_bitmap(r))
-		return;
+		return 0;
 	for (size_t first = 0, end; first < sectors; first = end) {
 		end = first + 1;
 		if (!b->stale[first])
 			continue;
 		while (end < sectors && b->stale[end])
 			end++;
-		for (unsigned i = 0; i < r->disks; i++) {
-			int error = has_meta(r, i) ? dm_write_sync(r->members[i].meta, RAID_BITMAP_START / 512 + first,
-								   end - first, b->image + first * 512,
-								   DM_FUA | DM_META) : 0;
-
-			if (error)
-				raid_member_fail(r, i, "write the bitmap of", error);
-		}
-		memset(b->stale + first, 0, end - first);
+		if (write_range(r, first, end))
+			memset(b->stale + first, 0, end - first);
+		else
+			error = -EIO;
 	}
+	return error;
 }
 
 static void put_head(struct raid *r)
@@ -200,14 +218,23 @@ static int write_super(struct raid *r, unsigned i)
 	return dm_write_sync(r->members[i].meta, 0, bytes / 512, block, DM_FUA | DM_META);
 }
 
-static void write_supers(struct raid *r)
+static int write_supers(struct raid *r)
 {
-	for (unsigned i = 0; i < r->disks; i++) {
-		int error = has_meta(r, i) ? write_super(r, i) : 0;
+	bool some = false;
 
+	for (unsigned i = 0; i < r->disks; i++) {
+		int error;
+
+		if (!has_meta(r, i))
+			continue;
+		error = write_super(r, i);
 		if (error)
 			raid_member_fail(r, i, "write the superblock of", error);
+		else
+			some = true;
 	}
+	atomic_store(&r->unsaved, !some);
+	return some ? 0 : -EIO;
 }
 
 /* --- cleaning ------------------------------------------------------------------------------------------- */
@@ -307,15 +334,19 @@ static void set_marks(struct raid *r, struct raid_wait *list)
 			raid_bitmap_set(r->bitmap, region, true);
 }
 
-static void marks_durable(struct raid *r, struct raid_wait *list)
+static void marks_durable(struct raid *r, struct raid_wait *list, int error)
 {
-	for (; list; list = list->next)
-		for (uint64_t region = list->first; region <= list->last; region++)
+	for (; list; list = list->next) {
+		list->error = error;
+		for (uint64_t region = list->first; region <= list->last && !error; region++)
 			atomic_fetch_or(&r->bitmap->words[region], RAID_REGION_DURABLE);
+	}
 }
 
 static void do_jobs(struct raid *r, const struct jobs *j)
 {
+	int error;
+
 	if (j->clean)
 		clean(r, j->all);
 	set_marks(r, j->marks);
@@ -323,10 +354,12 @@ static void do_jobs(struct raid *r, const struct jobs *j)
 		r->events++;
 		put_head(r);
 	}
-	write_bitmap(r);
-	if (j->super && r->state.persistent)
-		write_supers(r);
-	marks_durable(r, j->marks);
+	error = write_bitmap(r);
+	if (j->super && r->state.persistent && write_supers(r))
+		error = -EIO;
+	for (struct raid_wait *wait = j->supers; wait; wait = wait->next)
+		wait->error = error;
+	marks_durable(r, j->marks, error);
 	if (j->marks)
 		arm_cleaner(r);
 }
@@ -340,7 +373,7 @@ static void meta_work(struct dm_work *work)
 		do_jobs(r, &j);
 		/* a device that failed just now goes into the superblocks before anybody hears of it */
 		for (;;) {
-			struct jobs again = {.super = false};
+			struct jobs again = {.supers = j.supers};
 
 			pthread_mutex_lock(&r->lock);
 			again.super = r->super_stale;

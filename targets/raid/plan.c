@@ -62,6 +62,8 @@ static bool want_all(const struct column *col, uint8_t sectors)
 	struct raid_stripe *s = col->s;
 	unsigned redundancy = s->q >= 0 ? 2 : 1;
 
+	if (sectors && atomic_load(&s->c->r->broken))
+		return false;
 	for (unsigned bit = 0; bit < PAGE_SECTORS; bit++) {
 		unsigned lost = 0;
 
@@ -143,6 +145,8 @@ static bool plan_write(const struct column *col)
 	struct raid_stripe *s = col->s;
 	unsigned rmw = rmw_cost(col), rcw = rcw_cost(col);
 
+	if (atomic_load(&s->c->r->broken))
+		return false;
 	if (rmw == UINT_MAX && rcw == UINT_MAX)
 		return plan_recovering_write(col);
 	if (rcw <= rmw || (rcw != UINT_MAX && parity_unsure(s)))

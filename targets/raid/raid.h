@@ -56,6 +56,7 @@ struct raid_wait {
 	void (*fn)(struct raid_wait *);
 	struct raid_wait *next;
 	uint64_t first, last; /* regions */
+	int error;            /* no device took it: nothing may be written, or called done */
 };
 
 /* A part of sync space that is being synchronised. */
@@ -119,7 +120,8 @@ struct raid {
 	atomic_bool clean_armed, meta_stopped;
 	uint64_t events, events_cleared;
 	_Atomic uint64_t resync_offset; /* as superblocks say */
-	atomic_bool failed; /* too many devices are gone */
+	atomic_bool broken;  /* parity: more devices failed than it bears; what is lost is not brought back any more */
+	atomic_bool unsaved; /* a device is out, and no superblock says so */
 	_Atomic unsigned degraded;
 
 	/* sync.c, under lock */

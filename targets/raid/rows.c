@@ -180,7 +180,14 @@ static enum dm_mapio map_read(struct raid *r, struct dm_bio *bio, struct raid_bi
 
 static void write_marked(struct raid_wait *wait)
 {
-	raid_stripes_submit(container_of(wait, struct raid_request, mark));
+	struct raid_request *req = container_of(wait, struct raid_request, mark);
+
+	if (wait->error) {
+		atomic_store(&req->error, wait->error);
+		request_done(req);
+	} else {
+		raid_stripes_submit(req);
+	}
 }
 
 static enum dm_mapio stripes_map(struct raid *r, struct dm_bio *bio, struct raid_bio *rb)

@@ -300,10 +300,12 @@ static void write_end(struct dm_bio *bio)
 	struct raid_stripe *s = io->s;
 
 	if (bio->error) {
-		if (raid_member_fail(s->c->r, io->disk, "write to", bio->error))
+		if (raid_member_fail(s->c->r, io->disk, "write to", bio->error)) {
 			atomic_store(&s->dropped, true);
-		else
+		} else {
 			atomic_store(&s->write_failed, true);
+			atomic_store(&s->c->r->broken, true);
+		}
 	}
 	g_free(io);
 	ios_end(s);
@@ -559,13 +561,17 @@ static void answer(struct raid_stripe *s)
 
 static void saved(struct raid_wait *wait)
 {
-	answer(container_of(wait, struct raid_stripe, wait));
+	struct raid_stripe *s = container_of(wait, struct raid_stripe, wait);
+
+	if (wait->error)
+		atomic_store(&s->write_failed, true);
+	answer(s);
 }
 
 static void end(struct raid_stripe *s)
 {
-	s->wait.fn = saved;
-	if (atomic_exchange(&s->dropped, false))
+	s->wait = (struct raid_wait){.fn = saved};
+	if (atomic_exchange(&s->dropped, false) || atomic_load(&s->c->r->unsaved))
 		raid_save(s->c->r, &s->wait);
 	else
 		answer(s);

@@ -67,6 +67,13 @@ static enum raid_action to_do(struct raid *r, uint64_t *from)
 		return RAID_IDLE;
 	if (!r->sync_error && some_behind(r, from))
 		return RAID_RECOVER;
+	if (offset != RAID_NONE && r->geo.parity && atomic_load(&r->degraded) >= r->geo.parity) {
+		/* nothing can be done about it: the devices that are left are what the data is */
+		atomic_store(&r->resync_offset, RAID_NONE);
+		offset = RAID_NONE;
+		r->super_stale = true;
+		dm_wq_queue(r->meta_wq, &r->meta_work);
+	}
 	*from = 0;
 	if (r->requested != RAID_IDLE)
 		return r->requested;
@@ -236,7 +243,12 @@ static bool checkpoint_due(const struct raid *r)
 	return way && (way >= MAX(r->sync_end / 16, WINDOW_SECTORS) || dm_now_ns() - r->checkpoint_ns > CHECKPOINT_NS);
 }
 
-/* A whole recovery leaves nothing that needs a resynchronisation where there was but one source. */
+/* Whether bringing one device up to date leaves nothing in a region that could differ still. */
+static bool recovery_is_resync(const struct raid *r)
+{
+	return r->geo.level == 5 || (r->geo.level == 1 && r->geo.disks == 2);
+}
+
 static void recovered(struct raid *r)
 {
 	for (unsigned i = 0; i < r->geo.disks; i++) {
@@ -250,7 +262,7 @@ static void recovered(struct raid *r)
 		atomic_fetch_and(&m->flags, ~(uint32_t)RAID_PARTIAL);
 	}
 	raid_count_degraded(r);
-	if (!atomic_load(&r->degraded) && r->bitmap && (!raid_geo_rows(&r->geo) ? r->geo.copies == 2 : true))
+	if (!atomic_load(&r->degraded) && r->bitmap && recovery_is_resync(r))
 		raid_regions_synced(r, 0, r->sync_sectors);
 	else if (r->bitmap)
 		raid_regions_synced(r, 0, 0); /* the cleaner may begin */

@@ -21,6 +21,8 @@
 #include <stdlib.h>
 
 #include <dmfs/block_lock.h>
+#include <dmfs/container_of.h>
+#include <dmfs/hold.h>
 
 #define SHARDS 64u /* as many as a claim's set of them has bits */
 
@@ -215,7 +217,8 @@ static void enter(struct shard *s, struct dm_block_place *p)
 
 	p->node = node;
 	p->seq = s->seq++;
-	dm_bio_list_init(&p->parked);
+	p->parked = NULL;
+	p->parked_tail = &p->parked;
 	for_overlapping(s->root, node->first, node->last, count_blockers, p);
 	p->behind = node->head && (node->behind || is_exclusive(p) || is_exclusive(node->head));
 	if (p->behind) {
@@ -279,6 +282,78 @@ static void leave(struct shard *s, struct dm_block_place *p, struct made_way *wa
 	} else {
 		s->root = tree_remove(s->root, node);
 		g_free(node);
+	}
+}
+
+/* --- bios that wait with a claim ------------------------------------------------------------ */
+
+struct dm_block_parked {
+	struct dm_held held; /* its keeper is the shard */
+	struct dm_block_place *place;
+	struct dm_block_parked *next, **prev;
+};
+
+static void unpark(struct dm_block_parked *w)
+{
+	*w->prev = w->next;
+	*(w->next ? &w->next->prev : &w->place->parked_tail) = w->prev;
+	w->held.kept = false;
+}
+
+static void cancel_parked(struct dm_held *held)
+{
+	struct dm_block_parked *w = container_of(held, struct dm_block_parked, held);
+	struct shard *s = held->keeper;
+	struct dm_bio *bio = held->bio;
+
+	pthread_mutex_lock(&s->lock);
+	if (held->kept)
+		unpark(w);
+	pthread_mutex_unlock(&s->lock);
+	g_free(w);
+	dm_bio_end(bio, -EINTR);
+}
+
+struct parking {
+	struct shard *shard;
+	struct dm_bio *bio;
+	int error;
+};
+
+/* Leaves the bio with the one who came last. */
+static bool park(struct dm_block_node *node, void *data)
+{
+	struct dm_block_place *p = node->tail;
+	struct parking *parking = data;
+	struct dm_block_parked *w = g_new(struct dm_block_parked, 1);
+
+	w->held.keeper = parking->shard;
+	parking->error = dm_held_begin(&w->held, parking->bio, cancel_parked);
+	if (parking->error) {
+		g_free(w);
+		return false;
+	}
+	w->held.kept = true;
+	w->place = p;
+	w->next = NULL;
+	w->prev = p->parked_tail;
+	*p->parked_tail = w;
+	p->parked_tail = &w->next;
+	return false;
+}
+
+/* The place's shard is locked. */
+static void take_parked(struct dm_block_place *p, struct dm_bio_list *out)
+{
+	assert(out || !p->parked);
+	while (p->parked) {
+		struct dm_block_parked *w = p->parked;
+
+		unpark(w);
+		if (!dm_held_end(&w->held))
+			continue;
+		dm_bio_list_add(out, w->held.bio);
+		g_free(w);
 	}
 }
 
@@ -363,10 +438,8 @@ static void leave_all(struct dm_block_lock *l, struct dm_block_claim *claim, str
 
 		pthread_mutex_lock(&s->lock);
 		leave(s, p, &way);
+		take_parked(p, parked);
 		pthread_mutex_unlock(&s->lock);
-		assert(parked || dm_bio_list_empty(&p->parked));
-		if (parked)
-			dm_bio_list_take(&p->parked, parked);
 	}
 	g_free(claim->places);
 	run_granted(&way);
@@ -421,26 +494,22 @@ void dm_block_unlock(struct dm_block_lock *l, struct dm_block_claim *claim, stru
 	leave_all(l, claim, parked);
 }
 
-/* Leaves the bio with the one who came last. */
-static bool park(struct dm_block_node *node, void *data)
-{
-	dm_bio_list_add(&node->tail->parked, data);
-	return false;
-}
-
 bool dm_block_lock_or_park(struct dm_block_lock *l, struct dm_block_claim *claim, uint64_t block, struct dm_bio *bio)
 {
 	struct shard *s = &l->shards[shard_of(block >> l->shift)];
+	struct parking parking = {s, bio, 0};
 	bool mine;
 
 	claim_init(l, claim, block, block, DM_BLOCK_EXCLUSIVE, NULL);
 	claim->place.claim = claim;
 	atomic_init(&claim->blockers, 0);
 	pthread_mutex_lock(&s->lock);
-	mine = for_overlapping(s->root, block, block, park, bio);
+	mine = for_overlapping(s->root, block, block, park, &parking);
 	if (mine)
 		enter(s, &claim->place);
 	pthread_mutex_unlock(&s->lock);
+	if (parking.error)
+		dm_bio_end(bio, parking.error);
 	return mine;
 }
 

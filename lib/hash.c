@@ -140,6 +140,23 @@ static const struct algo *find_digest(const char *name, size_t len)
 	return find(algos, G_N_ELEMENTS(algos), name, len);
 }
 
+bool dm_digest_find(const char *name, size_t len, struct dm_digest *out)
+{
+	const struct algo *a = find_digest(name, len);
+
+	if (!a || a->kind != DIGEST)
+		return false;
+	*out = (struct dm_digest){a->name, a->id, a->size};
+	return true;
+}
+
+void dm_digest_names(GString *out)
+{
+	for (size_t i = 0; i < G_N_ELEMENTS(algos); i++)
+		if (algos[i].kind == DIGEST)
+			g_string_append_printf(out, "%s%s", i ? ", " : "", algos[i].name);
+}
+
 /* The inside of "WORD(…)", its length in *len; or NULL. */
 static const char *inside(const char *name, const char *word, size_t *len)
 {

@@ -22,13 +22,13 @@ static uint32_t max_values(uint32_t value_size)
 	return (DM_META_BLOCK_SIZE - ARRAY_HEADER) / value_size;
 }
 
-static void array_prepare(dm_block_t where, void *data, size_t size)
+static void array_prepare(void *context, dm_block_t where, void *data, size_t size)
 {
 	put_le64(data + 16, where);
 	put_le32(data, dm_bm_checksum(data + 4, size - 4, ARRAY_SEED));
 }
 
-static int array_check(dm_block_t where, const void *data, size_t size)
+static int array_check(void *context, dm_block_t where, const void *data, size_t size)
 {
 	uint32_t max = get_le32(data + 4), nr = get_le32(data + 8), value_size = get_le32(data + 12);
 
@@ -49,7 +49,7 @@ static int array_check(dm_block_t where, const void *data, size_t size)
 	return 0;
 }
 
-static const struct dm_validator array_validator = {"array block", array_prepare, array_check};
+static const struct dm_validator array_validator = {"array block", array_prepare, array_check, NULL};
 
 static uint8_t *value_at(struct dm_array_info *info, struct dm_block *block, uint32_t i)
 {
@@ -356,31 +356,140 @@ int dm_array_set(struct dm_array_info *info, dm_block_t root, uint32_t index, co
 	return dm_array_set_run(info, root, index, 1, value, new_root);
 }
 
-struct walk {
-	struct dm_array_info *info;
-	int (*fn)(void *context, uint32_t index, const void *value);
-	void *context;
-};
+/* --- cursor and walk --- */
 
-static int walk_block(void *context, uint64_t key, const void *value)
+#define AHEAD 64u /* blocks that are asked for before they are needed */
+
+/* Asks for the blocks after the one the cursor has come to, in runs of neighbours, as far as its leaf tells of them. */
+static void read_ahead(struct dm_array_cursor *c)
 {
-	struct walk *w = context;
-	uint32_t max = max_values(w->info->vt.size);
+	const struct dm_btree_cursor *b = &c->blocks;
+	unsigned end = MIN(b->at + 1 + AHEAD, b->n), run;
+
+	if (c->ahead > b->at + 1 + AHEAD / 2 || c->ahead >= b->n) /* again when half of them are used up */
+		return;
+	for (unsigned i = MAX(c->ahead, b->at + 1); i < end; i += run) {
+		dm_block_t first = get_le64(b->values + 8 * (size_t)i);
+
+		for (run = 1; i + run < end && get_le64(b->values + 8 * (size_t)(i + run)) == first + run;)
+			run++;
+		dm_bm_prefetch(dm_tm_bm(c->info->tm), first, run);
+	}
+	c->ahead = end;
+}
+
+static int next_block(struct dm_array_cursor *c)
+{
+	unsigned before = c->blocks.at;
+	int r = dm_btree_cursor_next(&c->blocks);
+
+	if (c->blocks.at <= before) /* another leaf */
+		c->ahead = 0;
+	return r;
+}
+
+/* Takes the values of the block that the btree's cursor is at, which must be number nr. */
+static int take_block(struct dm_array_cursor *c, uint32_t nr)
+{
+	uint32_t max = max_values(c->info->vt.size);
 	struct dm_block *block;
-	int r = key > UINT32_MAX / max ? -EILSEQ : read_block(w->info, get_le64(value), &block);
+	const void *value;
+	int r = dm_btree_cursor_get(&c->blocks, &value) == nr ? 0 : -EILSEQ;
+
+	if (r)
+		return r;
+	read_ahead(c);
+	r = read_block(c->info, get_le64(value), &block);
+	if (r)
+		return r;
+	c->n = block_nr(block);
+	memcpy(c->values, value_at(c->info, block, 0), (size_t)c->n * c->info->vt.size);
+	dm_tm_unlock(c->info->tm, block);
+	return c->n < MIN(max, c->size - nr * max) ? -EILSEQ : 0;
+}
+
+/* Goes to an index below the size. */
+static int go_to(struct dm_array_cursor *c, uint32_t index)
+{
+	uint32_t max = max_values(c->info->vt.size), nr = index / max;
+	int r;
+
+	if (c->begun && nr == c->index / max) {
+		r = 0;
+	} else if (c->begun && nr == c->index / max + 1) {
+		r = next_block(c);
+		r = r ? r : take_block(c, nr);
+	} else {
+		c->ahead = 0;
+		r = dm_btree_cursor_begin(&c->info->btree, c->root, nr, &c->blocks);
+		r = r ? r : take_block(c, nr);
+		c->begun = true;
+	}
+	c->index = index;
+	c->at = index % max;
+	return r == -ENODATA ? -EILSEQ : r;
+}
+
+int dm_array_cursor_begin(struct dm_array_info *info, dm_block_t root, uint32_t size, struct dm_array_cursor *c)
+{
+	c->info = info;
+	c->root = root;
+	c->index = 0;
+	c->size = size;
+	c->begun = false;
+	return size ? go_to(c, 0) : -ENODATA;
+}
+
+int dm_array_cursor_skip(struct dm_array_cursor *c, uint32_t n)
+{
+	if (n >= c->size - c->index) {
+		c->index = c->size;
+		return -ENODATA;
+	}
+	if (n < c->n - c->at) {
+		c->index += n;
+		c->at += n;
+		return 0;
+	}
+	return go_to(c, c->index + n);
+}
+
+int dm_array_cursor_next(struct dm_array_cursor *c)
+{
+	return dm_array_cursor_skip(c, 1);
+}
+
+static int walk_block(struct dm_array_info *info, uint64_t key, dm_block_t b,
+		      int (*fn)(void *context, uint32_t index, const void *value), void *context)
+{
+	uint32_t max = max_values(info->vt.size);
+	struct dm_block *block;
+	int r = key > UINT32_MAX / max ? -EILSEQ : read_block(info, b, &block);
 
 	if (r)
 		return r;
 	for (uint32_t i = 0; i < block_nr(block) && !r; i++)
-		r = w->fn(w->context, key * max + i, value_at(w->info, block, i));
-	dm_tm_unlock(w->info->tm, block);
+		r = fn(context, key * max + i, value_at(info, block, i));
+	dm_tm_unlock(info->tm, block);
 	return r;
 }
 
 int dm_array_walk(struct dm_array_info *info, dm_block_t root,
 		  int (*fn)(void *context, uint32_t index, const void *value), void *context)
 {
-	struct walk w = {info, fn, context};
+	g_autofree struct dm_array_cursor *c = g_new(struct dm_array_cursor, 1);
+	int r = dm_btree_cursor_begin(&info->btree, root, 0, &c->blocks);
 
-	return dm_btree_walk(&info->btree, root, walk_block, &w);
+	c->info = info;
+	c->ahead = 0;
+	while (!r) {
+		const void *value;
+		uint64_t key = dm_btree_cursor_get(&c->blocks, &value);
+
+		read_ahead(c);
+		r = walk_block(info, key, get_le64(value), fn, context);
+		if (!r)
+			r = next_block(c);
+	}
+	return r == -ENODATA ? 0 : r;
 }

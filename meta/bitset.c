@@ -131,3 +131,45 @@ int dm_bitset_del(struct dm_bitset_info *info, dm_block_t root)
 	info->valid = info->dirty = false;
 	return dm_array_del(&info->array, root);
 }
+
+/* --- cursor --- */
+
+static void take_word(struct dm_bitset_cursor *c)
+{
+	c->bits = get_le64(dm_array_cursor_get(&c->words));
+}
+
+int dm_bitset_cursor_begin(struct dm_bitset_info *info, dm_block_t root, uint32_t size, struct dm_bitset_cursor *c)
+{
+	int r;
+
+	g_assert(!info->dirty);
+	c->index = 0;
+	c->size = size;
+	r = dm_array_cursor_begin(&info->array, root, words(size), &c->words);
+	if (!r)
+		take_word(c);
+	return r;
+}
+
+int dm_bitset_cursor_skip(struct dm_bitset_cursor *c, uint32_t n)
+{
+	uint32_t word = c->index / 64;
+	int r = 0;
+
+	if (n >= c->size - c->index) {
+		c->index = c->size;
+		return -ENODATA;
+	}
+	c->index += n;
+	if (c->index / 64 != word)
+		r = dm_array_cursor_skip(&c->words, c->index / 64 - word);
+	if (!r && c->index / 64 != word)
+		take_word(c);
+	return r;
+}
+
+int dm_bitset_cursor_next(struct dm_bitset_cursor *c)
+{
+	return dm_bitset_cursor_skip(c, 1);
+}

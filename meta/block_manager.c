@@ -26,6 +26,7 @@
 #define SHARDS 16u
 #define FLUSH_RUN 64 /* blocks in one write, at most */
 #define SLAB 16      /* blocks */
+#define AHEAD_SHARE 4 /* of the cache for blocks that are being read ahead */
 
 struct shard;
 
@@ -41,7 +42,8 @@ struct dm_block {
 	unsigned waiters;
 	pthread_t writer;
 	int error; /* the reading failed; waiters let go of it */
-	bool dirty, writing, gone;
+	bool dirty, gone;
+	bool ahead; /* is being read for nobody yet; holders is -1, but there is no writer */
 };
 
 struct slab {
@@ -67,6 +69,10 @@ struct dm_bm {
 	unsigned block_size;
 	atomic_bool read_only;
 	_Atomic dm_block_t nr_blocks; /* as far as is known */
+	/* Reading ahead. */
+	pthread_mutex_t ahead_lock;
+	pthread_cond_t settled;
+	unsigned ahead, max_ahead; /* blocks */
 };
 
 uint32_t dm_bm_checksum(const void *data, size_t len, uint32_t xor_seed)
@@ -88,6 +94,9 @@ struct dm_bm *dm_bm_new(struct dm_dev *dev, unsigned block_size, size_t cache_by
 	limit = CLAMP(limit, 4, 1u << 24);
 	while (buckets < limit)
 		buckets *= 2;
+	pthread_mutex_init(&bm->ahead_lock, NULL);
+	pthread_cond_init(&bm->settled, NULL);
+	bm->max_ahead = limit * SHARDS / AHEAD_SHARE;
 	for (unsigned i = 0; i < SHARDS; i++) {
 		struct shard *s = &bm->shards[i];
 
@@ -134,10 +143,22 @@ static void free_slabs(struct dm_bm *bm, struct shard *s)
 	}
 }
 
+/* Waits for what is being read ahead. */
+static void settle(struct dm_bm *bm)
+{
+	dm_block_begin();
+	pthread_mutex_lock(&bm->ahead_lock);
+	while (bm->ahead)
+		pthread_cond_wait(&bm->settled, &bm->ahead_lock);
+	pthread_mutex_unlock(&bm->ahead_lock);
+	dm_block_end();
+}
+
 void dm_bm_free(struct dm_bm *bm)
 {
 	if (!bm)
 		return;
+	settle(bm);
 	for (unsigned i = 0; i < SHARDS; i++) {
 		struct shard *s = &bm->shards[i];
 
@@ -149,11 +170,14 @@ void dm_bm_free(struct dm_bm *bm)
 		pthread_mutex_destroy(&s->lock);
 		pthread_cond_destroy(&s->changed);
 	}
+	pthread_mutex_destroy(&bm->ahead_lock);
+	pthread_cond_destroy(&bm->settled);
 	free(bm);
 }
 
 void dm_bm_set_dev(struct dm_bm *bm, struct dm_dev *dev)
 {
+	settle(bm);
 	bm->dev = dev;
 	atomic_store(&bm->nr_blocks, 0);
 }
@@ -289,7 +313,7 @@ static uint64_t sector_of(struct dm_bm *bm, dm_block_t where)
 static void prepare(struct dm_block *b)
 {
 	if (b->validator)
-		b->validator->prepare(b->where, b->data, b->bm->block_size);
+		b->validator->prepare(b->validator->context, b->where, b->data, b->bm->block_size);
 }
 
 /*
@@ -345,7 +369,7 @@ static int check(struct dm_bm *bm, struct dm_block *b, const struct dm_validator
 		return 0;
 	if (b->validator)
 		return -EINVAL;
-	r = v->check(b->where, b->data, bm->block_size);
+	r = v->check(v->context, b->where, b->data, bm->block_size);
 	if (!r)
 		b->validator = v;
 	return r;
@@ -414,7 +438,7 @@ static int lock_cached(struct dm_bm *bm, struct dm_block *b, const struct dm_val
 {
 	int r = 0;
 
-	if (b->holders < 0 && pthread_equal(b->writer, pthread_self()))
+	if (b->holders < 0 && !b->ahead && pthread_equal(b->writer, pthread_self()))
 		return -EDEADLK;
 	if (b->holders < 0 || (how != READ && b->holders))
 		wait_for(b, how != READ);
@@ -513,6 +537,116 @@ void dm_bm_forget(struct dm_bm *bm, dm_block_t where)
 		block_free(b);
 	}
 	pthread_mutex_unlock(&s->lock);
+}
+
+/* --- reading ahead --- */
+
+struct run {
+	struct dm_bm *bm;
+	unsigned n;
+	struct dm_block *blocks[FLUSH_RUN];
+	struct iovec iov[FLUSH_RUN];
+};
+
+/* Room for n blocks more that are being read ahead: how many of them there is. */
+static unsigned ahead_begin(struct dm_bm *bm, unsigned n)
+{
+	pthread_mutex_lock(&bm->ahead_lock);
+	n = MIN(n, bm->max_ahead - MIN(bm->ahead, bm->max_ahead));
+	bm->ahead += n;
+	pthread_mutex_unlock(&bm->ahead_lock);
+	return n;
+}
+
+static void ahead_end(struct dm_bm *bm, unsigned n)
+{
+	pthread_mutex_lock(&bm->ahead_lock);
+	bm->ahead -= n;
+	if (!bm->ahead)
+		pthread_cond_broadcast(&bm->settled);
+	pthread_mutex_unlock(&bm->ahead_lock);
+}
+
+/* Whoever waits for a block that could not be read tries himself. */
+static void run_read(int error, const int *errors, void *context)
+{
+	struct run *run = context;
+
+	for (unsigned i = 0; i < run->n; i++) {
+		struct dm_block *b = run->blocks[i];
+		struct shard *s = b->shard;
+
+		pthread_mutex_lock(&s->lock);
+		b->ahead = false;
+		if (error)
+			unhash(b);
+		release(b);
+		pthread_mutex_unlock(&s->lock);
+	}
+	ahead_end(run->bm, run->n);
+	g_free(run);
+}
+
+static void send_run(struct run *run)
+{
+	struct dm_bm *bm = run->bm;
+	uint64_t sectors = (uint64_t)run->n * (bm->block_size / DM_SECTOR_SIZE);
+	struct dm_region where = {bm->dev, sector_of(bm, run->blocks[0]->where), sectors};
+
+	dm_io_async(DM_READ, DM_META, 1, &where, run->iov, (int)run->n, run_read, run);
+}
+
+/* A block to be read ahead, or NULL: it is there, or there is no room but by writing. */
+static struct dm_block *block_ahead(struct dm_bm *bm, dm_block_t where)
+{
+	struct shard *s = shard_of(bm, where);
+	struct dm_block *b = NULL, *oldest;
+
+	pthread_mutex_lock(&s->lock);
+	oldest = s->lru.next;
+	if (find(s, where))
+		goto out;
+	if (s->blocks >= s->limit) {
+		if (oldest == &s->lru || oldest->dirty || oldest->waiters)
+			goto out;
+		list_del(oldest);
+		unhash(oldest);
+		block_free(oldest);
+	}
+	b = block_new(bm, s, where);
+	b->holders = -1;
+	b->ahead = true;
+out:
+	pthread_mutex_unlock(&s->lock);
+	return b;
+}
+
+void dm_bm_prefetch(struct dm_bm *bm, dm_block_t first, unsigned n)
+{
+	struct run *run = NULL;
+	unsigned room = ahead_begin(bm, n), used = 0;
+
+	for (dm_block_t where = first; where - first < n && used < room && !is_beyond(bm, where); where++) {
+		struct dm_block *b = block_ahead(bm, where);
+
+		if (run && (!b || run->n == FLUSH_RUN)) {
+			send_run(run);
+			run = NULL;
+		}
+		if (!b)
+			continue;
+		if (!run) {
+			run = g_new(struct run, 1);
+			run->bm = bm;
+			run->n = 0;
+		}
+		run->blocks[run->n] = b;
+		run->iov[run->n++] = (struct iovec){b->data, bm->block_size};
+		used++;
+	}
+	if (run)
+		send_run(run);
+	ahead_end(bm, room - used);
 }
 
 /* --- flush --- */

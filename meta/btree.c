@@ -18,13 +18,13 @@ uint32_t node_max_entries(uint32_t value_size)
 	return (DM_META_BLOCK_SIZE - NODE_HEADER) / (8 + value_size) / 3 * 3;
 }
 
-static void btree_prepare(dm_block_t where, void *data, size_t size)
+static void btree_prepare(void *context, dm_block_t where, void *data, size_t size)
 {
 	put_le64(data + 8, where);
 	put_le32(data, dm_bm_checksum(data + 4, size - 4, BTREE_SEED));
 }
 
-static int btree_check(dm_block_t where, const void *data, size_t size)
+static int btree_check(void *context, dm_block_t where, const void *data, size_t size)
 {
 	uint32_t flags = get_le32(data + 4), nr = get_le32(data + 16), max = get_le32(data + 20);
 	uint32_t value_size = get_le32(data + 24);
@@ -52,7 +52,7 @@ static int btree_check(dm_block_t where, const void *data, size_t size)
 	return 0;
 }
 
-const struct dm_validator btree_validator = {"btree node", btree_prepare, btree_check};
+const struct dm_validator btree_validator = {"btree node", btree_prepare, btree_check, NULL};
 
 int node_init(struct node *n, struct dm_block *block, uint32_t leaf_value_size)
 {

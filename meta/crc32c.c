@@ -7,6 +7,7 @@
 
 #include <glib.h>
 #include <limits.h>
+#include <pthread.h>
 #include <string.h>
 #ifdef HAVE_LIBISAL
 #include <isa-l/crc.h>
@@ -32,13 +33,10 @@ static void fill_tables(void)
 
 uint32_t dm_crc32c_table(uint32_t crc, const void *data, size_t len)
 {
-	static gsize filled;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	const uint8_t *p = data;
 
-	if (g_once_init_enter(&filled)) {
-		fill_tables();
-		g_once_init_leave(&filled, 1);
-	}
+	pthread_once(&once, fill_tables);
 	for (; len >= 8; len -= 8, p += 8) {
 		uint64_t word;
 

@@ -37,28 +37,28 @@ static int check(const char *what, dm_block_t where, const void *data, size_t si
 	return 0;
 }
 
-static void bitmap_prepare(dm_block_t where, void *data, size_t size)
+static void bitmap_prepare(void *context, dm_block_t where, void *data, size_t size)
 {
 	prepare(where, data, size, BITMAP_SEED);
 }
 
-static int bitmap_check(dm_block_t where, const void *data, size_t size)
+static int bitmap_check(void *context, dm_block_t where, const void *data, size_t size)
 {
 	return check("bitmap", where, data, size, BITMAP_SEED);
 }
 
-static void index_prepare(dm_block_t where, void *data, size_t size)
+static void index_prepare(void *context, dm_block_t where, void *data, size_t size)
 {
 	prepare(where, data, size, INDEX_SEED);
 }
 
-static int index_check(dm_block_t where, const void *data, size_t size)
+static int index_check(void *context, dm_block_t where, const void *data, size_t size)
 {
 	return check("index", where, data, size, INDEX_SEED);
 }
 
-const struct dm_validator sm_bitmap_validator = {"space map bitmap", bitmap_prepare, bitmap_check};
-const struct dm_validator sm_index_validator = {"space map index", index_prepare, index_check};
+const struct dm_validator sm_bitmap_validator = {"space map bitmap", bitmap_prepare, bitmap_check, NULL};
+const struct dm_validator sm_index_validator = {"space map index", index_prepare, index_check, NULL};
 
 int sm_root_read(const void *root, size_t len, struct sm_root *out)
 {

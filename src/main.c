@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <glib.h>
+#include <limits.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -22,17 +23,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <dmfs/options.h>
+
 #include "core/concise.h"
 #include "core/devices.h"
 #include "core/events.h"
 #include "core/state.h"
 #include "core/type.h"
 #include "fs/fs.h"
-#include "fs/loop.h"
+#include "fs/mount.h"
 #include "io/nbd.h"
 #include "version.h"
 
 #include "targets/list.h"
+#include "targets/verity/mount.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -45,6 +49,8 @@ static struct {
 
 #define MAX_THREADS 128u
 #define MAX_NBD_TIMEOUT 1000000u /* seconds */
+#define MAX_PATH_CHECK 1000000u /* seconds */
+#define MAX_WAITING (1u << 24)   /* MiB */
 
 #define FS_OPT(t, member, value) {t, offsetof(struct dmfs_options, member), value}
 
@@ -52,6 +58,14 @@ static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
 	FUSE_OPT_KEY("threads=", 't'), /* not "%u": that takes "4x" for 4 and -1 for 4294967295 */
 	FUSE_OPT_KEY("nbd_timeout=", 'n'),
+	FUSE_OPT_KEY("path-check=", 'p'),
+	FUSE_OPT_KEY("max_waiting=", 'w'),
+	FUSE_OPT_KEY("max_read=", 'r'),
+	FUSE_OPT_KEY("debug", 'd'),
+	FUSE_OPT_KEY("blkdev", 'b'),
+	FUSE_OPT_KEY("blksize=", 'b'),
+	FUSE_OPT_KEY("verity-keys=", 'k'),
+	FUSE_OPT_KEY("on-corruption=", 'x'),
 	FS_OPT("allow_other", allow_other, 1),
 	FUSE_OPT_KEY("--create ", 'c'),
 	FUSE_OPT_KEY("--create=", 'c'),
@@ -72,7 +86,11 @@ static void usage(FILE *to)
 	      "     allow_other  other users may come in; permissions are checked\n"
 	      "     writeback    the kernel collects buffered writes (see dmfs(1))\n"
 	      "     threads=N    threads that wait for requests\n"
+	      "     max_waiting=N  MiB that the data of waiting writes may take (a quarter of the memory)\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
+	      "     path-check=N   multipath looks every N seconds whether a failed path answers again\n"
+	      "     verity-keys=FILE.pem  whose signatures of verity's root hashes count\n"
+	      "     on-corruption=COMMAND  run when verity finds a corrupted block\n"
 	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
 	      "  STATE           a file that keeps devices and tables until the next time\n"
 	      "  -h, --help\n"
@@ -91,8 +109,21 @@ static int take_number(const char *arg, unsigned most, unsigned *out)
 	return -1;
 }
 
+/* The value of NAME=VALUE, for who says what is wrong with it. */
+static int take_value(const char *arg, int (*take)(const char *, GError **))
+{
+	g_autoptr(GError) err = NULL;
+
+	if (!take(strchr(arg, '=') + 1, &err))
+		return 0;
+	fprintf(stderr, "dmfs: -o %s\n", err->message);
+	return -1;
+}
+
 static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 {
+	unsigned mib;
+
 	switch (key) {
 	case 'f':
 		opts.foreground = 1;
@@ -111,6 +142,30 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 		return take_number(arg, MAX_THREADS, &dmfs_options.threads);
 	case 'n':
 		return take_number(arg, MAX_NBD_TIMEOUT, &dmfs_options.nbd_timeout);
+	case 'p':
+		return take_number(arg, MAX_PATH_CHECK, &dm_options.path_check_seconds);
+	case 'w':
+		if (take_number(arg, MAX_WAITING, &mib))
+			return -1;
+		dmfs_options.max_waiting = (size_t)mib << 20;
+		return 0;
+	case 'r':
+		/* The kernel takes at least a page, and 0 for that: leaving it out is no limit. */
+		if (!strcmp(arg, "max_read=0"))
+			return 0;
+		if (take_number(arg, UINT_MAX, &dmfs_options.max_read))
+			return -1;
+		return 1;
+	case 'b':
+		fprintf(stderr, "dmfs: -o %s: only for file systems that are on a block device\n", arg);
+		return -1;
+	case 'd':
+		opts.foreground = 1; /* where else would it be printed to */
+		return 1;
+	case 'k':
+		return take_value(arg, verity_set_keys);
+	case 'x':
+		return take_value(arg, verity_set_on_corruption);
 	case FUSE_OPT_KEY_NONOPT:
 		if (opts.state && opts.mountpoint) {
 			fprintf(stderr, "dmfs: '%s' is one argument too many\n", arg);
@@ -133,51 +188,6 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 	default:
 		return 1;
 	}
-}
-
-/* --- the mountpoint ------------------------------------------------------------------- */
-
-static int unmount_dead(const char *path)
-{
-	g_autofree char *quoted = NULL, *command = NULL;
-
-	if (!umount2(path, MNT_DETACH))
-		return 0;
-	quoted = g_shell_quote(path);
-	command = g_strdup_printf("fusermount3 -u -z -- %s", quoted);
-	return system(command) ? -1 : 0;
-}
-
-/* Makes the mountpoint absolute; one that a killed daemon has left is freed first. */
-static int prepare_mountpoint(void)
-{
-	struct stat st;
-	char *real;
-
-	if (stat(opts.mountpoint, &st) < 0 && errno == ENOTCONN) {
-		g_autofree char *absolute = g_canonicalize_filename(opts.mountpoint, NULL);
-
-		if (unmount_dead(absolute)) {
-			fprintf(stderr, "dmfs: %s is a dead mount and cannot be taken over\n", opts.mountpoint);
-			return -1;
-		}
-	}
-	if (stat(opts.mountpoint, &st) < 0) {
-		fprintf(stderr, "dmfs: %s: %s\n", opts.mountpoint, g_strerror(errno));
-		return -1;
-	}
-	if (!S_ISDIR(st.st_mode)) {
-		fprintf(stderr, "dmfs: %s is not a directory\n", opts.mountpoint);
-		return -1;
-	}
-	real = realpath(opts.mountpoint, NULL);
-	if (!real) {
-		fprintf(stderr, "dmfs: %s: %s\n", opts.mountpoint, g_strerror(errno));
-		return -1;
-	}
-	g_free(opts.mountpoint);
-	opts.mountpoint = real;
-	return 0;
 }
 
 /* --- going into the background -------------------------------------------------------- */
@@ -254,6 +264,7 @@ static void prepare_process(void)
 	sigaddset(&end_signals, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &end_signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a write beyond RLIMIT_FSIZE fails, as one on a full disk does */
 	if (!pthread_create(&thread, NULL, wait_for_signal, NULL))
 		pthread_detach(thread);
 }
@@ -263,53 +274,6 @@ static unsigned default_threads(void)
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
 	return (unsigned)CLAMP(cpus * 2, 4, 32);
-}
-
-static char *escape_option(const char *s)
-{
-	GString *out = g_string_new(NULL);
-
-	for (; *s; s++) {
-		if (*s == ',' || *s == '\\')
-			g_string_append_c(out, '\\');
-		g_string_append_c(out, *s);
-	}
-	return g_string_free(out, FALSE);
-}
-
-static struct fuse_session *new_session(struct fuse_args *args)
-{
-	/* A comma would end the option. */
-	g_autofree char *source = escape_option(opts.state ? opts.state : "dmfs");
-	g_autofree char *fixed = g_strdup_printf("-osubtype=dmfs,fsname=%s,default_permissions%s",
-						 source,
-						 dmfs_options.allow_other ? ",allow_other" : "");
-
-	fuse_opt_insert_arg(args, 1, fixed);
-	return fuse_session_new(args, &dmfs_ops, sizeof dmfs_ops, NULL);
-}
-
-/*
- * Tells the engine our st_dev.  It is read from mountinfo: a stat(2) would keep
- * the mount busy for a moment, and wait for workers that are not there yet.
- */
-static void tell_mountpoint(void)
-{
-	g_autofree char *text = NULL;
-	g_auto(GStrv) lines = NULL;
-
-	if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
-		return;
-	lines = g_strsplit(text, "\n", -1);
-	for (unsigned i = 0; lines[i]; i++) {
-		/* ID PARENT MAJOR:MINOR ROOT MOUNTPOINT ..., blanks in names as \040 */
-		g_auto(GStrv) words = g_strsplit(lines[i], " ", 6);
-		g_autofree char *path = g_strv_length(words) == 6 ? g_strcompress(words[4]) : NULL;
-		unsigned major_nr, minor_nr;
-
-		if (path && !strcmp(path, opts.mountpoint) && sscanf(words[2], "%u:%u", &major_nr, &minor_nr) == 2)
-			dm_set_mountpoint(opts.mountpoint, makedev(major_nr, minor_nr), dmfs_find_inode);
-	}
 }
 
 /* Brings the devices: those of the state, then those of the command line. */
@@ -326,9 +290,49 @@ static int make_devices(void)
 	return error;
 }
 
+/* --- until the end -------------------------------------------------------------------------- */
+
+static bool over(void)
+{
+	return dmfs_loop_told() || dmfs_loop_stopped(DMFS_TREE);
+}
+
+static bool begun_or_over(void)
+{
+	return dmfs_loop_ready(DMFS_TREE) || over();
+}
+
+static bool settled(void)
+{
+	return dmfs_loop_settled(DMFS_TREE);
+}
+
+static int end(void)
+{
+	int error;
+
+	/* Unmounting first lets the kernel write back what it has cached, while we still serve. */
+	dmfs_mount_detach(DMFS_TREE);
+	dm_end_waiting();
+	dmfs_end_invalidations();
+	dmfs_loop_end(DMFS_TREE);
+	dmfs_loop_wait(settled);
+	dm_end_removals();
+	dm_state_close(); /* what follows is no change the user made */
+	dm_remove_all();
+	dmfs_nodes_end();
+	error = dm_store_flush_all();
+	dm_events_settle(); /* they use the session */
+	dmfs_mount_free(DMFS_TREE);
+	dmfs_buf_end();
+	if (error)
+		fprintf(stderr, "dmfs: flushing: %s\n", g_strerror(-error));
+	return error || !dmfs_loop_ready(DMFS_TREE) ? 1 : 0;
+}
+
 static int serve(struct fuse_args *args)
 {
-	int report, error;
+	int report;
 
 	if (opts.state) { /* the child changes its directory */
 		char *absolute = g_canonicalize_filename(opts.state, NULL);
@@ -336,53 +340,34 @@ static int serve(struct fuse_args *args)
 		g_free(opts.state);
 		opts.state = absolute;
 	}
+	/* What cannot be is refused before anything is opened or mounted. */
+	if (dmfs_mount_prepare(DMFS_TREE, opts.mountpoint) ||
+	    dmfs_mount_options(DMFS_TREE, args, opts.state ? opts.state : "dmfs"))
+		return 1;
 	report = opts.foreground ? -1 : go_background();
 
 	dmfs_options.uid = getuid();
 	dmfs_options.gid = getgid();
 	dm_nbd_timeout_ms = dmfs_options.nbd_timeout * 1000;
+	if (!dmfs_options.max_waiting)
+		dmfs_options.max_waiting = (size_t)sysconf(_SC_PHYS_PAGES) / 4 * (size_t)sysconf(_SC_PAGESIZE);
 	if (!dmfs_options.threads)
 		dmfs_options.threads = default_threads();
 	prepare_process();
 	dm_register_targets(dm_target_list);
 	dmfs_nodes_init();
 	/* Names below the mountpoint in tables are ours before it is mounted, too. */
-	dm_set_mountpoint(opts.mountpoint, (dev_t)-1, NULL);
-	if (make_devices())
+	if (dmfs_mounts[DMFS_TREE].path)
+		dm_set_mountpoint(dmfs_mounts[DMFS_TREE].path, (dev_t)-1, NULL);
+	if (make_devices() || dmfs_mount_up(DMFS_TREE, dmfs_options.threads))
 		return 1;
-	dmfs_session = new_session(args);
-	if (!dmfs_session)
-		return 1;
-	if (fuse_session_mount(dmfs_session, opts.mountpoint)) {
-		fuse_session_destroy(dmfs_session);
-		return 1;
-	}
-	tell_mountpoint();
-	error = dmfs_loop_start(dmfs_session, dmfs_options.threads);
-	if (error) {
-		fprintf(stderr, "dmfs: cannot serve requests: %s\n", g_strerror(-error));
-		fuse_session_unmount(dmfs_session);
-		fuse_session_destroy(dmfs_session);
-		return 1;
-	}
-	report_ready(report);
-	dmfs_loop_wait();
-	/* Unmounting first lets the kernel write back what it has cached, while we still serve. */
-	fuse_session_unmount(dmfs_session);
-	dm_end_waiting();
-	dmfs_end_invalidations();
-	dmfs_loop_end();
-	dmfs_loop_settle();
-	dm_end_removals();
-	dm_state_close(); /* what follows is no change the user made */
-	dm_remove_all();
-	dmfs_nodes_end();
-	error = dm_store_flush_all();
-	dm_events_settle(); /* they use the session */
-	fuse_session_destroy(dmfs_session);
-	if (error)
-		fprintf(stderr, "dmfs: flushing: %s\n", g_strerror(-error));
-	return error ? 1 : 0;
+	dmfs_loop_wait(begun_or_over);
+	if (dmfs_loop_ready(DMFS_TREE) && !dmfs_mounts[DMFS_TREE].path)
+		dmfs_mount_find(DMFS_TREE);
+	if (!dmfs_loop_stopped(DMFS_TREE))
+		report_ready(report);
+	dmfs_loop_wait(over);
+	return end();
 }
 
 int main(int argc, char **argv)
@@ -402,7 +387,7 @@ int main(int argc, char **argv)
 	} else if (!opts.mountpoint) {
 		usage(stderr);
 	} else {
-		status = prepare_mountpoint() ? 1 : serve(&args);
+		status = serve(&args);
 	}
 	fuse_opt_free_args(&args);
 	g_free(opts.mountpoint);

@@ -218,6 +218,7 @@ static int flakey_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	atomic_init(&f->random, seed);
 	ti->private = f;
 	ti->num_discard_bios = 1;
+	ti->provisions = true;
 	return 0;
 }
 
@@ -248,7 +249,7 @@ static bool happens(struct flakey *f, unsigned chance)
 
 static bool flags_match(const struct flakey *f, const struct dm_bio *bio)
 {
-	uint32_t opf = (bio->op == DM_WRITE ? OPF_WRITE : 0) | (bio->flags & DM_META ? OPF_META : 0) |
+	uint32_t opf = (bio->op != DM_READ ? OPF_WRITE : 0) | (bio->flags & DM_META ? OPF_META : 0) |
 		       (bio->flags & DM_FUA ? OPF_FUA : 0) | (bio->flags & DM_BACKGROUND ? OPF_BACKGROUND : 0);
 
 	return (opf & f->corrupt_flags) == f->corrupt_flags;
@@ -331,7 +332,7 @@ static enum dm_mapio flakey_map(struct dm_target *ti, struct dm_bio *bio)
 	int error;
 
 	*pb = (struct per_bio){0};
-	if (!is_down(f))
+	if (dm_op_manages_zones(bio->op) || !is_down(f))
 		return remap(ti, bio);
 	if (errors_all(f))
 		return DM_MAPIO_KILL;
@@ -346,7 +347,7 @@ static enum dm_mapio flakey_map(struct dm_target *ti, struct dm_bio *bio)
 		return finish(bio, 0);
 	if (f->error_writes)
 		return DM_MAPIO_KILL;
-	error = bio->op == DM_WRITE ? corrupt_write(f, bio, pb) : 0;
+	error = dm_op_has_data(bio->op) ? corrupt_write(f, bio, pb) : 0;
 	return error ? finish(bio, error) : remap(ti, bio);
 }
 
@@ -402,9 +403,17 @@ static int flakey_iterate_devices(struct dm_target *ti, dm_iterate_fn fn, void *
 	return fn(ti, f->dev, f->start, ti->len, data);
 }
 
+static int flakey_report_zones(struct dm_target *ti, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	struct flakey *f = ti->private;
+
+	return dm_target_report_zones(ti, f->dev, f->start, sector, max, fn, data);
+}
+
 const struct dm_target_type flakey_target = {
 	.name = "flakey",
 	.version = {1, 5, 0},
+	.features = DM_TARGET_ZONES,
 	.per_bio_size = sizeof(struct per_bio),
 	.ctr = flakey_ctr,
 	.dtr = flakey_dtr,
@@ -412,4 +421,5 @@ const struct dm_target_type flakey_target = {
 	.end_io = flakey_end_io,
 	.status = flakey_status,
 	.iterate_devices = flakey_iterate_devices,
+	.report_zones = flakey_report_zones,
 };

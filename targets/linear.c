@@ -34,6 +34,7 @@ static int linear_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		return error;
 	ti->num_discard_bios = 1;
 	ti->num_write_zeroes_bios = 1;
+	ti->provisions = true;
 	return 0;
 }
 
@@ -77,14 +78,30 @@ static int linear_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors
 	return dm_dev_extent(l->dev, l->start + sector, sectors, out);
 }
 
+static uint64_t linear_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct linear *l = ti->private;
+
+	return dm_dev_provisioned(l->dev, l->start + sector, sectors);
+}
+
+static int linear_report_zones(struct dm_target *ti, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	struct linear *l = ti->private;
+
+	return dm_target_report_zones(ti, l->dev, l->start, sector, max, fn, data);
+}
+
 const struct dm_target_type linear_target = {
 	.name = "linear",
 	.version = {1, 4, 0},
-	.features = DM_TARGET_FLUSH_DEVICES,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS | DM_TARGET_ZONES,
 	.ctr = linear_ctr,
 	.dtr = linear_dtr,
 	.map = linear_map,
 	.status = linear_status,
 	.iterate_devices = linear_iterate_devices,
 	.extent = linear_extent,
+	.provisioned = linear_provisioned,
+	.report_zones = linear_report_zones,
 };

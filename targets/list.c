@@ -9,10 +9,12 @@
 	T(flakey)          \
 	T(dust)            \
 	T(unstriped)       \
+	T(verity)          \
 	T(switch)          \
 	T(log_writes)      \
 	T(mirror)          \
 	T(raid)            \
+	T(multipath)       \
 	T(snapshot_merge)  \
 	T(snapshot_origin) \
 	T(snapshot)        \

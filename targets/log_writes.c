@@ -356,6 +356,13 @@ static int log_writes_extent(struct dm_target *ti, uint64_t sector, uint64_t sec
 	return dm_dev_extent(lw->dev, ti->begin + sector, sectors, out);
 }
 
+static uint64_t log_writes_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct log_writes *lw = ti->private;
+
+	return dm_dev_provisioned(lw->dev, ti->begin + sector, sectors);
+}
+
 const struct dm_target_type log_writes_target = {
 	.name = "log-writes",
 	.version = {1, 1, 0},
@@ -369,4 +376,5 @@ const struct dm_target_type log_writes_target = {
 	.iterate_devices = log_writes_iterate_devices,
 	.io_hints = log_writes_io_hints,
 	.extent = log_writes_extent,
+	.provisioned = log_writes_provisioned,
 };

@@ -74,8 +74,9 @@ static int striped_ctr(struct dm_target *ti, int argc, char **argv, GError **err
 		}
 	}
 	ti->private = s;
-	ti->num_discard_bios = (uint16_t)n;
-	ti->num_write_zeroes_bios = (uint16_t)n;
+	ti->num_discard_bios = n;
+	ti->num_write_zeroes_bios = n;
+	ti->provisions = true;
 	return 0;
 }
 
@@ -213,7 +214,8 @@ static void deal_data(struct deal *d, struct walk walk, uint64_t first, unsigned
 static void deal_out(struct dm_target *ti, struct dm_bio *orig, uint64_t first, uint64_t last)
 {
 	struct striped *s = ti->private;
-	unsigned n = (unsigned)MIN(last - first + 1, s->n);
+	/* tags are one run of memory, so then each chunk is a part */
+	unsigned n = (unsigned)(orig->tags.data ? last - first + 1 : MIN(last - first + 1, s->n));
 	size_t pieces = (size_t)(last - first) + (size_t)orig->iovcnt; /* at most: each border adds one */
 	struct deal *d = g_malloc(sizeof *d + n * sizeof d->parts[0] + pieces * sizeof(struct iovec));
 	uint64_t offset = dm_target_offset(ti, orig->sector), sector;
@@ -232,6 +234,7 @@ static void deal_out(struct dm_target *ti, struct dm_bio *orig, uint64_t first, 
 			.flags = orig->flags,
 			.dev = stripe->dev,
 			.sector = stripe->start + sector,
+			.tags = dm_tags_from(orig->tags, k ? (first + k) * s->chunk_sectors - offset : 0),
 			.end = part_end,
 		};
 	}
@@ -311,6 +314,8 @@ static void striped_io_hints(struct dm_target *ti, struct dm_limits *limits)
 
 	limits->io_min = (unsigned)MIN(chunk, UINT32_MAX);
 	limits->io_opt = (unsigned)MIN(chunk * s->n, UINT32_MAX);
+	if (limits->tag_block && chunk % limits->tag_block)
+		limits->tag_bytes = limits->tag_block = 0;
 }
 
 static int striped_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, struct dm_extent *out)
@@ -323,10 +328,24 @@ static int striped_extent(struct dm_target *ti, uint64_t sector, uint64_t sector
 	return dm_dev_extent(s->stripes[nr].dev, s->stripes[nr].start + at, sectors, out);
 }
 
+static uint64_t striped_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct striped *s = ti->private;
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < s->n; i++) {
+		uint64_t from = first_on_stripe(s, sector, i), to = first_on_stripe(s, sector + sectors, i);
+
+		if (to > from)
+			sum += dm_dev_provisioned(s->stripes[i].dev, s->stripes[i].start + from, to - from);
+	}
+	return sum;
+}
+
 const struct dm_target_type striped_target = {
 	.name = "striped",
 	.version = {1, 6, 0},
-	.features = DM_TARGET_FLUSH_DEVICES,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS,
 	.ctr = striped_ctr,
 	.dtr = striped_dtr,
 	.map = striped_map,
@@ -335,4 +354,5 @@ const struct dm_target_type striped_target = {
 	.iterate_devices = striped_iterate_devices,
 	.io_hints = striped_io_hints,
 	.extent = striped_extent,
+	.provisioned = striped_provisioned,
 };

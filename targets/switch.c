@@ -419,6 +419,7 @@ static int switch_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->private = s;
 	ti->max_io_sectors = region_sectors;
 	ti->num_discard_bios = 1; /* not split: any path will do */
+	ti->provisions = true;
 	return 0;
 }
 
@@ -471,6 +472,16 @@ static int switch_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors
 	return dm_dev_extent(path->dev, path->start + sector, sectors, out);
 }
 
+static uint64_t switch_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct switcher *s = ti->private;
+	uint64_t most = 0;
+
+	for (unsigned i = 0; i < s->n_paths; i++) /* they lead to the same storage */
+		most = MAX(most, dm_dev_provisioned(s->paths[i].dev, s->paths[i].start + sector, sectors));
+	return most;
+}
+
 const struct dm_target_type switch_target = {
 	.name = "switch",
 	.version = {1, 1, 0},
@@ -482,4 +493,5 @@ const struct dm_target_type switch_target = {
 	.status = switch_status,
 	.iterate_devices = switch_iterate_devices,
 	.extent = switch_extent,
+	.provisioned = switch_provisioned,
 };

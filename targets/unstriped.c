@@ -81,6 +81,7 @@ static int unstriped_ctr(struct dm_target *ti, int argc, char **argv, GError **e
 	ti->max_io_sectors = u.chunk_sectors;
 	ti->num_discard_bios = 1;
 	ti->num_write_zeroes_bios = 1;
+	ti->provisions = true;
 	ti->split_discards = true;
 	return 0;
 }
@@ -148,6 +149,16 @@ static int unstriped_extent(struct dm_target *ti, uint64_t sector, uint64_t sect
 	return dm_dev_extent(u->dev, device_sector(u, sector), sectors, out);
 }
 
+static uint64_t unstriped_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct unstriped *u = ti->private;
+	uint64_t from = device_sector(u, sector), to = device_sector(u, sector + sectors - 1) + 1;
+
+	if (to > dm_dev_sectors(u->dev))
+		return sectors;
+	return dm_dev_provisioned(u->dev, from, to - from);
+}
+
 const struct dm_target_type unstriped_target = {
 	.name = "unstriped",
 	.version = {1, 1, 0},
@@ -158,4 +169,5 @@ const struct dm_target_type unstriped_target = {
 	.status = unstriped_status,
 	.iterate_devices = unstriped_iterate_devices,
 	.extent = unstriped_extent,
+	.provisioned = unstriped_provisioned,
 };

@@ -31,10 +31,16 @@ static int zero_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, 
 	return 0;
 }
 
+static uint64_t zero_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	return 0;
+}
+
 const struct dm_target_type zero_target = {
 	.name = "zero",
 	.version = {1, 1, 0},
 	.ctr = zero_ctr,
 	.map = zero_map,
 	.extent = zero_extent,
+	.provisioned = zero_provisioned,
 };

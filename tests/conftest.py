@@ -11,6 +11,7 @@ import threading
 import pytest
 
 import mounted
+import nbd_server
 from mounted import SECTOR
 
 running = set()     # daemons of the current test, for the watchdog
@@ -175,3 +176,47 @@ def tool():
         return path
 
     return find
+
+
+@pytest.fixture
+def serve(work):
+    """serve.nbdkit(ARGS...), serve.qemu(FILE, ARGS...): a Server that runs."""
+    servers = []
+
+    class Serve:
+        @staticmethod
+        def start(argv, sock):
+            servers.append(nbd_server.Server(argv, sock))
+            return servers[-1].start()
+
+        @staticmethod
+        def nbdkit(*args):
+            sock = os.path.join(work, f"nbdkit{len(servers)}.sock")
+            return Serve.start([nbd_server.program("nbdkit"), "-f", "-U", sock, *args], sock)
+
+        @staticmethod
+        def qemu(path, *args):
+            sock = os.path.join(work, f"qemu{len(servers)}.sock")
+            return Serve.start([nbd_server.program("qemu-nbd"), "-k", sock, "-t", "-e", "8", "-f", "raw", *args, path], sock)
+
+    yield Serve
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def keyring():
+    """keyring(NAME, DATA) adds a user key to the session's keyring; removed at the end."""
+    if not shutil.which("keyctl"):
+        pytest.skip("no keyctl (package keyutils)")
+    made = []
+
+    def add(name, data):
+        done = subprocess.run(["keyctl", "padd", "user", name, "@u"], input=data, capture_output=True)
+        if done.returncode:
+            pytest.skip(f"keyctl: {done.stderr.decode().strip()}")
+        made.append(done.stdout.decode().strip())
+
+    yield add
+    for key in made:
+        subprocess.run(["keyctl", "unlink", key, "@u"], capture_output=True, check=False)

@@ -36,4 +36,29 @@ int dm_array_set_run(struct dm_array_info *info, dm_block_t root, uint32_t index
 int dm_array_walk(struct dm_array_info *info, dm_block_t root,
 		  int (*fn)(void *context, uint32_t index, const void *value), void *context);
 
+/*
+ * Steps through an array, holding no locks; the array must not change meanwhile.  The blocks to come are read ahead,
+ * so going through ten million values waits for few of them.
+ */
+struct dm_array_cursor {
+	struct dm_array_info *info;
+	dm_block_t root;
+	uint32_t index, size;
+	uint32_t at, n;          /* of the values here */
+	bool begun;              /* blocks is in use */
+	unsigned ahead;          /* of the entries in blocks: those before it have been asked for */
+	struct dm_btree_cursor blocks;
+	uint8_t values[DM_META_BLOCK_SIZE];
+};
+/* All -ENODATA: at the end.  -EILSEQ: the array is shorter than its size, or damaged. */
+int dm_array_cursor_begin(struct dm_array_info *info, dm_block_t root, uint32_t size, struct dm_array_cursor *c);
+int dm_array_cursor_next(struct dm_array_cursor *c);
+/* As n times next. */
+int dm_array_cursor_skip(struct dm_array_cursor *c, uint32_t n);
+/* Its value; good until the cursor moves. */
+static inline const void *dm_array_cursor_get(const struct dm_array_cursor *c)
+{
+	return c->values + (size_t)c->at * c->info->vt.size;
+}
+
 #endif

@@ -12,6 +12,7 @@
 #ifndef DMFS_BIO_H
 #define DMFS_BIO_H
 
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -22,6 +23,7 @@
 #define DM_SECTOR_SIZE 512u
 
 struct dm_dev;
+struct dm_origin;
 
 enum dm_op {
 	DM_READ,
@@ -29,6 +31,14 @@ enum dm_op {
 	DM_FLUSH,        /* no data, no range: all completed writes become durable */
 	DM_DISCARD,      /* no data: the range's content is not needed any more */
 	DM_WRITE_ZEROES, /* no data: the range reads as zeroes afterwards */
+	DM_PROVISION,    /* no data: later writes to the range find room; what it holds stays */
+	/* Of zones (zone.h): only for devices that have them. */
+	DM_ZONE_APPEND, /* data for a zone's write pointer; sector is the zone's, and at end() where the data went */
+	DM_ZONE_OPEN,   /* no data, these; the range is one zone */
+	DM_ZONE_CLOSE,
+	DM_ZONE_FINISH,
+	DM_ZONE_RESET,
+	DM_ZONE_RESET_ALL, /* the range is any number of zones */
 };
 
 enum dm_bio_flags {
@@ -37,6 +47,18 @@ enum dm_bio_flags {
 	DM_META = 1u << 2,     /* metadata of a target */
 	DM_NOUNMAP = 1u << 3,  /* write-zeroes: keep the space allocated */
 	DM_BACKGROUND = 1u << 4, /* nobody waits: copies, resynchronisation */
+	DM_FAILFAST = 1u << 5,   /* there is another way: fails rather than waits for a server that has gone */
+};
+
+/*
+ * The integrity payload of a read or write: a tag of so many bytes for each block of the data, the first block's
+ * first.  A read is to fill them, a write to store them with the data.  It says all about itself, so that a part of
+ * a bio carries a part of it.  Only a device whose limits say so takes them (dm_limits.tag_bytes), and then
+ * tags have that size, and the bio begins and ends with a block; else the bio fails with -EINVAL.
+ */
+struct dm_tags {
+	uint8_t *data; /* the owner's until end(), as the iov's memory; NULL: there are none */
+	unsigned bytes, block_sectors;
 };
 
 struct dm_bio {
@@ -47,7 +69,9 @@ struct dm_bio {
 	uint64_t sectors; /* how much; iov holds exactly sectors * 512 bytes for reads and writes */
 	struct iovec *iov;
 	int iovcnt;
-	unsigned nr; /* map(): which of the target's flush, discard or write-zeroes bios this is */
+	struct dm_tags tags;
+	struct dm_origin *origin; /* who asked, for who may be dying (hold.h); NULL: nobody who could */
+	unsigned nr; /* map(): which of the target's flush, discard, write-zeroes or provision bios this is */
 	void (*end)(struct dm_bio *);
 	int error;     /* set before end() */
 	void *private; /* map(), end_io(): the target's per_bio_size bytes; else the owner's */
@@ -102,12 +126,29 @@ void dm_parts_end(struct dm_parts *parts, int error);
 
 static inline bool dm_op_has_data(enum dm_op op)
 {
-	return op == DM_READ || op == DM_WRITE;
+	return op == DM_READ || op == DM_WRITE || op == DM_ZONE_APPEND;
 }
 
+/* Changes what is on the device. */
 static inline bool dm_op_is_write(enum dm_op op)
 {
-	return op == DM_WRITE || op == DM_DISCARD || op == DM_WRITE_ZEROES;
+	return op != DM_READ && op != DM_FLUSH;
+}
+
+/* Does something to zones as such; an append is a write. */
+static inline bool dm_op_manages_zones(enum dm_op op)
+{
+	return op >= DM_ZONE_OPEN;
+}
+
+/* The tags of what begins some sectors into the data, with a block.  None of none. */
+static inline struct dm_tags dm_tags_from(struct dm_tags tags, uint64_t sectors)
+{
+	if (tags.data) {
+		assert(sectors % tags.block_sectors == 0);
+		tags.data += sectors / tags.block_sectors * tags.bytes;
+	}
+	return tags;
 }
 
 /* The bytes of an iov. */

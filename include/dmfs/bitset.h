@@ -28,4 +28,18 @@ int dm_bitset_set(struct dm_bitset_info *info, dm_block_t *root, uint32_t index,
 int dm_bitset_test(struct dm_bitset_info *info, dm_block_t *root, uint32_t index, bool *value);
 int dm_bitset_flush(struct dm_bitset_info *info, dm_block_t *root);
 
+/* Steps through a bitset that has been flushed and does not change meanwhile; otherwise as an array's cursor. */
+struct dm_bitset_cursor {
+	uint32_t index, size;
+	uint64_t bits; /* of the word that index is in */
+	struct dm_array_cursor words;
+};
+int dm_bitset_cursor_begin(struct dm_bitset_info *info, dm_block_t root, uint32_t size, struct dm_bitset_cursor *c);
+int dm_bitset_cursor_next(struct dm_bitset_cursor *c);
+int dm_bitset_cursor_skip(struct dm_bitset_cursor *c, uint32_t n);
+static inline bool dm_bitset_cursor_get(const struct dm_bitset_cursor *c)
+{
+	return c->bits >> c->index % 64 & 1;
+}
+
 #endif

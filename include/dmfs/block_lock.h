@@ -56,7 +56,7 @@ struct dm_block_place {
 	struct dm_block_place *prev, *next;
 	uint64_t seq;
 	bool behind;
-	struct dm_bio_list parked;
+	struct dm_block_parked *parked, **parked_tail;
 };
 
 struct dm_block_claim {
@@ -102,7 +102,8 @@ bool dm_block_cancel(struct dm_block_lock *l, struct dm_block_claim *claim, stru
 /*
  * For work that is done once for all who come meanwhile: makes the claim for one block, exclusive, as
  * dm_block_trylock() does; or if somebody has the block, or waits for it, leaves the bio with him and returns false.
- * His unlock hands it out, for whoever unlocks to send it on or to have it mapped anew.
+ * His unlock hands it out, for whoever unlocks to send it on or to have it mapped anew.  If its origin is cancelled
+ * (hold.h) before that, it ends with -EINTR.
  */
 bool dm_block_lock_or_park(struct dm_block_lock *l, struct dm_block_claim *claim, uint64_t block, struct dm_bio *bio);
 

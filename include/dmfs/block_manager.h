@@ -26,13 +26,14 @@ typedef uint64_t dm_block_t;
 struct dm_bm;
 struct dm_block; /* a locked block */
 
-/* What belongs into every block of a kind: called with the block's whole content. */
+/* What belongs into every block of a kind: called with the context and the block's whole content. */
 struct dm_validator {
 	const char *name;
 	/* Fills in checksum and block number before a write. */
-	void (*prepare)(dm_block_t where, void *data, size_t size);
+	void (*prepare)(void *context, dm_block_t where, void *data, size_t size);
 	/* 0; -ENOTBLK: a block from elsewhere; -EILSEQ: damaged. */
-	int (*check)(dm_block_t where, const void *data, size_t size);
+	int (*check)(void *context, dm_block_t where, const void *data, size_t size);
+	void *context; /* what a checksum depends on besides, a salt for example */
 };
 
 /* cache_bytes bounds the memory for unlocked blocks.  The device must stay; the manager takes no reference. */
@@ -59,6 +60,12 @@ int dm_bm_write_lock(struct dm_bm *bm, dm_block_t b, const struct dm_validator *
 /* Without reading it: the content is all zeroes. */
 int dm_bm_write_lock_zero(struct dm_bm *bm, dm_block_t b, const struct dm_validator *v, struct dm_block **out);
 void dm_bm_unlock(struct dm_block *block);
+
+/*
+ * Begins to read n blocks that will be locked soon, those that are not cached, and returns at once.  A wish: what the
+ * memory has no room for is not read, and errors come from the lock.  Blocks beyond the device's end are left out.
+ */
+void dm_bm_prefetch(struct dm_bm *bm, dm_block_t b, unsigned n);
 
 dm_block_t dm_block_location(const struct dm_block *block);
 void *dm_block_data(struct dm_block *block);

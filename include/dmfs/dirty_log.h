@@ -16,14 +16,23 @@
  * The order that makes a log worth having is the caller's: mark, flush, then
  * write; and what clear_region is told of is durable on all legs already.
  *
- * Threads: in_sync, sync_count and status may be called at any time from any
- * thread; all else by one thread at a time.  Regions are below the log's
- * `regions`; the caller checks.
+ * A log may be far away, a server behind a socket that other hosts ask as well.  So its functions are of two kinds:
+ *
+ *   at once     in_sync without may_wait, is_clean, mark_region, clear_region, set_region_sync, sync_count, status.
+ *               They look at or note something in memory, and may be called with locks held.  What they note
+ *               reaches the log's device or server with the next function that may wait, in order.
+ *   may wait    all else.  Only from threads that nobody waits for but those whose bios wait for the
+ *               answer: a target's worker, never map() or an end().
+ *
+ * in_sync without may_wait, sync_count and status may be called at any time from any thread; all else by one thread at a
+ * time.  Regions are below the log's `regions`; the caller checks.
  */
 #ifndef DMFS_DIRTY_LOG_H
 #define DMFS_DIRTY_LOG_H
 
 #include <dmfs/target.h>
+
+#define DM_LOG_ASK_AGAIN_MS 1000
 
 struct dm_dirty_log;
 
@@ -42,8 +51,12 @@ struct dm_dirty_log_type {
 	int (*resume)(struct dm_dirty_log *);
 
 	bool (*is_clean)(struct dm_dirty_log *, uint64_t region);
-	bool (*in_sync)(struct dm_dirty_log *, uint64_t region);
-	/* Makes every mark_region() before it durable (and takes clear_region()s along).  May block on I/O. */
+	/*
+	 * 1 or 0.  -EWOULDBLOCK: that is not known here and now, so the worker has to ask with may_wait, and use the
+	 * answer while it has the region in hand; for a log on this host, never.  A server's other errors.
+	 */
+	int (*in_sync)(struct dm_dirty_log *, uint64_t region, bool may_wait);
+	/* Makes every mark_region() before it durable (and takes clear_region()s along). */
 	int (*flush)(struct dm_dirty_log *);
 	/* Is about to be written; in memory until flush. */
 	void (*mark_region)(struct dm_dirty_log *, uint64_t region);
@@ -52,6 +65,13 @@ struct dm_dirty_log_type {
 	/* The next region out of sync since resume, each once; false: no more. */
 	bool (*get_resync_work)(struct dm_dirty_log *, uint64_t *region);
 	void (*set_region_sync)(struct dm_dirty_log *, uint64_t region, bool in_sync);
+	/*
+	 * Whether another host is copying the region: who wants to write to it waits, and asks again after
+	 * DM_LOG_ASK_AGAIN_MS.  May be absent: there is no other host.
+	 */
+	bool (*is_remote_recovering)(struct dm_dirty_log *, uint64_t region);
+	/* The daemon ends: what waits for a server fails, now and from now on.  From any thread.  May be absent. */
+	void (*end_waiting)(struct dm_dirty_log *);
 	uint64_t (*sync_count)(struct dm_dirty_log *);
 	/* INFO: "<#words> <name> ..."; TABLE: "<name> <#params> <params>". */
 	void (*status)(struct dm_dirty_log *, enum dm_status_type, GString *);
@@ -73,6 +93,23 @@ int dm_dirty_log_new(struct dm_target *ti, const char *who, const char *type, in
 		     struct dm_dirty_log **log, GError **err);
 /* In dtr. */
 void dm_dirty_log_free(struct dm_dirty_log *log);
+
+/* Whether a region is known to be in sync, here and now. */
+static inline bool dm_dirty_log_in_sync(struct dm_dirty_log *log, uint64_t region)
+{
+	return log->type->in_sync(log, region, false) == 1;
+}
+
+static inline bool dm_dirty_log_is_remote_recovering(struct dm_dirty_log *log, uint64_t region)
+{
+	return log->type->is_remote_recovering && log->type->is_remote_recovering(log, region);
+}
+
+static inline void dm_dirty_log_end_waiting(struct dm_dirty_log *log)
+{
+	if (log->type->end_waiting)
+		log->type->end_waiting(log);
+}
 
 /*
  * Bitmaps of regions as logs keep them: bit r is bit r % 8 of byte r / 8.  Set

@@ -48,4 +48,15 @@ static inline void dm_hash_buffer(struct dm_hash *h, const void *data, size_t le
 	dm_hash_iov(h, &piece, 1, digest);
 }
 
+/* A plain digest of libgcrypt's, for who needs its own handle: in secure memory, as of a key. */
+struct dm_digest {
+	const char *name; /* the kernel's */
+	int algo;         /* libgcrypt's */
+	unsigned size;    /* bytes, of which libgcrypt's may have more */
+};
+/* By name, len bytes of it; false: there is none, or it is no plain digest. */
+bool dm_digest_find(const char *name, size_t len, struct dm_digest *out);
+/* "md4, md5, …" */
+void dm_digest_names(GString *out);
+
 #endif

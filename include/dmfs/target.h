@@ -5,14 +5,22 @@
  * A target is one line of a table.  Its type is a table of functions; the
  * engine calls ctr once, map for every bio, dtr at the end.  What holds when:
  *
- *   ctr, dtr          one thread; no bios; the device may run another table.
+ *   ctr, dtr          one thread; no bios, hooks, messages or status of this table; the device may run another.
  *   map, end_io       any number of threads at once.  map must not wait for
  *                     another bio (dm_io_sync() of its own is fine, and so is
  *                     a short mutex).
  *   presuspend        bios still flow; stop background work from starting anew.
  *   postsuspend       no bio is in flight and none comes.
  *   preresume, resume the same; bios flow once resume has returned.
- *   status, message   any time while the table is loaded, several at once.
+ *   message           while the table is live.  Hooks (presuspend to resume, and its undo) and messages of a device
+ *                     come one at a time, whatever tables it has: none begins before the other has returned.  A
+ *                     suspend lets messages through while it waits for I/O.  May wait.
+ *   status            any time between ctr and dtr, several at once, beside hooks, messages and bios.  Never waits:
+ *                     what it reads is atomic, or under a lock that nobody holds while he waits, or changes only
+ *                     between dm_status_pause() and dm_status_go_on().
+ *   end_waiting       any time while the table is loaded, beside all of these.
+ *
+ * The engine sees to this and asserts it.
  *
  * Errors are negative errnos.  Error texts begin with the target's name.
  */
@@ -51,9 +59,14 @@ enum dm_target_features {
 	DM_TARGET_FLUSH_DEVICES = 1u << 0,
 	DM_TARGET_SINGLETON = 1u << 1,        /* alone in its table */
 	DM_TARGET_ALWAYS_WRITEABLE = 1u << 2, /* refuses read-only tables */
-	DM_TARGET_IMMUTABLE = 1u << 3,        /* never replaced by another type in a device's table */
+	DM_TARGET_IMMUTABLE = 1u << 3,        /* never beside another type in a table, never replaced by one in a device's */
 	DM_TARGET_FLUSH_LAST = 1u << 4, /* map gets a FLUSH only if no other kind of target in the table has use for it */
 	DM_TARGET_TAKES_KEYS = 1u << 5, /* what looks like a key is never in an error text about a line of this type */
+	/* Bios go on to its devices with their tags (bio.h): it takes what they take, if that is the same for all. */
+	DM_TARGET_PASSES_TAGS = 1u << 6,
+	/* Its devices' zones are its own, bios for them go on, and it has report_zones; the devices are all of one model. */
+	DM_TARGET_ZONES = 1u << 7,
+	DM_TARGET_MIXED_ZONES = 1u << 8, /* has use for devices with zones, whatever their models, but shows none (io_hints) */
 };
 
 struct dm_target;
@@ -89,6 +102,10 @@ struct dm_target_type {
 	void (*io_hints)(struct dm_target *, struct dm_limits *);
 	/* Data or hole; sector counts from the target's begin.  Absent: all data. */
 	int (*extent)(struct dm_target *, uint64_t sector, uint64_t sectors, struct dm_extent *);
+	/* As dm_dev_provisioned(); sector counts from the target's begin.  Absent: all. */
+	uint64_t (*provisioned)(struct dm_target *, uint64_t sector, uint64_t sectors);
+	/* DM_TARGET_ZONES: dm_target_report_zones() with what sectors are mapped to. */
+	int (*report_zones)(struct dm_target *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 };
 
 #define DM_TARGET_LINE 64 /* bytes: a cache line.  A lookup in a large table misses the two of a target, no more. */
@@ -101,16 +118,19 @@ struct dm_target {
 	/* ctr may set what follows. */
 	/* Bios are split at multiples of this, counted from begin; 0: no splitting.  It may become 0, atomically, during I/O. */
 	uint32_t max_io_sectors;
-	uint16_t per_bio_size; /* at first the type's */
-	uint16_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
-	uint16_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */
-	uint16_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
+	uint32_t per_bio_size;          /* at first the type's */
+	uint32_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
+	uint32_t num_discard_bios;      /* at first 0: discards fail with -EOPNOTSUPP */
+	uint32_t num_write_zeroes_bios; /* at first 0: write-zeroes arrive as writes of zeroes */
+	bool provisions; /* takes DM_PROVISION, split as writes are, in as many bios as write-zeroes (at least 1); else it does nothing */
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
 	bool secret; /* the arguments hold a key: the table is never stored, a restart needs it again */
 	/* Room for a small context, for ctr to point private to; it goes when the target goes. */
 	char room[DM_TARGET_LINE] __attribute__((aligned(DM_TARGET_LINE)));
 };
+
+G_STATIC_ASSERT(offsetof(struct dm_target, room) == DM_TARGET_LINE);
 
 /* Sector of a bio relative to the target's begin. */
 static inline uint64_t dm_target_offset(const struct dm_target *ti, uint64_t sector)
@@ -120,12 +140,23 @@ static inline uint64_t dm_target_offset(const struct dm_target *ti, uint64_t sec
 
 /*
  * Finds and opens the device an argument names (design: a dmfs device, an
- * absolute path, a path relative to the writer, MAJ:MIN), with the writer's
- * credentials.  Only from ctr (or message, for targets that take devices
- * there).  The table keeps it; put it in dtr or before.
+ * absolute path, a path relative to the writer, MAJ:MIN), with the credentials of who wrote the
+ * table or sends the message.  Only from ctr and message.  The table keeps it; put it in dtr or before (from
+ * dtr, message, or a thread of the target's own).  A FLUSH goes to devices taken later only if
+ * the target sees to that (not with DM_TARGET_FLUSH_DEVICES).
  */
 int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err);
 void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
+/*
+ * The device an argument of a message means, of those that the table has already: by the name that the table shows,
+ * or by any other as for dm_get_device().  No reference; it stays while the target does not put it.
+ */
+int dm_find_device(struct dm_target *ti, const char *name, struct dm_dev **dev, GError **err);
+/*
+ * The content of a small regular file, named and opened in the same way; not one of this mount.  -ENOENT, -EACCES, -EINVAL, -EFBIG:
+ * more than max bytes.  Only from ctr.
+ */
+int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **out, GError **err);
 enum dm_mode dm_table_mode(struct dm_table *table); /* DM_MODE_READ for a read-only device */
 static inline enum dm_mode dm_target_mode(struct dm_target *ti)
 {
@@ -137,8 +168,17 @@ struct dm_mapped *dm_target_mapped(struct dm_target *ti);
 struct dm_mapped *dm_dev_mapped(struct dm_dev *dev);
 /* Its name at the moment, into out. */
 void dm_mapped_name(struct dm_mapped *md, GString *out);
+/* Its capacity now: the live table's length, or what its target says (dm_target_set_capacity()). */
 uint64_t dm_mapped_sectors(struct dm_mapped *md);
-/* Whether the device is suspended, or being suspended (with noflush). */
+/*
+ * How much of its device there is, for a target alone in its table (DM_TARGET_SINGLETON) whose data become more or
+ * less by themselves, as a reshape's: at most the target's length, which it is at first.  From ctr on, any thread.
+ * Bios beyond it fail from now on; those that have been mapped are not waited for.  The front end learns of it
+ * soon: the image's size, an event.
+ */
+void dm_target_set_capacity(struct dm_target *ti, uint64_t sectors);
+/* Whether the device is suspended, or being suspended (with noflush): bios for it wait. */
+bool dm_mapped_suspending(struct dm_mapped *md);
 bool dm_target_suspending(struct dm_target *ti);
 bool dm_target_noflush(struct dm_target *ti);
 /*
@@ -149,11 +189,30 @@ void dm_mapped_quiesce(struct dm_mapped *md);
 void dm_mapped_unquiesce(struct dm_mapped *md);
 
 /*
+ * Around a change of what status() reads with no lock of the target's own, as when one target hands over to another:
+ * between the two neither target's device is asked for its status.  b may be NULL or of the same device.  They do not
+ * nest, and nothing between them waits.  Locks that status() takes are taken after it.
+ */
+void dm_status_pause(struct dm_target *a, struct dm_target *b);
+void dm_status_go_on(struct dm_target *a, struct dm_target *b);
+
+/*
+ * A bio that the target has got from map() and not ended: as if map() had returned DM_MAPIO_REQUEUE now.  In a noflush
+ * suspend it comes back through map after the resume, of this table or the next; else it fails with -EIO.  end_io is
+ * not called.  Any thread; the bio is not the target's any more.
+ */
+void dm_bio_requeue(struct dm_bio *bio);
+
+/*
  * Raises a dm event: counts in `info`, wakes `events`, poll and waiters.
  * action: DM_ACTION, e.g. "PATH_FAILED", or NULL; words: "KEY=value" pairs
  * already escaped, separated by a blank, or NULL.  Any thread, no locks of the table needed.
  */
 void dm_target_event(struct dm_target *ti, const char *action, const char *words);
+/* Appends a value for such words: blanks, and what could be taken for the end of a line, are \xHH. */
+void dm_event_value(GString *out, const char *value);
+/* A uevent that is no dm event, as of the kernel's block layer: `events` and poll see it, `info` does not count it. */
+void dm_target_uevent(struct dm_target *ti, const char *words);
 
 /*
  * Arguments.  Numbers are unsigned decimal, nothing before or after them,

@@ -190,50 +190,49 @@ static void shut_down(struct dm_mapped *md)
 	dm_mapped_unref(md);
 }
 
-static int create(const char *name, int minor, struct dm_mapped **out, GError **err)
+/* Whether a name and a minor are free; under the naming lock they stay so. */
+static int check_free(const char *name, int minor, unsigned *number, GError **err)
 {
-	unsigned number = 0;
 	int error = 0;
 
 	dm_topology_lock();
 	if (g_hash_table_contains(by_name, name))
 		error = dm_fail(err, EEXIST, "there is a device '%s' already", name);
 	else
-		error = take_minor(minor, &number, err);
-	if (!error) {
-		*out = dm_mapped_new(name, number);
-		enter(*out);
-		dm_mapped_ref(*out);
-	}
+		error = take_minor(minor, number, err);
 	dm_topology_unlock();
 	return error;
 }
 
+static void publish_device(struct dm_change *c)
+{
+	dm_topology_lock();
+	enter(dm_mapped_ref(c->md));
+	dm_topology_unlock();
+}
+
 int dm_create(const char *name, int minor, struct dm_mapped **out, GError **err)
 {
-	struct dm_mapped *md = NULL;
+	struct dm_change c = {.publish = publish_device};
+	unsigned number = 0;
 	int error = check_name(name, err);
-	bool gone = false;
 
 	if (error)
 		return error;
 	naming_lock();
-	error = create(name, minor, &md, err);
+	error = check_free(name, minor, &number, err);
 	if (!error) {
-		error = dm_state_save(md, err);
-		gone = error && !take_out(md, NOW, NULL);
+		c.md = dm_mapped_new(name, number);
+		error = dm_state_change(&c, err);
 	}
 	naming_unlock();
-	if (!error) {
-		dm_event_added(md);
-		*out = md;
-		return 0;
+	if (error) {
+		dm_mapped_unref(c.md);
+		return error;
 	}
-	if (gone)
-		shut_down(md);
-	if (md)
-		dm_mapped_unref(md);
-	return error;
+	dm_event_added(c.md);
+	*out = c.md;
+	return 0;
 }
 
 static int remove_one(struct dm_mapped *md, enum when when, GError **err)
@@ -335,71 +334,75 @@ void dm_end_removals(void)
 
 /* --- renaming --------------------------------------------------------------------------------- */
 
-/* The part under the lock; the old name is the caller's. */
-static int set_name(struct dm_mapped *md, const char *name, char **old, GError **err)
+static int check_new_name(struct dm_mapped *md, const char *name, GError **err)
 {
 	int error = 0;
 
 	dm_topology_lock();
-	if (md->removed) {
+	if (md->removed)
 		error = dm_fail(err, ENXIO, "the device was removed");
-	} else if (g_hash_table_contains(by_name, name)) {
+	else if (g_hash_table_contains(by_name, name))
 		error = dm_fail(err, EEXIST, "there is a device '%s' already", name);
-	} else {
-		g_hash_table_remove(by_name, md->name);
-		*old = md->name;
-		md->name = g_strdup(name);
-		g_hash_table_insert(by_name, md->name, md);
-	}
 	dm_topology_unlock();
 	return error;
 }
 
+/* The old name is the caller's, in c->data. */
+static void publish_name(struct dm_change *c)
+{
+	dm_topology_lock();
+	c->data = c->md->name;
+	g_hash_table_remove(by_name, c->md->name);
+	c->md->name = g_strdup(c->name);
+	g_hash_table_insert(by_name, c->md->name, c->md);
+	dm_topology_unlock();
+}
+
 int dm_rename(struct dm_mapped *md, const char *name, GError **err)
 {
-	g_autofree char *old_name = NULL, *new_name = NULL;
+	struct dm_change c = {.md = md, .what = DM_CHANGE_NAME, .name = name, .publish = publish_name};
 	int error = check_name(name, err);
 
 	if (error)
 		return error;
 	naming_lock();
-	error = set_name(md, name, &old_name, err);
-	if (!error) {
-		error = dm_state_save(md, err);
-		if (error)
-			set_name(md, old_name, &new_name, NULL);
-	}
+	error = check_new_name(md, name, err);
+	if (!error)
+		error = dm_state_change(&c, err);
 	naming_unlock();
 	if (!error)
-		dm_event_renamed(md, old_name);
+		dm_event_renamed(md, c.data);
+	g_free(c.data);
 	return error;
 }
 
-/* The part under the lock; an empty uuid takes it away. */
-static int give_uuid(struct dm_mapped *md, const char *uuid, GError **err)
+static int check_new_uuid(struct dm_mapped *md, const char *uuid, GError **err)
 {
 	int error = 0;
 
 	dm_topology_lock();
-	if (md->removed) {
+	if (md->removed)
 		error = dm_fail(err, ENXIO, "the device was removed");
-	} else if (*md->uuid && *uuid) {
+	else if (*md->uuid)
 		error = dm_fail(err, EINVAL, "the uuid is set already, to '%s'", md->uuid);
-	} else if (g_hash_table_contains(by_uuid, uuid)) {
+	else if (g_hash_table_contains(by_uuid, uuid))
 		error = dm_fail(err, EBUSY, "another device has the uuid '%s'", uuid);
-	} else {
-		g_hash_table_remove(by_uuid, md->uuid);
-		g_free(md->uuid);
-		md->uuid = g_strdup(uuid);
-		if (*uuid)
-			g_hash_table_insert(by_uuid, md->uuid, md);
-	}
 	dm_topology_unlock();
 	return error;
 }
 
+static void publish_uuid(struct dm_change *c)
+{
+	dm_topology_lock();
+	g_free(c->md->uuid);
+	c->md->uuid = g_strdup(c->uuid);
+	g_hash_table_insert(by_uuid, c->md->uuid, c->md);
+	dm_topology_unlock();
+}
+
 int dm_set_uuid(struct dm_mapped *md, const char *uuid, GError **err)
 {
+	struct dm_change c = {.md = md, .what = DM_CHANGE_UUID, .uuid = uuid, .publish = publish_uuid};
 	size_t len = strlen(uuid);
 	int error;
 
@@ -408,12 +411,9 @@ int dm_set_uuid(struct dm_mapped *md, const char *uuid, GError **err)
 	if (len > DM_UUID_MAX)
 		return dm_fail(err, ENAMETOOLONG, "uuid is %zu bytes long, the most is %d", len, DM_UUID_MAX);
 	naming_lock();
-	error = give_uuid(md, uuid, err);
-	if (!error) {
-		error = dm_state_save(md, err);
-		if (error)
-			give_uuid(md, "", NULL);
-	}
+	error = check_new_uuid(md, uuid, err);
+	if (!error)
+		error = dm_state_change(&c, err);
 	naming_unlock();
 	if (!error)
 		dm_event_uuid_set(md);

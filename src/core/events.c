@@ -120,8 +120,7 @@ static void post(struct dm_mapped *md, const char *line, bool last)
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* A value in which blanks, and what could be taken for the end of a line, are \xHH. */
-static void append_value(GString *out, const char *value)
+void dm_event_value(GString *out, const char *value)
 {
 	for (const unsigned char *p = (const unsigned char *)value; *p; p++) {
 		if (*p <= ' ' || *p == '\\' || *p == 0x7f)
@@ -138,9 +137,9 @@ static void raise_event(struct dm_mapped *md, const char *action, const char *ta
 	g_autoptr(GString) line = g_string_new(NULL);
 
 	g_string_append_printf(line, "ACTION=%s DM_NAME=", action);
-	append_value(line, name);
+	dm_event_value(line, name);
 	g_string_append(line, " DM_UUID=");
-	append_value(line, uuid);
+	dm_event_value(line, uuid);
 	g_string_append_printf(line, " DM_SEQNUM=%lu", atomic_fetch_add(&md->uevent_seq, 1) + 1);
 	if (target)
 		g_string_append_printf(line, " DM_TARGET=%s", target);
@@ -174,7 +173,7 @@ void dm_event_renamed(struct dm_mapped *md, const char *old_name)
 {
 	g_autoptr(GString) words = g_string_new("DM_OLD_NAME=");
 
-	append_value(words, old_name);
+	dm_event_value(words, old_name);
 	count_if_live(md);
 	raise_event(md, "change", NULL, NULL, words->str, false);
 }
@@ -193,12 +192,35 @@ void dm_event_resumed(struct dm_mapped *md)
 	raise_event(md, "change", NULL, NULL, NULL, false);
 }
 
+void dm_event_run_resized(struct dm_work *work)
+{
+	struct dm_mapped *md = container_of(work, struct dm_mapped, resized);
+
+	if (dm_front && dm_front->resized)
+		dm_front->resized(md);
+	if (!dm_mapped_removed(md))
+		raise_event(md, "change", NULL, NULL, "RESIZE=1", false);
+	dm_mapped_unref(md);
+}
+
+void dm_event_resized(struct dm_mapped *md)
+{
+	dm_mapped_ref(md);
+	if (!dm_wq_queue(wake_queue(), &md->resized))
+		dm_mapped_unref(md);
+}
+
 void dm_target_event(struct dm_target *ti, const char *action, const char *words)
 {
 	struct dm_mapped *md = ti->table->md;
 
 	atomic_fetch_add(&md->event_nr, 1);
 	raise_event(md, "change", ti->type->name, action, words, false);
+}
+
+void dm_target_uevent(struct dm_target *ti, const char *words)
+{
+	raise_event(ti->table->md, "change", NULL, NULL, words, false);
 }
 
 /* --- readers ------------------------------------------------------------------------------ */

@@ -18,6 +18,9 @@ void dm_event_removed(struct dm_mapped *md);
 void dm_event_renamed(struct dm_mapped *md, const char *old_name);
 void dm_event_uuid_set(struct dm_mapped *md);
 void dm_event_resumed(struct dm_mapped *md);
+/* Its capacity has changed: tells the front end, then raises the event, from a thread of its own. */
+void dm_event_resized(struct dm_mapped *md);
+void dm_event_run_resized(struct dm_work *work); /* its md->resized */
 /* When a device is freed. */
 void dm_events_free(struct dm_mapped *md);
 
@@ -28,7 +31,7 @@ struct dm_event_reader;
  * wake may be called until dm_event_reader_free() has returned, with no locks held.
  */
 struct dm_event_reader *dm_event_reader_new(struct dm_mapped *md, void (*wake)(void *), void *context);
-/* Waits for the wakes under way, of all readers; before what they use goes. */
+/* Waits for the wakes under way, of all readers, and for what is being told of new sizes; before what they use goes. */
 void dm_events_settle(void);
 /* Not from wake. */
 void dm_event_reader_free(struct dm_event_reader *r);

@@ -59,10 +59,10 @@ unsigned long dm_gate_inside(struct dm_gate *g)
 	unsigned long out = 0, in = 0;
 
 	for (unsigned i = 0; i < dm_gate_slots; i++)
-		out += atomic_load(&g->slots[i].out) >> 1;
+		out += atomic_load(&g->slots[i].out) & ~DM_GATE_CLOSED;
 	for (unsigned i = 0; i < dm_gate_slots; i++)
 		in += atomic_load(&g->slots[i].in);
-	return in - out;
+	return (2 * in - out) / 2; /* only the difference is halved: either count may have wrapped */
 }
 
 void dm_gate_left(struct dm_gate *g, struct dm_gate_slot *slot)

@@ -48,9 +48,10 @@ struct io {
 	pthread_mutex_t lock; /* only with several parts */
 	enum phase phase;
 	uint64_t next;   /* first sector no part was made of yet */
-	unsigned target; /* flush, discard, write-zeroes: the next target, and its next bio */
-	unsigned nr;
-	unsigned under_way;
+	unsigned target; /* of a flush: the next target */
+	unsigned nr;     /* flush and ranges: the target's next bio */
+	unsigned under_way, window;
+	uint64_t appended; /* where in its zone an append's data went */
 	bool single, issuing, merged;
 	struct dm_stats *stats; /* NULL: nobody counts */
 	uint64_t start_ns;
@@ -78,6 +79,7 @@ static void io_finish(struct io *io)
 	struct dm_mapped *md = io->md;
 	struct dm_bio *bio = io->bio;
 	bool again = atomic_load_explicit(&io->requeue, memory_order_relaxed) && !io->error;
+	uint64_t appended = bio->op == DM_ZONE_APPEND ? io->appended : 0;
 	int error = io->error;
 
 	if (__builtin_expect(io->stats != NULL, 0))
@@ -93,6 +95,8 @@ static void io_finish(struct io *io)
 		return;
 	}
 	dm_gate_exit(&md->gate);
+	if (!error)
+		bio->sector += appended;
 	dm_bio_end(bio, error);
 }
 
@@ -128,6 +132,8 @@ static void part_done(struct clone *c, int error)
 
 static void clone_done(struct clone *c, int error)
 {
+	if (c->op == DM_ZONE_APPEND && !error) /* a place in a zone is the same on all devices */
+		c->io->appended = c->bio.sector % c->io->table->limits.zone_sectors;
 	if (c->io->single) {
 		c->io->error = error;
 		io_finish(c->io);
@@ -149,6 +155,12 @@ static void requeue(struct clone *c)
 	if (later)
 		atomic_store(&io->requeue, true);
 	clone_done(c, later ? 0 : -EIO);
+}
+
+void dm_bio_requeue(struct dm_bio *bio)
+{
+	assert(bio->end == clone_end);
+	requeue((struct clone *)bio);
 }
 
 static void clone_end(struct dm_bio *bio)
@@ -196,6 +208,7 @@ static void clone_init(struct clone *c, enum dm_op op, uint64_t sector, uint64_t
 		.dev = &io->md->dev,
 		.sector = sector,
 		.sectors = sectors,
+		.origin = io->bio->origin,
 		.end = clone_end,
 		.private = c->per_bio,
 	};
@@ -220,6 +233,7 @@ static void clone_data(struct clone *c, uint64_t offset)
 	}
 	c->bio.iov = c->iov;
 	c->bio.iovcnt = c->iovcnt;
+	c->bio.tags = dm_tags_from(bio->tags, offset >> DM_SECTOR_SHIFT);
 }
 
 static void clone_zeroes(struct clone *c)
@@ -281,12 +295,20 @@ static struct clone *next_data(struct io *io)
 	return c;
 }
 
-/* The next part of a discard or write-zeroes: a target may want several bios for the same range. */
+/* How many bios a target wants for a range without data. */
+static unsigned range_bios(const struct dm_target *ti, enum dm_op op)
+{
+	if (op == DM_PROVISION)
+		return ti->provisions ? MAX(ti->num_write_zeroes_bios, 1) : 0;
+	return op == DM_DISCARD ? ti->num_discard_bios : op == DM_WRITE_ZEROES ? ti->num_write_zeroes_bios : 1;
+}
+
+/* The next part of what has a range and no data: a target may want several bios for the same range. */
 static struct clone *next_range(struct io *io)
 {
 	struct dm_bio *bio = io->bio;
 	uint64_t left = bio->sector + bio->sectors - io->next, len;
-	bool discard = bio->op == DM_DISCARD;
+	bool zoned = io->table->limits.zone_model && !dm_op_manages_zones(bio->op);
 	struct dm_target *ti;
 	unsigned bios;
 	struct clone *c;
@@ -295,11 +317,12 @@ static struct clone *next_range(struct io *io)
 		if (!left)
 			return NULL;
 		ti = dm_table_find(io->table, io->next);
-		bios = discard ? ti->num_discard_bios : ti->num_write_zeroes_bios;
-		len = part_len(ti, io->next, left, ti->split_discards);
-		if (bios || !discard)
+		bios = range_bios(ti, bio->op);
+		len = part_len(ti, io->next, left, ti->split_discards || zoned || (bios && bio->op == DM_PROVISION));
+		if (bios || (bio->op != DM_DISCARD && bio->op != DM_PROVISION))
 			break;
-		io->error = io->error ? io->error : -EOPNOTSUPP;
+		if (bio->op == DM_DISCARD)
+			io->error = io->error ? io->error : -EOPNOTSUPP;
 		io->next += len;
 		left -= len;
 	}
@@ -382,7 +405,7 @@ static void issue(struct io *io)
 		struct clone *c = NULL;
 
 		pthread_mutex_lock(&io->lock);
-		if (io->under_way < WINDOW)
+		if (io->under_way < io->window)
 			c = next_part(io);
 		if (!c)
 			break;
@@ -427,8 +450,36 @@ static void submit_split(struct dm_mapped *md, struct dm_table *t, struct dm_bio
 	io->phase = bio->op == DM_FLUSH || (bio->flags & DM_PREFLUSH) ? PHASE_FLUSH : PHASE_DATA;
 	io->next = bio->sector;
 	io->target = io->nr = io->under_way = 0;
+	io->window = t && t->limits.zone_model && dm_op_is_write(bio->op) ? 1 : WINDOW; /* a zone is written in order */
 	io->issuing = true;
 	issue(io);
+}
+
+static int check_tags(const struct dm_table *t, const struct dm_bio *bio)
+{
+	unsigned block = t->limits.tag_block >> DM_SECTOR_SHIFT;
+
+	return dm_op_has_data(bio->op) && block && bio->tags.block_sectors == block &&
+			       bio->tags.bytes == t->limits.tag_bytes && !(bio->sector % block) && !(bio->sectors % block) ?
+		       0 :
+		       -EINVAL;
+}
+
+/* The range lies in the table. */
+static int check_zone_op(const struct dm_table *t, const struct dm_bio *bio)
+{
+	unsigned zone = t->limits.zone_sectors;
+	uint64_t left = t->sectors - bio->sector;
+
+	if (!t->limits.zone_model || (bio->op == DM_ZONE_APPEND && !t->limits.max_append_sectors))
+		return -EOPNOTSUPP;
+	if (bio->sector % zone)
+		return -EINVAL;
+	if (bio->op == DM_ZONE_APPEND)
+		return bio->sectors > MIN(t->limits.max_append_sectors, left) ? -EINVAL : 0;
+	if (bio->op == DM_ZONE_RESET_ALL)
+		return bio->sectors % zone && bio->sectors != left ? -EINVAL : 0;
+	return bio->sectors != MIN(zone, left) ? -EINVAL : 0;
 }
 
 static int check_bio(struct dm_table *t, struct dm_bio *bio)
@@ -441,9 +492,14 @@ static int check_bio(struct dm_table *t, struct dm_bio *bio)
 		return -EROFS;
 	if (bio->op == DM_FLUSH)
 		return 0;
-	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) || end > t->sectors)
+	if (bio->op == DM_DISCARD && !t->limits.max_discard_sectors)
+		return -EOPNOTSUPP;
+	if (__builtin_expect(bio->tags.data != NULL, 0) && check_tags(t, bio))
+		return -EINVAL;
+	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) ||
+	    end > atomic_load_explicit(&t->capacity, memory_order_relaxed))
 		return -EIO;
-	return 0;
+	return __builtin_expect(bio->op > DM_PROVISION, 0) ? check_zone_op(t, bio) : 0;
 }
 
 static void mapped_submit(struct dm_dev *dev, struct dm_bio *bio)
@@ -489,13 +545,25 @@ static uint64_t mapped_sectors(struct dm_dev *dev)
 static int mapped_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out)
 {
 	struct dm_table *t = dm_mapped_live(dm_to_mapped(dev));
+	uint64_t all = t ? atomic_load(&t->capacity) : 0;
 	int error = 0;
 
 	*out = (struct dm_extent){.data = true, .sectors = sectors};
-	if (t && sector < t->sectors)
-		error = dm_table_extent(t, sector, MIN(sectors, t->sectors - sector), out);
+	if (sector < all)
+		error = dm_table_extent(t, sector, MIN(sectors, all - sector), out);
 	dm_table_unref(t);
 	return error;
+}
+
+static uint64_t mapped_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors)
+{
+	struct dm_table *t = dm_mapped_live(dm_to_mapped(dev));
+	uint64_t n = sectors;
+
+	if (t && sectors <= t->sectors && sector <= t->sectors - sectors)
+		n = dm_table_provisioned(t, sector, sectors);
+	dm_table_unref(t);
+	return n;
 }
 
 static void mapped_limits(struct dm_dev *dev, struct dm_limits *out)
@@ -505,6 +573,18 @@ static void mapped_limits(struct dm_dev *dev, struct dm_limits *out)
 	if (t)
 		*out = t->limits;
 	dm_table_unref(t);
+}
+
+static int mapped_report_zones(struct dm_dev *dev, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	struct dm_mapped *md = dm_to_mapped(dev);
+	struct dm_table *t = dm_mapped_live(md);
+	int error = -EOPNOTSUPP;
+
+	if (t && t->limits.zone_model)
+		error = atomic_load(&md->suspended) ? -EAGAIN : dm_table_report_zones(t, sector, max, fn, data);
+	dm_table_unref(t);
+	return error;
 }
 
 static void mapped_print(struct dm_dev *dev, GString *out)
@@ -535,7 +615,9 @@ const struct dm_dev_ops dm_mapped_ops = {
 	.submit = mapped_submit,
 	.sectors = mapped_sectors,
 	.extent = mapped_extent,
+	.provisioned = mapped_provisioned,
 	.limits = mapped_limits,
+	.report_zones = mapped_report_zones,
 	.print = mapped_print,
 	.identity = mapped_identity,
 	.free = mapped_free,

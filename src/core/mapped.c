@@ -6,8 +6,11 @@
  * those inside have left; then nobody reads the live table, and a swap is one
  * pointer.  Opening the gate lets the deferred bios go.
  */
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "devices.h"
 #include "events.h"
@@ -16,6 +19,17 @@
 #include "stats.h"
 
 const struct dm_front_ops *dm_front;
+
+/* A pause does not wait for one status after the other. */
+static void init_shown(pthread_rwlock_t *shown)
+{
+	pthread_rwlockattr_t attr;
+
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(shown, &attr);
+	pthread_rwlockattr_destroy(&attr);
+}
 
 struct dm_mapped *dm_mapped_new(const char *name, unsigned minor)
 {
@@ -26,12 +40,16 @@ struct dm_mapped *dm_mapped_new(const char *name, unsigned minor)
 	atomic_init(&md->dev.refs, 1);
 	dm_gate_init(&md->gate);
 	pthread_mutex_init(&md->control, NULL);
+	pthread_mutex_init(&md->hooks, NULL);
+	init_shown(&md->shown);
 	pthread_mutex_init(&md->lock, NULL);
 	pthread_mutex_init(&md->stats_lock, NULL);
-	dm_bio_list_init(&md->deferred);
+	dm_hold_init(&md->deferred, NULL, 0);
 	md->name = g_strdup(name);
 	md->uuid = g_strdup("");
 	md->minor = minor;
+	md->image = (struct dm_owner){0600, getuid(), getgid()};
+	md->resized.fn = dm_event_run_resized;
 	md->tables = g_hash_table_new(NULL, NULL);
 	md->used_by = g_hash_table_new(NULL, NULL);
 	return md;
@@ -58,7 +76,10 @@ void dm_mapped_free(struct dm_mapped *md)
 	dm_events_free(md);
 	dm_unloaded_free(md->unloaded);
 	dm_gate_destroy(&md->gate);
+	dm_hold_destroy(&md->deferred);
 	pthread_mutex_destroy(&md->control);
+	pthread_mutex_destroy(&md->hooks);
+	pthread_rwlock_destroy(&md->shown);
 	pthread_mutex_destroy(&md->lock);
 	g_hash_table_destroy(md->tables);
 	g_hash_table_destroy(md->used_by);
@@ -102,14 +123,31 @@ uint64_t dm_mapped_sectors(struct dm_mapped *md)
 
 	pthread_mutex_lock(&md->lock);
 	t = atomic_load(&md->live);
-	sectors = t ? t->sectors : 0;
+	sectors = t ? atomic_load(&t->capacity) : 0;
 	pthread_mutex_unlock(&md->lock);
 	return sectors;
 }
 
+void dm_target_set_capacity(struct dm_target *ti, uint64_t sectors)
+{
+	struct dm_mapped *md = ti->table->md;
+	uint64_t old;
+
+	assert(ti->type->features & DM_TARGET_SINGLETON);
+	sectors = MIN(sectors, ti->len);
+	old = atomic_exchange(&ti->table->capacity, sectors);
+	if (sectors != old && atomic_load(&md->live) == ti->table)
+		dm_event_resized(md);
+}
+
+bool dm_mapped_suspending(struct dm_mapped *md)
+{
+	return atomic_load(&md->suspending) || atomic_load(&md->suspended);
+}
+
 bool dm_target_suspending(struct dm_target *ti)
 {
-	return atomic_load(&ti->table->md->suspending) || atomic_load(&ti->table->md->suspended);
+	return dm_mapped_suspending(ti->table->md);
 }
 
 bool dm_target_noflush(struct dm_target *ti)
@@ -136,74 +174,51 @@ void dm_mapped_get_error(struct dm_mapped *md, GString *out)
 
 /* --- deferred bios ------------------------------------------------------------------------ */
 
-static atomic_bool no_resume; /* the daemon ends */
-
-bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio)
+/* The hold is closed first and opened last: who finds the gate closed need not wait for it. */
+static void close_gate(struct dm_mapped *md)
 {
-	bool closed, fail;
-
-	pthread_mutex_lock(&md->lock);
-	/* In a noflush suspend bios come back before the gate is closed; it will be, and opening it runs them. */
-	closed = atomic_load(&md->gate.closed) || (atomic_load(&md->suspending) && atomic_load(&md->noflush));
-	fail = closed && atomic_load(&no_resume);
-	if (closed && !fail)
-		dm_bio_list_add(&md->deferred, bio);
-	pthread_mutex_unlock(&md->lock);
-	if (fail)
-		dm_bio_end(bio, -EIO);
-	return closed;
+	dm_hold_close(&md->deferred);
+	dm_gate_close(&md->gate);
 }
 
-static void take_deferred(struct dm_mapped *md, struct dm_bio_list *list)
-{
-	dm_bio_list_init(list);
-	pthread_mutex_lock(&md->lock);
-	dm_bio_list_take(&md->deferred, list);
-	pthread_mutex_unlock(&md->lock);
-}
-
-static void fail_deferred(struct dm_mapped *md)
+static void open_gate(struct dm_mapped *md)
 {
 	struct dm_bio_list list;
 	struct dm_bio *bio;
 
-	take_deferred(md, &list);
+	dm_bio_list_init(&list);
+	dm_gate_open(&md->gate);
+	dm_hold_open(&md->deferred, &list);
 	while ((bio = dm_bio_list_pop(&list)))
-		dm_bio_end(bio, -EIO);
+		dm_submit(bio);
+}
+
+bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio)
+{
+	int error = dm_hold_add(&md->deferred, bio);
+
+	if (error == -EAGAIN)
+		return false;
+	if (error)
+		dm_bio_end(bio, error);
+	return true;
 }
 
 void dm_mapped_no_resume(GPtrArray *devices)
 {
-	atomic_store(&no_resume, true);
+	dm_end_all_holds();
 	for (unsigned i = 0; i < devices->len; i++) {
 		struct dm_table *t = dm_mapped_live(devices->pdata[i]);
 
 		if (t)
 			dm_table_end_waiting(t);
 		dm_table_unref(t);
-		fail_deferred(devices->pdata[i]);
 	}
-}
-
-void dm_mapped_run_deferred(struct dm_mapped *md)
-{
-	struct dm_bio_list list;
-	struct dm_bio *bio;
-
-	take_deferred(md, &list);
-	while ((bio = dm_bio_list_pop(&list)))
-		dm_submit(bio);
-}
-
-static void open_gate(struct dm_mapped *md)
-{
-	if (dm_gate_open(&md->gate))
-		dm_mapped_run_deferred(md);
 }
 
 void dm_mapped_quiesce(struct dm_mapped *md)
 {
-	dm_gate_close(&md->gate);
+	close_gate(md);
 	dm_gate_wait(&md->gate, NULL, NULL);
 }
 
@@ -230,19 +245,30 @@ static int check_immutable(struct dm_mapped *md, struct dm_table *t, GError **er
 	return 0;
 }
 
-static struct dm_table *set_inactive(struct dm_mapped *md, struct dm_table *t)
+/*
+ * The tables of a change: the old ones come back in c, for their references to be dropped when no lock is held.  A
+ * live one is published only while the device is suspended.
+ */
+static void publish_tables(struct dm_change *c)
 {
-	struct dm_table *old;
+	struct dm_mapped *md = c->md;
+	struct dm_table *live = c->live, *inactive = c->inactive;
 
 	pthread_mutex_lock(&md->lock);
-	old = md->inactive;
-	md->inactive = t;
+	if (c->what & DM_CHANGE_LIVE) {
+		c->live = atomic_load(&md->live);
+		atomic_store_explicit(&md->live, live, memory_order_release);
+	}
+	if (c->what & DM_CHANGE_INACTIVE) {
+		c->inactive = md->inactive;
+		md->inactive = inactive;
+	}
 	pthread_mutex_unlock(&md->lock);
-	return old;
 }
 
 int dm_mapped_load(struct dm_mapped *md, struct dm_table *t, GError **err)
 {
+	struct dm_change c = {.md = md, .what = DM_CHANGE_INACTIVE, .inactive = t, .publish = publish_tables};
 	int error;
 
 	dm_block_begin();
@@ -250,16 +276,93 @@ int dm_mapped_load(struct dm_mapped *md, struct dm_table *t, GError **err)
 	error = check_removed(md, err);
 	if (!error && t)
 		error = check_immutable(md, t, err);
-	if (!error) {
-		t = set_inactive(md, t);
-		dm_unloaded_drop(md, false, true);
-		error = dm_state_save(md, err);
-	}
+	if (!error)
+		error = dm_state_change(&c, err);
 	pthread_mutex_unlock(&md->control);
 	dm_block_end();
-	dm_table_unref(t); /* the old one, or the refused one */
+	dm_table_drop(c.inactive); /* the old one, or the refused one */
 	return error;
 }
+
+/* --- hooks and status ------------------------------------------------------------------------- */
+
+#define INTERRUPT_POLL_MS 50
+
+static bool lock_interruptibly(pthread_mutex_t *lock, bool (*interrupted)(void *), void *data)
+{
+	struct timespec until;
+
+	do {
+		if (interrupted(data))
+			return false;
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += INTERRUPT_POLL_MS * 1000000;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+	} while (pthread_mutex_timedlock(lock, &until));
+	return true;
+}
+
+bool dm_mapped_lock_hooks(struct dm_mapped *md, bool (*interrupted)(void *), void *data)
+{
+	if (pthread_mutex_trylock(&md->hooks)) {
+		if (!interrupted)
+			pthread_mutex_lock(&md->hooks);
+		else if (!lock_interruptibly(&md->hooks, interrupted, data))
+			return false;
+	}
+	atomic_store(&md->hooking, pthread_self());
+	return true;
+}
+
+void dm_mapped_unlock_hooks(struct dm_mapped *md)
+{
+	assert(dm_mapped_hooks_locked(md));
+	atomic_store(&md->hooking, 0);
+	pthread_mutex_unlock(&md->hooks);
+}
+
+bool dm_mapped_hooks_locked(struct dm_mapped *md)
+{
+	return atomic_load(&md->hooking) == pthread_self();
+}
+
+/* The devices of two targets in the order of their locks; the second is NULL if they are one. */
+static void in_order(struct dm_target *a, struct dm_target *b, struct dm_mapped *md[2])
+{
+	md[0] = a->table->md;
+	md[1] = b ? b->table->md : NULL;
+	if (md[1] == md[0])
+		md[1] = NULL;
+	if (md[1] && md[1] < md[0]) {
+		md[1] = a->table->md;
+		md[0] = b->table->md;
+	}
+}
+
+void dm_status_pause(struct dm_target *a, struct dm_target *b)
+{
+	struct dm_mapped *md[2];
+
+	in_order(a, b, md);
+	pthread_rwlock_wrlock(&md[0]->shown);
+	if (md[1])
+		pthread_rwlock_wrlock(&md[1]->shown);
+	dm_wait_forbid();
+}
+
+void dm_status_go_on(struct dm_target *a, struct dm_target *b)
+{
+	struct dm_mapped *md[2];
+
+	dm_wait_allow();
+	in_order(a, b, md);
+	if (md[1])
+		pthread_rwlock_unlock(&md[1]->shown);
+	pthread_rwlock_unlock(&md[0]->shown);
+}
+
+/* --- suspending, resuming, swapping ------------------------------------------------------------ */
 
 static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err)
 {
@@ -267,73 +370,72 @@ static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupt
 
 	if (atomic_load(&md->suspended))
 		return dm_fail(err, EINVAL, "the device is suspended already");
+	if (!dm_mapped_lock_hooks(md, interrupted, data))
+		return dm_fail(err, EINTR, "interrupted while waiting for a message");
+	dm_hold_close(&md->deferred); /* in a noflush suspend bios come back before the gate is closed */
 	atomic_store(&md->noflush, flags & DM_SUSPEND_NOFLUSH);
 	atomic_store(&md->suspending, true);
 	if (t)
 		dm_table_presuspend(t);
+	dm_mapped_unlock_hooks(md); /* a message may be what the I/O waits for */
 	dm_gate_close(&md->gate);
 	if (!dm_gate_wait(&md->gate, interrupted, data)) {
 		atomic_store(&md->suspending, false);
 		open_gate(md);
+		dm_mapped_lock_hooks(md, NULL, NULL);
 		if (t)
 			dm_table_presuspend_undo(t);
+		dm_mapped_unlock_hooks(md);
 		return dm_fail(err, EINTR, "interrupted while waiting for I/O");
 	}
+	dm_mapped_lock_hooks(md, NULL, NULL);
 	atomic_store(&md->suspended, true);
 	atomic_store(&md->suspending, false);
 	if (t)
 		dm_table_postsuspend(t);
+	dm_mapped_unlock_hooks(md);
 	return 0;
 }
 
-/* Runs whatever table is live; the device is suspended. */
-static int resume_locked(struct dm_mapped *md, GError **err)
+/*
+ * Resumes a suspended device, with the tables of a change or (NULL) the live one it has.  The change is made when the
+ * new table has said that it can run, and before it does: from there on nothing fails.
+ */
+static int resume_locked(struct dm_mapped *md, struct dm_change *c, GError **err)
 {
-	struct dm_table *t = atomic_load(&md->live);
-	int error = t ? dm_table_preresume(t, err) : 0;
+	struct dm_table *t = c ? c->live : atomic_load(&md->live);
+	int error;
+
+	dm_mapped_lock_hooks(md, NULL, NULL);
+	error = t ? dm_table_preresume(t, err) : 0;
+	if (!error && c)
+		error = dm_state_change(c, err);
+	if (!error && t)
+		dm_table_resume(t);
+	if (!error) {
+		atomic_store(&md->noflush, false);
+		atomic_store(&md->suspended, false);
+	}
+	dm_mapped_unlock_hooks(md);
+	if (!error)
+		open_gate(md);
+	return error;
+}
+
+/* Suspends if need be, and resumes with other tables; on an error the old one goes on, or stays suspended if it was. */
+static int swap_locked(struct dm_mapped *md, struct dm_change *c, unsigned flags, bool (*interrupted)(void *), void *data,
+		       GError **err)
+{
+	bool was_suspended = atomic_load(&md->suspended);
+	int error = was_suspended ? 0 : suspend_locked(md, flags, interrupted, data, err);
 
 	if (error)
 		return error;
-	if (t)
-		dm_table_resume(t);
-	atomic_store(&md->noflush, false);
-	atomic_store(&md->suspended, false);
-	open_gate(md);
-	return 0;
-}
-
-static void set_live(struct dm_mapped *md, struct dm_table *t)
-{
-	pthread_mutex_lock(&md->lock);
-	atomic_store_explicit(&md->live, t, memory_order_release);
-	pthread_mutex_unlock(&md->lock);
-}
-
-/* Makes a table live on a suspended device and resumes; the old one goes on if the new will not. */
-static int swap_locked(struct dm_mapped *md, struct dm_table *t, struct dm_table **dropped, GError **err)
-{
-	struct dm_table *old = atomic_load(&md->live);
-	int error;
-
-	set_live(md, t);
-	error = resume_locked(md, err);
-	if (error) {
-		set_live(md, old);
-		*dropped = t;
-		return error;
-	}
-	*dropped = old;
-	return 0;
-}
-
-/* A new table is live: stores that and tells everybody. */
-static int finish_swap(struct dm_mapped *md, GError **err)
-{
-	int error = dm_state_save(md, err);
-
-	if (dm_front && dm_front->swapped)
+	error = resume_locked(md, c, err);
+	if (error && !was_suspended)
+		resume_locked(md, NULL, NULL);
+	if (!error && dm_front && dm_front->swapped)
 		dm_front->swapped(md);
-	dm_event_resumed(md);
 	return error;
 }
 
@@ -353,42 +455,32 @@ int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(
 
 int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err)
 {
-	struct dm_table *t, *dropped = NULL;
+	struct dm_change c = {.md = md, .what = DM_CHANGE_LIVE | DM_CHANGE_INACTIVE, .publish = publish_tables};
 	int error;
 
 	dm_block_begin();
 	pthread_mutex_lock(&md->control);
 	error = check_removed(md, err);
-	t = error ? NULL : set_inactive(md, NULL);
-	if (t) {
-		bool was_suspended = atomic_load(&md->suspended);
-
-		error = was_suspended ? 0 : suspend_locked(md, flags, interrupted, data, err);
-		if (error) {
-			set_inactive(md, t);
-		} else {
-			error = swap_locked(md, t, &dropped, err);
-			if (error && !was_suspended)
-				resume_locked(md, NULL);
-		}
-	} else if (!error && atomic_load(&md->suspended)) {
-		error = resume_locked(md, err);
-	}
-	if (!error && t) {
-		dm_unloaded_drop(md, true, false);
-		error = finish_swap(md, err);
-	} else if (!error) {
+	c.live = error ? NULL : md->inactive; /* the slot's reference goes with it */
+	if (!error && c.live)
+		error = swap_locked(md, &c, flags, interrupted, data, err);
+	else if (!error && atomic_load(&md->suspended))
+		error = resume_locked(md, NULL, err);
+	if (error)
+		c.live = NULL;
+	else
 		dm_event_resumed(md);
-	}
 	pthread_mutex_unlock(&md->control);
-	dm_table_unref(dropped);
+	dm_table_drop(c.live);
 	dm_block_end();
 	return error;
 }
 
 int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)(void *), void *data, GError **err)
 {
-	struct dm_table *dropped = t, *unused = NULL;
+	/* The new table takes the inactive slot on its way. */
+	struct dm_change c = {
+		.md = md, .what = DM_CHANGE_LIVE | DM_CHANGE_INACTIVE, .live = t, .publish = publish_tables};
 	int error;
 
 	dm_block_begin();
@@ -396,57 +488,84 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 	error = check_removed(md, err);
 	if (!error)
 		error = check_immutable(md, t, err);
-	if (!error) {
-		bool was_suspended = atomic_load(&md->suspended);
-
-		if (!was_suspended)
-			error = suspend_locked(md, 0, interrupted, data, err);
-		if (!error) {
-			error = swap_locked(md, t, &dropped, err);
-			if (error && !was_suspended)
-				resume_locked(md, NULL);
-		}
-	}
-	if (!error) {
-		unused = set_inactive(md, NULL); /* the new table took its slot on the way */
-		dm_unloaded_drop(md, true, true);
-		error = finish_swap(md, err);
-	}
+	if (!error)
+		error = swap_locked(md, &c, 0, interrupted, data, err);
+	if (!error)
+		dm_event_resumed(md);
 	pthread_mutex_unlock(&md->control);
-	dm_table_unref(unused);
-	dm_table_unref(dropped);
+	dm_table_drop(c.inactive);
+	dm_table_drop(c.live);
 	dm_block_end();
 	return error;
 }
 
+/* --- attributes -------------------------------------------------------------------------------------- */
+
+static void publish_readonly(struct dm_change *c)
+{
+	atomic_store(&c->md->readonly, c->readonly);
+}
+
 int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly, GError **err)
 {
-	bool before = atomic_exchange(&md->readonly, readonly);
-	int error = dm_state_save(md, err);
+	struct dm_change c = {
+		.md = md, .what = DM_CHANGE_READONLY, .readonly = readonly, .publish = publish_readonly};
 
-	if (error)
-		atomic_store(&md->readonly, before);
-	return error;
+	return dm_state_change(&c, err);
 }
+
+void dm_mapped_owner(struct dm_mapped *md, struct dm_owner *out)
+{
+	pthread_mutex_lock(&md->lock);
+	*out = md->image;
+	pthread_mutex_unlock(&md->lock);
+}
+
+static void publish_owner(struct dm_change *c)
+{
+	struct dm_owner *image = &c->md->image;
+
+	pthread_mutex_lock(&c->md->lock);
+	if (c->what & DM_CHANGE_MODE)
+		image->mode = c->image.mode;
+	if (c->what & DM_CHANGE_UID)
+		image->uid = c->image.uid;
+	if (c->what & DM_CHANGE_GID)
+		image->gid = c->image.gid;
+	pthread_mutex_unlock(&c->md->lock);
+}
+
+int dm_mapped_set_owner(struct dm_mapped *md, unsigned what, const struct dm_owner *to, GError **err)
+{
+	struct dm_change c = {.md = md, .what = what, .image = *to, .publish = publish_owner};
+
+	return dm_state_change(&c, err);
+}
+
+/* --- the end ----------------------------------------------------------------------------------------- */
 
 void dm_mapped_shutdown(struct dm_mapped *md)
 {
-	struct dm_table *live, *inactive;
+	struct dm_change none = {.md = md, .what = DM_CHANGE_LIVE | DM_CHANGE_INACTIVE};
+	struct dm_table *live;
 
 	pthread_mutex_lock(&md->control);
 	live = atomic_load(&md->live);
 	if (!atomic_load(&md->suspended)) {
+		dm_mapped_lock_hooks(md, NULL, NULL);
 		if (live)
 			dm_table_presuspend(live);
-		dm_gate_close(&md->gate);
+		dm_mapped_unlock_hooks(md);
+		close_gate(md);
 		dm_gate_wait(&md->gate, NULL, NULL);
+		dm_mapped_lock_hooks(md, NULL, NULL);
 		if (live)
 			dm_table_postsuspend(live);
+		dm_mapped_unlock_hooks(md);
 	}
-	set_live(md, NULL);
-	inactive = set_inactive(md, NULL);
+	publish_tables(&none);
 	pthread_mutex_unlock(&md->control);
-	fail_deferred(md);
-	dm_table_unref(live);
-	dm_table_unref(inactive);
+	dm_hold_fail(&md->deferred, -EIO);
+	dm_table_drop(none.live);
+	dm_table_drop(none.inactive);
 }

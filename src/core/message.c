@@ -8,16 +8,21 @@
 #include "message.h"
 #include "stats.h"
 
-static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, GString *reply, GError **err)
+static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, const struct dm_opener *who, GString *reply,
+		GError **err)
 {
 	struct dm_target *ti;
+	int error;
 
 	if (sector >= t->sectors)
 		return dm_fail(err, EINVAL, "sector %" PRIu64 " is beyond the device's %" PRIu64, sector, t->sectors);
 	ti = dm_table_find(t, sector);
 	if (!ti->type->message)
 		return dm_fail(err, EINVAL, "%s: the target takes no messages", ti->type->name);
-	return ti->type->message(ti, argc, argv, reply, err);
+	dm_table_devs_sender(who);
+	error = ti->type->message(ti, argc, argv, reply, err);
+	dm_table_devs_sender(NULL);
+	return error;
 }
 
 /* "@inactive status|deps": what the files of these names tell of the live table. */
@@ -49,13 +54,34 @@ static int device_message(struct dm_mapped *md, int argc, char **argv, GString *
 	return dm_cancel_deferred_remove(md, err);
 }
 
+/* One at a time, and none beside a hook: the table is live before it and after it. */
+static int target_message(struct dm_mapped *md, uint64_t sector, int argc, char **argv, const struct dm_opener *who,
+			  GString *reply, GError **err)
+{
+	struct dm_table *t;
+	int error;
+
+	dm_block_begin();
+	dm_mapped_lock_hooks(md, NULL, NULL);
+	t = dm_mapped_live(md);
+	if (t)
+		error = send(t, sector, argc, argv, who, reply, err);
+	else
+		error = dm_fail(err, ENXIO, "there is no table to send a message to");
+	dm_mapped_unlock_hooks(md);
+	dm_block_end();
+	dm_table_unref(t);
+	if (error && err && !*err)
+		dm_fail(err, -error, "message '%.64s': %s", argv[0], g_strerror(-error));
+	return error;
+}
+
 int dm_mapped_message(struct dm_mapped *md, char *text, const struct dm_opener *who, GString *reply, GError **err)
 {
 	g_autoptr(GPtrArray) words = dm_split_words(text);
 	char **w = (char **)words->pdata;
-	int n = (int)words->len - 1, error;
+	int n = (int)words->len - 1;
 	uint64_t sector = 0;
-	struct dm_table *t;
 
 	if (n > 1 && dm_parse_u64(w[0], &sector)) {
 		w++;
@@ -67,12 +93,5 @@ int dm_mapped_message(struct dm_mapped *md, char *text, const struct dm_opener *
 		return dm_fail(err, ENXIO, "the device was removed");
 	if (w[0][0] == '@')
 		return device_message(md, n, w, reply, err);
-	t = dm_mapped_live(md);
-	if (!t)
-		return dm_fail(err, ENXIO, "there is no table to send a message to");
-	error = send(t, sector, n, w, reply, err);
-	if (error && err && !*err)
-		dm_fail(err, -error, "message '%.64s': %s", w[0], g_strerror(-error));
-	dm_table_unref(t);
-	return error;
+	return target_message(md, sector, n, w, who, reply, err);
 }

@@ -25,6 +25,7 @@
 
 #include <dmfs/error.h>
 #include <dmfs/le.h>
+#include <dmfs/log.h>
 
 #define APPLICATION_ID 0x646d6673 /* "dmfs" */
 #define VERSION 1
@@ -41,6 +42,7 @@ enum {
 	DELETE_ROW,
 	CLEAR_ROWS,
 	LOAD_ROWS,
+	AGAIN,
 	BEGIN,
 	COMMIT,
 	ROLLBACK,
@@ -55,6 +57,7 @@ static const char *const sql[STATEMENTS] = {
 	[DELETE_ROW] = "DELETE FROM row WHERE id=? AND begin=? AND name=? AND key=?",
 	[CLEAR_ROWS] = "DELETE FROM row WHERE id=? AND begin=? AND name=?",
 	[LOAD_ROWS] = "SELECT key, value FROM row WHERE id=? AND begin=? AND name=? ORDER BY key",
+	[AGAIN] = "UPDATE device SET readonly=readonly",
 	[BEGIN] = "BEGIN IMMEDIATE",
 	[COMMIT] = "COMMIT",
 	[ROLLBACK] = "ROLLBACK",
@@ -267,12 +270,80 @@ static int begin(GError **err)
 	return error;
 }
 
-static int end(int error, GError **err)
+/* What a transaction was to do. */
+struct goal {
+	bool (*done)(const struct goal *, sqlite3 *file);
+	const struct dm_registry_device *devices;
+	size_t n;
+	unsigned minor;
+	uint64_t id, begin;
+	const char *name;
+	bool clear;
+	const struct dm_registry_change *changes;
+};
+
+/* The one number a statement with bound values gives, or -1; ends the statement. */
+static int64_t count(sqlite3_stmt *stmt)
 {
-	if (!error)
-		error = step(COMMIT, err);
-	if (error)
+	int64_t n = stmt && sqlite3_step(stmt) == SQLITE_ROW ? sqlite3_column_int64(stmt, 0) : -1;
+
+	sqlite3_finalize(stmt);
+	return n;
+}
+
+static sqlite3_stmt *look(sqlite3 *file, const char *text)
+{
+	sqlite3_stmt *stmt = NULL;
+
+	sqlite3_prepare_v2(file, text, -1, &stmt, NULL);
+	return stmt;
+}
+
+/*
+ * After a COMMIT that failed: whether it has happened.  A transaction is made by emptying the journal, and what failed
+ * may be the sync of that.  The connection may not be able to tell any more; the file is, if no journal takes it back.
+ */
+static bool has_happened(const struct goal *goal)
+{
+	g_autofree char *escaped = g_uri_escape_string(db_path, "/", FALSE);
+	g_autofree char *uri = g_strdup_printf("file:%s?immutable=1", escaped);
+	sqlite3 *file = NULL;
+	bool done = false;
+
+	if (!goal->done || has_journal(db_path))
+		return false;
+	if (sqlite3_open_v2(uri, &file, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL) == SQLITE_OK)
+		done = goal->done(goal, file);
+	sqlite3_close(file);
+	return done;
+}
+
+/* It cannot be undone any more than another, and only has to become durable. */
+static void make_durable(void)
+{
+	g_autoptr(GError) err = NULL;
+
+	if (step(BEGIN, &err) || step(AGAIN, &err) || step(COMMIT, &err)) {
 		step(ROLLBACK, NULL);
+		dm_log_err("state: a change is made, but may not outlive a power loss: %s", err->message);
+	}
+}
+
+static int end(int error, const struct goal *goal, GError **err)
+{
+	g_autoptr(GError) why = NULL;
+
+	if (error) {
+		step(ROLLBACK, NULL);
+	} else if (step(COMMIT, &why)) {
+		step(ROLLBACK, NULL);
+		if (has_happened(goal)) {
+			make_durable();
+		} else {
+			error = -why->code;
+			g_propagate_error(err, g_steal_pointer(&why));
+		}
+	}
 	pthread_mutex_unlock(&lock);
 	return error;
 }
@@ -299,11 +370,9 @@ static void bind_table(sqlite3_stmt *stmt, int column, const struct dm_registry_
 	sqlite3_bind_int(stmt, column + 3, t->secret);
 }
 
-static int save_one(const struct dm_registry_device *d, const uint64_t drop_ids[2], GError **err)
+/* A device's 15 columns. */
+static void bind_device(sqlite3_stmt *stmt, const struct dm_registry_device *d)
 {
-	sqlite3_stmt *stmt = statements[SAVE];
-	int error;
-
 	sqlite3_bind_int64(stmt, 1, d->minor);
 	sqlite3_bind_text(stmt, 2, d->name, -1, SQLITE_STATIC);
 	sqlite3_bind_text(stmt, 3, d->uuid, -1, SQLITE_STATIC);
@@ -313,8 +382,42 @@ static int save_one(const struct dm_registry_device *d, const uint64_t drop_ids[
 	sqlite3_bind_int64(stmt, 13, d->image_mode);
 	sqlite3_bind_int64(stmt, 14, d->image_uid);
 	sqlite3_bind_int64(stmt, 15, d->image_gid);
+}
+
+static int save_one(const struct dm_registry_device *d, const uint64_t drop_ids[2], GError **err)
+{
+	int error;
+
+	bind_device(statements[SAVE], d);
 	error = step(SAVE, err);
 	return error ? error : drop_rows(drop_ids, err);
+}
+
+static bool is_saved(const struct goal *goal, sqlite3 *file)
+{
+	bool all = true;
+
+	for (size_t i = 0; i < goal->n && all; i++) {
+		sqlite3_stmt *stmt =
+			look(file, "SELECT count(*) FROM device WHERE minor IS ? AND name IS ? AND uuid IS ?"
+				   " AND readonly IS ?"
+				   " AND live IS ? AND live_id IS ? AND live_readonly IS ? AND live_secret IS ?"
+				   " AND inactive IS ? AND inactive_id IS ? AND inactive_readonly IS ?"
+				   " AND inactive_secret IS ?"
+				   " AND image_mode IS ? AND image_uid IS ? AND image_gid IS ?");
+
+		bind_device(stmt, &goal->devices[i]);
+		all = count(stmt) == 1;
+	}
+	return all;
+}
+
+static bool is_removed(const struct goal *goal, sqlite3 *file)
+{
+	sqlite3_stmt *stmt = look(file, "SELECT count(*) FROM device WHERE minor=?");
+
+	sqlite3_bind_int64(stmt, 1, goal->minor);
+	return count(stmt) == 0;
 }
 
 int dm_registry_save(const struct dm_registry_device *d, const uint64_t (*drop_ids)[2], size_t n, GError **err)
@@ -325,7 +428,7 @@ int dm_registry_save(const struct dm_registry_device *d, const uint64_t (*drop_i
 		return error;
 	for (size_t i = 0; i < n && !error; i++)
 		error = save_one(&d[i], drop_ids[i], err);
-	return end(error, err);
+	return end(error, &(struct goal){.done = is_saved, .devices = d, .n = n}, err);
 }
 
 int dm_registry_remove(unsigned minor, const uint64_t drop_ids[2], GError **err)
@@ -338,7 +441,7 @@ int dm_registry_remove(unsigned minor, const uint64_t drop_ids[2], GError **err)
 	error = step(REMOVE, err);
 	if (!error)
 		error = drop_rows(drop_ids, err);
-	return end(error, err);
+	return end(error, &(struct goal){.done = is_removed, .minor = minor}, err);
 }
 
 /* --- reading -------------------------------------------------------------------------------- */
@@ -435,7 +538,33 @@ int dm_registry_rows_load(uint64_t id, uint64_t begin_sector, const char *name,
 		error = fail(err, rc);
 	sqlite3_reset(stmt);
 	sqlite3_clear_bindings(stmt);
-	return end(error, err);
+	return end(error, &(struct goal){.done = NULL}, err);
+}
+
+static bool are_rows_saved(const struct goal *goal, sqlite3 *file)
+{
+	bool all = true;
+	int64_t left = 0;
+	sqlite3_stmt *stmt;
+
+	for (size_t i = 0; i < goal->n && all; i++) {
+		const struct dm_registry_change *c = &goal->changes[i];
+
+		stmt = look(file, "SELECT count(*) FROM row WHERE id=? AND begin=? AND name=? AND key=?"
+				  " AND (?5 IS NULL OR value=?5)");
+		bind_set(stmt, goal->id, goal->begin, goal->name);
+		sqlite3_bind_int64(stmt, 4, FLIP(c->key));
+		if (c->value)
+			sqlite3_bind_blob64(stmt, 5, c->value, c->len, SQLITE_STATIC);
+		all = count(stmt) == (c->value != NULL);
+		left += c->value != NULL;
+	}
+	if (all && goal->clear) {
+		stmt = look(file, "SELECT count(*) FROM row WHERE id=? AND begin=? AND name=?");
+		bind_set(stmt, goal->id, goal->begin, goal->name);
+		all = count(stmt) == left;
+	}
+	return all;
 }
 
 static int change_row(uint64_t id, uint64_t begin_sector, const char *name, const struct dm_registry_change *c,
@@ -464,5 +593,13 @@ int dm_registry_rows_save(uint64_t id, uint64_t begin_sector, const char *name, 
 	}
 	for (size_t i = 0; i < n && !error; i++)
 		error = change_row(id, begin_sector, name, &changes[i], err);
-	return end(error, err);
+	return end(error,
+		   &(struct goal){.done = are_rows_saved,
+				  .id = id,
+				  .begin = begin_sector,
+				  .name = name,
+				  .clear = clear,
+				  .changes = changes,
+				  .n = n},
+		   err);
 }

@@ -17,6 +17,7 @@
 #include <sys/sysmacros.h>
 
 #include "devices.h"
+#include "table.h"
 
 static struct {
 	char *path;
@@ -161,4 +162,23 @@ int dm_resolve(const struct dm_opener *who, const struct dm_mapped *self, const 
 	if (!*name)
 		return dm_fail(err, ENOENT, "the name of a device is empty");
 	return resolve_file(who, name, is_self, mode, out, err);
+}
+
+int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **out, GError **err)
+{
+	const struct dm_opener *who = &ti->table->opener;
+	g_autofree char *absolute = dm_opener_absolute(who, path, err);
+	struct dm_store_path found;
+	int error = absolute ? dm_store_find(who, absolute, &found, err) : -ENOENT;
+
+	if (!error) {
+		if (mountpoint.find_inode && found.st.st_dev == mountpoint.st_dev) /* we would wait for ourselves */
+			error = dm_fail(err, EINVAL, "%s is a file of this mount", absolute);
+		else
+			error = dm_store_read_file(who, &found, max, out, err);
+		dm_store_path_clear(&found);
+	}
+	if (error)
+		g_prefix_error(err, "%s: ", ti->type->name);
+	return error;
 }

@@ -12,7 +12,7 @@ _Thread_local bool dm_print_minors;
 static bool restoring;
 static _Thread_local bool held;
 
-/* One save at a time, so that what is stored last is the latest; md->unloaded and md->saved_ids are its, too. */
+/* One change at a time, from storing to publishing; md->unloaded, md->saved_ids and the like are its, too. */
 static pthread_mutex_t saving = PTHREAD_MUTEX_INITIALIZER;
 
 /* What could not be loaded at the start: stays in the database until a new table takes its place. */
@@ -57,20 +57,32 @@ struct kept {
 	struct dm_table *live, *inactive;
 };
 
-static struct kept gather(struct dm_mapped *md, struct dm_registry_device *d, uint64_t drop[2])
+static struct dm_table *ref_or_null(struct dm_table *t)
 {
-	struct kept k = {md, dm_mapped_live(md), dm_mapped_inactive(md)};
+	return t ? dm_table_ref(t) : NULL;
+}
 
+/* What a device is; with a change, what it will be. */
+static struct kept gather(struct dm_mapped *md, const struct dm_change *c, struct dm_registry_device *d, uint64_t drop[2])
+{
+	unsigned what = c ? c->what : 0;
+	struct dm_unloaded *u = md->unloaded;
+	struct kept k = {.md = md};
+	struct dm_owner image;
+
+	k.live = what & DM_CHANGE_LIVE ? ref_or_null(c->live) : dm_mapped_live(md);
+	k.inactive = what & DM_CHANGE_INACTIVE ? ref_or_null(c->inactive) : dm_mapped_inactive(md);
 	memset(d, 0, sizeof *d);
 	d->minor = md->minor;
-	d->name = dm_mapped_dup_name(md);
-	d->uuid = dm_mapped_dup_uuid(md);
-	d->readonly = atomic_load(&md->readonly);
-	d->live = describe(k.live, md->unloaded ? &md->unloaded->live : NULL);
-	d->inactive = describe(k.inactive, md->unloaded ? &md->unloaded->inactive : NULL);
-	d->image_mode = 0600;
-	if (dm_front && dm_front->get_owner)
-		dm_front->get_owner(md, &d->image_mode, &d->image_uid, &d->image_gid);
+	d->name = what & DM_CHANGE_NAME ? g_strdup(c->name) : dm_mapped_dup_name(md);
+	d->uuid = what & DM_CHANGE_UUID ? g_strdup(c->uuid) : dm_mapped_dup_uuid(md);
+	d->readonly = what & DM_CHANGE_READONLY ? c->readonly : atomic_load(&md->readonly);
+	d->live = describe(k.live, u && !(what & DM_CHANGE_LIVE) ? &u->live : NULL);
+	d->inactive = describe(k.inactive, u && !(what & DM_CHANGE_INACTIVE) ? &u->inactive : NULL);
+	dm_mapped_owner(md, &image);
+	d->image_mode = what & DM_CHANGE_MODE ? c->image.mode : image.mode;
+	d->image_uid = what & DM_CHANGE_UID ? c->image.uid : image.uid;
+	d->image_gid = what & DM_CHANGE_GID ? c->image.gid : image.gid;
 	dropped_ids(md, d->live.id, d->inactive.id, drop);
 	return k;
 }
@@ -87,8 +99,52 @@ static void settle(struct kept *k, struct dm_registry_device *d, bool stored)
 	dm_table_unref(k->inactive);
 }
 
-/* What is removed is not stored again: dm_state_remove() comes when it is marked so, and under the same lock. */
-static int save(struct dm_mapped *const *devices, size_t n, GError **err)
+static int save_change(struct dm_change *c, GError **err)
+{
+	struct dm_registry_device d;
+	uint64_t drop[1][2];
+	struct kept k = gather(c->md, c, &d, drop[0]);
+	int error = dm_registry_save(&d, (const uint64_t(*)[2])drop, 1, err);
+
+	settle(&k, &d, !error);
+	return error;
+}
+
+/* The text of a table that could not be brought back goes when another takes its place, or it is cleared. */
+static void drop_unloaded(struct dm_change *c)
+{
+	struct dm_unloaded *u = c->md->unloaded;
+
+	if (u && (c->what & DM_CHANGE_LIVE))
+		g_clear_pointer(&u->live.text, g_free);
+	if (u && (c->what & DM_CHANGE_INACTIVE))
+		g_clear_pointer(&u->inactive.text, g_free);
+}
+
+int dm_state_change(struct dm_change *c, GError **err)
+{
+	int error = 0;
+
+	dm_block_begin();
+	pthread_mutex_lock(&saving);
+	if (held && !c->what)
+		c->md->held = true;
+	/* What is removed is not stored again: dm_state_remove() comes when it is marked so, and under the same lock. */
+	if (dm_mapped_removed(c->md))
+		error = dm_fail(err, ENXIO, "the device was removed");
+	else if (!restoring && !held && !c->md->held && dm_registry_is_open())
+		error = save_change(c, err);
+	if (!error) {
+		c->publish(c);
+		drop_unloaded(c);
+	}
+	pthread_mutex_unlock(&saving);
+	dm_block_end();
+	return error;
+}
+
+/* All of them, as they are. */
+static int save_all(struct dm_mapped *const *devices, size_t n, GError **err)
 {
 	g_autofree struct dm_registry_device *d = g_new0(struct dm_registry_device, n);
 	g_autofree uint64_t(*drop)[2] = g_malloc0_n(n, sizeof *drop);
@@ -96,25 +152,16 @@ static int save(struct dm_mapped *const *devices, size_t n, GError **err)
 	size_t m = 0;
 	int error;
 
-	dm_block_begin();
-	pthread_mutex_lock(&saving);
 	for (size_t i = 0; i < n; i++) {
 		if (dm_mapped_removed(devices[i]))
 			continue;
-		kept[m] = gather(devices[i], &d[m], drop[m]);
+		kept[m] = gather(devices[i], NULL, &d[m], drop[m]);
 		m++;
 	}
 	error = m ? dm_registry_save(d, (const uint64_t(*)[2])drop, m, err) : 0;
 	for (size_t i = 0; i < m; i++)
 		settle(&kept[i], &d[i], !error);
-	pthread_mutex_unlock(&saving);
-	dm_block_end();
 	return error;
-}
-
-int dm_state_save(struct dm_mapped *md, GError **err)
-{
-	return restoring || held || !dm_registry_is_open() ? 0 : save(&md, 1, err);
 }
 
 void dm_state_hold(void)
@@ -124,10 +171,20 @@ void dm_state_hold(void)
 
 int dm_state_save_held(GPtrArray *devices, GError **err)
 {
+	int error = 0;
+
 	held = false;
-	if (!devices || restoring || !dm_registry_is_open() || !devices->len)
+	if (!devices)
 		return 0;
-	return save((struct dm_mapped *const *)devices->pdata, devices->len, err);
+	dm_block_begin();
+	pthread_mutex_lock(&saving);
+	if (!restoring && dm_registry_is_open())
+		error = save_all((struct dm_mapped *const *)devices->pdata, devices->len, err);
+	for (unsigned i = 0; i < devices->len && !error; i++)
+		((struct dm_mapped *)devices->pdata[i])->held = false;
+	pthread_mutex_unlock(&saving);
+	dm_block_end();
+	return error;
 }
 
 int dm_state_remove(struct dm_mapped *md, GError **err)
@@ -151,16 +208,6 @@ void dm_unloaded_free(struct dm_unloaded *u)
 	g_free(u->live.text);
 	g_free(u->inactive.text);
 	g_free(u);
-}
-
-void dm_unloaded_drop(struct dm_mapped *md, bool live, bool inactive)
-{
-	pthread_mutex_lock(&saving);
-	if (md->unloaded && live)
-		g_clear_pointer(&md->unloaded->live.text, g_free);
-	if (md->unloaded && inactive)
-		g_clear_pointer(&md->unloaded->inactive.text, g_free);
-	pthread_mutex_unlock(&saving);
 }
 
 /* --- bringing back ------------------------------------------------------------------------ */
@@ -204,8 +251,7 @@ static int make_device(struct dm_registry_device *d, void *data)
 	md->stored = true;
 	md->saved_ids[0] = d->live.id;
 	md->saved_ids[1] = d->inactive.id;
-	if (dm_front && dm_front->set_owner)
-		dm_front->set_owner(md, d->image_mode, d->image_uid, d->image_gid);
+	md->image = (struct dm_owner){d->image_mode & 0777, d->image_uid, d->image_gid};
 	r = g_new0(struct restored, 1);
 	r->md = md;
 	r->d = *d;

@@ -16,11 +16,44 @@
 int dm_state_open(const char *path, GError **err);
 /* From now on nothing is stored. */
 void dm_state_close(void);
-/* Makes what a device is durable; nothing if it is removed.  0 if there is no state.  md->control need not be held. */
-int dm_state_save(struct dm_mapped *md, GError **err);
+
+/*
+ * A change of a device: stored first, then published.
+ *
+ * dm_state_change() writes what the device will be; when that is durable it calls publish(), which makes it so in
+ * memory and cannot fail.  An error means that nothing has changed, in memory or after a restart; a power loss before
+ * the return may leave either.  Changes are made one at a time, of whatever devices: what one stores the next one sees.
+ * publish() runs under the lock that sees to this; it may take the topology's and md->lock.  Without a state, or while
+ * it is read, a change is only published.  -ENXIO: the device is removed.
+ */
+enum dm_change_what {
+	DM_CHANGE_LIVE = 1u << 0,     /* NULL: none */
+	DM_CHANGE_INACTIVE = 1u << 1, /* the same */
+	DM_CHANGE_NAME = 1u << 2,
+	DM_CHANGE_UUID = 1u << 3,
+	DM_CHANGE_READONLY = 1u << 4,
+	DM_CHANGE_MODE = 1u << 5, /* of the image, as its uid and gid */
+	DM_CHANGE_UID = 1u << 6,
+	DM_CHANGE_GID = 1u << 7,
+};
+
+struct dm_change {
+	struct dm_mapped *md;
+	unsigned what; /* 0: a new device */
+	struct dm_table *live, *inactive;
+	const char *name, *uuid;
+	bool readonly;
+	struct dm_owner image;
+	void (*publish)(struct dm_change *);
+	void *data; /* publish()'s */
+};
+
+int dm_state_change(struct dm_change *c, GError **err);
+
 /*
  * All of these devices at once, or none of them (NULL: there are none).  Between the two calls this thread stores no
- * device; after the second it does again.  Devices that have been removed are left out.
+ * change, and what others change of devices that it has made meanwhile waits for the second call too; after it the
+ * thread stores again.  Devices that have been removed are left out.
  */
 void dm_state_hold(void);
 int dm_state_save_held(GPtrArray *devices, GError **err);

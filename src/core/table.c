@@ -7,6 +7,7 @@
  * children of node n are nodes n * CHILDREN and on of the next level.  A node's keys fill
  * one cache line.  Keys past the end of a level are UINT64_MAX.
  */
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -83,6 +84,7 @@ struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const str
 	t->mode = mode;
 	t->opener = *opener;
 	t->id = atomic_fetch_add(&next_id, 1);
+	atomic_init(&t->capacity, UINT64_MAX);
 	t->blocks = g_ptr_array_new();
 	t->memory = g_ptr_array_new_with_free_func(free);
 	dm_table_devs_init(t);
@@ -101,9 +103,37 @@ static void destroy_target(struct dm_target *ti)
 		ti->type->dtr(ti);
 }
 
+#define DROPPING (1 << 30) /* in refs: somebody waits for the other references */
+
+static pthread_mutex_t drop_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t dropped = PTHREAD_COND_INITIALIZER;
+
+void dm_table_drop(struct dm_table *t)
+{
+	if (!t)
+		return;
+	if (atomic_fetch_or(&t->refs, DROPPING) != 1) {
+		dm_block_begin();
+		pthread_mutex_lock(&drop_lock);
+		while (atomic_load(&t->refs) != (DROPPING | 1))
+			pthread_cond_wait(&dropped, &drop_lock);
+		pthread_mutex_unlock(&drop_lock);
+		dm_block_end();
+	}
+	atomic_store(&t->refs, 1);
+	dm_table_unref(t);
+}
+
 void dm_table_unref(struct dm_table *t)
 {
-	if (!t || atomic_fetch_sub(&t->refs, 1) != 1)
+	int refs = t ? atomic_fetch_sub(&t->refs, 1) : 0;
+
+	if (refs == (DROPPING | 2)) { /* from here on it may be gone */
+		pthread_mutex_lock(&drop_lock);
+		pthread_cond_broadcast(&dropped);
+		pthread_mutex_unlock(&drop_lock);
+	}
+	if (refs != 1)
 		return;
 	for (unsigned i = 0; i < t->n; i++)
 		destroy_target(dm_table_target(t, i));
@@ -166,6 +196,12 @@ static int check_area(struct dm_target *ti, struct dm_dev *dev, uint64_t start, 
 			       check->type, name, start, len, sectors);
 	}
 	dm_dev_limits(dev, &limits);
+	if (limits.zone_model && (start % limits.zone_sectors || len % limits.zone_sectors)) {
+		name = dev_name(dev);
+		return dm_fail(check->err, EINVAL,
+			       "%s: start=%" PRIu64 ", len=%" PRIu64 " not aligned to the h/w zone size %u of %s",
+			       check->type, start, len, limits.zone_sectors, name);
+	}
 	block = limits.logical_block_size >> DM_SECTOR_SHIFT;
 	if (block > 1 && (start % block || len % block)) {
 		name = dev_name(dev);
@@ -191,6 +227,10 @@ static int check_place(struct dm_table *t, uint64_t start, uint64_t len, const s
 	if (t->n && ((type->features & DM_TARGET_SINGLETON) ||
 		     (dm_table_target(t, 0)->type->features & DM_TARGET_SINGLETON)))
 		return dm_fail(err, EINVAL, "%s: target type %s must appear alone in table", type->name, type->name);
+	if (t->n && dm_table_target(t, 0)->type != type &&
+	    ((type->features | dm_table_target(t, 0)->type->features) & DM_TARGET_IMMUTABLE))
+		return dm_fail(err, EINVAL, "%s: immutable target type cannot be mixed with other target types: %s and %s",
+			       type->name, dm_table_target(t, 0)->type->name, type->name);
 	if ((type->features & DM_TARGET_ALWAYS_WRITEABLE) && !(t->mode & DM_MODE_WRITE))
 		return dm_fail(err, EINVAL, "%s: target type %s may not be included in a read-only table", type->name,
 			       type->name);
@@ -234,7 +274,7 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 		.table = t,
 		.begin = start,
 		.len = len,
-		.per_bio_size = (uint16_t)type->per_bio_size,
+		.per_bio_size = (uint32_t)type->per_bio_size,
 		.num_flush_bios = 1,
 	};
 	error = type->ctr(ti, argc, argv, err);
@@ -399,61 +439,7 @@ struct dm_target *dm_table_find(const struct dm_table *t, uint64_t sector)
 	return target_at(t, node * KEYS + k);
 }
 
-/* --- what it adds up to ---------------------------------------------------------------- */
-
-static void add_limits(struct dm_limits *sum, const struct dm_limits *one)
-{
-	sum->logical_block_size = MAX(sum->logical_block_size, one->logical_block_size);
-	sum->physical_block_size = MAX(sum->physical_block_size, one->physical_block_size);
-	sum->io_min = MAX(sum->io_min, one->io_min);
-	sum->io_opt = MAX(sum->io_opt, one->io_opt);
-	sum->max_discard_sectors = MAX(sum->max_discard_sectors, one->max_discard_sectors);
-	sum->discard_granularity = MAX(sum->discard_granularity, one->discard_granularity);
-}
-
-static int stack_limits(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
-{
-	struct dm_limits one;
-
-	dm_dev_limits(dev, &one);
-	add_limits(data, &one);
-	return 0;
-}
-
-static void target_limits(struct dm_target *ti, struct dm_limits *out)
-{
-	*out = (struct dm_limits){.logical_block_size = DM_SECTOR_SIZE, .physical_block_size = DM_SECTOR_SIZE};
-	if (ti->type->iterate_devices)
-		ti->type->iterate_devices(ti, stack_limits, out);
-	if (!ti->num_discard_bios)
-		out->max_discard_sectors = 0;
-	else if (ti->discards_supported && !out->max_discard_sectors)
-		out->max_discard_sectors = UINT64_MAX;
-	if (ti->type->io_hints)
-		ti->type->io_hints(ti, out);
-}
-
-static int complete_limits(struct dm_table *t, GError **err)
-{
-	struct dm_limits one;
-
-	target_limits(dm_table_target(t, 0), &t->limits);
-	for (unsigned i = 1; i < t->n; i++) {
-		target_limits(dm_table_target(t, i), &one);
-		add_limits(&t->limits, &one);
-	}
-	for (unsigned i = 0; i < t->n && t->limits.logical_block_size > DM_SECTOR_SIZE; i++) {
-		struct dm_target *ti = dm_table_target(t, i);
-		unsigned block = t->limits.logical_block_size >> DM_SECTOR_SHIFT;
-
-		if (ti->begin % block || ti->len % block)
-			return dm_fail(err, EINVAL,
-				       "%s: target at sector %" PRIu64 ", length %" PRIu64
-				       " not aligned to the table's logical block size %u",
-				       ti->type->name, ti->begin, ti->len, t->limits.logical_block_size);
-	}
-	return 0;
-}
+/* --- flushing ----------------------------------------------------------------------------- */
 
 static int collect_flush_dev(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
 {
@@ -490,9 +476,11 @@ int dm_table_complete(struct dm_table *t, GError **err)
 
 	if (!t->n)
 		return dm_fail(err, EINVAL, "the table is empty");
-	error = complete_limits(t, err);
+	error = dm_table_limits(t, err);
 	if (error)
 		return error;
+	if (atomic_load(&t->capacity) > t->sectors)
+		atomic_store(&t->capacity, t->sectors);
 	build_index(t);
 	build_guess(t);
 	complete_flush(t);
@@ -501,6 +489,15 @@ int dm_table_complete(struct dm_table *t, GError **err)
 }
 
 /* --- all targets ------------------------------------------------------------------------- */
+
+static void ask_status(struct dm_target *ti, enum dm_status_type type, GString *out)
+{
+	pthread_rwlock_rdlock(&ti->table->md->shown);
+	dm_wait_forbid();
+	ti->type->status(ti, type, out);
+	dm_wait_allow();
+	pthread_rwlock_unlock(&ti->table->md->shown);
+}
 
 void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
 {
@@ -511,7 +508,7 @@ void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
 		g_string_append_printf(out, "%" PRIu64 " %" PRIu64 " %s ", ti->begin, ti->len, ti->type->name);
 		before = out->len;
 		if (ti->type->status)
-			ti->type->status(ti, type, out);
+			ask_status(ti, type, out);
 		if (out->len == before || out->str[out->len - 1] == ' ')
 			while (out->len && out->str[out->len - 1] == ' ')
 				g_string_truncate(out, out->len - 1);
@@ -519,9 +516,10 @@ void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
 	}
 }
 
-#define EACH_TARGET(name, hook)                                      \
+#define EACH_TARGET(name, hook, rule)                                \
 	void name(struct dm_table *t)                                \
 	{                                                            \
+		assert(rule);                                        \
 		for (unsigned i = 0; i < t->n; i++) {                \
 			struct dm_target *ti = dm_table_target(t, i); \
                                                                      \
@@ -530,14 +528,21 @@ void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
 		}                                                    \
 	}
 
-EACH_TARGET(dm_table_presuspend, presuspend)
-EACH_TARGET(dm_table_presuspend_undo, presuspend_undo)
-EACH_TARGET(dm_table_postsuspend, postsuspend)
-EACH_TARGET(dm_table_resume, resume)
-EACH_TARGET(dm_table_end_waiting, end_waiting)
+/* The gate is closed and was waited on; who comes now counts himself for a moment, finds it closed and goes. */
+static bool is_quiet(struct dm_table *t)
+{
+	return dm_mapped_hooks_locked(t->md) && atomic_load(&t->md->gate.closed);
+}
+
+EACH_TARGET(dm_table_presuspend, presuspend, dm_mapped_hooks_locked(t->md))
+EACH_TARGET(dm_table_presuspend_undo, presuspend_undo, dm_mapped_hooks_locked(t->md))
+EACH_TARGET(dm_table_postsuspend, postsuspend, is_quiet(t))
+EACH_TARGET(dm_table_resume, resume, is_quiet(t))
+EACH_TARGET(dm_table_end_waiting, end_waiting, true)
 
 int dm_table_preresume(struct dm_table *t, GError **err)
 {
+	assert(is_quiet(t));
 	for (unsigned i = 0; i < t->n; i++) {
 		struct dm_target *ti = dm_table_target(t, i);
 		int error = ti->type->preresume ? ti->type->preresume(ti, err) : 0;
@@ -560,4 +565,18 @@ int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struc
 	if (ti->type->extent)
 		return ti->type->extent(ti, offset, out->sectors, out);
 	return 0;
+}
+
+uint64_t dm_table_provisioned(struct dm_table *t, uint64_t sector, uint64_t sectors)
+{
+	uint64_t sum = 0, end = sector + sectors;
+
+	while (sector < end && dm_provisioned_step()) {
+		struct dm_target *ti = dm_table_find(t, sector);
+		uint64_t offset = sector - ti->begin, len = MIN(end - sector, ti->len - offset);
+
+		sum += ti->type->provisioned ? MIN(ti->type->provisioned(ti, offset, len), len) : len;
+		sector += len;
+	}
+	return sum + (end - sector);
 }

@@ -2,8 +2,8 @@
 /*
  * A table: contiguous targets from sector 0 on.
  *
- * It is built by one thread (a draft), completed, and from then on never
- * changes; who uses it outside a bio holds a reference.  Dropping the last one runs the targets' dtr.
+ * It is built by one thread (a draft), completed, and from then on never changes; who uses it outside a bio holds a
+ * reference.  Dropping the last one runs the targets' dtr.
  */
 #ifndef DMFS_CORE_TABLE_H
 #define DMFS_CORE_TABLE_H
@@ -25,6 +25,7 @@ struct dm_table {
 	bool secret;    /* holds a key */
 	uint64_t id;    /* never used again; rows in the state database belong to it */
 	uint64_t sectors;
+	_Atomic uint64_t capacity; /* of these, what bios may reach */
 	unsigned n;
 	GPtrArray *blocks;
 	GPtrArray *memory; /* they are in */
@@ -35,6 +36,7 @@ struct dm_table {
 	/* Most targets are as long as this, one after the other: sector / stride, shifted, is a guess.  0: they are not. */
 	uint64_t stride;
 	int64_t stride_shift; /* sectors */
+	pthread_mutex_t devs_lock; /* for the next four; devs is changed with the topology lock as well */
 	GHashTable *devs;       /* struct dm_dev * -> struct dm_table_dev * */
 	unsigned devs_used;     /* how many there have been */
 	GHashTable *devs_names; /* "MODE NAME" -> struct dm_table_dev *, for lines that name the same */
@@ -50,6 +52,11 @@ struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const str
 void dm_table_ids_from(uint64_t id);
 struct dm_table *dm_table_ref(struct dm_table *t);
 void dm_table_unref(struct dm_table *t);
+/*
+ * The same for a table that was a device's live or inactive one until now: returns when the others who just look at it
+ * have done so, and its targets are destroyed.  Not with a lock of the device, or a reference more of one's own.
+ */
+void dm_table_drop(struct dm_table *t);
 /* The lines that follow are another's: what was resolved for the first opener is not for him to use by name. */
 void dm_table_set_opener(struct dm_table *t, const struct dm_opener *opener);
 
@@ -88,6 +95,14 @@ void dm_table_resume(struct dm_table *t);
 void dm_table_end_waiting(struct dm_table *t);
 /* Data or hole at a sector below t->sectors. */
 int dm_table_extent(struct dm_table *t, uint64_t sector, uint64_t sectors, struct dm_extent *out);
+/* As dm_dev_provisioned(), of a range below t->sectors. */
+uint64_t dm_table_provisioned(struct dm_table *t, uint64_t sector, uint64_t sectors);
+
+/* Tells of zones from a sector on (dm_dev_report_zones()). */
+int dm_table_report_zones(struct dm_table *t, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
+
+/* limits.c: fills in t->limits, when all targets are there. */
+int dm_table_limits(struct dm_table *t, GError **err);
 
 /* Splits a line into words, in place; a backslash quotes the next character. The vector ends with NULL. */
 GPtrArray *dm_split_words(char *line);

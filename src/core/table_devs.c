@@ -6,6 +6,9 @@
  * A table that uses a dmfs device makes it a user of that device, which so
  * cannot be removed, and is an edge in the search for loops: drafts count as
  * well, so two half-written tables cannot close a loop between them.
+ *
+ * A table's devs_lock guards counts and names, for messages come several at once and may take devices, too; the topology
+ * lock, inside it, guards which devices there are.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,15 +19,41 @@
 
 #define MAX_DEPTH 256 /* of devices on devices: some questions go down by recursion */
 
+/* Who sends the message that this thread carries out. */
+static _Thread_local const struct dm_opener *sender;
+
 struct dm_table_dev {
 	struct dm_dev *dev;
 	unsigned count;
 	unsigned order; /* of its first mention */
 };
 
+static bool same_name(struct dm_dev *a, struct dm_dev *b)
+{
+	g_autoptr(GString) x = g_string_new(NULL), y = g_string_new(NULL);
+
+	dm_dev_print(a, x);
+	dm_dev_print(b, y);
+	return g_string_equal(x, y);
+}
+
+static guint hash_dev(gconstpointer dev)
+{
+	return dm_dev_hash((struct dm_dev *)dev);
+}
+
+/* Opened twice, it is one to the table; not by another path, as each is printed as it was named. */
+static gboolean equal_devs(gconstpointer a, gconstpointer b)
+{
+	struct dm_dev *x = (struct dm_dev *)a, *y = (struct dm_dev *)b;
+
+	return x == y || (x->mode == y->mode && dm_dev_same(x, y) && same_name(x, y));
+}
+
 void dm_table_devs_init(struct dm_table *t)
 {
-	t->devs = g_hash_table_new(NULL, NULL);
+	pthread_mutex_init(&t->devs_lock, NULL);
+	t->devs = g_hash_table_new(hash_dev, equal_devs);
 	t->devs_names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
 	dm_topology_lock();
 	g_hash_table_add(t->md->tables, t);
@@ -34,7 +63,9 @@ void dm_table_devs_init(struct dm_table *t)
 /* No more lines will come: the names are not needed for lookups. */
 void dm_table_devs_seal(struct dm_table *t)
 {
+	pthread_mutex_lock(&t->devs_lock);
 	g_hash_table_remove_all(t->devs_names);
+	pthread_mutex_unlock(&t->devs_lock);
 }
 
 void dm_table_each_mapped(struct dm_table *t, void (*fn)(struct dm_mapped *, void *), void *data)
@@ -169,6 +200,7 @@ static int use(struct dm_table *t, struct dm_table_dev *d, GError **err)
 	return 0;
 }
 
+/* It is the table's no more; the caller frees it with drop(), without locks. */
 static void unuse(struct dm_table *t, struct dm_table_dev *d)
 {
 	struct dm_mapped *md = dm_dev_mapped(d->dev);
@@ -181,6 +213,10 @@ static void unuse(struct dm_table *t, struct dm_table_dev *d)
 		lower_depth(t->md);
 	}
 	dm_topology_unlock();
+}
+
+static void drop(struct dm_table_dev *d)
+{
 	dm_dev_put(d->dev);
 	g_free(d);
 }
@@ -192,38 +228,64 @@ static gboolean names_dev(gpointer key, gpointer value, gpointer dev)
 	return value == dev;
 }
 
+/* Counts a device that was opened as the table's, or the one that the table has already instead; the lock is held. */
+static int take(struct dm_table *t, struct dm_dev *found, struct dm_table_dev **out, GError **err)
+{
+	struct dm_table_dev *d = g_hash_table_lookup(t->devs, found);
+	int error;
+
+	if (!d) {
+		d = g_new0(struct dm_table_dev, 1);
+		d->dev = dm_dev_get(found);
+		d->order = t->devs_used++;
+		error = use(t, d, err);
+		if (error) {
+			drop(d);
+			return error;
+		}
+	}
+	d->count++;
+	*out = d;
+	return 0;
+}
+
+static struct dm_table_dev *take_by_name(struct dm_table *t, const char *key)
+{
+	struct dm_table_dev *d;
+
+	pthread_mutex_lock(&t->devs_lock);
+	d = g_hash_table_lookup(t->devs_names, key);
+	if (d)
+		d->count++;
+	pthread_mutex_unlock(&t->devs_lock);
+	return d;
+}
+
 int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err)
 {
 	struct dm_table *t = ti->table;
 	g_autofree char *key = g_strconcat(mode & DM_MODE_WRITE ? "w " : "r ", name, NULL);
-	struct dm_table_dev *d = g_hash_table_lookup(t->devs_names, key);
+	struct dm_table_dev *d = sender ? NULL : take_by_name(t, key); /* a name is only for who wrote the table */
 	struct dm_dev *found;
 	int error;
 
 	if (!d) {
-		error = dm_resolve(&t->opener, t->md, name, mode, &found, err);
+		error = dm_resolve(sender ? sender : &t->opener, t->md, name, mode, &found, err);
 		if (error) {
 			g_prefix_error(err, "%s: ", ti->type->name);
 			return error;
 		}
-		d = g_hash_table_lookup(t->devs, found);
-		if (d) {
-			dm_dev_put(found);
-		} else {
-			d = g_new0(struct dm_table_dev, 1);
-			d->dev = found;
-			d->order = t->devs_used++;
-			error = use(t, d, err);
-			if (error) {
-				dm_dev_put(found);
-				g_free(d);
-				g_prefix_error(err, "%s: %s: ", ti->type->name, name);
-				return error;
-			}
+		pthread_mutex_lock(&t->devs_lock);
+		error = take(t, found, &d, err);
+		if (!error && !sender)
+			g_hash_table_replace(t->devs_names, g_steal_pointer(&key), d);
+		pthread_mutex_unlock(&t->devs_lock);
+		dm_dev_put(found);
+		if (error) {
+			g_prefix_error(err, "%s: %s: ", ti->type->name, name);
+			return error;
 		}
-		g_hash_table_insert(t->devs_names, g_steal_pointer(&key), d);
 	}
-	d->count++;
 	*dev = d->dev;
 	return 0;
 }
@@ -231,13 +293,85 @@ int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, str
 void dm_put_device(struct dm_target *ti, struct dm_dev *dev)
 {
 	struct dm_table *t = ti->table;
-	struct dm_table_dev *d = dev ? g_hash_table_lookup(t->devs, dev) : NULL;
+	struct dm_table_dev *d;
 
-	if (!d || --d->count)
+	if (!dev)
 		return;
-	g_hash_table_foreach_remove(t->devs_names, names_dev, d);
-	unuse(t, d);
+	pthread_mutex_lock(&t->devs_lock);
+	d = g_hash_table_lookup(t->devs, dev);
+	if (d && !--d->count) {
+		g_hash_table_foreach_remove(t->devs_names, names_dev, d);
+		unuse(t, d);
+	} else {
+		d = NULL;
+	}
+	pthread_mutex_unlock(&t->devs_lock);
+	if (d)
+		drop(d);
 }
+
+/* --- find ------------------------------------------------------------------------------ */
+
+void dm_table_devs_sender(const struct dm_opener *who)
+{
+	sender = who;
+}
+
+static bool is_called(struct dm_dev *dev, const void *quoted)
+{
+	g_autoptr(GString) name = g_string_new(NULL);
+
+	dm_dev_print(dev, name);
+	return !strcmp(name->str, quoted);
+}
+
+static bool is_same(struct dm_dev *dev, const void *other)
+{
+	return dm_dev_same(dev, (struct dm_dev *)other);
+}
+
+/* The first of those that fit, as the lines name them. */
+static struct dm_dev *find_dev(struct dm_table *t, bool (*fits)(struct dm_dev *, const void *), const void *data)
+{
+	struct dm_table_dev *first = NULL;
+	GHashTableIter iter;
+	gpointer value;
+
+	pthread_mutex_lock(&t->devs_lock);
+	g_hash_table_iter_init(&iter, t->devs);
+	while (g_hash_table_iter_next(&iter, NULL, &value)) {
+		struct dm_table_dev *d = value;
+
+		if ((!first || d->order < first->order) && fits(d->dev, data))
+			first = d;
+	}
+	pthread_mutex_unlock(&t->devs_lock);
+	return first ? first->dev : NULL;
+}
+
+int dm_find_device(struct dm_target *ti, const char *name, struct dm_dev **dev, GError **err)
+{
+	struct dm_table *t = ti->table;
+	g_autoptr(GString) quoted = g_string_new(NULL);
+	struct dm_dev *found;
+	int error;
+
+	/* as the table shows it: that needs no access to a device that may have gone */
+	dm_quote_word(name, quoted);
+	*dev = find_dev(t, is_called, quoted->str);
+	if (*dev)
+		return 0;
+	error = dm_resolve(sender ? sender : &t->opener, t->md, name, DM_MODE_READ, &found, err);
+	if (error) {
+		g_prefix_error(err, "%s: ", ti->type->name);
+		return error;
+	}
+	*dev = find_dev(t, is_same, found);
+	dm_dev_put(found);
+	return *dev ? 0 : dm_fail(err, EINVAL, "%s: %s is none of the table's devices", ti->type->name, name);
+}
+
+/* --- all of them ----------------------------------------------------------------------- */
 
 void dm_table_devs_free(struct dm_table *t)
 {
@@ -249,12 +383,14 @@ void dm_table_devs_free(struct dm_table *t)
 		if (!g_hash_table_iter_next(&iter, NULL, &d))
 			break;
 		unuse(t, d);
+		drop(d);
 	}
 	dm_topology_lock();
 	g_hash_table_remove(t->md->tables, t);
 	dm_topology_unlock();
 	g_hash_table_destroy(t->devs_names);
 	g_hash_table_destroy(t->devs);
+	pthread_mutex_destroy(&t->devs_lock);
 }
 
 static gint by_last_mention(gconstpointer a, gconstpointer b)

@@ -3,7 +3,8 @@
  * Attributes of files and directories.
  *
  * Names are never cached by the kernel (entry timeout 0): a device may come or
- * go by `control` as well as by mkdir.  An image's attributes are cached until a swap says otherwise.
+ * go by `control` as well as by mkdir.  Nor are attributes: what an image has provisioned changes by other images, too.
+ * But with -o writeback the kernel asks for them with each write.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,7 +13,8 @@
 #include "core/state.h"
 #include "node.h"
 
-#define IMAGE_ATTR_SECONDS (24.0 * 3600)
+#define WRITEBACK_ATTR_SECONDS 1.0
+#define SOME_BLOCKS 8 /* of 512 bytes */
 
 static struct timespec mounted;
 
@@ -21,31 +23,44 @@ void dmfs_attr_init(void)
 	clock_gettime(CLOCK_REALTIME, &mounted);
 }
 
+/*
+ * What is provisioned.  Programs take a file without blocks for all zeroes and do not read it, so there are some while
+ * the kernel may have data that it has not yet handed down.
+ */
+static uint64_t image_blocks(struct dmfs_device *d, uint64_t sectors)
+{
+	uint64_t blocks = dm_dev_provisioned(&d->md->dev, 0, sectors);
+	bool maybe_more = dmfs_options.writeback || atomic_load(&d->cached_opens);
+
+	return !blocks && maybe_more ? MIN(SOME_BLOCKS, sectors) : blocks;
+}
+
 void dmfs_fill_attr(fuse_ino_t ino, const struct dmfs_file *file, struct dmfs_device *d, struct stat *st)
 {
 	memset(st, 0, sizeof *st);
 	st->st_ino = ino;
-	st->st_uid = d ? d->uid : dmfs_options.uid;
-	st->st_gid = d ? d->gid : dmfs_options.gid;
+	st->st_uid = dmfs_options.uid;
+	st->st_gid = dmfs_options.gid;
 	st->st_nlink = file ? 1 : 2;
 	st->st_blksize = 4096;
 	st->st_mode = file ? S_IFREG | file->mode : S_IFDIR | 0755;
 	st->st_atim = st->st_mtim = st->st_ctim = d ? d->created : mounted;
 	if (file == &dmfs_image_file) {
 		uint64_t sectors = dm_mapped_sectors(d->md);
+		struct dm_owner owner;
 
-		st->st_mode = S_IFREG | d->image_mode;
+		dm_mapped_owner(d->md, &owner); /* an image can be given away, the rest stays the owner's */
+		st->st_mode = S_IFREG | owner.mode;
+		st->st_uid = owner.uid;
+		st->st_gid = owner.gid;
 		st->st_size = (off_t)(sectors << DM_SECTOR_SHIFT);
-		st->st_blocks = (blkcnt_t)sectors;
-	} else if (d) { /* an image can be given away, the rest stays the owner's */
-		st->st_uid = dmfs_options.uid;
-		st->st_gid = dmfs_options.gid;
+		st->st_blocks = (blkcnt_t)image_blocks(d, sectors);
 	}
 }
 
 double dmfs_attr_timeout(const struct dmfs_file *file)
 {
-	return file == &dmfs_image_file ? IMAGE_ATTR_SECONDS : 0;
+	return file == &dmfs_image_file && dmfs_options.writeback ? WRITEBACK_ATTR_SECONDS : 0;
 }
 
 /* Answers a lookup (or mkdir); takes the reference to the device's md. */
@@ -78,22 +93,16 @@ void dmfs_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static int change_image(struct dmfs_device *d, const struct stat *st, int to_set)
 {
-	struct dmfs_device before = *d;
-	int error;
+	struct dm_owner to = {st->st_mode & 0777, st->st_uid, st->st_gid};
+	unsigned what = 0;
 
 	if (to_set & FUSE_SET_ATTR_MODE)
-		d->image_mode = st->st_mode & 0777;
+		what |= DM_CHANGE_MODE;
 	if (to_set & FUSE_SET_ATTR_UID)
-		d->uid = st->st_uid;
+		what |= DM_CHANGE_UID;
 	if (to_set & FUSE_SET_ATTR_GID)
-		d->gid = st->st_gid;
-	error = dm_state_save(d->md, NULL);
-	if (error) {
-		d->image_mode = before.image_mode;
-		d->uid = before.uid;
-		d->gid = before.gid;
-	}
-	return error;
+		what |= DM_CHANGE_GID;
+	return dm_mapped_set_owner(d->md, what, &to, NULL);
 }
 
 void dmfs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set, struct fuse_file_info *fi)

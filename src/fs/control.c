@@ -94,15 +94,20 @@ static int run(char *line, GError **err)
 
 static int control_write(struct dmfs_handle *h, fuse_req_t req, char *text, size_t len, GError **err)
 {
-	g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+	int error = 0;
 
-	for (unsigned i = 0; lines[i]; i++) {
-		int error = run(lines[i], err);
+	while (!error && *text) {
+		char *end = text;
+		bool last;
 
-		if (error)
-			return error;
+		while (*end && *end != '\n') /* a quoted newline is one of a name */
+			end += 1 + (*end == '\\' && end[1]);
+		last = !*end;
+		*end = '\0';
+		error = run(text, err);
+		text = end + !last;
 	}
-	return 0;
+	return error;
 }
 
 static int control_text(struct dmfs_handle *h, GString *out)

@@ -64,12 +64,35 @@ static int dev_text(struct dmfs_handle *h, GString *out)
 	return 0;
 }
 
+/*
+ * A name or uuid as a value of a line: if there are control characters in it, all but a few are \xNN, as in dmsetup's
+ * mangled names.
+ */
+static char *one_line(char *text)
+{
+	const char *p = text;
+	GString *out;
+
+	while (*p && !g_ascii_iscntrl(*p))
+		p++;
+	if (!*p)
+		return text;
+	out = g_string_new(NULL);
+	for (p = text; *p; p++)
+		if (g_ascii_isalnum(*p) || strchr("#+-.:=@_", *p))
+			g_string_append_c(out, *p);
+		else
+			g_string_append_printf(out, "\\x%02x", (unsigned char)*p);
+	g_free(text);
+	return g_string_free(out, FALSE);
+}
+
 /* As `dmsetup info NAME`. */
 static int info_text(struct dmfs_handle *h, GString *out)
 {
 	struct dm_mapped *md = md_of(h);
 	struct dm_table *live = dm_mapped_live(md), *inactive = dm_mapped_inactive(md);
-	g_autofree char *name = dm_mapped_dup_name(md), *uuid = dm_mapped_dup_uuid(md);
+	g_autofree char *name = one_line(dm_mapped_dup_name(md)), *uuid = one_line(dm_mapped_dup_uuid(md));
 	bool readonly = live && !(live->mode & DM_MODE_WRITE);
 	unsigned opens;
 	bool deferred;

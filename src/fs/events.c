@@ -18,7 +18,7 @@
 struct waiting_read {
 	fuse_req_t req;
 	size_t size;
-	int channel;
+	struct dmfs_channel *channel;
 	GList link;
 };
 
@@ -62,22 +62,28 @@ static void rearm(struct watcher *w)
 		dm_event_arm(w->reader);
 }
 
+static void read_free(struct watcher *w, struct waiting_read *r)
+{
+	g_queue_unlink(&w->reads, &r->link);
+	dmfs_channel_put(r->channel);
+	g_free(r);
+}
+
 static void drop_interrupted(struct watcher *w)
 {
 	GList *l, *next;
 
 	for (l = w->reads.head; l; l = next) {
 		struct waiting_read *r = l->data;
-		int before;
+		struct dmfs_channel *before;
 
 		next = l->next;
 		if (!fuse_req_interrupted(r->req))
 			continue;
-		before = dmfs_loop_answer(r->channel);
+		before = dmfs_channel_use(r->channel);
 		fuse_reply_err(r->req, EINTR);
-		dmfs_loop_answer(before);
-		g_queue_unlink(&w->reads, &r->link);
-		g_free(r);
+		dmfs_channel_use(before);
+		read_free(w, r);
 	}
 }
 
@@ -90,14 +96,13 @@ static void wake(void *context)
 	pthread_mutex_lock(&h->lock);
 	while (w->reads.length) {
 		struct waiting_read *r = w->reads.head->data;
-		int before = dmfs_loop_answer(r->channel);
+		struct dmfs_channel *before = dmfs_channel_use(r->channel);
 		bool done = try_read(r->req, w, r->size);
 
-		dmfs_loop_answer(before);
+		dmfs_channel_use(before);
 		if (!done)
 			break;
-		g_queue_unlink(&w->reads, &r->link);
-		g_free(r);
+		read_free(w, r);
 	}
 	drop_interrupted(w);
 	w->unread = true;
@@ -145,9 +150,8 @@ static void watch_release(struct dmfs_handle *h)
 	while (w->reads.length) { /* only when the session has ended */
 		struct waiting_read *r = w->reads.head->data;
 
-		g_queue_unlink(&w->reads, &r->link);
 		fuse_reply_err(r->req, ENODEV);
-		g_free(r);
+		read_free(w, r);
 	}
 	if (w->ph)
 		fuse_pollhandle_destroy(w->ph);
@@ -180,7 +184,7 @@ static void events_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_
 			struct waiting_read *r = g_new0(struct waiting_read, 1);
 			r->req = req;
 			r->size = size;
-			r->channel = dmfs_loop_channel();
+			r->channel = dmfs_channel_get(dmfs_channel_now());
 			r->link.data = r;
 			g_queue_push_tail_link(&w->reads, &r->link);
 			dm_event_arm(w->reader);

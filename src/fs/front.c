@@ -3,7 +3,7 @@
  * What the engine tells its front end: a table was swapped, a device is gone, pages and attributes that the kernel has
  * cached are stale.
  */
-#include "loop.h"
+#include "mount.h"
 #include "node.h"
 
 static struct {
@@ -24,7 +24,7 @@ void dmfs_invalidate(fuse_ino_t ino, off_t offset, off_t bytes)
 	if (ending)
 		return;
 	dm_block_begin();
-	fuse_lowlevel_notify_inval_inode(dmfs_session, ino, offset, bytes);
+	fuse_lowlevel_notify_inval_inode(dmfs_mounts[DMFS_TREE].session, ino, offset, bytes);
 	dm_block_end();
 	pthread_mutex_lock(&invalidations.lock);
 	if (!--invalidations.under_way)
@@ -45,7 +45,7 @@ static void forget_cached(struct dm_mapped *md)
 {
 	fuse_ino_t ino = dmfs_known_image(md);
 
-	if (ino && dmfs_session)
+	if (ino && dmfs_mounts[DMFS_TREE].session)
 		dmfs_invalidate(ino, 0, 0);
 }
 
@@ -55,29 +55,20 @@ static void swapped(struct dm_mapped *md)
 	forget_cached(md);
 }
 
-static void get_owner(struct dm_mapped *md, unsigned *mode, unsigned *uid, unsigned *gid)
+/* Asked for the attributes, the kernel drops the pages beyond the end by itself. */
+static void resized(struct dm_mapped *md)
 {
-	struct dmfs_device *d = dmfs_device_of(md);
+	fuse_ino_t ino = dmfs_known_image(md);
 
-	*mode = d->image_mode;
-	*uid = d->uid;
-	*gid = d->gid;
-}
-
-static void set_owner(struct dm_mapped *md, unsigned mode, unsigned uid, unsigned gid)
-{
-	struct dmfs_device *d = dmfs_device_of(md);
-
-	d->image_mode = mode & 0777;
-	d->uid = uid;
-	d->gid = gid;
+	dmfs_image_swapped(md);
+	if (ino && dmfs_mounts[DMFS_TREE].session)
+		dmfs_invalidate(ino, -1, 0);
 }
 
 static const struct dm_front_ops front_ops = {
 	.swapped = swapped,
+	.resized = resized,
 	.freed = dmfs_device_freed,
-	.get_owner = get_owner,
-	.set_owner = set_owner,
 };
 
 void dmfs_nodes_init(void)

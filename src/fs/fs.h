@@ -20,6 +20,7 @@
 #include "core/devices.h"
 
 #define DMFS_INODES 32
+#define DMFS_IMAGE_KIND 1 /* its place in a device's files */
 
 struct dmfs_handle;
 struct dmfs_device;
@@ -28,12 +29,13 @@ struct dmfs_device;
 struct dmfs_options {
 	int writeback;
 	unsigned threads, nbd_timeout;
+	unsigned max_read; /* bytes; 0: no limit */
+	size_t max_waiting; /* bytes of writes that wait */
 	int allow_other;
 	uid_t uid;
 	gid_t gid;
 };
 extern struct dmfs_options dmfs_options;
-extern struct fuse_session *dmfs_session;
 
 struct dmfs_file {
 	const char *name;
@@ -45,11 +47,15 @@ struct dmfs_file {
 	bool long_text; /* it may come in several pieces: see text.c */
 	/* A long text that ends so (len > 0) goes on in the next write; NULL: none does. */
 	bool (*unfinished)(const char *text, size_t len);
+	bool answers_last; /* an answer is the last that read and write do: they need no reference to the handle */
 	/* Files that do more than that. */
 	void (*open)(fuse_req_t, struct dmfs_handle *, struct fuse_file_info *);
 	void (*read)(fuse_req_t, struct dmfs_handle *, size_t size, off_t off, struct fuse_file_info *);
 	void (*write)(fuse_req_t, struct dmfs_handle *, const char *buf, size_t size, off_t off, struct fuse_file_info *);
 	void (*flush)(fuse_req_t, struct dmfs_handle *);
+	void (*fsync)(fuse_req_t, struct dmfs_handle *); /* without: nothing to do */
+	void (*fallocate)(fuse_req_t, struct dmfs_handle *, int mode, off_t off, off_t len);
+	void (*lseek)(fuse_req_t, struct dmfs_handle *, off_t off, int whence);
 	/* ph may be NULL; else it is the file's to notify and destroy. */
 	void (*poll)(fuse_req_t, struct dmfs_handle *, struct fuse_pollhandle *ph);
 	void (*truncate)(struct dmfs_handle *, struct dmfs_device *, fuse_req_t); /* handle may be NULL */
@@ -66,9 +72,6 @@ struct dmfs_device {
 	struct dm_mapped *md;
 	uint64_t id;
 	uint64_t nlookup; /* of all its inodes; holds a reference to md while not 0; under nodes lock */
-	mode_t image_mode;
-	uid_t uid;
-	gid_t gid;
 	struct timespec created;
 	struct dmfs_image *image; /* image.c's, made at the first open */
 	struct dmfs_closing closing;
@@ -113,6 +116,7 @@ struct dmfs_device *dmfs_device_of(struct dm_mapped *md); /* makes it if need be
 struct dm_mapped *dmfs_find_inode(ino_t ino);             /* of an image or directory, with a reference, or NULL */
 /* What an inode is: the file or NULL for a directory, and the device with a reference to its md (or NULL). False: no such inode. */
 bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_device **device);
+bool dmfs_is_image(fuse_ino_t ino);
 fuse_ino_t dmfs_ino(struct dmfs_device *d, unsigned kind);
 unsigned dmfs_kind_of(const struct dmfs_file *const *files, const struct dmfs_file *file);
 void dmfs_lookup_count(struct dmfs_device *d, int64_t change);
@@ -147,9 +151,6 @@ bool dmfs_writer_has_open(fuse_req_t req, struct dmfs_handle *h);
 
 /* image.c */
 extern const struct dmfs_file dmfs_image_file;
-void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h);
-void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len);
-void dmfs_image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence);
 void dmfs_image_swapped(struct dm_mapped *md);
 void dmfs_image_free(struct dmfs_device *d);
 

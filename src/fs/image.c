@@ -39,7 +39,7 @@ struct request {
 	struct iovec iov;
 	fuse_req_t req;
 	struct dmfs_handle *h;
-	int channel;
+	struct dmfs_channel *channel;
 	atomic_int state;
 	struct dmfs_buf *buf;
 	struct dm_work work;
@@ -53,7 +53,8 @@ G_STATIC_ASSERT(sizeof(struct request) <= sizeof(((struct dmfs_buf *)NULL)->requ
 
 static void answer(struct request *r)
 {
-	int error = r->bio.error, before = dmfs_loop_answer(r->channel);
+	struct dmfs_channel *before = dmfs_channel_use(r->channel);
+	int error = r->bio.error;
 
 	if (error)
 		fuse_reply_err(r->req, -error);
@@ -63,7 +64,7 @@ static void answer(struct request *r)
 		fuse_reply_write(r->req, r->reply_len);
 	else
 		fuse_reply_err(r->req, 0);
-	dmfs_loop_answer(before);
+	dmfs_channel_use(before);
 }
 
 /*
@@ -78,21 +79,24 @@ static bool pages_are_stale(const struct dmfs_handle *h)
 
 static void drop_pages(struct dmfs_handle *h, uint64_t offset, uint64_t bytes)
 {
-	dmfs_invalidate(dmfs_ino(h->device, dmfs_kind_of(dmfs_device_files, &dmfs_image_file)), (off_t)offset,
+	dmfs_invalidate(dmfs_ino(h->device, DMFS_IMAGE_KIND), (off_t)offset,
 			(off_t)bytes);
+}
+
+static struct dm_wq *drops;
+
+static void make_drops(void)
+{
+	drops = dm_wq_new("invalidate", 64);
 }
 
 static void drop_later(struct dm_work *work, void (*fn)(struct dm_work *))
 {
-	static struct dm_wq *wq;
-	static gsize made;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-	if (g_once_init_enter(&made)) {
-		wq = dm_wq_new("invalidate", 64);
-		g_once_init_leave(&made, 1);
-	}
+	pthread_once(&once, make_drops);
 	*work = (struct dm_work){.fn = fn};
-	dm_wq_queue(wq, work);
+	dm_wq_queue(drops, work);
 }
 
 static void request_done(struct request *r)
@@ -100,7 +104,7 @@ static void request_done(struct request *r)
 	answer(r);
 	free(r->bounce);
 	if (atomic_exchange_explicit(&r->state, ENDED, memory_order_acq_rel) == KEPT)
-		dmfs_loop_release(r->buf);
+		dmfs_loop_release(r->buf, r->channel);
 }
 
 static void request_drop_pages(struct dm_work *work)
@@ -138,7 +142,7 @@ static struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum d
 	in_use(h);
 	r->req = req;
 	r->h = h;
-	r->channel = dmfs_loop_channel();
+	r->channel = dmfs_channel_now();
 	atomic_init(&r->state, RUNNING);
 	r->buf = buf;
 	r->bounce = NULL;
@@ -167,9 +171,11 @@ static void request_submit(struct request *r)
 		dm_submit(&r->bio);
 	if (atomic_load_explicit(&r->state, memory_order_acquire) != ENDED) {
 		dmfs_loop_keep();
+		if (r->bio.op == DM_WRITE)
+			dmfs_buf_charge(r->buf, r->reply_len);
 		if (atomic_exchange_explicit(&r->state, KEPT, memory_order_acq_rel) != ENDED)
 			return;
-		dmfs_loop_release(r->buf);
+		dmfs_loop_release(r->buf, r->channel);
 	}
 }
 
@@ -264,22 +270,24 @@ struct slow_write {
 	struct dmfs_rmw rmw;
 	fuse_req_t req;
 	struct dmfs_handle *h;
-	int channel, error;
+	struct dmfs_channel *channel;
+	int error;
 	struct dm_work work;
 };
 
 static void slow_write_done(struct slow_write *w)
 {
-	int before = dmfs_loop_answer(w->channel);
+	struct dmfs_channel *before = dmfs_channel_use(w->channel), *channel = w->channel;
 
 	if (w->error)
 		fuse_reply_err(w->req, -w->error);
 	else
 		fuse_reply_write(w->req, w->rmw.len);
-	dmfs_loop_answer(before);
+	dmfs_channel_use(before);
+	dmfs_buf_uncharge(w->rmw.len);
 	dmfs_rmw_clear(&w->rmw);
 	g_free(w);
-	dmfs_loop_answered();
+	dmfs_loop_answered(channel);
 }
 
 static void slow_write_drop_pages(struct dm_work *work)
@@ -314,6 +322,12 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 		return;
 	}
 	size = MIN(size, total - (uint64_t)off);
+	if (dmfs_buf_full(size)) {
+		dm_log_err_limit("a write of %zu bytes is refused: %zu MiB of writes wait already (-o max_waiting)", size,
+				 dmfs_options.max_waiting >> 20);
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
 	if (!(((uint64_t)off | size) & (block - 1)) && dm_gate_enter(&image->writes)) {
 		struct request *r = request_new(req, h, DM_WRITE, (uint64_t)off, size);
 
@@ -328,55 +342,86 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 	w = g_new0(struct slow_write, 1);
 	w->req = req;
 	w->h = h;
-	w->channel = dmfs_loop_channel();
-	dmfs_loop_later();
+	w->channel = dmfs_loop_later();
+	dmfs_buf_charge(NULL, size);
 	dmfs_rmw_start(&w->rmw, image, buf, (uint64_t)off, size, flags, slow_write_end);
 }
 
-void dmfs_image_fsync(fuse_req_t req, struct dmfs_handle *h)
+static void image_fsync(fuse_req_t req, struct dmfs_handle *h)
 {
 	request_submit(request_new(req, h, DM_FLUSH, 0, 0));
 }
 
 /* --- ranges ------------------------------------------------------------------------------ */
 
+/* Room for later writes, of whole blocks around the range; there is none beyond the end. */
+static int provision(struct dmfs_handle *h, uint64_t *off, uint64_t *len)
+{
+	uint64_t block = image_block(h), end;
+
+	if (__builtin_add_overflow(*off, *len, &end) || end > image_bytes(h))
+		return ENOSPC;
+	*off &= ~(block - 1);
+	*len = ((end + block - 1) & ~(block - 1)) - *off;
+	return 0;
+}
+
 /* As blkdev's fallocate: what reaches past the end is cut off with KEEP_SIZE, refused without. */
-void dmfs_image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
+static int whole_blocks(struct dmfs_handle *h, bool keep_size, uint64_t off, uint64_t *len)
 {
 	uint64_t total = image_bytes(h), block = image_block(h);
+
+	if (off >= total || (*len > total - off && !keep_size))
+		return EINVAL;
+	*len = MIN(*len, total - off);
+	return (off | *len) & (block - 1) ? EINVAL : 0;
+}
+
+static bool takes_discards(struct dmfs_handle *h)
+{
+	struct dm_limits limits;
+
+	dm_dev_limits(&h->device->md->dev, &limits);
+	return limits.max_discard_sectors;
+}
+
+/*
+ * A block device takes no mode 0; here it is taken, and KEEP_SIZE alone, as what a target can do for it:
+ * posix_fallocate(3) would write to each 4 KiB.
+ */
+static void image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off_t off, off_t len)
+{
+	uint64_t from = (uint64_t)off, bytes = (uint64_t)len;
+	bool keep_size = mode & FALLOC_FL_KEEP_SIZE;
+	enum dm_op op = DM_PROVISION;
 	struct request *r;
-	enum dm_op op;
 	int error = 0;
 
-	if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
-		op = DM_DISCARD;
-	else if (mode == FALLOC_FL_ZERO_RANGE || mode == (FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE))
-		op = DM_WRITE_ZEROES;
-	else
-		error = EOPNOTSUPP;
 	if (!(h->flags & (O_WRONLY | O_RDWR)))
 		error = EBADF;
-	if (!error && (off < 0 || len <= 0 || (uint64_t)off >= total))
+	else if ((mode & FALLOC_FL_PUNCH_HOLE) && !takes_discards(h))
+		error = EOPNOTSUPP; /* before the range is looked at: so it can be asked with one beyond the end */
+	else if (off < 0 || len <= 0)
 		error = EINVAL;
-	if (!error && (uint64_t)len > total - (uint64_t)off) {
-		if (mode & FALLOC_FL_KEEP_SIZE)
-			len = (off_t)(total - (uint64_t)off);
-		else
-			error = EINVAL;
-	}
-	if (!error && (((uint64_t)off | (uint64_t)len) & (block - 1)))
-		error = EINVAL;
+	else if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+		op = DM_DISCARD;
+	else if ((mode & ~FALLOC_FL_KEEP_SIZE) == FALLOC_FL_ZERO_RANGE)
+		op = DM_WRITE_ZEROES;
+	else if (mode & ~FALLOC_FL_KEEP_SIZE)
+		error = EOPNOTSUPP;
+	if (!error)
+		error = op == DM_PROVISION ? provision(h, &from, &bytes) : whole_blocks(h, keep_size, from, &bytes);
 	if (error) {
 		fuse_reply_err(req, error);
 		return;
 	}
-	r = request_new(req, h, op, (uint64_t)off, (uint64_t)len);
+	r = request_new(req, h, op, from, bytes);
 	if (op == DM_WRITE_ZEROES)
 		r->bio.flags = DM_NOUNMAP;
 	request_submit(r);
 }
 
-void dmfs_image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence)
+static void image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence)
 {
 	struct dm_dev *dev = &h->device->md->dev;
 	uint64_t total = image_bytes(h), sectors = total >> DM_SECTOR_SHIFT, sector;
@@ -489,9 +534,13 @@ void dmfs_image_swapped(struct dm_mapped *md)
 
 const struct dmfs_file dmfs_image_file = {
 	.name = "image",
+	.answers_last = true,
 	.open = image_open,
 	.read = image_read,
 	.write = image_write,
 	.flush = image_flush,
+	.fsync = image_fsync,
+	.fallocate = image_fallocate,
+	.lseek = image_lseek,
 	.release = image_release,
 };

@@ -23,9 +23,6 @@ struct dmfs_device *dmfs_device_of(struct dm_mapped *md)
 		d = g_new0(struct dmfs_device, 1);
 		d->md = md;
 		d->id = next_id++;
-		d->image_mode = 0600;
-		d->uid = dmfs_options.uid;
-		d->gid = dmfs_options.gid;
 		pthread_mutex_init(&d->lock, NULL);
 		clock_gettime(CLOCK_REALTIME, &d->created);
 		g_hash_table_insert(devices, &d->id, d);
@@ -121,6 +118,11 @@ bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_devic
 	return true;
 }
 
+bool dmfs_is_image(fuse_ino_t ino)
+{
+	return ino >= DMFS_INODES && ino % DMFS_INODES == DMFS_IMAGE_KIND;
+}
+
 struct dm_mapped *dmfs_find_inode(ino_t ino)
 {
 	const struct dmfs_file *file;
@@ -157,7 +159,7 @@ fuse_ino_t dmfs_known_image(struct dm_mapped *md)
 	pthread_rwlock_rdlock(&nodes_lock);
 	d = md->front;
 	if (d && d->nlookup)
-		ino = dmfs_ino(d, dmfs_kind_of(dmfs_device_files, &dmfs_image_file));
+		ino = dmfs_ino(d, DMFS_IMAGE_KIND);
 	pthread_rwlock_unlock(&nodes_lock);
 	return ino;
 }

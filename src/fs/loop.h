@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The threads that read requests from /dev/fuse.
+ * The threads that read requests from /dev/fuse: workers, of each connection its own.
  *
- * Each has a descriptor of its own (a clone) and a buffer of its own.  A request is
- * answered on the descriptor it came by: the kernel keeps it there.
- *
- * How many: as many as make the machine busy, plus one for each that waits
- * (dm_block_begin()).
+ * How many: as many as make the machine busy, plus one for each that waits (dm_block_begin()).  Of those that wait for
+ * an image at most so many (see loop.c): then there is always one for a control file.
  */
 #ifndef DMFS_FS_LOOP_H
 #define DMFS_FS_LOOP_H
@@ -14,49 +11,44 @@
 #include <fuse_lowlevel.h>
 #include <stdbool.h>
 
-#define DMFS_MAX_WRITE (1024u * 1024)
-#define DMFS_DATA_ROOM (DMFS_MAX_WRITE + 65536u)
+#include "buf.h"
+#include "channel.h"
 
-/*
- * A thread's buffer.  A request is read so that a write's data begins at
- * `data`, which is page aligned; a read's data goes there too.
- */
-struct dmfs_buf {
-	char *map;
-	size_t map_size;
-	bool large, huge; /* it has seen a large request; it has got a huge page for that */
-	char *data; /* DMFS_DATA_ROOM bytes */
-	char request[256] __attribute__((aligned(16))); /* for who handles the request: as long as it has the buffer */
-	struct dmfs_buf *next;
-};
+/* Connections, by number. */
+enum { DMFS_TREE, DMFS_IMAGES, DMFS_MOUNTS };
 
-/* A request of this size makes it worth a huge page: tell so, for the worker's next ones. */
-#define DMFS_LARGE (128 * 1024)
+/* --- for who handles a request ------------------------------------------------------- */
+
+/* A large request was seen: tell so, for the worker's next ones. */
 void dmfs_loop_large(void);
 /* The calling worker's buffer. */
 struct dmfs_buf *dmfs_loop_buf(void);
 /*
- * Leaves the buffer to a request that is not answered yet; the worker takes
- * another.  dmfs_loop_release() gives it back, from any thread.
+ * The request being handled is answered later, with dmfs_channel_use() of what this returns.  dmfs_loop_answered() says
+ * that it was, from any thread.
  */
-void dmfs_loop_keep(void);
-void dmfs_loop_release(struct dmfs_buf *buf);
-/* The same for requests that keep no buffer: one is answered after its handler has returned; it was answered. */
-void dmfs_loop_later(void);
-void dmfs_loop_answered(void);
+struct dmfs_channel *dmfs_loop_later(void);
+void dmfs_loop_answered(struct dmfs_channel *c);
+/* The same, and leaves the buffer to the request; dmfs_loop_release() gives both back, from any thread. */
+struct dmfs_channel *dmfs_loop_keep(void);
+void dmfs_loop_release(struct dmfs_buf *buf, struct dmfs_channel *c);
 
-/* Where the request being handled must be answered; dmfs_loop_answer() sets it for the calling thread and returns the one before. */
-int dmfs_loop_channel(void);
-int dmfs_loop_answer(int channel);
+/* --- for main ------------------------------------------------------------------------- */
 
-int dmfs_loop_start(struct fuse_session *se, unsigned threads);
-/* Waits until the file system is unmounted or dmfs_loop_stop() was called. */
-void dmfs_loop_wait(void);
-/* Wakes dmfs_loop_wait().  Async-signal-unsafe. */
+/* 0 or a negative errno.  `owner` is the session's userdata. */
+int dmfs_loop_start(unsigned nr, struct fuse_session *session, void *owner, unsigned threads);
+/*
+ * Waits until is_so() returns true.  It is called with a lock held, at first and whenever what one of the functions
+ * below says has changed.
+ */
+void dmfs_loop_wait(bool (*is_so)(void));
+bool dmfs_loop_ready(unsigned nr);   /* the kernel has got its first answer */
+bool dmfs_loop_stopped(unsigned nr); /* the connection is gone, or never came about */
+bool dmfs_loop_settled(unsigned nr); /* nothing is left to be answered later */
+bool dmfs_loop_told(void);           /* dmfs_loop_stop() was called */
+/* Async-signal-unsafe. */
 void dmfs_loop_stop(void);
-/* Ends all workers. */
-void dmfs_loop_end(void);
-/* Waits for what was left to be answered later; after dmfs_loop_end() then none uses the session. */
-void dmfs_loop_settle(void);
+/* Ends all workers of a connection; what is to be answered later may still be. */
+void dmfs_loop_end(unsigned nr);
 
 #endif

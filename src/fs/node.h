@@ -34,6 +34,7 @@ void dmfs_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_in
 		    unsigned flags);
 void dmfs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi);
 void dmfs_op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
+extern atomic_int dmfs_statfs_pid; /* who has asked last */
 void dmfs_op_statfs(fuse_req_t req, fuse_ino_t ino);
 
 /* opened.c */

@@ -98,7 +98,7 @@ void dmfs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 {
 	struct dmfs_handle *h = handle_of(fi);
 
-	if (h->file == &dmfs_image_file) {
+	if (h->file->answers_last) {
 		h->file->read(req, h, size, off, fi);
 		return;
 	}
@@ -115,7 +115,7 @@ void dmfs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
 {
 	struct dmfs_handle *h = handle_of(fi);
 
-	if (h->file == &dmfs_image_file) {
+	if (h->file->answers_last) {
 		h->file->write(req, h, buf, size, off, fi);
 		return;
 	}
@@ -155,8 +155,8 @@ void dmfs_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_fil
 {
 	struct dmfs_handle *h = handle_of(fi);
 
-	if (h->file == &dmfs_image_file)
-		dmfs_image_fsync(req, h);
+	if (h->file->fsync)
+		h->file->fsync(req, h);
 	else
 		fuse_reply_err(req, 0);
 }
@@ -165,8 +165,8 @@ void dmfs_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_
 {
 	struct dmfs_handle *h = handle_of(fi);
 
-	if (h->file == &dmfs_image_file)
-		dmfs_image_fallocate(req, h, mode, off, len);
+	if (h->file->fallocate)
+		h->file->fallocate(req, h, mode, off, len);
 	else
 		fuse_reply_err(req, EOPNOTSUPP);
 }
@@ -175,8 +175,8 @@ void dmfs_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct
 {
 	struct dmfs_handle *h = handle_of(fi);
 
-	if (h->file == &dmfs_image_file)
-		dmfs_image_lseek(req, h, off, whence);
+	if (h->file->lseek)
+		h->file->lseek(req, h, off, whence);
 	else
 		fuse_reply_err(req, EINVAL);
 }

@@ -1,17 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The session with the kernel: what it is asked for at the start, and which function does what. */
+/* A session with the kernel: what it is asked for at the start, and which function does what. */
 #include "loop.h"
 #include "node.h"
 
+/*
+ * How many requests that nobody waits for (asynchronous I/O, read-ahead, write-back, RELEASE) the kernel gives us at a
+ * time, of all images together: those that wait for one image must not hold up others.  So as many as can be; of a user
+ * without privileges the kernel takes it as max_user_bgreq of its module fuse.  What bounds memory is dmfs_buf_full().
+ */
+#define MAX_BACKGROUND 65535u
+
 struct dmfs_options dmfs_options;
-struct fuse_session *dmfs_session;
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	conn->max_write = DMFS_MAX_WRITE;
 	conn->max_readahead = DMFS_MAX_WRITE;
-	conn->max_background = 256;
-	conn->congestion_threshold = 192;
+	conn->max_read = dmfs_options.max_read; /* libfuse asks that it is said here as well */
+	conn->max_background = MAX_BACKGROUND;
+	conn->congestion_threshold = MAX_BACKGROUND / 4 * 3;
 	conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE |
 				  FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_READDIRPLUS);
 	conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |

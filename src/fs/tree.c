@@ -118,9 +118,12 @@ void dmfs_op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	fuse_reply_err(req, EPERM);
 }
 
+atomic_int dmfs_statfs_pid;
+
 void dmfs_op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
 	struct statvfs st = {.f_bsize = 4096, .f_frsize = 4096, .f_namemax = DM_NAME_MAX};
 
+	atomic_store(&dmfs_statfs_pid, fuse_req_ctx(req)->pid);
 	fuse_reply_statfs(req, &st);
 }

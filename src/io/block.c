@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Telling the front end that this thread is about to wait. */
+#include <assert.h>
+
 #include <dmfs/io.h>
 
 static _Thread_local struct {
@@ -15,8 +17,22 @@ void dm_block_set_hooks(void (*begin)(void *), void (*end)(void *), void *contex
 	hooks.context = context;
 }
 
+static _Thread_local unsigned forbidden;
+
+void dm_wait_forbid(void)
+{
+	forbidden++;
+}
+
+void dm_wait_allow(void)
+{
+	assert(forbidden);
+	forbidden--;
+}
+
 void dm_block_begin(void)
 {
+	assert(!forbidden);
 	if (hooks.depth++ == 0 && hooks.begin)
 		hooks.begin(hooks.context);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What all devices share: reference counts, and defaults for what a kind of device leaves out. */
+#include <errno.h>
 #include <string.h>
 
-#include <dmfs/io.h>
+#include "store.h"
 
 struct dm_dev *dm_dev_get(struct dm_dev *dev)
 {
@@ -30,11 +31,39 @@ int dm_dev_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct 
 	return 0;
 }
 
+#define MAX_STEPS 65536u
+
+static _Thread_local unsigned provisioned_steps, provisioned_depth;
+
+bool dm_provisioned_step(void)
+{
+	return provisioned_steps++ < MAX_STEPS;
+}
+
+uint64_t dm_dev_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors)
+{
+	uint64_t n;
+
+	if (!provisioned_depth)
+		provisioned_steps = 0;
+	if (!dev->ops->provisioned || !dm_provisioned_step())
+		return sectors;
+	provisioned_depth++;
+	n = dev->ops->provisioned(dev, sector, sectors);
+	provisioned_depth--;
+	return MIN(n, sectors);
+}
+
 void dm_dev_limits(struct dm_dev *dev, struct dm_limits *out)
 {
 	*out = (struct dm_limits){.logical_block_size = DM_SECTOR_SIZE, .physical_block_size = DM_SECTOR_SIZE};
 	if (dev->ops->limits)
 		dev->ops->limits(dev, out);
+}
+
+int dm_dev_report_zones(struct dm_dev *dev, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	return dev->ops->report_zones ? dev->ops->report_zones(dev, sector, max, fn, data) : -EOPNOTSUPP;
 }
 
 void dm_dev_print(struct dm_dev *dev, GString *out)

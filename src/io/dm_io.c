@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * dm-io: a bio to each of several regions, and one answer with an error bit a
- * region.
+ * dm-io: a bio to each of several regions, and one answer with an error a region.
  *
  * Synchronous: the regions' bios go out from the calling thread, one after the
  * other (a backing store does the system call right there), and the caller
@@ -19,6 +18,7 @@
 #include <dmfs/work.h>
 
 #define ASYNC_THREADS 32
+#define ON_STACK 16 /* regions */
 
 struct io;
 
@@ -26,15 +26,12 @@ struct part {
 	struct dm_bio bio;
 	struct dm_work work;
 	struct io *io;
-	unsigned nr;
 };
 
 struct io {
 	pthread_mutex_t lock;
 	pthread_cond_t done;
-	unsigned remaining;
-	unsigned long error_bits;
-	int error;
+	unsigned nr, remaining;
 	dm_io_notify fn;
 	void *context;
 	struct part parts[];
@@ -45,12 +42,9 @@ static void io_init(struct io *io, enum dm_op op, unsigned flags, unsigned nr, c
 {
 	pthread_mutex_init(&io->lock, NULL);
 	pthread_cond_init(&io->done, NULL);
-	io->remaining = nr;
-	io->error_bits = 0;
-	io->error = 0;
+	io->nr = io->remaining = nr;
 	for (unsigned i = 0; i < nr; i++) {
 		io->parts[i].io = io;
-		io->parts[i].nr = i;
 		io->parts[i].bio = (struct dm_bio){
 			.op = op,
 			.flags = flags,
@@ -65,13 +59,18 @@ static void io_init(struct io *io, enum dm_op op, unsigned flags, unsigned nr, c
 	}
 }
 
-static void note_error(struct part *part)
+/* Each region's error, if somebody wants to know, and the lowest one's. */
+static int gather_errors(const struct io *io, int *errors)
 {
-	if (part->bio.error) {
-		part->io->error_bits |= 1ul << part->nr;
-		if (!part->io->error)
-			part->io->error = part->bio.error;
+	int error = 0;
+
+	for (unsigned i = 0; i < io->nr; i++) {
+		if (errors)
+			errors[i] = io->parts[i].bio.error;
+		if (!error)
+			error = io->parts[i].bio.error;
 	}
+	return error;
 }
 
 static void sync_end(struct dm_bio *bio)
@@ -80,18 +79,19 @@ static void sync_end(struct dm_bio *bio)
 	struct io *io = part->io;
 
 	pthread_mutex_lock(&io->lock);
-	note_error(part);
 	if (--io->remaining == 0)
 		pthread_cond_signal(&io->done);
 	pthread_mutex_unlock(&io->lock);
 }
 
 int dm_io_sync(enum dm_op op, unsigned flags, unsigned nr, const struct dm_region *where, const struct iovec *iov,
-	       int iovcnt, unsigned long *error_bits)
+	       int iovcnt, int *errors)
 {
-	struct io *io = g_alloca(sizeof *io + nr * sizeof io->parts[0]);
+	size_t bytes = sizeof(struct io) + nr * sizeof(struct part);
+	g_autofree void *many = nr > ON_STACK ? g_malloc(bytes) : NULL;
+	struct io *io = many ? many : g_alloca(bytes);
 
-	assert(nr > 0 && nr <= DM_IO_MAX_REGIONS && (op != DM_READ || nr == 1));
+	assert(nr > 0 && (op != DM_READ || nr == 1));
 	io_init(io, op, flags, nr, where, iov, iovcnt, sync_end);
 	for (unsigned i = 0; i < nr; i++)
 		dm_submit_now(&io->parts[i].bio);
@@ -105,24 +105,25 @@ int dm_io_sync(enum dm_op op, unsigned flags, unsigned nr, const struct dm_regio
 	pthread_mutex_unlock(&io->lock);
 	pthread_mutex_destroy(&io->lock);
 	pthread_cond_destroy(&io->done);
-	if (error_bits)
-		*error_bits = io->error_bits;
-	return io->error;
+	return gather_errors(io, errors);
 }
 
 static void async_end(struct dm_bio *bio)
 {
 	struct part *part = bio->private;
 	struct io *io = part->io;
+	g_autofree int *errors = NULL;
 	bool last;
+	int error;
 
 	pthread_mutex_lock(&io->lock);
-	note_error(part);
 	last = --io->remaining == 0;
 	pthread_mutex_unlock(&io->lock);
 	if (!last)
 		return;
-	io->fn(io->error_bits, io->context);
+	errors = g_new(int, io->nr);
+	error = gather_errors(io, errors);
+	io->fn(error, errors, io->context);
 	pthread_mutex_destroy(&io->lock);
 	pthread_cond_destroy(&io->done);
 	g_free(io);
@@ -156,7 +157,7 @@ void dm_io_async(enum dm_op op, unsigned flags, unsigned nr, const struct dm_reg
 	struct io *io = g_malloc(sizeof *io + nr * sizeof io->parts[0]);
 	struct dm_wq *wq = async_queue();
 
-	assert(nr > 0 && nr <= DM_IO_MAX_REGIONS && (op != DM_READ || nr == 1));
+	assert(nr > 0 && (op != DM_READ || nr == 1));
 	io_init(io, op, flags, nr, where, iov, iovcnt, async_end);
 	io->fn = fn;
 	io->context = context;

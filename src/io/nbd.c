@@ -12,7 +12,8 @@
  * A connection that breaks puts what it had back at the head of the list (all
  * requests may be repeated) and connects again, every RETRY_MS.  A request that is
  * older than the timeout fails with EIO, and while a server has been away that long new ones
- * fail at once.
+ * fail at once.  A bio with DM_FAILFAST does not wait for a server: it fails with ENOTCONN when the last connection
+ * breaks, or while there is none.
  *
  * Locks: store->lock guards the list and what is known of the server; a connection's
  * lock, taken before it, its libnbd handle and what it has.  Nobody ends a request with a lock, nor waits for a
@@ -357,6 +358,12 @@ static bool is_ending(struct nbd_store *s)
 	return ending;
 }
 
+/* Whether a request is not to wait for the server to come back; store->lock held. */
+static bool will_not_wait(const struct nbd_store *s, const struct request *r)
+{
+	return !s->n_ready && r->kind == BIO && (r->bio->flags & DM_FAILFAST);
+}
+
 /* Gives up the connection; what it had goes back to the head of the list, in order. */
 static void conn_broken(struct connection *c, const char *why)
 {
@@ -381,7 +388,7 @@ static void conn_broken(struct connection *c, const char *why)
 		if (r->kind == BIO && (r->bio->flags & DM_FUA) && !s->can_fua)
 			r->flush_after = true;
 		pthread_mutex_lock(&s->lock);
-		g_queue_push_head_link(&s->waiting, l);
+		g_queue_push_head_link(&s->waiting, l); /* expire() comes next, for those that will not wait */
 		pthread_mutex_unlock(&s->lock);
 	}
 }
@@ -427,7 +434,11 @@ static uint64_t expire(struct connection *c)
 		struct request *r = l->data;
 
 		after = l->next;
-		if (r->deadline_ns <= now || s->ending) {
+		if (will_not_wait(s, r)) {
+			g_queue_unlink(&s->waiting, l);
+			r->error = -ENOTCONN;
+			g_queue_push_tail_link(&c->over, l);
+		} else if (r->deadline_ns <= now || s->ending) {
 			g_queue_unlink(&s->waiting, l);
 			r->error = -EIO;
 			g_queue_push_tail_link(&c->over, l);
@@ -540,7 +551,7 @@ static void queue(struct nbd_store *s, struct request *r)
 {
 	uint64_t now = dm_now_ns();
 	struct connection *c = idlest(s);
-	bool away, first;
+	bool away, first, gone;
 
 	r->deadline_ns = now + dm_nbd_timeout_ms * NS_PER_MS;
 	r->link.data = r;
@@ -555,9 +566,14 @@ static void queue(struct nbd_store *s, struct request *r)
 	if (c && first && send_now(c, r))
 		return;
 	pthread_mutex_lock(&s->lock);
-	g_queue_push_tail_link(&s->waiting, &r->link);
+	gone = will_not_wait(s, r);
+	if (!gone)
+		g_queue_push_tail_link(&s->waiting, &r->link);
 	pthread_mutex_unlock(&s->lock);
-	kick(c ? c : &s->conns[0]);
+	if (gone)
+		request_end(s, r, -ENOTCONN);
+	else
+		kick(c ? c : &s->conns[0]);
 }
 
 static void remote_submit(struct dm_dev *dev, struct dm_bio *bio)
@@ -570,7 +586,7 @@ static void remote_submit(struct dm_dev *dev, struct dm_bio *bio)
 		dm_bio_end(bio, 0);
 		return;
 	}
-	if (bio->op == DM_DISCARD && !s->can_trim)
+	if ((bio->op == DM_DISCARD && !s->can_trim) || bio->op > DM_PROVISION)
 		error = -EOPNOTSUPP;
 	else if (dm_op_is_write(bio->op) && !(dev->mode & DM_MODE_WRITE))
 		error = -EROFS;
@@ -579,6 +595,10 @@ static void remote_submit(struct dm_dev *dev, struct dm_bio *bio)
 		error = -EIO;
 	if (error) {
 		dm_bio_end(bio, error);
+		return;
+	}
+	if (bio->op == DM_PROVISION) { /* the protocol has none; and what a server does with its file is its owner's */
+		dm_bio_end(bio, 0);
 		return;
 	}
 	r = g_new0(struct request, 1);

@@ -11,6 +11,7 @@
 
 #include <dmfs/work.h>
 #include <glib.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -37,11 +38,10 @@ static struct {
 	atomic_uint running; /* runs with helpers at the moment: with one for each CPU there is nobody to help */
 } spread;
 
-static void *prepare(void *unused)
+static void prepare(void)
 {
 	spread.cpus = (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
 	spread.wq = dm_wq_new("spread", spread.cpus);
-	return unused;
 }
 
 static void work_on(struct job *j)
@@ -63,11 +63,11 @@ static void help_with(struct dm_work *work)
 
 bool dm_spread_pays(size_t ns)
 {
-	static GOnce once = G_ONCE_INIT;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 	if (ns < WORTH_NS)
 		return false;
-	g_once(&once, prepare, NULL);
+	pthread_once(&once, prepare); /* GLib's cannot be seen by ThreadSanitizer */
 	return atomic_load(&spread.running) + 1 < spread.cpus;
 }
 

@@ -7,8 +7,7 @@
  * the front end is told that the thread waits (dm_block_begin()); a file on
  * tmpfs never waits.
  *
- * Open stores are in one hash, so that ten thousand devices on one file are
- * one descriptor.  The hash's lock is taken to open and close, never for I/O.
+ * Each table has stores of its own; those of one path and mode share what is open (shared_file.h).
  *
  * A file is never made longer: what is beyond its end fails with EIO.
  */
@@ -17,7 +16,6 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -29,6 +27,7 @@
 #include <unistd.h>
 
 #include "opener.h"
+#include "shared_file.h"
 #include "store.h"
 
 #include <dmfs/error.h>
@@ -39,18 +38,14 @@
 
 struct store {
 	struct dm_dev dev;
-	int fd;
+	struct shared_file *file;
+	int fd; /* the file's */
+	unsigned errors_seen; /* of the file's, told by a FLUSH; under the file's lock */
 	bool block_device, never_waits;
 	atomic_bool no_nowait_read, no_nowait_write, no_discard, no_zero_range;
-	dev_t st_dev;
-	ino_t st_ino;
 	uint64_t device_sectors; /* of a block device */
 	struct dm_limits limits;
-	char *path;
 };
-
-static pthread_mutex_t stores_lock = PTHREAD_MUTEX_INITIALIZER;
-static GHashTable *stores;
 
 static struct store *to_store(struct dm_dev *dev)
 {
@@ -66,6 +61,7 @@ static ssize_t transfer_once(struct store *s, struct dm_bio *bio, size_t done, i
 {
 	struct iovec rest[MAX_IOV];
 	off_t at = (off_t)(bio->sector << DM_SECTOR_SHIFT) + (off_t)done;
+	int fd = flags & RWF_DSYNC ? s->file->dsync_fd : s->fd;
 	const struct iovec *iov = bio->iov;
 	int n = bio->iovcnt;
 
@@ -88,7 +84,7 @@ static ssize_t transfer_once(struct store *s, struct dm_bio *bio, size_t done, i
 		iov = rest;
 	}
 	/* not libc's, a cancellation point that costs two atomic operations; the offset is in halves for 32 bits */
-	return syscall(bio->op == DM_READ ? SYS_preadv2 : SYS_pwritev2, s->fd, iov, n, (long)at,
+	return syscall(bio->op == DM_READ ? SYS_preadv2 : SYS_pwritev2, fd, iov, n, (long)at,
 		       (long)((uint64_t)at >> 32), flags);
 }
 
@@ -216,19 +212,53 @@ static int write_zeroes(struct store *s, struct dm_bio *bio)
 	return write_zero_buffers(s, range[0], range[1]);
 }
 
+/* A FLUSH tells of all errors since the last one.  What else makes a bio durable leaves them to the next FLUSH, too. */
+static int make_durable(struct store *s, bool flush)
+{
+	return s->never_waits ? 0 /* nothing is written back */ : shared_file_sync(s->file, &s->errors_seen, flush);
+}
+
 static int no_data_op(struct store *s, struct dm_bio *bio)
 {
 	uint64_t end;
 
 	if (bio->op == DM_FLUSH)
-		return fdatasync(s->fd) < 0 ? -errno : 0;
+		return make_durable(s, true);
+	if (dm_op_manages_zones(bio->op))
+		return -EOPNOTSUPP;
 	if (__builtin_add_overflow(bio->sector, bio->sectors, &end) || end > (uint64_t)INT64_MAX >> DM_SECTOR_SHIFT)
 		return -EIO;
 	if (!bio->sectors)
 		return 0;
 	if (cut_short(s, end))
 		return -EIO;
+	if (bio->op == DM_PROVISION) /* the file is the user's, who may want it sparse */
+		return 0;
 	return bio->op == DM_DISCARD ? discard(s, bio) : write_zeroes(s, bio);
+}
+
+static int no_data(struct store *s, struct dm_bio *bio)
+{
+	int error;
+
+	if (!s->never_waits)
+		dm_block_begin();
+	error = no_data_op(s, bio);
+	if (!error && (bio->flags & DM_FUA) && bio->op != DM_FLUSH)
+		error = make_durable(s, false);
+	if (!s->never_waits)
+		dm_block_end();
+	return error;
+}
+
+static int preflush(struct store *s)
+{
+	int error;
+
+	dm_block_begin();
+	error = make_durable(s, true);
+	dm_block_end();
+	return error;
 }
 
 static void store_submit(struct dm_dev *dev, struct dm_bio *bio)
@@ -236,22 +266,14 @@ static void store_submit(struct dm_dev *dev, struct dm_bio *bio)
 	struct store *s = to_store(dev);
 	int error = 0;
 
-	if ((bio->flags & DM_PREFLUSH) && bio->op == DM_WRITE && fdatasync(s->fd) < 0)
-		error = -errno;
-	if (error) {
+	if ((bio->flags & DM_PREFLUSH) && bio->op == DM_WRITE)
+		error = preflush(s);
+	if (error)
 		dm_bio_end(bio, error);
-	} else if (dm_op_has_data(bio->op)) {
-		dm_bio_end(bio, transfer(s, bio));
-	} else {
-		if (!s->never_waits)
-			dm_block_begin();
-		error = no_data_op(s, bio);
-		if (!error && (bio->flags & DM_FUA) && bio->op != DM_FLUSH && fdatasync(s->fd) < 0)
-			error = -errno;
-		if (!s->never_waits)
-			dm_block_end();
-		dm_bio_end(bio, error);
-	}
+	else if (!dm_op_has_data(bio->op))
+		dm_bio_end(bio, no_data(s, bio));
+	else
+		dm_bio_end(bio, bio->op == DM_ZONE_APPEND ? -EOPNOTSUPP : transfer(s, bio));
 }
 
 /* --- what it is ------------------------------------------------------------------------ */
@@ -299,6 +321,18 @@ static int store_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, s
 	return 0;
 }
 
+/* Of the whole file: where its blocks lie in it could only be read. */
+static uint64_t store_provisioned(struct dm_dev *dev, uint64_t sector, uint64_t sectors)
+{
+	struct store *s = to_store(dev);
+	struct statx st;
+
+	if (s->block_device || statx(s->fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BLOCKS, &st) < 0 ||
+	    !(st.stx_mask & STATX_BLOCKS))
+		return sectors;
+	return st.stx_blocks;
+}
+
 static void store_limits(struct dm_dev *dev, struct dm_limits *out)
 {
 	struct store *s = to_store(dev);
@@ -310,7 +344,7 @@ static void store_limits(struct dm_dev *dev, struct dm_limits *out)
 
 static void store_print(struct dm_dev *dev, GString *out)
 {
-	dm_quote_word(to_store(dev)->path, out);
+	dm_quote_word(to_store(dev)->file->path, out);
 }
 
 static void store_identity(struct dm_dev *dev, uint64_t id[3])
@@ -318,20 +352,15 @@ static void store_identity(struct dm_dev *dev, uint64_t id[3])
 	struct store *s = to_store(dev);
 
 	id[0] = s->block_device;
-	id[1] = s->st_dev;
-	id[2] = s->st_ino;
+	id[1] = s->file->st_dev;
+	id[2] = s->file->st_ino;
 }
 
 static void store_free(struct dm_dev *dev)
 {
 	struct store *s = to_store(dev);
 
-	pthread_mutex_lock(&stores_lock);
-	if (g_hash_table_lookup(stores, s) == s) /* else another has taken its place already */
-		g_hash_table_remove(stores, s);
-	pthread_mutex_unlock(&stores_lock);
-	close(s->fd);
-	g_free(s->path);
+	shared_file_put(s->file);
 	g_free(s);
 }
 
@@ -339,6 +368,7 @@ static const struct dm_dev_ops store_ops = {
 	.submit = store_submit,
 	.sectors = store_sectors,
 	.extent = store_extent,
+	.provisioned = store_provisioned,
 	.limits = store_limits,
 	.print = store_print,
 	.identity = store_identity,
@@ -346,21 +376,6 @@ static const struct dm_dev_ops store_ops = {
 };
 
 /* --- opening ---------------------------------------------------------------------------- */
-
-static guint hash_store(gconstpointer p)
-{
-	const struct store *s = p;
-
-	return g_str_hash(s->path) ^ (guint)s->st_ino ^ (guint)s->dev.mode << 20;
-}
-
-static gboolean equal_store(gconstpointer a, gconstpointer b)
-{
-	const struct store *x = a, *y = b;
-
-	return x->st_ino == y->st_ino && x->st_dev == y->st_dev && x->dev.mode == y->dev.mode &&
-	       x->block_device == y->block_device && !strcmp(x->path, y->path);
-}
 
 /*
  * For another user the links of /proc that are no paths do not count: an open of /proc/self/fd/3, or of a symlink to
@@ -412,12 +427,29 @@ static bool on_memory(int fd)
 	return !fstatfs(fd, &fs) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
+/* A number from a block device's queue, which a partition shares with its disk; fallback if it is not told. */
+static uint64_t queue_number(dev_t dev, const char *name, uint64_t fallback)
+{
+	for (unsigned up = 0; up < 2; up++) {
+		g_autofree char *path = g_strdup_printf("/sys/dev/block/%u:%u/%squeue/%s", major(dev), minor(dev),
+							up ? "../" : "", name);
+		g_autofree char *text = NULL;
+
+		if (g_file_get_contents(path, &text, NULL, NULL))
+			return g_ascii_strtoull(text, NULL, 10);
+	}
+	return fallback;
+}
+
 static void ask_limits(struct store *s)
 {
+	uint64_t granularity = 4096, discards = 1;
 	int logical = DM_SECTOR_SIZE;
 	unsigned physical = DM_SECTOR_SIZE;
 
 	if (s->block_device) {
+		discards = queue_number(s->file->st_dev, "discard_max_bytes", 1);
+		granularity = queue_number(s->file->st_dev, "discard_granularity", 0);
 		if (ioctl(s->fd, BLKSSZGET, &logical) < 0)
 			logical = DM_SECTOR_SIZE;
 		if (ioctl(s->fd, BLKPBSZGET, &physical) < 0)
@@ -426,41 +458,33 @@ static void ask_limits(struct store *s)
 	s->limits = (struct dm_limits){
 		.logical_block_size = (unsigned)logical,
 		.physical_block_size = physical,
-		.max_discard_sectors = UINT64_MAX,
-		.discard_granularity = s->block_device ? (unsigned)logical : 4096,
+		.max_discard_sectors = discards ? UINT64_MAX : 0, /* the kernel cuts BLKDISCARD itself */
+		.discard_granularity = MAX((unsigned)MIN(granularity, 1u << 31), (unsigned)logical),
 		.discard_zeroes = !s->block_device,
 	};
 }
 
-/* Opens the file itself; the O_PATH descriptor makes sure it is what was looked at. */
-static int open_fd(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode)
+/* Opens the file itself; the O_PATH descriptor makes sure it is what was looked at.  0 or an errno. */
+static int open_fds(const struct dm_opener *who, const struct dm_store_path *p, struct shared_file *f)
 {
 	g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", p->fd);
-	int flags = (mode & DM_MODE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK;
+	int flags = (f->mode & DM_MODE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK, error = 0;
+	int exclusive = f->block_device && (f->mode & DM_MODE_WRITE) ? O_EXCL : 0; /* not while it is mounted */
 	struct dm_opener_saved saved;
-	int fd;
 
-	if (S_ISBLK(p->st.st_mode) && (mode & DM_MODE_WRITE))
-		flags |= O_EXCL; /* not while it is mounted */
+	f->fd = f->dsync_fd = -1;
 	dm_block_begin();
-	fd = dm_opener_assume(who, &saved) ? open(self, flags) : (errno = EPERM, -1);
-	if (fd < 0)
-		fd = -errno;
+	if (!dm_opener_assume(who, &saved))
+		error = EPERM;
+	else if ((f->fd = open(self, flags | exclusive)) < 0)
+		error = errno;
+	else if ((f->mode & DM_MODE_WRITE) && (f->dsync_fd = open(self, flags)) < 0)
+		error = errno;
 	dm_block_end();
 	dm_opener_restore(&saved);
-	return fd;
-}
-
-/* A store in the hash that is this one, with a reference more, unless it is being freed; holds stores_lock. */
-static struct store *find_open(const struct store *key)
-{
-	struct store *s = stores ? g_hash_table_lookup(stores, key) : NULL;
-	int refs = s ? atomic_load(&s->dev.refs) : 0;
-
-	while (refs > 0)
-		if (atomic_compare_exchange_weak(&s->dev.refs, &refs, refs + 1))
-			return s;
-	return NULL;
+	if (error && f->fd >= 0)
+		close(f->fd);
+	return error;
 }
 
 static bool may_open(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode)
@@ -482,83 +506,111 @@ static bool may_open(const struct dm_opener *who, const struct dm_store_path *p,
 	return ok;
 }
 
+/* What is open already, if the opener may open it too, or opened by him. */
+static int get_file(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode,
+		    struct shared_file **out, GError **err)
+{
+	bool block = S_ISBLK(p->st.st_mode);
+	struct shared_file key = {.mode = mode,
+				  .block_device = block,
+				  .st_dev = block ? p->st.st_rdev : p->st.st_dev,
+				  .st_ino = block ? 0 : p->st.st_ino,
+				  .path = p->path};
+	int error;
+
+	*out = shared_file_find(&key);
+	if (*out && !may_open(who, p, mode)) {
+		shared_file_put(*out);
+		return dm_fail(err, EACCES, "%s: %s", p->path, g_strerror(EACCES));
+	}
+	if (*out)
+		return 0;
+	error = open_fds(who, p, &key);
+	if (error)
+		return dm_fail(err, error, "%s: %s", p->path, g_strerror(error));
+	key.path = g_strdup(p->path);
+	*out = shared_file_new(&key);
+	return 0;
+}
+
 int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode, struct dm_dev **out,
 		  GError **err)
 {
-	struct store key = {.dev.mode = mode,
-			    .st_dev = S_ISBLK(p->st.st_mode) ? p->st.st_rdev : p->st.st_dev,
-			    .st_ino = S_ISBLK(p->st.st_mode) ? 0 : p->st.st_ino,
-			    .block_device = S_ISBLK(p->st.st_mode),
-			    .path = p->path};
+	struct shared_file *file;
 	struct store *s;
-	int fd;
+	int error;
 
 	if (S_ISDIR(p->st.st_mode))
 		return dm_fail(err, EISDIR, "%s is a directory, not a file or block device", p->path);
 	if (!S_ISREG(p->st.st_mode) && !S_ISBLK(p->st.st_mode))
 		return dm_fail(err, ENOTBLK, "%s is neither a regular file nor a block device", p->path);
-
-	pthread_mutex_lock(&stores_lock);
-	s = find_open(&key);
-	pthread_mutex_unlock(&stores_lock);
-	if (s) {
-		if (!may_open(who, p, mode)) {
-			dm_dev_put(&s->dev);
-			return dm_fail(err, EACCES, "%s: %s", p->path, g_strerror(EACCES));
-		}
-		*out = &s->dev;
-		return 0;
-	}
-
-	fd = open_fd(who, p, mode);
-	if (fd < 0)
-		return dm_fail(err, -fd, "%s: %s", p->path, g_strerror(-fd));
-	s = g_new(struct store, 1);
-	*s = key;
+	error = get_file(who, p, mode, &file, err);
+	if (error)
+		return error;
+	s = g_new0(struct store, 1);
 	s->dev.ops = &store_ops;
+	s->dev.mode = mode;
 	atomic_init(&s->dev.refs, 1);
-	s->path = g_strdup(p->path);
-	s->fd = fd;
-	s->never_waits = !s->block_device && on_memory(fd);
+	s->file = file;
+	s->fd = file->fd;
+	s->errors_seen = shared_file_errors(file);
+	s->block_device = file->block_device;
+	s->never_waits = !s->block_device && on_memory(s->fd);
 	if (s->block_device)
-		ioctl(fd, BLKGETSIZE64, &s->device_sectors), s->device_sectors >>= DM_SECTOR_SHIFT;
+		ioctl(s->fd, BLKGETSIZE64, &s->device_sectors), s->device_sectors >>= DM_SECTOR_SHIFT;
 	ask_limits(s);
-
-	pthread_mutex_lock(&stores_lock);
-	if (!stores)
-		stores = g_hash_table_new(hash_store, equal_store);
-	struct store *other = find_open(s);
-	if (!other)
-		g_hash_table_replace(stores, s, s);
-	pthread_mutex_unlock(&stores_lock);
-	if (other) { /* somebody was faster */
-		close(s->fd);
-		g_free(s->path);
-		g_free(s);
-		s = other;
-	}
 	*out = &s->dev;
+	return 0;
+}
+
+/* As much as there is, up to room bytes; or a negative errno. */
+static ssize_t read_whole(int fd, char *buf, size_t room)
+{
+	size_t done = 0;
+
+	while (done < room) {
+		ssize_t n = read(fd, buf + done, room - done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (!n)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+int dm_store_read_file(const struct dm_opener *who, const struct dm_store_path *p, size_t max, GBytes **out,
+		       GError **err)
+{
+	struct shared_file file = {.mode = DM_MODE_READ};
+	g_autofree char *buf = NULL;
+	ssize_t n;
+	int error;
+
+	if (!S_ISREG(p->st.st_mode))
+		return dm_fail(err, EINVAL, "%s is not a regular file", p->path);
+	error = open_fds(who, p, &file);
+	if (error)
+		return dm_fail(err, error, "%s: %s", p->path, g_strerror(error));
+	buf = g_malloc(max + 1);
+	dm_block_begin();
+	n = read_whole(file.fd, buf, max + 1);
+	dm_block_end();
+	close(file.fd);
+	if (n < 0)
+		return dm_fail(err, (int)-n, "%s: %s", p->path, g_strerror((int)-n));
+	if ((size_t)n > max)
+		return dm_fail(err, EFBIG, "%s has more than %zu bytes", p->path, max);
+	*out = g_bytes_new(buf, (gsize)n);
 	return 0;
 }
 
 int dm_store_flush_all(void)
 {
-	GHashTableIter iter;
-	gpointer key;
-	int error = 0;
-
-	pthread_mutex_lock(&stores_lock);
-	if (stores) {
-		g_hash_table_iter_init(&iter, stores);
-		while (g_hash_table_iter_next(&iter, &key, NULL)) {
-			struct store *s = key;
-
-			if ((s->dev.mode & DM_MODE_WRITE) && fdatasync(s->fd) < 0 && !error)
-				error = -errno;
-		}
-	}
-	pthread_mutex_unlock(&stores_lock);
-	return error;
+	return shared_files_sync();
 }
 
 void dm_quote_word(const char *s, GString *out)

@@ -35,12 +35,22 @@ struct dm_store_path {
 int dm_store_find(const struct dm_opener *who, const char *absolute, struct dm_store_path *out, GError **err);
 void dm_store_path_clear(struct dm_store_path *p);
 /*
- * Opens what was found, with the opener's credentials.  Stores of one path,
- * inode and mode are shared.  -EISDIR, -ENOTBLK (not a file or block device),
+ * Opens what was found, with the opener's credentials: a store of its own, which is told of every write-back error
+ * since its last FLUSH.  Stores of one path, inode and mode share the open file.  -EISDIR, -ENOTBLK (not a file or block device),
  * -EACCES, -EROFS, …
  */
 int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode,
 		  struct dm_dev **out, GError **err);
+
+/*
+ * One step of a dm_dev_provisioned(): false when there have been so many that the rest is taken as provisioned.  A table
+ * may have millions of lines, and there may be very many ways from a device down to another.
+ */
+bool dm_provisioned_step(void);
+
+/* The whole of a regular file of at most max bytes, with the opener's credentials.  -EISDIR, -EINVAL, -EFBIG, -EACCES, … */
+int dm_store_read_file(const struct dm_opener *who, const struct dm_store_path *p, size_t max, GBytes **out,
+		       GError **err);
 
 /* Flushes every open store, as at unmount.  0 or the first negative errno. */
 int dm_store_flush_all(void);
@@ -51,8 +61,8 @@ struct dm_store_scheme {
 	int (*open)(const struct dm_opener *who, const char *uri, enum dm_mode mode, struct dm_dev **out, GError **err);
 };
 const struct dm_store_scheme *dm_store_scheme_find(const char *name);
+/* One kind more, for tests: devices of their own in tables.  Before anything is opened; NULL otherwise. */
+extern const struct dm_store_scheme *dm_store_scheme_more;
 
-/* Quotes a string so that it is one word of a table line (a backslash before each special byte). */
-void dm_quote_word(const char *s, GString *out);
 
 #endif

@@ -642,6 +642,16 @@ static int clone_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors,
 	return dm_dev_extent(hydrated ? c->dest : c->source, sector, sectors, out);
 }
 
+static uint64_t clone_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct clone *c = ti->private;
+	uint64_t sum = dm_dev_provisioned(c->dest, sector, sectors);
+
+	if (!atomic_load(&c->complete))
+		sum += dm_dev_provisioned(c->source, sector, sectors);
+	return sum;
+}
+
 const struct dm_target_type clone_target = {
 	.name = "clone",
 	.version = {1, 0, 0},
@@ -658,4 +668,5 @@ const struct dm_target_type clone_target = {
 	.message = clone_message,
 	.iterate_devices = clone_iterate_devices,
 	.extent = clone_extent,
+	.provisioned = clone_provisioned,
 };

@@ -64,13 +64,13 @@ struct clone_md {
 	bool broken;
 };
 
-static void sb_prepare(dm_block_t where, void *data, size_t size)
+static void sb_prepare(void *context, dm_block_t where, void *data, size_t size)
 {
 	put_le64((char *)data + SB_BLOCKNR, where);
 	put_le32(data, dm_bm_checksum((char *)data + 4, size - 4, SEED));
 }
 
-static int sb_check(dm_block_t where, const void *data, size_t size)
+static int sb_check(void *context, dm_block_t where, const void *data, size_t size)
 {
 	const char *p = data;
 
@@ -94,7 +94,7 @@ static int sb_check(dm_block_t where, const void *data, size_t size)
 	return 0;
 }
 
-static const struct dm_validator sb_validator = {"clone superblock", sb_prepare, sb_check};
+static const struct dm_validator sb_validator = {"clone superblock", sb_prepare, sb_check, NULL};
 
 /* --- opening ------------------------------------------------------------------------- */
 

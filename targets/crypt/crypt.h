@@ -2,9 +2,7 @@
 /*
  * What the files of the crypt target share.
  *
- *   algs.c    which ciphers and hashes there are, their names and key lengths
  *   spec.c    the cipher string, and how a key is divided for it
- *   key.c     keys from hexadecimal text and from the keyring
  *   iv.c      initial vectors, and what lmk, tcw and elephant do to the data
  *   engine.c  encrypts and decrypts runs of sectors, from many threads at once
  *   spread.c  spreads large runs over the cores
@@ -17,6 +15,9 @@
 #ifndef DMFS_CRYPT_H
 #define DMFS_CRYPT_H
 
+#include <dmfs/cipher.h>
+#include <dmfs/hash.h>
+#include <dmfs/keys.h>
 #include <dmfs/secmem.h>
 #include <gcrypt.h>
 #include <glib.h>
@@ -24,42 +25,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define CRYPT_MAX_IV 16
 #define CRYPT_MAX_BLOCK 16
 #define CRYPT_MAX_SECTOR 4096
-#define CRYPT_MAX_KEY 128 /* of one cipher handle: two halves of 32 for xts, and room */
-
-/* --- algs.c ------------------------------------------------------------------------------- */
-
-enum crypt_mode { CRYPT_ECB, CRYPT_CBC, CRYPT_CTR, CRYPT_XTS, CRYPT_STREAM };
-
-struct crypt_cipher {
-	const char *name;                 /* the kernel's */
-	unsigned block;                   /* bytes; 1: no block cipher */
-	unsigned key_min, key_max, key_step; /* bytes, as the kernel takes them */
-	unsigned lib_min;                 /* libgcrypt has no shorter ones */
-	unsigned missing;                 /* nor this length; 0: has all */
-	unsigned pad;                     /* keys are padded to this length ... */
-	uint8_t pad_mark;                 /* ... with this byte and zeroes */
-	int algo[3];                      /* libgcrypt's for keys up to 16, 24, and more bytes; 0: the null cipher */
-};
-
-struct crypt_hash {
-	const char *name; /* the kernel's */
-	int algo;         /* libgcrypt's */
-	unsigned size;    /* bytes of the digest: what the kernel takes of it */
-};
-
-const struct crypt_cipher *crypt_cipher_find(const char *name, size_t len);
-const struct crypt_hash *crypt_hash_find(const char *name, size_t len);
-/* "aes, serpent, …" */
-void crypt_cipher_names(GString *out);
-void crypt_hash_names(GString *out);
-/* Whether the cipher takes a key of len bytes; if not, says so with what it would take. */
-int crypt_cipher_check_key(const struct crypt_cipher *c, size_t len, const char *what, GError **err);
-/* Opens a handle in locked memory and sets its key (xts: both halves).  0 or a negative errno. */
-int crypt_cipher_open(const struct crypt_cipher *c, enum crypt_mode mode, const uint8_t *key, size_t len,
-		      gcry_cipher_hd_t *out);
 
 /* --- spec.c ------------------------------------------------------------------------------- */
 
@@ -78,10 +45,10 @@ enum crypt_iv {
 
 /* A cipher string, understood. */
 struct crypt_spec {
-	const struct crypt_cipher *cipher;
-	enum crypt_mode mode;
+	const struct dm_cipher *cipher;
+	enum dm_cipher_mode mode;
 	enum crypt_iv iv;
-	const struct crypt_hash *essiv; /* the IV is encrypted with the block cipher under the hash of the key; or NULL */
+	struct dm_digest essiv; /* the IV is encrypted with the block cipher under this hash of the key; without name: not */
 	unsigned keycount;              /* a power of two */
 	unsigned iv_size;               /* bytes; 0: the mode has none */
 	unsigned granule;               /* what the mode calls its block: 1 for ctr and stream ciphers */
@@ -103,19 +70,6 @@ struct crypt_layout {
 
 int crypt_spec_layout(const struct crypt_spec *spec, size_t key_size, unsigned sector_size, struct crypt_layout *out,
 		      GError **err);
-
-/* --- key.c -------------------------------------------------------------------------------- */
-
-/* A key argument: hexadecimal, "-" for none, or ":SIZE:TYPE:DESCRIPTION". */
-struct crypt_key {
-	size_t size;
-	uint8_t *data;     /* secmem; NULL if size is 0 */
-	char *description; /* "TYPE:DESCRIPTION" of a key that came from the keyring; or NULL */
-};
-
-/* No error text holds any part of a hexadecimal key. */
-int crypt_key_read(const char *arg, struct crypt_key *key, GError **err);
-void crypt_key_clear(struct crypt_key *key);
 
 /* --- iv.c --------------------------------------------------------------------------------- */
 
@@ -162,7 +116,7 @@ void crypt_engine_free(struct crypt_engine *e);
  * Takes a new key (copied; size must be the engine's), or forgets it.  Not
  * while sectors are being worked on.  If the key is refused the old one stays.
  */
-int crypt_engine_set_key(struct crypt_engine *e, const struct crypt_key *key, GError **err);
+int crypt_engine_set_key(struct crypt_engine *e, const struct dm_key *key, GError **err);
 void crypt_engine_wipe_key(struct crypt_engine *e);
 
 /*

@@ -50,10 +50,10 @@ static int open_essiv(const struct crypt_spec *spec, const uint8_t *key, size_t 
 	gcry_md_hd_t md;
 	int r;
 
-	if (gcry_md_open(&md, spec->essiv->algo, GCRY_MD_FLAG_SECURE))
+	if (gcry_md_open(&md, spec->essiv.algo, GCRY_MD_FLAG_SECURE))
 		return -ENOMEM;
 	gcry_md_write(md, key, len);
-	r = crypt_cipher_open(spec->cipher, CRYPT_ECB, gcry_md_read(md, 0), spec->essiv->size, out);
+	r = dm_cipher_open(spec->cipher, DM_CIPHER_ECB, gcry_md_read(md, 0), spec->essiv.size, out);
 	gcry_md_close(md);
 	return r;
 }
@@ -75,16 +75,16 @@ static int lane_fill(const struct crypt_engine *e, const uint8_t *key, struct cr
 	int r = 0;
 
 	lane->data = g_new0(gcry_cipher_hd_t, spec->keycount);
-	lane->essiv = spec->essiv ? g_new0(gcry_cipher_hd_t, spec->keycount) : NULL;
+	lane->essiv = spec->essiv.name ? g_new0(gcry_cipher_hd_t, spec->keycount) : NULL;
 	for (unsigned i = 0; i < spec->keycount && !r; i++) {
 		const uint8_t *subkey = key + i * e->layout.subkey;
 
-		r = crypt_cipher_open(spec->cipher, spec->mode, subkey, e->layout.subkey, &lane->data[i]);
-		if (!r && spec->essiv)
+		r = dm_cipher_open(spec->cipher, spec->mode, subkey, e->layout.subkey, &lane->data[i]);
+		if (!r && spec->essiv.name)
 			r = open_essiv(spec, subkey, e->layout.subkey, &lane->essiv[i]);
 	}
 	if (!r && spec->iv == CRYPT_IV_ELEPHANT)
-		r = crypt_cipher_open(crypt_cipher_find("aes", 3), CRYPT_ECB, key + e->layout.extra_at, e->layout.extra,
+		r = dm_cipher_open(dm_cipher_find("aes", 3), DM_CIPHER_ECB, key + e->layout.extra_at, e->layout.extra,
 				      &lane->elephant);
 	if (!r)
 		take_extra_key(e, key + e->layout.extra_at, lane);
@@ -205,7 +205,7 @@ static unsigned measure(struct crypt_engine *e)
 	return (unsigned)MIN(best / (CRYPT_MAX_SECTOR / 1024), UINT_MAX);
 }
 
-int crypt_engine_set_key(struct crypt_engine *e, const struct crypt_key *key, GError **err)
+int crypt_engine_set_key(struct crypt_engine *e, const struct dm_key *key, GError **err)
 {
 	struct crypt_lane *lane = NULL;
 	uint8_t *copy = NULL;
@@ -219,7 +219,7 @@ int crypt_engine_set_key(struct crypt_engine *e, const struct crypt_key *key, GE
 		return dm_fail(err, ENOMEM, "crypt: no locked memory for the keys");
 	if (r)
 		return dm_fail(err, -r, "crypt: %s refuses the key%s", e->spec.cipher->name,
-			       e->spec.essiv ? " or its hash" : "");
+			       e->spec.essiv.name ? " or its hash" : "");
 	if (key->size) {
 		copy = dm_secmem_alloc(key->size);
 		if (!copy) {

@@ -97,7 +97,7 @@ static void md5_block(uint32_t state[4], const uint8_t *p)
 	state[3] += d;
 }
 
-static void lmk_iv(const struct crypt_lane *lane, uint64_t n, const uint8_t *plain, uint8_t iv[CRYPT_MAX_IV])
+static void lmk_iv(const struct crypt_lane *lane, uint64_t n, const uint8_t *plain, uint8_t iv[DM_CIPHER_MAX_IV])
 {
 	uint32_t state[4] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476};
 	uint8_t last[64];
@@ -148,7 +148,7 @@ static void tcw_whiten(const struct crypt_lane *lane, uint64_t n, uint8_t *data)
 	explicit_bzero(word, sizeof(word));
 }
 
-static void tcw_iv(const struct crypt_lane *lane, uint64_t n, unsigned size, uint8_t iv[CRYPT_MAX_IV])
+static void tcw_iv(const struct crypt_lane *lane, uint64_t n, unsigned size, uint8_t iv[DM_CIPHER_MAX_IV])
 {
 	uint8_t number[8];
 
@@ -243,7 +243,7 @@ static int set_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsigne
 
 	if (lane->essiv && gcry_cipher_encrypt(lane->essiv[key], iv, e->spec.iv_size, NULL, 0))
 		return -EIO;
-	if (e->spec.mode == CRYPT_CTR)
+	if (e->spec.mode == DM_CIPHER_CTR)
 		return gcry_cipher_setctr(hd, iv, e->spec.iv_size) ? -EIO : 0;
 	return gcry_cipher_setiv(hd, iv, e->spec.iv_size) ? -EIO : 0;
 }
@@ -251,7 +251,7 @@ static int set_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsigne
 /* A block of zeroes, encrypted under the byte offset as its IV. */
 static int eboiv_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, uint64_t n, uint8_t *iv)
 {
-	uint8_t offset[CRYPT_MAX_IV] = {0};
+	uint8_t offset[DM_CIPHER_MAX_IV] = {0};
 
 	put_le64(offset, n * e->sector_size);
 	if (set_iv(e, lane, key, offset))
@@ -264,7 +264,7 @@ static int eboiv_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsig
 static int make_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, uint64_t n, const uint8_t *plain)
 {
 	unsigned size = e->spec.iv_size;
-	uint8_t iv[CRYPT_MAX_IV] = {0};
+	uint8_t iv[DM_CIPHER_MAX_IV] = {0};
 
 	switch (e->spec.iv) {
 	case CRYPT_IV_NONE:
@@ -334,7 +334,7 @@ int crypt_sector_encrypt(const struct crypt_engine *e, struct crypt_lane *lane, 
 int crypt_sector_decrypt(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, uint64_t iv_sector,
 			 const uint8_t *src, uint8_t *dst)
 {
-	uint8_t iv[CRYPT_MAX_IV];
+	uint8_t iv[DM_CIPHER_MAX_IV];
 
 	if (e->spec.iv == CRYPT_IV_TCW) {
 		memmove(dst, src, e->sector_size);

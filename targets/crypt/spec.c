@@ -27,78 +27,39 @@ static const struct {
 	{"tcw", CRYPT_IV_TCW},     {"eboiv", CRYPT_IV_EBOIV},     {"elephant", CRYPT_IV_ELEPHANT},
 };
 
-static const struct {
-	const char *name;
-	enum crypt_mode mode;
-} chain_modes[] = {{"ecb", CRYPT_ECB}, {"cbc", CRYPT_CBC}, {"ctr", CRYPT_CTR}, {"xts", CRYPT_XTS}};
-
 static bool is_word(const char *s, size_t len, const char *word)
 {
 	return s && strlen(word) == len && !memcmp(s, word, len);
-}
-
-static int find_mode(const char *s, size_t len, enum crypt_mode *mode, GError **err)
-{
-	for (size_t i = 0; i < G_N_ELEMENTS(chain_modes); i++)
-		if (is_word(s, len, chain_modes[i].name)) {
-			*mode = chain_modes[i].mode;
-			return 0;
-		}
-	return dm_fail(err, EINVAL, "crypt: chaining mode '%.*s' is not one of ecb, cbc, ctr, xts", (int)len, s);
-}
-
-static int find_cipher(const char *s, size_t len, struct crypt_spec *spec, GError **err)
-{
-	g_autoptr(GString) names = NULL;
-
-	spec->cipher = crypt_cipher_find(s, len);
-	if (spec->cipher)
-		return 0;
-	names = g_string_new(NULL);
-	crypt_cipher_names(names);
-	return dm_fail(err, EINVAL, "crypt: cipher '%.*s' is not one of %s", (int)len, s, names->str);
 }
 
 static int find_hash(const char *s, size_t len, struct crypt_spec *spec, GError **err)
 {
 	g_autoptr(GString) names = NULL;
 
-	spec->essiv = crypt_hash_find(s, len);
-	if (spec->essiv)
+	if (dm_digest_find(s, len, &spec->essiv))
 		return 0;
 	names = g_string_new(NULL);
-	crypt_hash_names(names);
+	dm_digest_names(names);
 	return dm_fail(err, EINVAL, "crypt: essiv: hash '%.*s' is not one of %s", (int)len, s, names->str);
 }
 
 /* Whether mode and cipher go together; and what sizes follow. */
 static int settle_mode(struct crypt_spec *spec, GError **err)
 {
-	const struct crypt_cipher *c = spec->cipher;
+	int r = dm_cipher_check_mode("crypt", spec->cipher, spec->mode, err);
 
-	if (spec->mode == CRYPT_STREAM) {
-		spec->iv_size = CRYPT_MAX_IV;
-		spec->granule = 1;
-		return 0;
-	}
-	if (c->block == 1 && (c->algo[0] || spec->mode != CRYPT_ECB))
-		return dm_fail(err, EINVAL, "crypt: %s is no block cipher, it works only as %s", c->name,
-			       c->algo[0] ? "capi:chacha20" : "cipher_null-ecb");
-	if (spec->mode == CRYPT_XTS && c->block != 16)
-		return dm_fail(err, EINVAL, "crypt: xts takes ciphers with blocks of 16 bytes, %s has %u", c->name,
-			       c->block);
-	spec->iv_size = spec->mode == CRYPT_ECB ? 0 : c->block;
-	spec->granule = spec->mode == CRYPT_CTR ? 1 : c->block;
-	return 0;
+	spec->iv_size = dm_cipher_iv_size(spec->cipher, spec->mode);
+	spec->granule = dm_cipher_granule(spec->cipher, spec->mode);
+	return r;
 }
 
 static int settle_essiv(struct crypt_spec *spec, GError **err)
 {
-	if (!spec->essiv)
+	if (!spec->essiv.name)
 		return 0;
 	if (spec->iv_size != spec->cipher->block)
 		return dm_fail(err, EINVAL, "crypt: essiv takes a mode whose IV is one block of the cipher: cbc, ctr, xts");
-	return crypt_cipher_check_key(spec->cipher, spec->essiv->size, "essiv: the hash", err);
+	return dm_cipher_check_key("crypt", spec->cipher, spec->essiv.size, "essiv: the hash", err);
 }
 
 /* ivmode: len bytes, or NULL.  ivopts: the rest of the string, or NULL. */
@@ -111,7 +72,7 @@ static int settle_iv(struct crypt_spec *spec, const char *ivmode, size_t len, co
 	if (essiv) {
 		if (!ivopts)
 			return dm_fail(err, EINVAL, "crypt: essiv needs a hash, as in essiv:sha256");
-		if (spec->essiv)
+		if (spec->essiv.name)
 			return dm_fail(err, EINVAL, "crypt: essiv is named twice");
 		if (find_hash(ivopts, strlen(ivopts), spec, err))
 			return -EINVAL;
@@ -142,7 +103,7 @@ static int settle_iv(struct crypt_spec *spec, const char *ivmode, size_t len, co
 			       "crypt: IV mode '%.*s' is not one of plain, plain64, plain64be, essiv:HASH, benbi, null, "
 			       "lmk, tcw, eboiv, elephant",
 			       (int)len, ivmode);
-	if (spec->iv == CRYPT_IV_LMK && spec->mode != CRYPT_CBC)
+	if (spec->iv == CRYPT_IV_LMK && spec->mode != DM_CIPHER_CBC)
 		return dm_fail(err, EINVAL, "crypt: IV mode lmk takes cbc: in other modes what was written could not be read");
 	if ((spec->iv == CRYPT_IV_EBOIV || spec->iv == CRYPT_IV_ELEPHANT) && spec->granule != spec->iv_size)
 		return dm_fail(err, EINVAL, "crypt: IV mode %s takes a mode whose IV is one block: cbc, xts",
@@ -174,24 +135,6 @@ static bool is_authenticated(const char *s, size_t len)
 	return false;
 }
 
-/* MODE(CIPHER), or a stream cipher's name. */
-static int parse_api_mode(const char *s, size_t len, struct crypt_spec *spec, GError **err)
-{
-	size_t name_len, inside_len;
-	const char *inside;
-
-	if (is_word(s, len, "chacha20")) {
-		spec->mode = CRYPT_STREAM;
-		return find_cipher(s, len, spec, err);
-	}
-	if (!split_call(s, len, &name_len, &inside, &inside_len))
-		return dm_fail(err, EINVAL, "crypt: '%.*s' is not a cipher of the form MODE(CIPHER), as xts(aes)", (int)len,
-			       s);
-	if (find_mode(s, name_len, &spec->mode, err))
-		return -EINVAL;
-	return find_cipher(inside, inside_len, spec, err);
-}
-
 static int parse_api(const char *text, struct crypt_spec *spec, GError **err)
 {
 	const char *end = text + strlen(text), *ivopts = strrchr(text, ':'), *ivmode = NULL;
@@ -219,7 +162,7 @@ static int parse_api(const char *text, struct crypt_spec *spec, GError **err)
 		text = inside;
 		len = comma - inside;
 	}
-	if (parse_api_mode(text, len, spec, err) || settle_mode(spec, err))
+	if (dm_cipher_parse("crypt", text, len, &spec->cipher, &spec->mode, err) || settle_mode(spec, err))
 		return -EINVAL;
 	return settle_iv(spec, ivmode, ivmode ? iv_end - ivmode : 0, ivopts, err);
 }
@@ -269,8 +212,8 @@ static int parse_plain(const char *text, struct crypt_spec *spec, GError **err)
 		chain_len = 3;
 		iv_len = 5;
 	}
-	if (find_mode(chain, chain_len, &spec->mode, err) || find_cipher(cipher, cipher_len, spec, err) ||
-	    settle_mode(spec, err))
+	if (dm_cipher_read_mode("crypt", chain, chain_len, &spec->mode, err) ||
+	    dm_cipher_read("crypt", cipher, cipher_len, &spec->cipher, err) || settle_mode(spec, err))
 		return -EINVAL;
 	return settle_iv(spec, ivmode, iv_len, rest, err);
 }
@@ -307,7 +250,7 @@ static int layout_special(const struct crypt_spec *spec, unsigned sector_size, s
 		break;
 	case CRYPT_IV_ELEPHANT:
 		l->extra = l->size / 2;
-		return crypt_cipher_check_key(crypt_cipher_find("aes", 3), l->extra, "elephant: half of the key", err);
+		return dm_cipher_check_key("crypt", dm_cipher_find("aes", 3), l->extra, "elephant: half of the key", err);
 	default:
 		break;
 	}
@@ -328,11 +271,11 @@ int crypt_spec_layout(const struct crypt_spec *spec, size_t key_size, unsigned s
 	out->subkey = (key_size - out->extra) / spec->keycount;
 	/* lmk's seed follows keys of its own length, the others' extra key is at the very end */
 	out->extra_at = spec->iv == CRYPT_IV_LMK ? out->extra * spec->keycount : key_size - out->extra;
-	if (spec->mode == CRYPT_XTS) {
+	if (spec->mode == DM_CIPHER_XTS) {
 		if (out->subkey % 2)
 			return dm_fail(err, EINVAL, "crypt: xts takes keys of two halves, not of %zu bytes", out->subkey);
-		return crypt_cipher_check_key(spec->cipher, out->subkey / 2, "half of the xts key", err);
+		return dm_cipher_check_key("crypt", spec->cipher, out->subkey / 2, "half of the xts key", err);
 	}
 	what = spec->keycount > 1 ? g_strdup_printf("each of the %u keys", spec->keycount) : g_strdup("the key");
-	return crypt_cipher_check_key(spec->cipher, out->subkey, what, err);
+	return dm_cipher_check_key("crypt", spec->cipher, out->subkey, what, err);
 }

@@ -14,8 +14,8 @@
  * with no_read_workqueue, for writes with no_write_workqueue.  A piece is written by the thread that
  * encrypted it, which is what submit_from_crypt_cpus asks for.
  *
- * The key changes only while the device is suspended, when no bio is on its
- * way; so the data path looks at the engine without a lock.
+ * The key changes only by a message while the device is suspended, when no bio is on its way, and no resume comes
+ * before the message is over; so the data path looks at the engine without a lock.
  */
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -54,12 +54,12 @@ static const struct {
 struct crypt {
 	struct dm_dev *dev;
 	uint64_t start, iv_offset;
+	bool zoned; /* the device has zones */
 	unsigned options, sector_size;
 	char *cipher;      /* as it was given */
 	char *description; /* of the key in the keyring, or NULL */
 	struct crypt_engine *engine;
 	struct bounce_pool *bounces;
-	GMutex lock; /* messages and status: the description */
 	atomic_bool suspended;
 };
 
@@ -121,6 +121,7 @@ static int read_options(struct dm_target *ti, struct crypt *c, struct dm_args *a
 /* The place of the data; the engine checks that the device holds it. */
 static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError **err)
 {
+	struct dm_limits limits;
 	int r = dm_read_u64(argv[2], 0, UINT64_MAX, "crypt", "iv_offset", &c->iv_offset, err);
 
 	if (!r && c->iv_offset % (c->sector_size >> DM_SECTOR_SHIFT))
@@ -128,12 +129,18 @@ static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError
 			    c->sector_size);
 	if (!r)
 		r = dm_read_u64(argv[4], 0, UINT64_MAX, "crypt", "device sector", &c->start, err);
-	return r ? r : dm_get_device(ti, argv[3], dm_target_mode(ti), &c->dev, err);
+	if (!r)
+		r = dm_get_device(ti, argv[3], dm_target_mode(ti), &c->dev, err);
+	if (r)
+		return r;
+	dm_dev_limits(c->dev, &limits);
+	c->zoned = limits.zone_model != DM_ZONES_NONE;
+	return 0;
 }
 
 static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 {
-	struct crypt_key key;
+	struct dm_key key;
 	struct crypt_spec spec;
 	int r = crypt_spec_parse(c->cipher, &spec, err);
 
@@ -141,13 +148,13 @@ static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 		return r;
 	if (spec.ignored)
 		dm_log_warn("crypt: in cipher '%s' '%s' means nothing", c->cipher, spec.ignored);
-	r = crypt_key_read(key_arg, &key, err);
+	r = dm_key_read("crypt", key_arg, &key, err);
 	if (!r)
 		r = crypt_engine_new(&spec, key.size, c->sector_size, c->options & OPT_IV_LARGE, &c->engine, err);
 	if (!r)
 		r = crypt_engine_set_key(c->engine, &key, err);
 	c->description = g_steal_pointer(&key.description);
-	crypt_key_clear(&key);
+	dm_key_clear(&key);
 	return r;
 }
 
@@ -157,7 +164,6 @@ static void crypt_free(struct crypt *c)
 	bounce_pool_free(c->bounces);
 	g_free(c->cipher);
 	g_free(c->description);
-	g_mutex_clear(&c->lock);
 	g_free(c);
 }
 
@@ -186,7 +192,6 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 			       "crypt: %d arguments, <cipher> <key> <iv_offset> <dev path> <offset> are needed", argc);
 	}
 	c = g_new0(struct crypt, 1);
-	g_mutex_init(&c->lock);
 	r = crypt_make(ti, c, argc, argv, err);
 	memset(argv[1], '0', strlen(argv[1])); /* the text of the key was not needed longer than this */
 	dm_burn_stack();
@@ -198,6 +203,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->private = c;
 	ti->secret = c->engine->layout.size && !c->description;
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
+	ti->provisions = true;
 	ti->max_io_sectors = BOUNCE_MAX >> DM_SECTOR_SHIFT;
 	return 0;
 }
@@ -339,7 +345,10 @@ static size_t piece_bytes(const struct crypt *c)
 	return CLAMP(bytes, CRYPT_MAX_SECTOR, PIECE_MAX);
 }
 
-/* Starts a bio in pieces if that is a gain.  A FUA write stays one: each piece would be made durable by itself. */
+/*
+ * Starts a bio in pieces if that is a gain.  A FUA write stays one: each piece would be made durable by itself.  So does
+ * a write to a zone, which is written in order.
+ */
 static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct crypt *c = ti->private;
@@ -348,7 +357,7 @@ static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 	struct large *l;
 	bool help;
 
-	if (len <= piece || (bio->flags & DM_FUA))
+	if (len <= piece || (bio->flags & DM_FUA) || (c->zoned && bio->op == DM_WRITE))
 		return false;
 	help = !(c->options & alone) && dm_spread_pays(len / 1024 * c->engine->ns_per_kib);
 	if (!help && len <= 2 * PIECE_MAX)
@@ -424,39 +433,49 @@ static void crypt_resume(struct dm_target *ti)
 	atomic_store(&c->suspended, false);
 }
 
-/* c->lock held. */
-static int message_set(struct crypt *c, const char *arg, GError **err)
+/* What status shows of the key; takes the description. */
+static void set_description(struct dm_target *ti, char *description)
 {
-	struct crypt_key key;
-	int r = crypt_key_read(arg, &key, err);
+	struct crypt *c = ti->private;
+	char *old;
+
+	dm_status_pause(ti, NULL);
+	old = c->description;
+	c->description = description;
+	dm_status_go_on(ti, NULL);
+	g_free(old);
+}
+
+static int message_set(struct dm_target *ti, const char *arg, GError **err)
+{
+	struct crypt *c = ti->private;
+	struct dm_key key;
+	int r = dm_key_read("crypt", arg, &key, err);
 
 	if (r)
 		return r;
 	r = crypt_engine_set_key(c->engine, &key, err);
-	if (!r) {
-		g_free(c->description);
-		c->description = g_steal_pointer(&key.description);
-	}
-	crypt_key_clear(&key);
+	if (!r)
+		set_description(ti, g_steal_pointer(&key.description));
+	dm_key_clear(&key);
 	return r;
 }
 
-static int key_message(struct crypt *c, int argc, char **argv, GError **err)
+static int key_message(struct dm_target *ti, int argc, char **argv, GError **err)
 {
+	struct crypt *c = ti->private;
 	int r = 0;
 
-	g_mutex_lock(&c->lock);
 	if (!atomic_load(&c->suspended)) {
 		r = dm_fail(err, EINVAL, "crypt: not suspended during key manipulation.");
 	} else if (argc == 3 && !g_ascii_strcasecmp(argv[1], "set")) {
-		r = message_set(c, argv[2], err);
+		r = message_set(ti, argv[2], err);
 	} else if (argc == 2 && !g_ascii_strcasecmp(argv[1], "wipe")) {
 		crypt_engine_wipe_key(c->engine);
-		g_clear_pointer(&c->description, g_free);
+		set_description(ti, NULL);
 	} else {
 		r = dm_fail(err, EINVAL, "crypt: the messages are 'key set KEY' and 'key wipe'");
 	}
-	g_mutex_unlock(&c->lock);
 	return r;
 }
 
@@ -467,7 +486,7 @@ static int crypt_message(struct dm_target *ti, int argc, char **argv, GString *r
 	if (argc < 2 || g_ascii_strcasecmp(argv[0], "key"))
 		r = dm_fail(err, EINVAL, "crypt: unrecognised message received; there are 'key set KEY' and 'key wipe'");
 	else
-		r = key_message(ti->private, argc, argv, err);
+		r = key_message(ti, argc, argv, err);
 	for (int i = 1; i < argc; i++)
 		memset(argv[i], '0', strlen(argv[i]));
 	dm_burn_stack();
@@ -480,7 +499,6 @@ static void print_key(struct crypt *c, GString *out)
 {
 	size_t size = c->engine->layout.size, at = out->len;
 
-	g_mutex_lock(&c->lock);
 	if (c->description) {
 		g_string_append_printf(out, ":%zu:%s", size, c->description);
 	} else if (size) {
@@ -489,7 +507,6 @@ static void print_key(struct crypt *c, GString *out)
 	} else {
 		g_string_append_c(out, '-');
 	}
-	g_mutex_unlock(&c->lock);
 }
 
 static void print_options(struct crypt *c, GString *out)
@@ -536,12 +553,20 @@ static void crypt_io_hints(struct dm_target *ti, struct dm_limits *limits)
 	limits->logical_block_size = MAX(limits->logical_block_size, c->sector_size);
 	limits->physical_block_size = MAX(limits->physical_block_size, c->sector_size);
 	limits->io_min = MAX(limits->io_min, c->sector_size);
+	limits->max_append_sectors = 0; /* a sector is encrypted by its number, which an append does not know yet */
+}
+
+static int crypt_report_zones(struct dm_target *ti, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
+{
+	struct crypt *c = ti->private;
+
+	return dm_target_report_zones(ti, c->dev, c->start, sector, max, fn, data);
 }
 
 const struct dm_target_type crypt_target = {
 	.name = "crypt",
 	.version = {1, 24, 0},
-	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_TAKES_KEYS,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_TAKES_KEYS | DM_TARGET_ZONES,
 	.per_bio_size = sizeof(struct crypt_io),
 	.ctr = crypt_ctr,
 	.dtr = crypt_dtr,
@@ -554,4 +579,5 @@ const struct dm_target_type crypt_target = {
 	.message = crypt_message,
 	.iterate_devices = crypt_iterate_devices,
 	.io_hints = crypt_io_hints,
+	.report_zones = crypt_report_zones,
 };

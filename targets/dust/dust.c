@@ -644,6 +644,15 @@ static int dust_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, 
 	return dm_dev_extent(d->dev, d->start + sector, sectors, out);
 }
 
+static uint64_t dust_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct dust *d = ti->private;
+
+	if (atomic_load(&d->enabled) && bad_blocks_count(&d->bad)) /* these read as errors, not as zeroes */
+		return sectors;
+	return dm_dev_provisioned(d->dev, d->start + sector, sectors);
+}
+
 const struct dm_target_type dust_target = {
 	.name = "dust",
 	.version = {1, 0, 0},
@@ -655,4 +664,5 @@ const struct dm_target_type dust_target = {
 	.message = dust_message,
 	.iterate_devices = dust_iterate_devices,
 	.extent = dust_extent,
+	.provisioned = dust_provisioned,
 };

@@ -102,11 +102,11 @@ static void leg_end(struct dm_bio *bio)
 		all_legs_done(b);
 }
 
-static void leg_async_end(unsigned long error_bits, void *context)
+static void leg_async_end(int error, const int *errors, void *context)
 {
 	struct leg_bio *l = context;
 
-	l->bio.error = error_bits ? -EIO : 0;
+	l->bio.error = error;
 	leg_end(&l->bio);
 }
 

@@ -67,22 +67,16 @@ void mirror_fail_leg(struct mirror *ms, unsigned leg, enum leg_error kind)
 
 int mirror_flush_legs(struct mirror *ms)
 {
-	int error = 0;
+	g_autofree struct dm_region *where = g_new0(struct dm_region, ms->nr_legs);
+	g_autofree int *errors = g_new(int, ms->nr_legs);
+	int error;
 
-	for (unsigned first = 0; first < ms->nr_legs; first += DM_IO_MAX_REGIONS) {
-		unsigned n = MIN(ms->nr_legs - first, DM_IO_MAX_REGIONS);
-		struct dm_region where[DM_IO_MAX_REGIONS];
-		unsigned long failed = 0;
-		int one;
-
-		for (unsigned i = 0; i < n; i++)
-			where[i] = (struct dm_region){ms->legs[first + i].dev, 0, 0};
-		one = dm_io_sync(DM_FLUSH, 0, n, where, NULL, 0, &failed);
-		for (unsigned i = 0; i < n; i++)
-			if (failed >> i & 1)
-				atomic_store(&ms->legs[first + i].flush_failed, true);
-		error = error ? error : one;
-	}
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		where[i].dev = ms->legs[i].dev;
+	error = dm_io_sync(DM_FLUSH, 0, ms->nr_legs, where, NULL, 0, errors);
+	for (unsigned i = 0; i < ms->nr_legs; i++)
+		if (errors[i])
+			atomic_store(&ms->legs[i].flush_failed, true);
 	return error;
 }
 
@@ -303,6 +297,7 @@ static void mirror_end_waiting(struct dm_target *ti)
 	struct mirror *ms = ti->private;
 
 	release_all(ms, &ms->ending);
+	dm_dirty_log_end_waiting(ms->log);
 }
 
 static void mirror_presuspend(struct dm_target *ti)
@@ -537,7 +532,7 @@ static int mirror_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	ti->split_discards = true;
 	ti->num_discard_bios = 1;
 	ti->num_write_zeroes_bios = 1;
-	ti->per_bio_size = (uint16_t)(sizeof(struct mirror_bio) + ms->nr_legs * sizeof(struct leg_bio));
+	ti->per_bio_size = (uint32_t)(sizeof(struct mirror_bio) + ms->nr_legs * sizeof(struct leg_bio));
 	return 0;
 }
 
@@ -642,6 +637,16 @@ static int mirror_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors
 	return dm_dev_extent(ms->legs[leg].dev, ms->legs[leg].offset + sector, sectors, out);
 }
 
+static uint64_t mirror_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct mirror *ms = ti->private;
+	uint64_t most = 0;
+
+	for (unsigned i = 0; i < ms->nr_legs; i++) /* a leg may have zeroes where another has a hole */
+		most = MAX(most, dm_dev_provisioned(ms->legs[i].dev, ms->legs[i].offset + sector, sectors));
+	return most;
+}
+
 const struct dm_target_type mirror_target = {
 	.name = "mirror",
 	.version = {1, 14, 0},
@@ -661,4 +666,5 @@ const struct dm_target_type mirror_target = {
 	.iterate_devices = mirror_iterate_devices,
 	.io_hints = mirror_io_hints,
 	.extent = mirror_extent,
+	.provisioned = mirror_provisioned,
 };

@@ -152,7 +152,7 @@ static inline bool leg_is_stale(const struct leg *leg)
 
 static inline bool region_in_sync(struct mirror *ms, uint64_t region)
 {
-	return ms->log->type->in_sync(ms->log, region);
+	return dm_dirty_log_in_sync(ms->log, region);
 }
 
 static inline void mirror_wake(struct mirror *ms)

@@ -101,3 +101,15 @@ int snapshot_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, str
 		return dm_dev_extent(s->cow_dev, p.cow_sector, p.sectors, out);
 	return dm_dev_extent(s->origin_dev, sector, p.sectors, out);
 }
+
+uint64_t snapshot_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct snapshot *s = ti->private;
+	pthread_mutex_t *slot = origin_slot(s->origin);
+	uint64_t sum;
+
+	pthread_mutex_lock(slot);
+	sum = s->cow ? MIN(count(s) << s->cow->shift, sectors) : 0;
+	pthread_mutex_unlock(slot);
+	return sum + dm_dev_provisioned(s->origin_dev, ti->begin + sector, sectors);
+}

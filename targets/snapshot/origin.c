@@ -320,6 +320,13 @@ static int origin_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors
 	return dm_dev_extent(ot->dev, ti->begin + sector, sectors, out);
 }
 
+static uint64_t origin_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct origin_target *ot = ti->private;
+
+	return dm_dev_provisioned(ot->dev, ti->begin + sector, sectors);
+}
+
 const struct dm_target_type snapshot_origin_target = {
 	.name = "snapshot-origin",
 	.version = {1, 9, 0},
@@ -332,4 +339,5 @@ const struct dm_target_type snapshot_origin_target = {
 	.status = origin_status,
 	.iterate_devices = origin_iterate_devices,
 	.extent = origin_extent,
+	.provisioned = origin_provisioned,
 };

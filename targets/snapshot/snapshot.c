@@ -389,7 +389,7 @@ static int snapshot_preresume(struct dm_target *ti, GError **err)
 	return error;
 }
 
-/* Every lock of the origin is held and nobody writes to it; `from` is suspended. */
+/* Every lock of the origin is held and nobody writes to it; `from` is suspended; nobody asks for a status. */
 static void hand_over(struct snapshot *from, struct snapshot *to)
 {
 	to->cow = from->cow;
@@ -427,7 +427,7 @@ static void snapshot_resume(struct dm_target *ti)
 	struct snapshot *s = ti->private, *merging;
 	struct origin *o = s->origin;
 	g_autoptr(GPtrArray) stopped = NULL;
-	bool restart = false;
+	bool restart = false, handover;
 	struct sharers sh;
 
 	if (s->active)
@@ -441,13 +441,18 @@ static void snapshot_resume(struct dm_target *ti)
 		merge_stop(merging);
 		restart = true;
 	}
-	if (sh.from && sh.to == s)
+	handover = sh.from && sh.to == s;
+	if (handover) {
 		wait_idle(sh.from);
+		dm_status_pause(sh.from->ti, ti);
+	}
 	origin_lock_all(o);
-	if (sh.from && sh.to == s)
+	if (handover)
 		hand_over(sh.from, s);
 	s->active = true;
 	origin_unlock_all(o);
+	if (handover)
+		dm_status_go_on(sh.from->ti, ti);
 	if (restart)
 		merge_start(merging);
 	for (guint i = 0; i < stopped->len; i++)
@@ -478,10 +483,8 @@ static void print_usage(struct snapshot *s, GString *out)
 {
 	uint64_t allocated = 0, total = dm_dev_sectors(s->cow_dev), metadata = 0;
 
-	origin_lock_all(s->origin); /* against a handover */
 	if (s->cow)
 		snap_usage(s->cow->store, &allocated, &total, &metadata);
-	origin_unlock_all(s->origin);
 	g_string_append_printf(out, "%" PRIu64 "/%" PRIu64 " %" PRIu64, allocated, total, metadata);
 }
 
@@ -550,6 +553,7 @@ const struct dm_target_type snapshot_target = {
 	.iterate_devices = snapshot_iterate_devices,
 	.io_hints = snapshot_io_hints,
 	.extent = snapshot_extent,
+	.provisioned = snapshot_provisioned,
 };
 
 const struct dm_target_type snapshot_merge_target = {
@@ -568,4 +572,5 @@ const struct dm_target_type snapshot_merge_target = {
 	.iterate_devices = snapshot_iterate_devices,
 	.io_hints = snapshot_io_hints,
 	.extent = snapshot_extent,
+	.provisioned = snapshot_provisioned,
 };

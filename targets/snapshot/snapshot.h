@@ -174,6 +174,7 @@ void snap_remap(struct snapshot *s, struct dm_bio *bio, uint64_t new_chunk);
 
 /* extent.c */
 int snapshot_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, struct dm_extent *out);
+uint64_t snapshot_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors);
 
 /* copy.c */
 void to_start_init(struct to_start *start);

@@ -48,6 +48,18 @@ static void forget_unused(struct thin_md *md, struct thin_dev *td)
 		g_hash_table_remove(md->devices, &td->id);
 }
 
+void thin_md_read_top(struct thin_dev *td)
+{
+	struct thin_md *md = td->md;
+	uint64_t highest;
+	uint8_t le[8];
+	int r = dm_btree_lookup(&md->top, md->root, &td->id, le);
+
+	if (!r)
+		r = dm_btree_highest(&md->bottom, get_le64(le), &highest);
+	atomic_store(&td->top, !r ? highest + 1 : r == -ENODATA ? 0 : THIN_NO_BLOCK);
+}
+
 int thin_md_open_device(struct thin_md *md, uint64_t id, struct thin_dev **out)
 {
 	struct thin_dev *td;
@@ -60,7 +72,8 @@ int thin_md_open_device(struct thin_md *md, uint64_t id, struct thin_dev **out)
 		pthread_rwlock_wrlock(&md->root_lock);
 		td = thin_md_get(md, id, false, &r);
 		if (td) {
-			td->opens++;
+			if (!td->opens++)
+				thin_md_read_top(td);
 			*out = td;
 		}
 		pthread_rwlock_unlock(&md->root_lock);
@@ -302,16 +315,12 @@ int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint6
 
 int thin_md_highest(struct thin_dev *td, uint64_t *block)
 {
-	struct thin_md *md = td->md;
-	uint8_t le[8];
-	int r;
+	uint64_t top = atomic_load(&td->top);
 
-	lock_root(md);
-	r = atomic_load(&md->failed) ? -EINVAL : dm_btree_lookup(&md->top, md->root, &td->id, le);
-	if (!r)
-		r = dm_btree_highest(&md->bottom, get_le64(le), block);
-	pthread_rwlock_unlock(&md->root_lock);
-	return r;
+	if (atomic_load(&td->md->failed) || top == THIN_NO_BLOCK)
+		return -EINVAL;
+	*block = top - 1;
+	return top ? 0 : -ENODATA;
 }
 
 /* --- mapping --- */
@@ -369,6 +378,8 @@ static int map_block(struct thin_dev *td, const uint64_t *keys, uint64_t data_bl
 	if (r)
 		return r;
 	atomic_fetch_add(&td->mapped, inserted);
+	if (atomic_load(&td->top) != THIN_NO_BLOCK)
+		atomic_store(&td->top, MAX(atomic_load(&td->top), keys[1] + 1));
 	atomic_store(&td->changed, true);
 	map_cache_set(md->cache, td->cookie, keys[1], value);
 	return 0;
@@ -446,6 +457,8 @@ int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t m
 	md->freed = NULL;
 	if (removed) {
 		td->mapped -= MIN(removed, td->mapped);
+		if (atomic_load(&td->top) > begin && atomic_load(&td->top) <= end)
+			thin_md_read_top(td);
 		atomic_store(&td->changed, true);
 		forget_range(td, begin, end);
 	}

@@ -20,13 +20,13 @@ enum sb {
 	SB_META_BLOCK_SECTORS = 340, SB_META_BLOCKS = 344, SB_COMPAT_RO = 356, SB_INCOMPAT = 360,
 };
 
-static void sb_prepare(dm_block_t where, void *data, size_t size)
+static void sb_prepare(void *context, dm_block_t where, void *data, size_t size)
 {
 	put_le64(data + SB_BLOCKNR, where);
 	put_le32(data, dm_bm_checksum(data + 4, size - 4, SB_SEED));
 }
 
-static int sb_check(dm_block_t where, const void *data, size_t size)
+static int sb_check(void *context, dm_block_t where, const void *data, size_t size)
 {
 	uint32_t sum = dm_bm_checksum(data + 4, size - 4, SB_SEED);
 
@@ -46,7 +46,7 @@ static int sb_check(dm_block_t where, const void *data, size_t size)
 	return 0;
 }
 
-static const struct dm_validator sb_validator = {"thin superblock", sb_prepare, sb_check};
+static const struct dm_validator sb_validator = {"thin superblock", sb_prepare, sb_check, NULL};
 
 /* --- references of the trees' values --- */
 
@@ -529,6 +529,8 @@ static int reload_device(struct thin_md *md, struct thin_dev *td)
 		return r;
 	atomic_store(&td->mapped, get_le64(le));
 	atomic_store(&td->snapshotted, get_le32(le + 20));
+	if (td->opens)
+		thin_md_read_top(td);
 	return 0;
 }
 

@@ -47,6 +47,7 @@ struct thin_dev {
 	unsigned opens;
 	_Atomic uint64_t cookie; /* its name in the mapping cache; a new one forgets all its mappings there */
 	_Atomic uint64_t mapped;
+	_Atomic uint64_t top; /* the highest mapped block + 1; THIN_NO_BLOCK: it cannot be told.  Of an open device */
 	uint64_t transaction;
 	uint32_t created;
 	_Atomic uint32_t snapshotted;
@@ -155,7 +156,7 @@ int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out);
 bool thin_md_find_cached(struct thin_dev *td, uint64_t block, struct thin_mapping *out);
 /* The first mapped block at or after one, and the blocks mapped from there on without a gap (as far as one leaf tells). */
 int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run);
-int thin_md_highest(struct thin_dev *td, uint64_t *block); /* -ENODATA: nothing is mapped */
+int thin_md_highest(struct thin_dev *td, uint64_t *block); /* without waiting; -ENODATA: nothing is mapped */
 /* Sets a free data block aside, for thin_md_insert() or thin_md_unreserve().  -ENOSPC. */
 int thin_md_reserve(struct thin_md *md, uint64_t *data_block);
 void thin_md_unreserve(struct thin_md *md, uint64_t data_block);
@@ -178,6 +179,8 @@ void thin_md_yield(struct thin_md *md);
 
 /* Inside the metadata: metadata.c */
 struct thin_dev *thin_md_get(struct thin_md *md, uint64_t id, bool create, int *error);
+/* Sets td->top; the same locks. */
+void thin_md_read_top(struct thin_dev *td);
 int thin_md_begin(struct thin_md *md); /* takes the locks for a change; fails on failed or read-only metadata */
 void thin_md_end(struct thin_md *md, bool changed, int error);
 void thin_md_released(struct thin_md *md); /* `change` is held */

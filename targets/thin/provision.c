@@ -155,6 +155,8 @@ static int fill_block(struct thin_pool *pool, uint64_t data_block, const struct 
 	uint64_t sector = data_block * pool->block_sectors, after = offset + bio->sectors;
 	int r;
 
+	if (bio->op == DM_PROVISION) /* gives no data */
+		return copy_piece(pool->data_dev, sector, src, 0, pool->block_sectors);
 	if (pool->block_sectors <= ONE_WRITE_SECTORS)
 		return fill_at_once(pool, sector, src, offset, bio);
 	r = copy_piece(pool->data_dev, sector, src, 0, offset);

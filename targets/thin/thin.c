@@ -4,6 +4,8 @@
  *
  *   thin <pool device> <device id> [<external origin>]
  *
+ * A provision is mapped as a write to the blocks would be, and then goes on to the data device.
+ *
  * Status: <mapped sectors> <highest mapped sector>, "-" for the latter if
  * there is none; "Fail" if the pool has failed.
  */
@@ -200,6 +202,16 @@ static int thin_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, 
 	return dm_dev_extent(t->origin, sector, MIN(out->sectors, t->origin_sectors - sector), out);
 }
 
+static uint64_t thin_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct thin *t = ti->private;
+	uint64_t sum = MIN(atomic_load(&t->td->mapped) * t->pool->block_sectors, sectors);
+
+	if (t->origin && sector < t->origin_sectors)
+		sum += dm_dev_provisioned(t->origin, sector, MIN(sectors, t->origin_sectors - sector));
+	return sum;
+}
+
 /* --- construction --- */
 
 static void thin_dtr(struct dm_target *ti)
@@ -272,6 +284,7 @@ static int thin_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	if (t->origin)
 		t->origin_sectors = dm_dev_sectors(t->origin);
 	ti->max_io_sectors = t->pool->block_sectors;
+	ti->provisions = true;
 	if (atomic_load(&t->pool->discard)) {
 		ti->num_discard_bios = 1;
 		ti->discards_supported = true;
@@ -376,4 +389,5 @@ const struct dm_target_type thin_target = {
 	.iterate_devices = thin_iterate_devices,
 	.io_hints = thin_io_hints,
 	.extent = thin_extent,
+	.provisioned = thin_provisioned,
 };

@@ -142,6 +142,7 @@ static int pool_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		ti->num_discard_bios = 1;
 		ti->discards_supported = true;
 	}
+	ti->provisions = true;
 	return 0;
 }
 
@@ -483,6 +484,13 @@ static int pool_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, 
 	return dm_dev_extent(pt->data_dev, sector, sectors, out);
 }
 
+static uint64_t pool_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct pool_target *pt = ti->private;
+
+	return dm_dev_provisioned(pt->data_dev, sector, sectors);
+}
+
 static void pool_io_hints(struct dm_target *ti, struct dm_limits *limits)
 {
 	struct pool_target *pt = ti->private;
@@ -514,4 +522,5 @@ const struct dm_target_type thin_pool_target = {
 	.iterate_devices = pool_iterate_devices,
 	.io_hints = pool_io_hints,
 	.extent = pool_extent,
+	.provisioned = pool_provisioned,
 };

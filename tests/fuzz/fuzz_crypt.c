@@ -31,7 +31,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	g_autofree char *text = g_strndup((const char *)data, size);
 	g_auto(GStrv) words = g_strsplit(text, " ", 5);
 	struct crypt_engine *e = NULL;
-	struct crypt_key key = {0};
+	struct dm_key key = {0};
 	struct crypt_spec spec;
 	unsigned sector_size;
 	uint64_t sector;
@@ -41,12 +41,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	    (sector_size & (sector_size - 1)))
 		return 0;
 	sector -= sector % (sector_size / 512);
-	if (!crypt_spec_parse(words[3], &spec, NULL) && spec.keycount <= 64 && !crypt_key_read(words[4], &key, NULL) &&
+	if (!crypt_spec_parse(words[3], &spec, NULL) && spec.keycount <= 64 && !dm_key_read("crypt", words[4], &key, NULL) &&
 	    !crypt_engine_new(&spec, key.size, sector_size, *words[1] == '1', &e, NULL) &&
 	    !crypt_engine_set_key(e, &key, NULL))
 		round_trip(e, sector);
 	crypt_engine_free(e);
-	crypt_key_clear(&key);
+	dm_key_clear(&key);
 	if (dm_secmem_used())
 		abort();
 	return 0;

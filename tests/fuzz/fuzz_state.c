@@ -33,15 +33,6 @@ static void send(struct dm_mapped *md, const char *text)
 		abort();
 }
 
-static struct dm_mapped *make(const char *name, const char *table)
-{
-	struct dm_mapped *md = fuzz_make(name, table);
-
-	if (dm_state_save(md, NULL))
-		abort();
-	return md;
-}
-
 /* A database with devices on devices, and targets' rows. */
 static void make_good(void)
 {
@@ -49,9 +40,9 @@ static void make_good(void)
 
 	if (dm_state_open(path, NULL))
 		abort();
-	dust = make("dust", "0 1024 dust f0 0 512");
-	sw = make("switch", "0 1000 switch 2 5 0 f1 0 f2 0");
-	top = make("top", "0 512 linear 0:0 0\n512 512 linear 0:1 0");
+	dust = fuzz_make("dust", "0 1024 dust f0 0 512");
+	sw = fuzz_make("switch", "0 1000 switch 2 5 0 f1 0 f2 0");
+	top = fuzz_make("top", "0 512 linear 0:0 0\n512 512 linear 0:1 0");
 	for (unsigned i = 0; i < 300; i++) {
 		g_autofree char *text = g_strdup_printf("addbadblock %u", i * 3);
 
@@ -162,8 +153,12 @@ static void save_all(void)
 {
 	g_autoptr(GPtrArray) all = dm_list_devices();
 
-	for (unsigned i = 0; i < all->len; i++)
-		dm_state_save(all->pdata[i], NULL);
+	for (unsigned i = 0; i < all->len; i++) {
+		struct dm_owner owner;
+
+		dm_mapped_owner(all->pdata[i], &owner);
+		dm_mapped_set_owner(all->pdata[i], DM_CHANGE_MODE, &owner, NULL);
+	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

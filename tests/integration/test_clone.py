@@ -145,6 +145,24 @@ def test_holes_of_the_source_are_not_copied(fs, backing):
     assert os.stat(disks[1]).st_blocks * SECTOR <= 65536
 
 
+def test_blocks_are_both_devices_until_all_is_hydrated(fs, backing):
+    meta, dest, source = backing(8192), backing(SECTORS), backing(SECTORS)
+
+    def blocks(path):
+        return os.stat(path).st_blocks
+
+    dev = fs.mkdir("c", line((meta, dest, source), rest="1 no_hydration"))
+    assert blocks(dev.image) == 0
+    with open(source, "r+b") as f:
+        f.write(os.urandom(100 * SECTOR))
+        os.fsync(f.fileno())
+    assert blocks(dev.image) == blocks(source)
+    dev.pwrite(b"x" * 4096, 2 << 20)
+    assert blocks(dev.image) == blocks(source) + blocks(dest)
+    hydrate(dev)
+    assert blocks(dev.image) == blocks(dest)
+
+
 def test_rubbish_under_a_hole_is_gone(fs, backing):
     disks = (backing(8192), backing(SECTORS, b"r" * SECTORS * SECTOR), backing(SECTORS))
     dev = fs.mkdir("c", line(disks))

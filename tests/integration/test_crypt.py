@@ -255,24 +255,6 @@ def test_messages(fs, backing):
     assert dev.pread(len(data), 0) == data
 
 
-@pytest.fixture
-def keyring():
-    """keyring(NAME, DATA) adds a user key to the session's keyring; removed at the end."""
-    if not shutil.which("keyctl"):
-        pytest.skip("no keyctl (package keyutils)")
-    made = []
-
-    def add(name, data):
-        done = subprocess.run(["keyctl", "padd", "user", name, "@u"], input=data, capture_output=True)
-        if done.returncode:
-            pytest.skip(f"keyctl: {done.stderr.decode().strip()}")
-        made.append(done.stdout.decode().strip())
-
-    yield add
-    for key in made:
-        subprocess.run(["keyctl", "unlink", key, "@u"], capture_output=True, check=False)
-
-
 def test_keyring(keyring, fs, backing):
     path = backing(64)
     keyring("dmfs-test:key", RAW)

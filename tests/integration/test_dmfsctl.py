@@ -92,6 +92,125 @@ def test_other_names_of_a_device(ctl, fs, backing):
     assert ctl.ok("table", r"x\x20y") == "0 9 zero \n"
 
 
+# --- names and paths with any byte in them -----------------------------------------------------
+
+BYTES = [bytes([b]) for b in range(1, 256) if b != ord("/")]
+
+
+def bquote(path):
+    return re.sub(rb'([\\\s"\'#])', rb"\\\1", path)
+
+
+@pytest.fixture
+def raw(ctl, work):
+    """dmfsctl with bytes: raw(*ARGS, stdin=b"") gives its output."""
+    def run(*args, stdin=b""):
+        done = subprocess.run([ctl.program, *args], input=stdin, capture_output=True, timeout=120, cwd=work,
+                              env=ctl.env)
+        assert done.returncode == 0, (args, done.stdout, done.stderr)
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def every_file(work):
+    """Files with each byte as the first, the last and a middle one of their names, and alone: [path]."""
+    paths = []
+    os.mkdir(os.path.join(work, "files"))
+    for b in BYTES:
+        for name in (b, b + b"x", b"x" + b, b"x" + b + b"y", b"\\" + b, b"x#" + b):
+            path = os.path.join(work.encode(), b"files", name)
+            if name not in (b".", b"..") and path not in paths:
+                with open(path, "wb") as f:
+                    f.truncate(8 * 512)
+                paths.append(path)
+    return paths
+
+
+def test_tables_go_round_with_every_file_name(ctl, raw, fs, every_file, sh):
+    text = b"".join(b"%d 8 linear %s 0\n" % (8 * i, bquote(path)) for i, path in enumerate(every_file))
+    raw("create", "v", stdin=text)
+    with open(fs["v"].file("table"), "rb") as f:
+        table = f.read()
+    assert len(raw("deps", "v").split(b" (")) == len(every_file) + 1
+    out = raw("table", "v")
+    assert out == table
+    raw("create", "w", stdin=out)
+    raw("create", "x", "--table", out)
+    sh('"$1" create y --table "$("$1" table v)" && "$1" load v --table "$("$1" table v)" && "$1" resume v', ctl.program,
+       **ctl.env)
+    raw("create", "--concise", raw("table", "--concise", "v").replace(b"v,,0,", b"z,,,", 1).rstrip(b"\n"))
+    for name in "vwxyz":
+        with open(fs[name].file("table"), "rb") as f:
+            assert f.read() == table, name
+    assert raw("status", "v").count(b"\n") == len(every_file)
+    assert raw("info", "-c", "--noheadings", "-o", "segments", "v").strip() == b"%d" % len(every_file)
+    raw("clear", "v")
+    raw("load", "v", stdin=table)
+    assert raw("info", "--inactive", "-c", "--noheadings", "-o", "segments", "v").strip() == b"%d" % len(every_file)
+    raw("wipe_table", "v")
+    assert raw("table", "v") == b"0 %d error \n" % (8 * len(every_file))
+
+
+def test_paths_are_shown_in_one_line(ctl, raw, fs, work):
+    path = os.path.join(work, "a\nb\tc d")
+    with open(path, "wb") as f:
+        f.truncate(4096)
+    shown = work + r"/a\x0ab\x09c d"
+    raw("create", "v", "--table", f"0 8 linear {quote(path)} 0")
+    assert raw("deps", "v").decode() == f"1 dependencies\t: ({shown})\n"
+    assert shown in raw("ls", "--tree").decode() and len(raw("ls", "--tree").splitlines()) == 2
+    assert shown.replace("\\", "\\\\") in raw("graph").decode()
+    assert raw("info", "-c", "--noheadings", "-o", "devnos_used", "v").decode() == shown + "\n"
+    # a mirror's status names its devices
+    raw("create", "m", "--table", f"0 8 mirror core 2 8 nosync 2 {quote(path)} 0 v 0")
+    raw("wait", "--progress", "m")
+
+
+def test_names_with_every_byte(ctl, raw, fs):
+    """Shown on one line, and what is shown names the device."""
+    names = []
+    for b in BYTES:
+        for name in (b, b"x" + b, b"x" + b + b"y"):
+            if name not in names and not name.startswith(b"."):
+                os.mkdir(os.path.join(fs.mountpoint.encode(), name))
+                names.append(name)
+    lines = raw("ls").split(b"\n")[:-1]
+    assert len(lines) == len(names)
+    for line in lines:
+        shown, number = line.rsplit(b"\t", 1)
+        assert not re.search(rb"[\x00-\x1f\x7f]", shown), shown
+        found = raw("info", "-c", "--noheadings", "-o", "minor", shown)
+        assert found == number[3:-1] + b"\n", (shown, found)
+    assert len(raw("info", "-c", "--noheadings", "-o", "name").splitlines()) == len(names)
+    assert len(raw("deps").splitlines()) == len(raw("status").splitlines()) == len(names)
+    assert len(raw("ls", "--tree").splitlines()) == len(names)
+    assert raw("info").count(b"Name:  ") == len(names)
+    raw("remove_all")
+    assert fs.devices() == []
+
+
+def test_a_name_that_looks_like_lines_of_info(ctl, raw, fs):
+    name = "a\nState:             SUSPENDED\nMajor, minor:      0, 99"
+    ctl.ok("create", "--manglename", "none", "-j", "0", "-m", "7", name, "--table", "0 8 zero")
+    assert ctl.ok("info", "-c", "--noheadings", "-o", "minor,attr,suspended") == "7:L--w:Active\n"
+    info = fs[name].read("info").splitlines()
+    assert info[0].startswith(r"Name:              a\x0aState:\x20") and info[1] == "State:             ACTIVE"
+    ctl.ok("rename", info[0].split()[1], "b")
+    assert fs.devices() == ["b"]
+    ctl.ok("create", "c", "-u", "u\tv", "--notable")
+    assert fs["c"].read("uuid") == "u\tv\n" and fs["c"].info()["UUID"] == r"u\x09v"
+    assert ctl.ok("info", "-c", "--noheadings", "-o", "name", "-u", "u\tv") == "c\n"
+
+
+def test_blanks_of_all_kinds_in_a_table(ctl, fs, backing):
+    path = backing(16)
+    ctl.ok("create", "v", "--table", f"0\t8\flinear\t{path}\r0\n\f\n8 8 zero")
+    assert fs["v"].table() == f"0 8 linear {path} 0\n8 8 zero\n"
+    ctl.fails("create", "w", "--table", "0 8\vzero")     # to the daemon that is no blank
+
+
 # --- create and load ---------------------------------------------------------------------------
 
 def test_create_from_argument_file_and_stdin(ctl, fs, backing, work):
@@ -548,6 +667,26 @@ def test_losetup_takes_the_sector_size_below(ctl, fs, backing):
             assert f.read().strip() == "4096"
     finally:
         subprocess.run(["losetup", "-d", loop], check=True, timeout=60)
+
+
+@pytest.mark.root
+def test_losetup_takes_discards_if_the_device_does(ctl, fs, backing, tool):
+    path = backing(4096)
+    crypt = f"0 4096 crypt aes-xts-plain64 {'11' * 32} 0 {path} 0"
+    for name, line, takes in (("a", f"0 4096 linear {path} 0", True), ("b", crypt, False),
+                              ("c", f"{crypt} 1 allow_discards", True), ("d", "0 4096 linear b 0", False)):
+        fs.mkdir(name, line)
+        done = ctl("losetup", name)
+        if done.returncode:
+            pytest.skip(f"losetup: {done.stderr}")
+        loop = done.stdout.strip()
+        try:
+            with open(f"/sys/block/{os.path.basename(loop)}/queue/discard_max_bytes", encoding="ascii") as f:
+                assert bool(int(f.read())) == takes, name
+            done = subprocess.run([tool("blkdiscard"), "-f", "-l", "1M", loop], capture_output=True, text=True, timeout=60)
+            assert (done.returncode == 0) == takes and ("not supported" in done.stderr) != takes, done.stderr
+        finally:
+            subprocess.run(["losetup", "-d", loop], check=True, timeout=60)
 
 
 # --- the rest ----------------------------------------------------------------------------------------

@@ -5,11 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from mounted import is_mounted, quote
+from mounted import is_mounted, quote, wait_until_waiting
 
 HOUR = 3600000
 WRITER = "import mmap, os, sys; fd = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT); os.pwrite(fd, mmap.mmap(-1, 65536), 0)"
@@ -72,16 +71,6 @@ def make_upper(d, file, steps):
 
 def start(*args):
     return subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def wait_until_waiting(process):
-    """Until the process waits for an answer of the daemon, or is done."""
-    while process.poll() is None:
-        with open(f"/proc/{process.pid}/wchan", encoding="ascii") as f:
-            where = f.read()
-        if where.startswith("request_wait_answer"):
-            return
-        time.sleep(0.01)        # looks again
 
 
 @pytest.mark.parametrize("waiter", ["", "suspend", "stats"])

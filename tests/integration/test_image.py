@@ -289,7 +289,7 @@ def test_zero_range(vol):
 def test_other_fallocates_are_refused(vol):
     dev, path = vol
     with dev.open() as fd:
-        for mode in (0, FALLOC_KEEP_SIZE, 8 | 0, 32):    # preallocate, collapse, insert
+        for mode in (8, 32, 64 | FALLOC_KEEP_SIZE):     # collapse, insert, unshare
             with pytest.raises(OSError) as e:
                 fallocate(fd, mode, 0, 8 * SECTOR)
             assert e.value.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSPC)
@@ -304,6 +304,164 @@ def test_other_fallocates_are_refused(vol):
             assert e.errno in (errno.EINVAL, errno.ENOSPC, errno.EFBIG)
     assert dev.size() == 1024 * SECTOR == os.path.getsize(path)
     assert content(path)[:1020 * SECTOR] == pattern(1024)[:1020 * SECTOR]
+
+
+def test_provisioning_within_the_size(fs, backing, sh):
+    """fallocate without a mode is what a target can do for it: mostly nothing, at once.  Beyond the end is no space."""
+    sectors = 64 << 20      # 32 GiB: posix_fallocate would write to each 4 KiB of it
+    path, data = backing(sectors), pattern(64)
+    with open(path, "r+b") as f:
+        f.write(data)
+    blocks = os.stat(path).st_blocks
+    for name, table in {
+            "linear": [linear(path, sectors)],
+            "lines": [linear(path, 5000), f"5000 {sectors - 5000} zero"],
+            "striped": [f"0 {sectors} striped 2 8 {quote(path)} 0 {quote(path)} {sectors // 2}"],
+            "delay": [f"0 {sectors} delay {quote(path)} 0 1"],
+            "crypt": [f"0 {sectors} crypt aes-xts-plain64 {'11' * 32} 0 {quote(path)} 0"],
+            "switch": [f"0 {sectors} switch 1 1024 0 {quote(path)} 0"],
+            "mirror": [f"0 {sectors} mirror core 2 1024 nosync 2 {quote(path)} 0 {quote(backing(sectors))} 0"],
+            "log-writes": [f"0 {sectors} log-writes {quote(path)} {quote(backing(2048))}"],
+            "dust": [f"0 {sectors} dust {quote(path)} 0 512"],
+    }.items():
+        dev, end = fs.mkdir(name, *table), sectors * SECTOR
+        with dev.open() as fd:
+            for offset, length in ((0, end), (1, end - 1), (4095, 2), (end - 1, 1)):
+                for mode in (0, FALLOC_KEEP_SIZE):
+                    fallocate(fd, mode, offset, length)
+                os.posix_fallocate(fd, offset, length)
+            for offset, length in ((0, end + 1), (end - 1, 2), (end, 1), (1 << 62, (1 << 62) - 1)):
+                for mode in (0, FALLOC_KEEP_SIZE):
+                    with pytest.raises(OSError) as e:
+                        fallocate(fd, mode, offset, length)
+                    assert e.value.errno == errno.ENOSPC, (name, offset, length, mode)
+            assert os.fstat(fd).st_size == end
+        with dev.open(os.O_RDONLY) as fd, pytest.raises(OSError) as e:
+            fallocate(fd, 0, 0, 4096)
+        assert e.value.errno == errno.EBADF
+        sh('fallocate -l "$2" "$1"; fallocate -x -l "$2" "$1"; fallocate -n -o 512 -l 4k "$1"', dev.image, end)
+        dev.remove()
+    assert os.stat(path).st_blocks == blocks and content_head(path, len(data)) == data
+
+
+def content_head(path, length):
+    with open(path, "rb") as f:
+        return f.read(length)
+
+
+# --- what it takes ------------------------------------------------------------------
+
+
+def sparse(backing, sectors, data, name=None):
+    path = backing(sectors, name=name)
+    with open(path, "r+b") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    return path
+
+
+def blocks(dev):
+    path = dev if isinstance(dev, str) else dev.image
+    return os.stat(path).st_blocks
+
+
+MIB = 2048      # sectors
+
+
+@pytest.mark.parametrize("name, table, data", [
+    ("zero", "0 {n} zero", False),
+    ("linear", "0 {n} linear {a} 0", True),
+    ("a part", "0 {half} linear {a} 1000", True),
+    ("delay", "0 {n} delay {a} 0 0", True),
+    ("log-writes", "0 {n} log-writes {a} {b}", True),
+    ("dust", "0 {n} dust {a} 0 512", True),
+    ("switch", "0 {n} switch 2 1024 0 {a} 0 {a} 0", True),
+    ("mirror", "0 {n} mirror core 2 1024 nosync 2 {a} 0 {b} 0", True),
+    ("unstriped", "0 {half} unstriped 2 8 1 {a} 0", True),
+    ("stack", "0 {n} linear below 0", True),
+    ("snapshot-origin", "0 {n} snapshot-origin below", True),
+])
+def test_blocks_are_what_is_provisioned(fs, backing, name, table, data):
+    n = 1024 * MIB
+    a, b = sparse(backing, n, os.urandom(MIB * SECTOR)), backing(n)
+    fs.mkdir("below", linear(a, n))
+    dev = fs.mkdir("vol", table.format(n=n, half=n // 2, a=quote(a), b=quote(b)))
+    assert blocks(dev) == (blocks(a) if data else 0)
+    with dev.open(os.O_RDONLY):
+        assert blocks(dev) == (blocks(a) if data else 8)    # there may be pages that only the kernel has
+
+
+def test_blocks_of_several_lines(fs, backing):
+    n = 64 * MIB
+    a, b = sparse(backing, n, b"x" * (MIB * SECTOR)), sparse(backing, n, b"y" * (2 * MIB * SECTOR))
+    dev = fs.mkdir("vol", linear(a, n), f"{n} {n} zero", linear(b, n, 2 * n), f"{3 * n} 100 error")
+    assert blocks(dev) == blocks(a) + blocks(b) + 100
+    assert blocks(fs.mkdir("striped", f"0 {2 * n} striped 2 8 {quote(a)} 0 {quote(b)} 0")) == blocks(a) + blocks(b)
+    # what cannot tell counts in full, and nothing more than its length
+    assert blocks(fs.mkdir("crypt", f"0 {n} crypt aes-xts-plain64 {'11' * 32} 0 {quote(a)} 0")) == n
+    assert blocks(fs.mkdir("tiny", linear(b, 100))) == 100
+    assert blocks(fs.mkdir("empty")) == 0
+
+
+@pytest.mark.parametrize("options", [None, "writeback"])
+def test_blocks_follow_writes_and_discards(dmfs, backing, options):
+    fs, n = dmfs(options=options), 64 * MIB
+    path = backing(n)
+    low = fs.mkdir("low", linear(path, n))
+    top = fs.mkdir("top", f"0 {n} linear low 0")
+
+    def refresh():      # with writeback the kernel remembers attributes for a second
+        for dev in (top, low):
+            os.truncate(dev.image, 0)
+
+    assert blocks(top) == blocks(low) == (8 if options else 0)
+    top.pwrite(b"x" * (MIB * SECTOR), MIB * SECTOR, sync=True)
+    refresh()
+    assert blocks(top) == blocks(low) == blocks(path) >= MIB
+    low.discard(0, n * SECTOR)
+    refresh()
+    assert blocks(path) == 0 and blocks(top) == blocks(low) == (8 if options else 0)
+
+
+def test_blocks_of_data_that_only_the_kernel_has(dmfs, backing, tool, work):
+    """Without blocks a file is not read, so there are some while pages may be dirty."""
+    fs = dmfs(options="writeback")
+    dev = fs.mkdir("vol", linear(backing(64 * MIB), 64 * MIB))
+    with dev.open() as fd:
+        os.pwrite(fd, b"x" * 4096, 5 * MIB * SECTOR)
+        assert os.fstat(fd).st_blocks
+        with mmap.mmap(fd, 1 << 20) as m:
+            m[8192:12288] = b"y" * 4096
+            assert os.fstat(fd).st_blocks
+            archive = os.path.join(work, "archive")
+            subprocess.run([tool("tar"), "-cSf", archive, "-C", dev.path, "image"], check=True, timeout=60)
+    os.mkdir(os.path.join(work, "out"))
+    subprocess.run([tool("tar"), "-xSf", archive, "-C", os.path.join(work, "out")], check=True, timeout=60)
+    assert content(os.path.join(work, "out", "image")) == dev.pread(64 * MIB * SECTOR, 0)
+
+
+def test_sparse_copies_of_the_tools(fs, backing, sh, work):
+    n, data = 1024 * MIB, os.urandom(256 << 10)
+    dev = fs.mkdir("vol", linear(sparse(backing, n, data), n))
+    sh('cp "$1" copy; tar -cSf archive -C "${1%/*}" image; mkdir out; tar -xSf archive -C out', dev.image)
+    for name in ("copy", "out/image"):
+        path = os.path.join(work, name)
+        assert os.path.getsize(path) == n * SECTOR and blocks(path) * SECTOR < 2 << 20
+        assert content_head(path, len(data)) == data
+    assert os.path.getsize(os.path.join(work, "archive")) < 1 << 20
+    sh('cmp "$1" copy', dev.image, timeout=120)
+
+
+def test_blocks_where_there_are_very_many_ways_down(fs, backing):
+    """A stack of devices that have each two lines on the one below: 2^60 ways."""
+    path = backing(1 << 10)
+    fs.mkdir("d0", linear(path, 1 << 10))
+    for i in range(1, 61):
+        dev = fs.mkdir(f"d{i}", f"0 512 linear d{i - 1} 0", f"512 512 linear d{i - 1} 0")
+    os.stat(dev.image)
+    dev.load(*(f"{i} 1 zero" for i in range(100000)))
+    assert 0 <= blocks(dev) <= 100000
 
 
 def test_discard_on_striped_reaches_each_part(fs, backing):

@@ -5,9 +5,7 @@ import errno
 import os
 import random
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -19,75 +17,6 @@ from mounted import SECTOR
 
 SECTORS = 8192
 SIZE = SECTORS * SECTOR
-
-
-def program(name):
-    return shutil.which(name) or pytest.skip(f"no {name}")
-
-
-class Server:
-    """An NBD server on a socket; ends with the test."""
-
-    def __init__(self, argv, sock):
-        self.argv, self.sock, self.process = argv, sock, None
-
-    @property
-    def uri(self):
-        return f"nbd+unix:///?socket={self.sock}"
-
-    def start(self):
-        if os.path.exists(self.sock):
-            os.unlink(self.sock)
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE)
-        while not self.answers():
-            if self.process.poll() is not None:
-                raise AssertionError(f"{self.argv}: {self.process.stderr.read().decode()}")
-            time.sleep(0.01)
-        return self
-
-    def answers(self):
-        """Whether somebody listens: the file alone is there a moment before."""
-        with socket.socket(socket.AF_UNIX) as s:
-            try:
-                s.connect(self.sock)
-                return True
-            except OSError:
-                return False
-
-    def kill(self):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-        if self.process:
-            self.process.wait()
-            self.process.stderr.close()
-            self.process = None
-
-
-@pytest.fixture
-def serve(work):
-    """serve.nbdkit(ARGS...), serve.qemu(FILE, ARGS...): a Server that runs."""
-    servers = []
-
-    class Serve:
-        @staticmethod
-        def start(argv, sock):
-            servers.append(Server(argv, sock))
-            return servers[-1].start()
-
-        @staticmethod
-        def nbdkit(*args):
-            sock = os.path.join(work, f"nbdkit{len(servers)}.sock")
-            return Serve.start([program("nbdkit"), "-f", "-U", sock, *args], sock)
-
-        @staticmethod
-        def qemu(path, *args):
-            sock = os.path.join(work, f"qemu{len(servers)}.sock")
-            return Serve.start([program("qemu-nbd"), "-k", sock, "-t", "-e", "8", "-f", "raw", *args, path], sock)
-
-    yield Serve
-    for server in servers:
-        server.kill()
 
 
 @pytest.fixture(params=["nbdkit", "qemu"])

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import mounted
 from mounted import SECTOR, pattern, quote
 
 MAGIC = 0x70416e53
@@ -55,6 +56,33 @@ def wait_for_merge(dev):
             assert words[2] == "snapshot-merge", words
             if words[3].split("/")[0] == words[4]:
                 return
+
+
+def test_provisioning_fills_no_cow(fs, backing):
+    v = Volume(fs, backing)
+    v.snap.pwrite(b"x" * 4096, 0)
+    before = v.usage()
+    for dev in (v.snap, v.base):
+        with dev.open() as fd:
+            os.posix_fallocate(fd, 0, SIZE * SECTOR)
+            mounted.fallocate(fd, mounted.FALLOC_KEEP_SIZE, 512, 8192)
+    assert v.usage() == before
+    assert v.all(v.snap) == b"x" * 4096 + v.old[4096:] and v.all(v.base) == v.old
+
+
+def test_blocks_are_the_origins_and_the_exceptions(fs, backing):
+    v = Volume(fs, backing, chunk=16, size=1 << 20, data=pattern(64))
+
+    def blocks(path):
+        return os.stat(path).st_blocks
+
+    of_origin = blocks(v.origin_file)
+    assert of_origin < 1024 and blocks(v.snap.image) == blocks(v.base.image) == of_origin
+    v.snap.pwrite(b"x" * 512, 1 << 20)
+    v.snap.pwrite(b"x" * 512, 2 << 20)
+    assert blocks(v.snap.image) == of_origin + 32 and blocks(v.base.image) == of_origin
+    v.base.pwrite(b"y" * 8192, 3 << 20)
+    assert blocks(v.snap.image) == blocks(v.origin_file) + 48
 
 
 @pytest.mark.parametrize("kind", ["P", "PO", "N", "p", "po", "n"])

@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import resource
 import sqlite3
 import threading
 import time
@@ -82,6 +83,50 @@ def test_devices_come_back(dmfs, state, backing, end):
     assert everything(e) == before
     with pytest.raises(OSError):
         os.open(e["ro"].image, os.O_RDWR)
+
+
+@pytest.mark.parametrize("limit", [0, 4096, 16384])
+def test_what_cannot_be_saved_has_not_happened(dmfs, state, backing, limit):
+    """STATE cannot grow any more: every call that changes what is kept fails, and nothing has changed."""
+    d = dmfs(state=state)
+    make_set(d, backing)
+    d.mkdir("dust", f"0 64 dust {backing(64, name='dust-file')} 0 512").message("addbadblock 3")
+    high = d["high"]
+    big = "".join(f"{i * 8} 8 error\n" for i in range(20000)) # of more pages than the file has free
+    calls = {
+        "table": lambda: high.write("table", big),
+        "inactive": lambda: high.write("inactive", big),
+        "clear": lambda: high.write("inactive", ""),
+        "resume": lambda: high.write("suspend", "0\n"),
+        "message": lambda: d["dust"].message("addbadblock 9"),
+        "uuid": lambda: d["lowest"].write("uuid", "another\n"),
+        "readonly": lambda: high.write("readonly", "1\n"),
+        "chmod": lambda: os.chmod(high.image, 0o604),
+        "rename": lambda: os.rename(high.path, d.path("higher")),
+        "mkdir": lambda: d.mkdir("new"),
+        "create": lambda: d.write("control", "create new 99\n"),
+        "rmdir": lambda: high.remove(),
+        "concise": lambda: d.write("concise", "new,,,rw," + big.replace("\n", ",").rstrip(",")),
+    }
+    before = everything(d)
+    suffer = ("table", "inactive", "concise") if limit == 16384 else tuple(calls)
+    resource.prlimit(d.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    for what in suffer:
+        with pytest.raises(OSError):
+            calls[what]()
+        now = everything(d)
+        assert {k: [v[:5], v[6:]] for k, v in now.items()} == {k: [v[:5], v[6:]] for k, v in before.items()}, what
+        assert "9" not in d["dust"].message("listbadblocks")
+    d.kill()
+    d.wait()
+    d.close()
+    d = dmfs(state=state)
+    assert everything(d) == before
+    assert d["dust"].message("listbadblocks") == "3\n"
+    high = d["high"]
+    for what in ("resume", "uuid", "chmod", "rename", "mkdir"): # there is room again
+        calls[what]()
+    assert "higher" in d.devices() and "new" in d.devices()
 
 
 def test_what_is_removed_stays_away(dmfs, state):

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from mounted import SECTOR, pattern, quote
+from mounted import FALLOC_KEEP_SIZE, SECTOR, fallocate, pattern, quote
 from thinpool import BLOCK, BS, Pool, tool
 
 
@@ -67,6 +67,111 @@ def test_without_zeroing_the_rest_is_as_it_was(pool):
     t = p.thin(0)
     t.pwrite(b"x" * 4096, 3 * BLOCK + 8192)
     assert t.pread(BLOCK, 3 * BLOCK) == b"S" * 8192 + b"x" * 4096 + b"S" * (BLOCK - 12288)
+
+
+def mapped(dev):
+    return int(dev.status().split()[3]) // BS
+
+
+def provision(dev, offset, length, mode=0):
+    with dev.open() as fd:
+        fallocate(fd, mode, offset, length)
+
+
+@pytest.mark.parametrize("features", ["", "1 skip_block_zeroing"])
+@pytest.mark.parametrize("mode", [0, FALLOC_KEEP_SIZE])
+def test_provisioning(pool, features, mode):
+    """fallocate maps blocks as a write would, and what they hold stays: nothing else."""
+    p = pool(fill=b"S" * (200 * BLOCK), features=features)
+    t = p.thin(0)
+    t.pwrite(b"x" * 4096, 3 * BLOCK)
+    provision(t, 2 * BLOCK + 100, 3 * BLOCK, mode)      # touches the blocks 2 to 5
+    assert mapped(t) == 4 and p.used() == 4
+    assert t.pread(4096, 3 * BLOCK) == b"x" * 4096
+    if not features:
+        assert t.pread(BLOCK, 2 * BLOCK) == bytes(BLOCK) and t.pread(2 * BLOCK, 4 * BLOCK) == bytes(2 * BLOCK)
+    provision(t, 0, 100 * BLOCK, mode)
+    assert mapped(t) == 100 == p.used()
+    t.pwrite(b"y" * (10 * BLOCK), 50 * BLOCK)
+    assert p.used() == 100 and t.pread(10 * BLOCK, 50 * BLOCK) == b"y" * (10 * BLOCK)
+
+
+def blocks(dev):
+    return os.stat(dev.image).st_blocks
+
+
+def test_blocks_are_those_mapped(pool, fs, backing, sh, work):
+    p = pool(blocks=2000)
+    t = p.thin(0, blocks=16384)         # 1 GiB
+    assert blocks(t) == 0
+    data = pattern(512)
+    t.pwrite(data, 5 * BLOCK)
+    assert blocks(t) == 4 * BS and blocks(p.dev) == os.stat(p.data).st_blocks
+    sh('cp "$1" copy; tar -cSf archive -C "${1%/*}" image', t.image)
+    assert os.stat(os.path.join(work, "copy")).st_blocks < 4096
+    assert os.path.getsize(os.path.join(work, "archive")) < 1 << 20
+    with open(os.path.join(work, "copy"), "rb") as f:
+        assert f.read(10 * BLOCK) == bytes(5 * BLOCK) + data + bytes(BLOCK)
+    s = p.snap(1, 0, t, blocks=16384)
+    assert blocks(s) == 4 * BS
+    s.pwrite(b"x" * 512, 0)
+    t.discard(5 * BLOCK, 3 * BLOCK)
+    assert (blocks(s), blocks(t)) == (5 * BS, BS)
+    above = fs.mkdir("above", f"0 {1000 * BS} linear thin1 {BS}", f"{1000 * BS} {BS} error")
+    assert blocks(above) == 6 * BS      # at most all of the volume's
+    origin = backing(64 * BS)
+    e = p.thin(2, extra=f" {quote(origin)}")
+    assert blocks(e) == 0
+    with open(origin, "r+b") as f:
+        f.write(data)
+        os.fsync(f.fileno())
+    assert blocks(e) == os.stat(origin).st_blocks
+    e.pwrite(b"x" * 512, 90 * BLOCK)
+    assert blocks(e) == os.stat(origin).st_blocks + BS
+
+
+def test_provisioning_shared_blocks_and_those_of_an_origin(pool, backing):
+    """The writes to come must find room, so what is shared is copied now."""
+    p = pool()
+    t = p.thin(0)
+    t.pwrite(pattern(4 * BS, 7), 0)
+    s = p.snap(1, 0, t)
+    provision(s, 0, 6 * BLOCK)
+    assert p.used() == 4 + 6 and s.pread(4 * BLOCK, 0) == t.pread(4 * BLOCK, 0) == pattern(4 * BS, 7)
+    t.pwrite(b"z" * BLOCK, 0)
+    assert p.used() == 10 and s.pread(BLOCK, 0) == pattern(4 * BS, 7)[:BLOCK]
+    origin = backing(3 * BS + 8, pattern(3 * BS + 8, 9))
+    o = p.thin(2, extra=f" {quote(origin)}")
+    provision(o, 0, 5 * BLOCK)
+    assert o.pread(5 * BLOCK, 0) == pattern(3 * BS + 8, 9) + bytes((2 * BS - 8) * SECTOR)
+    assert mapped(o) == 5
+
+
+def test_provisioning_without_room(pool):
+    p = pool(blocks=10, features="1 error_if_no_space")
+    t = p.thin(0)
+    with pytest.raises(OSError) as e:
+        provision(t, 0, 100 * BLOCK)
+    assert e.value.errno == errno.ENOSPC and p.used() == 10 and p.status()["mode"] == "out_of_data_space"
+    provision(t, 0, 10 * BLOCK)
+    t.discard(0, 5 * BLOCK)
+    provision(t, 95 * BLOCK, BLOCK)
+    assert mapped(t) == 6
+
+
+@pytest.mark.parametrize("table", [
+    "0 6400 linear thin0 0", "0 6400 striped 2 128 thin0 0 thin0 6400", "0 6400 crypt aes-xts-plain64 KEY 0 thin0 0",
+    "0 6400 delay thin0 0 0", "0 6400 switch 1 128 0 thin0 0", "0 6400 flakey thin0 0 1000 0",
+    "0 6400 unstriped 2 128 1 thin0 0",
+])
+def test_provisioning_goes_down_a_stack(pool, fs, table):
+    p = pool()
+    t = p.thin(0)
+    dev = fs.mkdir("above", table.replace("KEY", "33" * 32))
+    provision(dev, 10 * BLOCK, 7 * BLOCK)
+    assert mapped(t) == 7
+    provision(dev, 0, dev.size())
+    assert mapped(t) == 50
 
 
 @pytest.mark.parametrize("bs", [128, 384, 4096])

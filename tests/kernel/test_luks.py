@@ -135,6 +135,45 @@ done
 """, paths)
 
 
+@pytest.mark.timeout(900)
+def test_encrypted_system(kernel, fs, files, tool):
+    """The kernel's cryptsetup maps a system's partition from the same sector, with the same IVs, as long, and reads the same."""
+    ciphers = ["twofish", "aes"]
+    disk, part = veracrypt.system(fs, files, ciphers, b"sesame", DATA)
+    ours = {}
+    for name, path, options in (("disk", disk, []), ("partition", part, ["--header", disk])):
+        done = subprocess.run([tool("dmfs-luks"), "-m", fs.mountpoint, "open", "--type", "tcrypt", "--tcrypt-system",
+                               "--veracrypt-pim", "1", path, "v", *options], input=b"sesame", capture_output=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        assert Device(fs, "v").pread(2 * len(DATA), 0) == DATA
+        ours[name] = fs["v_1"].table().split()
+        assert subprocess.run([tool("dmfs-luks"), "-m", fs.mountpoint, "close", "v"], timeout=240).returncode == 0
+    in_guest(kernel, files, """
+open() {
+    cat key | command cryptsetup open --disable-locks --type tcrypt --veracrypt --veracrypt-pim 1 --hash sha256 --tcrypt-system "$@" v
+    cmp data /dev/mapper/v || echo "$1 reads otherwise" >>odd
+    blockdev --getsize64 /dev/mapper/v >size
+    dmsetup table v_1 >table
+    cryptsetup close v
+}
+test -b ${D0}1
+open ${D0}1
+cat key | command cryptsetup tcryptDump --disable-locks --veracrypt --veracrypt-pim 1 --hash sha256 --tcrypt-system $D0 >dump
+""", [disk])
+    assert not os.path.exists(os.path.join(files, "odd"))
+    with open(os.path.join(files, "table"), encoding="ascii") as f:
+        theirs = f.read().split()
+    with open(os.path.join(files, "size"), encoding="ascii") as f:
+        assert int(f.read()) == len(DATA)
+    # length, cipher, first IV; the partition's node begins where its image does
+    for i in (1, 3, 5):
+        assert ours["partition"][i] == ours["disk"][i] == theirs[i]
+    assert ours["partition"][7] == theirs[7] == "0"
+    with open(os.path.join(files, "dump"), encoding="ascii") as f:
+        dump = dict(line.split(":", 1) for line in f.read().splitlines() if ":" in line)
+    assert int(ours["disk"][7]) * 512 == int(dump["MK offset"])
+
+
 def test_bitlocker(kernel, luks, fs, files, tool):
     """The kernel's cryptsetup opens the volumes with the same table, and reads what dmfs-luks wrote."""
     made = []

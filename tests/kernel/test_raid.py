@@ -153,3 +153,71 @@ def test_there_and_back(kernel, fs, backing):
         if t[0] != "raid0":
             assert check(dev) == 0, t
         dev.remove()
+
+
+def test_lines(kernel, fs, backing):
+    """Each on metadata that is all zeroes again, so every array is a new one."""
+    def line(kind, params, devs, length=1920):
+        return f"0 {length} raid {kind} {params} {devs}"
+
+    def n(count, first=0):      # $D6 and $D7 are of other sizes
+        return f"{count} " + " ".join(f"- $D{i + first}" for i in range(count))
+
+    ok = [
+        line("raid1", "2 64 nosync", n(2)),
+        line("raid1", "4 64 nosync write_mostly 1", n(2)),
+        line("raid1", "6 64 nosync write_mostly 1 daemon_sleep 1234", n(3)),
+        line("RAID1", "2 0 NoSync", n(2)),
+        line("raid10", "2 64 nosync", n(4), 3840),
+        line("raid10_near", "4 64 nosync raid10_copies 4", n(4)),
+        line("raid10", "6 64 raid10_format far nosync raid10_copies 2", n(4), 3840),
+        line("raid10", "4 64 raid10_format offset nosync", n(4), 3840),
+        line("raid4", "2 8 nosync", n(3), 3840),
+        line("raid5_ls", "8 64 stripe_cache 300 nosync max_recovery_rate 9000 daemon_sleep 1234", n(3), 3840),
+        line("raid5_ra", "6 64 nosync min_recovery_rate 5 max_recovery_rate 5 ".replace("6", "6", 1), n(3), 3840),
+        line("raid0", "1 64", n(3), 5760),
+        line("raid0", "1 64", n(2), 3840),
+        line("raid5_n", "2 64 nosync", n(2)),
+    ]
+    bad = [
+        "0 1920 raid", "0 1920 raid raid1", "0 1920 raid raid1 1", "0 1920 raid raid1 1 0",
+        line("raid1", "0", n(2)), line("raid1", "x 0", n(2)), line("raid1", "9 0", n(2)),
+        *(line(kind, "2 64 nosync", n(3), 3840) for kind in (
+            "raid0_meta", "raid5", "raid6", "raid7", "raid5_0", "raid5_zr", "raid6_0_6", "raid2", "")),
+        line("raid5_ls", "2 65 nosync", n(3), 3840), line("raid5_ls", "2 0 nosync", n(3), 3840),
+        line("raid5_ls", "2 4 nosync", n(3), 3840), line("raid5_ls", "2 -64 nosync", n(3), 3840),
+        line("raid5_ls", "2 64k nosync", n(3), 3840), line("raid5_ls", "2 64 nosync", n(3), 3841),
+        line("raid5_ls", "2 64 nosync", n(3), 7680),
+        line("raid5_ls", "2 64 nosync", n(1), 1920), line("raid6_zr", "1 64", n(3)),
+        line("raid6_zr", "2 64 nosync", n(4), 3840),
+        line("raid1", "3 64 sync nosync", n(2)), line("raid1", "3 64 nosync nosync", n(2)),
+        line("raid1", "3 64 rebuild 2", n(2)), line("raid1", "3 64 rebuild x", n(2)),
+        line("raid1", "3 64 rebuild -1", n(2)), line("raid1", "5 64 rebuild 1 rebuild 1", n(2)),
+        line("raid1", "3 64 rebuild 1", n(2)), line("raid1", "4 64 nosync rebuild 1", n(2)),
+        line("raid1", "2 64 rebuild", n(2)), line("raid1", "3 64 region_size 24", n(2)),
+        line("raid1", "3 64 region_size 4096", n(2)), line("raid5_ls", "3 64 region_size 32", n(3), 3840),
+        line("raid5_ls", "3 64 stripe_cache 100000", n(3), 3840), line("raid5_ls", "3 8 stripe_cache 10", n(3), 3840),
+        line("raid5_ls", "5 64 min_recovery_rate 10 max_recovery_rate 9", n(3), 3840),
+        line("raid5_ls", "3 64 min_recovery_rate -1", n(3), 3840),
+        line("raid5_ls", "3 64 write_mostly 0", n(3), 3840), line("raid5_ls", "3 64 max_write_behind 10", n(3), 3840),
+        line("raid1", "3 0 write_mostly 2", n(2)), line("raid1", "5 0 write_mostly 0 write_mostly 1", n(2)),
+        line("raid1", "3 0 max_write_behind 40000", n(2)), line("raid1", "3 0 stripe_cache 300", n(2)),
+        line("raid5_ls", "3 64 raid10_copies 2", n(3), 3840), line("raid0", "2 64 nosync", n(2), 3840),
+        line("raid0", "3 64 region_size 64", n(2), 3840), line("raid10", "3 64 raid10_copies 1", n(4), 3840),
+        line("raid10", "3 64 raid10_copies 5", n(4), 3840), line("raid10", "3 64 raid10_format nearby", n(4), 3840),
+        line("raid10", "3 64 raid10_format", n(4), 3840), line("raid10", "2 64 raid10_use_near_sets", n(4), 3840),
+        line("raid5_ls", "3 64 journal_mode writeback", n(3), 3840), line("raid1", "3 64 journal_dev $D7", n(2)),
+        line("raid5_ls", "3 64 journal_dev $D7", n(3), 3840), line("raid5_ls", "3 64 journal_dev /nonexistent", n(3), 3840),
+        line("raid5_ls", "3 64 delta_disks 0", n(3), 3840), line("raid5_ls", "3 64 delta_disks 300", n(3), 3840),
+        line("raid5_ls", "3 64 data_offset 4", n(3), 3840), line("raid5_ls", "3 64 data_offset 12", n(3), 3840),
+        line("raid5_ls", "3 64 nosuch 4", n(3), 3840), line("raid5_ls", "2 64 nosuch", n(3), 3840),
+        line("raid5_ls", "2 64 nosync", "0"), line("raid5_ls", "2 64 nosync", "4 - $D0 - $D1 - $D2"),
+        line("raid5_ls", "2 64 nosync", "x - $D0 - $D1 - $D2"), line("raid5_ls", "2 64 nosync", "3 - $D0 - $D1 -"),
+        line("raid5_ls", "2 64 nosync", "3 - $D0 - $D1 $D2 -"), line("raid1", "2 0 nosync", "2 - $D0 - $D6"),
+        line("raid1", "2 0 nosync", "2 - $D0 - /nonexistent"), line("raid1", "2 0 nosync", "2 /nonexistent $D1 - $D0"),
+        line("raid5_ls", "1 64", "3 - - - $D1 - $D2"), line("raid0", "1 64", "2 - - - $D1", 3840),
+        line("raid5_ls", "1 64", "3 $D3 $D0 - - $D4 $D1", 3840),
+    ]
+    disks = [*(backing(1920) for _ in range(6)), backing(100), backing(4096)]
+    # daemon_sleep 0 and halves of max_write_behind: what we print means the same when it is loaded again
+    kernel.compare(fs, [*ok, *bad], disks, later=None)

@@ -108,6 +108,12 @@ class Volume:
         size_of = 48 + len(entries)
         block += struct.pack("<IIII16sIII", size_of, 1, 48, size_of, stream("guid", 16), 1, method, 0) + bytes(4) + entries
         block = block.ljust(block_size * 16, b"\0")
+        self.metadata, self.block = metadata, block
+        self.sealed = []    # offsets in the block, of the keys' nonces, authentication tags and bytes: the first and last of each
+        for kind in (2, 3):
+            at = next(i for i in range(112, len(block)) if block[i + 2:i + 6] == struct.pack("<HH", *((0, 5) if kind == 2 else (3, 5))))
+            end = at + struct.unpack_from("<H", block, at)[0]
+            self.sealed += [at + 8, at + 19, at + 20, at + 35, at + 36, end - 1]
         block += struct.pack("<HHI", 8, 2, zlib.crc32(block))    # the validation
         boot = bytearray(SECTOR)
         boot[:13] = b"\xeb\x58\x90" + (b"MSWIN4.1" if to_go else b"-FVE-FS-") + struct.pack("<H", sector_size)
@@ -136,3 +142,13 @@ class Volume:
             for start in metadata:
                 f.seek(start)
                 f.write(block.ljust(METADATA, b"\0"))
+
+    def damage(self, at):
+        """Flips a bit in all copies of the metadata, whose checksums are right again."""
+        block = bytearray(self.block)
+        block[at] ^= 1
+        block += struct.pack("<HHI", 8, 2, zlib.crc32(block))
+        with open(self.path, "r+b") as f:
+            for start in self.metadata:
+                f.seek(start)
+                f.write(block)

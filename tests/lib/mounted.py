@@ -441,6 +441,16 @@ def alive(pid):
     return True
 
 
+def wait_until_waiting(process):
+    """Until the process waits for an answer of the daemon, or is done."""
+    while process.poll() is None:
+        with open(f"/proc/{process.pid}/wchan", encoding="ascii") as f:
+            where = f.read()
+        if where.startswith("request_wait_answer"):
+            return
+        time.sleep(0.01)        # looks again
+
+
 def run_as(user, argv, **kw):
     """subprocess.run() as another user (needs root)."""
     who = pwd.getpwnam(user)

@@ -8,6 +8,7 @@ the files and the programs of the host; our images are its disks (ubd), as
 It boots in seconds and needs no privileges.
 """
 
+import ctypes
 import os
 import re
 import shlex
@@ -36,6 +37,22 @@ def why_not():
     if not os.path.isdir(MODULE_DIR):
         return f"no kernel modules in {MODULE_DIR} (package user-mode-linux)"
     return None
+
+
+def _large_state():
+    """Whether the processor's extended state (AMX) is larger than linux.uml knows."""
+    AT_MINSIGSTKSZ = 51     # it goes with that state: at most 3.6 KiB with AVX-512, 12 KiB with AMX
+    return ctypes.CDLL(None).getauxval(AT_MINSIGSTKSZ) > 4096
+
+
+def _environment(work):
+    """The guest's environment: what lets it run on this processor."""
+    if not _large_state():
+        return None
+    library = os.path.join(work, "uml_xstate.so")
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "uml_xstate.c")
+    subprocess.run(["cc", "-O2", "-D_GNU_SOURCE", "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
+    return os.environ | {"LD_PRELOAD": library}
 
 
 class Result:
@@ -86,7 +103,7 @@ def run(script, disks=(), env=None, timeout=120, check=True):
         with open(os.path.join(work, "console"), "wb") as console:
             # its own session: what is left of the guest's processes can then be ended as a group
             guest = subprocess.Popen(boot, stdin=subprocess.DEVNULL, stdout=console, stderr=console, cwd=work,
-                                     start_new_session=True)
+                                     start_new_session=True, env=_environment(work))
             late = False
             try:
                 guest.wait(timeout)
@@ -138,14 +155,15 @@ def _squeeze(text):
     return "".join(line.rstrip() + "\n" for line in text.splitlines() if line.strip())
 
 
-def tables(lines, disks, timeout=120):
+def tables(lines, disks, timeout=120, readonly=False):
     """Loads each table (text with $D0, $D1, ... for the disks) in the kernel, one after the other; the Answers."""
+    create = "dmsetup create -r" if readonly else "dmsetup create"
     script = []
     for i, text in enumerate(lines):
         path_text = re.sub(r"\$D(\d)", lambda m: f"/dev/ubd{chr(97 + int(m.group(1)))}", text)
         script.append(f"cat >t{i} <<'END_OF_TABLE'\n{path_text}\nEND_OF_TABLE\n"
                       f"echo '=table {i}=' >/dev/kmsg\n"
-                      f"if dmsetup create t t{i} >why{i} 2>&1; then\n"
+                      f"if {create} t t{i} >why{i} 2>&1; then\n"
                       f"dmsetup status t >status{i} && dmsetup table t >table{i} && echo yes >accepted{i}\n"
                       "dmsetup remove --retry t; fi")
     # what the kernel said, to each table's file
@@ -174,12 +192,14 @@ def _disk_names(text, count):
     return text
 
 
-def tables_dmfs(mount, lines, disks):
+def tables_dmfs(mount, lines, disks, readonly=False):
     """The same tables on a mounted dmfs."""
     from mounted import quote
     answers = []
     for text in lines:
         dev = mount.mkdir("t")
+        if readonly:
+            dev.write("readonly", "1")
         try:
             dev.write("table", re.sub(r"\$D(\d)", lambda m: quote(disks[int(m.group(1))]), text) + "\n")
         except OSError as e:
@@ -193,16 +213,17 @@ def tables_dmfs(mount, lines, disks):
     return answers
 
 
-def compare(mount, lines, disks, except_for=(), timeout=120, later=None):
+def compare(mount, lines, disks, except_for=(), timeout=120, later=None, readonly=False):
     """Asserts that dmfs says of each table what the kernel says.
 
     except_for: tables where we know better (a number that overflows, which the kernel wraps): dmfs must refuse them.
+    readonly: devices are made read-only.
     later: turns what kernels after 6.1 print of a table into what 6.1 prints, as dmfs does.
     """
-    kernel = tables([*lines], disks, timeout=timeout)
+    kernel = tables([*lines], disks, timeout=timeout, readonly=readonly)
     for k in kernel:
         k.table = later(k.table) if later else k.table
-    ours = tables_dmfs(mount, [*lines], disks)
+    ours = tables_dmfs(mount, [*lines], disks, readonly=readonly)
     wrong = []
     for text, k, d in zip(lines, kernel, ours):
         if text in except_for:

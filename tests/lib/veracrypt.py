@@ -46,30 +46,37 @@ def keyfile_pool(passphrase, keyfiles):
     return bytes(pool)
 
 
-def header(fs, work, ciphers, passphrase, master, size, offset, pim, digest="sha512", hidden=False):
+def header(fs, work, ciphers, passphrase, master, size, offset, pim, digest="sha512", hidden=False, system=False,
+           encrypted=None, flags=None):
     keys = master.ljust(256, b"\0")
-    fields = struct.pack(">4sHHI16xQQQQII", b"VERA", 5, 0x10B, zlib.crc32(keys), size if hidden else 0, size, offset, size,
-                         0, 512)
+    fields = struct.pack(">4sHHI16xQQQQII", b"VERA", 5, 0x10B, zlib.crc32(keys), size if hidden else 0, size, offset,
+                         size if encrypted is None else encrypted, int(system) if flags is None else flags, 512)
     head = fields.ljust(188, b"\0")
     plain = head + struct.pack(">I", zlib.crc32(head)) + keys
-    derived = hashlib.pbkdf2_hmac(digest, passphrase, SALT, 15000 + 1000 * pim if pim else 500000, 64 * len(ciphers))
+    iterations = 2048 * pim if system else 15000 + 1000 * pim
+    derived = hashlib.pbkdf2_hmac(digest, passphrase, SALT, iterations if pim else 200000 if system else 500000,
+                                  64 * len(ciphers))
     # the header key of a cascade: all first halves, then all second halves
     n = len(ciphers)
     key = b"".join(derived[i * 32:i * 32 + 32] + derived[(n + i) * 32:(n + i) * 32 + 32] for i in range(n))
     return SALT + encrypt(fs, work, ciphers, key, plain.ljust(512, b"\0"))[:448]
 
 
+def master_key(name, ciphers):
+    """As a header has it (all first halves, then all second halves), and as the layers have it."""
+    n, master = len(ciphers), stream(name, 64 * len(ciphers))
+    return master, b"".join(master[i * 32:i * 32 + 32] + master[(n + i) * 32:(n + i) * 32 + 32] for i in range(n))
+
+
 def volume(fs, work, ciphers, passphrase, data, pim=0, digest="sha512", hidden=None):
     """The path of a volume that holds data; hidden: (passphrase, data) of a hidden volume at its end."""
-    n = len(ciphers)
     path = os.path.join(work, "vera.hc")
     end = GROUP + len(data)
     with open(path, "wb") as f:
         f.truncate(end + GROUP)
         inner = [(*hidden, 64 << 10, end - len(hidden[1]))] if hidden else []
         for secret, content, head_at, offset in [(passphrase, data, 0, GROUP), *inner]:
-            master = stream(f"master{head_at}", 64 * n)
-            key = b"".join(master[i * 32:i * 32 + 32] + master[(n + i) * 32:(n + i) * 32 + 32] for i in range(n))
+            master, key = master_key(f"master{head_at}", ciphers)
             head = header(fs, work, ciphers, secret, master, len(content), offset, pim, digest, head_at > 0)
             for at in (head_at, end + head_at):     # and the backup
                 f.seek(at)
@@ -77,3 +84,32 @@ def volume(fs, work, ciphers, passphrase, data, pim=0, digest="sha512", hidden=N
             f.seek(offset)
             f.write(encrypt(fs, work, ciphers, key, content, iv_offset=offset // SECTOR))
     return path
+
+
+def system(fs, work, ciphers, passphrase, data, start=2048, behind=2048, pim=1, whole=False, **header_options):
+    """A disk with an encrypted system: the path, and that of an image of the partition alone.
+
+    The partition, of data, begins at sector start; behind it is another, of sectors that all hold the letter P; at the
+    end the disk has a sector of B.  whole: the header tells of all of the disk behind the boot loader, 63 sectors.
+    """
+    path, part = os.path.join(work, "disk"), os.path.join(work, "partition")
+    sectors = len(data) // SECTOR
+    master, key = master_key("system", ciphers)
+    area = 63 if whole else start
+    size = (start + sectors + behind - area) * SECTOR if whole else len(data)
+    head = header(fs, work, ciphers, passphrase, master, size, area * SECTOR, pim, "sha256", system=True, **header_options)
+    crypted = encrypt(fs, work, ciphers, key, data, iv_offset=start)
+    table = b"".join(struct.pack("<B3xB3xII", 0x80 * (not i), 7, *where) for i, where in
+                     enumerate([(start, sectors), (start + sectors, behind)]))
+    with open(path, "wb") as f:
+        f.seek(446)
+        f.write(table)
+        f.seek(510)
+        f.write(b"\x55\xaa")
+        f.seek(62 * SECTOR)
+        f.write(head)
+        f.seek(start * SECTOR)
+        f.write(crypted + b"P" * (behind - 1) * SECTOR + b"B" * SECTOR)
+    with open(part, "wb") as f:
+        f.write(crypted)
+    return path, part

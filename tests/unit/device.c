@@ -33,6 +33,34 @@ void unit_files_close(void)
 	g_clear_pointer(&files, g_ptr_array_unref);
 }
 
+static GHashTable *stores; /* name -> struct dm_dev * */
+
+static int store_open(const struct dm_opener *who, const char *uri, enum dm_mode mode, struct dm_dev **out,
+		      GError **err)
+{
+	struct dm_dev *dev = g_hash_table_lookup(stores, strchr(uri, ':') + 1);
+
+	if (!dev)
+		return dm_fail(err, ENOENT, "%s is not the name of a test's device", uri);
+	*out = dm_dev_get(dev);
+	return 0;
+}
+
+void unit_store(const char *name, struct dm_dev *dev)
+{
+	static const struct dm_store_scheme scheme = {"unit:", store_open};
+
+	dm_store_scheme_more = &scheme;
+	if (!stores)
+		stores = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+	g_hash_table_insert(stores, g_strdup(name), dev);
+}
+
+void unit_stores_forget(void)
+{
+	g_clear_pointer(&stores, g_hash_table_unref);
+}
+
 int unit_load(struct dm_mapped *md, const char *table, GError **err)
 {
 	g_auto(GStrv) lines = g_strsplit(table, "\n", -1);

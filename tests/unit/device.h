@@ -13,6 +13,13 @@
 const char *unit_file(uint64_t sectors);
 void unit_files_close(void);
 
+/*
+ * Any device, for tables to name as unit:NAME; they hold references of their own.  unit_stores_forget() lets go of
+ * the names.
+ */
+void unit_store(const char *name, struct dm_dev *dev);
+void unit_stores_forget(void);
+
 /* Loads a table, "\n" between its lines, and makes it live. */
 int unit_load(struct dm_mapped *md, const char *table, GError **err);
 /* A new device with this table (printf); it must load. */

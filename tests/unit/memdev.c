@@ -39,6 +39,27 @@ static void record(struct memdev *m, struct dm_bio *bio)
 	}
 }
 
+/* Moves a bio's tags; its blocks must be whole. */
+static int move_tags(struct memdev *m, struct dm_bio *bio)
+{
+	unsigned block = m->tag_block / 512;
+	uint8_t *at;
+	size_t len;
+
+	if (!bio->tags.data)
+		return 0;
+	if (!block || bio->tags.block_sectors != block || bio->tags.bytes != m->tag_bytes || bio->sector % block ||
+	    bio->sectors % block || !dm_op_has_data(bio->op))
+		return -EINVAL;
+	at = m->tags + bio->sector / block * m->tag_bytes;
+	len = bio->sectors / block * m->tag_bytes;
+	if (bio->op == DM_READ)
+		memcpy(bio->tags.data, at, len);
+	else
+		memcpy(at, bio->tags.data, len);
+	return 0;
+}
+
 static int carry_out(struct memdev *m, struct dm_bio *bio)
 {
 	uint8_t *at = m->data + bio->sector * 512;
@@ -50,6 +71,8 @@ static int carry_out(struct memdev *m, struct dm_bio *bio)
 	}
 	if (bio->op != DM_FLUSH && (bio->sector > m->sectors || bio->sectors > m->sectors - bio->sector))
 		return -EIO;
+	if (move_tags(m, bio))
+		return -EINVAL;
 	switch (bio->op) {
 	case DM_READ:
 		m->reads++;
@@ -67,6 +90,11 @@ static int carry_out(struct memdev *m, struct dm_bio *bio)
 		/* fall through */
 	case DM_WRITE_ZEROES:
 		memset(at, 0, len);
+		break;
+	case DM_PROVISION:
+		return 0;
+	default:
+		return -EOPNOTSUPP;
 	}
 	record(m, bio);
 	return 0;
@@ -90,8 +118,11 @@ static uint64_t mem_sectors(struct dm_dev *dev)
 
 static void mem_limits(struct dm_dev *dev, struct dm_limits *l)
 {
-	*l = (struct dm_limits){.logical_block_size = 512, .physical_block_size = 512,
-				.max_discard_sectors = UINT64_MAX >> 9, .discard_granularity = 512, .discard_zeroes = true};
+	struct memdev *m = (struct memdev *)dev;
+
+	*l = (struct dm_limits){.logical_block_size = MAX(m->tag_block, 512), .physical_block_size = 512,
+				.max_discard_sectors = UINT64_MAX >> 9, .discard_granularity = 512, .discard_zeroes = true,
+				.tag_bytes = m->tag_bytes, .tag_block = m->tag_block};
 }
 
 static void mem_print(struct dm_dev *dev, GString *out)
@@ -110,6 +141,7 @@ static void mem_free(struct dm_dev *dev)
 	struct memdev *m = (struct memdev *)dev;
 
 	forget_log(m);
+	g_free(m->tags);
 	g_free(m->data);
 	pthread_mutex_destroy(&m->lock);
 	g_free(m);
@@ -136,6 +168,13 @@ struct memdev *memdev_new(uint64_t sectors)
 	m->fail_error = -EIO;
 	pthread_mutex_init(&m->lock, NULL);
 	return m;
+}
+
+void memdev_tags(struct memdev *m, unsigned bytes, unsigned block)
+{
+	m->tag_bytes = bytes;
+	m->tag_block = block;
+	m->tags = g_malloc0(m->sectors * 512 / block * bytes);
 }
 
 struct memdev *memdev_replay(struct memdev *m, const uint8_t *image, size_t n, uint64_t lost)

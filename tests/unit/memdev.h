@@ -26,10 +26,14 @@ struct memdev {
 	uint64_t fail_at; /* the number of the I/O (1 the next) that fails, and all after it; 0: none */
 	int fail_error;
 	bool fail_writes_only;
+	/* Tags (bio.h): tag_bytes for each block of tag_block bytes; 0: it takes none.  memdev_tags() sets them. */
+	unsigned tag_bytes, tag_block;
+	uint8_t *tags;
 	GArray *log; /* struct memdev_write, if recording */
 };
 
 struct memdev *memdev_new(uint64_t sectors);
+void memdev_tags(struct memdev *m, unsigned bytes, unsigned block);
 static inline void memdev_put(struct memdev *m)
 {
 	dm_dev_put(&m->dev);

@@ -19,18 +19,18 @@ uint64_t rnd(uint64_t n)
 	return seed % n;
 }
 
-static void sb_prepare(dm_block_t where, void *data, size_t size)
+static void sb_prepare(void *context, dm_block_t where, void *data, size_t size)
 {
 	put_le64(data + 8, where);
 	put_le32(data, dm_bm_checksum(data + 4, size - 4, 160774));
 }
 
-static int sb_check(dm_block_t where, const void *data, size_t size)
+static int sb_check(void *context, dm_block_t where, const void *data, size_t size)
 {
 	return get_le64(data + 8) == where && get_le32(data) == dm_bm_checksum(data + 4, size - 4, 160774) ? 0 : -EILSEQ;
 }
 
-static const struct dm_validator sb_validator = {"superblock", sb_prepare, sb_check};
+static const struct dm_validator sb_validator = {"superblock", sb_prepare, sb_check, NULL};
 
 static int data_inc(void *sm, const void *values, unsigned n)
 {

@@ -36,7 +36,7 @@ static inline void ramdev_submit(struct dm_dev *dev, struct dm_bio *bio)
 		error = -EIO;
 	else if (bio->op == DM_WRITE)
 		dm_iov_read(bio->iov, bio->iovcnt, 0, m->data + bio->sector * 512, bio->sectors * 512);
-	else
+	else if (bio->op != DM_PROVISION)
 		memset(m->data + bio->sector * 512, 0, bio->sectors * 512);
 	dm_bio_end(bio, error);
 }

@@ -5,12 +5,14 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <glib.h>
 #include <pthread.h>
 #include <stdlib.h>
 
 #include <dmfs/block_lock.h>
 #include <dmfs/container_of.h>
+#include <dmfs/hold.h>
 
 struct one {
 	struct dm_block_claim claim;
@@ -163,7 +165,7 @@ static void parked_bios_come_back(void **state)
 {
 	struct dm_block_lock *l = dm_block_lock_new(0);
 	struct dm_block_claim holder, second, range;
-	struct dm_bio bios[3];
+	struct dm_bio bios[3] = {{.op = DM_WRITE}};
 	struct dm_bio_list out;
 
 	(void)state;
@@ -183,6 +185,43 @@ static void parked_bios_come_back(void **state)
 	assert_non_null(dm_bio_list_pop(&out));
 	assert_non_null(dm_bio_list_pop(&out));
 	assert_null(dm_bio_list_pop(&out));
+	dm_block_lock_free(l);
+}
+
+static unsigned interrupted;
+
+static void parked_end(struct dm_bio *bio)
+{
+	assert_int_equal(bio->error, -EINTR);
+	interrupted++;
+}
+
+static void the_dead_do_not_stay_parked(void **state)
+{
+	struct dm_block_lock *l = dm_block_lock_new(0);
+	struct dm_block_claim holder, other;
+	struct dm_origin origin[3];
+	struct dm_bio bios[3];
+	struct dm_bio_list out;
+
+	(void)state;
+	dm_bio_list_init(&out);
+	assert_true(dm_block_lock_or_park(l, &holder, 1, NULL));
+	for (int i = 0; i < 3; i++) {
+		dm_origin_init(&origin[i]);
+		bios[i] = (struct dm_bio){.op = DM_WRITE, .end = parked_end, .origin = &origin[i]};
+		assert_false(dm_block_lock_or_park(l, &other, 1, &bios[i]));
+	}
+	dm_origin_cancel(&origin[2]); /* the last one, then the first */
+	dm_origin_cancel(&origin[0]);
+	assert_int_equal(interrupted, 2);
+	assert_false(dm_block_lock_or_park(l, &other, 1, &bios[0])); /* and not again */
+	assert_int_equal(interrupted, 3);
+	dm_block_unlock(l, &holder, &out);
+	assert_ptr_equal(dm_bio_list_pop(&out), &bios[1]);
+	assert_null(out.head);
+	for (int i = 0; i < 3; i++)
+		dm_origin_destroy(&origin[i]);
 	dm_block_lock_free(l);
 }
 
@@ -411,6 +450,7 @@ int main(void)
 		cmocka_unit_test(who_gives_up_lets_others_by),
 		cmocka_unit_test(long_queue),
 		cmocka_unit_test(parked_bios_come_back),
+		cmocka_unit_test(the_dead_do_not_stay_parked),
 		cmocka_unit_test(as_the_model_says),
 		cmocka_unit_test(many_threads),
 		cmocka_unit_test(callbacks_from_many_threads),

@@ -45,7 +45,7 @@ static void stream(const char *tag, uint8_t *out, size_t len)
 static struct crypt_engine *make_engine(const char *spec_text, const uint8_t *key_data, size_t key_len,
 					unsigned sector_size, bool large)
 {
-	struct crypt_key key = {.size = key_len, .data = (uint8_t *)key_data};
+	struct dm_key key = {.size = key_len, .data = (uint8_t *)key_data};
 	struct crypt_engine *e = NULL;
 	struct crypt_spec spec;
 	GError *err = NULL;
@@ -224,14 +224,14 @@ static void test_wipe(void **state)
 {
 	static uint8_t data[512];
 	struct iovec iov = {data, sizeof(data)};
-	struct crypt_key key;
+	struct dm_key key;
 	struct crypt_spec spec;
 	struct crypt_engine *e;
 	uint8_t other[32], *arena;
 
 	stream("other", other, sizeof(other));
 	assert_int_equal(crypt_spec_parse("aes-cbc-plain64", &spec, NULL), 0);
-	assert_int_equal(crypt_key_read("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f", &key, NULL), 0);
+	assert_int_equal(dm_key_read("crypt", "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f", &key, NULL), 0);
 	assert_true(dm_secmem_owns(key.data));
 	assert_int_equal(key.size, 32);
 	assert_int_equal(key.data[31], 0x1f);
@@ -240,7 +240,7 @@ static void test_wipe(void **state)
 	assert_int_equal(crypt_engine_new(&spec, 32, 512, false, &e, NULL), 0);
 	assert_int_equal(crypt_engine_encrypt(e, 0, &iov, 1, 0, data, 512), -ENOMEM);
 	assert_int_equal(crypt_engine_set_key(e, &key, NULL), 0);
-	crypt_key_clear(&key);
+	dm_key_clear(&key);
 	assert_true(holds(arena, 16384, "\0\1\2\3\4\5\6\7\10\11\12\13\14\15\16\17", 16)); /* the engine's own */
 	assert_int_equal(crypt_engine_encrypt(e, 0, &iov, 1, 0, data, 512), 0);
 	crypt_engine_wipe_key(e);
@@ -256,7 +256,7 @@ static void test_wipe(void **state)
 static void test_wrong_key_keeps_old(void **state)
 {
 	uint8_t raw[64], a[512] = {1}, b[512], c[512];
-	struct crypt_key shorter = {.size = 16, .data = raw};
+	struct dm_key shorter = {.size = 16, .data = raw};
 	struct crypt_engine *e;
 	GError *err = NULL;
 

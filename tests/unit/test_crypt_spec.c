@@ -11,7 +11,7 @@
 
 #include "../../targets/crypt/crypt.h"
 
-static void expect(const char *text, const char *cipher, enum crypt_mode mode, enum crypt_iv iv, const char *hash,
+static void expect(const char *text, const char *cipher, enum dm_cipher_mode mode, enum crypt_iv iv, const char *hash,
 		   unsigned keycount)
 {
 	struct crypt_spec spec;
@@ -24,29 +24,29 @@ static void expect(const char *text, const char *cipher, enum crypt_mode mode, e
 	assert_int_equal(spec.iv, iv);
 	assert_int_equal(spec.keycount, keycount);
 	if (hash)
-		assert_string_equal(spec.essiv->name, hash);
+		assert_string_equal(spec.essiv.name, hash);
 	else
-		assert_null(spec.essiv);
+		assert_null(spec.essiv.name);
 }
 
 static void test_accepted(void **state)
 {
-	expect("aes", "aes", CRYPT_CBC, CRYPT_IV_PLAIN, NULL, 1);
-	expect("aes-plain", "aes", CRYPT_CBC, CRYPT_IV_PLAIN, NULL, 1);
-	expect("aes:64-cbc-lmk", "aes", CRYPT_CBC, CRYPT_IV_LMK, NULL, 64);
-	expect("aes-cbc-essiv:sha256", "aes", CRYPT_CBC, CRYPT_IV_PLAIN64, "sha256", 1);
-	expect("aes-cbc-essiv:sha3-256", "aes", CRYPT_CBC, CRYPT_IV_PLAIN64, "sha3-256", 1);
-	expect("twofish-ecb", "twofish", CRYPT_ECB, CRYPT_IV_NONE, NULL, 1);
-	expect("serpent-xts-plain64", "serpent", CRYPT_XTS, CRYPT_IV_PLAIN64, NULL, 1);
-	expect("des3_ede-ctr-benbi", "des3_ede", CRYPT_CTR, CRYPT_IV_BENBI, NULL, 1);
-	expect("capi:xts(aes)-plain64", "aes", CRYPT_XTS, CRYPT_IV_PLAIN64, NULL, 1);
-	expect("capi:cbc(aes)-essiv:sha3-256", "aes", CRYPT_CBC, CRYPT_IV_PLAIN64, "sha3-256", 1);
-	expect("capi:essiv(cbc(aes),sha256)-tcw", "aes", CRYPT_CBC, CRYPT_IV_TCW, "sha256", 1);
-	expect("capi:cbc(aes)-lmk", "aes", CRYPT_CBC, CRYPT_IV_LMK, NULL, 64);
-	expect("capi:chacha20-plain64", "chacha20", CRYPT_STREAM, CRYPT_IV_PLAIN64, NULL, 1);
-	expect("capi:ecb(aes)", "aes", CRYPT_ECB, CRYPT_IV_NONE, NULL, 1);
-	expect("cipher_null-ecb", "cipher_null", CRYPT_ECB, CRYPT_IV_NONE, NULL, 1);
-	expect("aes-cbc-elephant", "aes", CRYPT_CBC, CRYPT_IV_ELEPHANT, NULL, 1);
+	expect("aes", "aes", DM_CIPHER_CBC, CRYPT_IV_PLAIN, NULL, 1);
+	expect("aes-plain", "aes", DM_CIPHER_CBC, CRYPT_IV_PLAIN, NULL, 1);
+	expect("aes:64-cbc-lmk", "aes", DM_CIPHER_CBC, CRYPT_IV_LMK, NULL, 64);
+	expect("aes-cbc-essiv:sha256", "aes", DM_CIPHER_CBC, CRYPT_IV_PLAIN64, "sha256", 1);
+	expect("aes-cbc-essiv:sha3-256", "aes", DM_CIPHER_CBC, CRYPT_IV_PLAIN64, "sha3-256", 1);
+	expect("twofish-ecb", "twofish", DM_CIPHER_ECB, CRYPT_IV_NONE, NULL, 1);
+	expect("serpent-xts-plain64", "serpent", DM_CIPHER_XTS, CRYPT_IV_PLAIN64, NULL, 1);
+	expect("des3_ede-ctr-benbi", "des3_ede", DM_CIPHER_CTR, CRYPT_IV_BENBI, NULL, 1);
+	expect("capi:xts(aes)-plain64", "aes", DM_CIPHER_XTS, CRYPT_IV_PLAIN64, NULL, 1);
+	expect("capi:cbc(aes)-essiv:sha3-256", "aes", DM_CIPHER_CBC, CRYPT_IV_PLAIN64, "sha3-256", 1);
+	expect("capi:essiv(cbc(aes),sha256)-tcw", "aes", DM_CIPHER_CBC, CRYPT_IV_TCW, "sha256", 1);
+	expect("capi:cbc(aes)-lmk", "aes", DM_CIPHER_CBC, CRYPT_IV_LMK, NULL, 64);
+	expect("capi:chacha20-plain64", "chacha20", DM_CIPHER_STREAM, CRYPT_IV_PLAIN64, NULL, 1);
+	expect("capi:ecb(aes)", "aes", DM_CIPHER_ECB, CRYPT_IV_NONE, NULL, 1);
+	expect("cipher_null-ecb", "cipher_null", DM_CIPHER_ECB, CRYPT_IV_NONE, NULL, 1);
+	expect("aes-cbc-elephant", "aes", DM_CIPHER_CBC, CRYPT_IV_ELEPHANT, NULL, 1);
 }
 
 static void test_meaningless_parts_are_told(void **state)
@@ -194,10 +194,10 @@ static void test_bad_keys(void **state)
 	};
 
 	for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
-		struct crypt_key key;
+		struct dm_key key;
 		GError *err = NULL;
 
-		assert_true(crypt_key_read(bad[i].arg, &key, &err) < 0);
+		assert_true(dm_key_read("crypt", bad[i].arg, &key, &err) < 0);
 		assert_null(key.data);
 		assert_null(strstr(err->message, "c0ffee"));
 		if (!strstr(err->message, bad[i].why))
@@ -209,10 +209,10 @@ static void test_bad_keys(void **state)
 
 static void test_missing_keyring_key(void **state)
 {
-	struct crypt_key key;
+	struct dm_key key;
 	GError *err = NULL;
 
-	assert_true(crypt_key_read(":32:user:dmfs-test-surely-not-there", &key, &err) < 0);
+	assert_true(dm_key_read("crypt", ":32:user:dmfs-test-surely-not-there", &key, &err) < 0);
 #ifdef HAVE_KEYUTILS
 	assert_non_null(strstr(err->message, "'dmfs-test-surely-not-there' is not in the keyrings"));
 #endif

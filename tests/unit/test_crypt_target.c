@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -167,8 +168,8 @@ static void test_write_and_read(void **state)
 
 struct waiting {
 	struct dm_bio bio;
-	GMutex lock;
-	GCond cond;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
 	bool done;
 };
 
@@ -176,23 +177,23 @@ static void wake(struct dm_bio *bio)
 {
 	struct waiting *w = bio->private;
 
-	g_mutex_lock(&w->lock);
+	pthread_mutex_lock(&w->lock);
 	w->done = true;
-	g_cond_signal(&w->cond);
-	g_mutex_unlock(&w->lock);
+	pthread_cond_signal(&w->cond);
+	pthread_mutex_unlock(&w->lock);
 }
 
 static int submit_and_wait(enum dm_op op, unsigned flags, uint64_t sector, struct iovec *iov, int iovcnt)
 {
-	struct waiting w = {.done = false};
+	struct waiting w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 
 	w.bio = (struct dm_bio){.op = op, .flags = flags, .dev = &md->dev, .sector = sector, .iov = iov,
 				.iovcnt = iovcnt, .sectors = dm_iov_bytes(iov, iovcnt) / 512, .end = wake, .private = &w};
 	dm_submit(&w.bio);
-	g_mutex_lock(&w.lock);
+	pthread_mutex_lock(&w.lock);
 	while (!w.done)
-		g_cond_wait(&w.cond, &w.lock);
-	g_mutex_unlock(&w.lock);
+		pthread_cond_wait(&w.cond, &w.lock);
+	pthread_mutex_unlock(&w.lock);
 	return w.bio.error;
 }
 

@@ -225,7 +225,7 @@ static void a_mark_is_on_the_disk_after_flush(void **state)
 	t = make(n, NULL, "disk %s %u", f.path, REGION);
 	resume();
 	for (uint64_t r = 0; r < n; r++)
-		assert_int_equal(live->type->in_sync(live, r), clean[r]);
+		assert_int_equal(live->type->in_sync(live, r, false), clean[r]);
 	for (uint64_t r = 0, work; r < n; r++) {
 		if (clean[r])
 			continue;
@@ -408,6 +408,43 @@ static void a_device_that_fails_is_written_when_it_is_back(void **state)
 	file_close(&f);
 }
 
+/* --- a log on another host --------------------------------------------------------------- */
+
+static int far_in_sync(struct dm_dirty_log *log, uint64_t region, bool may_wait)
+{
+	return region > 9 ? -ETIMEDOUT : may_wait ? (int)(region % 2) : -EWOULDBLOCK;
+}
+
+static bool far_recovering(struct dm_dirty_log *log, uint64_t region)
+{
+	return region == 4;
+}
+
+static void far_end_waiting(struct dm_dirty_log *log)
+{
+	*(bool *)log->context = true;
+}
+
+/* What is not known is not in sync, and what a log on this host leaves out means nothing. */
+static void a_log_far_away(void **state)
+{
+	static const struct dm_dirty_log_type far = {
+		.in_sync = far_in_sync, .is_remote_recovering = far_recovering, .end_waiting = far_end_waiting};
+	bool ended = false;
+	struct dm_dirty_log log = {.type = &far, .context = &ended};
+
+	assert_false(dm_dirty_log_in_sync(&log, 1));
+	assert_false(dm_dirty_log_in_sync(&log, 10));
+	assert_int_equal(log.type->in_sync(&log, 1, true), 1);
+	assert_true(dm_dirty_log_is_remote_recovering(&log, 4));
+	assert_false(dm_dirty_log_is_remote_recovering(&log, 5));
+	dm_dirty_log_end_waiting(&log);
+	assert_true(ended);
+	log.type = &(const struct dm_dirty_log_type){.in_sync = far_in_sync};
+	assert_false(dm_dirty_log_is_remote_recovering(&log, 4));
+	dm_dirty_log_end_waiting(&log);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -419,6 +456,7 @@ int main(void)
 		cmocka_unit_test(sizes_and_arguments),
 		cmocka_unit_test(core_forgets),
 		cmocka_unit_test(a_device_that_fails_is_written_when_it_is_back),
+		cmocka_unit_test(a_log_far_away),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -131,6 +131,43 @@ static void quoting(void **state)
 	assert_string_equal(plain, "/a b\t'c\\#");
 }
 
+static void lines_and_words(void **state)
+{
+	static const char *const lines[] = {"0 8 linear /a\\\nb\\ c 0", "", "x\\\\", "last\\"};
+	g_autofree char *text = g_strjoin("\n", lines[0], lines[1], lines[2], lines[3], NULL);
+	g_auto(GStrv) got = tree_lines(text), words = tree_words(lines[0]), none = tree_words(" \t ");
+
+	assert_int_equal(g_strv_length(got), 4);
+	for (unsigned i = 0; i < 4; i++)
+		assert_string_equal(got[i], lines[i]);
+	assert_int_equal(g_strv_length(words), 5);
+	assert_string_equal(words[3], "/a\\\nb\\ c");
+	assert_int_equal(g_strv_length(none), 0);
+	/* in a comment nothing is quoted; a # within a word or quoted begins none */
+	assert_int_equal(tree_line_length("a # b\\\nc", true), 6);
+	assert_int_equal(tree_line_length("a # b\\\nc", false), 8);
+	assert_int_equal(tree_line_length("a#\\\nc", true), 5);
+	assert_int_equal(tree_line_length("\\#\\\nc", true), 5);
+	assert_int_equal(tree_line_length("a\\", true), 2);
+}
+
+static void shown_texts(void **state)
+{
+	static const char *const names[][3] = {
+		{"a b\\c", "a b\\c", "a b\\c"},
+		{"a\nb c/\\", "a\\x0ab\\x20c\\x2f\\x5c", "a\\x0ab c/\\x5c"},
+		{"\177", "\\x7f", "\\x7f"},
+		{"\303\274", "\303\274", "\303\274"},
+	};
+
+	for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+		g_autofree char *name = tree_shown_name(names[i][0]), *path = tree_shown_path(names[i][0]);
+
+		assert_string_equal(name, names[i][1]);
+		assert_string_equal(path, names[i][2]);
+	}
+}
+
 /* --- dm-init's format ---------------------------------------------------------------------------- */
 
 static bool note(const struct concise_device *d, void *data)
@@ -412,6 +449,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(bad_options_are_refused, hide, show),
 		cmocka_unit_test(mounts_of_dmfs),
 		cmocka_unit_test(quoting),
+		cmocka_unit_test(lines_and_words),
+		cmocka_unit_test(shown_texts),
 		cmocka_unit_test(concise_devices),
 		cmocka_unit_test_setup_teardown(broken_concise_devices, hide, show),
 		cmocka_unit_test(progress_of_targets),

@@ -268,3 +268,99 @@ char *tree_unquote(const char *word)
 	}
 	return g_string_free(out, FALSE);
 }
+
+size_t tree_line_length(const char *text, bool comments)
+{
+	bool blank = true, comment = false;
+	size_t i;
+
+	for (i = 0; text[i] && text[i] != '\n'; i++) {
+		comment |= comments && blank && text[i] == '#';
+		blank = g_ascii_isspace(text[i]);
+		if (text[i] == '\\' && text[i + 1] && !comment)
+			i++;
+	}
+	return i;
+}
+
+char **tree_lines(const char *text)
+{
+	GPtrArray *lines = g_ptr_array_new();
+
+	while (*text) {
+		size_t len = tree_line_length(text, false);
+
+		g_ptr_array_add(lines, g_strndup(text, len));
+		text += len + (text[len] == '\n');
+	}
+	g_ptr_array_add(lines, NULL);
+	return (char **)g_ptr_array_free(lines, FALSE);
+}
+
+char **tree_words(const char *line)
+{
+	GPtrArray *words = g_ptr_array_new();
+
+	for (;;) {
+		size_t len = 0;
+
+		while (g_ascii_isspace(*line))
+			line++;
+		if (!*line)
+			break;
+		while (line[len] && !g_ascii_isspace(line[len]))
+			len += 1 + (line[len] == '\\' && line[len + 1]);
+		g_ptr_array_add(words, g_strndup(line, len));
+		line += len;
+	}
+	g_ptr_array_add(words, NULL);
+	return (char **)g_ptr_array_free(words, FALSE);
+}
+
+/* --- what is shown --------------------------------------------------------------------------- */
+
+static bool has_control(const char *text)
+{
+	for (; *text; text++)
+		if (g_ascii_iscntrl(*text))
+			return true;
+	return false;
+}
+
+/* Characters that need no \xNN, which are those that udev takes. */
+static bool plain(char c)
+{
+	return g_ascii_isalnum(c) || (c && strchr("#+-.:=@_", c));
+}
+
+char *tree_mangle(const char *name)
+{
+	GString *out = g_string_new(NULL);
+
+	for (const char *p = name; *p; p++)
+		if (plain(*p))
+			g_string_append_c(out, *p);
+		else
+			g_string_append_printf(out, "\\x%02x", (unsigned char)*p);
+	return g_string_free(out, FALSE);
+}
+
+char *tree_shown_name(const char *name)
+{
+	return has_control(name) ? tree_mangle(name) : g_strdup(name);
+}
+
+char *tree_shown_path(const char *path)
+{
+	GString *out;
+
+	if (!has_control(path))
+		return g_strdup(path);
+	out = g_string_new(NULL);
+	for (const char *p = path; *p; p++)
+		if (g_ascii_iscntrl(*p) || *p == '\\')
+			g_string_append_printf(out, "\\x%02x", (unsigned char)*p);
+		else
+			g_string_append_c(out, *p);
+	return g_string_free(out, FALSE);
+}

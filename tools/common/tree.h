@@ -37,5 +37,20 @@ bool tree_has_device(const char *root, const char *name);
 char *tree_quote(const char *word);
 /* Undoes it, for a text that is one word. */
 char *tree_unquote(const char *word);
+/*
+ * How long the line is that text begins with, without its newline: a quoted newline is one of a word.  comments: a word
+ * that begins with # begins one, in which nothing is quoted.
+ */
+size_t tree_line_length(const char *text, bool comments);
+/* The lines of a text that the tree prints, and the words of a line, still quoted; g_strfreev() them. */
+char **tree_lines(const char *text);
+char **tree_words(const char *line);
+/*
+ * A text that may stand in a line of output: control characters as \xNN.  In a name, if there are any, all but a few
+ * characters are, so that it can be given back to the program.
+ */
+char *tree_mangle(const char *name);
+char *tree_shown_name(const char *name);
+char *tree_shown_path(const char *path);
 
 #endif

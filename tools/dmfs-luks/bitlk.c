@@ -81,9 +81,9 @@ static int unseal(const struct fve_sealed *s, const uint8_t *key, uint8_t *out, 
 	return 0;
 }
 
-/* From a volume master key and the key that opens it; key has room for *len bytes, all of which are needed. */
-static int key_by_master(const struct fve *v, const struct fve_sealed *master, const uint8_t *opens, char *key,
-			 size_t *len, GError **err)
+/* From a volume master key and the key that opens it; all of k is needed. */
+static int key_by_master(const struct fve *v, const struct fve_sealed *master, const uint8_t *opens, struct key *k,
+			 GError **err)
 {
 	size_t vmk_len, fvek_len, most = MAX(master->data_bytes, v->fvek.data_bytes);
 	uint8_t *vmk = crypt_safe_alloc(most), *fvek = crypt_safe_alloc(most);
@@ -98,10 +98,10 @@ static int key_by_master(const struct fve *v, const struct fve_sealed *master, c
 	/* AES-128 with diffuser: each half is filled up to 32 bytes */
 	if (!r && v->method == 0x8000 && fvek_len >= 64)
 		memmove(fvek + 16, fvek + 32, 16);
-	if (!r && fvek_len < *len)
+	if (!r && fvek_len < k->room)
 		r = fail(err, EINVAL, "%s", wrong_key);
 	if (!r)
-		memcpy(key, fvek, *len);
+		memcpy(k->bytes, fvek, k->room);
 	crypt_safe_free(vmk);
 	crypt_safe_free(fvek);
 	return r;
@@ -137,7 +137,7 @@ struct metadata {
 };
 
 /* libcryptsetup (2.6) hashes too much of a passphrase that has other than ASCII in it. */
-static int key_by_utf16(const struct secret *pass, char *key, size_t *len, void *data)
+static int key_by_utf16(const struct secret *pass, struct key *k, void *data)
 {
 	const struct metadata *m = data;
 	const uint8_t *salt;
@@ -161,7 +161,7 @@ static int key_by_utf16(const struct secret *pass, char *key, size_t *len, void 
 	while (utf16 && opens && r && fve_next_passphrase(m->block, FVE_METADATA_BYTES, &at, &salt, &vmk)) {
 		r = stretch(utf16, (size_t)units, salt, opens);
 		if (!r)
-			r = key_by_master(m->fve, &vmk, opens, key, len, NULL);
+			r = key_by_master(m->fve, &vmk, opens, k, NULL);
 	}
 	crypt_safe_free(opens);
 	if (utf16)
@@ -172,8 +172,8 @@ static int key_by_utf16(const struct secret *pass, char *key, size_t *len, void 
 
 /* --- the table ------------------------------------------------------------------------------------ */
 
-static int add_lines(const char *path, const char *cipher, const struct fve *f, const GArray *segments, const char *key,
-		     size_t len, bool discards, struct volume *v, GError **err)
+static int add_lines(const char *path, const char *cipher, const struct fve *f, const GArray *segments,
+		     const struct key *k, bool discards, struct volume *v, GError **err)
 {
 	bool large = f->sector_size > 512;
 	g_autofree char *file = volume_quoted(path);
@@ -192,9 +192,9 @@ static int add_lines(const char *path, const char *cipher, const struct fve *f, 
 							large || discards ? options : "");
 
 		if (s->zero)
-			r = stage_line(stage, range, NULL, 0, "zero\n", err);
+			r = stage_line_zero(stage, range, err);
 		else
-			r = stage_line(stage, head, key, len, tail, err);
+			r = stage_line(stage, head, k, tail, err);
 	}
 	return r;
 }
@@ -205,9 +205,8 @@ int bitlk_open(struct crypt_device *cd, const char *path, const struct options *
 	g_autofree uint8_t *block = g_malloc0(FVE_METADATA_BYTES);
 	g_autoptr(GArray) segments = NULL;
 	struct fve f = {0};
+	g_autoptr(key) k = NULL;
 	uint64_t sectors;
-	size_t len;
-	char *key;
 	int r = volume_sectors(path, &sectors, err);
 
 	if (!r)
@@ -221,19 +220,22 @@ int bitlk_open(struct crypt_device *cd, const char *path, const struct options *
 	if (f.volume_bytes / 512 != sectors)
 		g_printerr("%s has %" PRIu64 " sectors, but says its BitLocker volume has %" PRIu64 "\n", path, sectors,
 			   f.volume_bytes / 512);
-	len = (size_t)MAX(crypt_get_volume_key_size(cd), 1);
-	key = crypt_safe_alloc(len);
-	if (!key)
-		return fail(err, ENOMEM, "no memory for a key");
+	volume_set_place(v, path, 0, sectors * 512);
+	if (!o->readonly && !o->shared)
+		r = place_unused(path, 0, sectors * 512, PLACE_CLOSE_FIRST, err);
+	if (r)
+		return r;
+	k = key_new((size_t)MAX(crypt_get_volume_key_size(cd), 1), err);
+	if (!k)
+		return -ENOMEM;
 	if (f.clear_key && f.fvek.bytes) {
-		r = key_by_master(&f, &f.clear_vmk, f.clear_key, key, &len, err);
+		r = key_by_master(&f, &f.clear_vmk, f.clear_key, k, err);
 		if (r)
 			g_prefix_error(err, "%s: ", path);
 	} else {
-		r = volume_key_by_passphrase(cd, path, o, key, &len, key_by_utf16, &(struct metadata){&f, block}, err);
+		r = volume_key_by_passphrase(cd, path, o, k, key_by_utf16, &(struct metadata){&f, block}, err);
 	}
 	if (!r)
-		r = add_lines(path, cipher, &f, segments, key, len, o->allow_discards, v, err);
-	crypt_safe_free(key);
-	return r;
+		key_prove_sealed(k);
+	return r ? r : add_lines(path, cipher, &f, segments, k, o->allow_discards, v, err);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Looking things up in JSON (json.h); nothing here recurses, whatever the text. */
+#include <glib.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -84,6 +85,13 @@ const char *json_find(const char *json, const char *const *path)
 		value = name ? value_of(name) : NULL;
 	}
 	return value;
+}
+
+char *json_text(const char *value)
+{
+	const char *end = value ? skip_value(value) : NULL;
+
+	return end ? g_strndup(value, (gsize)(end - value)) : NULL;
 }
 
 unsigned json_members(const char *value)

@@ -12,6 +12,8 @@
  * points into the text, at the value's first byte.
  */
 const char *json_find(const char *json, const char *const *path);
+/* A copy of the value's text, quotes, brackets and all; NULL: there is no value, or it does not end. */
+char *json_text(const char *value);
 /* How many members the object at a value has. */
 unsigned json_members(const char *value);
 /* Whether the value is this string. */

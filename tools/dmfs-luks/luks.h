@@ -4,10 +4,14 @@
  *
  *   main.c    the command line
  *   secret.c  passphrases and key files
- *   volume.c  from a file and its passphrase to table lines, by libcryptsetup:
- *             LUKS, and what all kinds share
+ *   volume.c  from a file and its passphrase to table lines: what all kinds share
+ *   key.c     the volume's key, which must be proven before it is in a table
+ *   header.c  which header it is, and why it cannot be loaded
+ *   place.c   where the data must not be (storage.c: what a path stands on; around.c:
+ *             who else is there)
+ *   luks.c    LUKS (json.c: its metadata; token.c: its tokens)
  *   bitlk.c   BitLocker (fve.c: its metadata)
- *   tcrypt.c  TrueCrypt and VeraCrypt (tchead.c: their headers)
+ *   tcrypt.c  TrueCrypt and VeraCrypt (tchead.c: their headers; tcrange.c: where the data is)
  *   format.c  makes a new LUKS volume
  *   tree.c    the mounted control tree
  *
@@ -36,7 +40,8 @@ struct options {
 	char **key_files;
 	gint64 keyfile_size, keyfile_offset;
 	int key_slot, token_id;
-	bool token_only, readonly, allow_discards, batch;
+	char *volume_key_file;
+	bool token_only, readonly, shared, allow_discards, batch;
 	int tries;
 	/* TrueCrypt, VeraCrypt */
 	bool tcrypt_hidden, tcrypt_backup, tcrypt_system, no_veracrypt;
@@ -58,8 +63,65 @@ void secret_clear(struct secret *s);
 int secret_get(struct crypt_device *cd, const struct options *o, const char *prompt, struct secret *out, GError **err);
 /* The same, asked for twice on a terminal. */
 int secret_get_new(struct crypt_device *cd, const struct options *o, const char *what, struct secret *out, GError **err);
+/* From --volume-key-file, all of it. */
+struct key;
+int secret_get_volume_key(struct crypt_device *cd, const struct options *o, struct key *k, GError **err);
 /* Whether a second try makes sense: somebody types. */
 bool secret_can_retry(const struct options *o);
+
+/* --- key.c ------------------------------------------------------------------------------------ */
+
+struct key {
+	char *bytes; /* crypt_safe_alloc(), room of them */
+	size_t room, len;
+	bool unused; /* the cipher needs none */
+	enum { KEY_UNPROVEN, KEY_BY_DIGEST, KEY_BY_TAG, KEY_BY_CHECKSUM } proof; /* only key.c sets it */
+};
+
+struct tc_header;
+struct stage;
+
+/* Of room bytes, unproven; NULL: no memory. */
+struct key *key_new(size_t room, GError **err);
+void key_free(struct key *k);
+typedef struct key key;
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(key, key_free)
+/* Compares it with the digest in the header: -EPERM if it is another's. */
+int key_prove_luks(struct key *k, struct crypt_device *cd, const char *file, GError **err);
+/* BitLocker's: it came out of AES-CCM with the right tag. */
+void key_prove_sealed(struct key *k);
+/* Of a header that tc_read_header() has read. */
+struct key *key_of_layer(const struct tc_header *h, unsigned layer, GError **err);
+/* Adds a line to a table: head, the key in hexadecimal ("-" if it is unused), tail.  -EPERM: it is not proven. */
+int stage_line(struct stage *s, const char *head, const struct key *k, const char *tail, GError **err);
+/* A line of the target zero. */
+int stage_line_zero(struct stage *s, const char *range, GError **err);
+
+/* --- header.c --------------------------------------------------------------------------------- */
+
+#define HEADER_SNIFF_BYTES 512 /* FVE_BOOT_BYTES too */
+
+/* LUKS1, LUKS2, BitLocker, or NULL: as the first bytes of a device say. */
+const char *header_kind(const uint8_t *start);
+/* Loads the header that is in the file, with the reason if that fails. */
+int header_load(struct crypt_device *cd, const char *file, const struct options *o, GError **err);
+
+/* --- place.c ---------------------------------------------------------------------------------- */
+
+/* Where a volume's data and its header are: bytes, the end not included; absolute paths. */
+struct place {
+	const char *file, *header;
+	uint64_t from, to, header_from, header_to;
+};
+
+#define PLACE_CLOSE_FIRST "close that first, or use it beside that one with --shared"
+
+/* Whether it can be opened as it is wanted; nobody else claims a file until *claim, a descriptor or -1, is closed. */
+int place_claim(const char *file, bool readonly, bool shared, int *claim, GError **err);
+/* -EINVAL: the data is where its own or another's header is; -EBUSY: somebody writes there. */
+int place_check(const struct place *p, const struct options *o, GError **err);
+/* -EBUSY: a device of a dmfs or a loop device writes there; way_out: what to do about it. */
+int place_unused(const char *file, uint64_t from, uint64_t to, const char *way_out, GError **err);
 
 /* --- volume.c --------------------------------------------------------------------------------- */
 
@@ -73,6 +135,9 @@ struct volume {
 	char *type; /* as in the uuid: LUKS1, LUKS2, TCRYPT, BITLK */
 	char *uuid; /* without dashes; may be empty */
 	GPtrArray *stages; /* struct stage */
+	int claim;	   /* of the file, until the devices are made; or -1 */
+	char *file;
+	uint64_t from, to; /* bytes of it that hold the data */
 };
 
 /* Unlocks a file; name: the device's, which the tables of a cascade need. */
@@ -82,23 +147,42 @@ void volume_free(struct volume *v);
 int volume_init(const char *file, const struct options *o, struct crypt_device **out, GError **err);
 /* The text of an error of libcryptsetup's, its last message if it had one. */
 int volume_fail(GError **err, int code, const char *what);
+/* Whether to listen to what libcryptsetup says below its error level; what it said before is forgotten. */
+void volume_listen(bool closely);
+/* Its last error, and what it said below that of faults; g_free(); NULL: nothing. */
+char *volume_message(void);
+char *volume_details(void);
 /*
- * Asks, as often as o says; key has room for *len bytes, which is then how many there are.
+ * Asks, as often as o says, for the key's bytes, of which there is room for a volume's; it is not proven then.
  * also: NULL, or what is tried where libcryptsetup has no key for the passphrase: 0 or a negative errno.
  */
-typedef int (*key_fn)(const struct secret *pass, char *key, size_t *len, void *data);
-int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, char *key, size_t *len,
+typedef int (*key_fn)(const struct secret *pass, struct key *k, void *data);
+int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const struct options *o, struct key *k,
 			     key_fn also, void *data, GError **err);
+/* The place of its data is that one. */
+void volume_set_place(struct volume *v, const char *file, uint64_t from, uint64_t to);
 /* How long a file or block device is. */
 int volume_sectors(const char *file, uint64_t *sectors, GError **err);
 /* An absolute path as one word of a table line. */
 char *volume_quoted(const char *path);
 /* An empty stage, behind those there are. */
 struct stage *stage_new(struct volume *v, const char *suffix);
-/* Adds a line: head, the key in hexadecimal ("-" if it has no bytes), tail; key NULL: head alone. */
-int stage_line(struct stage *s, const char *head, const char *key, size_t key_len, const char *tail, GError **err);
 
-/* What is in the file, if it is of that kind; errors as above.  path: absolute; name: the device's. */
+/* --- token.c ---------------------------------------------------------------------------------- */
+
+/* Whether there is a token that libcryptsetup may resolve. */
+bool token_any(struct crypt_device *cd);
+/* 0 or more: the key's bytes are there, not proven; or a negative errno. */
+int token_key(struct crypt_device *cd, const struct options *o, struct key *k);
+/* Why none gives a key, token by token: each is tried, into k; g_free(). */
+char *token_why_not(struct crypt_device *cd, const struct options *o, struct key *k);
+
+/* --- the kinds -------------------------------------------------------------------------------- */
+
+/* A key slot's cipher that libcryptsetup has not itself, where the kernel lends none; g_free(); or NULL. */
+char *luks_foreign_cipher(struct crypt_device *cd);
+/* What is in the file, if it is of that kind; path: absolute; name: the device's. */
+int luks_open(struct crypt_device *cd, const char *path, const struct options *o, struct volume *v, GError **err);
 int bitlk_open(struct crypt_device *cd, const char *path, const struct options *o, struct volume *v, GError **err);
 int tcrypt_open(struct crypt_device *cd, const char *path, const char *name, const struct options *o, struct volume *v,
 		GError **err);
@@ -114,7 +198,5 @@ int tree_check_name(const char *name, GError **err);
 int tree_open(const char *mount, const char *name, const struct volume *v, bool readonly, GError **err);
 int tree_close(const char *mount, const char *name, GError **err);
 int tree_status(const char *mount, const char *name, GError **err);
-/* Whether there is a device of this name. */
-bool tree_exists(const char *mount, const char *name);
 
 #endif

@@ -12,6 +12,8 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+#include "../common/tree.h"
+#include "around.h"
 #include "luks.h"
 
 int fail(GError **err, int code, const char *fmt, ...)
@@ -37,10 +39,16 @@ static int cmd_open(char **args, const struct options *o, GError **err)
 	if (!mount)
 		return -ENODEV;
 	r = tree_check_name(args[1], err);
-	if (!r && tree_exists(mount, args[1]))
+	if (!r && tree_has_device(mount, args[1]))
 		r = fail(err, EEXIST, "there is a device %s already", args[1]);
-	if (!r)
+	if (!r) {
+		around_look(mount);
 		r = volume_open(args[0], args[1], o, &v, err);
+	}
+	if (!r && !o->readonly && !o->shared) {
+		around_look(mount); /* it may have been a while */
+		r = place_unused(v->file, v->from, v->to, PLACE_CLOSE_FIRST, err);
+	}
 	if (!r)
 		r = tree_open(mount, args[1], v, o->readonly, err);
 	volume_free(v);
@@ -91,7 +99,7 @@ static int settle(struct options *o, char *type, GError **err)
 		if (strcmp(upper, CRYPT_LUKS1) && strcmp(upper, CRYPT_LUKS2) && strcmp(upper, CRYPT_TCRYPT) &&
 		    strcmp(upper, CRYPT_BITLK) && strcmp(upper, "LUKS"))
 			return fail(err, EINVAL, "type '%s' is not one of luks, luks1, luks2, bitlk, tcrypt", type);
-		o->type = strcmp(upper, "LUKS") ? g_steal_pointer(&upper) : NULL;
+		o->type = g_steal_pointer(&upper);
 	}
 	if (o->keyfile_size < 0 || o->keyfile_offset < 0 || o->pim < 0 || o->key_bits < 0 || o->key_bits % 8 ||
 	    o->sector_size < 0 || o->iter_time < 0 || o->pbkdf_memory < 0 || o->pbkdf_parallel < 0 ||
@@ -105,7 +113,7 @@ static int settle(struct options *o, char *type, GError **err)
 static int parse(int *argc, char ***argv, struct options *o, GError **err)
 {
 	char *type = NULL;
-	gboolean token_only = FALSE, readonly = FALSE, discards = FALSE, batch = FALSE, hidden = FALSE, backup = FALSE,
+	gboolean token_only = FALSE, readonly = FALSE, shared = FALSE, discards = FALSE, batch = FALSE, hidden = FALSE, backup = FALSE,
 		 system = FALSE, no_vera = FALSE;
 	const GOptionEntry entries[] = {
 		{"mount", 'm', 0, G_OPTION_ARG_FILENAME, &o->mount, "The dmfs ($DMFS_MOUNT, or the only one)", "DIR"},
@@ -114,8 +122,10 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		{"keyfile-size", 'l', 0, G_OPTION_ARG_INT64, &o->keyfile_size, "Take that many bytes of it", "N"},
 		{"keyfile-offset", 0, 0, G_OPTION_ARG_INT64, &o->keyfile_offset, "Skip that many bytes of it", "N"},
 		{"key-slot", 'S', 0, G_OPTION_ARG_INT, &o->key_slot, "This key slot only", "N"},
+		{"volume-key-file", 0, 0, G_OPTION_ARG_FILENAME, &o->volume_key_file, "The volume key itself, instead of a passphrase", "FILE"},
 		{"header", 0, 0, G_OPTION_ARG_FILENAME, &o->header, "The header is in another file", "FILE"},
 		{"readonly", 'r', 0, G_OPTION_ARG_NONE, &readonly, "Open it for reading only", NULL},
+		{"shared", 0, 0, G_OPTION_ARG_NONE, &shared, "Also if something else writes to the file", NULL},
 		{"allow-discards", 0, 0, G_OPTION_ARG_NONE, &discards, "Let discards reach the file", NULL},
 		{"tries", 'T', 0, G_OPTION_ARG_INT, &o->tries, "How often to ask for the passphrase (3)", "N"},
 		{"token-only", 0, 0, G_OPTION_ARG_NONE, &token_only, "Use a LUKS2 token, never a passphrase", NULL},
@@ -149,6 +159,7 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		r = -EINVAL;
 	o->token_only = token_only;
 	o->readonly = readonly;
+	o->shared = shared;
 	o->allow_discards = discards;
 	o->batch = batch;
 	o->tcrypt_hidden = hidden;
@@ -174,12 +185,16 @@ static int check_options(const struct command *c, const struct options *o, GErro
 		{o->size || o->cipher || o->key_bits || o->sector_size || o->pbkdf || o->iter_time || o->pbkdf_memory ||
 			 o->pbkdf_parallel || o->pbkdf_iterations || o->uuid || o->label || o->batch,
 		 formats, "--size, --cipher, --key-size, --sector-size, --pbkdf..., --iter-time, --uuid, --label, --batch: only for format"},
-		{o->readonly || o->allow_discards || tokens, opens, "--readonly, --allow-discards, --token-...: only for open"},
+		{o->readonly || o->shared || o->allow_discards || tokens || o->volume_key_file, opens,
+		 "--readonly, --shared, --allow-discards, --token-..., --volume-key-file: only for open"},
 		{o->tcrypt_hidden || o->tcrypt_backup || o->tcrypt_system || o->no_veracrypt || o->pim, opens && tcrypt,
 		 "--tcrypt-..., --veracrypt-pim, --disable-veracrypt: only for open --type tcrypt"},
 		{o->hash, formats || (opens && tcrypt), "--hash: only for format, and for open --type tcrypt"},
 		{o->type || o->header || o->key_files || slots, opens || formats, "--type, --header, --key-...: only for open and format"},
-		{slots || tokens, !tcrypt && !bitlk, "--key-slot, --token-...: only for LUKS"},
+		{slots || tokens || o->volume_key_file, !tcrypt && !bitlk,
+		 "--key-slot, --token-..., --volume-key-file: only for LUKS"},
+		{o->volume_key_file, !slots && !tokens && !o->key_files,
+		 "--volume-key-file: without --key-slot, --token-... and --key-file, which it is instead of"},
 		{o->header, !bitlk, "--header: not for BitLocker"},
 		{o->keyfile_size || o->keyfile_offset, o->key_files && !tcrypt,
 		 "--keyfile-size, --keyfile-offset: only with --key-file, and not for tcrypt"},
@@ -213,12 +228,33 @@ static void options_clear(struct options *o)
 	g_free(o->type);
 	g_free(o->header);
 	g_strfreev(o->key_files);
+	g_free(o->volume_key_file);
 	g_free(o->cipher);
 	g_free(o->hash);
 	g_free(o->pbkdf);
 	g_free(o->uuid);
 	g_free(o->label);
 	g_free(o->size);
+}
+
+/* What headers and file names have in them must not steer a terminal, nor look like another line. */
+static void say_error(const char *message)
+{
+	g_autoptr(GString) out = g_string_new(NULL);
+
+	for (const char *p = message; *p;) {
+		gunichar c = g_utf8_get_char_validated(p, -1);
+		const char *next = c == (gunichar)-1 || c == (gunichar)-2 ? p + 1 : g_utf8_next_char(p);
+
+		if (next == p + 1 && !g_ascii_isprint(*p))
+			g_string_append_printf(out, "\\%03o", (unsigned char)*p);
+		else if (next > p + 1 && !g_unichar_isprint(c))
+			g_string_append_printf(out, "\\u%04x", c);
+		else
+			g_string_append_len(out, p, next - p);
+		p = next;
+	}
+	fprintf(stderr, "dmfs-luks: %s\n", out->str);
 }
 
 /* As cryptsetup's: 1 wrong parameters or any other, 2 the passphrase, 3 memory, 4 the device, 5 it exists or is busy. */
@@ -263,6 +299,6 @@ int main(int argc, char **argv)
 		r = c->fn(argv + 2, &o, &err);
 	options_clear(&o);
 	if (err)
-		fprintf(stderr, "dmfs-luks: %s\n", err->message);
+		say_error(err->message);
 	return exit_status(r);
 }

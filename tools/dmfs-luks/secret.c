@@ -94,6 +94,24 @@ static int read_key_file(struct crypt_device *cd, const struct options *o, struc
 	return r < 0 ? volume_fail(err, -r, path) : 0;
 }
 
+/* Exactly the key's bytes: what is longer or shorter is something else. */
+int secret_get_volume_key(struct crypt_device *cd, const struct options *o, struct key *k, GError **err)
+{
+	const char *path = o->volume_key_file;
+	struct secret s = {0};
+	int r = crypt_keyfile_device_read(cd, !strcmp(path, "-") ? NULL : path, &s.data, &s.len, 0, 0, 0);
+
+	if (r < 0)
+		return volume_fail(err, -r, path);
+	if (s.len != k->room)
+		r = fail(err, EINVAL, "%s has %zu bytes, but the volume key has %zu", path, s.len, k->room);
+	else
+		memcpy(k->bytes, s.data, s.len);
+	k->len = k->room;
+	secret_clear(&s);
+	return r;
+}
+
 int secret_get(struct crypt_device *cd, const struct options *o, const char *prompt, struct secret *out, GError **err)
 {
 	*out = (struct secret){0};

@@ -6,6 +6,7 @@
 
 #include <libcryptsetup.h>
 
+#include "hash.h"
 #include "tchead.h"
 
 #define SALT 64
@@ -38,12 +39,24 @@ static const struct kdf {
     {"streebog", GCRY_MD_STRIBOG512, true, false, 500000, 1000, 15000},
 };
 
-bool tc_has_hash(const char *name)
+const char *tc_hash_name(const char *spelled)
 {
-	for (size_t i = 0; i < G_N_ELEMENTS(kdfs); i++)
-		if (!strcmp(name, kdfs[i].hash))
-			return true;
-	return false;
+	static const char *const others[][2] = {
+		{"streebog", "stribog512"}, {"streebog", "streebog512"}, {"streebog", "stribog"}, {"ripemd160", "rmd160"},
+		{"blake2s-256", "blake2s"},
+	};
+	g_autofree char *plain = hash_plain(spelled);
+
+	for (size_t i = 0; i < G_N_ELEMENTS(kdfs); i++) {
+		g_autofree char *name = hash_plain(kdfs[i].hash);
+
+		if (!strcmp(plain, name))
+			return kdfs[i].hash;
+	}
+	for (size_t i = 0; i < G_N_ELEMENTS(others); i++)
+		if (!strcmp(plain, others[i][1]))
+			return others[i][0];
+	return NULL;
 }
 
 /* CRC-32 with the bits reflected (ISO 3309), one byte more. */
@@ -239,11 +252,13 @@ int tc_read_header(const unsigned char *header, const char *pass, size_t pass_le
 			r = 0;
 	}
 	if (found) {
+		out->checked = true;
 		out->version = be32(body + 4) >> 16;
 		out->hidden_bytes = be64(body + 28);
 		out->volume_bytes = be64(body + 36);
 		out->data_at = be64(body + 44);
 		out->data_bytes = be64(body + 52);
+		out->flags = be32(body + 60);
 		out->sector_size = be32(body + 64) ? be32(body + 64) : 512;
 	}
 	crypt_safe_free(keys);

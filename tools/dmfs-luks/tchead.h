@@ -37,12 +37,35 @@ struct tc_header {
 	const char *mode; /* of crypt: xts-plain64, cbc-tcw */
 	unsigned layers;  /* the first is the outermost, the last is on the file */
 	struct tc_layer layer[TC_MAX_LAYERS];
-	unsigned version, sector_size;				  /* of the format; bytes */
+	bool checked;						  /* it is a header: magic and checksums are right */
+	unsigned version, sector_size, flags;			  /* of the format; bytes; TC_IS_... */
 	uint64_t hidden_bytes, volume_bytes, data_at, data_bytes; /* as the header says; 0: it does not */
 };
 
-/* Whether a hash is one of those that can be wished for. */
-bool tc_has_hash(const char *name);
+enum { TC_IS_SYSTEM = 1, TC_IS_IN_PLACE = 2 };
+
+/* Where a volume's data is looked for. */
+struct tc_where {
+	uint64_t sectors;	 /* of the file with the data */
+	uint64_t header_sectors; /* of the file with the header: the same, mostly */
+	bool hidden, system;
+	bool partition;		  /* system: the file is one partition, not the disk */
+	bool start_known;	  /* and where it starts on its disk, in sectors: */
+	uint64_t partition_start; /* else it is where the header says */
+	bool unfinished;	  /* all right: it is only read */
+};
+
+struct tc_range {
+	uint64_t start, sectors; /* of the file */
+	uint64_t iv;		 /* of the first */
+};
+
+/* The hash that is meant, as a user or cryptsetup spells it; NULL: there is none like that. */
+const char *tc_hash_name(const char *spelled);
+/* All of them, as a list for people. */
+#define TC_HASHES "sha512, sha256, blake2s-256, whirlpool, ripemd160, streebog (stribog512), sha1"
+/* -EINVAL: it is not within the file, or there is none; -EOPNOTSUPP: it is encrypted in part only. */
+int tc_data_range(const struct tc_header *h, const struct tc_where *where, struct tc_range *out, GError **err);
 /* Mixes the first TC_MAX_KEYFILE_BYTES of a key file into the pool, which begins as zeroes. */
 void tc_mix_keyfile(unsigned char *pool, size_t pool_len, const unsigned char *data, size_t len);
 /*

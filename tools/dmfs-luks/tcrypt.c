@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "luks.h"
+#include "storage.h"
 #include "tchead.h"
 
 #define POOL_TRUECRYPT 64 /* bytes; also the longest passphrase */
@@ -95,19 +96,26 @@ static int read_header(const char *path, int64_t at, uint64_t bytes, unsigned ch
 	return r;
 }
 
+/* A header that has been found. */
+struct found {
+	struct tc_header *h;
+	uint64_t at; /* byte of its file */
+};
+
 static int try_place(const char *path, int64_t at, uint64_t bytes, const struct options *o, const struct secret *pass,
-		     struct tc_header *h, GError **err)
+		     struct found *f, GError **err)
 {
 	const struct tc_wish wish = {
 	    .hash = o->hash, .vera = !o->no_veracrypt, .boot = o->tcrypt_system, .pim = (unsigned)o->pim};
 	unsigned char header[TC_HEADER_BYTES];
 	int r = read_header(path, at, bytes, header, err);
 
-	return r ? r : tc_read_header(header, pass->data ? pass->data : "", pass->len, &wish, h);
+	f->at = at < 0 ? bytes + (uint64_t)at : (uint64_t)at;
+	return r ? r : tc_read_header(header, pass->data ? pass->data : "", pass->len, &wish, f->h);
 }
 
 /* Without an error in err, -EPERM is the passphrase's fault. */
-static int try_passphrase(const char *path, const struct options *o, const struct secret *pass, struct tc_header *h,
+static int try_passphrase(const char *path, const struct options *o, const struct secret *pass, struct found *f,
 			  GError **err)
 {
 	uint64_t sectors, bytes;
@@ -117,17 +125,19 @@ static int try_passphrase(const char *path, const struct options *o, const struc
 		return r;
 	bytes = sectors * 512;
 	if (o->tcrypt_system)
-		return try_place(path, AT_SYSTEM, bytes, o, pass, h, err);
+		return try_place(path, AT_SYSTEM, bytes, o, pass, f, err);
 	if (o->tcrypt_backup)
-		return try_place(path, o->tcrypt_hidden ? AT_HIDDEN_BACKUP : AT_BACKUP, bytes, o, pass, h, err);
+		return try_place(path, o->tcrypt_hidden ? AT_HIDDEN_BACKUP : AT_BACKUP, bytes, o, pass, f, err);
 	if (!o->tcrypt_hidden)
-		return try_place(path, 0, bytes, o, pass, h, err);
+		return try_place(path, 0, bytes, o, pass, f, err);
 	/* before version 6, TrueCrypt had it at the end */
-	r = bytes < AT_HIDDEN + TC_HEADER_BYTES ? -EPERM : try_place(path, AT_HIDDEN, bytes, o, pass, h, err);
-	return r == -EPERM && !*err ? try_place(path, AT_HIDDEN_OLD, bytes, o, pass, h, err) : r;
+	r = bytes < AT_HIDDEN + TC_HEADER_BYTES ? -EPERM : try_place(path, AT_HIDDEN, bytes, o, pass, f, err);
+	return r == -EPERM && !*err ? try_place(path, AT_HIDDEN_OLD, bytes, o, pass, f, err) : r;
 }
 
-static int unlock(struct crypt_device *cd, const char *path, const struct options *o, struct tc_header *h, GError **err)
+/* header: the file that it is in; path: what the user knows. */
+static int unlock(struct crypt_device *cd, const char *path, const char *header, const struct options *o,
+		  struct found *f, GError **err)
 {
 	g_autofree char *prompt = g_strdup_printf("Passphrase for %s", path);
 	struct options typed = *o;
@@ -142,86 +152,115 @@ static int unlock(struct crypt_device *cd, const char *path, const struct option
 		if (!r)
 			r = with_keyfiles(o, &pass, err);
 		if (!r)
-			r = try_passphrase(o->header ? o->header : path, o, &pass, h, err);
+			r = try_passphrase(header, o, &pass, f, err);
 		secret_clear(&pass);
 		if (r == -EPERM && tries > 1)
 			g_printerr("No header can be read with this passphrase.\n");
 	} while (r == -EPERM && --tries > 0);
 	if (r && !(err && *err))
-		fail(err, -r, "%s: no header can be read with this passphrase", path);
+		fail(err, -r, "%s: no header can be read with this passphrase%s; or it is of a kind that is not supported (LRW, "
+			      "cascades in CBC, Blowfish, Kuznyechik, Argon2id: see dmfs(1))", path,
+		     o->tcrypt_system || o->tcrypt_hidden || o->tcrypt_backup ? "" : ", or the volume is another "
+			      "(--tcrypt-hidden, --tcrypt-backup, --tcrypt-system)");
 	return r;
 }
 
 /* --- the table -------------------------------------------------------------------------------------- */
 
-/* Where the data is: sectors of the file, and the number that IVs count from. */
-static int data_range(const struct tc_header *h, const struct options *o, uint64_t sectors, uint64_t *start,
-		      uint64_t *length, uint64_t *iv, GError **err)
-{
-	bool xts = g_str_has_prefix(h->mode, "xts");
-	uint64_t at = h->data_at ? h->data_at / 512 : 1, bytes = o->tcrypt_hidden ? h->hidden_bytes : h->volume_bytes;
-
-	*start = at;
-	*length = o->tcrypt_system ? 0 : bytes / 512;
-	if (o->tcrypt_hidden && !o->tcrypt_system && (!xts || h->version < 4))
-		*start = sectors - MIN(sectors, *length + -AT_HIDDEN_OLD / 512); /* it ends where its header begins */
-	else if (xts && h->version < 3)
-		*start = 1;
-	*iv = xts ? *start : at;
-	if (!*length && sectors > *start)
-		*length = sectors - *start;
-	if (h->sector_size % 512 || h->data_at % 512 || !*length || *start > sectors || *length > sectors - *start)
-		return fail(err, EINVAL,
-			    "it has %" PRIu64 " sectors, too few for data of %" PRIu64 " from sector %" PRIu64
-			    " on: was it cut short?",
-			    sectors, *length, *start);
-	return 0;
-}
-
-static int add_layers(const struct tc_header *h, const char *path, const char *name, const struct options *o,
-		      struct volume *v, GError **err)
+static int add_layers(const struct tc_header *h, const struct tc_range *range, const char *path, const char *name,
+		      const struct options *o, struct volume *v, GError **err)
 {
 	g_autofree char *file = volume_quoted(path);
 	const char *discards = o->allow_discards ? " 1 allow_discards" : "";
-	uint64_t sectors, start, length, iv;
-	int r = volume_sectors(path, &sectors, err);
+	int r = 0;
 
-	if (!r)
-		r = data_range(h, o, sectors, &start, &length, &iv, err);
 	for (unsigned i = h->layers; i-- > 0 && !r;) {
 		bool last = i == h->layers - 1;
-		const struct tc_layer *l = &h->layer[i];
 		g_autofree char *suffix = i ? g_strdup_printf("_%u", i) : g_strdup("");
 		g_autofree char *beneath = g_strdup_printf("%s_%u", name, i + 1), *word = volume_quoted(beneath);
-		g_autofree char *head = g_strdup_printf("0 %" PRIu64 " crypt %s-%s ", length, l->cipher, h->mode);
-		g_autofree char *tail = g_strdup_printf(" %" PRIu64 " %s %" PRIu64 "%s\n", iv, last ? file : word,
-							last ? start : 0, discards);
+		g_autofree char *head = g_strdup_printf("0 %" PRIu64 " crypt %s-%s ", range->sectors, h->layer[i].cipher,
+							h->mode);
+		g_autofree char *tail = g_strdup_printf(" %" PRIu64 " %s %" PRIu64 "%s\n", range->iv, last ? file : word,
+							last ? range->start : 0, discards);
+		g_autoptr(key) k = key_of_layer(h, i, err);
 
-		r = stage_line(stage_new(v, suffix), head, (const char *)l->key, l->key_len, tail, err);
+		r = k ? stage_line(stage_new(v, suffix), head, k, tail, err) : -ENOMEM;
 	}
 	return r;
+}
+
+/* --- opening ---------------------------------------------------------------------------------------- */
+
+/* What the header is about, and whether the data may be there. */
+static int find_data(const struct found *f, const char *path, const char *header, const struct options *o,
+		     struct tc_where *w, struct tc_range *range, GError **err)
+{
+	struct place place = {.file = path, .header = header, .header_from = f->at, .header_to = f->at + TC_HEADER_BYTES};
+	int r = volume_sectors(path, &w->sectors, err);
+
+	if (!r)
+		r = volume_sectors(header, &w->header_sectors, err);
+	if (r)
+		return r;
+	w->hidden = o->tcrypt_hidden;
+	w->system = o->tcrypt_system;
+	w->unfinished = o->readonly;
+	r = tc_data_range(f->h, w, range, err);
+	if (r) {
+		g_prefix_error(err, "%s: ", path);
+		return r;
+	}
+	place.from = range->start * 512;
+	place.to = place.from + range->sectors * 512;
+	return place_check(&place, o, err);
+}
+
+/*
+ * Of a system, the header is on the disk, whatever of it is named; a file beside a header is one partition.
+ * Returns the file with the header.
+ */
+static char *find_header(const char *path, const struct options *o, struct tc_where *w)
+{
+	const char *header = o->header ? o->header : path;
+	g_autofree char *disk = NULL, *of_data = NULL;
+
+	if (!o->tcrypt_system)
+		return g_strdup(header);
+	w->partition = o->header;
+	if (storage_partition(header, &disk, &w->partition_start))
+		w->partition = w->start_known = true;
+	if (storage_partition(path, &of_data, &w->partition_start))
+		w->partition = w->start_known = true;
+	return g_strdup(disk ? disk : header);
 }
 
 int tcrypt_open(struct crypt_device *cd, const char *path, const char *name, const struct options *o, struct volume *v,
 		GError **err)
 {
-	struct tc_header *h;
+	struct options canonical = *o;
+	g_autofree char *header = NULL;
+	struct tc_where where = {0};
+	struct tc_range range;
+	struct found f = {0};
 	int r;
 
-	if (o->hash && !tc_has_hash(o->hash))
-		return fail(err, EINVAL, "hash '%s' is not one of TrueCrypt's or VeraCrypt's", o->hash);
+	canonical.hash = o->hash ? (char *)tc_hash_name(o->hash) : NULL;
+	if (o->hash && !canonical.hash)
+		return fail(err, EINVAL, "hash '%s' is not one of TrueCrypt's or VeraCrypt's: %s", o->hash, TC_HASHES);
 	if (o->tcrypt_system && (o->tcrypt_hidden || o->tcrypt_backup))
 		return fail(err, EINVAL, "--tcrypt-system goes with neither --tcrypt-hidden nor --tcrypt-backup");
-	h = crypt_safe_alloc(sizeof(*h));
-	if (!h)
+	header = find_header(path, o, &where);
+	f.h = crypt_safe_alloc(sizeof(*f.h));
+	if (!f.h)
 		return fail(err, ENOMEM, "no memory for a key");
-	memset(h, 0, sizeof(*h));
-	r = unlock(cd, path, o, h, err);
-	if (!r) {
-		r = add_layers(h, path, name, o, v, err);
-		if (r)
-			g_prefix_error(err, "%s: ", path);
-	}
-	crypt_safe_free(h);
+	memset(f.h, 0, sizeof(*f.h));
+	r = unlock(cd, path, header, &canonical, &f, err);
+	if (!r)
+		r = find_data(&f, path, header, o, &where, &range, err);
+	if (!r)
+		volume_set_place(v, path, range.start * 512, (range.start + range.sectors) * 512);
+	if (!r)
+		r = add_layers(f.h, &range, path, name, o, v, err);
+	crypt_safe_free(f.h);
 	return r;
 }

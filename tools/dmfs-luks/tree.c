@@ -9,56 +9,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../common/tree.h"
+#include "around.h"
 #include "luks.h"
 
 /* --- where it is -------------------------------------------------------------------------------- */
 
-/* Undoes the \ooo of /proc/self/mountinfo. */
-static char *unescape(const char *s)
-{
-	GString *out = g_string_new(NULL);
-
-	for (; *s; s++) {
-		if (*s == '\\' && g_ascii_isdigit(s[1]) && g_ascii_isdigit(s[2]) && g_ascii_isdigit(s[3])) {
-			g_string_append_c(out, (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0')));
-			s += 3;
-		} else {
-			g_string_append_c(out, *s);
-		}
-	}
-	return g_string_free(out, FALSE);
-}
-
-/* Every dmfs that this process may look into. */
-static GPtrArray *mounted(void)
-{
-	GPtrArray *found = g_ptr_array_new_with_free_func(g_free);
-	g_autofree char *text = NULL;
-	g_auto(GStrv) lines = NULL;
-
-	if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
-		return found;
-	lines = g_strsplit(text, "\n", -1);
-	for (unsigned i = 0; lines[i]; i++) {
-		/* ID PARENT MAJ:MIN ROOT MOUNTPOINT OPTIONS [...] - TYPE SOURCE OPTIONS */
-		const char *type = strstr(lines[i], " - ");
-		g_auto(GStrv) words = g_strsplit(lines[i], " ", 6);
-		g_autofree char *path = NULL, *control = NULL;
-
-		if (!type || !g_str_has_prefix(type, " - fuse.dmfs ") || g_strv_length(words) < 6)
-			continue;
-		path = unescape(words[4]);
-		control = g_build_filename(path, "control", NULL);
-		if (!access(control, W_OK))
-			g_ptr_array_add(found, g_steal_pointer(&path));
-	}
-	return found;
-}
-
 char *tree_find(const struct options *o, GError **err)
 {
 	const char *named = o->mount ? o->mount : g_getenv("DMFS_MOUNT");
-	g_autoptr(GPtrArray) all = NULL;
+	const GPtrArray *all;
 	g_autofree char *control = NULL;
 	struct stat st;
 
@@ -69,7 +29,8 @@ char *tree_find(const struct options *o, GError **err)
 		fail(err, errno, "%s is not a mounted dmfs: %s: %s", named, control, g_strerror(errno));
 		return NULL;
 	}
-	all = mounted();
+	around_look(NULL);
+	all = around_mounts();
 	if (all->len == 1)
 		return g_strdup(all->pdata[0]);
 	if (!all->len)
@@ -88,22 +49,14 @@ int tree_check_name(const char *name, GError **err)
 	return 0;
 }
 
-bool tree_exists(const char *mount, const char *name)
-{
-	g_autofree char *path = g_build_filename(mount, name, NULL);
-	struct stat st;
-
-	return !stat(path, &st);
-}
-
 /* --- its files ---------------------------------------------------------------------------------- */
 
 static char *read_file(const char *mount, const char *name, const char *file)
 {
-	g_autofree char *path = g_build_filename(mount, name, file, NULL);
-	char *text = NULL;
+	g_autofree char *path = tree_path(mount, name, file);
+	char *text;
 
-	return g_file_get_contents(path, &text, NULL, NULL) ? text : NULL;
+	return tree_read(path, &text) ? NULL : text;
 }
 
 /* One write, so that what is in data is copied nowhere. */
@@ -193,26 +146,6 @@ static bool is_ours(const char *mount, const char *name)
 	return uuid && g_str_has_prefix(uuid, "CRYPT-");
 }
 
-int tree_close(const char *mount, const char *name, GError **err)
-{
-	int r;
-
-	if (!tree_exists(mount, name))
-		return fail(err, ENODEV, "there is no device %s in %s", name, mount);
-	if (!is_ours(mount, name))
-		return fail(err, EINVAL, "%s was not opened by dmfs-luks; rmdir removes any device", name);
-	r = remove_device(mount, name, err);
-	for (unsigned i = 1; !r; i++) {
-		g_autofree char *beneath = g_strdup_printf("%s_%u", name, i);
-		g_autofree char *uuid = read_file(mount, beneath, "uuid");
-
-		if (!uuid || !g_str_has_prefix(uuid, "CRYPT-TCRYPT-"))
-			break;
-		r = remove_device(mount, beneath, err);
-	}
-	return r;
-}
-
 /* Splits a line at blanks; a backslash quotes the next character. */
 static char **split(const char *line)
 {
@@ -231,6 +164,40 @@ static char **split(const char *line)
 	}
 	g_strv_builder_add(words, word->str);
 	return g_strv_builder_end(words);
+}
+
+/* The device beneath, NAME_1 or NAME_2, if this one's table stands on it and it is a part of the volume; or NULL. */
+static char *part_beneath(const char *mount, const char *name)
+{
+	g_autofree char *table = read_file(mount, name, "table"), *uuid = NULL;
+	g_auto(GStrv) words = table ? split(g_strchomp(table)) : NULL;
+	const char *device = words && g_strv_length(words) >= 8 && !strcmp(words[2], "crypt") ? words[6] : NULL;
+	size_t len = device ? strlen(device) : 0;
+
+	if (len < 3 || device[len - 2] != '_' || !strchr("12", device[len - 1]) || strchr(device, '/'))
+		return NULL;
+	uuid = read_file(mount, device, "uuid");
+	return uuid && g_str_has_prefix(uuid, "CRYPT-TCRYPT-") ? g_strdup(device) : NULL;
+}
+
+int tree_close(const char *mount, const char *name, GError **err)
+{
+	g_autofree char *next = NULL;
+	int r;
+
+	if (!tree_has_device(mount, name))
+		return fail(err, ENODEV, "there is no device %s in %s", name, mount);
+	if (!is_ours(mount, name))
+		return fail(err, EINVAL, "%s was not opened by dmfs-luks; rmdir removes any device", name);
+	next = part_beneath(mount, name);
+	r = remove_device(mount, name, err);
+	while (!r && next) {
+		g_autofree char *this = g_steal_pointer(&next);
+
+		next = part_beneath(mount, this);
+		r = remove_device(mount, this, err);
+	}
+	return r;
 }
 
 /* A line of a table: "START LENGTH crypt CIPHER KEY IV_OFFSET DEVICE START [OPTIONS]". */
@@ -290,7 +257,7 @@ int tree_status(const char *mount, const char *name, GError **err)
 	g_autofree char *uuid = NULL, *table = NULL, *info = NULL, *image = NULL;
 	g_auto(GStrv) words = NULL;
 
-	if (!tree_exists(mount, name)) {
+	if (!tree_has_device(mount, name)) {
 		printf("%s/%s is inactive.\n", mount, name);
 		return fail(err, ENODEV, "there is no device %s in %s", name, mount);
 	}

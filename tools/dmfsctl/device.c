@@ -65,22 +65,9 @@ void show_error_file(const char *name)
 #define NAME_BYTES 127
 #define UUID_BYTES 128
 
-/* Characters that need no \xNN, which are those that udev takes. */
-static bool plain(char c)
-{
-	return g_ascii_isalnum(c) || (c && strchr("#+-.:=@_", c));
-}
-
 char *mangle(const char *name)
 {
-	GString *out = g_string_new(NULL);
-
-	for (const char *p = name; *p; p++)
-		if (plain(*p))
-			g_string_append_c(out, *p);
-		else
-			g_string_append_printf(out, "\\x%02x", (unsigned char)*p);
-	return g_string_free(out, FALSE);
+	return tree_mangle(name);
 }
 
 char *unmangle(const char *name)
@@ -179,6 +166,7 @@ static void free_dep(gpointer data)
 	struct dep *dep = data;
 
 	g_free(dep->text);
+	g_free(dep->shown);
 	g_free(dep);
 }
 
@@ -193,6 +181,7 @@ struct device *device_parse(const char *info)
 	d = g_new0(struct device, 1);
 	d->info = g_strdup(info);
 	d->name = info_value(info, "Name");
+	d->shown = g_strdup(d->name);
 	d->uuid = info_value(info, "UUID");
 	if (!d->uuid)
 		d->uuid = g_strdup("");
@@ -214,12 +203,12 @@ struct device *device_parse(const char *info)
 static void count_inactive_targets(struct device *d, const char *name)
 {
 	g_autofree char *path = tree_path(ctl_root(), name, "inactive"), *text = NULL, *before = NULL;
+	g_auto(GStrv) lines = NULL;
 	char *line = strstr(d->info, TARGETS_LINE), *info;
 
-	d->targets = 0;
 	if (!tree_read(path, &text))
-		for (const char *p = text; (p = strchr(p, '\n')); p++)
-			d->targets++;
+		lines = tree_lines(text);
+	d->targets = lines ? g_strv_length(lines) : 0;
 	if (!line)
 		return;
 	before = g_strndup(d->info, (gsize)(line - d->info));
@@ -245,7 +234,9 @@ struct device *device_get(const char *name, int *error)
 	if (opt.inactive)
 		count_inactive_targets(d, name);
 	g_free(d->name); /* a name may hold what an info line cannot show */
+	g_free(d->shown);
 	d->name = g_strdup(name);
+	d->shown = tree_shown_name(name);
 	return d;
 }
 
@@ -256,6 +247,7 @@ void device_free(struct device *d)
 	if (d->deps)
 		g_ptr_array_free(d->deps, TRUE);
 	g_free(d->name);
+	g_free(d->shown);
 	g_free(d->uuid);
 	g_free(d->info);
 	g_free(d);
@@ -287,13 +279,14 @@ static struct dep *make_dep(const char *word)
 		dep->major = (int)major(st.st_rdev);
 		dep->minor = (int)minor(st.st_rdev);
 	}
+	dep->shown = dep->mapped ? tree_shown_name(dep->text) : tree_shown_path(dep->text);
 	return dep;
 }
 
 static GPtrArray *parse_deps(const char *text)
 {
 	GPtrArray *deps = g_ptr_array_new_with_free_func(free_dep);
-	g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+	g_auto(GStrv) lines = tree_lines(text);
 
 	for (unsigned i = 0; lines[i]; i++)
 		if (*lines[i])
@@ -473,13 +466,11 @@ static enum ident_result by_argument(const char *argument, struct ident *id)
 		say("Device %s not found", argument);
 		return IDENT_BAD;
 	}
-	if (name_too_long(name))
-		return IDENT_BAD;
 	if (opt.mangling == MANGLE_AUTO && strstr(name, "\\x") && !tree_has_device(ctl_root(), name))
 		id->name = unmangle(name);
 	else
 		id->name = g_steal_pointer(&name);
-	return IDENT_OK;
+	return name_too_long(id->name) ? IDENT_BAD : IDENT_OK;
 }
 
 enum ident_result ident_find(const char *argument, struct ident *id)

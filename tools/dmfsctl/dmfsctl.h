@@ -27,12 +27,14 @@ const char *ctl_root(void);
 
 struct dep {
 	char *text;       /* as `deps` prints it, unquoted */
+	char *shown;      /* as a line of output has it */
 	bool mapped;      /* it is a dmfs device, text its name */
 	int major, minor; /* of a dmfs or block device; -1: a file */
 };
 
 struct device {
 	char *name, *uuid, *info;
+	char *shown; /* the name as a line of output has it */
 	unsigned minor, open, targets, events, read_ahead;
 	bool suspended, readonly, live, inactive;
 	GPtrArray *deps; /* of struct dep; use device_deps() */

@@ -13,6 +13,11 @@ static void set_number(struct value *v, unsigned n)
 
 static void get_name(const void *object, struct value *v)
 {
+	g_string_append(v->text, ((const struct device *)object)->shown);
+}
+
+static void get_unmangled_name(const void *object, struct value *v)
+{
 	g_string_append(v->text, ((const struct device *)object)->name);
 }
 
@@ -118,7 +123,7 @@ static void get_devs_used(const void *object, struct value *v)
 		struct dep *dep = deps->pdata[i];
 
 		if (dep->mapped)
-			add_to_list(v, dep->text);
+			add_to_list(v, dep->shown);
 	}
 }
 
@@ -130,7 +135,7 @@ static void get_devnos_used(const void *object, struct value *v)
 		struct dep *dep = deps->pdata[i];
 		g_autofree char *number = g_strdup_printf("%d:%d", dep->major, dep->minor);
 
-		add_to_list(v, dep->minor < 0 ? dep->text : number);
+		add_to_list(v, dep->minor < 0 ? dep->shown : number);
 	}
 }
 
@@ -142,7 +147,7 @@ static void get_blkdevs_used(const void *object, struct value *v)
 		struct dep *dep = deps->pdata[i];
 		g_autofree char *name = dep->mapped ? NULL : block_name(dep->major, dep->minor);
 
-		add_to_list(v, name ? name : dep->text);
+		add_to_list(v, name ? name : dep->shown);
 	}
 }
 
@@ -156,7 +161,7 @@ static void get_names_using(const void *object, struct value *v)
 	GPtrArray *list = device_users(((const struct device *)object)->name);
 
 	for (unsigned i = 0; i < list->len; i++)
-		add_to_list(v, ((struct device *)list->pdata[i])->name);
+		add_to_list(v, ((struct device *)list->pdata[i])->shown);
 }
 
 static void get_devnos_using(const void *object, struct value *v)
@@ -175,7 +180,7 @@ static void get_devnos_using(const void *object, struct value *v)
 static const struct field fields[] = {
 	{"name", "name", "Name", 16, FIELD_STRING, get_name, "Name of mapped device."},
 	{"name", "mangled_name", "MangledName", 16, FIELD_STRING, get_mangled_name, "Mangled name of mapped device."},
-	{"name", "unmangled_name", "UnmangledName", 16, FIELD_STRING, get_name, "Unmangled name of mapped device."},
+	{"name", "unmangled_name", "UnmangledName", 16, FIELD_STRING, get_unmangled_name, "Unmangled name of mapped device."},
 	{"name", "uuid", "UUID", 32, FIELD_STRING, get_uuid, "Unique (optional) identifier for mapped device."},
 	{"name", "mangled_uuid", "MangledUUID", 32, FIELD_STRING, get_mangled_uuid,
 	 "Mangled unique (optional) identifier for mapped device."},

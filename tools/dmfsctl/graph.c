@@ -26,9 +26,9 @@ static char *target_types(const struct device *d)
 
 	if (tree_read(path, &text))
 		return g_strdup("");
-	lines = g_strsplit(text, "\n", -1);
+	lines = tree_lines(text);
 	for (unsigned i = 0; lines[i]; i++) {
-		g_auto(GStrv) words = g_strsplit(lines[i], " ", 4);
+		g_auto(GStrv) words = tree_words(lines[i]);
 
 		if (g_strv_length(words) >= 3 && !g_ptr_array_find_with_equal_func(types, words[2], g_str_equal, NULL))
 			g_ptr_array_add(types, g_strdup(words[2]));
@@ -39,14 +39,14 @@ static char *target_types(const struct device *d)
 
 static void print_device(struct device *d, GHashTable *leaves)
 {
-	g_autofree char *name = escaped(d->name), *types = target_types(d);
+	g_autofree char *name = escaped(d->shown), *types = target_types(d);
 	GPtrArray *deps = device_deps(d);
 
 	printf("\t\"%s\" [shape=box, label=\"%s\\n%s\"%s];\n", name, name, *types ? types : "no table",
 	       d->suspended ? ", style=dashed" : d->readonly ? ", style=filled, fillcolor=lightgrey" : "");
 	for (unsigned i = 0; i < deps->len; i++) {
 		struct dep *dep = deps->pdata[i];
-		g_autofree char *to = escaped(dep->text);
+		g_autofree char *to = escaped(dep->shown);
 
 		if (!dep->mapped && g_hash_table_add(leaves, g_strdup(dep->text)))
 			printf("\t\"%s\" [shape=%s];\n", to, dep->minor >= 0 ? "cylinder" : "note");

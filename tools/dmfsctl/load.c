@@ -36,16 +36,17 @@ static bool line_is_a_target(const char *p)
 
 static bool check_lines(const char *text, const char *where, bool *empty)
 {
-	g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-
 	*empty = true;
-	for (unsigned i = 0; lines[i]; i++) {
-		const char *p = g_strchug(lines[i]);
+	for (unsigned nr = 1; *text; nr++) {
+		size_t len = tree_line_length(text, true);
+		g_autofree char *line = g_strndup(text, len);
+		const char *p = g_strchug(line);
 
+		text += len + (text[len] == '\n');
 		if (!*p || *p == '#')
 			continue;
 		if (!line_is_a_target(p))
-			return say("Invalid format on line %u of table %s.", i + 1, where);
+			return say("Invalid format on line %u of table %s.", nr, where);
 		*empty = false;
 	}
 	return true;
@@ -79,7 +80,7 @@ static char *translate(const char *text)
 	const char *begin = text;
 
 	while (*text) {
-		size_t blank = strspn(text, " \t\r\n"), len = 0;
+		size_t blank = strspn(text, " \t\r\n\v\f"), len = 0;
 
 		g_string_append_len(out, text, (gssize)blank);
 		text += blank;
@@ -220,7 +221,7 @@ bool cmd_clear(int argc, char **argv)
 /* The sectors of a table as it reads. */
 static guint64 table_sectors(const char *text)
 {
-	g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+	g_auto(GStrv) lines = tree_lines(text);
 	guint64 sectors = 0;
 
 	for (unsigned i = 0; lines[i]; i++) {

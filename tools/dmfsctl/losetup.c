@@ -3,14 +3,17 @@
  * losetup NAME: a loop device over the image, with direct I/O (the image has
  * a page cache above it already: the loop device's) and the sector size of what is below.
  *
- * That sector size is the largest that a table below asks for, or a block device has.
+ * That sector size is the largest that a table below asks for, or a block device has.  If the device takes no discards,
+ * neither does the loop device, which else would find out at the first one, or never.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "dmfsctl.h"
@@ -26,7 +29,7 @@
 static unsigned named_size(const char *line)
 {
 	static const char *const keys[] = {"sector_size:", "block_size:"};
-	g_auto(GStrv) words = g_strsplit(line, " ", -1);
+	g_auto(GStrv) words = tree_words(line);
 
 	for (unsigned i = 0; words[i]; i++)
 		for (unsigned k = 0; k < G_N_ELEMENTS(keys); k++)
@@ -38,7 +41,7 @@ static unsigned named_size(const char *line)
 /* The word of a table line that is the target's block size in bytes: verity's data blocks, writecache's blocks. */
 static unsigned positional_size(const char *line)
 {
-	g_auto(GStrv) words = g_strsplit(line, " ", -1);
+	g_auto(GStrv) words = tree_words(line);
 	guint n = g_strv_length(words);
 
 	if (n > 6 && !strcmp(words[2], "verity"))
@@ -69,7 +72,7 @@ static unsigned sector_size(const char *name, unsigned depth)
 	int error;
 
 	if (!tree_read(path, &text))
-		lines = g_strsplit(text, "\n", -1);
+		lines = tree_lines(text);
 	for (unsigned i = 0; lines && lines[i]; i++)
 		size = MAX(size, MAX(named_size(lines[i]), positional_size(lines[i])));
 	d = depth < MAX_DEPTH ? device_get(name, &error) : NULL;
@@ -102,6 +105,35 @@ static void check_direct(int loop, const char *device)
 
 	if (!ioctl(loop, LOOP_GET_STATUS64, &info) && !(info.lo_flags & LO_FLAGS_DIRECT_IO))
 		say("%s: the kernel does no direct I/O on it", device);
+}
+
+/* Asked with a range beyond the end, where nothing would be discarded. */
+static bool takes_discards(int image)
+{
+	off_t end = lseek(image, 0, SEEK_END);
+
+	return !fallocate(image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, 4096) || errno != EOPNOTSUPP;
+}
+
+/*
+ * Linux 6.11 and later take a discard that the file refuses for an answer until the loop device is attached again.
+ * Before 6.9 what is written to sysfs is forgotten then as well; in between it would stay, for whoever comes next.
+ */
+static void refuse_discards(int number)
+{
+	g_autofree char *device = g_strdup_printf("/dev/loop%d", number);
+	g_autofree char *limit = g_strdup_printf("/sys/block/loop%d/queue/discard_max_bytes", number);
+	uint64_t range[2] = {0, 4096};
+	int fd = open(device, O_RDWR | O_CLOEXEC);
+	unsigned major = 0, minor = 0;
+	struct utsname kernel;
+
+	if (fd < 0)
+		return;
+	if (ioctl(fd, BLKDISCARD, range) && errno == EOPNOTSUPP && !uname(&kernel) &&
+	    sscanf(kernel.release, "%u.%u", &major, &minor) == 2 && (major < 6 || (major == 6 && minor < 9)))
+		tree_write_text(limit, "0\n");
+	close(fd);
 }
 
 /* A free loop device made ours; its number, or a negative errno. */
@@ -153,6 +185,8 @@ bool cmd_losetup(int argc, char **argv)
 	if (image < 0)
 		return say("%s: %s", path, g_strerror(errno));
 	number = attach_free(image, path, sector_size(id.name, 0), readonly);
+	if (number >= 0 && !readonly && !takes_discards(image))
+		refuse_discards(number);
 	close(image);
 	if (number < 0)
 		return say("%s: no loop device for it: %s", id.name, g_strerror(-number));

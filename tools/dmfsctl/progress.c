@@ -11,6 +11,7 @@
  */
 #include <string.h>
 
+#include "../common/tree.h"
 #include "progress.h"
 
 struct ratio {
@@ -124,7 +125,7 @@ void progress_add(struct progress *p, const char *type, const char *rest)
 		{"mirror", mirror}, {"raid", raid},	      {"snapshot-merge", merge},
 		{"clone", hydration}, {"integrity", integrity}, {"cache", cache},
 	};
-	g_auto(GStrv) words = g_strsplit(rest, " ", -1);
+	g_auto(GStrv) words = tree_words(rest);
 
 	for (unsigned i = 0; i < G_N_ELEMENTS(types); i++)
 		if (!strcmp(types[i].type, type))
@@ -133,7 +134,7 @@ void progress_add(struct progress *p, const char *type, const char *rest)
 
 void progress_of_status(struct progress *p, const char *status)
 {
-	g_auto(GStrv) lines = g_strsplit(status, "\n", -1);
+	g_auto(GStrv) lines = tree_lines(status);
 
 	*p = (struct progress){0};
 	for (unsigned i = 0; lines[i]; i++) {

@@ -74,7 +74,9 @@ static bool cut_line(char *line, struct target_line *t)
 		return false;
 	if (*p)
 		*p++ = '\0';
-	t->rest = g_strchomp(p);
+	t->rest = p;
+	for (size_t len = strlen(p); len && p[len - 1] == ' ' && !(len > 1 && p[len - 2] == '\\'); len--)
+		p[len - 1] = '\0'; /* but for a quoted one, which is a word's */
 	return true;
 }
 
@@ -93,7 +95,7 @@ bool has_target(const struct device *d)
 		return true;
 	if (tree_read(path, &text))
 		return false;
-	lines = g_strsplit(text, "\n", -1);
+	lines = tree_lines(text);
 	for (unsigned i = 0; lines[i]; i++)
 		if (cut_line(lines[i], &t) && target_is(t.type))
 			return true;
@@ -103,7 +105,7 @@ bool has_target(const struct device *d)
 /* Whether a target's line has a key in it, which dmfs shows as zeros. */
 static bool hides_a_key(const struct target_line *t)
 {
-	g_auto(GStrv) words = g_strsplit(t->rest, " ", -1);
+	g_auto(GStrv) words = tree_words(t->rest);
 	unsigned n = g_strv_length(words);
 
 	if (!strcmp(t->type, "crypt"))
@@ -129,7 +131,7 @@ static GString *concise;
 
 static bool print_targets(struct device *d, char *text, bool several, bool table)
 {
-	g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+	g_auto(GStrv) lines = tree_lines(text);
 	g_autoptr(GString) out = g_string_new(NULL);
 	bool found = false, brief = table && opt.concise;
 	struct target_line t;
@@ -140,7 +142,7 @@ static bool print_targets(struct device *d, char *text, bool several, bool table
 		if (!cut_line(lines[i], &t) || !target_is(t.type))
 			continue;
 		if (table && opt.showkeys && hides_a_key(&t))
-			return say("--showkeys: dmfs does not tell the keys of %s: they would be zeros", d->name);
+			return say("--showkeys: dmfs does not tell the keys of %s: they would be zeros", d->shown);
 		found = true;
 		line = g_strdup_printf("%" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT " %s %s", t.start, t.length, t.type, t.rest);
 		if (brief) {
@@ -148,7 +150,7 @@ static bool print_targets(struct device *d, char *text, bool several, bool table
 			concise_append(out, line);
 		} else {
 			if (several && !opt.verbose)
-				g_string_append_printf(out, "%s: ", d->name);
+				g_string_append_printf(out, "%s: ", d->shown);
 			g_string_append_printf(out, "%s\n", line);
 		}
 	}
@@ -160,7 +162,7 @@ static bool print_targets(struct device *d, char *text, bool several, bool table
 		return true;
 	}
 	if (!found)
-		g_string_append_printf(out, several && !opt.verbose ? "%s: \n" : "\n", d->name);
+		g_string_append_printf(out, several && !opt.verbose ? "%s: \n" : "\n", d->shown);
 	if (opt.verbose)
 		printf("%s\n", d->info);
 	fputs(out->str, stdout);
@@ -302,7 +304,7 @@ static void print_dep(const struct dep *dep)
 	}
 	if (!dep->mapped)
 		name = block_name(dep->major, dep->minor);
-	printf(" (%s)", name ? name : dep->text);
+	printf(" (%s)", name ? name : dep->shown);
 }
 
 static bool show_deps(struct device *d, bool several)
@@ -313,7 +315,7 @@ static bool show_deps(struct device *d, bool several)
 	if (opt.verbose)
 		printf("%s\n", d->info);
 	if (several && !opt.verbose)
-		printf("%s: ", d->name);
+		printf("%s: ", d->shown);
 	printf("%u dependencies\t:", deps->len);
 	for (unsigned i = 0; i < deps->len; i++)
 		print_dep(deps->pdata[i]);
@@ -364,11 +366,11 @@ static bool show_name(struct device *d, bool several)
 	if (opt.exec)
 		return run_for(d->name);
 	if (opt.target)
-		printf("%s\t(0, %u)\n", d->name, d->minor);
+		printf("%s\t(0, %u)\n", d->shown, d->minor);
 	else if (naming == NAME_DEVNO)
-		printf("%s\t(0:%u)\n", d->name, d->minor);
+		printf("%s\t(0:%u)\n", d->shown, d->minor);
 	else
-		printf("%s\t(%s)\n", d->name, d->name);
+		printf("%s\t(%s)\n", d->shown, d->shown);
 	return true;
 }
 

@@ -154,6 +154,13 @@ static double per(double n, double of)
 
 static void get_device(const void *o, struct value *v)
 {
+	g_autofree char *name = tree_shown_name(ROW(o)->sample->device);
+
+	g_string_append(v->text, name);
+}
+
+static void get_unmangled_device(const void *o, struct value *v)
+{
 	g_string_append(v->text, ROW(o)->sample->device);
 }
 
@@ -501,7 +508,7 @@ static void get_interval_ns(const void *o, struct value *v)
 static const struct field fields[] = {
 	{"name", "name", "Name", 16, FIELD_STRING, get_device, "Name of mapped device."},
 	{"name", "mangled_name", "MangledName", 16, FIELD_STRING, get_mangled_device, "Mangled name of mapped device."},
-	{"name", "unmangled_name", "UnmangledName", 16, FIELD_STRING, get_device, "Unmangled name of mapped device."},
+	{"name", "unmangled_name", "UnmangledName", 16, FIELD_STRING, get_unmangled_device, "Unmangled name of mapped device."},
 	{"name", "uuid", "UUID", 32, FIELD_STRING, get_uuid, "Unique (optional) identifier for mapped device."},
 	{"name", "mangled_uuid", "MangledUUID", 32, FIELD_STRING, get_mangled_uuid,
 	 "Mangled unique (optional) identifier for mapped device."},

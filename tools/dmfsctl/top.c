@@ -169,7 +169,7 @@ static bool draw(double interval, bool terminal, unsigned rows)
 
 		if (terminal && i + 2 >= rows)
 			break;
-		g_string_append_printf(out, "%-16s %c%c%c%c", d->name, d->live ? 'L' : '-', d->inactive ? 'I' : '-',
+		g_string_append_printf(out, "%-16s %c%c%c%c", d->shown, d->live ? 'L' : '-', d->inactive ? 'I' : '-',
 				       d->suspended ? 's' : '-', d->readonly ? 'r' : 'w');
 		if (sample(w))
 			append_rates(out, w, interval);

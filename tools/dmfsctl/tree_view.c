@@ -168,13 +168,13 @@ static void leaf_label(const struct dep *leaf, GString *out)
 	g_autofree char *name = block_name(leaf->major, leaf->minor);
 
 	if (view.blkdevname)
-		g_string_append_printf(out, " <%s>", name ? name : leaf->text);
+		g_string_append_printf(out, " <%s>", name ? name : leaf->shown);
 	if (view.nodevice)
 		return;
 	if (leaf->minor >= 0)
 		g_string_append_printf(out, " (%d:%d)", leaf->major, leaf->minor);
 	else if (!view.blkdevname)
-		g_string_append_printf(out, " (%s)", leaf->text);
+		g_string_append_printf(out, " (%s)", leaf->shown);
 }
 
 /* Empty: the node is not shown. */
@@ -186,9 +186,9 @@ static char *label(const struct node *n)
 		leaf_label(n->leaf, out);
 		return g_string_free(out, FALSE);
 	}
-	g_string_append(out, n->device->name);
+	g_string_append(out, n->device->shown);
 	if (view.blkdevname)
-		g_string_append_printf(out, " <%s>", n->device->name);
+		g_string_append_printf(out, " <%s>", n->device->shown);
 	if (!view.nodevice)
 		g_string_append_printf(out, " (0:%u)", n->device->minor);
 	add_attributes(n->device, out);

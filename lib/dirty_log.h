@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What the local dirty logs (core, disk) share. */
-#ifndef DMFS_CORE_DIRTY_LOG_H
-#define DMFS_CORE_DIRTY_LOG_H
+#ifndef DMFS_LIB_DIRTY_LOG_H
+#define DMFS_LIB_DIRTY_LOG_H
 
 #include <dmfs/dirty_log.h>
 
@@ -26,7 +26,7 @@ extern const struct dm_dirty_log_type dm_disk_log_type;
 
 /* Of a bitmap, in memory and on disk: whole 64-bit words. */
 size_t dm_log_bitmap_bytes(uint64_t regions);
-bool dm_log_in_sync(struct dm_dirty_log *log, uint64_t region);
+int dm_log_in_sync(struct dm_dirty_log *log, uint64_t region, bool may_wait);
 bool dm_log_get_resync_work(struct dm_dirty_log *log, uint64_t *region);
 void dm_log_set_region_sync(struct dm_dirty_log *log, uint64_t region, bool in_sync);
 uint64_t dm_log_sync_count(struct dm_dirty_log *log);

@@ -27,7 +27,6 @@
 #include <stdlib.h>
 
 #include "dirty_log.h"
-#include "mapped.h"
 
 #include <dmfs/le.h>
 
@@ -247,7 +246,7 @@ static int check_device_now(struct dm_dirty_log *log, GError **err)
 	struct disk_log *d = log->context;
 	struct dm_mapped *md = dm_dev_mapped(d->dev);
 
-	if (md && (atomic_load(&md->suspended) || atomic_load(&md->suspending)))
+	if (md && dm_mapped_suspending(md))
 		return 0;
 	return check_device(log, err);
 }

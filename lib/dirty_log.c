@@ -14,7 +14,6 @@
 
 #include <dmfs/rounding.h>
 
-
 /* --- the local part ------------------------------------------------------------- */
 
 static int parse_sync(const char *who, const char *word, enum log_sync *sync, GError **err)
@@ -78,7 +77,7 @@ int dm_log_local_init(struct dm_dirty_log *log, struct local_log *l, const char 
 	return 0;
 }
 
-bool dm_log_in_sync(struct dm_dirty_log *log, uint64_t region)
+int dm_log_in_sync(struct dm_dirty_log *log, uint64_t region, bool may_wait)
 {
 	struct local_log *l = log->context;
 

@@ -327,6 +327,8 @@ static void as_in_line(struct assembly *a)
 
 		s->m[i] = (struct raid_member_state){.in_sync = !rebuild, .recovered = rebuild ? 0 : RAID_NONE};
 		s->m[i].faulty = a->found[i].has_meta && !a->found[i].readable;
+		if (!s->persistent && !a->found[i].has_data) /* what is left is what it is */
+			s->resync_offset = RAID_NONE;
 	}
 }
 
@@ -453,9 +455,6 @@ int raid_assemble(const struct raid_params *p, uint64_t len, const struct raid_f
 		error = check_device_sizes(&a, a.line_dev_sectors, err);
 	if (error)
 		return error;
-	if (!s->persistent && raid_given(p, RAID_REBUILD) && !raid_given(p, RAID_NOSYNC))
-		return dm_fail(err, EINVAL, "raid: Unable to rebuild drive while array is not in-sync: without metadata "
-					    "devices nobody knows that it is");
 	if (raid_given(p, RAID_SYNC) || p->type->level == 0) {
 		as_in_line(&a);
 		error = check_redundancy(&a, s->level, s->layout, err);

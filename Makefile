@@ -42,6 +42,8 @@ cflags := -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wstrict-prototypes -Wm
 libs := -Wl,--as-needed $(shell $(PKG_CONFIG) --libs glib-2.0 libgcrypt sqlite3) \
 	$(foreach p,$(optional),$(shell $(PKG_CONFIG) --libs $(p))) \
 	$(if $(keyutils),-lkeyutils) -lm
+# at start, not at the first call: resolving a function then saves the vector registers, and what was copied last with them
+ldflags := -Wl,-z,now
 fuse_libs := $(shell $(PKG_CONFIG) --libs fuse3)
 ifdef WERROR
 cflags += -Werror
@@ -66,6 +68,7 @@ fs_src := $(wildcard src/fs/*.c) src/main.c
 tool_names := $(basename $(notdir $(wildcard tools/*.c))) $(filter-out common,$(notdir $(patsubst %/,%,$(wildcard tools/*/))))
 # Packages a tool cannot be built without; it is left out where one is missing.
 tool_pkgs_dmfs-luks := libcryptsetup
+tool_pkgs_dmfs-verity := libcryptsetup
 tool_names := $(foreach t,$(tool_names),$(if $(filter-out $(tool_optional),$(tool_pkgs_$(t))),,$(t)))
 unit_src := $(wildcard tests/unit/test_*.c)
 unit_common := $(filter-out $(unit_src),$(wildcard tests/unit/*.c))

@@ -12,7 +12,7 @@
  *   presuspend        bios still flow; stop background work from starting anew.
  *   postsuspend       no bio is in flight and none comes.
  *   preresume, resume the same; bios flow once resume has returned.
- *   message           while the table is live.  Hooks (presuspend to resume, and its undo) and messages of a device
+ *   message, commit   while the table is live.  Hooks (presuspend to resume, and its undo) and messages of a device
  *                     come one at a time, whatever tables it has: none begins before the other has returned.  A
  *                     suspend lets messages through while it waits for I/O.  May wait.
  *   status            any time between ctr and dtr, several at once, beside hooks, messages and bios.  Never waits:
@@ -97,6 +97,11 @@ struct dm_target_type {
 	 */
 	void (*end_waiting)(struct dm_target *);
 	void (*status)(struct dm_target *, enum dm_status_type, GString *);
+	/*
+	 * Somebody wants to know how things are on the disk: metadata is written now, before status is asked.  As status,
+	 * but it may wait.
+	 */
+	void (*commit)(struct dm_target *);
 	int (*message)(struct dm_target *, int argc, char **argv, GString *reply, GError **);
 	int (*iterate_devices)(struct dm_target *, dm_iterate_fn, void *data);
 	void (*io_hints)(struct dm_target *, struct dm_limits *);

@@ -27,6 +27,8 @@ struct dm_wq *dm_wq_new(const char *name, unsigned max_active);
 /* Waits for all its work, then frees it.  Not from one of its own works. */
 void dm_wq_free(struct dm_wq *wq);
 bool dm_wq_queue(struct dm_wq *wq, struct dm_work *work);
+/* For what waits for the queue's works: this thread is in none of them. */
+void dm_wq_assert_outside(struct dm_wq *wq);
 /* Waits until everything queued before the call, and what that queued, is done.  Not from one of its own works. */
 void dm_wq_flush(struct dm_wq *wq);
 

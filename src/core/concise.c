@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* dm-init's format (concise.h). */
 #include <errno.h>
+#include <malloc.h>
 #include <string.h>
 
 #include "concise.h"
@@ -35,10 +36,27 @@ static char *field(const char *p, const char *separators, const char **end)
 	return g_string_free(out, FALSE);
 }
 
+/* What may hold a key, be it in the wrong field, does not stay in memory; words cut it into several strings. */
+static void wipe(char **text)
+{
+	if (*text)
+		explicit_bzero(*text, malloc_usable_size(*text));
+	g_free(*text);
+}
+
+#define SECRET __attribute__((cleanup(wipe))) char *
+
+static int hide(int error, GError **err)
+{
+	if (error && err && *err)
+		dm_hide_keys((*err)->message);
+	return error;
+}
+
 /* A field that is one word: no blanks around, backslashes gone. */
 static char *word(const char **p, GError **err, const char *what)
 {
-	g_autofree char *raw = field(*p, ",;", p);
+	SECRET raw = field(*p, ",;", p);
 	g_autoptr(GPtrArray) words = dm_split_words(raw);
 
 	if (**p != ',') {
@@ -61,7 +79,7 @@ static int read_tables(struct dm_mapped *md, bool readonly, const char **p, cons
 	int error = 0;
 
 	for (;;) {
-		g_autofree char *line = field(*p, ",;", p);
+		SECRET line = field(*p, ",;", p);
 
 		error = dm_table_add_line(t, line, err);
 		if (error || **p != ',')
@@ -80,12 +98,13 @@ static int read_tables(struct dm_mapped *md, bool readonly, const char **p, cons
 
 static int read_device(const char **p, const struct dm_opener *who, GPtrArray *created, GError **err)
 {
-	g_autofree char *name = word(p, err, "name"), *uuid = name ? word(p, err, "uuid") : NULL;
-	g_autofree char *minor_text = uuid ? word(p, err, "minor") : NULL;
-	g_autofree char *flags = minor_text ? word(p, err, "flags") : NULL;
+	SECRET name = word(p, err, "name");
+	SECRET uuid = name ? word(p, err, "uuid") : NULL;
+	SECRET minor_text = uuid ? word(p, err, "minor") : NULL;
+	SECRET flags = minor_text ? word(p, err, "flags") : NULL;
 	unsigned minor_nr = 0;
+	struct dm_table *t = NULL;
 	struct dm_mapped *md;
-	struct dm_table *t;
 	int error = 0;
 
 	if (!flags)
@@ -99,16 +118,16 @@ static int read_device(const char **p, const struct dm_opener *who, GPtrArray *c
 	if (error)
 		return error;
 	g_ptr_array_add(created, md);
-	if (*uuid)
+	error = dm_mapped_set_readonly(md, !strcmp(flags, "ro"), err);
+	if (!error)
+		error = read_tables(md, !strcmp(flags, "ro"), p, who, &t, err);
+	if (!error && *uuid)
 		error = dm_set_uuid(md, uuid, err);
-	if (!error) {
-		error = dm_mapped_set_readonly(md, !strcmp(flags, "ro"), err);
-		if (!error)
-			error = read_tables(md, !strcmp(flags, "ro"), p, who, &t, err);
-	}
 	if (!error)
 		error = dm_mapped_swap(md, t, NULL, NULL, err);
-	if (error)
+	else
+		dm_table_unref(t);
+	if (hide(error, err)) /* before it is copied */
 		g_prefix_error(err, "%s: ", name);
 	return error;
 }
@@ -132,6 +151,7 @@ int dm_concise_create(const char *text, const struct dm_opener *who, GError **er
 		error = read_device(&p, who, created, err);
 		if (!error && *p && *p != ';')
 			error = dm_fail(err, EINVAL, "'%.16s' where a ';' or the end should be", p);
+		hide(error, err);
 	}
 	/* A crash leaves all of it in the state or nothing. */
 	if (error)

@@ -94,6 +94,7 @@ static void wake_armed(struct dm_events *c)
 {
 	GList *l;
 
+	dm_assert_locked(&c->lock);
 	while ((l = g_queue_pop_head_link(&c->armed))) {
 		struct dm_event_reader *r = l->data;
 
@@ -134,7 +135,8 @@ static void raise_event(struct dm_mapped *md, const char *action, const char *ta
 		  const char *words, bool last)
 {
 	g_autofree char *name = dm_mapped_dup_name(md), *uuid = dm_mapped_dup_uuid(md);
-	g_autoptr(GString) line = g_string_new(NULL);
+	/* At once: growing would leave copies behind, and somebody may have taken a key for a name. */
+	g_autoptr(GString) line = g_string_sized_new(4 * (strlen(name) + strlen(uuid)) + 256);
 
 	g_string_append_printf(line, "ACTION=%s DM_NAME=", action);
 	dm_event_value(line, name);
@@ -150,6 +152,9 @@ static void raise_event(struct dm_mapped *md, const char *action, const char *ta
 	g_string_append_printf(line, " MAJOR=0 MINOR=%u\n", md->minor);
 	post(NULL, line->str, false);
 	post(md, line->str, last);
+	explicit_bzero(line->str, line->len);
+	explicit_bzero(name, strlen(name));
+	explicit_bzero(uuid, strlen(uuid));
 }
 
 void dm_event_added(struct dm_mapped *md)

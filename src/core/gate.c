@@ -93,6 +93,8 @@ bool dm_gate_wait(struct dm_gate *g, bool (*interrupted)(void *), void *data)
 {
 	bool empty = true;
 
+	dm_gate_assert_closed(g);
+	assert(!dm_in_end()); /* one of those inside may need this thread */
 	pthread_mutex_lock(&g->lock);
 	if (dm_gate_inside(g)) {
 		dm_block_begin();

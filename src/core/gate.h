@@ -18,6 +18,7 @@
 #ifndef DMFS_CORE_GATE_H
 #define DMFS_CORE_GATE_H
 
+#include <assert.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -72,12 +73,18 @@ static inline bool dm_gate_enter(struct dm_gate *g)
 	return false;
 }
 
+/* For what may be done only while nobody comes in. */
+static inline void dm_gate_assert_closed(struct dm_gate *g)
+{
+	assert(atomic_load(&g->closed) > 0);
+}
+
 void dm_gate_close(struct dm_gate *g);
 /* Waits until nobody is inside a closed gate; false if interrupted() said so before. */
 bool dm_gate_wait(struct dm_gate *g, bool (*interrupted)(void *), void *data);
 /* True when this was the last close to be taken back. */
 bool dm_gate_open(struct dm_gate *g);
-/* How many are inside; exact only while the gate is closed. */
+/* How many are inside.  Who comes to a closed gate counts for a moment. */
 unsigned long dm_gate_inside(struct dm_gate *g);
 
 #endif

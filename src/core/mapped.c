@@ -83,6 +83,8 @@ void dm_mapped_free(struct dm_mapped *md)
 	pthread_mutex_destroy(&md->lock);
 	g_hash_table_destroy(md->tables);
 	g_hash_table_destroy(md->used_by);
+	explicit_bzero(md->name, strlen(md->name)); /* somebody may have written a key in the wrong place */
+	explicit_bzero(md->uuid, strlen(md->uuid));
 	g_free(md->name);
 	g_free(md->uuid);
 	if (md->error)
@@ -254,6 +256,8 @@ static void publish_tables(struct dm_change *c)
 	struct dm_mapped *md = c->md;
 	struct dm_table *live = c->live, *inactive = c->inactive;
 
+	if (c->what & DM_CHANGE_LIVE)
+		dm_gate_assert_closed(&md->gate);
 	pthread_mutex_lock(&md->lock);
 	if (c->what & DM_CHANGE_LIVE) {
 		c->live = atomic_load(&md->live);
@@ -368,6 +372,7 @@ static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupt
 {
 	struct dm_table *t = atomic_load(&md->live);
 
+	dm_assert_locked(&md->control);
 	if (atomic_load(&md->suspended))
 		return dm_fail(err, EINVAL, "the device is suspended already");
 	if (!dm_mapped_lock_hooks(md, interrupted, data))
@@ -391,6 +396,7 @@ static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupt
 	dm_mapped_lock_hooks(md, NULL, NULL);
 	atomic_store(&md->suspended, true);
 	atomic_store(&md->suspending, false);
+	dm_gate_assert_closed(&md->gate);
 	if (t)
 		dm_table_postsuspend(t);
 	dm_mapped_unlock_hooks(md);
@@ -406,6 +412,8 @@ static int resume_locked(struct dm_mapped *md, struct dm_change *c, GError **err
 	struct dm_table *t = c ? c->live : atomic_load(&md->live);
 	int error;
 
+	dm_assert_locked(&md->control);
+	dm_gate_assert_closed(&md->gate);
 	dm_mapped_lock_hooks(md, NULL, NULL);
 	error = t ? dm_table_preresume(t, err) : 0;
 	if (!error && c)

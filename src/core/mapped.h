@@ -22,6 +22,7 @@
 #include "table.h"
 
 #include <dmfs/hold.h>
+#include <dmfs/locked.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
 

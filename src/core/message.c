@@ -42,16 +42,48 @@ static int tell_inactive(struct dm_mapped *md, int argc, char **argv, GString *r
 	return 0;
 }
 
+/* "@flush status": the live table's status after its targets have written their metadata, which `status` never waits for. */
+static int tell_flushed(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
+{
+	struct dm_table *t;
+
+	if (argc != 2 || strcmp(argv[1], "status"))
+		return dm_fail(err, EINVAL, "@flush takes status");
+	dm_block_begin();
+	dm_mapped_lock_hooks(md, NULL, NULL);
+	t = dm_mapped_live(md);
+	for (unsigned i = 0; t && i < t->n && !atomic_load(&md->suspended); i++) {
+		struct dm_target *ti = dm_table_target(t, i);
+
+		if (ti->type->commit)
+			ti->type->commit(ti);
+	}
+	dm_mapped_unlock_hooks(md);
+	dm_block_end();
+	if (t)
+		dm_table_print(t, DM_STATUS_INFO, reply);
+	dm_table_unref(t);
+	return 0;
+}
+
 /* Messages to the device itself. */
 static int device_message(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
 {
 	if (!strcmp(argv[0], "@inactive"))
 		return tell_inactive(md, argc, argv, reply, err);
+	if (!strcmp(argv[0], "@flush"))
+		return tell_flushed(md, argc, argv, reply, err);
 	if (g_ascii_strcasecmp(argv[0], "@cancel_deferred_remove"))
 		return dm_stats_message(md, argc, argv, reply, err);
 	if (argc > 1)
 		return dm_fail(err, EINVAL, "@cancel_deferred_remove takes no arguments");
 	return dm_cancel_deferred_remove(md, err);
+}
+
+bool dm_message_asks(const char *text)
+{
+	text += strspn(text, "0123456789 \t");
+	return g_str_has_prefix(text, "@inactive ") || g_str_has_prefix(text, "@flush ");
 }
 
 /* One at a time, and none beside a hook: the table is live before it and after it. */

@@ -12,4 +12,7 @@
  */
 int dm_mapped_message(struct dm_mapped *md, char *text, const struct dm_opener *who, GString *reply, GError **err);
 
+/* Whether a message only asks the device about itself. */
+bool dm_message_asks(const char *text);
+
 #endif

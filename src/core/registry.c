@@ -127,6 +127,17 @@ static int check_header(const char *path, GError **err)
 	return 0;
 }
 
+/* Makes a new one for the owner alone, whatever the umask is; the journal gets the file's mode.  What is there stays. */
+static void make_private(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return; /* SQLite says why */
+	fchmod(fd, 0600);
+	close(fd);
+}
+
 static int run(const char *text, GError **err)
 {
 	int rc = sqlite3_exec(db, text, NULL, NULL, NULL);
@@ -205,6 +216,7 @@ int dm_registry_open(const char *path, GError **err)
 
 	if (error)
 		return error;
+	make_private(path);
 	db_path = g_strdup(path);
 	rc = sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, NULL);
 	if (rc != SQLITE_OK)

@@ -7,6 +7,9 @@
 #include "registry.h"
 #include "state.h"
 
+#define MAX_WORD (1u << 20) /* bytes: twice a table's longest line, for what is quoted in it */
+#define MAX_SHOWN 4096      /* of a table, in an error text */
+
 _Thread_local bool dm_print_minors;
 
 static bool restoring;
@@ -243,7 +246,7 @@ static int make_device(struct dm_registry_device *d, void *data)
 		}
 	}
 	if (error) {
-		dm_log_err("state: device '%s', minor %u: %s", d->name, d->minor, err->message);
+		dm_log_err("state: device '%.*s', minor %u: %s", DM_NAME_MAX, d->name, d->minor, err->message);
 		dm_registry_device_clear(d);
 		return 0;
 	}
@@ -331,6 +334,22 @@ static void keep_unloaded(struct restored *r, bool live, const char *why)
 	dm_log_err("state: %s: %s", r->d.name, why);
 }
 
+/* The longest word, in bytes; nothing that could be loaded has a longer one than MAX_WORD. */
+static size_t longest_word(const char *text)
+{
+	size_t longest = 0, len = 0;
+
+	for (const char *p = text; *p; p++) {
+		len = g_ascii_isspace(*p) ? 0 : len + 1;
+		if (*p == '\\' && p[1]) {
+			p++;
+			len++;
+		}
+		longest = MAX(longest, len);
+	}
+	return longest;
+}
+
 static void restore_table(struct restored *r, bool live)
 {
 	const struct dm_registry_table *saved = live ? &r->d.live : &r->d.inactive;
@@ -343,12 +362,14 @@ static void restore_table(struct restored *r, bool live)
 	if (saved->secret) {
 		g_autofree char *why = g_strdup_printf("the table needs its key, which is not kept in the state; "
 						       "load it again with the key: %.*s",
-						       (int)strcspn(saved->text, "\n"), saved->text);
+						       (int)MIN(strcspn(saved->text, "\n"), MAX_SHOWN), saved->text);
 
 		keep_unloaded(r, live, why);
 		return;
 	}
-	t = build(r->md, saved, &err);
+	if (longest_word(saved->text) > MAX_WORD)
+		dm_fail(&err, E2BIG, "a word of its table has %zu bytes, %u are the most", longest_word(saved->text), MAX_WORD);
+	t = err ? NULL : build(r->md, saved, &err);
 	if (t) {
 		error = live ? dm_mapped_swap(r->md, t, NULL, NULL, &err) : dm_mapped_load(r->md, t, &err);
 		if (!error)

@@ -298,12 +298,7 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 	return 0;
 }
 
-/*
- * A key in the wrong place is still a key.  Whatever could be one, 16 or more
- * hexadecimal digits that are not just a decimal number, 32 or more in any
- * case, becomes asterisks.
- */
-static void hide_keys(char *text)
+void dm_hide_keys(char *text)
 {
 	while (*text) {
 		size_t len = strspn(text, "0123456789abcdefABCDEF");
@@ -340,7 +335,7 @@ int dm_table_add_line(struct dm_table *t, char *line, GError **err)
 		const struct dm_target_type *type = dm_find_type(w[2]);
 
 		if (!type || type->features & DM_TARGET_TAKES_KEYS)
-			hide_keys((*err)->message);
+			dm_hide_keys((*err)->message);
 	}
 	return error;
 }

@@ -104,6 +104,11 @@ int dm_table_report_zones(struct dm_table *t, uint64_t sector, uint64_t max, dm_
 /* limits.c: fills in t->limits, when all targets are there. */
 int dm_table_limits(struct dm_table *t, GError **err);
 
+/*
+ * A key in the wrong place is still a key.  Whatever could be one, 16 or more hexadecimal digits that are not just a
+ * decimal number, 32 or more in any case, becomes asterisks.
+ */
+void dm_hide_keys(char *text);
 /* Splits a line into words, in place; a backslash quotes the next character. The vector ends with NULL. */
 GPtrArray *dm_split_words(char *line);
 

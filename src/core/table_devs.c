@@ -231,9 +231,11 @@ static gboolean names_dev(gpointer key, gpointer value, gpointer dev)
 /* Counts a device that was opened as the table's, or the one that the table has already instead; the lock is held. */
 static int take(struct dm_table *t, struct dm_dev *found, struct dm_table_dev **out, GError **err)
 {
-	struct dm_table_dev *d = g_hash_table_lookup(t->devs, found);
+	struct dm_table_dev *d;
 	int error;
 
+	dm_assert_locked(&t->devs_lock);
+	d = g_hash_table_lookup(t->devs, found);
 	if (!d) {
 		d = g_new0(struct dm_table_dev, 1);
 		d->dev = dm_dev_get(found);

@@ -44,6 +44,8 @@ struct dmfs_file {
 	int (*read_text)(struct dmfs_handle *, GString *);
 	/* A text comes in, of h->writer's; files whose writes act at once.  0 or a negative errno. */
 	int (*write_text)(struct dmfs_handle *, fuse_req_t, char *text, size_t len, GError **);
+	/* A text that only asks, so that `error` goes on to tell of what was done before; NULL: none does. */
+	bool (*asks)(const char *text);
 	bool long_text; /* it may come in several pieces: see text.c */
 	/* A long text that ends so (len > 0) goes on in the next write; NULL: none does. */
 	bool (*unfinished)(const char *text, size_t len);

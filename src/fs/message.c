@@ -14,6 +14,7 @@ static int message_write(struct dmfs_handle *h, fuse_req_t req, char *text, size
 {
 	struct dm_mapped *md = h->device->md;
 	GString *reply = g_string_new(NULL);
+	bool asks = dm_message_asks(text);
 	int error;
 
 	dm_block_begin();
@@ -28,7 +29,7 @@ static int message_write(struct dmfs_handle *h, fuse_req_t req, char *text, size
 		g_string_free(h->data, TRUE);
 	h->data = g_string_new(reply->str);
 	pthread_mutex_unlock(&h->lock);
-	if (error) {
+	if (error || asks) {
 		g_string_free(reply, TRUE);
 		return error;
 	}
@@ -67,6 +68,7 @@ const struct dmfs_file dmfs_message_file = {
 	.mode = 0600,
 	.read_text = message_text,
 	.write_text = message_write,
+	.asks = dm_message_asks,
 	.long_text = true,
 	.release = message_release,
 };

@@ -17,6 +17,8 @@
 #include "fs.h"
 #include "loop.h"
 
+#include <dmfs/secmem.h>
+
 #define PART 4096u
 #define MAX_TEXT (64u * 1024 * 1024)
 
@@ -65,13 +67,14 @@ static int text_take(struct dmfs_handle *h, fuse_req_t req, const char *buf, siz
 {
 	g_autofree char *text = g_strndup(buf, size);
 	g_autoptr(GError) err = NULL;
+	bool asks = h->file->asks && h->file->asks(text);
 	int error;
 
 	if (memchr(buf, '\0', size))
 		error = dm_fail(&err, EINVAL, "%s: a NUL byte in the text", h->file->name);
 	else
 		error = h->file->write_text(h, req, text, size, &err);
-	if (h->device) {
+	if (h->device && (error || !asks)) {
 		g_autofree char *line = err ? g_strdup_printf("0: %s\n", err->message) : NULL;
 
 		dm_mapped_set_error(h->device->md, error ? line : NULL);
@@ -79,6 +82,7 @@ static int text_take(struct dmfs_handle *h, fuse_req_t req, const char *buf, siz
 	if (error && err)
 		dm_log_err("%s: %s", h->file->name, err->message);
 	explicit_bzero(text, size); /* a message may hold a key */
+	dm_burn_stack();
 	return error;
 }
 

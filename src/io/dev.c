@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What all devices share: reference counts, and defaults for what a kind of device leaves out. */
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -63,6 +64,7 @@ void dm_dev_limits(struct dm_dev *dev, struct dm_limits *out)
 
 int dm_dev_report_zones(struct dm_dev *dev, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
 {
+	assert(!dm_in_end());
 	return dev->ops->report_zones ? dev->ops->report_zones(dev, sector, max, fn, data) : -EOPNOTSUPP;
 }
 

@@ -37,6 +37,7 @@
 
 #include <dmfs/container_of.h>
 #include <dmfs/kcopyd.h>
+#include <dmfs/locked.h>
 #include <dmfs/rounding.h>
 #include <dmfs/work.h>
 
@@ -386,6 +387,7 @@ static void start_pieces(struct dm_kcopyd_client *kc)
 {
 	struct job *job;
 
+	dm_assert_locked(&kc->lock);
 	while ((job = kc->head)) {
 		unsigned most = job->flags & DM_KCOPYD_WRITE_SEQ ? 1 : JOB_PIECES;
 		uint64_t sectors = piece_sectors(job), again_ns;
@@ -500,6 +502,7 @@ void dm_kcopyd_client_free(struct dm_kcopyd_client *kc)
 {
 	if (!kc)
 		return;
+	dm_wq_assert_outside(kc->wq);
 	pthread_mutex_lock(&kc->lock);
 	while (kc->jobs)
 		pthread_cond_wait(&kc->idle, &kc->lock);

@@ -6,6 +6,8 @@
 
 #include "shared_file.h"
 
+#include <dmfs/locked.h>
+
 int (*shared_file_fdatasync)(int fd) = fdatasync;
 
 static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -34,6 +36,7 @@ static struct shared_file *find(const struct shared_file *key)
 	struct shared_file *f = files ? g_hash_table_lookup(files, key) : NULL;
 	int refs = f ? atomic_load(&f->refs) : 0;
 
+	dm_assert_locked(&files_lock);
 	while (refs > 0)
 		if (atomic_compare_exchange_weak(&f->refs, &refs, refs + 1))
 			return f;

@@ -154,6 +154,7 @@ void dm_timer_cancel_sync(struct dm_timer *t)
 	if (t->heap_index)
 		heap_remove(t);
 	if (timers.running == t) {
+		assert(!pthread_equal(timers.thread, pthread_self()));
 		dm_block_begin();
 		while (timers.running == t)
 			pthread_cond_wait(&timers.ran, &timers.lock);

@@ -25,6 +25,7 @@
 /* What a runner is doing, on its stack. */
 struct running {
 	struct dm_work *work;
+	pthread_t thread;
 	struct running *next;
 };
 
@@ -45,6 +46,8 @@ static struct {
 	struct dm_wq *head, **tail;
 	unsigned idle, waiting;
 } pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, &pool.head, 0, 0};
+
+static _Thread_local struct dm_wq *working_for; /* the queue whose work this thread is in */
 
 static void unlink_running(struct dm_wq *wq, struct running *me)
 {
@@ -70,10 +73,12 @@ static void run_queue(struct dm_wq *wq)
 		if (!(wq->head = work->next))
 			wq->tail = &wq->head;
 		__atomic_store_n(&work->pending, 0, __ATOMIC_RELEASE);
-		me = (struct running){work, wq->running};
+		me = (struct running){work, pthread_self(), wq->running};
 		wq->running = &me;
 		pthread_mutex_unlock(&wq->lock);
+		working_for = wq;
 		work->fn(work);
+		working_for = NULL;
 		pthread_mutex_lock(&wq->lock);
 		unlink_running(wq, &me);
 	}
@@ -190,8 +195,14 @@ bool dm_wq_queue(struct dm_wq *wq, struct dm_work *work)
 	return true;
 }
 
+void dm_wq_assert_outside(struct dm_wq *wq)
+{
+	assert(working_for != wq);
+}
+
 void dm_wq_flush(struct dm_wq *wq)
 {
+	dm_wq_assert_outside(wq);
 	pthread_mutex_lock(&wq->lock);
 	while (wq->active || wq->head)
 		pthread_cond_wait(&wq->idle, &wq->lock);
@@ -209,6 +220,8 @@ static bool is_running(struct dm_wq *wq, struct dm_work *work)
 void dm_wq_flush_work(struct dm_wq *wq, struct dm_work *work)
 {
 	pthread_mutex_lock(&wq->lock);
+	for (struct running *r = wq->running; r; r = r->next)
+		assert(r->work != work || !pthread_equal(r->thread, pthread_self()));
 	wq->flushing++;
 	while (work->pending || is_running(wq, work))
 		pthread_cond_wait(&wq->idle, &wq->lock);

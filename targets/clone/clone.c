@@ -585,6 +585,16 @@ static void clone_status(struct dm_target *ti, enum dm_status_type type, GString
 		g_string_append_printf(out, " %s", c->args);
 }
 
+static void clone_commit(struct dm_target *ti)
+{
+	struct clone *c = ti->private;
+
+	if (atomic_load(&c->suspended) || !clone_md_dirty(c->md))
+		return;
+	dm_wq_queue(c->wq, &c->commit_work); /* not beside another commit */
+	dm_wq_flush_work(c->wq, &c->commit_work);
+}
+
 static int clone_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err)
 {
 	struct clone *c = ti->private;
@@ -665,6 +675,7 @@ const struct dm_target_type clone_target = {
 	.preresume = clone_preresume,
 	.resume = clone_resume,
 	.status = clone_status,
+	.commit = clone_commit,
 	.message = clone_message,
 	.iterate_devices = clone_iterate_devices,
 	.extent = clone_extent,

@@ -23,25 +23,8 @@
  */
 #include "crypt.h"
 
+#include <dmfs/le.h>
 #include <dmfs/target.h>
-
-static void put_le32(uint8_t *p, uint32_t v)
-{
-	v = GUINT32_TO_LE(v);
-	memcpy(p, &v, sizeof(v));
-}
-
-static void put_le64(uint8_t *p, uint64_t v)
-{
-	v = GUINT64_TO_LE(v);
-	memcpy(p, &v, sizeof(v));
-}
-
-static void put_be64(uint8_t *p, uint64_t v)
-{
-	v = GUINT64_TO_BE(v);
-	memcpy(p, &v, sizeof(v));
-}
 
 static void xor_bytes(uint8_t *dst, const uint8_t *src, size_t len)
 {

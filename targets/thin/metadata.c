@@ -355,6 +355,15 @@ int thin_md_commit(struct thin_md *md, bool *did)
 	return r;
 }
 
+void thin_md_touch(struct thin_md *md)
+{
+	dm_block_begin();
+	pthread_mutex_lock(&md->change);
+	md->dirty = true;
+	pthread_mutex_unlock(&md->change);
+	dm_block_end();
+}
+
 /* --- opening --- */
 
 static int is_all_zeroes(struct dm_bm *bm, bool *zeroes)

@@ -116,6 +116,8 @@ void thin_md_set_dev(struct thin_md *md, struct dm_dev *dev);
 
 /* 0 also if there was nothing to do, then *did (may be NULL) is false. */
 int thin_md_commit(struct thin_md *md, bool *did);
+/* The next commit writes, even if nothing has changed. */
+void thin_md_touch(struct thin_md *md);
 /* Goes back to the last commit.  On an error the metadata is failed. */
 int thin_md_abort(struct thin_md *md);
 /* Whether a change has failed half-way, so that only thin_md_abort() is left. */

@@ -289,6 +289,17 @@ static void pool_target_resume(struct dm_target *ti)
 	pool_resume(pt->pool);
 }
 
+/* As the kernel for a status, it writes though nothing has changed: so a broken metadata device is found. */
+static void pool_target_commit(struct dm_target *ti)
+{
+	struct pool_target *pt = ti->private;
+
+	if (dm_target_suspending(ti) || pool_mode(pt->pool) >= PM_OUT_OF_METADATA_SPACE)
+		return;
+	thin_md_touch(pt->pool->md);
+	pool_commit(pt->pool, NULL);
+}
+
 /* --- messages --- */
 
 static int read_id(const char *text, uint64_t *id, GError **err)
@@ -518,6 +529,7 @@ const struct dm_target_type thin_pool_target = {
 	.resume = pool_target_resume,
 	.end_waiting = pool_target_end_waiting,
 	.status = pool_status,
+	.commit = pool_target_commit,
 	.message = pool_message,
 	.iterate_devices = pool_iterate_devices,
 	.io_hints = pool_io_hints,

@@ -372,6 +372,20 @@ def test_metadata_that_cannot_be_read_back_either_makes_it_fail(fs, disks):
     assert dev.pread(len(expected), 0) == bytes(expected), "nothing hydrated is lost, the rest is retried"
 
 
+def test_a_status_that_flushes_commits_what_has_changed(fs, disks):
+    """As the kernel's: what is hydrated is on the disk then, or the metadata is found broken."""
+    meta = fs.mkdir("meta", f"0 8192 linear {disks[0]} 0")
+    dev = fs.mkdir("c", line(("meta", disks[1], disks[2]), rest="1 no_hydration"))
+    dev.pwrite(b"d" * 4096, 4096)
+    assert "1/1024" in dev.message("@flush status")
+    before = content(disks[0])
+    assert dev.message("@flush status") == dev.status() and content(disks[0]) == before
+    meta.load("0 8192 error")
+    assert "1/1024" in dev.message("@flush status"), "nothing has changed"
+    dev.pwrite(b"d" * 4096, 65536)
+    assert dev.message("@flush status") == dev.status() == f"0 {SECTORS} clone Fail\n"
+
+
 def test_a_terabyte_opens_at_once(fs, backing):
     sectors = 1 << 31
     disks = (backing(1 << 18), backing(sectors), backing(sectors))

@@ -2,11 +2,15 @@
 """dm-init strings through `concise` and --create."""
 
 import errno
+import hashlib
 import os
 import signal
 import subprocess
 
 import pytest
+
+import mounted
+from mounted import memory
 
 TWO = "a,,,rw,0 8 zero,8 8 error;b,uu-1,7,ro,0 16 linear a 0"
 
@@ -147,3 +151,32 @@ def test_create_on_the_command_line(dmfs):
     assert d.devices() == ["a", "b"]
     with pytest.raises(RuntimeError, match="nonesuch: unknown target type"):
         dmfs(args=["--create=x,,,rw,0 8 nonesuch"])
+
+
+@pytest.mark.root
+@pytest.mark.skipif("address" in mounted.sanitized() or "thread" in mounted.sanitized(),
+                    reason="sanitizers keep freed memory")
+@pytest.mark.parametrize("text", [
+    "{half},,,rw,0 8 zero,8 8 nonsense",
+    "{key}{key}{key},,,rw,0 8 zero",
+    "vol,{half},,rw,0 8 zero,8 8 nonsense",
+    "vol,{half},,rw,0 8 zero;{half},,,rw,0 8 linear nowhere 0",
+    "vol,{key}{key}{key}",
+    "vol,u {key},,rw,0 8 zero",
+    "vol,,{key},rw,0 8 zero",
+    "vol,,,{key},0 8 zero",
+    "vol,,,rw {key},0 8 zero",
+    "vol,,,rw,{key} 8 zero",
+    "vol,,,rw,0 8 {key}",
+    "vol,,,rw,0 8 crypt aes-xts-plain64 0 {key} /nowhere 0",
+    "vol,,,rw,0 8 zero;other,,,{key}",
+])
+def test_a_key_in_the_wrong_field(dmfs, text):
+    """It is neither in an error text nor in the log, nor left in memory."""
+    key = hashlib.sha512(text.encode()).hexdigest()
+    d = dmfs()
+    with pytest.raises(OSError):
+        d.write("concise", text.format(key=key, half=key[:64]))
+    assert d.devices() == []
+    assert key[:16] not in d.read("log")
+    assert not [name for name, part in memory(d.pid) if key[:24].encode() in part]

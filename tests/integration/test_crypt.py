@@ -12,7 +12,7 @@ import pytest
 
 from crypt_combos import stream
 import mounted
-from mounted import SECTOR, Device, pattern, quote
+from mounted import SECTOR, Device, memory, pattern, quote
 
 KEY = "c0ffee0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d"
 RAW = bytes.fromhex(KEY)
@@ -174,25 +174,6 @@ def test_no_dump_and_locked(fs, backing):
     dev.load(line(backing(64), 64))
     assert locked() > before
     assert os.stat(f"/proc/{fs.pid}/environ").st_uid == 0
-
-
-def memory(pid):
-    """Every readable range of a process: (its name if it is not locked, its bytes)."""
-    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as f:
-        ranges = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) (r.*)(?:.|\n)*?^VmFlags: (.*)$", f.read(), re.M)
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
-        for begin, end, name, flags in ranges:
-            at, end = int(begin, 16), int(end, 16)
-            try:
-                while at < end:
-                    mem.seek(at)
-                    part = mem.read(min(end - at, 1 << 24))
-                    if not part:
-                        break
-                    yield "" if "lo" in flags.split() else f"{begin} {name}", part
-                    at += len(part)
-            except OSError:
-                pass
 
 
 @pytest.mark.root

@@ -162,6 +162,19 @@ def test_a_device_that_cannot_come_back_says_why_and_is_not_lost(dmfs, state, ba
     assert d["high"].table() == "0 64 linear lower 0\n"
 
 
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+def test_it_is_the_owners_alone(dmfs, state, umask):
+    """The database holds names, paths and bad blocks; its journal too."""
+    before = os.umask(umask)
+    try:
+        d = dmfs(state=state)
+    finally:
+        os.umask(before)
+    d.mkdir("v", "0 8 zero")
+    assert {name: os.stat(os.path.join(os.path.dirname(state), name)).st_mode & 0o7777
+            for name in os.listdir(os.path.dirname(state))} == {"state": 0o600, "state-journal": 0o600}
+
+
 def test_a_second_daemon_is_refused(dmfs, state):
     d = dmfs(state=state)
     d.mkdir("v", "0 8 zero")
@@ -249,6 +262,26 @@ def test_hostile_rows_do_no_harm(dmfs, state):
     assert "a/b" not in d.devices() and "uuid" not in d.devices()
     for name in ("loop", "big", "junk"):
         assert d[name].table() == "" and d[name].error()
+
+
+def test_a_hostile_word(dmfs, state):
+    """A word of 100 MB is refused at a limit that is told, and stays out of the log; a megabyte is still looked at."""
+    d = dmfs(state=state)
+    for name in "good", "huge", "large", "name", "uuid":
+        d.mkdir(name, "0 8 zero")
+    d.unmount()
+    with sqlite3.connect(state) as db:
+        db.execute("UPDATE device SET live=? WHERE name='huge'", ["0 8 zero " + "x" * 100_000_000])
+        db.execute("UPDATE device SET live=? WHERE name='large'", ["0 8 zero " + "\\x" * 500_000])
+        db.execute("UPDATE device SET name=? WHERE name='name'", ["n" * 10_000_000])
+        db.execute("UPDATE device SET uuid=? WHERE name='uuid'", ["u" * 10_000_000])
+    db.close()
+    d = dmfs(state=state)
+    assert d.devices() == ["good", "huge", "large"]
+    assert d["huge"].error() == "0: a word of its table has 100000000 bytes, 1048576 are the most\n"
+    assert d["huge"].table() == "" and "zero: " in d["large"].error()
+    assert len(d.read("log")) < 10000
+    assert d["good"].table() == "0 8 zero\n"
 
 
 @pytest.mark.parametrize("rounds", [6])

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from mounted import pattern, quote
-from thinpool import BLOCK, BS, Pool, tool
+from thinpool import BLOCK, BS, Pool, tool as thin_tool
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def stacked(fs, backing):
             """Everything anew; the metadata must be clean."""
             self.thin.remove()
             self.pool.remove()
-            tool("thin_check", self.files["meta"][0])
+            thin_tool("thin_check", self.files["meta"][0])
             os.mkdir(self.pool.path)
             self.pool.load(f"0 {200 * BS} thin-pool meta data {BS} 0")
             os.mkdir(self.thin.path)
@@ -65,6 +65,42 @@ def test_metadata_device_fails(stacked):
     assert s.pool.status().split()[7] == "rw"
 
 
+def test_a_status_that_flushes_finds_a_broken_metadata_device(stacked, tool, sh):
+    """Also when nothing has changed, as in the kernel; `status` never waits, and does not look."""
+    s, ctl = stacked, {"DMFS_MOUNT": stacked.pool.mount.mountpoint, "CTL": tool("dmfsctl")}
+    s.thin.pwrite(pattern(5 * BS), 0, sync=True)
+
+    def mode(*options):
+        return sh(f'"$CTL" status {" ".join(options)} pool', **ctl).stdout.split()[3:8][-1]
+
+    assert mode() == "rw" == s.pool.message("@flush status").split()[7]
+    s.break_("meta")
+    assert s.pool.status().split()[7] == mode("--noflush") == "rw"
+    sh('"$CTL" status thin', **ctl)
+    s.pool.suspend()
+    assert mode() == "rw"               # not while it is suspended
+    s.heal("meta")
+    s.pool.resume()
+    s.break_("meta")
+    assert mode() == mode("--noflush") == "Fail" and s.thin.status().split()[3:] == ["Fail"]
+    s.heal("meta")
+    s.again()
+    assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
+
+
+def test_asking_leaves_error_and_the_last_reply(fs):
+    dev = fs.mkdir("vol", "0 8 zero")
+    dev.message("@stats_create - /1")
+    dev.refuse("0 8 nosuch\n")
+    reply, error = dev.read("message"), dev.error()
+    assert dev.message("@flush status") == "0 8 zero\n" and dev.message("@inactive deps") == ""
+    assert (dev.read("message"), dev.error()) == (reply, error) and "nosuch" in error
+    for text in ("@flush", "@flush table", "@flush status status"):
+        with pytest.raises(OSError) as e:
+            dev.message(text)
+        assert e.value.errno == errno.EINVAL and "@flush takes status" in dev.error()
+
+
 def test_data_device_fails(stacked):
     s = stacked
     s.thin.pwrite(pattern(5 * BS), 0, sync=True)
@@ -92,8 +128,8 @@ def test_data_device_fails_to_flush(stacked):
     assert s.thin.pread(5 * BLOCK, 0) == pattern(5 * BS)
     s.thin.remove()
     s.pool.remove()
-    tool("thin_check", s.files["meta"][0])
-    assert 'dev_id="1"' not in tool("thin_dump", s.files["meta"][0]).stdout
+    thin_tool("thin_check", s.files["meta"][0])
+    assert 'dev_id="1"' not in thin_tool("thin_dump", s.files["meta"][0]).stdout
 
 
 def test_devices_that_have_shrunk_are_refused(fs, backing):

@@ -433,6 +433,25 @@ def pattern(sectors, seed=0):
     return b"".join(parts)
 
 
+def memory(pid):
+    """Every readable range of a process: (its name if it is not locked, its bytes)."""
+    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as f:
+        ranges = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) (r.*)(?:.|\n)*?^VmFlags: (.*)$", f.read(), re.M)
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
+        for begin, end, name, flags in ranges:
+            at, end = int(begin, 16), int(end, 16)
+            try:
+                while at < end:
+                    mem.seek(at)
+                    part = mem.read(min(end - at, 1 << 24))
+                    if not part:
+                        break
+                    yield "" if "lo" in flags.split() else f"{begin} {name}", part
+                    at += len(part)
+            except OSError:
+                pass
+
+
 def alive(pid):
     try:
         os.kill(pid, 0)

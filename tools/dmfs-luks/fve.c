@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fail.h"
+#include "../common/fail.h"
 #include "fve.h"
 
 #define BLOCK_HEADER 64 /* in front of the metadata: version, state, volume size */

@@ -31,7 +31,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "fail.h"
+#include "../common/fail.h"
 
 struct options {
 	char *mount;  /* -m */
@@ -191,9 +191,9 @@ int volume_format(const char *file, const struct options *o, GError **err);
 
 /* --- tree.c ----------------------------------------------------------------------------------- */
 
-/* The mountpoint: -m, $DMFS_MOUNT, or the only dmfs that is mounted. */
+/* The mountpoint to work with: -m, $DMFS_MOUNT, or the only dmfs in sight; NULL: none. */
 char *tree_find(const struct options *o, GError **err);
-int tree_check_name(const char *name, GError **err);
+
 /* Makes the devices of a volume, or none. */
 int tree_open(const char *mount, const char *name, const struct volume *v, bool readonly, GError **err);
 int tree_close(const char *mount, const char *name, GError **err);

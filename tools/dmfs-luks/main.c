@@ -12,21 +12,10 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+#include "../common/client.h"
 #include "../common/tree.h"
 #include "around.h"
 #include "luks.h"
-
-int fail(GError **err, int code, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (err && !*err) {
-		va_start(ap, fmt);
-		*err = g_error_new_valist(g_quark_from_static_string("dmfs-luks"), code, fmt, ap);
-		va_end(ap);
-	}
-	return -code;
-}
 
 /* --- the commands --------------------------------------------------------------------------------- */
 
@@ -38,7 +27,7 @@ static int cmd_open(char **args, const struct options *o, GError **err)
 
 	if (!mount)
 		return -ENODEV;
-	r = tree_check_name(args[1], err);
+	r = client_check_name(args[1], err);
 	if (!r && tree_has_device(mount, args[1]))
 		r = fail(err, EEXIST, "there is a device %s already", args[1]);
 	if (!r) {
@@ -60,7 +49,7 @@ static int cmd_open(char **args, const struct options *o, GError **err)
 static int cmd_close(char **args, const struct options *o, GError **err)
 {
 	g_autofree char *mount = tree_find(o, err);
-	int r = mount ? tree_check_name(args[0], err) : -ENODEV;
+	int r = mount ? client_check_name(args[0], err) : -ENODEV;
 
 	return r ? r : tree_close(mount, args[0], err);
 }
@@ -68,7 +57,7 @@ static int cmd_close(char **args, const struct options *o, GError **err)
 static int cmd_status(char **args, const struct options *o, GError **err)
 {
 	g_autofree char *mount = tree_find(o, err);
-	int r = mount ? tree_check_name(args[0], err) : -ENODEV;
+	int r = mount ? client_check_name(args[0], err) : -ENODEV;
 
 	return r ? r : tree_status(mount, args[0], err);
 }
@@ -237,47 +226,6 @@ static void options_clear(struct options *o)
 	g_free(o->size);
 }
 
-/* What headers and file names have in them must not steer a terminal, nor look like another line. */
-static void say_error(const char *message)
-{
-	g_autoptr(GString) out = g_string_new(NULL);
-
-	for (const char *p = message; *p;) {
-		gunichar c = g_utf8_get_char_validated(p, -1);
-		const char *next = c == (gunichar)-1 || c == (gunichar)-2 ? p + 1 : g_utf8_next_char(p);
-
-		if (next == p + 1 && !g_ascii_isprint(*p))
-			g_string_append_printf(out, "\\%03o", (unsigned char)*p);
-		else if (next > p + 1 && !g_unichar_isprint(c))
-			g_string_append_printf(out, "\\u%04x", c);
-		else
-			g_string_append_len(out, p, next - p);
-		p = next;
-	}
-	fprintf(stderr, "dmfs-luks: %s\n", out->str);
-}
-
-/* As cryptsetup's: 1 wrong parameters or any other, 2 the passphrase, 3 memory, 4 the device, 5 it exists or is busy. */
-static int exit_status(int r)
-{
-	switch (-r) {
-	case 0:
-		return 0;
-	case EPERM:
-		return 2;
-	case ENOMEM:
-		return 3;
-	case ENODEV:
-	case ENOTBLK:
-		return 4;
-	case EEXIST:
-	case EBUSY:
-		return 5;
-	default:
-		return 1;
-	}
-}
-
 int main(int argc, char **argv)
 {
 	struct options o = {.key_slot = CRYPT_ANY_SLOT, .token_id = CRYPT_ANY_TOKEN, .tries = 3};
@@ -299,6 +247,6 @@ int main(int argc, char **argv)
 		r = c->fn(argv + 2, &o, &err);
 	options_clear(&o);
 	if (err)
-		say_error(err->message);
+		say_error("dmfs-luks", err->message);
 	return exit_status(r);
 }

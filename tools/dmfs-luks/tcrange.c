@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "fail.h"
+#include "../common/fail.h"
 #include "tchead.h"
 
 #define HIDDEN_OLD_SECTORS 3 /* before version 6, TrueCrypt had the hidden volume's header that far from the end */

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The mounted control tree, as seen by an ordinary process. */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
+#include "../common/client.h"
 #include "../common/tree.h"
 #include "around.h"
 #include "luks.h"
@@ -41,80 +39,15 @@ char *tree_find(const struct options *o, GError **err)
 	return NULL;
 }
 
-int tree_check_name(const char *name, GError **err)
-{
-	if (!*name || *name == '.' || strchr(name, '/') || strlen(name) > 127)
-		return fail(err, EINVAL, "device name '%s' is not 1 to 127 bytes without '/' and without a dot at first",
-			    name);
-	return 0;
-}
-
-/* --- its files ---------------------------------------------------------------------------------- */
-
-static char *read_file(const char *mount, const char *name, const char *file)
-{
-	g_autofree char *path = tree_path(mount, name, file);
-	char *text;
-
-	return tree_read(path, &text) ? NULL : text;
-}
-
-/* One write, so that what is in data is copied nowhere. */
-static int write_file(const char *mount, const char *name, const char *file, const char *data, size_t len, GError **err)
-{
-	g_autofree char *path = g_build_filename(mount, name, file, NULL), *why = NULL;
-	int fd = open(path, O_WRONLY | O_CLOEXEC), code = 0;
-
-	if (fd < 0)
-		return fail(err, errno, "%s: %s", path, g_strerror(errno));
-	if (write(fd, data, len) != (ssize_t)len)
-		code = errno ? errno : EIO;
-	if (close(fd) && !code)
-		code = errno;
-	if (!code)
-		return 0;
-	why = read_file(mount, name, "error");
-	if (why && *why)
-		return fail(err, code, "%s: %s", path, g_strstrip(why));
-	return fail(err, code, "%s: %s", path, g_strerror(code));
-}
-
-static int remove_device(const char *mount, const char *name, GError **err)
-{
-	g_autofree char *path = g_build_filename(mount, name, NULL);
-
-	if (!rmdir(path))
-		return 0;
-	if (errno == EBUSY)
-		return fail(err, EBUSY, "%s is in use: unmount what is on it and close its image first", name);
-	return fail(err, errno, "%s: %s", path, g_strerror(errno));
-}
-
 /* --- opening ------------------------------------------------------------------------------------- */
 
 static int open_stage(const char *mount, const char *name, const struct volume *v, const struct stage *s, bool readonly,
 		      GError **err)
 {
 	g_autofree char *dev = g_strconcat(name, s->suffix, NULL);
-	g_autofree char *path = g_build_filename(mount, dev, NULL);
 	g_autofree char *uuid = g_strdup_printf("CRYPT-%s-%s-%s", v->type, v->uuid, dev);
-	int r = 0;
 
-	if (mkdir(path, 0700)) {
-		if (errno == EEXIST)
-			return fail(err, EEXIST, "there is a device %s already", dev);
-		return fail(err, errno, "%s: %s", path, g_strerror(errno));
-	}
-	uuid[MIN(strlen(uuid), 128)] = '\0';
-	if (readonly)
-		r = write_file(mount, dev, "readonly", "1", 1, err);
-	if (!r)
-		r = write_file(mount, dev, "uuid", uuid, strlen(uuid), err);
-	if (!r)
-		r = write_file(mount, dev, "table", s->table.data, s->table.len, err);
-	if (r)
-		remove_device(mount, dev, NULL);
-	return r;
+	return client_make(mount, dev, uuid, readonly, s->table.data, s->table.len, err);
 }
 
 int tree_open(const char *mount, const char *name, const struct volume *v, bool readonly, GError **err)
@@ -131,7 +64,7 @@ int tree_open(const char *mount, const char *name, const struct volume *v, bool 
 		struct stage *s = v->stages->pdata[made];
 		g_autofree char *dev = g_strconcat(name, s->suffix, NULL);
 
-		remove_device(mount, dev, NULL);
+		client_remove(mount, dev, NULL);
 	}
 	return r;
 }
@@ -141,42 +74,22 @@ int tree_open(const char *mount, const char *name, const struct volume *v, bool 
 /* Whether dmfs-luks made it: its uuid tells. */
 static bool is_ours(const char *mount, const char *name)
 {
-	g_autofree char *uuid = read_file(mount, name, "uuid");
+	g_autofree char *uuid = client_read(mount, name, "uuid");
 
 	return uuid && g_str_has_prefix(uuid, "CRYPT-");
-}
-
-/* Splits a line at blanks; a backslash quotes the next character. */
-static char **split(const char *line)
-{
-	g_autoptr(GStrvBuilder) words = g_strv_builder_new();
-	g_autoptr(GString) word = g_string_new(NULL);
-
-	for (; *line; line++) {
-		if (*line == '\\' && line[1]) {
-			g_string_append_c(word, *++line);
-		} else if (*line != ' ') {
-			g_string_append_c(word, *line);
-		} else {
-			g_strv_builder_add(words, word->str);
-			g_string_truncate(word, 0);
-		}
-	}
-	g_strv_builder_add(words, word->str);
-	return g_strv_builder_end(words);
 }
 
 /* The device beneath, NAME_1 or NAME_2, if this one's table stands on it and it is a part of the volume; or NULL. */
 static char *part_beneath(const char *mount, const char *name)
 {
-	g_autofree char *table = read_file(mount, name, "table"), *uuid = NULL;
-	g_auto(GStrv) words = table ? split(g_strchomp(table)) : NULL;
+	g_autofree char *table = client_read(mount, name, "table"), *uuid = NULL;
+	g_auto(GStrv) words = table ? client_split(g_strchomp(table)) : NULL;
 	const char *device = words && g_strv_length(words) >= 8 && !strcmp(words[2], "crypt") ? words[6] : NULL;
 	size_t len = device ? strlen(device) : 0;
 
 	if (len < 3 || device[len - 2] != '_' || !strchr("12", device[len - 1]) || strchr(device, '/'))
 		return NULL;
-	uuid = read_file(mount, device, "uuid");
+	uuid = client_read(mount, device, "uuid");
 	return uuid && g_str_has_prefix(uuid, "CRYPT-TCRYPT-") ? g_strdup(device) : NULL;
 }
 
@@ -190,12 +103,12 @@ int tree_close(const char *mount, const char *name, GError **err)
 	if (!is_ours(mount, name))
 		return fail(err, EINVAL, "%s was not opened by dmfs-luks; rmdir removes any device", name);
 	next = part_beneath(mount, name);
-	r = remove_device(mount, name, err);
+	r = client_remove(mount, name, err);
 	while (!r && next) {
 		g_autofree char *this = g_steal_pointer(&next);
 
 		next = part_beneath(mount, this);
-		r = remove_device(mount, this, err);
+		r = client_remove(mount, this, err);
 	}
 	return r;
 }
@@ -231,7 +144,7 @@ static void print_table(char *table)
 	uint64_t end = 0;
 
 	for (unsigned i = 0; lines[i]; i++) {
-		g_auto(GStrv) w = split(lines[i]);
+		g_auto(GStrv) w = client_split(lines[i]);
 		unsigned n = g_strv_length(w);
 		bool crypt = n >= 8 && !strcmp(w[2], "crypt");
 
@@ -261,9 +174,9 @@ int tree_status(const char *mount, const char *name, GError **err)
 		printf("%s/%s is inactive.\n", mount, name);
 		return fail(err, ENODEV, "there is no device %s in %s", name, mount);
 	}
-	uuid = read_file(mount, name, "uuid");
-	table = read_file(mount, name, "table");
-	info = read_file(mount, name, "info");
+	uuid = client_read(mount, name, "uuid");
+	table = client_read(mount, name, "table");
+	info = client_read(mount, name, "info");
 	if (!uuid || !table || !info)
 		return fail(err, EIO, "%s/%s cannot be read", mount, name);
 	image = g_build_filename(mount, name, "image", NULL);

@@ -305,6 +305,11 @@ GPtrArray *device_deps(struct device *d)
 	return d->deps;
 }
 
+int device_flushed_status(const char *name, char **text)
+{
+	return tree_message(ctl_root(), name, "@flush status", text);
+}
+
 int device_inactive(const char *name, const char *what, char **text)
 {
 	g_autofree char *message = g_strconcat("@inactive ", what, NULL);

@@ -48,6 +48,8 @@ void device_free(struct device *d);
 /* What the live table uses; with inactive, the inactive one, which is then the caller's to free. */
 GPtrArray *device_deps(struct device *d);
 GPtrArray *device_inactive_deps(struct device *d);
+/* The status, after targets have written their metadata. */
+int device_flushed_status(const char *name, char **text);
 /* `status` or `deps`, of the inactive table. */
 int device_inactive(const char *name, const char *what, char **text);
 /*

@@ -186,9 +186,9 @@ static bool show_status(struct device *d, bool several)
 	g_autofree char *text = NULL;
 	int error;
 
-	if (!opt.inactive)
+	if (!opt.inactive && opt.noflush)
 		return print_file(d, "status", several, false);
-	error = device_inactive(d->name, "status", &text);
+	error = opt.inactive ? device_inactive(d->name, "status", &text) : device_flushed_status(d->name, &text);
 	if (error)
 		return ioctl_failed_on("table", d->name, NULL, -1, error);
 	return print_targets(d, text, several, false);

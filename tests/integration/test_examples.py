@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""contrib/examples: each runs in a directory with a blank in its name, and one that fails leaves no device behind.
+
+What they show is tested beside their targets.
+"""
+
+import os
+import subprocess
+
+import pytest
+
+import mounted
+from mounted import SECTOR, pattern, unmount
+
+EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../contrib/examples")
+M = 2048        # sectors of a MiB
+
+
+@pytest.fixture
+def example(fs, work, sh, tool):
+    """example(NAME, *ARGS) runs one in DIR, work/a #dir; example.file(NAME, SECTORS) makes a file there."""
+    where = os.path.join(work, "a #dir")
+    os.mkdir(where)
+    os.symlink(os.path.realpath(EXAMPLES), os.path.join(where, "the examples"))
+    path = f"{os.path.dirname(tool('dmfsctl'))}:{os.environ['PATH']}:/usr/sbin:/sbin"
+
+    def run(name, *args, check=True, stdin="", **env):
+        return sh(f'{f"echo {stdin} | " if stdin else ""}"./the examples/{name}" "$@"', *args, check=check, cwd=where, DMFS_MOUNT=fs.mountpoint,
+                  PATH=path, **env)
+
+    def file(name, sectors, data=b""):
+        with open(os.path.join(where, name), "wb") as f:
+            f.write(data)
+            f.truncate(sectors * SECTOR)
+        return name
+
+    run.file, run.dir = file, where
+    return run
+
+
+def fails(example, fs, name, *args, before=(), **kw):
+    done = example(name, *args, check=False, **kw)
+    assert done.returncode, f"{name} {args} did not fail: {done.stdout}{done.stderr}"
+    assert fs.devices() == sorted(before), f"{name} {args} left a device: {done.stderr}"
+
+
+def one_file(name, dev, sectors=2 * M, *args):
+    def case(example, fs):
+        f = example.file("a file", sectors)
+        example(name, f, *args)
+        assert f"/a\\ \\#dir/{f}".replace("a file", "a\\ file") in fs[dev].table().replace("#", "\\#").replace("\\\\", "\\")
+        fs[dev].remove()
+        fails(example, fs, name, "no such file", *args)
+    return case
+
+
+def delay_write(example, fs):
+    example("delay-write", example.file("a", M), example.file("b", M))
+    fs["delayed"].remove()
+    fails(example, fs, "delay-write", "a", example.file("short", 1))
+
+
+def crypt_keyring(example, fs):
+    keyctl = subprocess.run(["keyctl", "padd", "user", "my_prefix:my_key", "@u"], input=b"k" * 32, timeout=60,
+                            check=False, capture_output=True)
+    if keyctl.returncode:
+        pytest.skip("no keyring")
+    try:
+        example("crypt-keyring", example.file("a file", M))
+        fs["crypt2"].remove()
+    finally:
+        subprocess.run(["keyctl", "unlink", keyctl.stdout.decode().strip(), "@u"], timeout=60, check=False,
+                       capture_output=True)
+    fails(example, fs, "crypt-keyring", "no such file")
+
+
+def crypt_luks(example, fs):
+    example("crypt-luks", example.file("a file", 40 * M), stdin="sesame")
+    assert fs["crypt1"].size() > 1 << 20
+    example.file("a file", 8)
+    fs["crypt1"].remove()
+    fails(example, fs, "crypt-luks", "a file", stdin="sesame")
+
+
+def dust_session(example, fs):
+    assert "badblock added at block 60" in example("dust-session", example.file("a file", M)).stdout
+    assert fs.devices() == []
+    fails(example, fs, "dust-session", "a file", "513")
+
+
+def snapshot_lvm(example, fs):
+    """And snapshot-lvm-merge."""
+    base, cow = example.file("the base", M, pattern(M)), example.file("the cow", 2 * M)
+    fails(example, fs, "snapshot-lvm", base, "no such file")
+    fails(example, fs, "snapshot-lvm", base, example.file("tiny", 1))
+    fs.mkdir("base", f"0 {M} zero")
+    fails(example, fs, "snapshot-lvm", base, "tiny", before=["base"])
+    assert not fs["base"].suspended() and fs["base"].inactive() == ""
+    fs["base"].remove()
+    example("snapshot-lvm", base, cow)
+    fs["snap"].pwrite(b"s" * 4096, 8192)
+    example("snapshot-lvm-merge")
+    assert fs.devices() == ["base"] and fs["base"].pread(4096, 8192) == b"s" * 4096
+    assert "a\\ #dir/the\\ base 0" in fs["base"].table()
+    fails(example, fs, "snapshot-lvm-merge", before=["base"])
+
+
+def snapshot_merge_wait(example, fs):
+    fs.mkdir("d", "0 8 zero")
+    fails(example, fs, "snapshot-merge-wait", "d", before=["d"])
+
+
+def snapshot_sparse(example, fs):
+    example("snapshot-sparse", example.file("a cow", 4 * M))
+    fs["sparse1"].remove()
+    fs["zero1"].remove()
+    fails(example, fs, "snapshot-sparse", example.file("tiny", 1))
+
+
+def switch_volumes(example, fs):
+    files = [example.file(f"volume {i}", 0x1012 * 128) for i in range(3)]
+    example("switch-volumes", *files)
+    fs["switch"].remove()
+    fails(example, fs, "switch-volumes", *(example.file(f"short {i}", 1280) for i in range(3)))
+
+
+def thin(example, fs):
+    """thin-pool, thin-volume, thin-snapshot, thin-grow."""
+    meta, data = example.file("the meta", 4096), example.file("the data", 20 * 128)
+    fails(example, fs, "thin-pool", meta, data, 100)
+    example("thin-pool", meta, data, 128, 2)
+    fails(example, fs, "thin-volume", "thin", 0, "nothing", before=["pool"])
+    fails(example, fs, "thin-volume", "thin", 0, 1280, "no such file", before=["pool"])
+    example("thin-volume", "thin", 0, 12800)
+    fails(example, fs, "thin-volume", "again", 0, 12800, before=["pool", "thin"])
+    example("thin-volume", "image", 2, 1280, example.file("the origin", 128))
+    fails(example, fs, "thin-snapshot", "snap", 2, "thin", 0, before=["image", "pool", "thin"])
+    assert not fs["thin"].suspended()
+    example("thin-snapshot", "snap", 1, "thin", 0)
+    daemon = subprocess.Popen(["./the examples/thin-grow"], env=os.environ | {"DMFS_MOUNT": fs.mountpoint},
+                              stdout=subprocess.PIPE, text=True, cwd=example.dir)
+    try:
+        fs["thin"].pwrite(pattern(30 * 128, seed=8), 0, sync=True)
+        for name in ("snap", "image", "thin", "pool"):
+            fs[name].remove()
+        out = daemon.communicate(timeout=120)[0]
+        assert "a #dir/the data: 22 blocks" in out
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+def unstriped_members(example, fs):
+    assert "4 of 4" in example("unstriped-members", MEMBER_SIZE=4 << 20).stdout
+    assert fs.devices() == [] and os.listdir(example.dir) == ["the examples"]
+    fails(example, fs, "unstriped-members", MEMBER_SIZE=1000 * 512)
+    assert os.listdir(example.dir) == ["the examples"]
+
+
+def unstriped_nvme(example, fs):
+    example("unstriped-nvme", example.file("a file", 4096))
+    fs["nvmset0"].remove()
+    fails(example, fs, "unstriped-nvme", "a file", before=["nvmset1"])      # which is there already
+
+
+def unstriped_raid(example, fs):
+    fs.mkdir("a stripe", "0 4096 zero")
+    for striped in ("a stripe", example.file("a file", 4096)):
+        example("unstriped-raid", striped)
+        for i in range(4):
+            fs[f"raid_disk{i}"].remove()
+    fails(example, fs, "unstriped-raid", example.file("tiny", 1), before=["a stripe"])
+
+
+def pvmove(example, fs):
+    old, new = example.file("the old", M, pattern(M)), example.file("the new", M)
+    dev = fs.mkdir("vol", f"0 {M} linear {mounted.quote(os.path.join(example.dir, old))} 0")
+    example("pvmove", "vol", old, new)
+    assert "a\\ #dir/the\\ new 0" in dev.table() and dev.pread(M * SECTOR, 0) == pattern(M)
+    fails(example, fs, "pvmove", "vol", old, new, before=["vol"])
+
+
+def log_writes_fsync(example, fs):
+    assert "the file is there" in example("log-writes-fsync", example.file("a file", 16 * M),
+                                          example.file("a log", 64 * M)).stdout
+    fails(example, fs, "log-writes-fsync", "a file", "no such file")
+
+
+def log_writes_fsck(example, fs):
+    need_root()
+    assert "consistent at all" in example("log-writes-fsck", example.file("a file", 16 * M),
+                                          example.file("a log", 64 * M)).stdout
+    fails(example, fs, "log-writes-fsck", "a file", "no such file")
+
+
+def multipath_nbd(example, fs):
+    done = example("multipath-nbd", os.path.join(example.dir, "disk image"), check=False)
+    if done.returncode == 77:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert fs.devices() == []
+
+
+def clone(example, fs):
+    """clone-filesystem and clone-slow; without a file system, they fail where they mount it."""
+    need_root()
+    files = example.file("the meta", 8192), example.file("the dest", M), example.file("the source", M)
+    os.mkdir(os.path.join(example.dir, "a mnt"))
+    fails(example, fs, "clone-filesystem", "the meta", "the dest", "no such file", "a mnt")
+    fails(example, fs, "clone-filesystem", *files, "a mnt")
+    fails(example, fs, "clone-slow", 1, *files, "a mnt")
+    loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert fs.mountpoint not in loops
+    done = subprocess.run("truncate -s 4M 'the source' 'the dest'; truncate -s 0 'the meta'; truncate -s 4M 'the meta'; "
+                          "mke2fs -q -F -t ext4 'the source'", shell=True, cwd=example.dir, timeout=60, check=False)
+    if done.returncode:
+        pytest.skip("no mke2fs")
+    done = example("clone-slow", 1, *files, "a mnt", "ls", "a mnt", check=False)
+    if "mount" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0 and "lost+found" in done.stdout, done.stderr
+    assert unmount(os.path.join(example.dir, "a mnt")).returncode == 0
+    assert "a\\ #dir/the\\ dest 0" in fs["clone"].table() and "linear" in fs["clone"].table()
+
+
+def need_root():
+    if os.geteuid():
+        pytest.skip("needs root")
+
+
+CASES = {
+    "crypt-aes-cbc": one_file("crypt-aes-cbc", "crypt1"),
+    "delay-rw": one_file("delay-rw", "delayed"),
+    "flakey-corrupt": one_file("flakey-corrupt", "flakey"),
+    "delay-write": delay_write, "crypt-keyring": crypt_keyring, "crypt-luks": crypt_luks,
+    "dust-session": dust_session, "snapshot-lvm": snapshot_lvm, "snapshot-lvm-merge": None,
+    "snapshot-merge-wait": snapshot_merge_wait, "snapshot-sparse": snapshot_sparse,
+    "switch-volumes": switch_volumes, "thin-pool": thin, "thin-volume": None, "thin-snapshot": None,
+    "thin-grow": None, "unstriped-members": unstriped_members, "unstriped-nvme": unstriped_nvme,
+    "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
+    "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "clone-filesystem": clone, "clone-slow": None,
+}
+
+
+def test_each_example_is_here():
+    assert sorted(CASES) == sorted(set(os.listdir(EXAMPLES)) - {"common"})
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case])
+def test_in_a_directory_with_a_blank(example, fs, name):
+    CASES[name](example, fs)

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #define MIN_JOURNAL_SECTORS (4u << 11)
-#define MIN_RESHAPE_SECTORS 8u
+#define MIN_RESHAPE_SECTORS 32u
 #define MAX_REGIONS (1u << 21)
 #define DEFAULT_REGION_SECTORS 8192u
 #define MAX_WRITE_BEHIND 16383 /* KiB */

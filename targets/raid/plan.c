@@ -261,7 +261,7 @@ static void *at(const struct column *col, int d, unsigned first)
 static void sources(const struct column *col, unsigned first, struct sources *src)
 {
 	struct raid_stripe *s = col->s;
-	const struct raid_geo *g = &s->c->r->geo;
+	const struct raid_geo *g = &s->c->geo;
 	bool by_disk = raid_geo_by_disk(g);
 
 	src->n = 0;
@@ -351,7 +351,7 @@ void raid_plan_recover(struct raid_stripe *s)
 static void fold(const struct column *col, unsigned d)
 {
 	struct raid_stripe *s = col->s;
-	const struct raid_geo *g = &s->c->r->geo;
+	const struct raid_geo *g = &s->c->geo;
 	uint8_t mask = get(col, RAID_WRITE, d);
 
 	while (mask) {

@@ -71,31 +71,36 @@ const struct raid_ops raid0_ops = {
 
 /* --- pieces of stripes ---------------------------------------------------------------------------------- */
 
-static void request_done(struct raid_request *req)
+int raid_request_finish(struct raid_request *req)
 {
-	struct dm_bio *bio = req->bio;
-	int error = atomic_load(&req->error);
-
 	if (req->kind == RAID_REQ_WRITE) {
 		if (atomic_load(&req->need))
 			raid_regions_need(req->r, &req->mark);
 		raid_unmark(req->r, &req->mark);
 	}
+	return atomic_load(&req->error);
+}
+
+static void request_done(struct raid_request *req)
+{
+	struct dm_bio *bio = req->bio;
+	int error = raid_request_finish(req);
+
 	g_free(req);
 	dm_bio_end(bio, error);
 }
 
-static struct raid_request *make_request(struct raid *r, struct dm_bio *bio, uint64_t first)
+static struct raid_request *make_request(struct raid_stripes *c, struct dm_bio *bio, uint64_t first)
 {
-	struct raid_stripes *c = r->family;
-	unsigned most = chunks(r, first, bio->sectors) + (unsigned)(bio->sectors / c->sectors) + 1;
-	struct raid_request *req = raid_request_new(r, bio->op == DM_READ ? RAID_REQ_READ : RAID_REQ_WRITE, most);
+	const struct raid_geo *g = &c->geo;
+	unsigned most = (unsigned)((first + bio->sectors - 1) / g->chunk - first / g->chunk + 1) +
+			(unsigned)(bio->sectors / c->sectors) + 1;
+	struct raid_request *req = raid_request_new(c, bio->op == DM_READ ? RAID_REQ_READ : RAID_REQ_WRITE, most);
 	uint64_t sector = first, end = first + bio->sectors, at;
 
 	req->bio = bio;
-	req->done = request_done;
 	for (uint64_t n; sector < end; sector += n) {
-		unsigned disk = raid_row_map(&r->geo, sector, &at);
+		unsigned disk = raid_row_map(g, sector, &at);
 
 		n = MIN(end - sector, c->sectors - at % c->sectors);
 		req->piece[req->pieces++] = (struct raid_piece){.nr = at / c->sectors,
@@ -105,6 +110,39 @@ static struct raid_request *make_request(struct raid *r, struct dm_bio *bio, uin
 								.offset = sector - first};
 	}
 	return req;
+}
+
+static void write_marked(struct raid_wait *wait)
+{
+	struct raid_request *req = container_of(wait, struct raid_request, mark);
+
+	if (wait->error) {
+		atomic_store(&req->error, wait->error);
+		req->done(req);
+	} else {
+		raid_stripes_submit(req);
+	}
+}
+
+void raid_stripes_bio(struct raid_stripes *c, struct dm_bio *bio, uint64_t sector,
+		      void (*done)(struct raid_request *), void *private)
+{
+	struct raid_request *req = make_request(c, bio, sector);
+	uint64_t first = req->piece[0].nr, last = first;
+
+	req->done = done;
+	req->private = private;
+	if (bio->op == DM_READ) {
+		raid_stripes_submit(req);
+		return;
+	}
+	req->mark.fn = write_marked;
+	for (unsigned i = 0; i < req->pieces; i++) {
+		first = MIN(first, req->piece[i].nr);
+		last = MAX(last, req->piece[i].nr);
+	}
+	if (raid_mark(c->r, first * c->sectors, (last + 1 - first) * c->sectors, &req->mark))
+		write_marked(&req->mark);
 }
 
 /* --- raid4/5/6: reads -------------------------------------------------------------------------------------- */
@@ -117,7 +155,7 @@ struct direct {
 
 static void read_stripes(struct raid *r, struct dm_bio *bio, uint64_t sector)
 {
-	raid_stripes_submit(make_request(r, bio, sector));
+	raid_stripes_bio(r->family, bio, sector, request_done, NULL);
 }
 
 static void stripes_reread(struct raid *r, struct dm_bio *bio, struct raid_bio *rb)
@@ -178,45 +216,33 @@ static enum dm_mapio map_read(struct raid *r, struct dm_bio *bio, struct raid_bi
 
 /* --- raid4/5/6: writes -------------------------------------------------------------------------------------- */
 
-static void write_marked(struct raid_wait *wait)
-{
-	struct raid_request *req = container_of(wait, struct raid_request, mark);
-
-	if (wait->error) {
-		atomic_store(&req->error, wait->error);
-		request_done(req);
-	} else {
-		raid_stripes_submit(req);
-	}
-}
-
 static enum dm_mapio stripes_map(struct raid *r, struct dm_bio *bio, struct raid_bio *rb)
 {
-	struct raid_request *req;
-	uint64_t first, last;
-
 	if (bio->op == DM_READ)
 		return map_read(r, bio, rb);
 	if (bio->op != DM_WRITE)
 		return DM_MAPIO_KILL;
-	req = make_request(r, bio, rb->sector);
-	req->mark.fn = write_marked;
-	first = req->piece[0].nr;
-	last = req->piece[req->pieces - 1].nr;
-	for (unsigned i = 0; i < req->pieces; i++) {
-		first = MIN(first, req->piece[i].nr);
-		last = MAX(last, req->piece[i].nr);
-	}
-	first *= ((struct raid_stripes *)r->family)->sectors;
-	last = (last + 1) * ((struct raid_stripes *)r->family)->sectors;
-	if (raid_mark(r, first, last - first, &req->mark))
-		write_marked(&req->mark);
+	raid_stripes_bio(r->family, bio, rb->sector, request_done, NULL);
 	return DM_MAPIO_SUBMITTED;
 }
 
+static int stripes_start(struct raid *r, GError **err)
+{
+	int error = raid_stripes_check(r, err);
+
+	if (!error)
+		r->family = raid_stripes_new(r, &r->geo, false);
+	return error;
+}
+
+static void stripes_stop(struct raid *r)
+{
+	raid_stripes_free(r->family);
+}
+
 const struct raid_ops raid_stripes_ops = {
-	.start = raid_stripes_start,
-	.stop = raid_stripes_stop,
+	.start = stripes_start,
+	.stop = stripes_stop,
 	.map = stripes_map,
 	.reread = stripes_reread,
 	.sync = raid_stripes_sync,

@@ -71,7 +71,7 @@ static struct raid_stripe *stripe_new(struct raid_stripes *c, uint64_t nr)
 {
 	size_t pages = (size_t)c->disks * c->pages;
 	struct raid_stripe *s = g_malloc0(sizeof *s + RAID_NR_MASKS * pages + 2 * c->pages);
-	const struct raid_geo *g = &c->r->geo;
+	const struct raid_geo *g = &c->geo;
 
 	s->c = c;
 	s->nr = nr;
@@ -314,6 +314,7 @@ static void write_end(struct dm_bio *bio)
 static void send(struct raid_stripe *s, enum dm_op op, unsigned disk, unsigned first, unsigned n)
 {
 	struct raid_member *m = &s->c->r->members[disk];
+	uint64_t offset = s->c->moved ? m->new_data_offset : m->data_offset;
 	unsigned pages = (first + n - 1) / PAGE_SECTORS - first / PAGE_SECTORS + 1;
 	struct dev_io *io = g_malloc(sizeof *io + pages * sizeof io->iov[0]);
 
@@ -325,7 +326,7 @@ static void send(struct raid_stripe *s, enum dm_op op, unsigned disk, unsigned f
 		.op = op,
 		.flags = (op == DM_WRITE && s->fua ? DM_FUA : 0) | (s->sync ? DM_BACKGROUND : 0),
 		.dev = m->data,
-		.sector = m->data_offset + s->nr * s->c->sectors + first,
+		.sector = offset + s->nr * s->c->sectors + first,
 		.sectors = n,
 		.iov = io->iov,
 		.iovcnt = (int)pages,
@@ -579,11 +580,12 @@ static void end(struct raid_stripe *s)
 
 /* --- requests ---------------------------------------------------------------------------------------------------- */
 
-struct raid_request *raid_request_new(struct raid *r, enum raid_request_kind kind, unsigned pieces)
+struct raid_request *raid_request_new(struct raid_stripes *c, enum raid_request_kind kind, unsigned pieces)
 {
 	struct raid_request *req = g_malloc0(sizeof *req + pieces * sizeof req->piece[0]);
 
-	req->r = r;
+	req->r = c->r;
+	req->c = c;
 	req->kind = kind;
 	return req;
 }
@@ -628,7 +630,7 @@ static void kick(struct raid_stripe *s)
  */
 void raid_stripes_submit(struct raid_request *req)
 {
-	struct raid_stripes *c = req->r->family;
+	struct raid_stripes *c = req->c;
 	unsigned n = req->pieces;
 	g_autofree struct raid_stripe **all = g_new(struct raid_stripe *, n);
 
@@ -666,7 +668,7 @@ void raid_stripes_sync(struct raid_window *w)
 {
 	struct raid_stripes *c = w->r->family;
 	uint64_t first = w->sector / c->sectors, end = dm_div_up(w->sector + w->sectors, c->sectors);
-	struct raid_request *req = raid_request_new(w->r, RAID_REQ_SYNC, (unsigned)(end - first));
+	struct raid_request *req = raid_request_new(c, RAID_REQ_SYNC, (unsigned)(end - first));
 	struct sync_wait wait = {.done = false};
 
 	pthread_mutex_init(&wait.lock, NULL);
@@ -694,22 +696,30 @@ void raid_stripes_sync(struct raid_window *w)
 
 /* --- begin and end ---------------------------------------------------------------------------------------------------- */
 
-int raid_stripes_start(struct raid *r, GError **err)
+int raid_stripes_check(struct raid *r, GError **err)
 {
 	unsigned wish = r->params.value[RAID_STRIPE_CACHE];
-	struct raid_stripes *c;
-	void *room = NULL;
 
 	r->stripe_cache = MAX(raid_given(&r->params, RAID_STRIPE_CACHE) ? wish : DEFAULT_ENTRIES, r->geo.chunk / 2);
 	if (r->stripe_cache <= LEAST_ENTRIES || r->stripe_cache > MOST_ENTRIES)
 		return dm_fail(err, EINVAL, "raid: Failed to set raid4/5/6 stripe cache size: %u, %u to %u would be right",
 			       r->stripe_cache, LEAST_ENTRIES + 1, MOST_ENTRIES);
+	return 0;
+}
+
+struct raid_stripes *raid_stripes_new(struct raid *r, const struct raid_geo *geo, bool moved)
+{
+	struct raid_stripes *c;
+	void *room = NULL;
+
 	if (posix_memalign(&room, 64, sizeof *c))
-		return dm_fail(err, ENOMEM, "raid: no memory for the stripe cache");
+		g_error("no memory for a stripe cache");
 	c = memset(room, 0, sizeof *c);
 	c->r = r;
-	c->disks = r->geo.disks;
-	c->sectors = MIN(r->geo.chunk, STRIPE_SECTORS);
+	c->geo = *geo;
+	c->moved = moved;
+	c->disks = geo->disks;
+	c->sectors = MIN(geo->chunk, STRIPE_SECTORS);
 	c->pages = c->sectors / PAGE_SECTORS;
 	c->most = r->stripe_cache * c->disks;
 	pthread_mutex_init(&c->starve_lock, NULL);
@@ -720,14 +730,11 @@ int raid_stripes_start(struct raid *r, GError **err)
 		pthread_mutex_init(&shard->lock, NULL);
 		shard->lru.lru_next = shard->lru.lru_prev = &shard->lru;
 	}
-	r->family = c;
-	return 0;
+	return c;
 }
 
-void raid_stripes_stop(struct raid *r)
+void raid_stripes_free(struct raid_stripes *c)
 {
-	struct raid_stripes *c = r->family;
-
 	if (!c)
 		return;
 	for (unsigned i = 0; i < RAID_SHARDS; i++) {

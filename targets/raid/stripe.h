@@ -35,6 +35,7 @@ enum raid_request_kind { RAID_REQ_READ, RAID_REQ_WRITE, RAID_REQ_SYNC };
 /* Whoever wants something of stripes. */
 struct raid_request {
 	struct raid *r;
+	struct raid_stripes *c;
 	enum raid_request_kind kind;
 	struct dm_bio *bio;
 	struct raid_window *window; /* RAID_REQ_SYNC */
@@ -96,6 +97,8 @@ struct raid_shard {
 
 struct raid_stripes {
 	struct raid *r;
+	struct raid_geo geo;
+	bool moved; /* at the devices' new data offsets: a reshape's other side */
 	unsigned disks, sectors, pages; /* sectors and pages of a stripe on one device */
 	unsigned most;                  /* pages, of stripe_cache columns */
 	atomic_uint used;
@@ -139,11 +142,24 @@ void raid_plan_answer(struct raid_stripe *s);
 
 /* --- stripe.c ------------------------------------------------------------------------------------------ */
 
-int raid_stripes_start(struct raid *r, GError **err);
-void raid_stripes_stop(struct raid *r);
-/* Pieces for a request: from rows.c. */
+/* Checks stripe_cache and sets what is in use. */
+int raid_stripes_check(struct raid *r, GError **err);
+struct raid_stripes *raid_stripes_new(struct raid *r, const struct raid_geo *geo, bool moved);
+void raid_stripes_free(struct raid_stripes *c);
+/* Sends a request's pieces to their stripes. */
 void raid_stripes_submit(struct raid_request *req);
 void raid_stripes_sync(struct raid_window *w);
-struct raid_request *raid_request_new(struct raid *r, enum raid_request_kind kind, unsigned pieces);
+struct raid_request *raid_request_new(struct raid_stripes *c, enum raid_request_kind kind, unsigned pieces);
+
+/* --- rows.c -------------------------------------------------------------------------------------------- */
+
+/*
+ * Cuts a read or write into pieces, and for a write waits for the bitmap; done() is called at the end with
+ * the request, which it frees.
+ */
+void raid_stripes_bio(struct raid_stripes *c, struct dm_bio *bio, uint64_t sector,
+		      void (*done)(struct raid_request *), void *private);
+/* What every done() of a write does: gives the regions back.  The request's error. */
+int raid_request_finish(struct raid_request *req);
 
 #endif

@@ -199,6 +199,11 @@ static int check_one(const struct assembly *a, unsigned i, GError **err)
 			       sb->index);
 	if (raid_set_has(&best->failed, sb->index) || best->events - sb->events > 1)
 		return 0; /* of before; it is recovered */
+	if (sb->data_offset != best->data_offset || sb->new_data_offset != best->new_data_offset)
+		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: data offsets of device %u, %"
+					    PRIu64 " and %" PRIu64 ", are not those of device %u, %" PRIu64 " and %" PRIu64,
+			       i, sb->data_offset, sb->new_data_offset, a->best_index, best->data_offset,
+			       best->new_data_offset);
 	if (sb->level != best->level || sb->layout != best->layout || sb->chunk != best->chunk ||
 	    sb->disks != best->disks)
 		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: device %u is of an "
@@ -254,7 +259,10 @@ static void judge(struct assembly *a, unsigned i)
 	const struct raid_found *f = &a->found[i];
 	struct raid_member_state *m = &a->s->m[i];
 
-	*m = (struct raid_member_state){.in_sync = true, .recovered = RAID_NONE};
+	*m = (struct raid_member_state){.in_sync = true,
+					.recovered = RAID_NONE,
+					.data_offset = a->best->data_offset,
+					.new_data_offset = a->best->new_data_offset};
 	if (!f->has_data || !f->has_meta)
 		return;
 	m->faulty = !f->readable;
@@ -264,13 +272,8 @@ static void judge(struct assembly *a, unsigned i)
 		m->in_sync = false;
 		m->recovered = 0;
 	}
-	if (is_new(a, i)) { /* as the others are */
-		m->data_offset = a->best->data_offset;
-		m->new_data_offset = a->best->new_data_offset;
+	if (is_new(a, i))
 		return;
-	}
-	m->data_offset = f->sb.data_offset;
-	m->new_data_offset = f->sb.new_data_offset;
 	m->recovered = f->sb.recovery_offset;
 	m->in_sync = m->recovered == RAID_NONE || a->best->reshape_flags & RAID_RESHAPE_ACTIVE;
 	m->partial = raid_set_has(&a->best->failed, f->sb.index);
@@ -375,11 +378,15 @@ static int existing(struct assembly *a, GError **err)
 	if (raid_given(p, RAID_REBUILD))
 		s->save = true;
 	if (s->reshape_position != RAID_NONE) {
+		unsigned all = s->disks - (unsigned)MIN(s->delta_disks, 0);
+
 		if (raid_given(p, RAID_DELTA_DISKS))
 			return dm_fail(err, EINVAL, "raid: Reshape requested but raid set is still reshaping");
-		if (s->disks != p->disks)
+		if (all != p->disks)
 			return dm_fail(err, EPERM, "raid: Can't resize a reshaping raid set: %u devices given, it has %u",
-				       p->disks, s->disks);
+				       p->disks, all);
+		if (p->journal)
+			return dm_fail(err, EPERM, "raid: Can't reshape a journaled raid4/5/6 set");
 		return 0;
 	}
 	if (recovering(s))
@@ -433,7 +440,18 @@ static int check_result(struct assembly *a, GError **err)
 		return dm_fail(err, EINVAL, "raid: Invalid rdev size: %" PRIu64 " sectors a device in chunks of %u",
 			       s->dev_sectors, s->chunk);
 	s->dev_sectors = whole_chunks(s->dev_sectors, s->chunk);
-	for (unsigned i = 0; i < s->disks; i++)
+	if (s->reshape_position == RAID_NONE && !s->begin_reshape && s->disks != a->p->disks)
+		return dm_fail(err, EINVAL, "raid: Unable to assemble array: the array has %u devices, %u are given", s->disks,
+			       a->p->disks);
+	for (unsigned i = 0; i < a->p->disks; i++) {
+		uint64_t offset = MAX(s->m[i].data_offset, s->m[i].new_data_offset), room = a->found[i].data_sectors;
+
+		if (a->found[i].has_data && (offset > room || s->dev_sectors > room - offset))
+			return dm_fail(err, EINVAL, "raid: Component device(s) too small: device %u has %" PRIu64
+						    " sectors, %" PRIu64 " from %" PRIu64 " on are needed", i, room,
+				       s->dev_sectors, offset);
+	}
+	for (unsigned i = 0; i < a->p->disks; i++)
 		lost += state_lost(a, i);
 	if (s->level >= 5 && s->level <= 6 && lost && s->resync_offset != RAID_NONE)
 		return dm_fail(err, EIO, "raid: cannot start dirty degraded array: it was not in sync and %u devices are "

@@ -198,7 +198,7 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 		.new_data_offset = m->new_data_offset,
 		.dev_sectors = s->dev_sectors,
 	};
-	for (unsigned k = 0; k < r->disks; k++)
+	for (unsigned k = 0; k < MIN(r->disks, s->disks); k++)
 		if (!raid_member_alive(&r->members[k]))
 			raid_set_add(&sb->failed, k);
 }

@@ -76,8 +76,12 @@ static void make_members(struct raid *r)
 	}
 }
 
-static const struct raid_ops *ops_of(unsigned level)
+static const struct raid_ops *ops_of(const struct raid *r)
 {
+	unsigned level = r->state.level;
+
+	if (r->state.reshape_position != RAID_NONE)
+		return &raid_reshape_ops;
 	return level == 0 ? &raid0_ops : level == 5 || level == 6 ? &raid_stripes_ops : &raid_copies_ops;
 }
 
@@ -93,10 +97,32 @@ static int check_raid0(struct raid *r, GError **err)
 static void set_sizes(struct raid *r)
 {
 	const struct raid_state *s = &r->state;
+	bool reshaping = s->reshape_position != RAID_NONE;
 
-	raid_geo_init(&r->geo, s->level, s->layout, s->disks, s->chunk, s->dev_sectors);
-	r->state.array_sectors = MIN(s->array_sectors, raid_geo_array_sectors(&r->geo));
+	/* in a reshape: of the side with more devices, for who counts them */
+	raid_geo_init(&r->geo, s->level, s->layout, reshaping && s->delta_disks < 0 ? s->disks - (unsigned)s->delta_disks :
+						    s->disks, s->chunk, s->dev_sectors);
+	r->state.array_sectors = reshaping ? raid_reshape_now(s) : MIN(s->array_sectors, raid_geo_array_sectors(&r->geo));
 	r->sync_sectors = s->level == 10 ? raid_geo_array_sectors(&r->geo) : s->dev_sectors;
+}
+
+/* It is set up now, in the superblocks; it runs from the next load on, as the kernel's. */
+static int begin_reshape(struct raid *r, GError **err)
+{
+	struct raid_state *s = &r->state;
+
+	r->reshape_waits = s->begin_reshape;
+	r->reshaped = false;
+	if (s->reshape_position != RAID_NONE && s->level != 5 && s->level != 6)
+		return dm_fail(err, EOPNOTSUPP, "raid: a raid10 that is being reshaped can only be finished by the kernel");
+	if (!s->begin_reshape)
+		return 0;
+	if (s->level != 5 && s->level != 6)
+		return dm_fail(err, EOPNOTSUPP, "raid: Reshape not supported: raid4/5/6 can be reshaped here, raid10 only in "
+						"the kernel");
+	s->disks += (unsigned)s->delta_disks;
+	s->reshape_position = s->backwards ? raid_reshape_now(s) : 0;
+	return 0;
 }
 
 static int build(struct raid *r, GError **err)
@@ -109,6 +135,8 @@ static int build(struct raid *r, GError **err)
 	for (unsigned i = 0; i < r->disks; i++)
 		read_super(&r->params.pairs[i], &found[i]);
 	error = raid_assemble(&p, r->ti->len, found, &r->state, err);
+	if (!error)
+		error = begin_reshape(r, err);
 	if (error)
 		return error;
 	set_sizes(r);
@@ -118,7 +146,7 @@ static int build(struct raid *r, GError **err)
 		return error;
 	atomic_store(&r->resync_offset, r->state.resync_offset);
 	raid_count_degraded(r);
-	r->ops = ops_of(r->state.level);
+	r->ops = ops_of(r);
 	error = r->ops->start(r, err);
 	return error ? error : raid_meta_open(r, err);
 }
@@ -158,6 +186,11 @@ static void set_target(struct raid *r)
 	ti->num_flush_bios = 1;
 	ti->num_discard_bios = all_discard(r) && (!r->geo.parity) ? 1 : 0;
 	ti->split_discards = true;
+	if (r->state.reshape_position != RAID_NONE) {
+		ti->max_io_sectors = MIN(r->state.chunk, r->state.new_chunk);
+		ti->num_discard_bios = 0;
+		return;
+	}
 	if (!r->geo.chunk)
 		return;
 	row = (uint64_t)r->geo.chunk * (r->geo.level == 10 ? r->geo.disks : r->geo.data);
@@ -223,7 +256,7 @@ static enum dm_mapio raid_map(struct dm_target *ti, struct dm_bio *bio)
 		return DM_MAPIO_SUBMITTED;
 	}
 	rb->sector = dm_target_offset(ti, bio->sector);
-	if (rb->sector + bio->sectors > r->state.array_sectors)
+	if (rb->sector + bio->sectors > __atomic_load_n(&r->state.array_sectors, __ATOMIC_ACQUIRE))
 		return DM_MAPIO_KILL; /* what is left over when a device is rounded down to chunks */
 	atomic_fetch_add_explicit(&r->users, 1, memory_order_relaxed);
 	return r->ops->map(r, bio, rb);
@@ -256,12 +289,13 @@ static int raid_preresume(struct dm_target *ti, GError **err)
 	struct raid *r = ti->private;
 	int error;
 
-	if (r->started)
+	if (r->started && !(r->reshaped && r->state.disks == r->disks))
 		return 0;
 	unbuild(r);
 	error = build(r, err);
 	if (error)
 		return error;
+	set_target(r);
 	if (writable(r))
 		error = raid_meta_start(r, err);
 	if (error)

@@ -10,6 +10,7 @@
  *   copies.c    raid1, raid10                rows.c      raid0, and raid4/5/6's bios
  *   stripe.c    raid4/5/6's stripes          plan.c      what a stripe must read and write
  *   sync.c      resync, recover, check, repair
+ *   reshape.c   raid4/5/6 on the way to another shape
  *   raid.c      the target
  *
  * Sectors of bios count from the target's begin.  "Sync space" is what resync offsets and
@@ -103,6 +104,8 @@ struct raid {
 	struct raid_member *members;
 	unsigned disks;
 	bool started, running; /* resumed once; now */
+	bool reshape_waits;    /* it begins with the next load */
+	bool reshaped;         /* it is done, and the next resume makes an array of it */
 	bool continued; /* its line came back from the state: what it asks for has begun */
 	struct dm_rows *rows;
 	uint64_t sync_sectors; /* of sync space */
@@ -220,9 +223,18 @@ struct raid_progress {
 };
 void raid_sync_progress(struct raid *r, struct raid_progress *p);
 
+/* --- reshape.c ------------------------------------------------------------------------------- */
+
+/* How much of what moves has moved, in sectors of the array; what the next window is. */
+void raid_reshape_where(struct raid *r, uint64_t *done, uint64_t *total);
+uint64_t raid_reshape_window(struct raid *r, uint64_t done);
+void raid_reshape_finish(struct raid *r);
+/* What the array holds meanwhile; 0 if the state makes no sense. */
+uint64_t raid_reshape_now(const struct raid_state *s);
+
 /* --- families ----------------------------------------------------------------------------------- */
 
-extern const struct raid_ops raid0_ops, raid_copies_ops, raid_stripes_ops;
+extern const struct raid_ops raid0_ops, raid_copies_ops, raid_stripes_ops, raid_reshape_ops;
 
 /* --- runs.c -------------------------------------------------------------------------------------- */
 

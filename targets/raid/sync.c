@@ -59,11 +59,22 @@ static bool can_resync(const struct raid *r)
 	return r->geo.level != 0 && !(r->geo.level == 5 && degraded) && !(r->geo.level == 6 && degraded > 1);
 }
 
+static bool reshaping(const struct raid *r)
+{
+	return r->state.reshape_position != RAID_NONE;
+}
+
 static enum raid_action to_do(struct raid *r, uint64_t *from)
 {
-	uint64_t offset = atomic_load(&r->resync_offset);
+	uint64_t offset = atomic_load(&r->resync_offset), total;
 
 	if (!r->geo.level || !(dm_target_mode(r->ti) & DM_MODE_WRITE))
+		return RAID_IDLE;
+	if (reshaping(r)) {
+		raid_reshape_where(r, from, &total);
+		return r->reshape_waits || r->sync_error ? RAID_IDLE : RAID_RESHAPE;
+	}
+	if (r->reshaped) /* the next resume sees to what is left */
 		return RAID_IDLE;
 	if (!r->sync_error && some_behind(r, from))
 		return RAID_RECOVER;
@@ -83,8 +94,14 @@ static enum raid_action to_do(struct raid *r, uint64_t *from)
 	return RAID_RESYNC;
 }
 
-static uint64_t end_of(const struct raid *r, enum raid_action action)
+static uint64_t end_of(struct raid *r, enum raid_action action)
 {
+	uint64_t done, total;
+
+	if (action == RAID_RESHAPE) {
+		raid_reshape_where(r, &done, &total);
+		return total;
+	}
 	return action == RAID_RECOVER ? r->geo.dev_sectors : r->sync_sectors;
 }
 
@@ -94,7 +111,7 @@ static void start(struct raid *r, enum raid_action action, uint64_t from)
 	r->requested = RAID_IDLE;
 	r->sync_stop = false;
 	r->sync_end = end_of(r, action);
-	if (r->bitmap && action != RAID_RECOVER)
+	if (r->bitmap && action != RAID_RECOVER && action != RAID_RESHAPE)
 		from = dm_round_down(from, 1ull << r->bitmap->shift);
 	r->sync_next = r->sync_done = r->checkpoint_at = r->rate_from = MIN(from, r->sync_end);
 	r->rate_since_ns = r->checkpoint_ns = dm_now_ns();
@@ -275,6 +292,8 @@ static void finish(struct raid *r)
 
 	if (action == RAID_RESYNC || action == RAID_RECOVER)
 		checkpoint(r);
+	if (whole && action == RAID_RESHAPE)
+		raid_reshape_finish(r);
 	pthread_mutex_lock(&r->lock);
 	if (whole && action == RAID_RECOVER)
 		recovered(r);
@@ -283,6 +302,8 @@ static void finish(struct raid *r)
 	pthread_mutex_unlock(&r->lock);
 	if (action == RAID_RESYNC || action == RAID_RECOVER)
 		raid_save(r, NULL);
+	if (action == RAID_RESHAPE)
+		raid_save_sync(r); /* before anybody loads it anew */
 	pthread_mutex_lock(&r->lock);
 	r->action = RAID_IDLE;
 	pthread_cond_broadcast(&r->sync_ended);
@@ -312,7 +333,7 @@ static bool dispatch(struct raid *r)
 		update_done(r);
 		if (r->sync_stop || r->sync_error || r->sync_next >= r->sync_end)
 			return busy(r) > 0;
-		if (!w)
+		if (!w || (r->action == RAID_RESHAPE && busy(r)))
 			return true;
 		when = not_before(r, &yield);
 		if (when && !r->paused) {
@@ -323,7 +344,8 @@ static bool dispatch(struct raid *r)
 			return true;
 		*w = (struct raid_window){.r = r, .sector = r->sync_next, .busy = true, .action = r->action,
 					  .work.fn = w->work.fn, .started_ns = dm_now_ns()};
-		w->sectors = MIN(n - r->sync_next % n, r->sync_end - r->sync_next);
+		w->sectors = r->action == RAID_RESHAPE ? raid_reshape_window(r, r->sync_next) :
+							 MIN(n - r->sync_next % n, r->sync_end - r->sync_next);
 		r->sync_next += w->sectors;
 		dm_wq_queue(r->sync_wq, &w->work);
 	}
@@ -370,7 +392,8 @@ static void window_work(struct dm_work *work)
 	if (w->error && !r->sync_error) {
 		r->sync_error = true;
 		dm_log_err("raid: %s stopped at sector %" PRIu64 ": %s",
-			   w->action == RAID_RECOVER ? "recovery" : "resynchronisation", w->sector,
+			   w->action == RAID_RECOVER ? "recovery" : w->action == RAID_RESHAPE ? "reshape" :
+			   "resynchronisation", w->sector,
 			   g_strerror(-w->error));
 	}
 	w->busy = false;
@@ -492,7 +515,15 @@ void raid_sync_progress(struct raid *r, struct raid_progress *p)
 		p->done = r->sync_done;
 	p->done = MIN(p->done, p->total);
 	p->mismatches = r->last_was_check ? atomic_load(&r->mismatches) : 0;
-	p->resyncing = r->action == RAID_RESYNC || r->action == RAID_RESHAPE ||
+	if (reshaping(r)) {
+		uint64_t done, total;
+
+		raid_reshape_where(r, &done, &total);
+		p->done = done / MAX(total / p->total, 1);
+		p->action = r->frozen ? "frozen" : "reshape";
+	}
+	p->done = MIN(p->done, p->total);
+	p->resyncing = reshaping(r) || r->action == RAID_RESYNC || r->action == RAID_RESHAPE ||
 		       (r->action == RAID_IDLE && offset != RAID_NONE && !r->frozen);
 	pthread_mutex_unlock(&r->lock);
 }

@@ -216,3 +216,116 @@ def test_the_last_leg_stays(fs, backing):
     assert s.health() == "DA"
     s.mend(1)
     assert s.dev.pread(8 * SECTOR, 0) in (pattern(8, 2), pattern(8, 3))
+
+
+# --- another shape -----------------------------------------------------------------------------------
+
+GAP = 256
+# from, to, chunk before and after, devices before and after
+RESHAPES = [("raid5_ls", "raid5_ra", 64, 64, 3, 3), ("raid5_n", "raid5_ls", 64, 64, 4, 4),
+            ("raid6_zr", "raid6_nc", 32, 32, 5, 5), ("raid5_ls", "raid5_ls", 64, 128, 4, 4),
+            ("raid5_ls", "raid5_ls", 64, 16, 4, 4), ("raid5_ls", "raid5_ls", 64, 64, 3, 4),
+            ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3)]
+
+
+def shape(kind, chunk, data, pairs, size, *params):
+    words = " ".join(params)
+    devs = " ".join(f"{quote(m)} {quote(d)}" for m, d in pairs)
+    return f"0 {data * size} raid {kind} {1 + len(words.split())} {chunk} {words} {len(pairs)} {devs}"
+
+
+def begin_reshape(fs, backing, r, size=3840, name="r"):
+    """An array with content and room for a reshape; its files, model, and the lines to begin and to go on with it."""
+    old, new, chunk, new_chunk, before, after = r
+    parity = 2 if old.startswith("raid6") else 1
+    most = max(before, after)
+    pairs = [(backing(88, name=f"{name}m{i}"), backing(size + GAP, name=f"{name}d{i}")) for i in range(most)]
+    front = after > before      # data is at the offset before, at 0 afterwards
+    dev = fs.mkdir(name, shape(old, chunk, before - parity, pairs[:before], size))
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    dev.remove()
+    if front:       # as LVM does: the room is put before the data
+        for _, data in pairs[:before]:
+            old_content = content(data)[:size * SECTOR]
+            with open(data, "r+b") as f:
+                f.write(bytes(GAP * SECTOR) + old_content)
+    params = [f"delta_disks {after - before}"] if after != before else []
+    params.append(f"data_offset {GAP}")
+    # the kernel takes the length of all the devices given
+    length = most - parity
+    first = shape(new, new_chunk, length, pairs, size, *params)
+    second = shape(new, new_chunk, length, pairs, size)
+    return pairs, model, first, second
+
+
+def reshape_ids(r):
+    return f"{r[0]}-{r[1]}-{r[2]}-{r[3]}-{r[4]}-{r[5]}"
+
+
+@pytest.mark.parametrize("r", RESHAPES, ids=reshape_ids)
+def test_reshape(fs, backing, r):
+    """In use all the way; content and parity are right at the end, and after the next load."""
+    size = 3840
+    old, new, chunk, new_chunk, before, after = r
+    parity = 2 if old.startswith("raid6") else 1
+    pairs, model, first, second = begin_reshape(fs, backing, r, size)
+    held = (min(before, after) - parity) * size * SECTOR
+    model = model[:held]
+    dev = fs.mkdir("r", first)
+    assert status(dev)["action"] == "reshape" and set(status(dev)["health"]) == {"a"}
+    assert dev.pread(held, 0) == model
+    scribble(dev, 3, model=model, size=held, count=20)
+    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 3 {new_chunk} max_recovery_rate 6000"))
+    seen = 0
+    while status(dev)["action"] == "reshape":
+        scribble(dev, 100 + seen, model=model, size=held, count=10)
+        assert dev.pread(held, 0) == model
+        seen += 1
+    assert seen
+    wait_status(dev, " idle ")
+    assert dev.pread(held, 0) == model
+    scribble(dev, 5, model=model, size=held)
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev) if after >= before else wait_status(dev, " idle ")
+    assert dev.pread(held, 0) == model
+    if after > before:
+        whole = (after - parity) * size * SECTOR
+        dev.pwrite(pattern(64, 3), whole - 64 * SECTOR, sync=True)
+        assert dev.pread(64 * SECTOR, whole - 64 * SECTOR) == pattern(64, 3)
+    assert check(dev) == 0
+    dev.remove()
+    dev = fs.mkdir("again", shape(new, new_chunk, after - parity, pairs[:after], size))
+    assert status(dev)["action"] == "idle"
+    assert status(dev)["offset"] == ("0" if after > before else str(GAP))
+    assert dev.pread(held, 0) == model
+    assert check(dev) == 0
+
+
+@pytest.mark.parametrize("r", RESHAPES, ids=reshape_ids)
+def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
+    size = 3840
+    old, new, chunk, new_chunk, before, after = r
+    parity = 2 if old.startswith("raid6") else 1
+    fs = dmfs()
+    pairs, model, first, second = begin_reshape(fs, backing, r, size)
+    held = (min(before, after) - parity) * size * SECTOR
+    model = model[:held]
+    fs.mkdir("r", first).remove()
+    slow = second.replace(f" {new} 1 {new_chunk}", f" {new} 3 {new_chunk} max_recovery_rate 6000")
+    for turn in range(3):
+        dev = fs.mkdir("r", slow)
+        scribble(dev, turn, model=model, size=held, count=20)
+        assert status(dev)["action"] == "reshape"
+        fs.kill()
+        fs.wait()
+        fs = dmfs()
+    dev = fs.mkdir("r", second)
+    wait_status(dev, " idle ")
+    assert dev.pread(held, 0) == model
+    dev.remove()
+    dev = fs.mkdir("again", shape(new, new_chunk, after - parity, pairs[:after], size))
+    wait_whole(dev)
+    assert dev.pread(held, 0) == model
+    assert check(dev) == 0

@@ -370,6 +370,19 @@ static bool recovering(const struct raid_state *s)
 	return s->resync_offset < s->dev_sectors;
 }
 
+/* Forwards a device's size includes the space before its data meanwhile. */
+static int reshaping_size(struct assembly *a, GError **err)
+{
+	struct raid_state *s = a->s;
+	uint64_t was = a->best->data_offset, will = a->best->new_data_offset, gap = was > will ? was - will : will - was;
+
+	if (a->line_dev_sectors != s->dev_sectors && a->line_dev_sectors + gap != s->dev_sectors)
+		return dm_fail(err, EPERM, "raid: Can't resize a reshaping raid set: it has %" PRIu64 " sectors of each device, "
+					   "not %" PRIu64, s->dev_sectors, a->line_dev_sectors);
+	s->dev_sectors = a->line_dev_sectors;
+	return 0;
+}
+
 static int existing(struct assembly *a, GError **err)
 {
 	const struct raid_params *p = a->p;
@@ -387,7 +400,7 @@ static int existing(struct assembly *a, GError **err)
 				       p->disks, all);
 		if (p->journal)
 			return dm_fail(err, EPERM, "raid: Can't reshape a journaled raid4/5/6 set");
-		return 0;
+		return reshaping_size(a, err);
 	}
 	if (recovering(s))
 		return resize(a, err);

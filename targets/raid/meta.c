@@ -198,6 +198,8 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 		.new_data_offset = m->new_data_offset,
 		.dev_sectors = s->dev_sectors,
 	};
+	if (reshaping && !s->backwards) /* as the kernel has it on the way */
+		sb->dev_sectors += m->data_offset - m->new_data_offset;
 	for (unsigned k = 0; k < MIN(r->disks, s->disks); k++)
 		if (!raid_member_alive(&r->members[k]))
 			raid_set_add(&sb->failed, k);

@@ -226,6 +226,8 @@ static int raid_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	error = dm_rows_load(r->rows, note_begun, &r->continued, err);
 	if (!error)
 		error = raid_params_read(&r->params, ti, argc, argv, err);
+	if (!error && r->params.journal)
+		error = dm_fail(err, EOPNOTSUPP, "raid: journal_dev: raid4/5/6 journals are not supported yet");
 	if (!error)
 		error = build(r, err);
 	if (error) {

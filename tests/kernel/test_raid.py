@@ -219,3 +219,157 @@ def test_lines(kernel, fs, backing):
     disks = [*(backing(1920) for _ in range(6)), backing(100), backing(4096)]
     # daemon_sleep 0 and halves of max_write_behind: what we print means the same when it is loaded again
     kernel.compare(fs, [*ok, *bad], disks, later=None)
+
+
+# --- takeover and reshape --------------------------------------------------------------------------
+
+GAP = 128
+# from, devices, to, devices, chunk: the reshapes there are
+RESHAPES = [("raid5_ls", 3, "raid5_ra", 3), ("raid5_n", 4, "raid5_ls", 4), ("raid6_zr", 5, "raid6_nc", 5),
+            ("raid5_ls", 3, "raid5_ls", 4)]
+# the same content under another level at once, or after a rebuild
+TAKEOVERS = [("raid0", 3, "raid5_n", 4, "rebuild 3"), ("raid5_ls", 3, "raid6_ls_6", 4, "rebuild 3"),
+             ("raid1", 2, "raid5_n", 2, ""), ("raid6_n_6", 4, "raid5_n", 3, ""),
+             ("raid10", 2, "raid1", 2, "")]
+
+
+def data_disks(kind, disks):
+    if kind in ("raid1", "raid10"):
+        return disks // 2
+    return disks - {"0": 0, "5": 1, "6": 2}[kind[4]]
+
+
+class Shapes:
+    """Arrays that become others, on slices with room for it."""
+
+    def __init__(self, backing, cases, size=SIZE):
+        self.cases, self.size = cases, size
+        self.slices = Slices(backing, size + GAP)
+        self.members = [self.slices.take(max(c[1], c[3])) for c in cases]
+        self.slices.finish()
+
+    def line(self, k, kind, disks, params="", prefix="", length_of=None):
+        devs = " ".join(f"{prefix}m{i} {prefix}d{i}" for i in list(self.members[k])[:disks])
+        data = data_disks(kind, length_of or disks)
+        return (f"0 {data * self.size} raid {kind} {1 + len(params.split())} {0 if kind == 'raid1' else CHUNK} {params} "
+                f"{disks} {devs}").replace("  ", " ")
+
+    def fill(self, fs, k, seed):
+        case = self.cases[k]
+        dev = fs.mkdir(f"r{k}", self.line(k, case[0], case[1]))
+        wait_whole(dev)
+        data = random.Random(seed).randbytes(dev.size())
+        dev.pwrite(data, 0, sync=True)
+        dev.remove()
+        return data
+
+    def put_room_first(self, k):
+        """As LVM does for more devices: what lies at 0 lies at GAP then."""
+        with open(self.slices.files[1], "r+b") as f:
+            for i in list(self.members[k])[:self.cases[k][1]]:
+                f.seek(i * self.slices.size * SECTOR)
+                old = f.read(self.size * SECTOR)
+                f.seek(i * self.slices.size * SECTOR)
+                f.write(bytes(GAP * SECTOR) + old)
+
+
+def reshape_params(case):
+    more = case[3] - case[1]
+    return (f"delta_disks {more} " if more else "") + f"data_offset {GAP}"
+
+
+@pytest.mark.timeout(600)
+def test_half_reshaped(kernel, fs, backing):
+    """Begun and half done here, finished there; begun there, finished here."""
+    n = len(RESHAPES)
+    s = Shapes(backing, RESHAPES + RESHAPES)
+    s.slices.on(fs)
+    sums = []
+    for k, case in enumerate(s.cases):
+        sums.append(s.fill(fs, k, k))
+        if case[3] > case[1]:
+            s.put_room_first(k)
+    for k, case in enumerate(RESHAPES):
+        fs.mkdir(f"r{k}", s.line(k, case[2], case[3], reshape_params(case))).remove()
+        dev = fs.mkdir(f"r{k}", s.line(k, case[2], case[3], "max_recovery_rate 1000"))
+        while int(status(dev)["ratio"].split("/")[0]) < SIZE // 4:
+            pass
+        assert status(dev)["action"] == "reshape"
+        dev.remove()
+    unload(fs, s)
+    begin = ";".join(f"r{k},,,,{s.line(k, s.cases[k][2], s.cases[k][3], reshape_params(s.cases[k]), '/dev/mapper/')}"
+                     for k in range(n, 2 * n))
+    go_on = ";".join(f"r{k},,,,{s.line(k, s.cases[k][2], s.cases[k][3], '', '/dev/mapper/')}" for k in range(n))
+    out = kernel.run(PREPARE + f"""
+        dmsetup create --concise "{s.slices.concise()}"
+        dmsetup create --concise "{go_on}"
+        whole
+        for k in $(seq 0 {n - 1}); do dmsetup message r$k 0 check; done
+        whole
+        dmsetup status --target raid
+        echo ==sums; for k in $(seq 0 {n - 1}); do
+            head -c {SIZE * 2 * SECTOR} /dev/mapper/r$k | sha256sum
+        done
+        dmsetup remove --retry r0; for k in $(seq 1 {n - 1}); do dmsetup remove --retry r$k; done
+        dmsetup create --concise "{begin}"
+        echo ==begun; dmsetup status --target raid
+        dmsetup remove_all""", s.slices.files, timeout=150).out
+    first, theirs, begun = re.split(r"==\w+\n", out)
+    for line in first.splitlines():
+        assert re.search(r" A+ (\d+)/\1 idle 0 \d+ -", line), line
+    assert len(begun.splitlines()) == n and all(" reshape 0 " in line for line in begun.splitlines()), begun
+    assert [line.split()[0] for line in theirs.splitlines()] == [
+        hashlib.sha256(sums[k][:SIZE * 2 * SECTOR]).hexdigest() for k in range(n)]
+    s.slices.on(fs)
+    for k in range(n, 2 * n):
+        case = s.cases[k]
+        dev = fs.mkdir(f"r{k}", s.line(k, case[2], case[3]))
+        wait_whole(dev)
+        assert dev.pread(len(sums[k]), 0) == sums[k], case
+        dev.suspend()
+        dev.resume()
+        wait_whole(dev)
+        assert check(dev) == 0, case
+        dev.remove()
+
+
+@pytest.mark.timeout(600)
+def test_takeover(kernel, fs, backing):
+    """Each done by either side and then read by the other."""
+    n = len(TAKEOVERS)
+    s = Shapes(backing, TAKEOVERS + TAKEOVERS)
+    s.slices.on(fs)
+    data = [s.fill(fs, k, k) for k in range(2 * n)]
+    for k, case in enumerate(TAKEOVERS):
+        dev = fs.mkdir(f"r{k}", s.line(k, case[2], case[3], case[4]))
+        wait_whole(dev)
+        assert dev.pread(len(data[k]), 0) == data[k]
+        assert check(dev) == 0
+        dev.remove()
+    unload(fs, s)
+    arrays = ";".join(f"r{k},,,,{s.line(k, c[2], c[3], c[4] if k >= n else '', '/dev/mapper/')}"
+                      for k, c in enumerate(s.cases))
+    out = kernel.run(PREPARE + f"""
+        dmsetup create --concise "{s.slices.concise()}"
+        dmsetup create --concise "{arrays}"
+        dmsetup status --target raid
+        whole
+        for k in $(seq 0 {2 * n - 1}); do dmsetup message r$k 0 check; done
+        whole
+        echo ==checked; dmsetup status --target raid
+        echo ==sums; for k in $(seq 0 {2 * n - 1}); do sha256sum </dev/mapper/r$k; done
+        dmsetup remove_all""", s.slices.files, timeout=150).out
+    first, checked, theirs = re.split(r"==\w+\n", out)
+    for line in first.splitlines()[:0]:
+        assert " idle " in line
+    for line in checked.splitlines():
+        assert re.search(r" A+ (\d+)/\1 idle 0 0 -", line), line
+    assert [line.split()[0] for line in theirs.splitlines()] == [hashlib.sha256(d).hexdigest() for d in data]
+    s.slices.on(fs)
+    for k in range(n, 2 * n):
+        case = s.cases[k]
+        dev = fs.mkdir(f"r{k}", s.line(k, case[2], case[3]))
+        assert status(dev)["action"] == "idle" and status(dev)["type"] == case[2]
+        assert dev.pread(len(data[k]), 0) == data[k]
+        assert check(dev) == 0
+        dev.remove()

@@ -85,17 +85,17 @@ static struct raid_stripe *stripe_new(struct raid_stripes *c, uint64_t nr)
 
 static void lru_take(struct raid_stripe *s)
 {
-	s->lru_prev->lru_next = s->lru_next;
-	s->lru_next->lru_prev = s->lru_prev;
+	s->lru.prev->next = s->lru.next;
+	s->lru.next->prev = s->lru.prev;
 	s->in_lru = false;
 }
 
 static void lru_put(struct raid_shard *shard, struct raid_stripe *s)
 {
-	s->lru_prev = shard->lru.lru_prev;
-	s->lru_next = &shard->lru;
-	s->lru_prev->lru_next = s;
-	shard->lru.lru_prev = s;
+	s->lru.prev = shard->lru.prev;
+	s->lru.next = &shard->lru;
+	s->lru.prev->next = &s->lru;
+	shard->lru.prev = &s->lru;
 	s->in_lru = true;
 }
 
@@ -150,8 +150,8 @@ static bool make_room(struct raid_stripes *c, unsigned n, unsigned first)
 		struct raid_shard *shard = &c->shards[(first + i) % RAID_SHARDS];
 
 		pthread_mutex_lock(&shard->lock);
-		while (atomic_load(&c->used) + n > c->most && shard->lru.lru_next != &shard->lru)
-			stripe_drop(shard, shard->lru.lru_next);
+		while (atomic_load(&c->used) + n > c->most && shard->lru.next != &shard->lru)
+			stripe_drop(shard, container_of(shard->lru.next, struct raid_stripe, lru));
 		pthread_mutex_unlock(&shard->lock);
 		if (atomic_load(&c->used) + n <= c->most)
 			return true;
@@ -728,7 +728,7 @@ struct raid_stripes *raid_stripes_new(struct raid *r, const struct raid_geo *geo
 		struct raid_shard *shard = &c->shards[i];
 
 		pthread_mutex_init(&shard->lock, NULL);
-		shard->lru.lru_next = shard->lru.lru_prev = &shard->lru;
+		shard->lru.next = shard->lru.prev = &shard->lru;
 	}
 	return c;
 }
@@ -740,8 +740,8 @@ void raid_stripes_free(struct raid_stripes *c)
 	for (unsigned i = 0; i < RAID_SHARDS; i++) {
 		struct raid_shard *shard = &c->shards[i];
 
-		while (shard->lru.lru_next != &shard->lru)
-			stripe_drop(shard, shard->lru.lru_next);
+		while (shard->lru.next != &shard->lru)
+			stripe_drop(shard, container_of(shard->lru.next, struct raid_stripe, lru));
 		while (shard->free_pages) {
 			void *page = shard->free_pages;
 

@@ -63,11 +63,16 @@ enum raid_mask {
 
 enum raid_mode { RAID_NOTHING, RAID_RMW, RAID_RCW };
 
+struct raid_ring {
+	struct raid_ring *next, *prev;
+};
+
 struct raid_stripe {
 	struct raid_stripes *c;
 	uint64_t nr;  /* its first device sector is nr * c->sectors */
 	int p, q;     /* devices of parity */
-	struct raid_stripe *hash_next, *lru_next, *lru_prev, *starved_next;
+	struct raid_stripe *hash_next, *starved_next;
+	struct raid_ring lru; /* of stripes at rest */
 	bool busy, in_lru;
 	unsigned users;                      /* who is about to kick it */
 	struct raid_piece *pending, **tail;  /* for the next operation */
@@ -89,7 +94,7 @@ struct raid_stripe {
 struct raid_shard {
 	pthread_mutex_t lock;
 	struct raid_stripe *bucket[64];
-	struct raid_stripe lru; /* a ring; the next is the oldest */
+	struct raid_ring lru;   /* the next is the oldest */
 	void *free_pages;       /* linked by their first word */
 } __attribute__((aligned(64)));
 

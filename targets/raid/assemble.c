@@ -96,8 +96,10 @@ static int check_redundancy(struct assembly *a, unsigned level, unsigned layout,
 	if (!level)
 		return dm_fail(err, EINVAL, "raid: too few disks: %u of %u cannot be used, raid0 needs all", lost,
 			       a->p->disks);
-	return dm_fail(err, EINVAL, "raid: Insufficient redundancy to activate array: %u of %u devices are missing, "
-				    "failed or to be rebuilt", lost, a->s->disks);
+	return dm_fail(err, EINVAL,
+		       "raid: Insufficient redundancy to activate array: %u of %u devices are missing, "
+		       "failed or to be rebuilt",
+		       lost, a->s->disks);
 }
 
 /* --- sizes ---------------------------------------------------------------------------------------- */
@@ -115,14 +117,17 @@ static int line_sizes(struct assembly *a, GError **err)
 	}
 	if (p->type->level == 10) {
 		if (p->delta_disks < 0)
-			return dm_fail(err, EINVAL, "raid: Bogus raid10 data copies or delta disks: devices can only be "
-						    "added");
+			return dm_fail(err, EINVAL,
+				       "raid: Bogus raid10 data copies or delta disks: devices can only be "
+				       "added");
 		if (__builtin_mul_overflow(sectors, (uint64_t)p->copies, &sectors))
 			return dm_fail(err, EINVAL, "raid: length %" PRIu64 " is too large", a->len);
 	}
 	if (sectors % n)
-		return dm_fail(err, EINVAL, "raid: Target length not divisible by number of data devices: %" PRIu64
-					    " sectors by %" PRIu64, sectors, n);
+		return dm_fail(err, EINVAL,
+			       "raid: Target length not divisible by number of data devices: %" PRIu64
+			       " sectors by %" PRIu64,
+			       sectors, n);
 	a->line_dev_sectors = sectors / n;
 	a->line_array_sectors = a->len;
 	return 0;
@@ -134,8 +139,10 @@ static int check_device_sizes(struct assembly *a, uint64_t dev_sectors, GError *
 		const struct raid_found *f = &a->found[i];
 
 		if (f->has_data && f->data_sectors < dev_sectors)
-			return dm_fail(err, EINVAL, "raid: Component device(s) too small: device %u has %" PRIu64
-						    " sectors, %" PRIu64 " are needed", i, f->data_sectors, dev_sectors);
+			return dm_fail(err, EINVAL,
+				       "raid: Component device(s) too small: device %u has %" PRIu64
+				       " sectors, %" PRIu64 " are needed",
+				       i, f->data_sectors, dev_sectors);
 	}
 	return 0;
 }
@@ -189,26 +196,32 @@ static int check_one(const struct assembly *a, unsigned i, GError **err)
 	const struct raid_super *sb = &a->found[i].sb, *best = a->best;
 
 	if (sb->features & ~1u)
-		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Unknown flag(s) in compatible feature flags "
-					    "of device %u: 0x%x", i, sb->features);
+		return dm_fail(err, EINVAL,
+			       "raid: Unable to assemble array: Unknown flag(s) in compatible feature flags "
+			       "of device %u: 0x%x",
+			       i, sb->features);
 	if (sb->incompatible)
-		return dm_fail(err, EINVAL, "raid: Unable to assemble array: No incompatible feature flags supported "
-					    "yet, device %u has 0x%x", i, sb->incompatible);
+		return dm_fail(err, EINVAL,
+			       "raid: Unable to assemble array: No incompatible feature flags supported "
+			       "yet, device %u has 0x%x",
+			       i, sb->incompatible);
 	if (sb->index >= RAID_MAX_DISKS || (sb->index != i && !reorders(a)))
-		return dm_fail(err, EINVAL, "raid: Cannot change device positions in raid set: device %u was number %u", i,
-			       sb->index);
+		return dm_fail(err, EINVAL, "raid: Cannot change device positions in raid set: device %u was number %u",
+			       i, sb->index);
 	if (raid_set_has(&best->failed, sb->index) || best->events - sb->events > 1)
 		return 0; /* of before; it is recovered */
 	if (sb->data_offset != best->data_offset || sb->new_data_offset != best->new_data_offset)
-		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: data offsets of device %u, %"
-					    PRIu64 " and %" PRIu64 ", are not those of device %u, %" PRIu64 " and %" PRIu64,
-			       i, sb->data_offset, sb->new_data_offset, a->best_index, best->data_offset,
-			       best->new_data_offset);
+		return dm_fail(
+		    err, EINVAL,
+		    "raid: Unable to assemble array: Invalid superblocks: data offsets of device %u, %" PRIu64
+		    " and %" PRIu64 ", are not those of device %u, %" PRIu64 " and %" PRIu64,
+		    i, sb->data_offset, sb->new_data_offset, a->best_index, best->data_offset, best->new_data_offset);
 	if (sb->level != best->level || sb->layout != best->layout || sb->chunk != best->chunk ||
 	    sb->disks != best->disks)
-		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: device %u is of an "
-					    "array with level %u, layout 0x%x, chunks of %u and %u devices, device %u of "
-					    "one with level %u, layout 0x%x, chunks of %u and %u devices",
+		return dm_fail(err, EINVAL,
+			       "raid: Unable to assemble array: Invalid superblocks: device %u is of an "
+			       "array with level %u, layout 0x%x, chunks of %u and %u devices, device %u of "
+			       "one with level %u, layout 0x%x, chunks of %u and %u devices",
 			       i, sb->level, sb->layout, sb->chunk, sb->disks, a->best_index, best->level, best->layout,
 			       best->chunk, best->disks);
 	return 0;
@@ -228,9 +241,10 @@ static int check_best(const struct assembly *a, GError **err)
 	     (raid_type_of(sb->new_level, sb->new_layout) &&
 	      raid_geo_init(&new, sb->new_level, sb->new_layout, sb->disks, sb->new_chunk, a->line_dev_sectors))))
 		return 0;
-	return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: device %u says level %u, layout "
-				    "0x%x, chunks of %u sectors, %u devices", a->best_index, sb->level, sb->layout,
-		       sb->chunk, sb->disks);
+	return dm_fail(err, EINVAL,
+		       "raid: Unable to assemble array: Invalid superblocks: device %u says level %u, layout "
+		       "0x%x, chunks of %u sectors, %u devices",
+		       a->best_index, sb->level, sb->layout, sb->chunk, sb->disks);
 }
 
 static int check_new_devices(const struct assembly *a, GError **err)
@@ -240,16 +254,21 @@ static int check_new_devices(const struct assembly *a, GError **err)
 	for (unsigned i = 0; i < a->p->disks; i++)
 		fresh += is_new(a, i);
 	if (!rebuilds && fresh && (int)fresh != a->p->delta_disks)
-		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: %u new device(s) injected "
-					    "into existing raid set without 'delta_disks' or 'rebuild' parameter "
-					    "specified", fresh);
+		return dm_fail(err, EINVAL,
+			       "raid: Unable to assemble array: Invalid superblocks: %u new device(s) injected "
+			       "into existing raid set without 'delta_disks' or 'rebuild' parameter "
+			       "specified",
+			       fresh);
 	if (rebuilds && fresh != rebuilds)
-		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: %u 'rebuild' devices "
-					    "cannot be injected into a raid set with %u other first-time devices",
+		return dm_fail(err, EINVAL,
+			       "raid: Unable to assemble array: Invalid superblocks: %u 'rebuild' devices "
+			       "cannot be injected into a raid set with %u other first-time devices",
 			       rebuilds, fresh - rebuilds);
 	if (rebuilds && a->best->reshape_flags & RAID_RESHAPE_ACTIVE)
-		return dm_fail(err, EINVAL, "raid: 'rebuild' specified while raid set is being reshaped "
-					    "(reshape_position=%" PRIu64 ")", a->best->reshape_position);
+		return dm_fail(err, EINVAL,
+			       "raid: 'rebuild' specified while raid set is being reshaped "
+			       "(reshape_position=%" PRIu64 ")",
+			       a->best->reshape_position);
 	return 0;
 }
 
@@ -341,10 +360,13 @@ static int new_array(struct assembly *a, GError **err)
 
 	for (unsigned i = 0; i < a->p->disks; i++)
 		fresh += is_new(a, i);
-	if (fresh != a->p->disks && !a->unfinished && !raid_given(a->p, RAID_SYNC) && a->s->persistent && a->p->type->level)
-		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: New device injected into "
-					    "existing raid set without 'delta_disks' or 'rebuild' parameter specified: "
-					    "%u of %u have none", fresh, a->p->disks);
+	if (fresh != a->p->disks && !a->unfinished && !raid_given(a->p, RAID_SYNC) && a->s->persistent &&
+	    a->p->type->level)
+		return dm_fail(err, EINVAL,
+			       "raid: Unable to assemble array: Invalid superblocks: New device injected into "
+			       "existing raid set without 'delta_disks' or 'rebuild' parameter specified: "
+			       "%u of %u have none",
+			       fresh, a->p->disks);
 	as_in_line(a);
 	return check_redundancy(a, a->s->level, a->s->layout, err);
 }
@@ -374,11 +396,14 @@ static bool recovering(const struct raid_state *s)
 static int reshaping_size(struct assembly *a, GError **err)
 {
 	struct raid_state *s = a->s;
-	uint64_t was = a->best->data_offset, will = a->best->new_data_offset, gap = was > will ? was - will : will - was;
+	uint64_t was = a->best->data_offset, will = a->best->new_data_offset,
+		 gap = was > will ? was - will : will - was;
 
 	if (a->line_dev_sectors != s->dev_sectors && a->line_dev_sectors + gap != s->dev_sectors)
-		return dm_fail(err, EPERM, "raid: Can't resize a reshaping raid set: it has %" PRIu64 " sectors of each device, "
-					   "not %" PRIu64, s->dev_sectors, a->line_dev_sectors);
+		return dm_fail(err, EPERM,
+			       "raid: Can't resize a reshaping raid set: it has %" PRIu64 " sectors of each device, "
+			       "not %" PRIu64,
+			       s->dev_sectors, a->line_dev_sectors);
 	s->dev_sectors = a->line_dev_sectors;
 	return 0;
 }
@@ -396,8 +421,9 @@ static int existing(struct assembly *a, GError **err)
 		if (raid_given(p, RAID_DELTA_DISKS))
 			return dm_fail(err, EINVAL, "raid: Reshape requested but raid set is still reshaping");
 		if (all != p->disks)
-			return dm_fail(err, EPERM, "raid: Can't resize a reshaping raid set: %u devices given, it has %u",
-				       p->disks, all);
+			return dm_fail(err, EPERM,
+				       "raid: Can't resize a reshaping raid set: %u devices given, it has %u", p->disks,
+				       all);
 		if (p->journal)
 			return dm_fail(err, EPERM, "raid: Can't reshape a journaled raid4/5/6 set");
 		return reshaping_size(a, err);
@@ -447,28 +473,33 @@ static int check_result(struct assembly *a, GError **err)
 	if (s->level == 5 && a->p->disks < 2)
 		return dm_fail(err, EINVAL, "raid: Insufficient number of devices: %u, 2 are the least", a->p->disks);
 	if (s->disks > a->p->disks)
-		return dm_fail(err, EINVAL, "raid: Unable to assemble array: Invalid superblocks: the array has %u devices, "
-					    "%u are given", s->disks, a->p->disks);
+		return dm_fail(err, EINVAL,
+			       "raid: Unable to assemble array: Invalid superblocks: the array has %u devices, "
+			       "%u are given",
+			       s->disks, a->p->disks);
 	if (!raid_geo_init(&g, s->level, s->layout, s->disks, s->chunk, s->dev_sectors) || !g.dev_sectors)
 		return dm_fail(err, EINVAL, "raid: Invalid rdev size: %" PRIu64 " sectors a device in chunks of %u",
 			       s->dev_sectors, s->chunk);
 	s->dev_sectors = whole_chunks(s->dev_sectors, s->chunk);
 	if (s->reshape_position == RAID_NONE && !s->begin_reshape && s->disks != a->p->disks)
-		return dm_fail(err, EINVAL, "raid: Unable to assemble array: the array has %u devices, %u are given", s->disks,
-			       a->p->disks);
+		return dm_fail(err, EINVAL, "raid: Unable to assemble array: the array has %u devices, %u are given",
+			       s->disks, a->p->disks);
 	for (unsigned i = 0; i < a->p->disks; i++) {
 		uint64_t offset = MAX(s->m[i].data_offset, s->m[i].new_data_offset), room = a->found[i].data_sectors;
 
 		if (a->found[i].has_data && (offset > room || s->dev_sectors > room - offset))
-			return dm_fail(err, EINVAL, "raid: Component device(s) too small: device %u has %" PRIu64
-						    " sectors, %" PRIu64 " from %" PRIu64 " on are needed", i, room,
-				       s->dev_sectors, offset);
+			return dm_fail(err, EINVAL,
+				       "raid: Component device(s) too small: device %u has %" PRIu64
+				       " sectors, %" PRIu64 " from %" PRIu64 " on are needed",
+				       i, room, s->dev_sectors, offset);
 	}
 	for (unsigned i = 0; i < a->p->disks; i++)
 		lost += state_lost(a, i);
 	if (s->level >= 5 && s->level <= 6 && lost && s->resync_offset != RAID_NONE)
-		return dm_fail(err, EIO, "raid: cannot start dirty degraded array: it was not in sync and %u devices are "
-					 "missing, failed or to be rebuilt", lost);
+		return dm_fail(err, EIO,
+			       "raid: cannot start dirty degraded array: it was not in sync and %u devices are "
+			       "missing, failed or to be rebuilt",
+			       lost);
 	return 0;
 }
 

@@ -11,16 +11,16 @@
 
 struct raid_found {
 	bool has_data, has_meta; /* given in the line */
-	bool readable;           /* the superblock's sector could be read */
-	bool has_super;          /* and there is one */
+	bool readable;		 /* the superblock's sector could be read */
+	bool has_super;		 /* and there is one */
 	struct raid_super sb;
 	uint64_t data_sectors; /* size of the data device */
 };
 
 struct raid_member_state {
-	bool faulty;        /* given, but not to be used */
-	bool in_sync;       /* holds what it should, everywhere */
-	bool partial;       /* not in sync, but only where the bitmap says so */
+	bool faulty;	    /* given, but not to be used */
+	bool in_sync;	    /* holds what it should, everywhere */
+	bool partial;	    /* not in sync, but only where the bitmap says so */
 	uint64_t recovered; /* if not in sync: it is up to here; RAID_NONE else */
 	uint64_t data_offset, new_data_offset;
 };
@@ -31,14 +31,14 @@ struct raid_state {
 	int delta_disks;
 	bool backwards;
 	uint64_t reshape_position; /* of the array; RAID_NONE: none */
-	uint64_t dev_sectors;      /* used of each device, whole chunks */
+	uint64_t dev_sectors;	   /* used of each device, whole chunks */
 	uint64_t array_sectors;
 	uint64_t events;
 	uint64_t resync_offset;
-	bool persistent;    /* there are metadata devices */
-	bool new_bitmap;    /* what is in the bitmap's place means nothing */
-	bool save;          /* the superblocks must be written before it starts */
-	bool begin_reshape; /* a change of shape was asked for: it is set up, and runs from the next load on */
+	bool persistent;	     /* there are metadata devices */
+	bool new_bitmap;	     /* what is in the bitmap's place means nothing */
+	bool save;		     /* the superblocks must be written before it starts */
+	bool begin_reshape;	     /* a change of shape was asked for: it is set up, and runs from the next load on */
 	struct raid_member_state *m; /* of each device in the line */
 };
 

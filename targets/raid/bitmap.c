@@ -84,18 +84,23 @@ int raid_bitmap_get_head(const uint8_t *image, size_t len, struct raid_bitmap_he
 	head->daemon_sleep_s = get_le32(image + 56);
 	head->write_behind = get_le32(image + 60);
 	if (head->region_bytes < 512 || !dm_is_pow2(head->region_bytes))
-		return dm_fail(err, EINVAL, "raid: invalid bitmap file superblock: bitmap chunksize not a power of 2 or "
-					    "too small: %u", head->region_bytes);
+		return dm_fail(err, EINVAL,
+			       "raid: invalid bitmap file superblock: bitmap chunksize not a power of 2 or "
+			       "too small: %u",
+			       head->region_bytes);
 	if (!head->daemon_sleep_s || head->daemon_sleep_s > MAX_SLEEP_S)
-		return dm_fail(err, EINVAL, "raid: invalid bitmap file superblock: daemon sleep period out of range: %u s",
+		return dm_fail(err, EINVAL,
+			       "raid: invalid bitmap file superblock: daemon sleep period out of range: %u s",
 			       head->daemon_sleep_s);
 	if (head->write_behind > MAX_WRITE_BEHIND)
 		return dm_fail(err, EINVAL, "raid: invalid bitmap file superblock: write-behind limit out of range: %u",
 			       head->write_behind);
 	regions = dm_div_up(head->sectors, head->region_bytes / 512);
 	if (head->sectors >> 54 || len - RAID_BITMAP_HEAD < dm_div_up(regions, 8))
-		return dm_fail(err, EINVAL, "raid: bitmap cut short: %" PRIu64 " regions of %u bytes do not fit in %zu "
-					    "bytes", regions, head->region_bytes, len);
+		return dm_fail(err, EINVAL,
+			       "raid: bitmap cut short: %" PRIu64 " regions of %u bytes do not fit in %zu "
+			       "bytes",
+			       regions, head->region_bytes, len);
 	return 0;
 }
 

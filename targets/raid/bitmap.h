@@ -45,7 +45,7 @@
 
 struct raid_bitmap {
 	uint64_t sectors; /* it is about */
-	unsigned shift;   /* a region is 2^shift sectors */
+	unsigned shift;	  /* a region is 2^shift sectors */
 	uint64_t regions;
 	_Atomic uint32_t *words;
 	/* What is on the devices, in whole sectors; and which of those sectors must be written. */

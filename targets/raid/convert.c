@@ -85,11 +85,12 @@ static int check_count(const struct raid_params *p, const struct raid_state *s, 
 	if (p->type->level == 10 || p->type->level == 1)
 		want = s->disks + rebuilds;
 	if (p->disks != want)
-		return dm_fail(err, EINVAL, "raid: takeover not possible: %s would have %u devices, not %u", p->type->name,
-			       want, p->disks);
+		return dm_fail(err, EINVAL, "raid: takeover not possible: %s would have %u devices, not %u",
+			       p->type->name, want, p->disks);
 	if (p->disks > s->disks && rebuilds < p->disks - s->disks)
-		return dm_fail(err, EINVAL, "raid: takeover not possible: the devices that are new are to be named with "
-					    "'rebuild'");
+		return dm_fail(err, EINVAL,
+			       "raid: takeover not possible: the devices that are new are to be named with "
+			       "'rebuild'");
 	return 0;
 }
 
@@ -103,8 +104,10 @@ static int check_positions(const struct raid_params *p, const struct raid_found 
 		unsigned role = p->format == RAID_NEAR ? i / p->copies : i;
 
 		if (!raid_set_has(&p->rebuild, i) && found[i].sb.index != role)
-			return dm_fail(err, EINVAL, "raid: takeover not possible: device %u was number %u of the raid0, "
-						    "number %u belongs there", i, found[i].sb.index, role);
+			return dm_fail(err, EINVAL,
+				       "raid: takeover not possible: device %u was number %u of the raid0, "
+				       "number %u belongs there",
+				       i, found[i].sb.index, role);
 	}
 	return 0;
 }
@@ -157,11 +160,13 @@ bool raid_wants_reshape(const struct raid_params *p, const struct raid_state *s)
 static int change_copies(const struct raid_params *p, struct raid_state *s, GError **err)
 {
 	if (s->level == 1 && p->delta_disks)
-		return dm_fail(err, EPERM, "raid: Can't reshape degraded raid set: a leg is added with 'rebuild' alone");
+		return dm_fail(err, EPERM,
+			       "raid: Can't reshape degraded raid set: a leg is added with 'rebuild' alone");
 	if (s->level == 10) {
 		if (p->disks % p->copies)
-			return dm_fail(err, EINVAL, "raid: Can't reshape raid10 mirror groups: %u devices in groups of %u",
-				       p->disks, p->copies);
+			return dm_fail(err, EINVAL,
+				       "raid: Can't reshape raid10 mirror groups: %u devices in groups of %u", p->disks,
+				       p->copies);
 		s->layout = p->layout;
 	}
 	s->disks = p->disks;
@@ -179,8 +184,7 @@ static uint64_t free_sectors(const struct raid_params *p, const struct raid_foun
 	return least;
 }
 
-static int set_offsets(const struct raid_params *p, const struct raid_found *found, struct raid_state *s,
-		       GError **err)
+static int set_offsets(const struct raid_params *p, const struct raid_found *found, struct raid_state *s, GError **err)
 {
 	uint64_t room = p->value[RAID_DATA_OFFSET], was = s->m[0].data_offset, from, to;
 
@@ -196,9 +200,10 @@ static int set_offsets(const struct raid_params *p, const struct raid_found *fou
 		room = MAX(from, to);
 	}
 	if (free_sectors(p, found, s->dev_sectors) < room)
-		return dm_fail(err, ENOSPC, "raid: No space for %s reshape: %" PRIu64 " sectors are wanted beside the %"
-					    PRIu64 " of data on each device", from ? "forward" : "backward", room,
-			       s->dev_sectors);
+		return dm_fail(err, ENOSPC,
+			       "raid: No space for %s reshape: %" PRIu64 " sectors are wanted beside the %" PRIu64
+			       " of data on each device",
+			       from ? "forward" : "backward", room, s->dev_sectors);
 	for (unsigned i = 0; i < p->disks; i++) {
 		s->m[i].data_offset = from;
 		s->m[i].new_data_offset = to;
@@ -217,8 +222,10 @@ static int check_reshape(const struct raid_params *p, const struct raid_state *s
 		if (s->m[i].faulty || !s->m[i].in_sync || raid_set_has(&p->rebuild, i))
 			return dm_fail(err, EPERM, "raid: Can't reshape degraded raid set: device %u", i);
 	if (p->delta_disks < 0 ? p->disks != s->disks : (int)p->disks - (int)s->disks != p->delta_disks)
-		return dm_fail(err, EINVAL, "raid: Reshape check failed: %u devices are given; the array has %u and "
-					    "delta_disks is %d", p->disks, s->disks, p->delta_disks);
+		return dm_fail(err, EINVAL,
+			       "raid: Reshape check failed: %u devices are given; the array has %u and "
+			       "delta_disks is %d",
+			       p->disks, s->disks, p->delta_disks);
 	if ((int)s->disks + p->delta_disks < (int)least)
 		return dm_fail(err, EINVAL, "raid: Reshape check failed: %u devices are the least", least);
 	if (p->delta_disks && (p->layout != s->layout))
@@ -238,7 +245,8 @@ int raid_prepare_reshape(const struct raid_params *p, const struct raid_found *f
 	if (!p->value[RAID_DATA_OFFSET] && !s->m[0].data_offset) {
 		/* without room there is no reshape: it stays what it is */
 		if (p->disks != s->disks)
-			return dm_fail(err, EINVAL, "raid: Reshape check failed: devices are added with data_offset alone");
+			return dm_fail(err, EINVAL,
+				       "raid: Reshape check failed: devices are added with data_offset alone");
 		return 0;
 	}
 	error = check_reshape(p, s, err);

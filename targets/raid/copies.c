@@ -17,8 +17,8 @@
  */
 #include "raid.h"
 
-#define BLOCK_SECTORS 8u   /* the smallest piece a failed read is tried in */
-#define SYNC_SECTORS 128u  /* what a mismatch counts for, as in the kernel */
+#define BLOCK_SECTORS 8u  /* the smallest piece a failed read is tried in */
+#define SYNC_SECTORS 128u /* what a mismatch counts for, as in the kernel */
 #define LOCK_SHIFT 8u
 
 struct copies {
@@ -153,7 +153,8 @@ static int read_copies(struct raid *r, uint64_t sector, uint64_t sectors, uint8_
 	}
 	if (result && sectors > BLOCK_SECTORS) {
 		for (uint64_t at = 0; at < sectors; at += BLOCK_SECTORS) {
-			result = read_copies(r, sector + at, MIN(BLOCK_SECTORS, sectors - at), buf + at * DM_SECTOR_SIZE);
+			result =
+			    read_copies(r, sector + at, MIN(BLOCK_SECTORS, sectors - at), buf + at * DM_SECTOR_SIZE);
 			if (result)
 				return result;
 		}
@@ -285,8 +286,8 @@ struct write {
 	struct dm_bio *bio;
 	uint64_t sector;
 	int error;
-	bool need;         /* copies differ */
-	atomic_uint parts; /* the legs that count, and those behind */
+	bool need;	    /* copies differ */
+	atomic_uint parts;  /* the legs that count, and those behind */
 	struct dm_bio copy; /* what those behind are written from */
 	struct iovec iov;
 	uint8_t *data;
@@ -482,7 +483,8 @@ static enum dm_mapio copies_map(struct raid *r, struct dm_bio *bio, struct raid_
 	w->sector = rb->sector;
 	w->mark.fn = write_marked;
 	atomic_init(&w->parts, 1);
-	if (dm_block_lock(c->lock, &w->claim, w->sector, w->sector + bio->sectors - 1, DM_BLOCK_EXCLUSIVE, write_locked))
+	if (dm_block_lock(c->lock, &w->claim, w->sector, w->sector + bio->sectors - 1, DM_BLOCK_EXCLUSIVE,
+			  write_locked))
 		write_locked(&w->claim);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -608,10 +610,10 @@ static void copies_sync(struct raid_window *w)
 }
 
 const struct raid_ops raid_copies_ops = {
-	.start = copies_start,
-	.stop = copies_stop,
-	.map = copies_map,
-	.reread = copies_reread,
-	.sync = copies_sync,
-	.settle = copies_settle,
+    .start = copies_start,
+    .stop = copies_stop,
+    .map = copies_map,
+    .reread = copies_reread,
+    .sync = copies_sync,
+    .settle = copies_settle,
 };

@@ -26,7 +26,7 @@ enum raid_layout {
 	RAID5_LS = 2,
 	RAID5_RS = 3,
 	RAID5_FIRST = 4, /* parity on the first device: what dm-raid calls raid4 */
-	RAID5_N = 5,     /* on the last; raid6: P and Q on the last two */
+	RAID5_N = 5,	 /* on the last; raid6: P and Q on the last two */
 	RAID6_ZR = 8,
 	RAID6_NR = 9,
 	RAID6_NC = 10,
@@ -44,14 +44,14 @@ struct raid_geo {
 	unsigned level; /* 0, 1, 5, 6 or 10 */
 	unsigned layout;
 	unsigned disks;
-	unsigned chunk;       /* a power of two; 0 for raid1 */
+	unsigned chunk;	      /* a power of two; 0 for raid1 */
 	uint64_t dev_sectors; /* used of each device */
 	/* derived */
-	unsigned parity; /* 0 to 2 */
-	unsigned data;   /* data chunks in a row (rows only) */
+	unsigned parity;	    /* 0 to 2 */
+	unsigned data;		    /* data chunks in a row (rows only) */
 	unsigned near, far, copies; /* copies only */
-	unsigned set;    /* devices of a far set */
-	uint64_t stride; /* between far copies */
+	unsigned set;		    /* devices of a far set */
+	uint64_t stride;	    /* between far copies */
 };
 
 /* Fills in the derived fields and rounds dev_sectors down to whole chunks; false if these numbers make no array. */

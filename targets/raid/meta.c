@@ -159,12 +159,12 @@ static void put_head(struct raid *r)
 {
 	struct raid_bitmap *b = r->bitmap;
 	struct raid_bitmap_head head = {
-		.events = r->events,
-		.events_cleared = r->events_cleared,
-		.sectors = r->sync_sectors,
-		.region_bytes = b ? 512u << b->shift : 0,
-		.daemon_sleep_s = MAX(r->daemon_sleep_ms / 1000, 1),
-		.write_behind = r->params.value[RAID_WRITE_BEHIND] / 2,
+	    .events = r->events,
+	    .events_cleared = r->events_cleared,
+	    .sectors = r->sync_sectors,
+	    .region_bytes = b ? 512u << b->shift : 0,
+	    .daemon_sleep_s = MAX(r->daemon_sleep_ms / 1000, 1),
+	    .write_behind = r->params.value[RAID_WRITE_BEHIND] / 2,
 	};
 
 	if (b)
@@ -178,25 +178,25 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 	bool reshaping = s->reshape_position != RAID_NONE;
 
 	*sb = (struct raid_super){
-		.features = 1,
-		.disks = s->disks,
-		.index = i,
-		.events = r->events,
-		.recovery_offset = atomic_load(&m->flags) & RAID_IN_SYNC ? RAID_NONE : atomic_load(&m->checkpoint),
-		.resync_offset = atomic_load(&r->resync_offset),
-		.level = s->level,
-		.layout = s->layout,
-		.chunk = s->chunk,
-		.reshape_flags = reshaping ? RAID_RESHAPE_ACTIVE | (s->backwards ? RAID_RESHAPE_BACKWARDS : 0) : 0,
-		.reshape_position = s->reshape_position,
-		.new_level = s->new_level,
-		.new_layout = s->new_layout,
-		.new_chunk = s->new_chunk,
-		.delta_disks = s->delta_disks,
-		.array_sectors = s->array_sectors,
-		.data_offset = m->data_offset,
-		.new_data_offset = m->new_data_offset,
-		.dev_sectors = s->dev_sectors,
+	    .features = 1,
+	    .disks = s->disks,
+	    .index = i,
+	    .events = r->events,
+	    .recovery_offset = atomic_load(&m->flags) & RAID_IN_SYNC ? RAID_NONE : atomic_load(&m->checkpoint),
+	    .resync_offset = atomic_load(&r->resync_offset),
+	    .level = s->level,
+	    .layout = s->layout,
+	    .chunk = s->chunk,
+	    .reshape_flags = reshaping ? RAID_RESHAPE_ACTIVE | (s->backwards ? RAID_RESHAPE_BACKWARDS : 0) : 0,
+	    .reshape_position = s->reshape_position,
+	    .new_level = s->new_level,
+	    .new_layout = s->new_layout,
+	    .new_chunk = s->new_chunk,
+	    .delta_disks = s->delta_disks,
+	    .array_sectors = s->array_sectors,
+	    .data_offset = m->data_offset,
+	    .new_data_offset = m->new_data_offset,
+	    .dev_sectors = s->dev_sectors,
 	};
 	if (reshaping && !s->backwards) /* as the kernel has it on the way */
 		sb->dev_sectors += m->data_offset - m->new_data_offset;
@@ -414,8 +414,10 @@ static int check_room(struct raid *r, GError **err)
 			continue;
 		have = dm_dev_sectors(r->members[i].meta);
 		if (have < need / 512)
-			return dm_fail(err, EINVAL, "raid: bitmap cut short: metadata device %u has %" PRIu64 " sectors, %"
-						    PRIu64 " are needed", i, have, need / 512);
+			return dm_fail(err, EINVAL,
+				       "raid: bitmap cut short: metadata device %u has %" PRIu64 " sectors, %" PRIu64
+				       " are needed",
+				       i, have, need / 512);
 	}
 	return 0;
 }
@@ -428,7 +430,8 @@ static int read_image(struct raid *r, unsigned i, uint8_t **image, size_t *len, 
 	int error = 0;
 
 	if (have <= RAID_BITMAP_START / 512)
-		return dm_fail(err, EINVAL, "raid: bitmap cut short: metadata device %u has %" PRIu64 " sectors", i, have);
+		return dm_fail(err, EINVAL, "raid: bitmap cut short: metadata device %u has %" PRIu64 " sectors", i,
+			       have);
 	have -= RAID_BITMAP_START / 512;
 	error = dm_read_sync(r->members[i].meta, RAID_BITMAP_START / 512, 1, first, DM_META);
 	if (error)
@@ -436,18 +439,23 @@ static int read_image(struct raid *r, unsigned i, uint8_t **image, size_t *len, 
 			       g_strerror(-error));
 	error = raid_bitmap_get_head(first, MIN(have * 512, 1ull << 40), head, err);
 	if (!error && dm_div_up(r->sync_sectors, head->region_bytes / 512) > MAX_REGIONS)
-		error = dm_fail(err, EINVAL, "raid: invalid bitmap file superblock: regions of %u bytes are too small for "
-					     "%" PRIu64 " sectors", head->region_bytes, r->sync_sectors);
+		error = dm_fail(err, EINVAL,
+				"raid: invalid bitmap file superblock: regions of %u bytes are too small for "
+				"%" PRIu64 " sectors",
+				head->region_bytes, r->sync_sectors);
 	if (error)
 		return error;
 	*len = raid_bitmap_bytes(head->sectors, head->region_bytes / 512);
 	if (*len > MAX_REGIONS)
-		return dm_fail(err, EINVAL, "raid: invalid bitmap file superblock: %" PRIu64 " sectors in regions of %u "
-					    "bytes", head->sectors, head->region_bytes);
+		return dm_fail(err, EINVAL,
+			       "raid: invalid bitmap file superblock: %" PRIu64 " sectors in regions of %u "
+			       "bytes",
+			       head->sectors, head->region_bytes);
 	*image = g_malloc(*len);
 	error = dm_read_sync(r->members[i].meta, RAID_BITMAP_START / 512, *len / 512, *image, DM_META);
 	return error ? dm_fail(err, -error, "raid: the bitmap of metadata device %u cannot be read: %s", i,
-			       g_strerror(-error)) : 0;
+			       g_strerror(-error))
+		     : 0;
 }
 
 static int read_bitmap(struct raid *r, GError **err)
@@ -535,8 +543,8 @@ int raid_meta_start(struct raid *r, GError **err)
 	if ((r->state.new_bitmap || !raid_has_bitmap(r)) && atomic_load(&r->resync_offset) == RAID_NONE)
 		nothing_needed(r);
 	/*
-	 * Twice: with the old event count, so that no device is more than one behind if a crash comes in between.  A new
-	 * array's first count is 1: not yet an array (assemble.c).
+	 * Twice: with the old event count, so that no device is more than one behind if a crash comes in between.  A
+	 * new array's first count is 1: not yet an array (assemble.c).
 	 */
 	if (r->state.events || !r->state.persistent) {
 		raid_save_sync(r);

@@ -15,26 +15,26 @@
 /* --- types ------------------------------------------------------------------------------------- */
 
 static const struct raid_type types[] = {
-	{"raid0", 0, 0, 0, 2},
-	{"raid1", 1, 0, 0, 2},
-	{"raid10", 10, RAID_NEAR, 0, 2},
-	{"raid10_near", 10, RAID_NEAR, 0, 2},
-	{"raid10_far", 10, RAID_FAR, 0, 2},
-	{"raid10_offset", 10, RAID_OFFSET, 0, 2},
-	{"raid4", 5, RAID5_FIRST, 1, 2},
-	{"raid5_n", 5, RAID5_N, 1, 2},
-	{"raid5_ls", 5, RAID5_LS, 1, 2},
-	{"raid5_rs", 5, RAID5_RS, 1, 2},
-	{"raid5_la", 5, RAID5_LA, 1, 2},
-	{"raid5_ra", 5, RAID5_RA, 1, 2},
-	{"raid6_zr", 6, RAID6_ZR, 2, 4},
-	{"raid6_nr", 6, RAID6_NR, 2, 4},
-	{"raid6_nc", 6, RAID6_NC, 2, 4},
-	{"raid6_n_6", 6, RAID5_N, 2, 4},
-	{"raid6_ls_6", 6, RAID6_LS_6, 2, 4},
-	{"raid6_rs_6", 6, RAID6_RS_6, 2, 4},
-	{"raid6_la_6", 6, RAID6_LA_6, 2, 4},
-	{"raid6_ra_6", 6, RAID6_RA_6, 2, 4},
+    {"raid0", 0, 0, 0, 2},
+    {"raid1", 1, 0, 0, 2},
+    {"raid10", 10, RAID_NEAR, 0, 2},
+    {"raid10_near", 10, RAID_NEAR, 0, 2},
+    {"raid10_far", 10, RAID_FAR, 0, 2},
+    {"raid10_offset", 10, RAID_OFFSET, 0, 2},
+    {"raid4", 5, RAID5_FIRST, 1, 2},
+    {"raid5_n", 5, RAID5_N, 1, 2},
+    {"raid5_ls", 5, RAID5_LS, 1, 2},
+    {"raid5_rs", 5, RAID5_RS, 1, 2},
+    {"raid5_la", 5, RAID5_LA, 1, 2},
+    {"raid5_ra", 5, RAID5_RA, 1, 2},
+    {"raid6_zr", 6, RAID6_ZR, 2, 4},
+    {"raid6_nr", 6, RAID6_NR, 2, 4},
+    {"raid6_nc", 6, RAID6_NC, 2, 4},
+    {"raid6_n_6", 6, RAID5_N, 2, 4},
+    {"raid6_ls_6", 6, RAID6_LS_6, 2, 4},
+    {"raid6_rs_6", 6, RAID6_RS_6, 2, 4},
+    {"raid6_la_6", 6, RAID6_LA_6, 2, 4},
+    {"raid6_ra_6", 6, RAID6_RA_6, 2, 4},
 };
 
 const struct raid_type *raid_type_by_name(const char *name)
@@ -50,8 +50,9 @@ const struct raid_type *raid_type_of(unsigned level, unsigned layout)
 	if (level == 10) {
 		enum raid_format format = raid10_format_of(layout);
 
-		return raid_type_by_name(format == RAID_NEAR ? "raid10" : format == RAID_FAR ? "raid10_far" :
-									  "raid10_offset");
+		return raid_type_by_name(format == RAID_NEAR  ? "raid10"
+					 : format == RAID_FAR ? "raid10_far"
+							      : "raid10_offset");
 	}
 	for (unsigned i = 0; i < G_N_ELEMENTS(types); i++)
 		if (types[i].level == level && types[i].layout == layout)
@@ -99,23 +100,23 @@ static const struct {
 	enum kind kind;
 	unsigned levels; /* that take it */
 } params[RAID_NR_PARAMS] = {
-	[RAID_SYNC] = {"sync", WORD, OF_REDUNDANT},
-	[RAID_NOSYNC] = {"nosync", WORD, OF_1 | OF_10 | OF_45},
-	[RAID_REBUILD] = {"rebuild", INDEX, OF_REDUNDANT},
-	[RAID_DAEMON_SLEEP] = {"daemon_sleep", NUMBER, OF_REDUNDANT},
-	[RAID_MIN_RATE] = {"min_recovery_rate", NUMBER, OF_REDUNDANT},
-	[RAID_MAX_RATE] = {"max_recovery_rate", NUMBER, OF_REDUNDANT},
-	[RAID_MOSTLY] = {"write_mostly", INDEX, OF_1},
-	[RAID_WRITE_BEHIND] = {"max_write_behind", NUMBER, OF_1},
-	[RAID_STRIPE_CACHE] = {"stripe_cache", NUMBER, OF_456},
-	[RAID_REGION_SIZE] = {"region_size", NUMBER, OF_REDUNDANT},
-	[RAID_COPIES] = {"raid10_copies", NUMBER, OF_10},
-	[RAID_FORMAT] = {"raid10_format", NAME, OF_10},
-	[RAID_DELTA_DISKS] = {"delta_disks", NUMBER, OF_REDUNDANT},
-	[RAID_DATA_OFFSET] = {"data_offset", NUMBER, OF_0 | OF_REDUNDANT},
-	[RAID_JOURNAL_DEV] = {"journal_dev", DEVICE, OF_456},
-	[RAID_JOURNAL_MODE] = {"journal_mode", NAME, OF_456},
-	[RAID_NEAR_SETS] = {"raid10_use_near_sets", WORD, OF_10},
+    [RAID_SYNC] = {"sync", WORD, OF_REDUNDANT},
+    [RAID_NOSYNC] = {"nosync", WORD, OF_1 | OF_10 | OF_45},
+    [RAID_REBUILD] = {"rebuild", INDEX, OF_REDUNDANT},
+    [RAID_DAEMON_SLEEP] = {"daemon_sleep", NUMBER, OF_REDUNDANT},
+    [RAID_MIN_RATE] = {"min_recovery_rate", NUMBER, OF_REDUNDANT},
+    [RAID_MAX_RATE] = {"max_recovery_rate", NUMBER, OF_REDUNDANT},
+    [RAID_MOSTLY] = {"write_mostly", INDEX, OF_1},
+    [RAID_WRITE_BEHIND] = {"max_write_behind", NUMBER, OF_1},
+    [RAID_STRIPE_CACHE] = {"stripe_cache", NUMBER, OF_456},
+    [RAID_REGION_SIZE] = {"region_size", NUMBER, OF_REDUNDANT},
+    [RAID_COPIES] = {"raid10_copies", NUMBER, OF_10},
+    [RAID_FORMAT] = {"raid10_format", NAME, OF_10},
+    [RAID_DELTA_DISKS] = {"delta_disks", NUMBER, OF_REDUNDANT},
+    [RAID_DATA_OFFSET] = {"data_offset", NUMBER, OF_0 | OF_REDUNDANT},
+    [RAID_JOURNAL_DEV] = {"journal_dev", DEVICE, OF_456},
+    [RAID_JOURNAL_MODE] = {"journal_mode", NAME, OF_456},
+    [RAID_NEAR_SETS] = {"raid10_use_near_sets", WORD, OF_10},
 };
 
 static const char *const formats[] = {[RAID_NEAR] = "near", [RAID_FAR] = "far", [RAID_OFFSET] = "offset"};
@@ -147,7 +148,8 @@ static int bad_level(enum raid_param which, const char *value, GError **err)
 	case RAID_STRIPE_CACHE:
 		return dm_fail(err, EINVAL, "raid: Inappropriate argument: stripe_cache, it is raid4/5/6's");
 	default:
-		return dm_fail(err, EINVAL, "raid: '%s' is an invalid parameter for this RAID type", params[which].name);
+		return dm_fail(err, EINVAL, "raid: '%s' is an invalid parameter for this RAID type",
+			       params[which].name);
 	}
 }
 
@@ -173,13 +175,16 @@ static int read_journal(struct raid_params *p, struct dm_target *ti, const char 
 	}
 	sectors = dm_dev_sectors(p->journal);
 	if (sectors < MIN_JOURNAL_SECTORS)
-		return dm_fail(err, ENOSPC, "raid: No space for raid4/5/6 journal: '%s' has %" PRIu64 " sectors, %u "
-					    "are the least", value, sectors, MIN_JOURNAL_SECTORS);
+		return dm_fail(err, ENOSPC,
+			       "raid: No space for raid4/5/6 journal: '%s' has %" PRIu64 " sectors, %u "
+			       "are the least",
+			       value, sectors, MIN_JOURNAL_SECTORS);
 	return 0;
 }
 
 /* What stands behind journal_dev, journal_mode, raid10_format. */
-static int read_text(struct raid_params *p, struct dm_target *ti, enum raid_param which, const char *value, GError **err)
+static int read_text(struct raid_params *p, struct dm_target *ti, enum raid_param which, const char *value,
+		     GError **err)
 {
 	unsigned mode;
 
@@ -189,15 +194,20 @@ static int read_text(struct raid_params *p, struct dm_target *ti, enum raid_para
 		return read_journal(p, ti, value, err);
 	if (which == RAID_FORMAT) {
 		if (read_name(value, formats, G_N_ELEMENTS(formats), &p->format))
-			return dm_fail(err, EINVAL, "raid: Invalid 'raid10_format' value given: '%s', near, far or "
-						    "offset would be right", value);
+			return dm_fail(err, EINVAL,
+				       "raid: Invalid 'raid10_format' value given: '%s', near, far or "
+				       "offset would be right",
+				       value);
 		return 0;
 	}
 	if (!raid_given(p, RAID_JOURNAL_DEV))
-		return dm_fail(err, EINVAL, "raid: raid4/5/6 'journal_mode' is invalid without 'journal_dev' before it");
+		return dm_fail(err, EINVAL,
+			       "raid: raid4/5/6 'journal_mode' is invalid without 'journal_dev' before it");
 	if (read_name(value, modes, G_N_ELEMENTS(modes), &mode))
-		return dm_fail(err, EINVAL, "raid: Invalid 'journal_mode' argument '%s', writethrough or writeback "
-					    "would be right", value);
+		return dm_fail(err, EINVAL,
+			       "raid: Invalid 'journal_mode' argument '%s', writethrough or writeback "
+			       "would be right",
+			       value);
 	p->write_back = mode == 1;
 	return 0;
 }
@@ -221,30 +231,37 @@ static int check_number(struct raid_params *p, enum raid_param which, int v, GEr
 {
 	int most = (int)(RAID_MAX_DISKS - p->type->min_disks);
 
-	if ((which == RAID_WRITE_BEHIND || which == RAID_STRIPE_CACHE) &&
-	    !(params[which].levels & level_bit(p->type)))
+	if ((which == RAID_WRITE_BEHIND || which == RAID_STRIPE_CACHE) && !(params[which].levels & level_bit(p->type)))
 		return bad_level(which, NULL, err);
 	switch (which) {
 	case RAID_WRITE_BEHIND:
 		if (v < 0 || v / 2 > MAX_WRITE_BEHIND)
-			return dm_fail(err, EINVAL, "raid: Max write-behind limit out of range: %d sectors, 0 to %d would "
-						    "be right", v, 2 * MAX_WRITE_BEHIND + 1);
+			return dm_fail(err, EINVAL,
+				       "raid: Max write-behind limit out of range: %d sectors, 0 to %d would "
+				       "be right",
+				       v, 2 * MAX_WRITE_BEHIND + 1);
 		break;
 	case RAID_DATA_OFFSET:
 		if (v < 0 || (v && v < (int)MIN_RESHAPE_SECTORS) || v % 8)
-			return dm_fail(err, EINVAL, "raid: Bogus data_offset value %d, a multiple of 8 sectors would be "
-						    "right", v);
+			return dm_fail(err, EINVAL,
+				       "raid: Bogus data_offset value %d, a multiple of 8 sectors would be "
+				       "right",
+				       v);
 		break;
 	case RAID_DELTA_DISKS:
 		if (v == 0 || abs(v) > most)
-			return dm_fail(err, EINVAL, "raid: Too many delta_disk requested: %d, 1 to %d more or fewer would "
-						    "be right", v, most);
+			return dm_fail(err, EINVAL,
+				       "raid: Too many delta_disk requested: %d, 1 to %d more or fewer would "
+				       "be right",
+				       v, most);
 		p->delta_disks = v;
 		return 0;
 	case RAID_COPIES:
 		if (v < 2 || (unsigned)v > p->disks)
-			return dm_fail(err, EINVAL, "raid: Bad value for 'raid10_copies': %d, 2 to %u (the devices) would "
-						    "be right", v, p->disks);
+			return dm_fail(err, EINVAL,
+				       "raid: Bad value for 'raid10_copies': %d, 2 to %u (the devices) would "
+				       "be right",
+				       v, p->disks);
 		break;
 	default:
 		if (v < 0)
@@ -292,7 +309,8 @@ static int read_param(struct raid_params *p, struct dm_target *ti, struct dm_arg
 		return error;
 	}
 	if (!read_int(value, &v))
-		return dm_fail(err, EINVAL, "raid: Bad numerical argument given in raid params: '%s' of %s", value, key);
+		return dm_fail(err, EINVAL, "raid: Bad numerical argument given in raid params: '%s' of %s", value,
+			       key);
 	return params[which].kind == INDEX ? read_index(p, which, v, err) : check_number(p, which, v, err);
 }
 
@@ -337,16 +355,21 @@ static int check_region(struct raid_params *p, uint64_t len, GError **err)
 		return 0;
 	}
 	if (region > len)
-		return dm_fail(err, EINVAL, "raid: Supplied region size is too large: %" PRIu64 " of %" PRIu64
-					    " sectors", region, len);
+		return dm_fail(err, EINVAL,
+			       "raid: Supplied region size is too large: %" PRIu64 " of %" PRIu64 " sectors", region,
+			       len);
 	if (region < least)
-		return dm_fail(err, EINVAL, "raid: Supplied region size is too small: %" PRIu64 " sectors, %" PRIu64
-					    " are the least here", region, least);
+		return dm_fail(err, EINVAL,
+			       "raid: Supplied region size is too small: %" PRIu64 " sectors, %" PRIu64
+			       " are the least here",
+			       region, least);
 	if (region & (region - 1))
 		return dm_fail(err, EINVAL, "raid: Region size is not a power of 2: %" PRIu64, region);
 	if (region < p->chunk)
-		return dm_fail(err, EINVAL, "raid: Region size is smaller than the chunk size: %" PRIu64 ", %u would be "
-					    "the least", region, p->chunk);
+		return dm_fail(err, EINVAL,
+			       "raid: Region size is smaller than the chunk size: %" PRIu64 ", %u would be "
+			       "the least",
+			       region, p->chunk);
 	p->region_sectors = region;
 	return 0;
 }
@@ -355,8 +378,9 @@ static int check_raid10(struct raid_params *p, GError **err)
 {
 	p->copies = raid_given(p, RAID_COPIES) ? p->value[RAID_COPIES] : 2;
 	if (p->copies > p->disks)
-		return dm_fail(err, EINVAL, "raid: Not enough devices to satisfy specification: %u copies on %u devices",
-			       p->copies, p->disks);
+		return dm_fail(err, EINVAL,
+			       "raid: Not enough devices to satisfy specification: %u copies on %u devices", p->copies,
+			       p->disks);
 	if (!raid_given(p, RAID_FORMAT))
 		p->format = p->type->layout;
 	if (p->format == RAID_NEAR && raid_given(p, RAID_NEAR_SETS))
@@ -431,13 +455,16 @@ static int read_counts(struct raid_params *p, int argc, char **argv, unsigned *c
 		return dm_fail(err, EINVAL, "raid: Cannot understand number of raid parameters '%s', %d words follow",
 			       argc < 2 ? "" : argv[1], argc < 2 ? 0 : argc - 2);
 	if (!*count)
-		return dm_fail(err, EINVAL, "raid: Bad numerical argument given for chunk_size: it is the first of the "
-					    "parameters, 1 is the least number of them");
+		return dm_fail(err, EINVAL,
+			       "raid: Bad numerical argument given for chunk_size: it is the first of the "
+			       "parameters, 1 is the least number of them");
 	most = ((unsigned)argc - 2 - *count) / 2; /* if there is a number first */
 	if (argc < 3 + (int)*count || !dm_parse_uint(argv[2 + *count], &disks) || !disks ||
 	    disks > ((unsigned)argc - 3 - *count) / 2)
-		return dm_fail(err, EINVAL, "raid: Cannot understand number of raid devices parameters '%s', %" PRIu64
-					    " pairs follow", argc < 3 + (int)*count ? "" : argv[2 + *count], most);
+		return dm_fail(err, EINVAL,
+			       "raid: Cannot understand number of raid devices parameters '%s', %" PRIu64
+			       " pairs follow",
+			       argc < 3 + (int)*count ? "" : argv[2 + *count], most);
 	if (disks > RAID_MAX_DISKS)
 		return dm_fail(err, EINVAL, "raid: Invalid number of supplied raid devices: %u, %u are the most", disks,
 			       RAID_MAX_DISKS);

@@ -14,7 +14,7 @@
 struct raid_type {
 	const char *name;
 	unsigned level, layout; /* as superblocks have them; raid10: near, far or offset, by name alone */
-	unsigned parity;        /* devices that may be lost */
+	unsigned parity;	/* devices that may be lost */
 	unsigned min_disks;
 };
 
@@ -76,20 +76,20 @@ static inline unsigned raid_set_count(const struct raid_set *s)
 
 struct raid_params {
 	const struct raid_type *type;
-	unsigned given; /* bit per enum raid_param */
-	unsigned chunk; /* sectors */
-	unsigned layout; /* raid10's from its parameters, else the type's */
+	unsigned given;			/* bit per enum raid_param */
+	unsigned chunk;			/* sectors */
+	unsigned layout;		/* raid10's from its parameters, else the type's */
 	unsigned value[RAID_NR_PARAMS]; /* of those that have a number: milliseconds, KiB/s, sectors, … */
 	int delta_disks;
 	struct raid_set rebuild, write_mostly;
 	unsigned copies, format; /* raid10; format: RAID_NEAR, … */
-	bool write_back;         /* journal_mode */
+	bool write_back;	 /* journal_mode */
 	uint64_t region_sectors; /* as given or chosen; raid0: 0 */
 	struct dm_dev *journal;
 	unsigned disks;
 	struct raid_pair {
 		struct dm_dev *meta, *data; /* NULL: "-" */
-	} *pairs;
+	} * pairs;
 };
 
 enum raid_format { RAID_NEAR, RAID_FAR, RAID_OFFSET };

@@ -87,8 +87,8 @@ static void product_init(struct product *p, uint8_t factor)
 #if defined __x86_64__
 #include <immintrin.h>
 
-static void __attribute__((target("avx2"))) product_avx2(const struct product *p, uint8_t *dst, const uint8_t *src,
-							   size_t len, bool add)
+static void __attribute__((target("avx2")))
+product_avx2(const struct product *p, uint8_t *dst, const uint8_t *src, size_t len, bool add)
 {
 	__m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p->low));
 	__m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p->high));
@@ -234,8 +234,7 @@ static void two(unsigned n, void *const *blocks, const void *p, const void *q, u
 	raid_xor(a, b, len);
 }
 
-void raid_recover(unsigned n, void *const *blocks, void *p, void *q, unsigned nr_lost, const unsigned *lost,
-		  size_t len)
+void raid_recover(unsigned n, void *const *blocks, void *p, void *q, unsigned nr_lost, const unsigned *lost, size_t len)
 {
 	unsigned x[2], nr = 0;
 	bool p_lost = false, q_lost = false;

@@ -245,7 +245,7 @@ static void for_runs(uint8_t mask, const struct column *col, void (*fn)(const st
 }
 
 struct sources {
-	unsigned n;                    /* blocks of Q's exponents 0 to n - 1 */
+	unsigned n; /* blocks of Q's exponents 0 to n - 1 */
 	void *block[RAID_MAX_DISKS];
 	unsigned disk[RAID_MAX_DISKS]; /* whose they are */
 	void *p, *q;

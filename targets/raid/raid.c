@@ -100,9 +100,11 @@ static void set_sizes(struct raid *r)
 	bool reshaping = s->reshape_position != RAID_NONE;
 
 	/* in a reshape: of the side with more devices, for who counts them */
-	raid_geo_init(&r->geo, s->level, s->layout, reshaping && s->delta_disks < 0 ? s->disks - (unsigned)s->delta_disks :
-						    s->disks, s->chunk, s->dev_sectors);
-	r->state.array_sectors = reshaping ? raid_reshape_now(s) : MIN(s->array_sectors, raid_geo_array_sectors(&r->geo));
+	raid_geo_init(&r->geo, s->level, s->layout,
+		      reshaping && s->delta_disks < 0 ? s->disks - (unsigned)s->delta_disks : s->disks, s->chunk,
+		      s->dev_sectors);
+	r->state.array_sectors =
+	    reshaping ? raid_reshape_now(s) : MIN(s->array_sectors, raid_geo_array_sectors(&r->geo));
 	r->sync_sectors = s->level == 10 ? raid_geo_array_sectors(&r->geo) : s->dev_sectors;
 }
 
@@ -114,12 +116,14 @@ static int begin_reshape(struct raid *r, GError **err)
 	r->reshape_waits = s->begin_reshape;
 	r->reshaped = false;
 	if (s->reshape_position != RAID_NONE && s->level != 5 && s->level != 6)
-		return dm_fail(err, EOPNOTSUPP, "raid: a raid10 that is being reshaped can only be finished by the kernel");
+		return dm_fail(err, EOPNOTSUPP,
+			       "raid: a raid10 that is being reshaped can only be finished by the kernel");
 	if (!s->begin_reshape)
 		return 0;
 	if (s->level != 5 && s->level != 6)
-		return dm_fail(err, EOPNOTSUPP, "raid: Reshape not supported: raid4/5/6 can be reshaped here, raid10 only in "
-						"the kernel");
+		return dm_fail(err, EOPNOTSUPP,
+			       "raid: Reshape not supported: raid4/5/6 can be reshaped here, raid10 only in "
+			       "the kernel");
 	s->disks += (unsigned)s->delta_disks;
 	s->reshape_position = s->backwards ? raid_reshape_now(s) : 0;
 	return 0;
@@ -404,20 +408,20 @@ static void raid_io_hints(struct dm_target *ti, struct dm_limits *limits)
 }
 
 const struct dm_target_type raid_target = {
-	.name = "raid",
-	.version = {1, 15, 1},
-	.per_bio_size = sizeof(struct raid_bio),
-	.ctr = raid_ctr,
-	.dtr = raid_dtr,
-	.map = raid_map,
-	.end_io = raid_end_io,
-	.presuspend = raid_presuspend,
-	.presuspend_undo = raid_presuspend_undo,
-	.postsuspend = raid_postsuspend,
-	.preresume = raid_preresume,
-	.resume = raid_resume,
-	.status = raid_status,
-	.message = raid_message,
-	.iterate_devices = raid_iterate_devices,
-	.io_hints = raid_io_hints,
+    .name = "raid",
+    .version = {1, 15, 1},
+    .per_bio_size = sizeof(struct raid_bio),
+    .ctr = raid_ctr,
+    .dtr = raid_dtr,
+    .map = raid_map,
+    .end_io = raid_end_io,
+    .presuspend = raid_presuspend,
+    .presuspend_undo = raid_presuspend_undo,
+    .postsuspend = raid_postsuspend,
+    .preresume = raid_preresume,
+    .resume = raid_resume,
+    .status = raid_status,
+    .message = raid_message,
+    .iterate_devices = raid_iterate_devices,
+    .io_hints = raid_io_hints,
 };

@@ -31,20 +31,20 @@
 #include "bitmap.h"
 
 enum raid_member_flags {
-	RAID_FAULTY = 1u << 0,       /* neither read nor written */
-	RAID_IN_SYNC = 1u << 1,      /* holds what it should */
+	RAID_FAULTY = 1u << 0,	     /* neither read nor written */
+	RAID_IN_SYNC = 1u << 1,	     /* holds what it should */
 	RAID_WRITE_MOSTLY = 1u << 2, /* read only when no other can be */
-	RAID_PARTIAL = 1u << 3,      /* out of sync only where the bitmap says so */
-	RAID_MISSING = 1u << 4,      /* "-" in the line */
+	RAID_PARTIAL = 1u << 3,	     /* out of sync only where the bitmap says so */
+	RAID_MISSING = 1u << 4,	     /* "-" in the line */
 };
 
 struct raid_member {
 	struct dm_dev *meta, *data; /* the line's */
 	_Atomic uint32_t flags;
-	_Atomic uint64_t recovered; /* if not in sync: device sectors from 0 that hold what they should */
+	_Atomic uint64_t recovered;  /* if not in sync: device sectors from 0 that hold what they should */
 	_Atomic uint64_t checkpoint; /* the same, as superblocks say */
 	uint64_t data_offset, new_data_offset;
-	_Atomic uint32_t reads;     /* under way */
+	_Atomic uint32_t reads;	    /* under way */
 	_Atomic uint64_t next_read; /* where the last one ended */
 };
 
@@ -57,7 +57,7 @@ struct raid_wait {
 	void (*fn)(struct raid_wait *);
 	struct raid_wait *next;
 	uint64_t first, last; /* regions */
-	int error;            /* no device took it: nothing may be written, or called done */
+	int error;	      /* no device took it: nothing may be written, or called done */
 };
 
 /* A part of sync space that is being synchronised. */
@@ -65,7 +65,7 @@ struct raid_window {
 	struct raid *r;
 	uint64_t sector, sectors;
 	uint64_t mismatches; /* sectors */
-	int error;           /* it was not done */
+	int error;	     /* it was not done */
 	bool busy;
 	enum raid_action action;
 	uint64_t started_ns;
@@ -75,7 +75,7 @@ struct raid_window {
 /* At bio->private of the user's bios. */
 struct raid_bio {
 	uint64_t sector; /* of the target */
-	int disk;        /* where a read was sent straight to; -1: nowhere */
+	int disk;	 /* where a read was sent straight to; -1: nowhere */
 };
 
 /* What a family of levels does. */
@@ -105,8 +105,8 @@ struct raid {
 	unsigned disks;
 	bool started, running; /* resumed once; now */
 	bool reshape_waits;    /* it begins with the next load */
-	bool reshaped;         /* it is done, and the next resume makes an array of it */
-	bool continued; /* its line came back from the state: what it asks for has begun */
+	bool reshaped;	       /* it is done, and the next resume makes an array of it */
+	bool continued;	       /* its line came back from the state: what it asks for has begun */
 	struct dm_rows *rows;
 	uint64_t sync_sectors; /* of sync space */
 	unsigned stripe_cache; /* in use, raid4/5/6 */
@@ -203,7 +203,8 @@ void raid_save(struct raid *r, struct raid_wait *wait);
 void raid_save_sync(struct raid *r);
 /* Regions whose devices may differ now. */
 void raid_regions_need(struct raid *r, const struct raid_wait *wait);
-/* A resynchronisation came from sector, a region's begin or where it was before, to end: what it has passed needs it no more. */
+/* A resynchronisation came from sector, a region's begin or where it was before, to end: what it has passed needs it no
+ * more. */
 void raid_regions_synced(struct raid *r, uint64_t sector, uint64_t end);
 
 /* --- sync.c ---------------------------------------------------------------------------------- */

@@ -26,7 +26,7 @@ struct reshape {
 	struct raid_geo from_geo, to_geo;
 	struct raid_stripes *from, *to;
 	struct dm_block_lock *lock; /* of the array's sectors */
-	uint64_t sectors;           /* that move */
+	uint64_t sectors;	    /* that move */
 	_Atomic uint64_t position;
 };
 
@@ -46,8 +46,8 @@ static uint64_t gap(const struct raid *r)
 {
 	const struct raid_member *m = &r->members[0];
 
-	return m->data_offset > m->new_data_offset ? m->data_offset - m->new_data_offset :
-						     m->new_data_offset - m->data_offset;
+	return m->data_offset > m->new_data_offset ? m->data_offset - m->new_data_offset
+						   : m->new_data_offset - m->data_offset;
 }
 
 static uint64_t row_sectors(const struct raid_geo *g)
@@ -55,7 +55,8 @@ static uint64_t row_sectors(const struct raid_geo *g)
 	return (uint64_t)g->chunk * g->data;
 }
 
-/* The position is always at rows of the new number of devices and the larger chunk, where the kernel looks for it too. */
+/* The position is always at rows of the new number of devices and the larger chunk, where the kernel looks for it too.
+ */
 static uint64_t step_sectors(const struct reshape *rs)
 {
 	return (uint64_t)MAX(rs->from_geo.chunk, rs->to_geo.chunk) * rs->to_geo.data;
@@ -94,23 +95,30 @@ static int reshape_start(struct raid *r, GError **err)
 	if (error)
 		return error;
 	if (!make_geos(r, rs))
-		return dm_fail(err, EINVAL, "raid: Reshape check failed: level %u, layout 0x%x, chunks of %u to level %u, "
-					    "layout 0x%x, chunks of %u", r->state.level, r->state.layout, r->state.chunk,
-			       r->state.new_level, r->state.new_layout, r->state.new_chunk);
+		return dm_fail(err, EINVAL,
+			       "raid: Reshape check failed: level %u, layout 0x%x, chunks of %u to level %u, "
+			       "layout 0x%x, chunks of %u",
+			       r->state.level, r->state.layout, r->state.chunk, r->state.new_level, r->state.new_layout,
+			       r->state.new_chunk);
 	if (r->state.new_chunk && r->state.dev_sectors % r->state.new_chunk)
-		return dm_fail(err, EINVAL, "raid: Reshape check failed: %" PRIu64 " sectors of a device are no multiple of the "
-					    "new chunk of %u", r->state.dev_sectors, r->state.new_chunk);
+		return dm_fail(err, EINVAL,
+			       "raid: Reshape check failed: %" PRIu64 " sectors of a device are no multiple of the "
+			       "new chunk of %u",
+			       r->state.dev_sectors, r->state.new_chunk);
 	/* forwards to where the array will end: behind what it has now it becomes zeroes */
 	rs->sectors = raid_geo_array_sectors(&rs->to_geo);
 	if (position > rs->sectors || position % step_sectors(rs))
-		return dm_fail(err, EINVAL, "raid: reshape_position %" PRIu64 " is not at a step of %" PRIu64 " sectors below %"
-					    PRIu64, position, step_sectors(rs), rs->sectors);
+		return dm_fail(err, EINVAL,
+			       "raid: reshape_position %" PRIu64 " is not at a step of %" PRIu64
+			       " sectors below %" PRIu64,
+			       position, step_sectors(rs), rs->sectors);
 	if (gap(r) < MAX(r->state.chunk, r->state.new_chunk) ||
 	    r->state.backwards != (r->members[0].new_data_offset > r->members[0].data_offset))
-		return dm_fail(err, ENOSPC, "raid: No space for %s reshape: data offset %" PRIu64 ", new data offset %" PRIu64
-					    ", chunks of %u and %u", r->state.backwards ? "backward" : "forward",
-			       r->members[0].data_offset, r->members[0].new_data_offset, r->state.chunk,
-			       r->state.new_chunk);
+		return dm_fail(err, ENOSPC,
+			       "raid: No space for %s reshape: data offset %" PRIu64 ", new data offset %" PRIu64
+			       ", chunks of %u and %u",
+			       r->state.backwards ? "backward" : "forward", r->members[0].data_offset,
+			       r->members[0].new_data_offset, r->state.chunk, r->state.new_chunk);
 	atomic_store(&rs->position, position);
 	rs->lock = dm_block_lock_new(LOCK_SHIFT);
 	rs->from = raid_stripes_new(r, &rs->from_geo, false);
@@ -174,7 +182,8 @@ static enum dm_mapio reshape_map(struct raid *r, struct dm_bio *bio, struct raid
 	mb->r = r;
 	mb->bio = bio;
 	mb->sector = rb->sector;
-	if (dm_block_lock(rs->lock, &mb->claim, rb->sector, rb->sector + bio->sectors - 1, DM_BLOCK_SHARED, user_granted))
+	if (dm_block_lock(rs->lock, &mb->claim, rb->sector, rb->sector + bio->sectors - 1, DM_BLOCK_SHARED,
+			  user_granted))
 		user_granted(&mb->claim);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -326,8 +335,8 @@ void raid_reshape_finish(struct raid *r)
 }
 
 const struct raid_ops raid_reshape_ops = {
-	.start = reshape_start,
-	.stop = reshape_stop,
-	.map = reshape_map,
-	.sync = reshape_sync,
+    .start = reshape_start,
+    .stop = reshape_stop,
+    .map = reshape_map,
+    .sync = reshape_sync,
 };

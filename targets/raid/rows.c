@@ -64,9 +64,9 @@ static enum dm_mapio raid0_map(struct raid *r, struct dm_bio *bio, struct raid_b
 }
 
 const struct raid_ops raid0_ops = {
-	.start = raid0_start,
-	.stop = raid0_stop,
-	.map = raid0_map,
+    .start = raid0_start,
+    .stop = raid0_stop,
+    .map = raid0_map,
 };
 
 /* --- pieces of stripes ---------------------------------------------------------------------------------- */
@@ -124,8 +124,8 @@ static void write_marked(struct raid_wait *wait)
 	}
 }
 
-void raid_stripes_bio(struct raid_stripes *c, struct dm_bio *bio, uint64_t sector,
-		      void (*done)(struct raid_request *), void *private)
+void raid_stripes_bio(struct raid_stripes *c, struct dm_bio *bio, uint64_t sector, void (*done)(struct raid_request *),
+		      void *private)
 {
 	struct raid_request *req = make_request(c, bio, sector);
 	uint64_t first = req->piece[0].nr, last = first;
@@ -241,9 +241,9 @@ static void stripes_stop(struct raid *r)
 }
 
 const struct raid_ops raid_stripes_ops = {
-	.start = stripes_start,
-	.stop = stripes_stop,
-	.map = stripes_map,
-	.reread = stripes_reread,
-	.sync = raid_stripes_sync,
+    .start = stripes_start,
+    .stop = stripes_stop,
+    .map = stripes_map,
+    .reread = stripes_reread,
+    .sync = raid_stripes_sync,
 };

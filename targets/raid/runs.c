@@ -37,11 +37,11 @@ struct raid_runs {
 struct raid_runs *raid_runs_new(struct raid *r, struct dm_bio *whole, unsigned pieces,
 				void (*done)(struct raid_runs *, void *), void *private)
 {
-	struct raid_runs *runs = g_malloc(sizeof *runs + pieces * (sizeof(struct run) + sizeof(struct piece)) +
-					  r->disks * sizeof(int16_t));
+	struct raid_runs *runs =
+	    g_malloc(sizeof *runs + pieces * (sizeof(struct run) + sizeof(struct piece)) + r->disks * sizeof(int16_t));
 
-	*runs = (struct raid_runs){.r = r, .whole = whole, .iov = whole->iov, .iovcnt = whole->iovcnt, .done = done,
-				   .private = private};
+	*runs = (struct raid_runs){
+	    .r = r, .whole = whole, .iov = whole->iov, .iovcnt = whole->iovcnt, .done = done, .private = private};
 	runs->pieces = (struct piece *)&runs->runs[pieces];
 	runs->last = (int16_t *)&runs->pieces[pieces];
 	memset(runs->last, 0xff, r->disks * sizeof(int16_t));

@@ -323,14 +323,14 @@ static void send(struct raid_stripe *s, enum dm_op op, unsigned disk, unsigned f
 	io->first = first;
 	io->n = n;
 	io->bio = (struct dm_bio){
-		.op = op,
-		.flags = (op == DM_WRITE && s->fua ? DM_FUA : 0) | (s->sync ? DM_BACKGROUND : 0),
-		.dev = m->data,
-		.sector = offset + s->nr * s->c->sectors + first,
-		.sectors = n,
-		.iov = io->iov,
-		.iovcnt = (int)pages,
-		.end = op == DM_READ ? read_end : write_end,
+	    .op = op,
+	    .flags = (op == DM_WRITE && s->fua ? DM_FUA : 0) | (s->sync ? DM_BACKGROUND : 0),
+	    .dev = m->data,
+	    .sector = offset + s->nr * s->c->sectors + first,
+	    .sectors = n,
+	    .iov = io->iov,
+	    .iovcnt = (int)pages,
+	    .end = op == DM_READ ? read_end : write_end,
 	};
 	for (unsigned i = 0; i < pages; i++) {
 		unsigned skip = i ? 0 : first % PAGE_SECTORS, len = MIN(PAGE_SECTORS - skip, n);
@@ -646,7 +646,8 @@ void raid_stripes_submit(struct raid_request *req)
 		kick(all[i]);
 }
 
-/* --- synchronising ------------------------------------------------------------------------------------------------- */
+/* --- synchronising -------------------------------------------------------------------------------------------------
+ */
 
 struct sync_wait {
 	pthread_mutex_t lock;
@@ -694,7 +695,8 @@ void raid_stripes_sync(struct raid_window *w)
 	g_free(req);
 }
 
-/* --- begin and end ---------------------------------------------------------------------------------------------------- */
+/* --- begin and end
+ * ---------------------------------------------------------------------------------------------------- */
 
 int raid_stripes_check(struct raid *r, GError **err)
 {
@@ -702,7 +704,8 @@ int raid_stripes_check(struct raid *r, GError **err)
 
 	r->stripe_cache = MAX(raid_given(&r->params, RAID_STRIPE_CACHE) ? wish : DEFAULT_ENTRIES, r->geo.chunk / 2);
 	if (r->stripe_cache <= LEAST_ENTRIES || r->stripe_cache > MOST_ENTRIES)
-		return dm_fail(err, EINVAL, "raid: Failed to set raid4/5/6 stripe cache size: %u, %u to %u would be right",
+		return dm_fail(err, EINVAL,
+			       "raid: Failed to set raid4/5/6 stripe cache size: %u, %u to %u would be right",
 			       r->stripe_cache, LEAST_ENTRIES + 1, MOST_ENTRIES);
 	return 0;
 }

@@ -27,7 +27,7 @@ struct raid_piece {
 	uint64_t nr; /* the stripe's */
 	unsigned disk;
 	unsigned first, sectors; /* of the stripe */
-	uint64_t offset;         /* sectors into the bio */
+	uint64_t offset;	 /* sectors into the bio */
 };
 
 enum raid_request_kind { RAID_REQ_READ, RAID_REQ_WRITE, RAID_REQ_SYNC };
@@ -69,13 +69,13 @@ struct raid_ring {
 
 struct raid_stripe {
 	struct raid_stripes *c;
-	uint64_t nr;  /* its first device sector is nr * c->sectors */
-	int p, q;     /* devices of parity */
+	uint64_t nr; /* its first device sector is nr * c->sectors */
+	int p, q;    /* devices of parity */
 	struct raid_stripe *hash_next, *starved_next;
 	struct raid_ring lru; /* of stripes at rest */
 	bool busy, in_lru;
-	unsigned users;                      /* who is about to kick it */
-	struct raid_piece *pending, **tail;  /* for the next operation */
+	unsigned users;			    /* who is about to kick it */
+	struct raid_piece *pending, **tail; /* for the next operation */
 	/* the operation */
 	struct raid_piece *pieces;
 	struct raid_request *sync;
@@ -87,15 +87,15 @@ struct raid_stripe {
 	void (*step)(struct raid_stripe *); /* what a thread's list of stripes is to do with it */
 	struct raid_stripe *step_next;
 	uint8_t *mode, *recon; /* of each column: enum raid_mode; the sectors to bring back */
-	void **page;           /* [disk * pages + column] */
+	void **page;	       /* [disk * pages + column] */
 	uint8_t masks[];       /* [mask][disk * pages + column], mode, recon */
 };
 
 struct raid_shard {
 	pthread_mutex_t lock;
 	struct raid_stripe *bucket[64];
-	struct raid_ring lru;   /* the next is the oldest */
-	void *free_pages;       /* linked by their first word */
+	struct raid_ring lru; /* the next is the oldest */
+	void *free_pages;     /* linked by their first word */
 } __attribute__((aligned(64)));
 
 #define RAID_SHARDS 16u
@@ -103,9 +103,9 @@ struct raid_shard {
 struct raid_stripes {
 	struct raid *r;
 	struct raid_geo geo;
-	bool moved; /* at the devices' new data offsets: a reshape's other side */
+	bool moved;			/* at the devices' new data offsets: a reshape's other side */
 	unsigned disks, sectors, pages; /* sectors and pages of a stripe on one device */
-	unsigned most;                  /* pages, of stripe_cache columns */
+	unsigned most;			/* pages, of stripe_cache columns */
 	atomic_uint used;
 	pthread_mutex_t starve_lock;
 	unsigned running; /* operations that have their pages */
@@ -162,8 +162,8 @@ struct raid_request *raid_request_new(struct raid_stripes *c, enum raid_request_
  * Cuts a read or write into pieces, and for a write waits for the bitmap; done() is called at the end with
  * the request, which it frees.
  */
-void raid_stripes_bio(struct raid_stripes *c, struct dm_bio *bio, uint64_t sector,
-		      void (*done)(struct raid_request *), void *private);
+void raid_stripes_bio(struct raid_stripes *c, struct dm_bio *bio, uint64_t sector, void (*done)(struct raid_request *),
+		      void *private);
 /* What every done() of a write does: gives the regions back.  The request's error. */
 int raid_request_finish(struct raid_request *req);
 

@@ -7,18 +7,39 @@
 #define MAGIC 0x64526d44u
 #define NEWER_FIELDS 60u /* those from here on are there if feature bit 0 is set */
 
-#define FIELD(at, name) {at, sizeof(((struct raid_super *)0)->name), offsetof(struct raid_super, name)}
+#define FIELD(at, name)                                                                                                \
+	{                                                                                                              \
+		at, sizeof(((struct raid_super *)0)->name), offsetof(struct raid_super, name)                          \
+	}
 
 static const struct field {
 	unsigned at, size;
 	size_t member;
 } fields[] = {
-	FIELD(4, features),	    FIELD(8, disks),		FIELD(12, index),	    FIELD(16, events),
-	FIELD(24, failed.bits[0]),  FIELD(32, recovery_offset), FIELD(40, resync_offset),   FIELD(48, level),
-	FIELD(52, layout),	    FIELD(56, chunk),		FIELD(60, reshape_flags),   FIELD(64, reshape_position),
-	FIELD(72, new_level),	    FIELD(76, new_layout),	FIELD(80, new_chunk),	    FIELD(84, delta_disks),
-	FIELD(88, array_sectors),   FIELD(96, data_offset),	FIELD(104, new_data_offset), FIELD(112, dev_sectors),
-	FIELD(120, failed.bits[1]), FIELD(128, failed.bits[2]), FIELD(136, failed.bits[3]), FIELD(144, incompatible),
+    FIELD(4, features),
+    FIELD(8, disks),
+    FIELD(12, index),
+    FIELD(16, events),
+    FIELD(24, failed.bits[0]),
+    FIELD(32, recovery_offset),
+    FIELD(40, resync_offset),
+    FIELD(48, level),
+    FIELD(52, layout),
+    FIELD(56, chunk),
+    FIELD(60, reshape_flags),
+    FIELD(64, reshape_position),
+    FIELD(72, new_level),
+    FIELD(76, new_layout),
+    FIELD(80, new_chunk),
+    FIELD(84, delta_disks),
+    FIELD(88, array_sectors),
+    FIELD(96, data_offset),
+    FIELD(104, new_data_offset),
+    FIELD(112, dev_sectors),
+    FIELD(120, failed.bits[1]),
+    FIELD(128, failed.bits[2]),
+    FIELD(136, failed.bits[3]),
+    FIELD(144, incompatible),
 };
 
 bool raid_super_decode(const uint8_t block[RAID_SUPER_BYTES], struct raid_super *sb)

@@ -18,8 +18,8 @@
 #define LEAST_WINDOW 128u
 #define DEFAULT_MIN_RATE 1000u /* KiB/s of each device */
 #define CHECKPOINT_NS 5000000000ull
-#define RATE_NS 3000000000ull  /* the rate is that of so much time */
-#define PAUSE_TIMES 3u         /* with users about, a pause is so many times a window's time */
+#define RATE_NS 3000000000ull /* the rate is that of so much time */
+#define PAUSE_TIMES 3u	      /* with users about, a pause is so many times a window's time */
 #define LEAST_PAUSE_NS 500000ull
 #define MOST_PAUSE_NS 50000000ull
 
@@ -342,10 +342,14 @@ static bool dispatch(struct raid *r)
 		}
 		if (r->paused || (yield && busy(r)))
 			return true;
-		*w = (struct raid_window){.r = r, .sector = r->sync_next, .busy = true, .action = r->action,
-					  .work.fn = w->work.fn, .started_ns = dm_now_ns()};
-		w->sectors = r->action == RAID_RESHAPE ? raid_reshape_window(r, r->sync_next) :
-							 MIN(n - r->sync_next % n, r->sync_end - r->sync_next);
+		*w = (struct raid_window){.r = r,
+					  .sector = r->sync_next,
+					  .busy = true,
+					  .action = r->action,
+					  .work.fn = w->work.fn,
+					  .started_ns = dm_now_ns()};
+		w->sectors = r->action == RAID_RESHAPE ? raid_reshape_window(r, r->sync_next)
+						       : MIN(n - r->sync_next % n, r->sync_end - r->sync_next);
 		r->sync_next += w->sectors;
 		dm_wq_queue(r->sync_wq, &w->work);
 	}
@@ -392,9 +396,10 @@ static void window_work(struct dm_work *work)
 	if (w->error && !r->sync_error) {
 		r->sync_error = true;
 		dm_log_err("raid: %s stopped at sector %" PRIu64 ": %s",
-			   w->action == RAID_RECOVER ? "recovery" : w->action == RAID_RESHAPE ? "reshape" :
-			   "resynchronisation", w->sector,
-			   g_strerror(-w->error));
+			   w->action == RAID_RECOVER   ? "recovery"
+			   : w->action == RAID_RESHAPE ? "reshape"
+						       : "resynchronisation",
+			   w->sector, g_strerror(-w->error));
 	}
 	w->busy = false;
 	pthread_mutex_unlock(&r->lock);
@@ -492,8 +497,10 @@ int raid_sync_message(struct raid *r, const char *word, GError **err)
 	else if (!g_ascii_strcasecmp(word, "repair"))
 		want = RAID_REPAIR;
 	else if (g_ascii_strcasecmp(word, "resync") && g_ascii_strcasecmp(word, "recover"))
-		return dm_fail(err, EINVAL, "raid: unrecognised message '%s', idle, frozen, resync, recover, check or repair "
-					    "would be right", word);
+		return dm_fail(err, EINVAL,
+			       "raid: unrecognised message '%s', idle, frozen, resync, recover, check or repair "
+			       "would be right",
+			       word);
 	pthread_mutex_lock(&r->lock);
 	r->requested = want;
 	r->sync_error = false;

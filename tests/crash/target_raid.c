@@ -21,16 +21,17 @@ struct kind {
 };
 
 struct kept {
-	bool hole; /* parity without a device: a power loss may have cost what was on it, so the volume is not looked at */
+	bool hole; /* parity without a device: a power loss may have cost what was on it, so the volume is not looked at
+		    */
 };
 
 static const struct kind kinds[] = {
-	{"raid1", "raid1", 2, 0, DEV_SECTORS, true},
-	{"raid1_rebuild", "raid1", 2, 0, DEV_SECTORS, true},
-	{"raid10", "raid10", 4, 8, 2 * DEV_SECTORS, true},
-	{"raid5", "raid5_ls", 3, 8, 2 * DEV_SECTORS, false},
-	{"raid5_rebuild", "raid5_ls", 3, 16, 2 * DEV_SECTORS, false},
-	{"raid6", "raid6_zr", 4, 8, 2 * DEV_SECTORS, false},
+    {"raid1", "raid1", 2, 0, DEV_SECTORS, true},
+    {"raid1_rebuild", "raid1", 2, 0, DEV_SECTORS, true},
+    {"raid10", "raid10", 4, 8, 2 * DEV_SECTORS, true},
+    {"raid5", "raid5_ls", 3, 8, 2 * DEV_SECTORS, false},
+    {"raid5_rebuild", "raid5_ls", 3, 16, 2 * DEV_SECTORS, false},
+    {"raid6", "raid6_zr", 4, 8, 2 * DEV_SECTORS, false},
 };
 
 static const struct kind *kind_of(struct lab *lab)
@@ -68,8 +69,8 @@ static int compare(struct lab *lab, const struct kind *k, const uint8_t *bits, G
 		for (unsigned i = 0; i < k->disks; i++) {
 			sum ^= all[i * len + at];
 			if (k->mirror && i % 2 && all[i * len + at] != all[(i - 1) * len + at])
-				return dm_fail(err, EIO, "byte %zu differs on d%u and d%u though the bitmap says clean", at,
-					       i - 1, i);
+				return dm_fail(err, EIO, "byte %zu differs on d%u and d%u though the bitmap says clean",
+					       at, i - 1, i);
 		}
 		if (!k->mirror && sum && k->disks == 3)
 			return dm_fail(err, EIO, "byte %zu: the parity is wrong though the bitmap says clean", at);
@@ -144,7 +145,8 @@ static int open_raid(struct lab *lab, GError **err)
 		error = lab_device(lab, "vol", err, line, NULL);
 	if (error || (kept->hole && !lab_first_open(lab)))
 		return error;
-	/* what is on a device that fails before the first synchronisation is over nobody knows, if there is but parity */
+	/* what is on a device that fails before the first synchronisation is over nobody knows, if there is but parity
+	 */
 	return lab_volume(lab, "vol", lab_faulty(lab) && !k->mirror ? LAB_ANYTHING : LAB_ZEROES, err);
 }
 
@@ -199,7 +201,8 @@ static void use_rebuild(struct lab *lab)
 	g_clear_error(&err);
 	if (!lab_ok(lab, lab_load(lab, "vol", &err, line, NULL), &err))
 		return;
-	/* a write to raid5 that a crash interrupts while a device is missing may cost what is on that: the write hole */
+	/* a write to raid5 that a crash interrupts while a device is missing may cost what is on that: the write hole
+	 */
 	if (kind_of(lab)->mirror)
 		lab_random_io(lab, 20, "vol", NULL);
 	g_clear_error(&err);
@@ -221,19 +224,37 @@ static void use_shortly(struct lab *lab)
 	lab_random_io(lab, 24, "vol", NULL);
 }
 
-#define SLICES2 {{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"d0", DEV_SECTORS}, {"d1", DEV_SECTORS}}
-#define SLICES3 {{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"m2", META_SECTORS}, {"d0", DEV_SECTORS}, \
-		 {"d1", DEV_SECTORS}, {"d2", DEV_SECTORS}}
-#define SLICES4 {{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"m2", META_SECTORS}, {"m3", META_SECTORS}, \
-		 {"d0", DEV_SECTORS}, {"d1", DEV_SECTORS}, {"d2", DEV_SECTORS}, {"d3", DEV_SECTORS}}
+#define SLICES2                                                                                                        \
+	{                                                                                                              \
+		{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"d0", DEV_SECTORS},                                       \
+		{                                                                                                      \
+			"d1", DEV_SECTORS                                                                              \
+		}                                                                                                      \
+	}
+#define SLICES3                                                                                                        \
+	{                                                                                                              \
+		{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"m2", META_SECTORS}, {"d0", DEV_SECTORS},                 \
+		    {"d1", DEV_SECTORS},                                                                               \
+		{                                                                                                      \
+			"d2", DEV_SECTORS                                                                              \
+		}                                                                                                      \
+	}
+#define SLICES4                                                                                                        \
+	{                                                                                                              \
+		{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"m2", META_SECTORS}, {"m3", META_SECTORS},                \
+		    {"d0", DEV_SECTORS}, {"d1", DEV_SECTORS}, {"d2", DEV_SECTORS},                                     \
+		{                                                                                                      \
+			"d3", DEV_SECTORS                                                                              \
+		}                                                                                                      \
+	}
 
-#define CUSTOMER(id, disks_, use)            \
-	LAB_CUSTOMER(id) = {                 \
-		.slices = SLICES##disks_,    \
-		.open = open_raid,           \
-		.workload = use,             \
-		.check = check_raid,         \
-		.fault_workload = use_shortly, \
+#define CUSTOMER(id, disks_, use)                                                                                      \
+	LAB_CUSTOMER(id) = {                                                                                           \
+	    .slices = SLICES##disks_,                                                                                  \
+	    .open = open_raid,                                                                                         \
+	    .workload = use,                                                                                           \
+	    .check = check_raid,                                                                                       \
+	    .fault_workload = use_shortly,                                                                             \
 	}
 
 CUSTOMER(raid1, 2, use_raid);

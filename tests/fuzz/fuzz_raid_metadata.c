@@ -16,7 +16,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char *const types[] = {"raid0", "raid1", "raid10", "raid4", "raid5_ls", "raid5_n", "raid6_zr", "raid6_n_6"};
+static const char *const types[] = {"raid0",	"raid1",   "raid10",   "raid4",
+				    "raid5_ls", "raid5_n", "raid6_zr", "raid6_n_6"};
 
 struct input {
 	const uint8_t *data;
@@ -35,10 +36,21 @@ static unsigned take(struct input *in)
 static void make_super(struct input *in, const struct raid_params *p, unsigned i, uint64_t dev, uint64_t array,
 		       struct raid_found *f)
 {
-	struct raid_super sb = {.features = 1, .disks = p->disks, .index = i, .events = 7, .recovery_offset = RAID_NONE,
-				.resync_offset = RAID_NONE, .level = p->type->level, .layout = p->layout, .chunk = p->chunk,
-				.reshape_position = RAID_NONE, .new_level = p->type->level, .new_layout = p->layout,
-				.new_chunk = p->chunk, .array_sectors = array, .dev_sectors = dev};
+	struct raid_super sb = {.features = 1,
+				.disks = p->disks,
+				.index = i,
+				.events = 7,
+				.recovery_offset = RAID_NONE,
+				.resync_offset = RAID_NONE,
+				.level = p->type->level,
+				.layout = p->layout,
+				.chunk = p->chunk,
+				.reshape_position = RAID_NONE,
+				.new_level = p->type->level,
+				.new_layout = p->layout,
+				.new_chunk = p->chunk,
+				.array_sectors = array,
+				.dev_sectors = dev};
 	uint8_t block[RAID_SUPER_BYTES];
 
 	raid_super_encode(&sb, block);
@@ -92,8 +104,8 @@ static void look_at(const struct raid_state *s, const struct raid_found *found, 
 
 static void assemble(struct input *in)
 {
-	struct raid_params p = {.type = raid_type_by_name(types[take(in) % G_N_ELEMENTS(types)]), .disks = DISKS,
-				.region_sectors = 128};
+	struct raid_params p = {
+	    .type = raid_type_by_name(types[take(in) % G_N_ELEMENTS(types)]), .disks = DISKS, .region_sectors = 128};
 	struct raid_found found[DISKS] = {0};
 	g_autoptr(GError) err = NULL;
 	struct raid_state s;
@@ -103,9 +115,10 @@ static void assemble(struct input *in)
 	p.chunk = p.type->level == 1 ? 0 : 8u << take(in) % 4;
 	p.copies = 2;
 	p.format = p.type->layout;
-	p.layout = p.type->level == 10 ? raid10_layout((enum raid_format)(take(in) % 3), 2, take(in) % 2) : p.type->layout;
+	p.layout =
+	    p.type->level == 10 ? raid10_layout((enum raid_format)(take(in) % 3), 2, take(in) % 2) : p.type->layout;
 	p.given = (take(in) | take(in) << 8) & (1u << RAID_SYNC | 1u << RAID_NOSYNC | 1u << RAID_REBUILD |
-						 1u << RAID_DELTA_DISKS | 1u << RAID_DATA_OFFSET);
+						1u << RAID_DELTA_DISKS | 1u << RAID_DATA_OFFSET);
 	if (raid_given(&p, RAID_REBUILD))
 		raid_set_add(&p.rebuild, take(in) % DISKS);
 	if (raid_given(&p, RAID_DELTA_DISKS))
@@ -127,7 +140,8 @@ static void bitmap(struct input *in)
 {
 	uint64_t sectors = 1 + (take(in) | take(in) << 8), region = 1ull << take(in) % 10;
 	struct raid_bitmap *b = raid_bitmap_new(sectors, region);
-	struct raid_bitmap_head head = {.sectors = sectors, .region_bytes = (uint32_t)region * 512, .daemon_sleep_s = 5};
+	struct raid_bitmap_head head = {
+	    .sectors = sectors, .region_bytes = (uint32_t)region * 512, .daemon_sleep_s = 5};
 	g_autoptr(GError) err = NULL;
 	g_autofree uint8_t *image = NULL;
 	size_t len = b->bytes;

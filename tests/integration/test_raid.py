@@ -329,3 +329,69 @@ def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
     wait_whole(dev)
     assert dev.pread(held, 0) == model
     assert check(dev) == 0
+
+
+# --- the recipes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mounted_array(fs, backing, sh, tool, work):
+    """mount(DEV): a file system with a file on a device, mounted; and how to run a recipe."""
+    undo = []
+
+    def mount(dev):
+        sh('mke2fs -q -F -t ext4 "$1"; mkdir -p mnt', dev.image)
+        loop = sh('losetup --find --show "$1"', dev.image).stdout.strip()
+        undo.append(f"losetup -d {loop}")
+        sh(f"mount {loop} mnt && cp {__file__} mnt/file && sync -f mnt")
+        undo.insert(0, "umount mnt")
+        return loop
+
+    def recipe(name, *args):
+        return sh(f'exec {TOP}/contrib/examples/{name} "$@"', *args, DMFS_MOUNT=fs.mountpoint,
+                  PATH=f"{os.path.dirname(tool('dmfsctl'))}:{os.environ['PATH']}:/usr/sbin:/sbin")
+
+    yield mount, recipe
+    for command in undo:
+        sh(command, check=False)
+
+
+TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+
+
+@pytest.mark.root
+def test_recipe_replace(fs, backing, sh, mounted_array):
+    """An array loses a file under a mounted file system, goes on, gets a new one, and is whole and scrubbed."""
+    mount, recipe = mounted_array
+    s = Stack(fs, backing, ("raid5_ls", 4, ()), size=16384)
+    mount(s.dev)
+    wait_whole(s.dev)
+    s.fail(2)
+    sh(f"cp {__file__} mnt/more && sync -f mnt")
+    assert s.health() == "AADA"
+    done = recipe("raid-replace", "r", "2", backing(88, name="new meta"), backing(16384, name="new data"))
+    assert "recover" in done.stdout and "check" in done.stdout
+    assert s.health() == "AAAA" and status(s.dev)["mismatches"] == "0"
+    sh(f"cmp {__file__} mnt/file && cmp {__file__} mnt/more && umount mnt && e2fsck -fn \"$1\"", s.dev.image)
+
+
+@pytest.mark.root
+def test_recipe_grow(fs, backing, sh, work, mounted_array):
+    """From three devices to four under a mounted file system, which then uses the room."""
+    mount, recipe = mounted_array
+    s = Stack(fs, backing, ("raid5_ls", 3, ()), size=16384)
+    loop = mount(s.dev)
+    wait_whole(s.dev)
+    before = s.dev.size()
+    recipe("raid-grow", "r", backing(88, name="new meta"), os.path.join(work, "new data"))
+    assert s.dev.size() == before // 2 * 3
+    wait_status(s.dev, " idle ")
+    assert status(s.dev)["disks"] == "4"
+    s.dev.suspend()
+    s.dev.resume()
+    wait_whole(s.dev)
+    assert check(s.dev) == 0
+    sh(f"cmp {__file__} mnt/file && cp {__file__} mnt/more && umount mnt")
+    sh('e2fsck -fp "$1" && resize2fs "$1" && e2fsck -fn "$1"', s.dev.image)
+    sh(f"losetup -c {loop} && mount {loop} mnt && cmp {__file__} mnt/more")
+    assert os.statvfs(os.path.join(work, "mnt")).f_blocks * 1024 > before

@@ -258,6 +258,14 @@ def raid(example, fs):
     assert "meta\\ again" in fs["array"].table()
 
 
+def era_backup(example, fs):
+    meta, origin = example.file("the meta", M), example.file("the origin", M)
+    where = [mounted.quote(os.path.realpath(os.path.join(example.dir, f))) for f in (meta, origin)]
+    fs.mkdir("vol", f"0 {M} era {where[0]} {where[1]} 128")
+    example("era-backup", "vol", meta, "the copy")
+    fails(example, fs, "era-backup", "none", meta, "another copy", before=["vol"])
+
+
 def need_root():
     if os.geteuid():
         pytest.skip("needs root")
@@ -274,7 +282,8 @@ CASES = {
     "thin-grow": None, "unstriped-members": unstriped_members, "unstriped-nvme": unstriped_nvme,
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
     "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
-    "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "clone-filesystem": clone, "clone-slow": None,
+    "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
+    "clone-filesystem": clone, "clone-slow": None,
 }
 
 

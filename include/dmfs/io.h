@@ -55,6 +55,7 @@ struct dm_dev_ops {
 	int (*report_zones)(struct dm_dev *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 	void (*print)(struct dm_dev *, GString *);
 	void (*identity)(struct dm_dev *, uint64_t id[3]);
+	int (*file)(struct dm_dev *); /* a descriptor of it, to lock the file with; absent: it is none */
 	void (*free)(struct dm_dev *);
 };
 

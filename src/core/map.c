@@ -2,14 +2,13 @@
 /*
  * A bio's way through a dmfs device: gate, table lookup, splitting, map().
  *
- * Every part of a bio that goes to one target is a clone with an end call of
- * ours.  A bio that fits one target (nearly all) has one clone, allocated
- * together with the io that counts parts.  Others are cut into parts as they go: at
- * most WINDOW are under way, and a part that ends makes room for the next, so that a discard of a
- * whole disk allocates no more than one of a chunk.
+ * What goes to one target is a clone of the bio, with an end call of ours.  Nearly every bio fits one target and has
+ * one clone; it is allocated together with the io, which counts parts.  Other bios are cut up as they go: at most WINDOW
+ * parts are under way, and one that ends makes room for the next.  So a discard of a whole disk takes no more memory
+ * than one of a chunk.
  *
- * The io stays inside the gate until its parts have ended, and leaves it
- * before the bio's own end call: after that the device may be gone.
+ * The io stays inside the gate until its parts have ended.  It leaves before the bio's own end call, for after that the
+ * device may be gone.
  */
 #include <assert.h>
 #include <errno.h>

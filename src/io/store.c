@@ -395,6 +395,11 @@ static void store_identity(struct dm_dev *dev, uint64_t id[3])
 	id[2] = s->file->st_ino;
 }
 
+static int store_file(struct dm_dev *dev)
+{
+	return to_store(dev)->fd;
+}
+
 static void store_free(struct dm_dev *dev)
 {
 	struct store *s = to_store(dev);
@@ -411,6 +416,7 @@ static const struct dm_dev_ops store_ops = {
 	.limits = store_limits,
 	.print = store_print,
 	.identity = store_identity,
+	.file = store_file,
 	.free = store_free,
 };
 

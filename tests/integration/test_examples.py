@@ -259,6 +259,21 @@ def clone(example, fs):
     assert "a\\ #dir/the\\ dest 0" in fs["clone"].table() and "linear" in fs["clone"].table()
 
 
+def raid(example, fs):
+    """raid-replace and raid-grow; a wrong file leaves the array as it was."""
+    files = [example.file(f"the {kind}{i}", 88 if kind == "meta" else M) for i in range(4) for kind in ("meta", "data")]
+    paths = [mounted.quote(os.path.realpath(os.path.join(example.dir, f))) for f in files]
+    for i in range(3):
+        fs.mkdir(f"leg{i}", f"0 {M} linear {paths[2 * i + 1]} 0")
+    fs.mkdir("array", f"0 {2 * M} raid raid5_ls 1 64 3 " + " ".join(f"{paths[2 * i]} leg{i}" for i in range(3)))
+    fails(example, fs, "raid-replace", "array", 1, "no such file", "nor this", before=["array", "leg0", "leg1", "leg2"])
+    fails(example, fs, "raid-grow", "array", "no such file", "the new", before=["array", "leg0", "leg1", "leg2"])
+    example("raid-grow", "array", files[6], "the new data")
+    assert fs["array"].size() == 3 * M * SECTOR
+    example("raid-replace", "array", 1, example.file("meta again", 88), example.file("data again", M + 1024))
+    assert "meta\\ again" in fs["array"].table()
+
+
 def tool_path(name):
     path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
     return path or pytest.skip(f"no {name}")
@@ -279,8 +294,9 @@ CASES = {
     "switch-volumes": switch_volumes, "thin-pool": thin, "thin-volume": None, "thin-snapshot": None,
     "thin-grow": None, "unstriped-members": unstriped_members, "unstriped-nvme": unstriped_nvme,
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
-    "log-writes-fsck": log_writes_fsck, "era-backup": era_backup, "multipath-nbd": multipath_nbd,
-    "verity-table": verity_table, "verity-setup": verity_setup, "clone-filesystem": clone, "clone-slow": None,
+    "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
+    "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
+    "clone-filesystem": clone, "clone-slow": None,
 }
 
 

@@ -30,6 +30,7 @@
 #include "core/events.h"
 #include "core/state.h"
 #include "core/type.h"
+#include "fs/ending.h"
 #include "fs/fs.h"
 #include "fs/mount.h"
 #include "io/nbd.h"
@@ -244,6 +245,8 @@ static void *wait_for_signal(void *unused)
 
 	sigwait(&end_signals, &sig);
 	dmfs_loop_stop();
+	sigwait(&end_signals, &sig);
+	dmfs_end_in_a_hurry();
 	return unused;
 }
 
@@ -302,34 +305,6 @@ static bool begun_or_over(void)
 	return dmfs_loop_ready(DMFS_TREE) || over();
 }
 
-static bool settled(void)
-{
-	return dmfs_loop_settled(DMFS_TREE);
-}
-
-static int end(void)
-{
-	int error;
-
-	/* Unmounting first lets the kernel write back what it has cached, while we still serve. */
-	dmfs_mount_detach(DMFS_TREE);
-	dm_end_waiting();
-	dmfs_end_invalidations();
-	dmfs_loop_end(DMFS_TREE);
-	dmfs_loop_wait(settled);
-	dm_end_removals();
-	dm_state_close(); /* what follows is no change the user made */
-	dm_remove_all();
-	dmfs_nodes_end();
-	error = dm_store_flush_all();
-	dm_events_settle(); /* they use the session */
-	dmfs_mount_free(DMFS_TREE);
-	dmfs_buf_end();
-	if (error)
-		fprintf(stderr, "dmfs: flushing: %s\n", g_strerror(-error));
-	return error || !dmfs_loop_ready(DMFS_TREE) ? 1 : 0;
-}
-
 static int serve(struct fuse_args *args)
 {
 	int report;
@@ -367,7 +342,7 @@ static int serve(struct fuse_args *args)
 	if (!dmfs_loop_stopped(DMFS_TREE))
 		report_ready(report);
 	dmfs_loop_wait(over);
-	return end();
+	return dmfs_end();
 }
 
 int main(int argc, char **argv)

@@ -2,14 +2,13 @@
 /*
  * A bio's way through a dmfs device: gate, table lookup, splitting, map().
  *
- * Every part of a bio that goes to one target is a clone with an end call of
- * ours.  A bio that fits one target (nearly all) has one clone, allocated
- * together with the io that counts parts.  Others are cut into parts as they go: at
- * most WINDOW are under way, and a part that ends makes room for the next, so that a discard of a
- * whole disk allocates no more than one of a chunk.
+ * What goes to one target is a clone of the bio, with an end call of ours.  Nearly every bio fits one target and has
+ * one clone; it is allocated together with the io, which counts parts.  Other bios are cut up as they go: at most WINDOW
+ * parts are under way, and one that ends makes room for the next.  So a discard of a whole disk takes no more memory
+ * than one of a chunk.
  *
- * The io stays inside the gate until its parts have ended, and leaves it
- * before the bio's own end call: after that the device may be gone.
+ * The io stays inside the gate until its parts have ended.  It leaves before the bio's own end call, for after that the
+ * device may be gone.
  */
 #include <assert.h>
 #include <errno.h>
@@ -19,6 +18,7 @@
 #include "state.h"
 #include "stats.h"
 
+#include <dmfs/hold.h>
 #include <dmfs/rounding.h>
 
 #define WINDOW 32
@@ -202,16 +202,22 @@ static void clone_init(struct clone *c, enum dm_op op, uint64_t sector, uint64_t
 	c->sectors = sectors;
 	c->iov = NULL;
 	c->iovcnt = 0;
-	c->bio = (struct dm_bio){
-		.op = op,
-		.flags = io->bio->flags & ~DM_PREFLUSH,
-		.dev = &io->md->dev,
-		.sector = sector,
-		.sectors = sectors,
-		.origin = io->bio->origin,
-		.end = clone_end,
-		.private = c->per_bio,
-	};
+	/* One by one: compilers clear what is left of a bio by an instruction that costs more than all of this. */
+	G_STATIC_ASSERT(sizeof(struct dm_bio) <= 104); /* whoever adds a member sees this */
+	c->bio.op = op;
+	c->bio.flags = io->bio->flags & ~DM_PREFLUSH;
+	c->bio.dev = &io->md->dev;
+	c->bio.sector = sector;
+	c->bio.sectors = sectors;
+	c->bio.iov = NULL;
+	c->bio.iovcnt = 0;
+	c->bio.nr = 0;
+	c->bio.tags.data = NULL;
+	c->bio.origin = io->bio->origin;
+	c->bio.end = clone_end;
+	c->bio.error = 0;
+	c->bio.private = c->per_bio;
+	c->bio.next = NULL;
 }
 
 /* Gives the clone the data from byte offset of the whole bio on. */
@@ -233,7 +239,8 @@ static void clone_data(struct clone *c, uint64_t offset)
 	}
 	c->bio.iov = c->iov;
 	c->bio.iovcnt = c->iovcnt;
-	c->bio.tags = dm_tags_from(bio->tags, offset >> DM_SECTOR_SHIFT);
+	if (__builtin_expect(bio->tags.data != NULL, 0))
+		c->bio.tags = dm_tags_from(bio->tags, offset >> DM_SECTOR_SHIFT);
 }
 
 static void clone_zeroes(struct clone *c)
@@ -250,7 +257,12 @@ static void clone_zeroes(struct clone *c)
 
 static void map_clone(struct clone *c)
 {
-	switch (c->ti->type->map(c->ti, &c->bio)) {
+	enum dm_mapio what;
+
+	dm_map_begin();
+	what = c->ti->type->map(c->ti, &c->bio);
+	dm_map_end();
+	switch (what) {
 	case DM_MAPIO_SUBMITTED:
 		break;
 	case DM_MAPIO_REMAPPED:
@@ -373,6 +385,14 @@ static struct clone *next_flush(struct io *io)
 	return NULL;
 }
 
+/* A range may be a whole disk: between its parts it stops after an error, for a caller who is dying, or for the end. */
+static bool go_on(struct io *io)
+{
+	if (!io->error)
+		io->error = dm_bio_stop_long(io->bio);
+	return !io->error;
+}
+
 /* The next part of any kind; NULL when there is none at the moment.  io->lock held. */
 static struct clone *next_part(struct io *io)
 {
@@ -388,7 +408,10 @@ static struct clone *next_part(struct io *io)
 		io->nr = 0;
 	}
 	if (io->phase == PHASE_DATA) {
-		c = dm_op_has_data(io->bio->op) ? next_data(io) : next_range(io);
+		if (dm_op_has_data(io->bio->op))
+			c = next_data(io);
+		else
+			c = go_on(io) ? next_range(io) : NULL;
 		if (c)
 			return c;
 		io->phase = PHASE_DONE;

@@ -2,16 +2,23 @@
 /* Mounting and unmounting (mount.h). */
 #include <errno.h>
 #include <glib.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fs.h"
+#include "io/fs_share.h"
 #include "mount.h"
 #include "node.h"
 
@@ -22,15 +29,32 @@ struct dmfs_mount dmfs_mounts[DMFS_MOUNTS] = {
 
 /* --- mount points ---------------------------------------------------------------------- */
 
+/*
+ * An exec() closes the copies of our descriptors, which asks the server of each file: of one that hangs there is no
+ * answer.  So those come not along.
+ */
+static int exec_fusermount(void *argv)
+{
+	char *const *args = argv;
+
+	syscall(SYS_close_range, FS_SHARE_FAR_FDS, ~0u, CLOSE_RANGE_UNSHARE);
+	execvp(args[0], args);
+	_exit(127);
+}
+
 static int unmount_lazily(const char *path)
 {
-	g_autofree char *quoted = NULL, *command = NULL;
+	char *args[] = {(char *)"fusermount3", (char *)"-u", (char *)"-q", (char *)"-z", (char *)"--", (char *)path, NULL};
+	size_t stack_bytes = 64 * 1024;
+	g_autofree char *stack = NULL;
+	int status;
+	pid_t pid;
 
 	if (!umount2(path, MNT_DETACH))
 		return 0;
-	quoted = g_shell_quote(path);
-	command = g_strdup_printf("fusermount3 -u -z -- %s", quoted);
-	return system(command) ? -1 : 0;
+	stack = g_malloc(stack_bytes);
+	pid = clone(exec_fusermount, stack + stack_bytes, CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, args);
+	return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status) ? 0 : -1;
 }
 
 int dmfs_mount_prepare(unsigned nr, const char *path)
@@ -202,16 +226,19 @@ void dmfs_mount_detach(unsigned nr)
 	struct dmfs_mount *m = &dmfs_mounts[nr];
 	struct at_path at = {m->path, 0};
 
-	if (!m->session)
-		return;
-	fuse_session_unmount(m->session);
-	/* libfuse leaves those that mount.fuse3 has mounted, and dead ones: their connections were aborted. */
-	if (m->path && find_mounted(is_at_path, &at) && at.st_dev == m->st_dev)
+	/* Not libfuse's way: it leaves one whose connection was aborted, and waits for files of servers that hang. */
+	if (m->session && m->path && find_mounted(is_at_path, &at) && at.st_dev == m->st_dev)
 		unmount_lazily(m->path);
 }
 
 void dmfs_mount_free(unsigned nr)
 {
-	fuse_session_destroy(dmfs_mounts[nr].session);
+	struct fuse_session *session = dmfs_mounts[nr].session;
+	struct pollfd connection = {.fd = fuse_session_fd(session)};
+
+	/* If somebody has it open still, libfuse keeps the name of the mount point. */
+	if (poll(&connection, 1, 0) == 1 && (connection.revents & POLLERR))
+		fuse_session_unmount(session);
+	fuse_session_destroy(session);
 	dmfs_mounts[nr].session = NULL;
 }

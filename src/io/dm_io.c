@@ -91,6 +91,7 @@ int dm_io_sync(enum dm_op op, unsigned flags, unsigned nr, const struct dm_regio
 	g_autofree void *many = nr > ON_STACK ? g_malloc(bytes) : NULL;
 	struct io *io = many ? many : g_alloca(bytes);
 
+	assert(!dm_in_map());
 	assert(nr > 0 && (op != DM_READ || nr == 1));
 	io_init(io, op, flags, nr, where, iov, iovcnt, sync_end);
 	for (unsigned i = 0; i < nr; i++)

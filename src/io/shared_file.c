@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs_share.h"
 #include "shared_file.h"
 
 #include <dmfs/locked.h>
@@ -55,9 +56,12 @@ struct shared_file *shared_file_find(const struct shared_file *key)
 
 static void file_free(struct shared_file *f)
 {
+	fs_share_enter_anyway(f->share); /* a close waits for its server */
 	close(f->fd);
 	if (f->dsync_fd >= 0)
 		close(f->dsync_fd);
+	fs_share_leave(f->share);
+	fs_share_put(f->share);
 	pthread_mutex_destroy(&f->lock);
 	pthread_cond_destroy(&f->synced);
 	g_free(f->path);
@@ -73,6 +77,7 @@ struct shared_file *shared_file_new(const struct shared_file *opened)
 	f->st_dev = opened->st_dev;
 	f->st_ino = opened->st_ino;
 	f->path = opened->path;
+	f->share = opened->share;
 	f->fd = opened->fd;
 	f->dsync_fd = opened->dsync_fd;
 	atomic_init(&f->refs, 1);
@@ -167,8 +172,13 @@ int shared_files_sync(void)
 		while (g_hash_table_iter_next(&iter, &key, NULL)) {
 			struct shared_file *f = key;
 			unsigned seen = shared_file_errors(f);
-			int one = f->mode & DM_MODE_WRITE ? shared_file_sync(f, &seen, true) : 0;
+			int one = 0;
 
+			if (f->mode & DM_MODE_WRITE) {
+				fs_share_enter_anyway(f->share);
+				one = shared_file_sync(f, &seen, true);
+				fs_share_leave(f->share);
+			}
 			error = error ? error : one;
 		}
 	}

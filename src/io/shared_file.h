@@ -26,6 +26,7 @@ struct shared_file {
 	dev_t st_dev; /* a block device's own number, else the file system's */
 	ino_t st_ino; /* 0 for a block device */
 	char *path;
+	struct fs_share *share; /* of its file system */
 	int fd, dsync_fd; /* the second for writes with RWF_DSYNC; -1 if it is never written to */
 	/* The rest is shared_file.c's. */
 	atomic_int refs;
@@ -40,7 +41,7 @@ struct shared_file {
 /* The one that is open, with a reference more, or NULL; key's first five members count. */
 struct shared_file *shared_file_find(const struct shared_file *key);
 /*
- * One that was opened: the members up to dsync_fd are taken over, the path too.  If somebody was faster his is
+ * One that was opened: the members up to dsync_fd are taken over, the path and the reference to the share too.  If somebody was faster his is
  * returned, and what was given is closed.
  */
 struct shared_file *shared_file_new(const struct shared_file *opened);

@@ -3,9 +3,8 @@
  * The store every table begins with: a regular file or a block device.
  *
  * I/O is done by system calls in the submitting thread.  Where a call might
- * wait for the disk it is tried with RWF_NOWAIT first, and only if that fails
- * the front end is told that the thread waits (dm_block_begin()); a file on
- * tmpfs never waits.
+ * wait for the disk it is tried with RWF_NOWAIT first.  If that fails the thread waits in it, unless as many as may do
+ * that for one file system (fs_share.h); a file on tmpfs never waits.
  *
  * Each table has stores of its own; those of one path and mode share what is open (shared_file.h).
  *
@@ -26,11 +25,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "fs_share.h"
 #include "opener.h"
 #include "shared_file.h"
 #include "store.h"
 
 #include <dmfs/error.h>
+#include <dmfs/hold.h>
 
 #ifndef FALLOC_FL_PUNCH_HOLE
 #include <linux/falloc.h>
@@ -101,58 +102,75 @@ static bool cut_short(const struct store *s, uint64_t end)
 	return size >= 0 && end > (uint64_t)size >> DM_SECTOR_SHIFT;
 }
 
-static int transfer(struct store *s, struct dm_bio *bio)
+/* Goes on from *done, and waits if flags do not have RWF_NOWAIT.  0, -EAGAIN or what went wrong. */
+static int transfer_rest(struct store *s, struct dm_bio *bio, size_t *done, int flags)
 {
-	size_t want = bio->sectors << DM_SECTOR_SHIFT, done = 0;
-	atomic_bool *no_nowait = bio->op == DM_READ ? &s->no_nowait_read : &s->no_nowait_write;
-	int base = bio->op == DM_WRITE && (bio->flags & DM_FUA) ? RWF_DSYNC : 0;
-	bool blocking = false, try_nowait;
-	int error = 0;
+	size_t want = bio->sectors << DM_SECTOR_SHIFT;
 
-	if (bio->sector > (uint64_t)INT64_MAX >> DM_SECTOR_SHIFT || want > INT64_MAX - (bio->sector << DM_SECTOR_SHIFT))
+	if (bio->sector > (uint64_t)INT64_MAX >> DM_SECTOR_SHIFT ||
+	    want > INT64_MAX - (bio->sector << DM_SECTOR_SHIFT) ||
+	    (bio->op == DM_WRITE && cut_short(s, bio->sector + bio->sectors)))
 		return -EIO;
-	try_nowait = !s->never_waits && !base && !atomic_load_explicit(no_nowait, memory_order_relaxed);
-	if (!s->never_waits && !try_nowait) {
-		dm_block_begin();
-		blocking = true;
-	}
-	if (bio->op == DM_WRITE && cut_short(s, bio->sector + bio->sectors)) {
-		error = -EIO;
-		want = 0;
-	}
-	while (done < want) {
-		ssize_t n = transfer_once(s, bio, done, base | (try_nowait ? RWF_NOWAIT : 0));
+	while (*done < want) {
+		ssize_t n = transfer_once(s, bio, *done, flags);
 
-		if (n > 0) {
-			done += (size_t)n;
-			continue;
-		}
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (try_nowait) { /* it would wait, or cannot tell, or it is the end of the file */
-			if (n < 0 && errno == EOPNOTSUPP)
-				atomic_store_explicit(no_nowait, true, memory_order_relaxed);
-			try_nowait = false;
-			dm_block_begin();
-			blocking = true;
-			continue;
-		}
-		error = n < 0 ? -errno : -EIO; /* cut short beneath us */
-		break;
+		if (n > 0)
+			*done += (size_t)n;
+		else if (!n)
+			return -EIO; /* cut short beneath us */
+		else if (errno != EINTR)
+			return -errno;
 	}
-	if (blocking)
-		dm_block_end();
-	return error;
+	return 0;
+}
+
+/* Does what can be done without waiting; false if that was not all. */
+static bool transfer_now(struct store *s, struct dm_bio *bio, size_t *done, int *error)
+{
+	atomic_bool *no_nowait = bio->op == DM_READ ? &s->no_nowait_read : &s->no_nowait_write;
+
+	if ((bio->flags & (DM_FUA | DM_PREFLUSH)) || atomic_load_explicit(no_nowait, memory_order_relaxed))
+		return false;
+	*error = transfer_rest(s, bio, done, RWF_NOWAIT);
+	if (*error == -EOPNOTSUPP)
+		atomic_store_explicit(no_nowait, true, memory_order_relaxed);
+	/* Any error may be NOWAIT's own, as the end of the file may be. */
+	return !*error;
+}
+
+static int transfer(struct store *s, struct dm_bio *bio, size_t done)
+{
+	return transfer_rest(s, bio, &done, bio->op == DM_WRITE && (bio->flags & DM_FUA) ? RWF_DSYNC : 0);
 }
 
 /* --- the other operations ------------------------------------------------------------ */
 
-static int punch(struct store *s, uint64_t offset, uint64_t bytes)
+#define BLOCK_PIECE ((uint64_t)1 << 30) /* what a block device is asked to do at once with a range */
+#define ZERO_PIECE ((size_t)128 << 10)
+
+/* A disk may take hours for all of it. */
+static int block_range(struct store *s, const struct dm_bio *bio, unsigned long request)
 {
-	uint64_t range[2] = {offset, bytes};
+	uint64_t at = bio->sector << DM_SECTOR_SHIFT, end = at + (bio->sectors << DM_SECTOR_SHIFT);
+	int error = 0;
+
+	while (at < end && !error) {
+		uint64_t range[2] = {at, MIN(end - at, BLOCK_PIECE)};
+
+		error = ioctl(s->fd, request, range) < 0 ? -errno : 0;
+		at += range[1];
+		if (!error && at < end)
+			error = dm_bio_stop_long(bio);
+	}
+	return error;
+}
+
+static int punch(struct store *s, const struct dm_bio *bio)
+{
+	uint64_t offset = bio->sector << DM_SECTOR_SHIFT, bytes = bio->sectors << DM_SECTOR_SHIFT;
 
 	if (s->block_device)
-		return ioctl(s->fd, BLKDISCARD, range) < 0 ? -errno : 0;
+		return block_range(s, bio, BLKDISCARD);
 	return fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes) < 0 ? -errno
 													  : 0;
 }
@@ -163,7 +181,7 @@ static int discard(struct store *s, struct dm_bio *bio)
 
 	if (atomic_load(&s->no_discard))
 		return -EOPNOTSUPP;
-	error = punch(s, bio->sector << DM_SECTOR_SHIFT, bio->sectors << DM_SECTOR_SHIFT);
+	error = punch(s, bio);
 	if (error == -EOPNOTSUPP || error == -ENOSYS || error == -ENODEV) {
 		atomic_store(&s->no_discard, true);
 		error = -EOPNOTSUPP;
@@ -171,30 +189,29 @@ static int discard(struct store *s, struct dm_bio *bio)
 	return error;
 }
 
-static int write_zero_buffers(struct store *s, uint64_t offset, uint64_t bytes)
+static int write_zero_buffers(struct store *s, const struct dm_bio *bio)
 {
-	size_t size = 128 * 1024;
-	g_autofree char *zeroes = g_malloc0(size);
+	uint64_t at = bio->sector << DM_SECTOR_SHIFT, end = at + (bio->sectors << DM_SECTOR_SHIFT);
+	g_autofree char *zeroes = g_malloc0(ZERO_PIECE);
+	int error = 0;
 
-	while (bytes) {
-		ssize_t n = pwrite(s->fd, zeroes, MIN(bytes, size), (off_t)offset);
+	while (at < end && !error) {
+		ssize_t n = pwrite(s->fd, zeroes, MIN(end - at, ZERO_PIECE), (off_t)at);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			return n < 0 ? -errno : -EIO;
-		offset += (uint64_t)n;
-		bytes -= (uint64_t)n;
+		at += (uint64_t)n;
+		error = at < end ? dm_bio_stop_long(bio) : 0;
 	}
-	return 0;
+	return error;
 }
 
 static int write_zeroes(struct store *s, struct dm_bio *bio)
 {
-	uint64_t range[2] = {bio->sector << DM_SECTOR_SHIFT, bio->sectors << DM_SECTOR_SHIFT};
-
 	if (s->block_device)
-		return ioctl(s->fd, BLKZEROOUT, range) < 0 ? -errno : 0;
+		return block_range(s, bio, BLKZEROOUT);
 	if (!(bio->flags & DM_NOUNMAP) && !atomic_load(&s->no_discard)) {
 		/* A hole in a file reads as zeroes. */
 		int error = discard(s, bio);
@@ -203,13 +220,14 @@ static int write_zeroes(struct store *s, struct dm_bio *bio)
 			return error;
 	}
 	if (!atomic_load(&s->no_zero_range)) {
-		if (!fallocate(s->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)range[0], (off_t)range[1]))
+		if (!fallocate(s->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+			       (off_t)(bio->sector << DM_SECTOR_SHIFT), (off_t)(bio->sectors << DM_SECTOR_SHIFT)))
 			return 0;
 		if (errno != EOPNOTSUPP && errno != ENOSYS)
 			return -errno;
 		atomic_store(&s->no_zero_range, true);
 	}
-	return write_zero_buffers(s, range[0], range[1]);
+	return write_zero_buffers(s, bio);
 }
 
 /* A FLUSH tells of all errors since the last one.  What else makes a bio durable leaves them to the next FLUSH, too. */
@@ -239,41 +257,52 @@ static int no_data_op(struct store *s, struct dm_bio *bio)
 
 static int no_data(struct store *s, struct dm_bio *bio)
 {
-	int error;
+	int error = no_data_op(s, bio);
 
-	if (!s->never_waits)
-		dm_block_begin();
-	error = no_data_op(s, bio);
 	if (!error && (bio->flags & DM_FUA) && bio->op != DM_FLUSH)
 		error = make_durable(s, false);
-	if (!s->never_waits)
-		dm_block_end();
 	return error;
 }
 
-static int preflush(struct store *s)
+/* All that is left of a bio, of which `done` bytes were transferred; may wait. */
+static int perform(struct store *s, struct dm_bio *bio, size_t done)
 {
-	int error;
+	int error = (bio->flags & DM_PREFLUSH) && bio->op == DM_WRITE ? make_durable(s, true) : 0;
 
-	dm_block_begin();
-	error = make_durable(s, true);
-	dm_block_end();
-	return error;
+	if (error)
+		return error;
+	if (bio->op == DM_ZONE_APPEND)
+		return -EOPNOTSUPP;
+	return dm_op_has_data(bio->op) ? transfer(s, bio, done) : no_data(s, bio);
+}
+
+static void perform_queued(struct dm_bio *bio)
+{
+	dm_bio_end(bio, perform(to_store(bio->dev), bio, 0));
+}
+
+static bool moves_data(const struct dm_bio *bio)
+{
+	return bio->op == DM_READ || bio->op == DM_WRITE;
 }
 
 static void store_submit(struct dm_dev *dev, struct dm_bio *bio)
 {
 	struct store *s = to_store(dev);
+	size_t done = 0;
 	int error = 0;
 
-	if ((bio->flags & DM_PREFLUSH) && bio->op == DM_WRITE)
-		error = preflush(s);
-	if (error)
+	if (s->never_waits) {
+		dm_bio_end(bio, perform(s, bio, 0));
+	} else if (moves_data(bio) && !fs_share_far(s->file->share) && transfer_now(s, bio, &done, &error)) {
+		dm_bio_end(bio, 0);
+	} else if (fs_share_enter(s->file->share)) {
+		error = perform(s, bio, done);
+		fs_share_leave(s->file->share);
 		dm_bio_end(bio, error);
-	else if (!dm_op_has_data(bio->op))
-		dm_bio_end(bio, no_data(s, bio));
-	else
-		dm_bio_end(bio, bio->op == DM_ZONE_APPEND ? -EOPNOTSUPP : transfer(s, bio));
+	} else {
+		fs_share_queue(s->file->share, bio, perform_queued);
+	}
 }
 
 /* --- what it is ------------------------------------------------------------------------ */
@@ -295,19 +324,17 @@ static uint64_t store_sectors(struct dm_dev *dev)
  * SEEK_DATA and SEEK_HOLE count in bytes, extents in sectors: a sector is a
  * hole only if all of it is.  What is past the end of a file that was cut short beneath us is none: it cannot be read.
  */
-static int store_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out)
+static void find_extent(struct store *s, uint64_t sector, uint64_t sectors, struct dm_extent *out)
 {
-	struct store *s = to_store(dev);
 	off_t at = (off_t)(sector << DM_SECTOR_SHIFT), data, hole;
-	uint64_t all = store_sectors(dev);
+	uint64_t all = store_sectors(&s->dev);
 
-	*out = (struct dm_extent){.data = true, .sectors = sectors};
-	if (s->block_device || sector >= all)
-		return 0;
+	if (sector >= all)
+		return;
 	sectors = out->sectors = MIN(sectors, all - sector);
 	data = lseek(s->fd, at, SEEK_DATA);
 	if (data < 0 && errno != ENXIO)
-		return 0; /* cannot tell */
+		return; /* cannot tell */
 	if (data < 0) { /* no more data */
 		out->data = false;
 	} else if ((uint64_t)data >> DM_SECTOR_SHIFT > sector) {
@@ -317,6 +344,18 @@ static int store_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, s
 		uint64_t end = ((uint64_t)hole + DM_SECTOR_SIZE - 1) >> DM_SECTOR_SHIFT;
 
 		out->sectors = MIN(sectors, MAX(end, sector + 1) - sector);
+	}
+}
+
+/* What cannot be asked, as too many wait for an answer already, is data. */
+static int store_extent(struct dm_dev *dev, uint64_t sector, uint64_t sectors, struct dm_extent *out)
+{
+	struct store *s = to_store(dev);
+
+	*out = (struct dm_extent){.data = true, .sectors = sectors};
+	if (!s->block_device && fs_share_enter(s->file->share)) {
+		find_extent(s, sector, sectors, out);
+		fs_share_leave(s->file->share);
 	}
 	return 0;
 }
@@ -356,6 +395,11 @@ static void store_identity(struct dm_dev *dev, uint64_t id[3])
 	id[2] = s->file->st_ino;
 }
 
+static int store_file(struct dm_dev *dev)
+{
+	return to_store(dev)->fd;
+}
+
 static void store_free(struct dm_dev *dev)
 {
 	struct store *s = to_store(dev);
@@ -372,6 +416,7 @@ static const struct dm_dev_ops store_ops = {
 	.limits = store_limits,
 	.print = store_print,
 	.identity = store_identity,
+	.file = store_file,
 	.free = store_free,
 };
 
@@ -420,11 +465,31 @@ void dm_store_path_clear(struct dm_store_path *p)
 	g_clear_pointer(&p->path, g_free);
 }
 
+/* A file of a server that may be away: FUSE, NFS, SMB in three versions, 9p, Ceph, AFS, Coda, Lustre, GPFS, OCFS2, GFS2. */
+static bool is_far(unsigned long magic)
+{
+	static const unsigned long far[] = {0x65735546, 0x6969,	    0x517b,	0xff534d42, 0xfe534d42, 0x01021997, 0x00c36400,
+					    0x5346414f, 0x73757245, 0x0bd00bd0, 0x47504653, 0x7461636f, 0x01161970};
+
+	for (unsigned i = 0; i < G_N_ELEMENTS(far); i++)
+		if (magic == far[i])
+			return true;
+	return false;
+}
+
 static bool on_memory(int fd)
 {
 	struct statfs fs;
 
 	return !fstatfs(fd, &fs) && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
+static struct fs_share *get_share(const struct shared_file *f)
+{
+	struct statfs fs;
+	bool far = !f->block_device && !fstatfs(f->fd, &fs) && is_far((unsigned long)fs.f_type & 0xffffffff);
+
+	return fs_share_get(f->st_dev, f->block_device, far, f->path);
 }
 
 /* A number from a block device's queue, which a partition shares with its disk; fallback if it is not told. */
@@ -487,6 +552,16 @@ static int open_fds(const struct dm_opener *who, const struct dm_store_path *p, 
 	return error;
 }
 
+static int move_up(int fd)
+{
+	int high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FS_SHARE_FAR_FDS);
+
+	if (high < 0)
+		return fd;
+	close(fd);
+	return high;
+}
+
 static bool may_open(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode)
 {
 	g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", p->fd);
@@ -529,6 +604,11 @@ static int get_file(const struct dm_opener *who, const struct dm_store_path *p, 
 	if (error)
 		return dm_fail(err, error, "%s: %s", p->path, g_strerror(error));
 	key.path = g_strdup(p->path);
+	key.share = get_share(&key);
+	if (fs_share_far(key.share)) {
+		key.fd = move_up(key.fd);
+		key.dsync_fd = move_up(key.dsync_fd);
+	}
 	*out = shared_file_new(&key);
 	return 0;
 }
@@ -544,7 +624,9 @@ int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, en
 		return dm_fail(err, EISDIR, "%s is a directory, not a file or block device", p->path);
 	if (!S_ISREG(p->st.st_mode) && !S_ISBLK(p->st.st_mode))
 		return dm_fail(err, ENOTBLK, "%s is neither a regular file nor a block device", p->path);
+	dm_block_begin();
 	error = get_file(who, p, mode, &file, err);
+	dm_block_end();
 	if (error)
 		return error;
 	s = g_new0(struct store, 1);
@@ -555,10 +637,12 @@ int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, en
 	s->fd = file->fd;
 	s->errors_seen = shared_file_errors(file);
 	s->block_device = file->block_device;
+	dm_block_begin();
 	s->never_waits = !s->block_device && on_memory(s->fd);
 	if (s->block_device)
 		ioctl(s->fd, BLKGETSIZE64, &s->device_sectors), s->device_sectors >>= DM_SECTOR_SHIFT;
 	ask_limits(s);
+	dm_block_end();
 	*out = &s->dev;
 	return 0;
 }

@@ -329,7 +329,7 @@ static int multipath_extent(struct dm_target *ti, uint64_t sector, uint64_t sect
 const struct dm_target_type multipath_target = {
 	.name = "multipath",
 	.version = {1, 14, 0},
-	.features = DM_TARGET_SINGLETON | DM_TARGET_IMMUTABLE,
+	.features = DM_TARGET_SINGLETON | DM_TARGET_IMMUTABLE | DM_TARGET_STRAIGHT,
 	.per_bio_size = sizeof(struct multipath_bio),
 	.ctr = multipath_ctr,
 	.dtr = multipath_dtr,

@@ -330,6 +330,7 @@ static uint64_t origin_provisioned(struct dm_target *ti, uint64_t sector, uint64
 const struct dm_target_type snapshot_origin_target = {
 	.name = "snapshot-origin",
 	.version = {1, 9, 0},
+	.features = DM_TARGET_STRAIGHT,
 	.per_bio_size = sizeof(struct snap_bio),
 	.ctr = origin_ctr,
 	.dtr = origin_dtr,

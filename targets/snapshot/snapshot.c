@@ -17,6 +17,7 @@
 
 #include "snapshot.h"
 
+#include <dmfs/claim.h>
 #include <dmfs/rounding.h>
 
 /* --- what is under way ----------------------------------------------------------------- */
@@ -296,16 +297,18 @@ static void snapshot_free(struct snapshot *s)
 
 static int register_and_read(struct snapshot *s, GError **err)
 {
+	struct dm_target *active;
 	int r;
 
 	s->origin_sectors = dm_dev_sectors(s->origin_dev);
 	s->origin = origin_get(s->origin_dev);
 	pthread_mutex_lock(&s->origin->control);
 	r = check_handover(s, err);
-	if (!r)
+	active = r > 0 ? find_sharers(s).from->ti : NULL;
+	if (r >= 0)
+		r = dm_claim_with(s->ti, s->cow_dev, s->cow_dev->mode, "COW device", active, err);
+	if (!r && !active)
 		r = open_store(s, err);
-	else if (r > 0)
-		r = 0;
 	if (!r)
 		join_origin(s);
 	pthread_mutex_unlock(&s->origin->control);

@@ -5,6 +5,7 @@ What they show is tested beside their targets.
 """
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -193,6 +194,25 @@ def log_writes_fsck(example, fs):
     fails(example, fs, "log-writes-fsck", "a file", "no such file")
 
 
+def verity_table(example, fs):
+    data, hashes = example.file("the data", 8 * 262144), example.file("the hashes", 8 * 4096)
+    made = subprocess.run([os.path.join(mounted.build_dir(), "dmfs-verity"), "format", data, hashes], cwd=example.dir,
+                          capture_output=True, text=True, timeout=240, check=True).stdout
+    root, salt = (re.search(rf"^{key}:\s*(\S+)", made, re.M).group(1) for key in ("Root hash", "Salt"))
+    example("verity-table", data, hashes, root, salt)
+    assert fs["vroot"].pread(4096, 0) == bytes(4096)
+    fs["vroot"].remove()
+    fails(example, fs, "verity-table", data, "no such file", root, salt)
+
+
+def verity_setup(example, fs):
+    data, hashes = example.file("the data", M, pattern(M)), example.file("the hashes", M)
+    example("verity-setup", data, hashes)
+    assert fs["vroot"].pread(4096, 0) == pattern(8)
+    fs["vroot"].remove()
+    fails(example, fs, "verity-setup", data, "/no such/file")
+
+
 def multipath_nbd(example, fs):
     done = example("multipath-nbd", os.path.join(example.dir, "disk image"), check=False)
     if done.returncode == 77:
@@ -231,7 +251,13 @@ def raid(example, fs):
         fs.mkdir(f"leg{i}", f"0 {M} linear {paths[2 * i + 1]} 0")
     fs.mkdir("array", f"0 {2 * M} raid raid5_ls 1 64 3 " + " ".join(f"{paths[2 * i]} leg{i}" for i in range(3)))
     fails(example, fs, "raid-replace", "array", 1, "no such file", "nor this", before=["array", "leg0", "leg1", "leg2"])
+    before = fs["leg0"].table(), fs["array"].table()
+    fs["array"].pwrite(pattern(200), 0, sync=True)
     fails(example, fs, "raid-grow", "array", "no such file", "the new", before=["array", "leg0", "leg1", "leg2"])
+    short = example.file("too short", 1)
+    fails(example, fs, "raid-grow", "array", short, "the new", before=["array", "leg0", "leg1", "leg2"])
+    assert (fs["leg0"].table(), fs["array"].table()) == before and not fs["array"].suspended()
+    assert fs["array"].pread(200 * SECTOR, 0) == pattern(200)
     example("raid-grow", "array", files[6], "the new data")
     assert fs["array"].size() == 3 * M * SECTOR
     example("raid-replace", "array", 1, example.file("meta again", 88), example.file("data again", M + 1024))
@@ -253,7 +279,9 @@ CASES = {
     "switch-volumes": switch_volumes, "thin-pool": thin, "thin-volume": None, "thin-snapshot": None,
     "thin-grow": None, "unstriped-members": unstriped_members, "unstriped-nvme": unstriped_nvme,
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
-    "raid-replace": raid, "raid-grow": None, "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "clone-filesystem": clone, "clone-slow": None,
+    "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
+    "verity-setup": verity_setup, "clone-filesystem": clone, "clone-slow": None,
+    "raid-replace": raid, "raid-grow": None,
 }
 
 

@@ -610,10 +610,10 @@ static void copies_sync(struct raid_window *w)
 }
 
 const struct raid_ops raid_copies_ops = {
-    .start = copies_start,
-    .stop = copies_stop,
-    .map = copies_map,
-    .reread = copies_reread,
-    .sync = copies_sync,
-    .settle = copies_settle,
+	.start = copies_start,
+	.stop = copies_stop,
+	.map = copies_map,
+	.reread = copies_reread,
+	.sync = copies_sync,
+	.settle = copies_settle,
 };

@@ -13,6 +13,7 @@
 
 #include <dmfs/rows.h>
 
+#include "journal.h"
 #include "raid.h"
 
 #define MIN_IO_SECTORS 2048u /* bios are split at rows, but at no fewer than these */
@@ -230,8 +231,6 @@ static int raid_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	error = dm_rows_load(r->rows, note_begun, &r->continued, err);
 	if (!error)
 		error = raid_params_read(&r->params, ti, argc, argv, err);
-	if (!error && r->params.journal)
-		error = dm_fail(err, EOPNOTSUPP, "raid: journal_dev: raid4/5/6 journals are not supported yet");
 	if (!error)
 		error = build(r, err);
 	if (error) {
@@ -302,7 +301,9 @@ static int raid_preresume(struct dm_target *ti, GError **err)
 	if (error)
 		return error;
 	set_target(r);
-	if (writable(r))
+	if (writable(r) && r->ops->replay)
+		error = r->ops->replay(r, err);
+	if (!error && writable(r))
 		error = raid_meta_start(r, err);
 	if (error)
 		return error;
@@ -369,7 +370,7 @@ static void print_info(struct raid *r, GString *out)
 		g_string_append_c(out, health(r, i, &p));
 	g_string_append_printf(out, " %" PRIu64 "/%" PRIu64 " %s %" PRIu64 " %" PRIu64 " %c", p.done, p.total, p.action,
 			       p.mismatches, r->members[0].data_offset,
-			       r->params.journal ? r->params.write_back ? 'a' : 'A' : '-');
+			       r->journal ? raid_journal_letter(r->journal) : '-');
 }
 
 static void raid_status(struct dm_target *ti, enum dm_status_type type, GString *out)
@@ -408,20 +409,20 @@ static void raid_io_hints(struct dm_target *ti, struct dm_limits *limits)
 }
 
 const struct dm_target_type raid_target = {
-    .name = "raid",
-    .version = {1, 15, 1},
-    .per_bio_size = sizeof(struct raid_bio),
-    .ctr = raid_ctr,
-    .dtr = raid_dtr,
-    .map = raid_map,
-    .end_io = raid_end_io,
-    .presuspend = raid_presuspend,
-    .presuspend_undo = raid_presuspend_undo,
-    .postsuspend = raid_postsuspend,
-    .preresume = raid_preresume,
-    .resume = raid_resume,
-    .status = raid_status,
-    .message = raid_message,
-    .iterate_devices = raid_iterate_devices,
-    .io_hints = raid_io_hints,
+	.name = "raid",
+	.version = {1, 15, 1},
+	.per_bio_size = sizeof(struct raid_bio),
+	.ctr = raid_ctr,
+	.dtr = raid_dtr,
+	.map = raid_map,
+	.end_io = raid_end_io,
+	.presuspend = raid_presuspend,
+	.presuspend_undo = raid_presuspend_undo,
+	.postsuspend = raid_postsuspend,
+	.preresume = raid_preresume,
+	.resume = raid_resume,
+	.status = raid_status,
+	.message = raid_message,
+	.iterate_devices = raid_iterate_devices,
+	.io_hints = raid_io_hints,
 };

@@ -9,8 +9,8 @@
  * When a shard is over its share, its oldest blocks go.  Clean ones go at once.  Dirty ones are written first, by
  * whoever needs the room: nothing committed refers to a dirty block, so it may be written early.
  *
- * Memory for blocks comes in slabs of the shard's own and is kept for its next blocks.  From malloc(), aligned as direct
- * I/O wants them, blocks take twice the memory.
+ * Memory for blocks comes in slabs of the shard's own and is kept for its next blocks.  From malloc(), aligned as
+ * direct I/O wants them, blocks take twice the memory.
  */
 #include <dmfs/block_manager.h>
 #include <dmfs/crc32c.h>

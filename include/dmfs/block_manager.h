@@ -7,8 +7,8 @@
  * others.  A thread must not lock a block twice.  Write and then anything fails with -EDEADLK: a cycle in damaged
  * metadata ends there.  Read and then write would wait for ever.
  *
- * A dirty block may reach the disk at any time after its unlock.  So only blocks that nothing committed refers to may be
- * written, except between the dm_bm_flush() calls of a commit.
+ * A dirty block may reach the disk at any time after its unlock.  So only blocks that nothing committed refers to may
+ * be written, except between the dm_bm_flush() calls of a commit.
  */
 #ifndef DMFS_BLOCK_MANAGER_H
 #define DMFS_BLOCK_MANAGER_H

@@ -116,6 +116,18 @@ struct dm_target_type {
 	uint64_t (*provisioned)(struct dm_target *, uint64_t sector, uint64_t sectors);
 	/* DM_TARGET_ZONES: dm_target_report_zones() with what sectors are mapped to. */
 	int (*report_zones)(struct dm_target *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
+	/*
+	 * A type that takes the place of this one's lines when a table of the state database cannot be loaded at the start,
+	 * to see what such a line would have seen and to keep that in rows (rows.h), which are those of that line.  It has a
+	 * ctr, which gets the line's arguments and may refuse, and a dtr, when the device gets a table or goes; no more.
+	 */
+	const struct dm_target_type *absent;
+	/*
+	 * At the start, before a table of the state is resumed: whether a line of another type stands in for one that should
+	 * have been there first, and the names of its devices.  Lines of types with absent come back before lines with this
+	 * whose first argument is the same.
+	 */
+	bool (*misses)(struct dm_target *, GString *who);
 };
 
 #define DM_TARGET_LINE 64 /* bytes: a cache line.  A lookup in a large table misses the two of a target, no more. */

@@ -3,8 +3,8 @@
  * A gate counts who is inside, can be closed, and can be waited on until everybody has left.  No cache line is written
  * to by two CPUs.
  *
- * Each CPU has a slot with two counters: who came in there, and who went out there.  A bio may leave on another CPU than
- * it came.  Who comes in counts himself first, then looks whether the gate is closed.  Who closes it sets the flag
+ * Each CPU has a slot with two counters: who came in there, and who went out there.  A bio may leave on another CPU
+ * than it came.  Who comes in counts himself first, then looks whether the gate is closed.  Who closes it sets the flag
  * first, then sums up.  One of the two sees the other.
  *
  * The outs are summed before the ins.  Both only grow, so if the sums are equal nobody was inside at a moment between.

@@ -3,9 +3,9 @@
  * A bio's way through a dmfs device: gate, table lookup, splitting, map().
  *
  * What goes to one target is a clone of the bio, with an end call of ours.  Nearly every bio fits one target and has
- * one clone; it is allocated together with the io, which counts parts.  Other bios are cut up as they go: at most WINDOW
- * parts are under way, and one that ends makes room for the next.  So a discard of a whole disk takes no more memory
- * than one of a chunk.
+ * one clone; it is allocated together with the io, which counts parts.  Other bios are cut up as they go: at most
+ * WINDOW parts are under way, and one that ends makes room for the next.  So a discard of a whole disk takes no more
+ * memory than one of a chunk.
  *
  * The io stays inside the gate until its parts have ended.  It leaves before the bio's own end call, for after that the
  * device may be gone.

@@ -575,6 +575,7 @@ int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(v
 		dm_event_resumed(md);
 	pthread_mutex_unlock(&md->control);
 	dm_table_drop(c.live);
+	dm_table_unref(c.stand_in);
 	dm_block_end();
 	return error;
 }
@@ -603,6 +604,7 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 	pthread_mutex_unlock(&md->control);
 	dm_table_drop(c.inactive);
 	dm_table_drop(c.live);
+	dm_table_unref(c.stand_in);
 	dm_block_end();
 	return error;
 }
@@ -673,6 +675,7 @@ void dm_mapped_shutdown(struct dm_mapped *md)
 	}
 	publish_tables(&none);
 	pthread_mutex_unlock(&md->control);
+	dm_state_forget(md);
 	dm_hold_fail(&md->deferred, -EIO);
 	dm_table_drop(none.live);
 	dm_table_drop(none.inactive);

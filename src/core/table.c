@@ -265,6 +265,12 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 
 		return dm_fail(err, EINVAL, "%s: unknown target type", shown);
 	}
+	if (t->standing_in) {
+		type = type->absent;
+		t->sectors = start; /* there may be nothing before it */
+	}
+	if (!type)
+		return 0;
 	error = check_place(t, start, len, type, err);
 	if (error)
 		return error;

@@ -4,8 +4,8 @@
  *
  * A device that many lines name is opened once, and the table counts how often it is named.
  *
- * A table that uses a dmfs device is a user of that device, which so cannot be removed.  It is also an edge in the search
- * for loops.  Drafts count as well, so two half-written tables cannot close a loop between them.
+ * A table that uses a dmfs device is a user of that device, which so cannot be removed.  It is also an edge in the
+ * search for loops.  Drafts count as well, so two half-written tables cannot close a loop between them.
  *
  * Locks: the table's devs_lock guards counts and names, for messages may take devices, too, and several come at once.
  * The topology lock, inside it, guards which devices there are.

@@ -212,6 +212,13 @@ void dm_mapped_quiesce(struct dm_mapped *md);
 void dm_mapped_unquiesce(struct dm_mapped *md);
 
 /*
+ * While another device is frozen whoever wants to suspend or resume it, or to swap its table, waits (interruptibly)
+ * until it is thawed as often.  Any thread; neither waits.
+ */
+void dm_mapped_freeze(struct dm_mapped *md);
+void dm_mapped_thaw(struct dm_mapped *md);
+
+/*
  * Around a change of what status() reads with no lock of the target's own, as when one target hands over to another:
  * between the two neither target's device is asked for its status.  b may be NULL or of the same device.  They do not
  * nest, and nothing between them waits.  Locks that status() takes are taken after it.

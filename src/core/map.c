@@ -2,14 +2,13 @@
 /*
  * A bio's way through a dmfs device: gate, table lookup, splitting, map().
  *
- * Every part of a bio that goes to one target is a clone with an end call of
- * ours.  A bio that fits one target (nearly all) has one clone, allocated
- * together with the io that counts parts.  Others are cut into parts as they go: at
- * most WINDOW are under way, and a part that ends makes room for the next, so that a discard of a
- * whole disk allocates no more than one of a chunk.
+ * What goes to one target is a clone of the bio, with an end call of ours.  Nearly every bio fits one target and has
+ * one clone; it is allocated together with the io, which counts parts.  Other bios are cut up as they go: at most
+ * WINDOW parts are under way, and one that ends makes room for the next.  So a discard of a whole disk takes no more
+ * memory than one of a chunk.
  *
- * The io stays inside the gate until its parts have ended, and leaves it
- * before the bio's own end call: after that the device may be gone.
+ * The io stays inside the gate until its parts have ended.  It leaves before the bio's own end call, for after that the
+ * device may be gone.
  */
 #include <assert.h>
 #include <errno.h>
@@ -19,6 +18,7 @@
 #include "state.h"
 #include "stats.h"
 
+#include <dmfs/hold.h>
 #include <dmfs/rounding.h>
 
 #define WINDOW 32
@@ -385,6 +385,14 @@ static struct clone *next_flush(struct io *io)
 	return NULL;
 }
 
+/* A range may be a whole disk: between its parts it stops after an error, for a caller who is dying, or for the end. */
+static bool go_on(struct io *io)
+{
+	if (!io->error)
+		io->error = dm_bio_stop_long(io->bio);
+	return !io->error;
+}
+
 /* The next part of any kind; NULL when there is none at the moment.  io->lock held. */
 static struct clone *next_part(struct io *io)
 {
@@ -400,7 +408,10 @@ static struct clone *next_part(struct io *io)
 		io->nr = 0;
 	}
 	if (io->phase == PHASE_DATA) {
-		c = dm_op_has_data(io->bio->op) ? next_data(io) : next_range(io);
+		if (dm_op_has_data(io->bio->op))
+			c = next_data(io);
+		else
+			c = go_on(io) ? next_range(io) : NULL;
 		if (c)
 			return c;
 		io->phase = PHASE_DONE;

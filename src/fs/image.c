@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "caller.h"
 #include "core/stats.h"
 #include "image.h"
 #include "loop.h"
@@ -44,6 +45,7 @@ struct request {
 	struct dmfs_buf *buf;
 	struct dm_work work;
 	char *bounce; /* for an unaligned read that has no room in the buffer */
+	struct dmfs_caller *caller; /* of what may take long; else NULL */
 	const char *reply;
 	size_t reply_len;
 	bool gated; /* inside image->writes */
@@ -56,6 +58,7 @@ static void answer(struct request *r)
 	struct dmfs_channel *before = dmfs_channel_use(r->channel);
 	int error = r->bio.error;
 
+	dmfs_caller_free(r->caller);
 	if (error)
 		fuse_reply_err(r->req, -error);
 	else if (r->bio.op == DM_READ)
@@ -146,6 +149,7 @@ static struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum d
 	atomic_init(&r->state, RUNNING);
 	r->buf = buf;
 	r->bounce = NULL;
+	r->caller = NULL;
 	r->gated = false;
 	r->bio = (struct dm_bio){
 		.op = op,
@@ -418,7 +422,12 @@ static void image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off
 	r = request_new(req, h, op, from, bytes);
 	if (op == DM_WRITE_ZEROES)
 		r->bio.flags = DM_NOUNMAP;
+	r->caller = dmfs_caller_new(req);
+	r->bio.origin = dmfs_caller_origin(r->caller);
+	/* It may be all done here, and take hours: others read requests meanwhile, that of the caller's death among them. */
+	dm_block_begin();
 	request_submit(r);
+	dm_block_end();
 }
 
 static void image_lseek(fuse_req_t req, struct dmfs_handle *h, off_t off, int whence)

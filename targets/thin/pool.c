@@ -306,9 +306,48 @@ void pool_unbind(struct thin_pool *pool, struct pool_target *pt)
 	pthread_mutex_unlock(&pool->mode_lock);
 }
 
+int pool_add_thin(struct thin_pool *pool, struct thin *t)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&pool->lock);
+	if (atomic_load(&pool->stopping))
+		r = -EBUSY;
+	else
+		g_ptr_array_add(pool->thins, t);
+	pthread_mutex_unlock(&pool->lock);
+	return r;
+}
+
+void pool_remove_thin(struct thin_pool *pool, struct thin *t)
+{
+	pthread_mutex_lock(&pool->lock);
+	g_ptr_array_remove_fast(pool->thins, t);
+	if (t->frozen)
+		dm_mapped_thaw(dm_target_mapped(t->ti));
+	pthread_mutex_unlock(&pool->lock);
+}
+
+/* While the pool is suspended nobody suspends or resumes a volume of it, as in the kernel.  pool->lock is held. */
+static void freeze_thins(struct thin_pool *pool, bool freeze)
+{
+	for (unsigned i = 0; i < pool->thins->len; i++) {
+		struct thin *t = pool->thins->pdata[i];
+
+		if (t->frozen == freeze)
+			continue;
+		t->frozen = freeze;
+		if (freeze)
+			dm_mapped_freeze(dm_target_mapped(t->ti));
+		else
+			dm_mapped_thaw(dm_target_mapped(t->ti));
+	}
+}
+
 void pool_suspend(struct thin_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
+	freeze_thins(pool, true);
 	if (!atomic_exchange(&pool->stopping, true))
 		dm_hold_close(&pool->parked);
 	while (pool->holders)
@@ -329,6 +368,7 @@ void pool_resume(struct thin_pool *pool)
 	atomic_store(&pool->suspended, false);
 	if (atomic_exchange(&pool->stopping, false))
 		dm_hold_open(&pool->parked, &parked);
+	freeze_thins(pool, false);
 	pthread_mutex_unlock(&pool->lock);
 	pool_defer_all(pool, &parked);
 	pool_retry_all(pool);
@@ -356,6 +396,7 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 	pthread_mutex_init(&pool->mode_lock, NULL);
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_cond_init(&pool->idle, NULL);
+	pool->thins = g_ptr_array_new();
 	atomic_store(&pool->stopping, true);
 	atomic_store(&pool->suspended, true);
 	atomic_store(&pool->mode, read_only ? PM_READ_ONLY : PM_WRITE);
@@ -383,6 +424,7 @@ static void pool_free(struct thin_pool *pool)
 	pthread_mutex_destroy(&pool->mode_lock);
 	pthread_mutex_destroy(&pool->lock);
 	pthread_cond_destroy(&pool->idle);
+	g_ptr_array_free(pool->thins, TRUE);
 	free(pool);
 }
 

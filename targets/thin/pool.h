@@ -76,6 +76,7 @@ struct thin_pool {
 
 	pthread_mutex_t lock; /* for what follows */
 	pthread_cond_t idle;
+	GPtrArray *thins;          /* of struct thin: all tables of volumes */
 	struct pool_target *bound; /* the table in charge, NULL before the first resume */
 	unsigned holders; /* blocks being filled, and who discards */
 	struct dm_bio_list deferred; /* for the mapper */
@@ -110,6 +111,8 @@ struct thin {
 	struct dm_dev *pool_dev, *origin;
 	uint64_t origin_sectors;
 	atomic_bool requeue; /* in a noflush suspend */
+	bool listed;         /* in pool->thins */
+	bool frozen;         /* with the pool; under its lock */
 };
 
 /* What a thin target keeps with a bio. */
@@ -172,6 +175,9 @@ struct thin_pool *pool_find(struct dm_mapped *mapped);
 int pool_get(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm_dev *data_dev, uint32_t block_sectors,
 	     bool read_only, struct thin_pool **out, bool *created, GError **err);
 void pool_put(struct thin_pool *pool);
+/* A volume's table comes and goes.  -EBUSY: the pool is suspended. */
+int pool_add_thin(struct thin_pool *pool, struct thin *t);
+void pool_remove_thin(struct thin_pool *pool, struct thin *t);
 
 int pool_commit(struct thin_pool *pool, bool *did);
 void pool_set_mode(struct thin_pool *pool, enum pool_mode mode);

@@ -315,6 +315,8 @@ static void thin_dtr(struct dm_target *ti)
 {
 	struct thin *t = ti->private;
 
+	if (t->listed)
+		pool_remove_thin(t->pool, t);
 	if (t->td)
 		thin_md_close_device(t->td);
 	if (t->pool)
@@ -339,7 +341,8 @@ static int open_thin(struct thin *t, const char *id_text, GError **err)
 		return dm_fail(err, EINVAL, "thin: the pool device is not a thin-pool");
 	if (pool_mode(t->pool) == PM_FAIL)
 		return dm_fail(err, EINVAL, "thin: couldn't open device %" PRIu64 ", the pool is in fail mode", id);
-	if (atomic_load(&t->pool->stopping))
+	t->listed = !pool_add_thin(t->pool, t);
+	if (!t->listed)
 		return dm_fail(err, EINVAL, "thin: unable to activate device %" PRIu64 " while the pool is suspended", id);
 	r = thin_md_open_device(t->pool->md, id, &t->td);
 	if (r)

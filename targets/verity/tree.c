@@ -26,6 +26,7 @@
 #define SHARDS 16u
 #define CLUSTER_BYTES ((size_t)256 << 10) /* read at once, in the level above the data */
 #define CLUSTER_MAX 64u                   /* blocks of it */
+#define MAX_NESTED 4u
 
 enum state { LOADING, READ, MENDING, VERIFIED, BAD, FAILED };
 
@@ -294,7 +295,7 @@ static void load_done(struct verity_tree *t)
 	g_mutex_unlock(&t->lock);
 }
 
-static void start_load(struct verity_tree *t, struct verity_node *const *nodes, unsigned n);
+static void start_load(struct verity_tree *t, struct verity_node *const *nodes, unsigned n, bool now);
 
 static void loaded(struct dm_bio *bio)
 {
@@ -305,7 +306,7 @@ static void loaded(struct dm_bio *bio)
 		struct verity_node *n = l->nodes[i];
 
 		if (bio->error && l->n > 1) { /* one of them cannot be read: which? */
-			start_load(t, &n, 1);
+			start_load(t, &n, 1, false);
 			continue;
 		}
 		n->error = bio->error;
@@ -318,8 +319,25 @@ static void loaded(struct dm_bio *bio)
 	load_done(t);
 }
 
+/*
+ * Sends it out at once, so that with a file beneath it is over at return, even in map(): unless in an end(), where it
+ * cannot be, or below several others that were sent so.
+ */
+static void submit_now(struct dm_bio *bio)
+{
+	static _Thread_local unsigned nested;
+
+	if (dm_in_end() || nested >= MAX_NESTED) {
+		dm_submit(bio);
+		return;
+	}
+	nested++;
+	dm_submit_now(bio);
+	nested--;
+}
+
 /* The nodes are neighbours, and pinned for the load. */
-static void start_load(struct verity_tree *t, struct verity_node *const *nodes, unsigned n)
+static void start_load(struct verity_tree *t, struct verity_node *const *nodes, unsigned n, bool now)
 {
 	struct load *l = g_malloc(sizeof(*l) + n * (sizeof(struct verity_node *) + sizeof(struct iovec)));
 	unsigned shift = t->f->hash_bits - DM_SECTOR_SHIFT;
@@ -345,7 +363,10 @@ static void start_load(struct verity_tree *t, struct verity_node *const *nodes, 
 	g_mutex_lock(&t->lock);
 	t->loads++;
 	g_mutex_unlock(&t->lock);
-	dm_submit(&l->bio);
+	if (now)
+		submit_now(&l->bio);
+	else
+		dm_submit(&l->bio);
 }
 
 /* How many hash blocks from a multiple of that are read together; one by one where they would push out others for nothing. */
@@ -376,7 +397,7 @@ static struct verity_node *add_node(struct verity_tree *t, uint64_t block, unsig
  * Starts the load of a hash block that was not in the cache, and of its absent neighbours.  Returns it, pinned
  * for the caller; NULL if somebody has made it by now, or *error.
  */
-static struct verity_node *load_new(struct verity_tree *t, uint64_t block, unsigned level, int *error)
+static struct verity_node *load_new(struct verity_tree *t, uint64_t block, unsigned level, bool now, int *error)
 {
 	uint64_t cluster = level ? 1 : cluster_blocks(t, block), first, end;
 	struct verity_node *nodes[2 * CLUSTER_MAX], *n;
@@ -395,7 +416,7 @@ static struct verity_node *load_new(struct verity_tree *t, uint64_t block, unsig
 		to++;
 	for (uint64_t b = block; b > first && (nodes[from - 1] = add_node(t, b - 1, level, &unused)); b--)
 		from--;
-	start_load(t, nodes + from, to - from);
+	start_load(t, nodes + from, to - from, now);
 	return n;
 }
 
@@ -436,7 +457,7 @@ static int enter_path(struct verity_tree *t, uint64_t data_block, unsigned level
 		g_mutex_unlock(&s->lock);
 		if (n)
 			return 0;
-		w->path[level] = load_new(t, block, level, &error);
+		w->path[level] = load_new(t, block, level, false, &error);
 	}
 	return error;
 }
@@ -639,7 +660,7 @@ static bool prefetch_one(struct verity_tree *t, uint64_t block, unsigned level)
 	g_mutex_unlock(&s->lock);
 	if (n)
 		return false;
-	n = load_new(t, block, level, &unused);
+	n = load_new(t, block, level, true, &unused);
 	if (n)
 		unpin(n);
 	return n;

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -163,7 +164,7 @@ def test_provisioning_without_room(pool):
 @pytest.mark.parametrize("table", [
     "0 6400 linear thin0 0", "0 6400 striped 2 128 thin0 0 thin0 6400", "0 6400 crypt aes-xts-plain64 KEY 0 thin0 0",
     "0 6400 delay thin0 0 0", "0 6400 switch 1 128 0 thin0 0", "0 6400 flakey thin0 0 1000 0",
-    "0 6400 unstriped 2 128 1 thin0 0",
+    "0 6400 unstriped 2 128 1 thin0 0", "0 6400 multipath 0 0 1 1 round-robin 0 1 0 thin0",
 ])
 def test_provisioning_goes_down_a_stack(pool, fs, table):
     p = pool()
@@ -950,3 +951,56 @@ def test_a_volume_written_in_parallel_is_in_one_piece(pool, loop):
     pieces = len(re.findall("<(?:range|single)_mapping", dump))
     print(f"{pieces} mappings")
     assert pieces <= 8
+
+
+def later(fn):
+    """Runs fn in a thread; what it returned or raised is in the thread's `result`."""
+    thread = threading.Thread(target=lambda: result(thread))
+
+    def result(thread):
+        try:
+            thread.result = fn()
+        except OSError as e:
+            thread.result = e.errno
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("noflush", (False, True))
+def test_a_volume_stays_as_it_is_while_its_pool_is_suspended(pool, noflush):
+    """As in the kernel: suspend and resume of the volume wait for the resume of the pool; status does not."""
+    p = pool()
+    t, s = p.thin(0), p.thin(1)
+    s.suspend()
+    p.dev.suspend()
+    t.resume()      # it is not suspended: nothing to wait for
+    s.suspend()     # it is already
+    threads = [later(lambda: t.suspend(noflush=noflush)), later(s.resume)]
+    for thread in threads:
+        thread.join(0.3)
+        assert thread.is_alive()
+    assert not t.suspended() and s.suspended() and t.status()
+    p.dev.resume()
+    for thread in threads:
+        thread.join(30)
+        assert thread.result is None
+    assert t.suspended() and not s.suspended()
+    t.resume()
+    p.dev.suspend()
+    s.remove()      # goes at once
+    p.dev.resume()
+
+
+def test_waiting_for_the_pool_is_interruptible(pool):
+    p = pool()
+    t = p.thin(0)
+    p.dev.suspend()
+    waiting = subprocess.Popen(["sh", "-c", 'echo 1 >"$1"', "sh", t.file("suspend")])
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(0.3)
+    waiting.terminate()
+    assert waiting.wait(30) == -signal.SIGTERM
+    p.dev.resume()
+    assert not t.suspended()
+    t.pwrite(b"x" * 4096, 0, sync=True)
+

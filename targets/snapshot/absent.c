@@ -2,12 +2,13 @@
 /*
  * Absent snapshots: the state database has them, but they could not be loaded, as when the COW device is missing.
  *
- * What is written to their origin meanwhile they miss, and would read as if it had been there.  So in the stead of such a
- * line stands one of this type, which has no store: it keeps the first write to the origin until the state says, durably, that
- * the snapshot is invalid (invalid.c's row, under the id of the table that is absent).  When that fails, so does the write.
- * Until then nothing is lost: a start with the COW device again finds the snapshot valid.
+ * What is written to their origin meanwhile they miss, and would read as if it had been there.  So in the stead of such
+ * a line stands one of this type, which has no store: it keeps the first write to the origin until the state says,
+ * durably, that the snapshot is invalid (invalid.c's row, under the id of the table that is absent).  When that fails,
+ * so does the write.  Until then nothing is lost: a start with the COW device again finds the snapshot valid.
  *
- * With -o missing-snapshots=wait the origin's tables are not loaded at such a start (their types' misses() asks absent_names()).
+ * With -o missing-snapshots=wait the origin's tables are not loaded at such a start: their types' misses() asks
+ * absent_names().
  */
 #include "snapshot.h"
 

@@ -72,12 +72,16 @@ def asker(dev, what):
             yield p
         finally:
             p.kill()
+            try:
+                p.wait(20)
+            except subprocess.TimeoutExpired:
+                dev.mount.kill()        # so that the test can end
 
 
 def leaves_at_once(p, seconds=5):
     start = time.monotonic()
     p.send_signal(signal.SIGKILL)
-    assert p.wait(60) == -signal.SIGKILL
+    assert p.wait(20) == -signal.SIGKILL
     assert time.monotonic() - start < seconds, f"{time.monotonic() - start} s"
 
 
@@ -154,6 +158,52 @@ def test_others_that_wait_for_the_same_go_on(fs, backing, data):
         assert lives.poll() is None and too.poll() is None
         dev.resume()
         assert lives.wait(60) == 0 and too.wait(60) == 0
+
+
+def delayed(d, backing, serve, path):
+    return d.mkdir("vol", f"0 {SECTORS} delay {quote(path)} 0 {HOUR}"), None
+
+
+def server_gone(d, backing, serve, path):
+    server = serve.qemu(path)
+    dev = d.mkdir("vol", f"0 {SECTORS} linear {server.uri} 0")
+    assert dev.pread(BLOCK, 0)
+    server.kill()
+    return dev, server
+
+
+WRITES = ["write", "unaligned write", "asynchronous writes"]
+KINDS = [(delayed, "read"), (delayed, "fsync"), *((delayed, w) for w in WRITES), (delayed, "discard"),
+         (server_gone, "read"), (server_gone, "fsync"), (server_gone, "asynchronous reads"), *((server_gone, w) for w in WRITES),
+         (server_gone, "discard"), (server_gone, "zeroes")]
+
+
+@pytest.mark.parametrize("kind,what", KINDS, ids=lambda p: getattr(p, "__name__", p))
+def test_it_waits_for_something_else(dmfs, backing, serve, data, kind, what):
+    d = dmfs()
+    path = backing(SECTORS, data)
+    dev, server = kind(d, backing, serve, path)
+    with asker(dev, what) as p:
+        leaves_at_once(p)
+    with open(path, "rb") as f:
+        assert f.read() == data
+    if server:
+        server.start()
+        assert dev.pread(SECTORS * 512, 0) == data
+
+
+def test_a_write_on_its_way_to_a_server_is_not_broken_off(fs, backing, serve):
+    """Nobody knows whether it was done: so it is done, and whoever asked waits for that."""
+    path = backing(SECTORS)
+    server = serve.nbdkit("--filter=delay", "file", path, "wdelay=3")
+    dev = fs.mkdir("vol", f"0 {SECTORS} linear {server.uri} 0")
+    with asker(dev, "write") as p:
+        start = time.monotonic()
+        p.kill()
+        p.wait(60)
+        assert time.monotonic() - start > 1
+        with open(path, "rb") as f:
+            assert f.read(65536) == b"n" * 65536
 
 
 @pytest.mark.parametrize("what", ["read", "fsync", "asynchronous reads"])

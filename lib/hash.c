@@ -104,7 +104,7 @@ static const struct algo macs[] = {
 
 /* What a handle of either kind is. */
 struct handle {
-	gcry_md_hd_t md;
+	gcry_md_hd_t digest;
 	gcry_mac_hd_t mac;
 };
 
@@ -196,15 +196,15 @@ static void list_names(GString *out)
 /* Whether the library, as it is set up here, will do it. */
 static bool usable(const struct dm_hash *h)
 {
-	gcry_md_hd_t md;
+	gcry_md_hd_t digest;
 
 	if (h->algo->kind == MAC)
 		return !gcry_mac_test_algo(h->algo->id);
 	if (h->algo->kind != DIGEST)
 		return true;
-	if (gcry_md_test_algo(h->algo->id) || gcry_md_open(&md, h->algo->id, h->hmac ? GCRY_MD_FLAG_HMAC : 0))
+	if (gcry_md_test_algo(h->algo->id) || gcry_md_open(&digest, h->algo->id, h->hmac ? GCRY_MD_FLAG_HMAC : 0))
 		return false;
-	gcry_md_close(md);
+	gcry_md_close(digest);
 	return true;
 }
 
@@ -243,7 +243,7 @@ bool dm_hash_needs_key(const struct dm_hash *h)
 
 static void close_handle(struct handle *hd)
 {
-	gcry_md_close(hd->md);
+	gcry_md_close(hd->digest);
 	gcry_mac_close(hd->mac);
 	g_free(hd);
 }
@@ -258,10 +258,10 @@ static gcry_error_t open_handle(struct dm_hash *h, struct handle **out)
 		if (!e)
 			e = gcry_mac_setkey(hd->mac, h->key, h->key_len);
 	} else {
-		e = gcry_md_open(&hd->md, h->algo->id,
+		e = gcry_md_open(&hd->digest, h->algo->id,
 				 (h->hmac ? GCRY_MD_FLAG_HMAC : 0) | (h->keyed ? GCRY_MD_FLAG_SECURE : 0));
 		if (!e && h->keyed)
-			e = gcry_md_setkey(hd->md, h->key, h->key_len);
+			e = gcry_md_setkey(hd->digest, h->key, h->key_len);
 	}
 	if (!e)
 		*out = hd;
@@ -378,12 +378,12 @@ static void hash_by_md(struct dm_hash *h, const struct iovec *iov, int iovcnt, v
 {
 	struct handle *hd = take_handle(h);
 
-	gcry_md_reset(hd->md);
+	gcry_md_reset(hd->digest);
 	if (h->keyed && !h->hmac) /* blake2: the reset has taken the key away */
-		gcry_md_setkey(hd->md, h->key, h->key_len);
+		gcry_md_setkey(hd->digest, h->key, h->key_len);
 	for (int i = 0; i < iovcnt; i++)
-		gcry_md_write(hd->md, iov[i].iov_base, iov[i].iov_len);
-	memcpy(digest, gcry_md_read(hd->md, h->algo->id), h->algo->size);
+		gcry_md_write(hd->digest, iov[i].iov_base, iov[i].iov_len);
+	memcpy(digest, gcry_md_read(hd->digest, h->algo->id), h->algo->size);
 	give_handle(h, hd);
 }
 

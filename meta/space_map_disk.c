@@ -373,6 +373,17 @@ int dm_sm_disk_find_free(struct dm_sm *sm, dm_block_t *b)
 	return r;
 }
 
+int dm_sm_disk_find_at(struct dm_sm *sm, dm_block_t b)
+{
+	struct sm_disk *smd = to_sm(sm);
+	dm_block_t found;
+	int r = b < smd->root.nr_blocks ? find_free(smd, b, b + 1, &found) : -ENOSPC;
+
+	if (!r)
+		smd->cursor = MAX(smd->cursor, b + 1);
+	return r;
+}
+
 void dm_sm_disk_rewind(struct dm_sm *sm)
 {
 	to_sm(sm)->cursor = 0;

@@ -69,9 +69,9 @@ struct dm_bio {
 	uint64_t sectors; /* how much; iov holds exactly sectors * 512 bytes for reads and writes */
 	struct iovec *iov;
 	int iovcnt;
+	unsigned nr; /* map(): which of the target's flush, discard, write-zeroes or provision bios this is */
 	struct dm_tags tags;
 	struct dm_origin *origin; /* who asked, for who may be dying (hold.h); NULL: nobody who could */
-	unsigned nr; /* map(): which of the target's flush, discard, write-zeroes or provision bios this is */
 	void (*end)(struct dm_bio *);
 	int error;     /* set before end() */
 	void *private; /* map(), end_io(): the target's per_bio_size bytes; else the owner's */
@@ -85,15 +85,8 @@ struct dm_bio {
  */
 void dm_submit(struct dm_bio *bio);
 /*
- * Inside map(), before it waits for whoever may wait for bios that were mapped before: sends out what is
- * queued of this thread's.
- */
-void dm_submit_queued(void);
-
-/*
  * dm_submit() that is on its way (or done) at return even inside map() or an
- * end().  For who waits for this very bio, or sends a bio on in pieces and wants each gone before
- * it prepares the next.  It must not depend on bios that the thread has queued before; and as it
+ * end().  For who sends a bio on in pieces and wants each gone before it prepares the next.  It must not depend on bios that the thread has queued before; and as it
  * nests, a bio that was sent so must not be cut so again by each device of a stack.
  */
 void dm_submit_now(struct dm_bio *bio);
@@ -102,11 +95,16 @@ void dm_submit_now(struct dm_bio *bio);
 void dm_bio_end(struct dm_bio *bio, int error);
 
 /*
- * Whether this thread is inside some bio's end(), however deep: it may be the one that has to end the bios of
- * the device beneath, so it must not wait for any, nor for a lock that others hold while they do.  map() is
- * called so too, for the parts of a bio that follow others.
+ * Whether this thread may wait for I/O, or for a lock that others hold while they do: not inside map(), nor inside
+ * an end(), however deep, for it may be the one that has to send or end the very bios it would wait for.  dm_io_sync()
+ * asserts it for map().
  */
+bool dm_may_wait(void);
 bool dm_in_end(void);
+bool dm_in_map(void);
+/* Around each call of map(): the engine's. */
+void dm_map_begin(void);
+void dm_map_end(void);
 
 /*
  * A bio that goes on as several: they are counted, and with the last one the whole ends.  It is the first member of

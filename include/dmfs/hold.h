@@ -64,7 +64,7 @@ bool dm_ending(void);
 /*
  * Whether to go on with a bio, between its pieces or before it waits: 0; -EINTR: its origin was cancelled.
  * dm_bio_stop_long() is for what may take for ever and need not be finished (a discard, zeroes): also -EIO when
- * the daemon ends.
+ * the daemon ends, if somebody has asked for it.  What the daemon does of itself is finished.
  */
 static inline int dm_bio_stop(const struct dm_bio *bio)
 {
@@ -73,7 +73,7 @@ static inline int dm_bio_stop(const struct dm_bio *bio)
 
 static inline int dm_bio_stop_long(const struct dm_bio *bio)
 {
-	return dm_bio_stop(bio) ? -EINTR : dm_ending() ? -EIO : 0;
+	return dm_bio_stop(bio) ? -EINTR : bio->origin && dm_ending() ? -EIO : 0;
 }
 
 /* --- holds --- */

@@ -43,6 +43,11 @@ bool dm_sm_has_freed(struct dm_sm *sm);
 
 /* A disk space map's: the next block that could be allocated, without doing so; the next call goes on after it. */
 int dm_sm_disk_find_free(struct dm_sm *sm, dm_block_t *b);
+/*
+ * Whether this very block could be allocated, -ENOSPC if not.  If it lies ahead of where dm_sm_disk_find_free() would
+ * look, that goes on after it, and comes to those in between when it has come to the end.
+ */
+int dm_sm_disk_find_at(struct dm_sm *sm, dm_block_t b);
 /* Blocks may not be busy any more: the allocator looks at all again. */
 void dm_sm_disk_rewind(struct dm_sm *sm);
 /* A disk space map's allocator passes over blocks for which busy() is true. */

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "claim.h"
 #include "devices.h"
 #include "events.h"
 #include "mapped.h"
@@ -292,6 +293,18 @@ int dm_mapped_load(struct dm_mapped *md, struct dm_table *t, GError **err)
 
 #define INTERRUPT_POLL_MS 50
 
+/* When to look again for an interrupt. */
+static struct timespec next_poll(void)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += INTERRUPT_POLL_MS * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	return until;
+}
+
 static bool lock_interruptibly(pthread_mutex_t *lock, bool (*interrupted)(void *), void *data)
 {
 	struct timespec until;
@@ -299,10 +312,7 @@ static bool lock_interruptibly(pthread_mutex_t *lock, bool (*interrupted)(void *
 	do {
 		if (interrupted(data))
 			return false;
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_nsec += INTERRUPT_POLL_MS * 1000000;
-		until.tv_sec += until.tv_nsec / 1000000000;
-		until.tv_nsec %= 1000000000;
+		until = next_poll();
 	} while (pthread_mutex_timedlock(lock, &until));
 	return true;
 }
@@ -416,8 +426,13 @@ static int resume_locked(struct dm_mapped *md, struct dm_change *c, GError **err
 	dm_gate_assert_closed(&md->gate);
 	dm_mapped_lock_hooks(md, NULL, NULL);
 	error = t ? dm_table_preresume(t, err) : 0;
-	if (!error && c)
-		error = dm_state_change(c, err);
+	if (!error && c) {
+		error = dm_claims_follow(md, t, err);
+		if (!error) {
+			error = dm_state_change(c, err);
+			dm_claims_settle(md, !error);
+		}
+	}
 	if (!error && t)
 		dm_table_resume(t);
 	if (!error) {
@@ -447,12 +462,88 @@ static int swap_locked(struct dm_mapped *md, struct dm_change *c, unsigned flags
 	return error;
 }
 
+/* --- devices that another one keeps as they are ------------------------------------------------------- */
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t thawed;
+} freezing = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER};
+
+void dm_mapped_freeze(struct dm_mapped *md)
+{
+	pthread_mutex_lock(&freezing.lock);
+	md->frozen++;
+	pthread_mutex_unlock(&freezing.lock);
+}
+
+void dm_mapped_thaw(struct dm_mapped *md)
+{
+	pthread_mutex_lock(&freezing.lock);
+	md->frozen--;
+	pthread_cond_broadcast(&freezing.thawed);
+	pthread_mutex_unlock(&freezing.lock);
+}
+
+static bool is_frozen(struct dm_mapped *md)
+{
+	bool frozen;
+
+	pthread_mutex_lock(&freezing.lock);
+	frozen = md->frozen && !dm_ending();
+	pthread_mutex_unlock(&freezing.lock);
+	return frozen;
+}
+
+static bool wait_thawed(struct dm_mapped *md, bool (*interrupted)(void *), void *data)
+{
+	bool go_on = true;
+
+	pthread_mutex_lock(&freezing.lock);
+	while (md->frozen && !dm_ending() && (go_on = !interrupted || !interrupted(data))) {
+		struct timespec until = next_poll();
+
+		pthread_cond_timedwait(&freezing.thawed, &freezing.lock, &until);
+	}
+	pthread_mutex_unlock(&freezing.lock);
+	return go_on;
+}
+
+/* Takes md->control, to do something for which the device must not be frozen. */
+static int lock_control(struct dm_mapped *md, bool (*must_wait)(struct dm_mapped *), bool (*interrupted)(void *),
+			void *data, GError **err)
+{
+	for (;;) {
+		pthread_mutex_lock(&md->control);
+		if (!is_frozen(md) || (must_wait && !must_wait(md)))
+			return 0;
+		pthread_mutex_unlock(&md->control);
+		if (!wait_thawed(md, interrupted, data))
+			return dm_fail(err, EINTR, "interrupted while waiting for the device that it stands on to be resumed");
+	}
+}
+
+static bool is_live(struct dm_mapped *md)
+{
+	return !atomic_load(&md->suspended) && !dm_mapped_removed(md);
+}
+
+static bool has_to_resume(struct dm_mapped *md)
+{
+	return (atomic_load(&md->suspended) || md->inactive) && !dm_mapped_removed(md);
+}
+
+/* --- suspend, resume, swap ---------------------------------------------------------------------------- */
+
 int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err)
 {
 	int error;
 
 	dm_block_begin();
-	pthread_mutex_lock(&md->control);
+	error = lock_control(md, is_live, interrupted, data, err);
+	if (error) {
+		dm_block_end();
+		return error;
+	}
 	error = check_removed(md, err);
 	if (!error && !atomic_load(&md->suspended)) /* again is no error, as with dmsetup */
 		error = suspend_locked(md, flags, interrupted, data, err);
@@ -467,7 +558,11 @@ int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(v
 	int error;
 
 	dm_block_begin();
-	pthread_mutex_lock(&md->control);
+	error = lock_control(md, has_to_resume, interrupted, data, err);
+	if (error) {
+		dm_block_end();
+		return error;
+	}
 	error = check_removed(md, err);
 	c.live = error ? NULL : md->inactive; /* the slot's reference goes with it */
 	if (!error && c.live)
@@ -480,6 +575,7 @@ int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(v
 		dm_event_resumed(md);
 	pthread_mutex_unlock(&md->control);
 	dm_table_drop(c.live);
+	dm_table_unref(c.stand_in);
 	dm_block_end();
 	return error;
 }
@@ -492,7 +588,12 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 	int error;
 
 	dm_block_begin();
-	pthread_mutex_lock(&md->control);
+	error = lock_control(md, NULL, interrupted, data, err);
+	if (error) {
+		dm_table_drop(t);
+		dm_block_end();
+		return error;
+	}
 	error = check_removed(md, err);
 	if (!error)
 		error = check_immutable(md, t, err);
@@ -503,6 +604,7 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 	pthread_mutex_unlock(&md->control);
 	dm_table_drop(c.inactive);
 	dm_table_drop(c.live);
+	dm_table_unref(c.stand_in);
 	dm_block_end();
 	return error;
 }
@@ -573,6 +675,7 @@ void dm_mapped_shutdown(struct dm_mapped *md)
 	}
 	publish_tables(&none);
 	pthread_mutex_unlock(&md->control);
+	dm_state_forget(md);
 	dm_hold_fail(&md->deferred, -EIO);
 	dm_table_drop(none.live);
 	dm_table_drop(none.inactive);

@@ -47,6 +47,7 @@ struct dm_mapped {
 	pthread_rwlock_t shown;     /* read for a status, written by dm_status_pause() */
 	struct dm_hold deferred; /* closed as often as the gate */
 	atomic_bool suspended, suspending, noflush;
+	unsigned frozen; /* dm_mapped_freeze()s; its own lock */
 	atomic_bool readonly; /* what the next table is loaded as */
 	atomic_uint event_nr;
 	atomic_ulong uevent_seq;

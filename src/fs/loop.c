@@ -64,7 +64,7 @@ static _Thread_local struct worker *self;
 static void set(bool *flag)
 {
 	pthread_mutex_lock(&lock);
-	*flag = true;
+	__atomic_store_n(flag, true, __ATOMIC_RELAXED); /* some look without the lock */
 	pthread_cond_broadcast(&changed);
 	pthread_mutex_unlock(&lock);
 }
@@ -298,7 +298,9 @@ static void handle(struct worker *w, size_t size)
 	process(w, size);
 	if (opcode == FUSE_INTERRUPT)
 		dmfs_waiting_look();
-	if (opcode == FUSE_INIT && !fuse_session_exited(w->loop->session))
+	/* Who has answered INIT may come here late; any other request says as well that the answer was good. */
+	if (!__atomic_load_n(&w->loop->ready, __ATOMIC_RELAXED) &&
+	    (opcode != FUSE_INIT || !fuse_session_exited(w->loop->session)))
 		set(&w->loop->ready);
 }
 

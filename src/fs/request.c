@@ -72,6 +72,8 @@ void request_drop_later(struct dmfs_handle *h, struct dm_work *work, void (*fn)(
 
 static void request_done(struct request *r)
 {
+	if (r->waiting.unseen)
+		dmfs_waiting_unlist(&r->waiting);
 	if (!atomic_exchange(&r->answered, true))
 		answer(r);
 	dmfs_waiting_put(&r->waiting);
@@ -198,6 +200,8 @@ struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum dm_op op
 	r->gated = r->listed_early = false;
 	dm_origin_init(&r->origin);
 	dmfs_waiting_init(&r->waiting, fuse_req_ctx(req)->pid, give_up, request_free);
+	if (r->waiting.tid <= 0 && !dm_op_has_data(op) && op != DM_FLUSH)
+		r->waiting.unseen = req;
 	r->bio = (struct dm_bio){
 		.op = op,
 		.dev = &h->device->md->dev,

@@ -62,11 +62,12 @@ static GHashTable *collect(void)
 		for (struct dmfs_waiting *w = lists[i].head; w; w = w->next) {
 			struct asker *a = g_hash_table_lookup(askers, GINT_TO_POINTER(w->tid));
 
-			if (!a) {
+			if (!a && w->tid > 0) {
 				a = g_new0(struct asker, 1);
 				g_hash_table_insert(askers, GINT_TO_POINTER(w->tid), a);
 			}
-			a->tgid = w->tgid ? w->tgid : a->tgid;
+			if (a)
+				a->tgid = w->tgid ? w->tgid : a->tgid;
 		}
 		g_hash_table_remove_all(lists[i].tgids);
 		pthread_mutex_unlock(&lists[i].lock);
@@ -97,7 +98,7 @@ static struct dmfs_waiting *take_dying(GHashTable *askers)
 			next = w->next;
 			if (a)
 				w->tgid = a->tgid;
-			if (!a || !a->dying)
+			if (w->unseen ? !fuse_req_interrupted(w->unseen) : !a || !a->dying)
 				continue;
 			while (refs && !atomic_compare_exchange_weak(&w->refs, &refs, refs + 1))
 				;
@@ -165,6 +166,7 @@ void dmfs_waiting_init(struct dmfs_waiting *w, pid_t tid, void (*give_up)(struct
 	atomic_init(&w->refs, 1);
 	w->tid = tid;
 	w->tgid = 0;
+	w->unseen = NULL;
 	w->give_up = give_up;
 	w->free = free;
 	w->prev = NULL;
@@ -187,12 +189,12 @@ void dmfs_waiting_list(struct dmfs_waiting *w)
 {
 	struct list *l = list_of(w);
 
-	if (w->tid <= 0)
+	if (w->tid <= 0 && !w->unseen)
 		return;
 	pthread_once(&once, prepare);
 	pthread_mutex_lock(&l->lock);
 	w->tgid = GPOINTER_TO_INT(g_hash_table_lookup(l->tgids, GINT_TO_POINTER(w->tid)));
-	if (!w->tgid) {
+	if (!w->tgid && w->tid > 0) {
 		pthread_mutex_unlock(&l->lock);
 		w->tgid = dmfs_process_of(w->tid);
 		pthread_mutex_lock(&l->lock);
@@ -212,7 +214,7 @@ void dmfs_waiting_unlist(struct dmfs_waiting *w)
 {
 	struct list *l = list_of(w);
 
-	if (w->tid <= 0)
+	if (w->tid <= 0 && !w->unseen)
 		return;
 	pthread_once(&once, prepare);
 	pthread_mutex_lock(&l->lock);

@@ -17,6 +17,7 @@
 #ifndef DMFS_FS_WAITING_H
 #define DMFS_FS_WAITING_H
 
+#include <fuse_lowlevel.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/types.h>
@@ -25,6 +26,11 @@
 struct dmfs_waiting {
 	atomic_uint refs;
 	pid_t tid, tgid; /* tgid 0: not known yet */
+	/*
+	 * Of an asker in another PID namespace (tid 0), for what any signal may end: the request, which must be taken
+	 * out of the list before it is answered.  Else NULL.
+	 */
+	fuse_req_t unseen;
 	/* The asker is dying; any thread, no locks held, at most once. */
 	void (*give_up)(struct dmfs_waiting *);
 	void (*free)(struct dmfs_waiting *);

@@ -5,10 +5,8 @@
  * A bio remapped to the device beneath is a turn of a loop here, not a
  * recursion: while a thread is inside dm_submit(), bios it submits go to a
  * list of its own, before what was there already: what has been mapped goes all the way
- * down before the next bio is mapped, which may wait.  dm_submit_now() is the way out
- * for who must wait for its bio (dm_io_sync() inside map()): it starts a list of its
- * own.  dm_submit_queued() is for a map() that may be kept waiting until earlier parts of the
- * same bio have ended.
+ * down before the next bio is mapped.  dm_submit_now() is the way out for who wants its bio gone at
+ * return: it starts a list of its own.
  * End calls nest no deeper than the same way: an end() that finishes another bio has it
  * ended after itself.
  */
@@ -22,6 +20,7 @@
 
 static _Thread_local struct dm_bio_list *submitting, *ending;
 static _Thread_local unsigned ends; /* end() calls this thread is inside, not counting those in lists */
+static _Thread_local unsigned maps; /* the same of map() calls */
 
 static void run_list(struct dm_bio_list *list)
 {
@@ -46,17 +45,6 @@ void dm_submit_now(struct dm_bio *bio)
 
 	dm_bio_list_init(&list);
 	dm_bio_list_add(&list, bio);
-	run_list(&list);
-}
-
-void dm_submit_queued(void)
-{
-	struct dm_bio_list list;
-
-	if (!submitting)
-		return;
-	dm_bio_list_init(&list);
-	dm_bio_list_take(submitting, &list);
 	run_list(&list);
 }
 
@@ -91,6 +79,26 @@ void dm_bio_end(struct dm_bio *bio, int error)
 bool dm_in_end(void)
 {
 	return ends > 0;
+}
+
+bool dm_in_map(void)
+{
+	return maps > 0;
+}
+
+bool dm_may_wait(void)
+{
+	return !ends && !maps;
+}
+
+void dm_map_begin(void)
+{
+	maps++;
+}
+
+void dm_map_end(void)
+{
+	maps--;
 }
 
 void dm_parts_init(struct dm_parts *parts, struct dm_bio *whole, unsigned n)

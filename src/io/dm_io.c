@@ -2,10 +2,9 @@
 /*
  * dm-io: a bio to each of several regions, and one answer with an error a region.
  *
- * Synchronous: the regions' bios go out from the calling thread, one after the
- * other (a backing store does the system call right there), and the caller
- * waits for those that are still under way.  Asynchronous: a queue's threads
- * submit them, so that the caller never does a system call.
+ * Synchronous: the regions' bios go out from the calling thread, one after the other (a backing store does the system
+ * call right there), and the caller waits for those that are still under way.  Asynchronous: a queue's threads submit
+ * them, so that the caller never does a system call.
  */
 #include <assert.h>
 #include <glib.h>
@@ -91,6 +90,7 @@ int dm_io_sync(enum dm_op op, unsigned flags, unsigned nr, const struct dm_regio
 	g_autofree void *many = nr > ON_STACK ? g_malloc(bytes) : NULL;
 	struct io *io = many ? many : g_alloca(bytes);
 
+	assert(!dm_in_map());
 	assert(nr > 0 && (op != DM_READ || nr == 1));
 	io_init(io, op, flags, nr, where, iov, iovcnt, sync_end);
 	for (unsigned i = 0; i < nr; i++)

@@ -26,6 +26,7 @@
 #include "store.h"
 
 #include <dmfs/error.h>
+#include <dmfs/hold.h>
 #include <dmfs/log.h>
 
 unsigned dm_nbd_timeout_ms = 60000;
@@ -234,6 +235,8 @@ static void part_done(struct connection *c, struct request *r)
 	if (!r->error) {
 		r->offset += r->chunk;
 		r->bytes -= r->chunk;
+		if (r->bytes && r->kind == BIO && !dm_op_has_data(r->bio->op))
+			r->error = dm_bio_stop_long(r->bio);
 	}
 	if (!r->error && r->kind == BIO && (r->bytes || r->flush_after)) {
 		put_back(c, r);

@@ -47,14 +47,14 @@ static void lane_free(const struct crypt_engine *e, struct crypt_lane *lane)
 /* The block cipher under the hash of a key. */
 static int open_essiv(const struct crypt_spec *spec, const uint8_t *key, size_t len, gcry_cipher_hd_t *out)
 {
-	gcry_md_hd_t md;
+	gcry_md_hd_t digest;
 	int r;
 
-	if (gcry_md_open(&md, spec->essiv.algo, GCRY_MD_FLAG_SECURE))
+	if (gcry_md_open(&digest, spec->essiv.algo, GCRY_MD_FLAG_SECURE))
 		return -ENOMEM;
-	gcry_md_write(md, key, len);
-	r = dm_cipher_open(spec->cipher, DM_CIPHER_ECB, gcry_md_read(md, 0), spec->essiv.size, out);
-	gcry_md_close(md);
+	gcry_md_write(digest, key, len);
+	r = dm_cipher_open(spec->cipher, DM_CIPHER_ECB, gcry_md_read(digest, 0), spec->essiv.size, out);
+	gcry_md_close(digest);
 	return r;
 }
 

@@ -12,14 +12,6 @@
 
 #define BATCH 1024
 
-void pool_queue_discard(struct thin_pool *pool, struct dm_bio *bio)
-{
-	pthread_mutex_lock(&pool->lock);
-	dm_bio_list_add(&pool->discards, bio);
-	pthread_mutex_unlock(&pool->lock);
-	dm_wq_queue(pool->discard_wq, &pool->discard_work);
-}
-
 /* The blocks that lie wholly inside a bio. */
 static void whole_blocks(struct thin *t, struct dm_bio *bio, uint64_t *begin, uint64_t *end)
 {
@@ -35,10 +27,13 @@ static int unmap(struct thin *t, struct dm_bio *bio, struct ranges *freed)
 	struct thin_pool *pool = t->pool;
 	uint64_t begin, end;
 	bool more = true;
-	int r = 0;
+	int r = 0, stop = 0;
 
 	whole_blocks(t, bio, &begin, &end);
 	while (!r && more && begin < end) {
+		stop = dm_bio_stop_long(bio);
+		if (stop)
+			break;
 		r = thin_md_remove(t->td, begin, end, BATCH, freed, &more);
 		thin_md_yield(pool->md);
 	}
@@ -46,7 +41,7 @@ static int unmap(struct thin *t, struct dm_bio *bio, struct ranges *freed)
 		pool_check_marks(pool);
 	else if (pool_mode(pool) < PM_OUT_OF_METADATA_SPACE)
 		pool_metadata_failed(pool, "remove range", r);
-	return r;
+	return r ? -EIO : stop;
 }
 
 static void discard_data(struct thin_pool *pool, const struct ranges *freed)
@@ -80,7 +75,7 @@ static void process(struct thin_pool *pool, struct dm_bio_list *list)
 		}
 		r = unmap(thin_io(bio)->thin, bio, passdown ? &freed : NULL);
 		if (r)
-			dm_bio_end(bio, -EIO);
+			dm_bio_end(bio, r);
 		else
 			dm_bio_list_add(&done, bio);
 	}
@@ -99,15 +94,11 @@ void pool_discard_work(struct dm_work *work)
 {
 	struct thin_pool *pool = container_of(work, struct thin_pool, discard_work);
 	struct dm_bio_list list;
-	struct dm_bio *bio;
 
 	if (!pool_hold(pool)) /* the resume queues us again */
 		return;
 	dm_bio_list_init(&list);
-	pthread_mutex_lock(&pool->lock);
-	while ((bio = dm_bio_list_pop(&pool->discards)))
-		dm_bio_list_add(&list, bio);
-	pthread_mutex_unlock(&pool->lock);
+	dm_hold_take(&pool->discards, &list);
 	process(pool, &list);
 	pool_release(pool);
 }

@@ -5,6 +5,7 @@
 #include <dmfs/le.h>
 #include <dmfs/target.h>
 
+#define NEAR_SECTORS 131072u /* 64 MiB: what may be on its way from one who writes in order */
 #define RUN 64u /* mappings read at once by thin_md_find_run() */
 
 /* --- devices --- */
@@ -251,13 +252,17 @@ static void unpack(struct thin_dev *td, uint64_t value, struct thin_mapping *out
 	out->shared = atomic_load_explicit(&td->snapshotted, memory_order_relaxed) > (value & 0xffffff);
 }
 
-static void lock_root(struct thin_md *md)
+/* False: the caller must not wait, and would have to. */
+static bool lock_root(struct thin_md *md)
 {
 	if (!pthread_rwlock_tryrdlock(&md->root_lock))
-		return;
+		return true;
+	if (!dm_may_wait())
+		return false;
 	dm_block_begin();
 	pthread_rwlock_rdlock(&md->root_lock);
 	dm_block_end();
+	return true;
 }
 
 static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
@@ -267,7 +272,8 @@ static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *o
 	uint8_t le[8];
 	int r;
 
-	lock_root(md);
+	if (!lock_root(md))
+		return -EINPROGRESS;
 	r = atomic_load(&md->failed) ? -EINVAL : dm_btree_lookup(&md->info, md->root, keys, le);
 	if (!r && get_le64(le) >> 24 >= atomic_load(&md->data_total))
 		r = -EILSEQ;
@@ -279,19 +285,14 @@ static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *o
 	return r;
 }
 
-bool thin_md_find_cached(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
+int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
 {
 	uint64_t cookie = atomic_load_explicit(&td->cookie, memory_order_acquire), value;
 
 	if (!map_cache_get(td->md->cache, cookie, block, &value))
-		return false;
+		return find_slow(td, block, out);
 	unpack(td, value, out);
-	return true;
-}
-
-int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
-{
-	return thin_md_find_cached(td, block, out) ? 0 : find_slow(td, block, out);
+	return 0;
 }
 
 int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run)
@@ -301,7 +302,8 @@ int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint6
 	uint8_t values[8 * RUN];
 	int r;
 
-	lock_root(md);
+	if (!lock_root(md))
+		return -EINPROGRESS;
 	r = atomic_load(&md->failed) ? -EINVAL
 				     : dm_btree_lookup_run(&md->info, md->root, keys, RUN, found, values);
 	pthread_rwlock_unlock(&md->root_lock);
@@ -325,22 +327,48 @@ int thin_md_highest(struct thin_dev *td, uint64_t *block)
 
 /* --- mapping --- */
 
-static int find_free(struct thin_md *md, uint64_t *data_block)
+/*
+ * What is written in order comes in parallel, and a bit out of it.  So near the last block that the volume was given a
+ * data block for, the next one lies as far from that one's data block as the blocks are apart: what has
+ * been passed over is there for who comes late.
+ */
+static int find_near(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 {
-	int r = dm_sm_disk_find_free(md->data_sm, data_block);
+	struct thin_md *md = td->md;
+	uint64_t window = MAX(NEAR_SECTORS / md->block_sectors, 1);
 
-	if (r == -ENOSPC)
-		atomic_store(&md->no_space_at, atomic_load(&md->releases));
-	return r;
+	*data_block = td->last_data + (block - td->last_block); /* unsigned: below 0 is beyond the end */
+	if (!td->has_last || (block - td->last_block > window && td->last_block - block > window))
+		return -ENOSPC;
+	return dm_sm_disk_find_at(md->data_sm, *data_block);
 }
 
-int thin_md_reserve(struct thin_md *md, uint64_t *data_block)
+/* A free data block for a block; `change` is held. */
+static int find_free(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 {
+	struct thin_md *md = td->md;
+	int r = find_near(td, block, data_block);
+
+	if (r == -ENOSPC)
+		r = dm_sm_disk_find_free(md->data_sm, data_block);
+	if (r == -ENOSPC)
+		atomic_store(&md->no_space_at, atomic_load(&md->releases));
+	if (r)
+		return r;
+	td->has_last = true;
+	td->last_block = block;
+	td->last_data = *data_block;
+	return 0;
+}
+
+int thin_md_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block)
+{
+	struct thin_md *md = td->md;
 	int r = thin_md_begin(md);
 
 	if (r)
 		return r;
-	r = find_free(md, data_block);
+	r = find_free(td, block, data_block);
 	if (!r)
 		ranges_add(&md->reserved, *data_block, *data_block + 1);
 	thin_md_end(md, false, r);
@@ -417,7 +445,7 @@ int thin_md_provision(struct thin_dev *td, uint64_t block)
 		return r;
 	r = check_expected(md, keys, THIN_NO_BLOCK);
 	if (!r)
-		r = find_free(md, &data_block);
+		r = find_free(td, block, &data_block);
 	if (!r) {
 		changed = true;
 		r = map_block(td, keys, data_block);

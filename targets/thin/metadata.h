@@ -53,6 +53,8 @@ struct thin_dev {
 	_Atomic uint32_t snapshotted;
 	atomic_bool changed; /* in this transaction */
 	atomic_bool aborted; /* changes were lost in an aborted transaction */
+	bool has_last;       /* under `change`: the block last given a data block, and that */
+	uint64_t last_block, last_data;
 };
 
 /* What the pool does at points of a commit. */
@@ -152,15 +154,16 @@ struct thin_mapping {
 	bool shared;
 };
 
-/* Any thread, concurrently.  -ENODATA: not mapped. */
+/*
+ * Any thread, concurrently.  -ENODATA: not mapped; -EINPROGRESS where the caller must not wait (dm_may_wait()), and it
+ * is not in memory or just being changed.
+ */
 int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out);
-/* The same without waiting for anything; false: it may be mapped or not. */
-bool thin_md_find_cached(struct thin_dev *td, uint64_t block, struct thin_mapping *out);
 /* The first mapped block at or after one, and the blocks mapped from there on without a gap (as far as one leaf tells). */
 int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run);
 int thin_md_highest(struct thin_dev *td, uint64_t *block); /* without waiting; -ENODATA: nothing is mapped */
-/* Sets a free data block aside, for thin_md_insert() or thin_md_unreserve().  -ENOSPC. */
-int thin_md_reserve(struct thin_md *md, uint64_t *data_block);
+/* Sets a free data block aside for a block, for thin_md_insert() or thin_md_unreserve().  -ENOSPC. */
+int thin_md_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block);
 void thin_md_unreserve(struct thin_md *md, uint64_t data_block);
 /*
  * Maps a block that is mapped to expected now (THIN_NO_BLOCK: not mapped) to

@@ -100,7 +100,7 @@ static void set_mode_locked(struct thin_pool *pool, enum pool_mode mode)
 		thin_md_set_read_only(pool->md, true);
 	pool_arm_no_space(pool, mode == PM_OUT_OF_DATA_SPACE && !atomic_load(&pool->error_if_no_space));
 	if (mode >= PM_OUT_OF_METADATA_SPACE)
-		pool_fail_retries(pool, -EIO);
+		dm_hold_fail(&pool->retry, -EIO);
 	if (old != mode)
 		mode_changed(pool, mode);
 }
@@ -276,7 +276,7 @@ void pool_end_waiting(struct thin_pool *pool)
 	atomic_store(&pool->ending, true);
 	set_patience(pool, true);
 	pool_arm_no_space(pool, false);
-	pool_fail_retries(pool, -ENOSPC);
+	dm_hold_fail(&pool->retry, -ENOSPC);
 	pthread_mutex_unlock(&pool->mode_lock);
 	pool_fail_parked(pool);
 }
@@ -306,10 +306,50 @@ void pool_unbind(struct thin_pool *pool, struct pool_target *pt)
 	pthread_mutex_unlock(&pool->mode_lock);
 }
 
+int pool_add_thin(struct thin_pool *pool, struct thin *t)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&pool->lock);
+	if (atomic_load(&pool->stopping))
+		r = -EBUSY;
+	else
+		g_ptr_array_add(pool->thins, t);
+	pthread_mutex_unlock(&pool->lock);
+	return r;
+}
+
+void pool_remove_thin(struct thin_pool *pool, struct thin *t)
+{
+	pthread_mutex_lock(&pool->lock);
+	g_ptr_array_remove_fast(pool->thins, t);
+	if (t->frozen)
+		dm_mapped_thaw(dm_target_mapped(t->ti));
+	pthread_mutex_unlock(&pool->lock);
+}
+
+/* While the pool is suspended nobody suspends or resumes a volume of it, as in the kernel.  pool->lock is held. */
+static void freeze_thins(struct thin_pool *pool, bool freeze)
+{
+	for (unsigned i = 0; i < pool->thins->len; i++) {
+		struct thin *t = pool->thins->pdata[i];
+
+		if (t->frozen == freeze)
+			continue;
+		t->frozen = freeze;
+		if (freeze)
+			dm_mapped_freeze(dm_target_mapped(t->ti));
+		else
+			dm_mapped_thaw(dm_target_mapped(t->ti));
+	}
+}
+
 void pool_suspend(struct thin_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
-	atomic_store(&pool->stopping, true);
+	freeze_thins(pool, true);
+	if (!atomic_exchange(&pool->stopping, true))
+		dm_hold_close(&pool->parked);
 	while (pool->holders)
 		pthread_cond_wait(&pool->idle, &pool->lock);
 	atomic_store(&pool->suspended, true);
@@ -320,12 +360,19 @@ void pool_suspend(struct thin_pool *pool)
 
 void pool_resume(struct thin_pool *pool)
 {
+	struct dm_bio_list parked;
+
+	dm_bio_list_init(&parked);
 	pthread_mutex_lock(&pool->lock);
 	pool->low_water_triggered = false;
 	atomic_store(&pool->suspended, false);
-	atomic_store(&pool->stopping, false);
+	if (atomic_exchange(&pool->stopping, false))
+		dm_hold_open(&pool->parked, &parked);
+	freeze_thins(pool, false);
 	pthread_mutex_unlock(&pool->lock);
+	pool_defer_all(pool, &parked);
 	pool_retry_all(pool);
+	pool_kick(pool);
 	dm_wq_queue(pool->discard_wq, &pool->discard_work);
 }
 
@@ -349,11 +396,11 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 	pthread_mutex_init(&pool->mode_lock, NULL);
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_cond_init(&pool->idle, NULL);
+	pool->thins = g_ptr_array_new();
 	atomic_store(&pool->stopping, true);
 	atomic_store(&pool->suspended, true);
 	atomic_store(&pool->mode, read_only ? PM_READ_ONLY : PM_WRITE);
 	thin_epoch_init(&pool->epoch);
-	pool_cells_init(pool);
 	pool_queue_init(pool);
 	r = thin_md_open(meta_dev, block_sectors, !read_only, &md_ops, pool, &pool->md, err);
 	if (r) {
@@ -366,18 +413,18 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 
 static void pool_free(struct thin_pool *pool)
 {
-	dm_timer_cancel_sync(&pool->commit_timer);
+	dm_group_commit_settle(pool->commits);
 	if (pool->md && pool_mode(pool) < PM_OUT_OF_METADATA_SPACE)
 		pool_commit(pool, NULL);
 	pool_queue_destroy(pool);
 	thin_md_close(pool->md);
-	pool_cells_destroy(pool);
 	thin_epoch_destroy(&pool->epoch);
 	dm_dev_put(pool->meta_dev);
 	dm_dev_put(pool->data_dev);
 	pthread_mutex_destroy(&pool->mode_lock);
 	pthread_mutex_destroy(&pool->lock);
 	pthread_cond_destroy(&pool->idle);
+	g_ptr_array_free(pool->thins, TRUE);
 	free(pool);
 }
 

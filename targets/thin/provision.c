@@ -1,299 +1,336 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Writes that need a new mapping: to blocks not mapped yet, and to shared
- * ones.  The thread that brings the first such write of a block makes the block's cell
- * and does everything itself; later ones wait in the cell and go the ordinary way
- * when it is gone.
+ * ones.  The mapper sets a data block aside, has it filled, and maps it when that is done.  While a block is being
+ * filled others that want it are parked with it, and come back to the mapper after that.
  *
  * Except for a block that need not be filled (skip_block_zeroing), the data
  * block is written as a whole before it is mapped: what the write leaves out of it comes from
  * the shared block, the external origin, or is zero.  Only the mapping takes
  * the metadata's lock; that the old mapping still holds is checked under it.
+ *
+ * Large blocks are left to kcopyd and its bounded memory, except for what the write gives; and no more than
+ * POOL_MAX_FILLS are under way, the others wait in pool->to_fill.
  */
 #include "pool.h"
 
-#define COPY_SECTORS 2048u /* the rest of a block is read and written in pieces of this */
-#define ONE_WRITE_SECTORS 2048u /* blocks up to this are written with one call */
+#include <dmfs/container_of.h>
+#include <dmfs/later.h>
 
-struct cell {
-	struct cell *next;
-	struct thin_dev *td;
-	uint64_t block;
-	struct dm_bio_list waiting;
-};
+#define SMALL_SECTORS 128u      /* blocks up to this are copied in memory */
+#define ONE_WRITE_SECTORS 2048u /* those of zeroes up to this are written with one call */
 
-/* --- cells --- */
-
-void pool_cells_init(struct thin_pool *pool)
-{
-	for (unsigned i = 0; i < POOL_CELL_SHARDS; i++)
-		pthread_mutex_init(&pool->cells[i].lock, NULL);
-}
-
-void pool_cells_destroy(struct thin_pool *pool)
-{
-	for (unsigned i = 0; i < POOL_CELL_SHARDS; i++)
-		pthread_mutex_destroy(&pool->cells[i].lock);
-}
-
-static struct cell_shard *shard_of(struct thin_pool *pool, uint64_t block)
-{
-	return &pool->cells[block % POOL_CELL_SHARDS];
-}
-
-/* True: the cell is the caller's.  False: the bio waits in somebody else's. */
-static bool cell_enter(struct thin *t, uint64_t block, struct dm_bio *bio, struct cell *mine)
-{
-	struct cell_shard *s = shard_of(t->pool, block);
-	struct cell *c;
-
-	pthread_mutex_lock(&s->lock);
-	for (c = s->first; c && (c->td != t->td || c->block != block);)
-		c = c->next;
-	if (c) {
-		dm_bio_list_add(&c->waiting, bio);
-	} else {
-		*mine = (struct cell){.next = s->first, .td = t->td, .block = block};
-		dm_bio_list_init(&mine->waiting);
-		s->first = mine;
-	}
-	pthread_mutex_unlock(&s->lock);
-	return !c;
-}
-
-static void cell_leave(struct thin_pool *pool, struct cell *mine)
-{
-	struct cell_shard *s = shard_of(pool, mine->block);
-	struct cell **p = &s->first;
-
-	pthread_mutex_lock(&s->lock);
-	while (*p != mine)
-		p = &(*p)->next;
-	*p = mine->next;
-	pthread_mutex_unlock(&s->lock);
-}
+static char zeroes[ONE_WRITE_SECTORS * DM_SECTOR_SIZE]; /* never written to */
 
 /* --- filling a data block --- */
 
-/* Where the content of a block comes from that a write does not give. */
-struct source {
-	struct dm_dev *dev; /* NULL: zeroes */
-	uint64_t sector, sectors; /* of the block on dev; what is beyond sectors is zero */
-};
-
-static const char zeroes[COPY_SECTORS * DM_SECTOR_SIZE];
-
-static int read_source(const struct source *src, uint64_t offset, uint64_t sectors, void *buf)
+static void fill_done(struct fill *f, int error)
 {
-	uint64_t have = offset < src->sectors ? MIN(src->sectors - offset, sectors) : 0;
-
-	memset((char *)buf + have * DM_SECTOR_SIZE, 0, (sectors - have) * DM_SECTOR_SIZE);
-	return have ? dm_read_sync(src->dev, src->sector + offset, have, buf, 0) : 0;
+	f->error = error;
+	pool_filled(f->thin->pool, f);
 }
 
-static int write_iov(struct dm_dev *dev, uint64_t sector, uint64_t sectors, const struct iovec *iov, int iovcnt)
+static void written(struct dm_bio *io)
 {
-	struct dm_region where = {dev, sector, sectors};
-
-	return dm_io_sync(DM_WRITE, 0, 1, &where, iov, iovcnt, NULL);
+	fill_done(container_of(io, struct fill, io), io->error);
 }
 
-/* A piece of the block, from the source, in steps. */
-static int copy_piece(struct dm_dev *to, uint64_t sector, const struct source *src, uint64_t offset, uint64_t sectors)
+/* An I/O of f->iov; -EINTR of it is one of the whole. */
+static void fill_io(struct fill *f, enum dm_op op, struct dm_dev *dev, uint64_t sector, uint64_t sectors, int iovcnt,
+		    void (*end)(struct dm_bio *))
 {
-	g_autofree char *buf = NULL;
-	int r = 0;
+	f->io = (struct dm_bio){
+		.op = op,
+		.dev = dev,
+		.sector = sector,
+		.sectors = sectors,
+		.iov = f->iov,
+		.iovcnt = iovcnt,
+		.origin = f->bio->origin,
+		.end = end,
+	};
+}
 
-	if (!sectors)
-		return 0;
-	if (!src->dev) {
-		struct dm_region where = {to, sector + offset, sectors};
-
-		return dm_io_sync(DM_WRITE_ZEROES, DM_NOUNMAP, 1, &where, NULL, 0, NULL);
-	}
-	buf = g_malloc(COPY_SECTORS * DM_SECTOR_SIZE);
-	for (uint64_t n; sectors && !r; offset += n, sectors -= n) {
-		n = MIN(sectors, COPY_SECTORS);
-		r = read_source(src, offset, n, buf);
-		if (!r)
-			r = dm_write_sync(to, sector + offset, n, buf, 0);
-	}
-	return r;
+static uint64_t data_sector(const struct fill *f)
+{
+	return f->data_block * f->thin->pool->block_sectors;
 }
 
 /* The whole block with one write: before, the bio's data, after. */
-static int fill_at_once(struct thin_pool *pool, uint64_t sector, const struct source *src, uint64_t offset,
-			struct dm_bio *bio)
+static void prepare_write(struct fill *f)
 {
-	g_autofree struct iovec *iov = g_new(struct iovec, bio->iovcnt + 2);
-	uint64_t after = offset + bio->sectors, rest = pool->block_sectors - after;
-	g_autofree char *buf = NULL;
-	const char *data = zeroes;
+	struct thin_pool *pool = f->thin->pool;
+	struct dm_bio *bio = f->bio;
+	uint64_t after = f->offset + f->given, rest = pool->block_sectors - after;
+	char *data = f->buffer ? f->buffer : zeroes;
 	int n = 0;
 
-	if (src->dev && (offset || rest)) {
-		uint64_t first = offset ? 0 : after, last = rest ? pool->block_sectors : offset;
-		int r;
-
-		data = buf = g_malloc((size_t)pool->block_sectors * DM_SECTOR_SIZE);
-		r = read_source(src, first, last - first, buf + first * DM_SECTOR_SIZE);
-		if (r)
-			return r;
-	}
-	if (offset)
-		iov[n++] = (struct iovec){(void *)data, offset * DM_SECTOR_SIZE};
-	memcpy(iov + n, bio->iov, bio->iovcnt * sizeof(*iov));
+	if (f->offset)
+		f->iov[n++] = (struct iovec){data, f->offset * DM_SECTOR_SIZE};
+	memcpy(f->iov + n, bio->iov, (size_t)bio->iovcnt * sizeof(*bio->iov));
 	n += bio->iovcnt;
 	if (rest)
-		iov[n++] = (struct iovec){(void *)(src->dev ? data + after * DM_SECTOR_SIZE : data), rest * DM_SECTOR_SIZE};
-	return write_iov(pool->data_dev, sector, pool->block_sectors, iov, n);
+		f->iov[n++] = (struct iovec){f->buffer ? data + after * DM_SECTOR_SIZE : data, rest * DM_SECTOR_SIZE};
+	fill_io(f, DM_WRITE, pool->data_dev, data_sector(f), pool->block_sectors, n, written);
 }
 
-static int fill_block(struct thin_pool *pool, uint64_t data_block, const struct source *src, uint64_t offset,
-		      struct dm_bio *bio)
+static void source_read(struct dm_bio *io)
 {
-	uint64_t sector = data_block * pool->block_sectors, after = offset + bio->sectors;
-	int r;
+	struct fill *f = container_of(io, struct fill, io);
 
-	if (bio->op == DM_PROVISION) /* gives no data */
-		return copy_piece(pool->data_dev, sector, src, 0, pool->block_sectors);
-	if (pool->block_sectors <= ONE_WRITE_SECTORS)
-		return fill_at_once(pool, sector, src, offset, bio);
-	r = copy_piece(pool->data_dev, sector, src, 0, offset);
-	if (!r)
-		r = copy_piece(pool->data_dev, sector, src, after, pool->block_sectors - after);
-	return r ? r : write_iov(pool->data_dev, sector + offset, bio->sectors, bio->iov, bio->iovcnt);
+	if (io->error) {
+		fill_done(f, io->error);
+		return;
+	}
+	prepare_write(f);
+	dm_submit(&f->io);
 }
 
-/* --- the thread that holds the cell --- */
+/* Reads what the write does not give into the buffer: one range, or all of it if that lies in the middle. */
+static void prepare_read(struct fill *f)
+{
+	uint64_t size = f->thin->pool->block_sectors, after = f->offset + f->given;
+	uint64_t first = f->offset ? 0 : after, last = after < size ? size : f->offset;
+	uint64_t have = f->src.sectors > first ? MIN(f->src.sectors, last) - first : 0;
+	char *buffer = f->buffer = g_malloc(size * DM_SECTOR_SIZE);
+
+	memset(buffer + (first + have) * DM_SECTOR_SIZE, 0, (last - first - have) * DM_SECTOR_SIZE);
+	if (!have) {
+		prepare_write(f);
+		return;
+	}
+	f->iov[0] = (struct iovec){buffer + first * DM_SECTOR_SIZE, have * DM_SECTOR_SIZE};
+	fill_io(f, DM_READ, f->src.dev, f->src.sector + first, have, 1, source_read);
+}
+
+static void next_piece(struct fill *f);
+
+static void piece_done(int read_error, unsigned long write_errors, void *context)
+{
+	struct fill *f = context;
+
+	if (read_error || write_errors)
+		fill_done(f, read_error ? read_error : -EIO);
+	else
+		next_piece(f);
+}
+
+/* Large blocks: what lies before the write, what after it, each as far as there is a source and beyond; the write. */
+static void next_piece(struct fill *f)
+{
+	struct thin_pool *pool = f->thin->pool;
+	uint64_t after = f->offset + f->given, have = f->src.dev ? f->src.sectors : 0;
+	struct dm_bio_list out;
+
+	while (f->step < 4) {
+		bool copies = f->step % 2 == 0;
+		uint64_t begin = f->step < 2 ? 0 : after, end = f->step < 2 ? f->offset : pool->block_sectors;
+		struct dm_region from, to;
+
+		f->step++;
+		if (copies)
+			end = MIN(end, have);
+		else
+			begin = MAX(begin, have);
+		if (begin >= end)
+			continue;
+		from = (struct dm_region){f->src.dev, f->src.sector + begin, end - begin};
+		to = (struct dm_region){pool->data_dev, data_sector(f) + begin, end - begin};
+		if (copies)
+			dm_kcopyd_copy(pool->kcopyd, &from, 1, &to, 0, piece_done, f);
+		else
+			dm_kcopyd_zero(pool->kcopyd, 1, &to, 0, piece_done, f);
+		return;
+	}
+	if (!f->given) {
+		fill_done(f, 0);
+		return;
+	}
+	memcpy(f->iov, f->bio->iov, (size_t)f->bio->iovcnt * sizeof(*f->iov));
+	fill_io(f, DM_WRITE, pool->data_dev, data_sector(f) + f->offset, f->given, f->bio->iovcnt, written);
+	dm_bio_list_init(&out);
+	dm_bio_list_add(&out, &f->io);
+	dm_submit_async(&out);
+}
+
+static void start(struct fill *f, struct dm_bio_list *out)
+{
+	uint32_t size = f->thin->pool->block_sectors;
+
+	if (f->given < size && size > (f->src.dev ? SMALL_SECTORS : ONE_WRITE_SECTORS)) {
+		next_piece(f);
+		return;
+	}
+	if (f->src.dev && f->given < size)
+		prepare_read(f);
+	else
+		prepare_write(f);
+	dm_bio_list_add(out, &f->io);
+}
+
+/* --- the mapper --- */
+
+static struct fill_source source_of(struct thin *t, uint64_t block, const struct thin_mapping *shared)
+{
+	struct thin_pool *pool = t->pool;
+	uint64_t sector = block * pool->block_sectors;
+
+	if (shared)
+		return (struct fill_source){pool->data_dev, shared->block * pool->block_sectors, pool->block_sectors};
+	if (t->origin && sector < t->origin_sectors)
+		return (struct fill_source){t->origin, sector, MIN(t->origin_sectors - sector, pool->block_sectors)};
+	return (struct fill_source){0};
+}
+
+/* What to do about a failed attempt. */
+static void cope(struct thin_pool *pool, struct dm_bio *bio, int r)
+{
+	switch (r) {
+	case -EAGAIN:
+		pool_defer(pool, bio);
+		return;
+	case -ENOSPC:
+		if (pool_out_of_space(pool))
+			pool_defer(pool, bio);
+		else
+			pool_unserviceable(pool, bio);
+		return;
+	case -EPERM: /* it has turned read-only meanwhile */
+		pool_unserviceable(pool, bio);
+		return;
+	}
+	pool_metadata_failed(pool, "map a block", r);
+	dm_bio_end(bio, -EIO);
+}
 
 /* The bio's data is where it belongs, and mapped. */
 static void finish_written(struct thin_pool *pool, struct dm_bio *bio)
 {
 	if (bio->flags & DM_FUA) {
-		thin_io(bio)->state = IO_WRITTEN;
+		thin_io(bio)->written = true;
 		pool_wait_for_commit(pool, bio);
 	} else {
 		dm_bio_end(bio, 0);
 	}
 }
 
-static struct source source_of(struct thin *t, uint64_t block, const struct thin_mapping *shared)
+static int map_filled(struct fill *f)
 {
-	struct thin_pool *pool = t->pool;
-	uint64_t sector = block * pool->block_sectors;
+	struct thin_pool *pool = f->thin->pool;
+	int r = f->error;
 
-	if (shared)
-		return (struct source){pool->data_dev, shared->block * pool->block_sectors, pool->block_sectors};
-	if (t->origin && sector < t->origin_sectors)
-		return (struct source){t->origin, sector, MIN(t->origin_sectors - sector, pool->block_sectors)};
-	return (struct source){0};
+	if (!r)
+		r = thin_md_insert(f->thin->td, f->block, f->expected, f->data_block);
+	if (!r)
+		return 0;
+	thin_md_unreserve(pool->md, f->data_block);
+	return !f->error && r == -ENOSPC ? -EIO : r;
 }
 
-/* 0: done, the bio is on its way or has ended; -EAGAIN: look again; else it has to fail. */
-static int make_block(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset,
-		      const struct thin_mapping *shared)
+void thin_map_filled(struct fill *f)
 {
-	struct source src = source_of(t, block, shared);
-	struct thin_pool *pool = t->pool;
-	uint64_t data_block;
+	struct thin_pool *pool = f->thin->pool;
+	struct dm_bio_list parked;
+	int r = map_filled(f);
+
+	dm_bio_list_init(&parked);
+	dm_block_unlock(pool->blocks, &f->claim, &parked);
+	pool_defer_all(pool, &parked);
+	if (!r) {
+		finish_written(pool, f->bio);
+	} else if (f->error) { /* the data's fault, not the metadata's */
+		if (r != -EINTR)
+			dm_log_err_limit("thin: a new block could not be filled: %s", g_strerror(-r));
+		dm_bio_end(f->bio, r == -EINTR ? r : -EIO);
+	} else {
+		cope(pool, f->bio, r);
+	}
+	pool->fills--;
+	pool->mapped_some = true;
+	g_free(f->buffer);
+	g_free(f);
+	pool_release(pool);
+}
+
+/* Where the block is being filled the bio is parked; it may be another device's block, which does no harm. */
+static bool claim(struct fill *f)
+{
+	uint64_t key = f->block ^ f->thin->td->id << 40;
+
+	return dm_block_lock_or_park(f->thin->pool->blocks, &f->claim, key, f->bio);
+}
+
+static struct fill *fill_new(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset,
+			     const struct thin_mapping *shared, const struct fill_source *src)
+{
+	struct fill *f = g_malloc(sizeof(*f) + ((size_t)bio->iovcnt + 2) * sizeof(f->iov[0]));
+
+	f->thin = t;
+	f->bio = bio;
+	f->block = block;
+	f->given = dm_op_has_data(bio->op) ? bio->sectors : 0;
+	f->offset = f->given ? offset : 0;
+	f->expected = shared ? shared->block : THIN_NO_BLOCK;
+	f->src = *src;
+	f->step = 0;
+	f->buffer = NULL;
+	return f;
+}
+
+/* Begins to fill a block, or has the bio wait for that; pool_hold() is for it. */
+static void begin_fill(struct fill *f, struct dm_bio_list *out)
+{
+	struct thin_pool *pool = f->thin->pool;
+	struct dm_bio_list parked;
 	int r;
 
-	if (!src.dev && !atomic_load(&pool->zero)) {
-		r = thin_md_provision(t->td, block);
-		return r ? r : -EAGAIN; /* it is mapped now */
-	}
-	r = thin_md_reserve(pool->md, &data_block);
-	if (r)
-		return r;
-	r = fill_block(pool, data_block, &src, offset, bio);
-	if (r) {
-		dm_log_err_limit("thin: a new block could not be filled: %s", g_strerror(-r));
-		thin_md_unreserve(pool->md, data_block);
-		return -EREMOTEIO; /* the data's fault, not the metadata's */
-	}
-	r = thin_md_insert(t->td, block, shared ? shared->block : THIN_NO_BLOCK, data_block);
-	if (r) {
-		thin_md_unreserve(pool->md, data_block);
-		return r == -ENOSPC ? -EIO : r;
-	}
-	finish_written(pool, bio);
-	return 0;
-}
-
-/* What to do about a failed attempt: true to try again. */
-static bool cope(struct thin_pool *pool, struct dm_bio *bio, int r)
-{
-	switch (r) {
-	case -EAGAIN:
-		return true;
-	case -ENOSPC:
-		if (pool_out_of_space(pool))
-			return true;
-		pool_unserviceable(pool, bio);
-		return false;
-	case -EREMOTEIO:
-		dm_bio_end(bio, -EIO);
-		return false;
-	case -EPERM: /* it has turned read-only meanwhile */
-		pool_unserviceable(pool, bio);
-		return false;
-	}
-	pool_metadata_failed(pool, "map a block", r);
-	dm_bio_end(bio, -EIO);
-	return false;
-}
-
-/* Maps the block for the holder of its cell; then the bio is where thin_rw() would have sent it. */
-static enum dm_mapio provision(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset)
-{
-	struct thin_pool *pool = t->pool;
-
-	for (;;) {
-		struct thin_mapping m;
-		int r = thin_md_find(t->td, block, &m);
-
-		if (!r && !m.shared)
-			return DM_MAPIO_REMAPPED;
-		if (r && r != -ENODATA) {
-			dm_bio_end(bio, -EIO);
-			return DM_MAPIO_SUBMITTED;
-		}
-		if (pool_mode(pool) != PM_WRITE) {
-			pool_unserviceable(pool, bio);
-			return DM_MAPIO_SUBMITTED;
-		}
-		r = make_block(t, bio, block, offset, r ? NULL : &m);
-		if (!r || !cope(pool, bio, r))
-			return DM_MAPIO_SUBMITTED;
-	}
-}
-
-enum dm_mapio thin_provision(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset)
-{
-	static _Thread_local unsigned nested;
-	struct thin_pool *pool = t->pool;
-	enum dm_mapio what;
-	struct dm_bio *next;
-	struct cell cell;
-
-	/* Earlier parts of the same bio may be in the epoch: a commit that has the metadata's lock waits for them. */
-	dm_submit_queued();
-	if (nested > 4 || !pool_hold(pool)) { /* the worker continues it, if need be after the resume */
-		pool_defer(pool, bio);
-		return DM_MAPIO_SUBMITTED;
-	}
-	if (!cell_enter(t, block, bio, &cell)) {
+	if (!claim(f)) {
+		g_free(f);
 		pool_release(pool);
-		return DM_MAPIO_SUBMITTED;
+		return;
 	}
-	nested++;
-	what = provision(t, bio, block, offset);
-	cell_leave(pool, &cell);
-	pool_check_marks(pool);
+	r = thin_md_reserve(f->thin->td, f->block, &f->data_block);
+	if (!r) {
+		pool->fills++;
+		start(f, out);
+		return;
+	}
+	dm_bio_list_init(&parked);
+	dm_block_unlock(pool->blocks, &f->claim, &parked);
+	pool_defer_all(pool, &parked);
+	cope(pool, f->bio, r);
+	g_free(f);
 	pool_release(pool);
-	while ((next = dm_bio_list_pop(&cell.waiting)))
-		thin_dispatch(next);
-	nested--;
-	return what;
+}
+
+/* First come, first served: who comes later does not get before those who wait for their turn. */
+static bool must_queue(struct thin_pool *pool, struct dm_bio *bio)
+{
+	return pool->fills >= POOL_MAX_FILLS || (!thin_io(bio)->turn && dm_hold_count(&pool->to_fill));
+}
+
+void thin_provision(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset,
+		    const struct thin_mapping *shared, struct dm_bio_list *out)
+{
+	struct fill_source src = source_of(t, block, shared);
+	struct thin_pool *pool = t->pool;
+	int r;
+
+	if (pool_mode(pool) != PM_WRITE) {
+		pool_unserviceable(pool, bio);
+	} else if (must_queue(pool, bio) || !pool_hold(pool)) {
+		thin_io(bio)->turn = false;
+		pool_keep(pool, &pool->to_fill, bio);
+		pool_fail_parked(pool);
+	} else if (!src.dev && !atomic_load(&pool->zero)) {
+		r = thin_md_provision(t->td, block);
+		pool->mapped_some = true;
+		if (r)
+			cope(pool, bio, r);
+		else
+			thin_dispatch(bio, out); /* it is mapped now */
+		pool_release(pool);
+	} else {
+		begin_fill(fill_new(t, bio, block, offset, shared, &src), out);
+	}
 }

@@ -13,6 +13,8 @@
 
 #include <inttypes.h>
 
+#include <dmfs/container_of.h>
+
 /* --- bios --- */
 
 static void send_to(struct dm_bio *bio, struct dm_dev *dev, uint64_t sector)
@@ -21,30 +23,56 @@ static void send_to(struct dm_bio *bio, struct dm_dev *dev, uint64_t sector)
 	bio->sector = sector;
 }
 
-/* Beyond the origin's end it is all zeroes; a bio across the end is read by us. */
+/* A read across the end of the origin: the part before it. */
+struct head {
+	struct dm_bio io;
+	struct dm_bio *whole;
+	struct iovec iov[];
+};
+
+static void head_read(struct dm_bio *io)
+{
+	struct head *head = container_of(io, struct head, io);
+	struct dm_bio *whole = head->whole;
+	int error = io->error;
+
+	g_free(head);
+	dm_bio_end(whole, error);
+}
+
+static void read_head(struct thin *t, struct dm_bio *bio, uint64_t sector, uint64_t sectors)
+{
+	struct head *head = g_malloc(sizeof(*head) + (size_t)bio->iovcnt * sizeof(head->iov[0]));
+
+	head->whole = bio;
+	head->io = (struct dm_bio){
+		.op = DM_READ,
+		.dev = t->origin,
+		.sector = sector,
+		.sectors = sectors,
+		.iov = head->iov,
+		.iovcnt = dm_iov_slice(bio->iov, bio->iovcnt, 0, sectors * DM_SECTOR_SIZE, head->iov),
+		.origin = bio->origin,
+		.end = head_read,
+	};
+	dm_submit(&head->io);
+}
+
+/* Beyond the origin's end it is all zeroes. */
 static enum dm_mapio read_origin(struct thin *t, struct dm_bio *bio)
 {
 	uint64_t sector = dm_target_offset(t->ti, bio->sector), have;
-	g_autofree void *buf = NULL;
-	int r;
 
 	if (sector + bio->sectors <= t->origin_sectors) {
 		send_to(bio, t->origin, sector);
 		return DM_MAPIO_REMAPPED;
 	}
-	dm_iov_zero(bio->iov, bio->iovcnt, 0, bio->sectors * DM_SECTOR_SIZE);
 	have = sector < t->origin_sectors ? t->origin_sectors - sector : 0;
-	if (have) {
-		dm_submit_queued(); /* the origin may be a volume of this pool, and wait for its resume */
-		buf = g_malloc(have * DM_SECTOR_SIZE);
-		r = dm_read_sync(t->origin, sector, have, buf, 0);
-		if (r) {
-			dm_bio_end(bio, r);
-			return DM_MAPIO_SUBMITTED;
-		}
-		dm_iov_write(bio->iov, bio->iovcnt, 0, buf, have * DM_SECTOR_SIZE);
-	}
-	dm_bio_end(bio, 0);
+	dm_iov_zero(bio->iov, bio->iovcnt, have * DM_SECTOR_SIZE, (bio->sectors - have) * DM_SECTOR_SIZE);
+	if (have)
+		read_head(t, bio, sector, have);
+	else
+		dm_bio_end(bio, 0);
 	return DM_MAPIO_SUBMITTED;
 }
 
@@ -57,7 +85,7 @@ static enum dm_mapio read_unmapped(struct thin *t, struct dm_bio *bio)
 	return DM_MAPIO_SUBMITTED;
 }
 
-/* Enters the pool's epoch with a bio; false: the pool is suspended, and the bio parked. */
+/* Enters the pool's epoch with a bio; false: the pool is suspended. */
 static bool enter(struct thin *t, struct dm_bio *bio)
 {
 	atomic_long *epoch = thin_epoch_enter(&t->pool->epoch);
@@ -67,7 +95,6 @@ static bool enter(struct thin *t, struct dm_bio *bio)
 		return true;
 	}
 	thin_epoch_leave(&t->pool->epoch, epoch);
-	pool_defer(t->pool, bio);
 	return false;
 }
 
@@ -80,50 +107,54 @@ static void leave(struct thin *t, struct dm_bio *bio)
 		thin_epoch_leave(&t->pool->epoch, epoch);
 }
 
-/* Nothing that waits may be done inside an end(): then the worker does what the cache does not know. */
-static int find(struct thin *t, struct dm_bio *bio, uint64_t block, struct thin_mapping *m)
+static void log_lookup(struct thin *t, int error)
 {
-	if (!dm_in_end())
-		return thin_md_find(t->td, block, m);
-	return thin_md_find_cached(t->td, block, m) && (bio->op == DM_READ || !m->shared) ? 0 : -EWOULDBLOCK;
+	g_autoptr(GString) name = g_string_new(NULL);
+
+	dm_log_err_limit("thin: %s: dm_thin_find_block() failed: error = %d", pool_name(t->pool, name), error);
 }
 
-enum dm_mapio thin_rw(struct thin *t, struct dm_bio *bio)
+enum verdict {
+	SETTLED,   /* what map() returns says the rest; inside the epoch if it is remapped */
+	PARKED,    /* the pool is suspended */
+	UNKNOWN,   /* in map(): only the mapper can tell */
+	NEEDS_ONE, /* a new mapping */
+};
+
+/* What to do about a read or write.  m->block is THIN_NO_BLOCK if it is not mapped. */
+static enum verdict judge(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset, struct thin_mapping *m,
+			  enum dm_mapio *what)
 {
-	struct thin_pool *pool = t->pool;
-	uint64_t offset, block = pool_block(pool, dm_target_offset(t->ti, bio->sector), &offset);
+	int r;
 
-	for (;;) {
-		struct thin_mapping m;
-		enum dm_mapio what;
-		int r;
-
-		if (pool_mode(pool) == PM_FAIL)
-			return DM_MAPIO_KILL;
-		if (!enter(t, bio))
-			return DM_MAPIO_SUBMITTED;
-		r = find(t, bio, block, &m);
-		if (!r && (bio->op == DM_READ || !m.shared)) {
-			send_to(bio, pool->data_dev, m.block * pool->block_sectors + offset);
-			return DM_MAPIO_REMAPPED;
-		}
-		leave(t, bio);
-		if (r == -EWOULDBLOCK) {
-			pool_defer(pool, bio);
-			return DM_MAPIO_SUBMITTED;
-		}
-		if (r && r != -ENODATA)
-			return DM_MAPIO_KILL;
-		if (bio->op == DM_READ)
-			return read_unmapped(t, bio);
-		what = thin_provision(t, bio, block, offset);
-		if (what != DM_MAPIO_REMAPPED)
-			return what;
-		/* It is mapped; but only inside the epoch does it stay so. */
+	*what = DM_MAPIO_KILL;
+	if (pool_mode(t->pool) == PM_FAIL)
+		return SETTLED;
+	if (!enter(t, bio))
+		return PARKED;
+	r = thin_md_find(t->td, block, m);
+	if (!r && (bio->op == DM_READ || !m->shared)) {
+		send_to(bio, t->pool->data_dev, m->block * t->pool->block_sectors + offset);
+		*what = DM_MAPIO_REMAPPED;
+		return SETTLED;
 	}
+	leave(t, bio);
+	if (r == -EINPROGRESS && !dm_may_wait())
+		return UNKNOWN;
+	if (r && r != -ENODATA) {
+		log_lookup(t, r);
+		return SETTLED;
+	}
+	if (r && bio->op == DM_READ) {
+		*what = read_unmapped(t, bio);
+		return SETTLED;
+	}
+	if (r)
+		m->block = THIN_NO_BLOCK;
+	return NEEDS_ONE;
 }
 
-static enum dm_mapio flush(struct thin *t, struct dm_bio *bio)
+static enum dm_mapio try_flush(struct thin *t, struct dm_bio *bio)
 {
 	if (pool_mode(t->pool) == PM_FAIL)
 		return DM_MAPIO_KILL;
@@ -133,16 +164,82 @@ static enum dm_mapio flush(struct thin *t, struct dm_bio *bio)
 	return DM_MAPIO_REMAPPED;
 }
 
-void thin_dispatch(struct dm_bio *bio)
+static enum dm_mapio map_rw(struct thin *t, struct dm_bio *bio)
+{
+	uint64_t offset, block = pool_block(t->pool, dm_target_offset(t->ti, bio->sector), &offset);
+	struct thin_mapping m;
+	enum dm_mapio what;
+
+	if (judge(t, bio, block, offset, &m, &what) == SETTLED)
+		return what;
+	pool_defer(t->pool, bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static enum dm_mapio map_flush(struct thin *t, struct dm_bio *bio)
+{
+	enum dm_mapio what = try_flush(t, bio);
+
+	if (what == DM_MAPIO_SUBMITTED)
+		pool_defer(t->pool, bio);
+	return what;
+}
+
+/* --- the mapper --- */
+
+static enum dm_mapio dispatch_rw(struct thin *t, struct dm_bio *bio, struct dm_bio_list *out)
+{
+	uint64_t offset, block = pool_block(t->pool, dm_target_offset(t->ti, bio->sector), &offset);
+	struct thin_mapping m;
+	enum dm_mapio what;
+	enum verdict verdict = judge(t, bio, block, offset, &m, &what);
+
+	if (verdict == SETTLED)
+		return what;
+	if (verdict == PARKED)
+		pool_keep(t->pool, &t->pool->parked, bio);
+	else
+		thin_provision(t, bio, block, offset, m.block == THIN_NO_BLOCK ? NULL : &m, out);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static enum dm_mapio dispatch_flush(struct thin *t, struct dm_bio *bio)
+{
+	enum dm_mapio what = try_flush(t, bio);
+
+	if (what == DM_MAPIO_SUBMITTED)
+		pool_keep(t->pool, &t->pool->parked, bio);
+	return what;
+}
+
+static enum dm_mapio dispatch_discard(struct thin_pool *pool, struct dm_bio *bio)
+{
+	pool_keep(pool, &pool->discards, bio);
+	dm_wq_queue(pool->discard_wq, &pool->discard_work);
+	pool_fail_parked(pool);
+	return DM_MAPIO_SUBMITTED;
+}
+
+void thin_dispatch(struct dm_bio *bio, struct dm_bio_list *out)
 {
 	struct thin *t = thin_io(bio)->thin;
-	enum dm_mapio what = bio->op == DM_FLUSH ? flush(t, bio) : thin_rw(t, bio);
+	enum dm_mapio what;
 
+	if (atomic_load(&t->requeue))
+		what = DM_MAPIO_REQUEUE;
+	else if (bio->op == DM_DISCARD)
+		what = dispatch_discard(t->pool, bio);
+	else
+		what = bio->op == DM_FLUSH ? dispatch_flush(t, bio) : dispatch_rw(t, bio, out);
 	if (what == DM_MAPIO_REMAPPED)
-		dm_submit(bio);
+		dm_bio_list_add(out, bio);
 	else if (what == DM_MAPIO_KILL)
 		dm_bio_end(bio, -EIO);
+	else if (what == DM_MAPIO_REQUEUE)
+		dm_bio_requeue(bio);
 }
+
+/* --- map and end_io --- */
 
 /* Whether what a bio of this thread has seen of the mappings may not be durable yet, or never will be. */
 static bool needs_commit(struct thin *t)
@@ -154,20 +251,20 @@ static enum dm_mapio thin_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct thin *t = ti->private;
 
-	*thin_io(bio) = (struct thin_io){.thin = t};
+	*thin_io(bio) = (struct thin_io){.thin = t, .bio = bio};
 	if (atomic_load_explicit(&t->requeue, memory_order_relaxed))
 		return DM_MAPIO_REQUEUE;
 	if (pool_mode(t->pool) == PM_FAIL)
 		return DM_MAPIO_KILL;
 	if (bio->op == DM_DISCARD) {
-		pool_queue_discard(t->pool, bio);
+		pool_defer(t->pool, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
 	if (bio->op == DM_FLUSH && needs_commit(t)) {
 		pool_wait_for_commit(t->pool, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
-	return bio->op == DM_FLUSH ? flush(t, bio) : thin_rw(t, bio);
+	return bio->op == DM_FLUSH ? map_flush(t, bio) : map_rw(t, bio);
 }
 
 static enum dm_endio thin_end_io(struct dm_target *ti, struct dm_bio *bio)
@@ -176,13 +273,13 @@ static enum dm_endio thin_end_io(struct dm_target *ti, struct dm_bio *bio)
 
 	leave(t, bio);
 	/* Only now: the mapping it went by may have been made when it was on its way here already. */
-	if (bio->flags & DM_FUA && dm_op_is_write(bio->op) && !bio->error && thin_io(bio)->state == IO_NEW &&
+	if (bio->flags & DM_FUA && dm_op_is_write(bio->op) && !bio->error && !thin_io(bio)->written &&
 	    needs_commit(t)) {
-		thin_io(bio)->state = IO_WRITTEN;
+		thin_io(bio)->written = true;
 		pool_wait_for_commit(t->pool, bio);
 		return DM_ENDIO_INCOMPLETE;
 	}
-	return thin_io(bio)->state == IO_REQUEUE ? DM_ENDIO_REQUEUE : DM_ENDIO_DONE;
+	return DM_ENDIO_DONE;
 }
 
 /* Provisioned or not; counts from the target's begin. */
@@ -218,6 +315,8 @@ static void thin_dtr(struct dm_target *ti)
 {
 	struct thin *t = ti->private;
 
+	if (t->listed)
+		pool_remove_thin(t->pool, t);
 	if (t->td)
 		thin_md_close_device(t->td);
 	if (t->pool)
@@ -242,7 +341,8 @@ static int open_thin(struct thin *t, const char *id_text, GError **err)
 		return dm_fail(err, EINVAL, "thin: the pool device is not a thin-pool");
 	if (pool_mode(t->pool) == PM_FAIL)
 		return dm_fail(err, EINVAL, "thin: couldn't open device %" PRIu64 ", the pool is in fail mode", id);
-	if (atomic_load(&t->pool->stopping))
+	t->listed = !pool_add_thin(t->pool, t);
+	if (!t->listed)
 		return dm_fail(err, EINVAL, "thin: unable to activate device %" PRIu64 " while the pool is suspended", id);
 	r = thin_md_open_device(t->pool->md, id, &t->td);
 	if (r)

@@ -141,11 +141,12 @@ static inline char *fuzz_text(const uint8_t *data, size_t size)
 	return g_string_free(out, FALSE);
 }
 
-/* Builds a table of these lines; NULL if it is refused. */
+/* Builds a table of these lines, a read-only one for the target that wants it; NULL if it is refused. */
 static inline struct dm_table *fuzz_build(struct dm_mapped *md, const char *text)
 {
 	struct dm_opener who = fuzz_opener();
-	struct dm_table *t = dm_table_new(md, DM_MODE_RW, &who);
+	enum dm_mode mode = strstr(text, " verity ") ? DM_MODE_READ : DM_MODE_RW;
+	struct dm_table *t = dm_table_new(md, mode, &who);
 	g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
 	int error = 0;
 

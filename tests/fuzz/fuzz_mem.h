@@ -46,7 +46,7 @@ static const struct dm_dev_ops mem_ops = {.submit = mem_submit, .sectors = mem_s
  * Changes up to 7 places as the input says, each in a block whose checksum is made good again; seed_of tells
  * a block's.  The input moves on behind them; it must have a byte at least.
  */
-static void mem_damage(struct mem *m, const uint8_t **data, size_t *size, uint32_t (*seed_of)(unsigned block))
+static inline void mem_damage(struct mem *m, const uint8_t **data, size_t *size, uint32_t (*seed_of)(unsigned block))
 {
 	unsigned changes = *(*data)++ % 8;
 

@@ -6,7 +6,9 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -162,7 +164,7 @@ def test_provisioning_without_room(pool):
 @pytest.mark.parametrize("table", [
     "0 6400 linear thin0 0", "0 6400 striped 2 128 thin0 0 thin0 6400", "0 6400 crypt aes-xts-plain64 KEY 0 thin0 0",
     "0 6400 delay thin0 0 0", "0 6400 switch 1 128 0 thin0 0", "0 6400 flakey thin0 0 1000 0",
-    "0 6400 unstriped 2 128 1 thin0 0",
+    "0 6400 unstriped 2 128 1 thin0 0", "0 6400 multipath 0 0 1 1 round-robin 0 1 0 thin0",
 ])
 def test_provisioning_goes_down_a_stack(pool, fs, table):
     p = pool()
@@ -854,3 +856,151 @@ def test_cookbook(fs, backing, sh):
         daemon.kill()
         daemon.wait()
     tool("thin_check", meta)
+
+
+# --- what waits ------------------------------------------------------------------------------------
+
+WRITERS = 300
+
+# Each thread writes 4 KiB into a block of its own.  "up" when all are about to; then how many could.
+MANY_WRITERS = """
+import mmap, os, sys, threading
+path, n, block = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+fd, buf, done = os.open(path, os.O_RDWR | os.O_DIRECT), mmap.mmap(-1, 4096), []
+buf[:] = b"w" * 4096
+ready = threading.Barrier(n + 1)
+def write(i):
+    ready.wait()
+    try:
+        done.append(os.pwrite(fd, buf, i * block) == 4096)
+    except OSError:
+        done.append(False)
+threads = [threading.Thread(target=write, args=(i,)) for i in range(n)]
+for t in threads:
+    t.start()
+ready.wait()
+print("up", flush=True)
+for t in threads:
+    t.join()
+print(sum(done))
+"""
+
+
+@pytest.fixture
+def stacked(fs, backing):
+    """A pool whose data device is a dmfs device with this line above a file."""
+    made = []
+
+    def make(line, blocks):
+        path, on = backing(blocks * BS), iter([backing(8192), "data"])
+        data = fs.mkdir("data", f"0 {blocks * BS} {line.format(quote(path))}")
+        made.append(Pool(fs, lambda *_, **__: next(on), blocks=blocks))
+        return made[-1], data
+
+    yield make
+    for p in made:
+        names = [name for name in fs.devices() if name not in (p.dev.name, "data")]
+        fs["data"].resume()
+        for name in names + [p.dev.name, "data"]:
+            fs[name].remove()
+
+
+def test_first_writes_that_wait_hold_up_nobody(fs, stacked):
+    """The data device is suspended: what waits for it costs no thread, and everything else goes on."""
+    p, data = stacked("linear {} 0", 2 * WRITERS)
+    t = p.thin(0, blocks=2 * WRITERS)
+    t.pwrite(b"m" * 4096, (2 * WRITERS - 1) * BLOCK, sync=True)
+    other = fs.mkdir("other", "0 8 zero")
+    data.suspend()
+    before = len(os.listdir(f"/proc/{fs.pid}/task"))
+    writers = subprocess.Popen([sys.executable, "-c", MANY_WRITERS, t.image, str(WRITERS), str(BLOCK)],
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        assert writers.stdout.readline() == "up\n"
+        states = [] # until all of them wait
+        while set(states) - {"S", "D"} or len(states) != WRITERS + 1:
+            states = [open(f"/proc/{writers.pid}/task/{n}/stat", encoding="ascii").read().rsplit(")", 1)[1].split()[0]
+                      for n in os.listdir(f"/proc/{writers.pid}/task")]
+            assert writers.poll() is None
+        assert other.pread(4096, 0) == bytes(4096)
+        assert other.table().strip() == "0 8 zero"
+        assert "thin0" in fs.devices() and t.status()
+        assert len(os.listdir(f"/proc/{fs.pid}/task")) <= before + 16, "a write that waits parks a thread"
+        data.resume()
+        assert writers.communicate(timeout=60)[0] == f"{WRITERS}\n"
+    finally:
+        writers.kill()
+        writers.communicate()
+    assert p.used() == WRITERS + 1
+    for i in (0, WRITERS - 1):
+        assert t.pread(8192, i * BLOCK) == b"w" * 4096 + bytes(4096)
+
+
+def test_a_volume_written_in_parallel_is_in_one_piece(pool, loop):
+    """The loop device sends many requests at once, and they come in any order: blocks are allocated in theirs."""
+    blocks = 2048
+    p = pool(blocks=blocks + 10)
+    t = p.thin(0, blocks=blocks)
+    dev = loop(t.image, "--direct-io=on")
+    subprocess.run(["dd", "if=/dev/zero", f"of={dev}", "bs=128M", "count=1", "oflag=direct", "status=none"], check=True,
+                   timeout=120)
+    subprocess.run(["losetup", "-d", dev], check=True, timeout=60)
+    assert p.used() == blocks
+    p.close()
+    dump = tool("thin_dump", p.meta).stdout
+    pieces = len(re.findall("<(?:range|single)_mapping", dump))
+    print(f"{pieces} mappings")
+    assert pieces <= 8
+
+
+def later(fn):
+    """Runs fn in a thread; what it returned or raised is in the thread's `result`."""
+    thread = threading.Thread(target=lambda: result(thread))
+
+    def result(thread):
+        try:
+            thread.result = fn()
+        except OSError as e:
+            thread.result = e.errno
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("noflush", (False, True))
+def test_a_volume_stays_as_it_is_while_its_pool_is_suspended(pool, noflush):
+    """As in the kernel: suspend and resume of the volume wait for the resume of the pool; status does not."""
+    p = pool()
+    t, s = p.thin(0), p.thin(1)
+    s.suspend()
+    p.dev.suspend()
+    t.resume()      # it is not suspended: nothing to wait for
+    s.suspend()     # it is already
+    threads = [later(lambda: t.suspend(noflush=noflush)), later(s.resume)]
+    for thread in threads:
+        thread.join(0.3)
+        assert thread.is_alive()
+    assert not t.suspended() and s.suspended() and t.status()
+    p.dev.resume()
+    for thread in threads:
+        thread.join(30)
+        assert thread.result is None
+    assert t.suspended() and not s.suspended()
+    t.resume()
+    p.dev.suspend()
+    s.remove()      # goes at once
+    p.dev.resume()
+
+
+def test_waiting_for_the_pool_is_interruptible(pool):
+    p = pool()
+    t = p.thin(0)
+    p.dev.suspend()
+    waiting = subprocess.Popen(["sh", "-c", 'echo 1 >"$1"', "sh", t.file("suspend")])
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(0.3)
+    waiting.terminate()
+    assert waiting.wait(30) == -signal.SIGTERM
+    p.dev.resume()
+    assert not t.suspended()
+    t.pwrite(b"x" * 4096, 0, sync=True)
+

@@ -168,6 +168,7 @@ def test_a_damaged_mapping_tree(fs, backing):
             access()
         assert e.value.errno == errno.EIO
     assert thin.status().split()[3:] == ["Error"]
+    assert f"thin: pool: dm_thin_find_block() failed: error = -{errno.EILSEQ}" in fs.read("log")
     for message in ("create_thin 1", "create_snap 1 0"):
         with pytest.raises(OSError) as e:
             p.message(message)

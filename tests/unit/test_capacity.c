@@ -2,6 +2,8 @@
 /* A target that says how much of its device there is: what bios reach, who is told, and what stands above it. */
 #include "device.h"
 
+#include <pthread.h>
+
 #include "core/events.h"
 #include "targets/list.h"
 
@@ -46,27 +48,27 @@ static const struct dm_target_type elastic_target = {
 /* --- a front end ------------------------------------------------------------------------------- */
 
 static struct {
-	GMutex lock;
-	GCond cond;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
 	unsigned resizes;
 	uint64_t sectors; /* at the last one */
-} front;
+} front = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 
 static void resized(struct dm_mapped *md)
 {
-	g_mutex_lock(&front.lock);
+	pthread_mutex_lock(&front.lock);
 	front.resizes++;
 	front.sectors = dm_mapped_sectors(md);
-	g_cond_signal(&front.cond);
-	g_mutex_unlock(&front.lock);
+	pthread_cond_signal(&front.cond);
+	pthread_mutex_unlock(&front.lock);
 }
 
 static void wait_for_size(uint64_t sectors)
 {
-	g_mutex_lock(&front.lock);
+	pthread_mutex_lock(&front.lock);
 	while (!front.resizes || front.sectors != sectors)
-		g_cond_wait(&front.cond, &front.lock);
-	g_mutex_unlock(&front.lock);
+		pthread_cond_wait(&front.cond, &front.lock);
+	pthread_mutex_unlock(&front.lock);
 }
 
 static const struct dm_front_ops front_ops = {.resized = resized};

@@ -3,6 +3,8 @@
 #include "memdev.h"
 #include "unit.h"
 
+#include <pthread.h>
+
 #define REGIONS 253u /* what raid takes */
 
 static struct memdev *devs[REGIONS];
@@ -65,8 +67,8 @@ static void sync_tells_of_each(void **state)
 }
 
 struct answer {
-	GMutex lock;
-	GCond cond;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
 	int error, errors[REGIONS];
 	bool done;
 };
@@ -75,24 +77,24 @@ static void answered(int error, const int *errors, void *context)
 {
 	struct answer *a = context;
 
-	g_mutex_lock(&a->lock);
+	pthread_mutex_lock(&a->lock);
 	a->error = error;
 	memcpy(a->errors, errors, sizeof a->errors);
 	a->done = true;
-	g_cond_signal(&a->cond);
-	g_mutex_unlock(&a->lock);
+	pthread_cond_signal(&a->cond);
+	pthread_mutex_unlock(&a->lock);
 }
 
 static void async_tells_of_each(void **state)
 {
-	struct answer a = {.done = false};
+	struct answer a = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 
 	make_fail(0);
 	dm_io_async(DM_WRITE, 0, REGIONS, where, &iov, 1, answered, &a);
-	g_mutex_lock(&a.lock);
+	pthread_mutex_lock(&a.lock);
 	while (!a.done)
-		g_cond_wait(&a.cond, &a.lock);
-	g_mutex_unlock(&a.lock);
+		pthread_cond_wait(&a.cond, &a.lock);
+	pthread_mutex_unlock(&a.lock);
 	assert_int_equal(a.error, -EILSEQ);
 	assert_errors(a.errors);
 }

@@ -176,7 +176,7 @@ static int operate(struct thin_md *md, struct model *m)
 				r = 0;
 			}
 			if (!r)
-				r = thin_md_reserve(md, &data_block);
+				r = thin_md_reserve(td, b, &data_block);
 			if (r)
 				break;
 			assert_int_equal(thin_md_insert(td, b, old.block + 1, data_block) == 0, false);
@@ -437,6 +437,48 @@ static void refuses_what_is_not_metadata(void **state)
 	memdev_put(m);
 }
 
+static uint64_t place_of(struct thin_dev *td, uint64_t block)
+{
+	struct thin_mapping m;
+
+	assert_int_equal(thin_md_provision(td, block), 0);
+	assert_int_equal(thin_md_find(td, block, &m), 0);
+	return m.block;
+}
+
+/* Two volumes written in order, in parallel and a bit out of order: what is passed over is there for who is late. */
+static void late_blocks_find_their_place(void **state)
+{
+	static const uint64_t order[] = {2, 0, 1, 6, 7, 5, 3, 4, 8};
+	struct memdev *m = memdev_new(META_SECTORS);
+	struct thin_md *md = fresh(m);
+	struct thin_dev *a, *b;
+	uint64_t far, taken = 0;
+
+	assert_int_equal(thin_md_create(md, 0), 0);
+	assert_int_equal(thin_md_create(md, 1), 0);
+	assert_int_equal(thin_md_open_device(md, 0, &a), 0);
+	assert_int_equal(thin_md_open_device(md, 1, &b), 0);
+	assert_int_equal(place_of(a, 1000), 0); /* nothing lies before it: those before it in the volume come after it */
+	far = place_of(a, 50000);
+	assert_int_equal(far, 1);
+	for (unsigned i = 0; i < G_N_ELEMENTS(order); i++)
+		assert_int_equal(place_of(a, 50001 + order[i]), far + 1 + order[i]);
+	far = place_of(b, 7);
+	for (unsigned i = 0; i < G_N_ELEMENTS(order); i++)
+		assert_int_equal(place_of(b, 8 + order[i]), far + 1 + order[i]);
+	place_of(b, 200); /* passes over many */
+	while (!thin_md_provision(b, 1000000 + taken * 100000))
+		taken++;
+	assert_int_equal(thin_md_free_data(md), 0); /* which are taken in the end */
+	thin_md_close_device(a);
+	thin_md_close_device(b);
+	assert_int_equal(thin_md_commit(md, NULL), 0);
+	check(m);
+	thin_md_close(md);
+	memdev_put(m);
+}
+
 static void ranges_are_sets(void **state)
 {
 	struct ranges rs = {0};
@@ -468,6 +510,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ranges_are_sets),
 		cmocka_unit_test(random_operations),
+		cmocka_unit_test(late_blocks_find_their_place),
 		cmocka_unit_test(abort_goes_back),
 		cmocka_unit_test(crash_at_every_write),
 		cmocka_unit_test(error_at_every_io),

@@ -18,6 +18,7 @@
 static GPtrArray *roots;  /* of every dmfs, char * */
 static GPtrArray *mounts; /* those that answer and are ours */
 static GPtrArray *nodes, *loops;
+static GString *silent; /* who has not answered */
 
 static void node_free(gpointer p)
 {
@@ -155,7 +156,8 @@ static char *loop_file(const char *loop, const char *file)
 static void tell_loop(GString *answer, const char *name)
 {
 	static const char *const numbers[] = {"loop/offset", "loop/sizelimit"};
-	g_autofree char *file = loop_file(name, "loop/backing_file"), *dev = loop_file(name, "dev"), *readonly = loop_file(name, "ro");
+	g_autofree char *file = loop_file(name, "loop/backing_file"), *dev = loop_file(name, "dev"),
+			*readonly = loop_file(name, "ro");
 	const struct node *unused;
 	struct stat st = {0};
 
@@ -285,7 +287,8 @@ static void wait_for_answers(struct question *questions, unsigned n)
 static void conclude(struct question *q)
 {
 	if (q->fd >= 0) {
-		g_printerr("%s does not answer: whether it uses the file is not known\n", q->of ? q->of : "what a loop device is on");
+		g_string_append_printf(silent, "%s%s", silent->len ? ", " : "",
+				       q->of ? q->of : "what a loop device is on");
 		kill(q->pid, SIGKILL);
 		close(q->fd);
 	} else if (q->pid > 0) {
@@ -339,6 +342,7 @@ void around_look(const char *root)
 		mounts = g_ptr_array_new_with_free_func(g_free);
 		nodes = g_ptr_array_new_with_free_func(node_free);
 		loops = g_ptr_array_new_with_free_func(loop_free);
+		silent = g_string_new(NULL);
 		ask_all(real);
 	}
 	if (!real)
@@ -356,6 +360,11 @@ const GPtrArray *around_nodes(void)
 const GPtrArray *around_loops(void)
 {
 	return loops;
+}
+
+char *around_silent(void)
+{
+	return silent->len ? g_strdup(silent->str) : NULL;
 }
 
 const GPtrArray *around_mounts(void)

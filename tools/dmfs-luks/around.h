@@ -16,7 +16,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define AROUND_SECONDS 5
+#define AROUND_SECONDS 2
 
 /* A device of a dmfs. */
 struct node {
@@ -44,6 +44,8 @@ void around_look(const char *root);
 /* Afterwards, until the next look: struct node, struct loop_device. */
 const GPtrArray *around_nodes(void);
 const GPtrArray *around_loops(void);
+/* Who has not answered, for people, separated by commas; g_free(); NULL: all have. */
+char *around_silent(void);
 /* Mount points of every dmfs that answers and that we may control. */
 const GPtrArray *around_mounts(void);
 /* Whether a path is in a dmfs, found without a look at it; *node: its device, or NULL if it is not known. */

@@ -197,6 +197,7 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 	    .data_offset = m->data_offset,
 	    .new_data_offset = m->new_data_offset,
 	    .dev_sectors = s->dev_sectors,
+	    .mark = r->params.journal ? RAID_MARK : 0,
 	};
 	if (reshaping && !s->backwards) /* as the kernel has it on the way */
 		sb->dev_sectors += m->data_offset - m->new_data_offset;

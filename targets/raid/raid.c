@@ -263,6 +263,8 @@ static enum dm_mapio raid_map(struct dm_target *ti, struct dm_bio *bio)
 	rb->sector = dm_target_offset(ti, bio->sector);
 	if (rb->sector + bio->sectors > __atomic_load_n(&r->state.array_sectors, __ATOMIC_ACQUIRE))
 		return DM_MAPIO_KILL; /* what is left over when a device is rounded down to chunks */
+	if (atomic_load_explicit(&r->dead, memory_order_relaxed))
+		return DM_MAPIO_KILL;
 	atomic_fetch_add_explicit(&r->users, 1, memory_order_relaxed);
 	return r->ops->map(r, bio, rb);
 }

@@ -128,6 +128,7 @@ struct raid {
 	uint64_t events, events_cleared;
 	_Atomic uint64_t resync_offset; /* as superblocks say */
 	atomic_bool broken;  /* parity: more devices failed than it bears; what is lost is not brought back any more */
+	atomic_bool dead; /* what was answered is in the journal alone and cannot go home: nothing is read or written */
 	atomic_bool unsaved; /* a device is out, and no superblock says so */
 	_Atomic unsigned degraded;
 

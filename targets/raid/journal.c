@@ -381,7 +381,7 @@ void raid_journal_settle(struct raid_journal *j)
 		pthread_cond_wait(&j->idle, &j->lock);
 	pthread_mutex_unlock(&j->lock);
 	dm_wq_flush(j->wq);
-	if (!(dm_target_mode(j->r->ti) & DM_MODE_WRITE) || atomic_load(&j->failed) || !j->head)
+	if (!j->r->writable || atomic_load(&j->failed) || !j->head)
 		return;
 	error = start_over(j, true);
 	if (error)

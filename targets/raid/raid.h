@@ -99,6 +99,7 @@ struct raid_ops {
 
 struct raid {
 	struct dm_target *ti;
+	bool writable; /* not so in a read-only table */
 	struct raid_params params;
 	struct raid_state state; /* as assembled; what changes later is beside it */
 	struct raid_geo geo;

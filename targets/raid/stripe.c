@@ -376,7 +376,7 @@ static void send_all(struct raid_stripe *s, enum dm_op op, enum raid_mask which,
 
 static bool writable(const struct raid_stripe *s)
 {
-	return dm_target_mode(s->c->r->ti) & DM_MODE_WRITE;
+	return s->c->r->writable;
 }
 
 static void written(struct raid_stripe *s)

@@ -16,6 +16,8 @@ struct dmfs_image {
 	pthread_mutex_t lock;    /* rmw.c's, for all below */
 	GQueue active, waiting;  /* of struct dmfs_rmw */
 	bool slow, drained;
+	pthread_mutex_t changes_lock; /* coherence.c's */
+	GQueue changes;
 	struct dm_wq *drops; /* stale pages are dropped in it */
 };
 

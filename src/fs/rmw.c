@@ -251,6 +251,8 @@ struct dmfs_image *dmfs_image_new(struct dmfs_device *d)
 	pthread_mutex_init(&image->lock, NULL);
 	g_queue_init(&image->active);
 	g_queue_init(&image->waiting);
+	pthread_mutex_init(&image->changes_lock, NULL);
+	g_queue_init(&image->changes);
 	image->drops = dm_wq_new("invalidate", 8);
 	return image;
 }
@@ -260,6 +262,7 @@ void dmfs_image_free(struct dmfs_device *d)
 	if (!d->image)
 		return;
 	dm_wq_free(d->image->drops);
+	pthread_mutex_destroy(&d->image->changes_lock);
 	dm_gate_destroy(&d->image->writes);
 	pthread_mutex_destroy(&d->image->lock);
 	g_free(d->image);

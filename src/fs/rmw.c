@@ -5,10 +5,9 @@
  *
  * Whole-block writes normally take no lock: they only pass the gate
  * image->writes.  The first unaligned write closes the gate.  From then on
- * every write comes here, into one of two lists: active, if it overlaps no other that is in the
- * lists (two whole-block writes may overlap, as on any disk), else waiting, in the order of arrival.  Nothing
- * is started before the writes that were inside the gate have left it.  When the
- * lists are empty the gate opens again.
+ * every write comes here and claims its blocks (block_lock.h): unaligned ones for themselves, whole-block
+ * ones together with others of their kind (two may overlap, as on any disk).  Nothing claims any before the
+ * writes that were inside the gate have left it.  When there are none any more the gate opens again.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -16,68 +15,58 @@
 #include "image.h"
 
 #include <dmfs/container_of.h>
+#include <dmfs/later.h>
+
+#define SECTORS_SHIFT 11 /* few writes are longer than 1 MiB */
 
 static void start(struct dmfs_rmw *w);
+static void granted(struct dm_block_claim *claim);
 
 static bool is_whole(const struct dmfs_rmw *w)
 {
 	return !w->reads_head && !w->reads_tail;
 }
 
-static bool conflicts(const struct dmfs_rmw *a, const struct dmfs_rmw *b)
+/* No locks held. */
+static void claim(struct dmfs_rmw *w)
 {
-	return a->begin < b->end && b->begin < a->end && !(is_whole(a) && is_whole(b));
-}
-
-/* Whether w may run beside the active ones and those that wait before it. */
-static bool must_wait(struct dmfs_image *image, const struct dmfs_rmw *w)
-{
-	for (GList *l = image->active.head; l; l = l->next)
-		if (conflicts(l->data, w))
-			return true;
-	for (GList *l = image->waiting.head; l && l->data != w; l = l->next)
-		if (conflicts(l->data, w))
-			return true;
-	return false;
-}
-
-/* Starts whatever may start; image->lock held, and dropped around the starting. */
-static void schedule(struct dmfs_image *image)
-{
-	GQueue ready = G_QUEUE_INIT;
-	GList *l, *next;
-
-	if (!image->drained)
-		return;
-	for (l = image->waiting.head; l; l = next) {
-		struct dmfs_rmw *w = l->data;
-
-		next = l->next;
-		if (must_wait(image, w))
-			continue;
-		g_queue_unlink(&image->waiting, &w->link_waiting);
-		g_queue_push_tail_link(&image->active, &w->link_active);
-		g_queue_push_tail(&ready, w);
-	}
-	pthread_mutex_unlock(&image->lock);
-	for (struct dmfs_rmw *w; (w = g_queue_pop_head(&ready));)
+	if (dm_block_lock(w->image->sectors, &w->claim, w->begin >> DM_SECTOR_SHIFT, (w->end - 1) >> DM_SECTOR_SHIFT,
+			  is_whole(w) ? DM_BLOCK_SHARED : DM_BLOCK_EXCLUSIVE, granted))
 		start(w);
-	pthread_mutex_lock(&image->lock);
+}
+
+static void claim_all(struct dmfs_rmw *list)
+{
+	for (struct dmfs_rmw *next; list; list = next) {
+		next = list->next;
+		claim(list);
+	}
+}
+
+/* Those that wait for the gate to be empty, if it is now; image->lock held. */
+static struct dmfs_rmw *take_waiting(struct dmfs_image *image)
+{
+	struct dmfs_rmw *list = image->waiting;
+
+	if (!image->slow || image->drained || dm_gate_inside(&image->writes))
+		return NULL;
+	image->drained = true;
+	image->waiting = NULL;
+	return list;
 }
 
 static void writes_drained(struct dm_gate *gate)
 {
 	struct dmfs_image *image = container_of(gate, struct dmfs_image, writes);
 	struct dmfs_device *d = image->device;
+	struct dmfs_rmw *list;
 
-	/* A write that schedule() starts may be answered at once, and its device gone before schedule() is back. */
+	/* A write may be answered at once, and its device gone. */
 	dm_mapped_ref(d->md);
 	pthread_mutex_lock(&image->lock);
-	if (image->slow && !image->drained && !dm_gate_inside(gate)) {
-		image->drained = true;
-		schedule(image);
-	}
+	list = take_waiting(image);
 	pthread_mutex_unlock(&image->lock);
+	claim_all(list);
 	dmfs_device_put(d);
 }
 
@@ -85,13 +74,10 @@ static void finish(struct dmfs_rmw *w, int error)
 {
 	struct dmfs_image *image = w->image;
 
+	dm_block_unlock(image->sectors, &w->claim, NULL);
 	pthread_mutex_lock(&image->lock);
-	g_queue_unlink(&image->active, &w->link_active);
-	schedule(image);
-	if (image->slow && !image->active.length && !image->waiting.length) {
-		image->slow = false;
+	if (!--image->slow)
 		dm_gate_open(&image->writes);
-	}
 	pthread_mutex_unlock(&image->lock);
 	w->done(w, error);
 }
@@ -132,7 +118,7 @@ static void step_end(struct dm_bio *bio)
 	next_step(w);
 }
 
-static void submit_step(struct dmfs_rmw *w, enum dm_op op, uint64_t at, char *data, uint64_t bytes)
+static void prepare_step(struct dmfs_rmw *w, enum dm_op op, uint64_t at, char *data, uint64_t bytes)
 {
 	w->iov = (struct iovec){data, bytes};
 	w->bio = (struct dm_bio){
@@ -146,21 +132,26 @@ static void submit_step(struct dmfs_rmw *w, enum dm_op op, uint64_t at, char *da
 		.end = step_end,
 		.private = w,
 	};
-	dm_submit(&w->bio);
 }
 
-static void next_step(struct dmfs_rmw *w)
+static void prepare_next(struct dmfs_rmw *w)
 {
 	if (w->step == READ_HEAD && !w->reads_head)
 		w->step++;
 	if (w->step == READ_TAIL && !w->reads_tail)
 		w->step++;
 	if (w->step == READ_HEAD)
-		submit_step(w, DM_READ, w->begin, w->edge, w->block);
+		prepare_step(w, DM_READ, w->begin, w->edge, w->block);
 	else if (w->step == READ_TAIL)
-		submit_step(w, DM_READ, w->end - w->block, w->edge, w->block);
+		prepare_step(w, DM_READ, w->end - w->block, w->edge, w->block);
 	else
-		submit_step(w, DM_WRITE, w->begin, w->data, w->end - w->begin);
+		prepare_step(w, DM_WRITE, w->begin, w->data, w->end - w->begin);
+}
+
+static void next_step(struct dmfs_rmw *w)
+{
+	prepare_next(w);
+	dm_submit(&w->bio);
 }
 
 static void start(struct dmfs_rmw *w)
@@ -169,10 +160,25 @@ static void start(struct dmfs_rmw *w)
 	next_step(w);
 }
 
+/* In a thread of a queue's: it may wait for the disk. */
+static void granted(struct dm_block_claim *claim)
+{
+	struct dmfs_rmw *w = container_of(claim, struct dmfs_rmw, claim);
+	struct dm_bio_list bios;
+
+	w->step = READ_HEAD;
+	prepare_next(w);
+	dm_bio_list_init(&bios);
+	dm_bio_list_add(&bios, &w->bio);
+	dm_submit_async(&bios);
+}
+
 void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *buf, uint64_t offset, uint64_t len,
 		    unsigned flags, void (*done)(struct dmfs_rmw *, int))
 {
+	struct dmfs_rmw *list = NULL;
 	struct dmfs_device *d = image->device;
+	bool drained;
 
 	w->image = image;
 	w->block = image->block;
@@ -189,20 +195,25 @@ void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *bu
 	w->data = g_malloc(w->end - w->begin);
 	w->edge = is_whole(w) ? NULL : g_malloc(w->block);
 	memcpy(w->data + (offset - w->begin), buf, len);
-	w->link_active.data = w->link_waiting.data = w;
+	w->next = NULL;
 
 	dm_mapped_ref(d->md); /* as in writes_drained() */
 	pthread_mutex_lock(&image->lock);
-	g_queue_push_tail_link(&image->waiting, &w->link_waiting);
-	if (!image->slow) {
-		image->slow = true;
+	if (!image->slow++) {
 		image->drained = false;
+		image->waiting_tail = &image->waiting;
 		dm_gate_close(&image->writes);
 	}
-	if (!image->drained && !dm_gate_inside(&image->writes))
-		image->drained = true;
-	schedule(image);
+	drained = image->drained;
+	if (!drained) {
+		*image->waiting_tail = w;
+		image->waiting_tail = &w->next;
+		list = take_waiting(image);
+	}
 	pthread_mutex_unlock(&image->lock);
+	claim_all(list);
+	if (drained)
+		claim(w);
 	dmfs_device_put(d);
 }
 
@@ -220,8 +231,7 @@ struct dmfs_image *dmfs_image_new(struct dmfs_device *d)
 	dm_gate_init(&image->writes);
 	image->writes.drained = writes_drained;
 	pthread_mutex_init(&image->lock, NULL);
-	g_queue_init(&image->active);
-	g_queue_init(&image->waiting);
+	image->sectors = dm_block_lock_new(SECTORS_SHIFT);
 	return image;
 }
 
@@ -230,6 +240,7 @@ void dmfs_image_free(struct dmfs_device *d)
 	if (!d->image)
 		return;
 	dm_gate_destroy(&d->image->writes);
+	dm_block_lock_free(d->image->sectors);
 	pthread_mutex_destroy(&d->image->lock);
 	g_free(d->image);
 }

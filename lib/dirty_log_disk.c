@@ -13,21 +13,18 @@
  *   from byte 1024   a bit a region, bit r % 8 of byte r / 8: set means clean;
  *                    zero bits up to a multiple of 64
  *
- * rounded up to the device's logical blocks.  Sixteen zero bytes at the
- * beginning are a new log.  Anything else that is not a log of this many
- * regions is refused at load: taking a stranger's bits for ours would call
- * regions clean that are not.
+ * rounded up to the device's logical blocks.  Sixteen zero bytes at the beginning are a new log.  Anything else that is
+ * not a log of this many regions is refused at load: a stranger's bits would call regions clean that are not.
  *
- * The whole area is kept in memory.  Changes are noted a block at a time, so
- * a flush writes what has changed and not the whole log.  A changed bit is
- * in the kernel's order of things: a mark is on the disk, flushed, before flush returns; a
- * cleared region may reach it any time later.
+ * The whole area is kept in memory.  Changes are noted a block at a time, so a flush writes only what has changed.  A
+ * mark is on the disk, flushed, before flush returns; a cleared region may reach it any time later.
  */
 #include <inttypes.h>
 #include <stdlib.h>
 
 #include "dirty_log.h"
 
+#include <dmfs/claim.h>
 #include <dmfs/le.h>
 
 #define MAGIC 0x4d695272u
@@ -266,6 +263,8 @@ static int disk_ctr(struct dm_dirty_log *log, int argc, char **argv, GError **er
 	log->context = d;
 	if (!error)
 		error = dm_get_device(log->ti, argv[0], dm_target_mode(log->ti), &d->dev, err);
+	if (!error)
+		error = dm_claim_device(log->ti, d->dev, dm_target_mode(log->ti), "log device", err);
 	if (!error)
 		error = allocate(log, err);
 	if (!error)

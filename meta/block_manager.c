@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The block cache: a hash of blocks in shards, each with its own mutex and its
- * own share of the memory; within a shard unlocked blocks stand in a list, the least
- * recently used first.
+ * The block cache: a hash of blocks in shards.  A shard has a mutex and its share of the memory; its unlocked blocks
+ * stand in a list, the least recently used first.
  *
- * A block is in the hash from the moment its reading begins; until it has been
- * read it is write-locked by the reader.  Nobody does I/O under a shard's mutex.
- * When a shard is over its share, its oldest blocks go: clean ones at once, dirty ones are written
- * first by whoever needs the room (nothing committed refers to a dirty block,
- * so it may be written early).
+ * A block is in the hash from the moment its reading begins.  Until it has been read it is write-locked, by its reader
+ * or, read ahead, by nobody.  No I/O is done under a shard's mutex.
  *
- * Blocks come from slabs of the shard's own, mapped as they are needed and kept for
- * its next blocks: from malloc(), aligned as direct I/O wants them, they take twice the memory.
+ * When a shard is over its share, its oldest blocks go.  Clean ones go at once.  Dirty ones are written first, by
+ * whoever needs the room: nothing committed refers to a dirty block, so it may be written early.
+ *
+ * Memory for blocks comes in slabs of the shard's own and is kept for its next blocks.  From malloc(), aligned as
+ * direct I/O wants them, blocks take twice the memory.
  */
 #include <dmfs/block_manager.h>
 #include <dmfs/crc32c.h>

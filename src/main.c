@@ -65,6 +65,7 @@ static const struct fuse_opt fs_opts[] = {
 	FUSE_OPT_KEY("debug", 'd'),
 	FUSE_OPT_KEY("blkdev", 'b'),
 	FUSE_OPT_KEY("blksize=", 'b'),
+	FUSE_OPT_KEY("missing-snapshots=", 'm'),
 	FUSE_OPT_KEY("verity-keys=", 'k'),
 	FUSE_OPT_KEY("on-corruption=", 'x'),
 	FS_OPT("allow_other", allow_other, 1),
@@ -90,6 +91,7 @@ static void usage(FILE *to)
 	      "     max_waiting=N  MiB that the data of waiting writes may take (a quarter of the memory)\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
 	      "     path-check=N   multipath looks every N seconds whether a failed path answers again\n"
+	      "     missing-snapshots=invalidate|wait  what happens when an origin comes back without them (invalidate)\n"
 	      "     verity-keys=FILE.pem  whose signatures of verity's root hashes count\n"
 	      "     on-corruption=COMMAND  run when verity finds a corrupted block\n"
 	      "  --create TEXT   create these devices, in dm-init's format (NAME,UUID,MINOR,ro|rw,TABLE...;...)\n"
@@ -150,6 +152,13 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 			return -1;
 		dmfs_options.max_waiting = (size_t)mib << 20;
 		return 0;
+	case 'm':
+		arg = strchr(arg, '=') + 1;
+		dm_options.wait_for_missing = !strcmp(arg, "wait");
+		if (dm_options.wait_for_missing || !strcmp(arg, "invalidate"))
+			return 0;
+		fprintf(stderr, "dmfs: -o missing-snapshots=%s: invalidate or wait\n", arg);
+		return -1;
 	case 'r':
 		/* The kernel takes at least a page, and 0 for that: leaving it out is no limit. */
 		if (!strcmp(arg, "max_read=0"))

@@ -164,7 +164,7 @@ static uint64_t delay_provisioned(struct dm_target *ti, uint64_t sector, uint64_
 const struct dm_target_type delay_target = {
 	.name = "delay",
 	.version = {1, 3, 0},
-	.features = DM_TARGET_PASSES_TAGS,
+	.features = DM_TARGET_PASSES_TAGS | DM_TARGET_STRAIGHT,
 	.ctr = delay_ctr,
 	.dtr = delay_dtr,
 	.map = delay_map,

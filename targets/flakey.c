@@ -413,7 +413,7 @@ static int flakey_report_zones(struct dm_target *ti, uint64_t sector, uint64_t m
 const struct dm_target_type flakey_target = {
 	.name = "flakey",
 	.version = {1, 5, 0},
-	.features = DM_TARGET_ZONES,
+	.features = DM_TARGET_ZONES | DM_TARGET_STRAIGHT,
 	.per_bio_size = sizeof(struct per_bio),
 	.ctr = flakey_ctr,
 	.dtr = flakey_dtr,

@@ -95,7 +95,7 @@ static int linear_report_zones(struct dm_target *ti, uint64_t sector, uint64_t m
 const struct dm_target_type linear_target = {
 	.name = "linear",
 	.version = {1, 4, 0},
-	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS | DM_TARGET_ZONES,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS | DM_TARGET_ZONES | DM_TARGET_STRAIGHT,
 	.ctr = linear_ctr,
 	.dtr = linear_dtr,
 	.map = linear_map,

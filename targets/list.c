@@ -13,6 +13,7 @@
 	T(switch)          \
 	T(log_writes)      \
 	T(mirror)          \
+	T(raid)            \
 	T(multipath)       \
 	T(snapshot_merge)  \
 	T(snapshot_origin) \

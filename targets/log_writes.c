@@ -23,6 +23,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 
+#include <dmfs/claim.h>
 #include <dmfs/container_of.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
@@ -264,6 +265,11 @@ static int log_writes_ctr(struct dm_target *ti, int argc, char **argv, GError **
 		return error;
 	}
 	error = dm_get_device(ti, argv[1], dm_target_mode(ti), &lw->log, err);
+	if (!error) {
+		error = dm_claim_device(ti, lw->log, dm_target_mode(ti), "log device", err);
+		if (error)
+			dm_put_device(ti, lw->log);
+	}
 	if (error) {
 		dm_put_device(ti, lw->dev);
 		g_free(lw);
@@ -366,6 +372,7 @@ static uint64_t log_writes_provisioned(struct dm_target *ti, uint64_t sector, ui
 const struct dm_target_type log_writes_target = {
 	.name = "log-writes",
 	.version = {1, 1, 0},
+	.features = DM_TARGET_STRAIGHT,
 	.per_bio_size = sizeof(struct per_bio),
 	.ctr = log_writes_ctr,
 	.dtr = log_writes_dtr,

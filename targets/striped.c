@@ -52,11 +52,11 @@ static int striped_ctr(struct dm_target *ti, int argc, char **argv, GError **err
 			       "striped: length %" PRIu64 " is not a multiple of %u stripes of %u sectors: "
 			       "Target length not divisible by %s",
 			       ti->len, n, chunk, ti->len % n ? "number of stripes" : "chunk size");
-	if (n > UINT16_MAX || (unsigned)argc != 2 + 2 * n)
+	if ((uint64_t)argc != 2 + 2 * (uint64_t)n)
 		return dm_fail(err, EINVAL,
-			       "striped: Not enough destinations specified: %u stripes (%u at most) need %" PRIu64
+			       "striped: Not enough destinations specified: %u stripes need %" PRIu64
 			       " arguments, there are %d",
-			       n, UINT16_MAX, 2 + 2 * (uint64_t)n, argc);
+			       n, 2 + 2 * (uint64_t)n, argc);
 
 	s = g_malloc0(sizeof *s + n * sizeof s->stripes[0]);
 	s->n = n;
@@ -345,7 +345,7 @@ static uint64_t striped_provisioned(struct dm_target *ti, uint64_t sector, uint6
 const struct dm_target_type striped_target = {
 	.name = "striped",
 	.version = {1, 6, 0},
-	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_PASSES_TAGS | DM_TARGET_STRAIGHT,
 	.ctr = striped_ctr,
 	.dtr = striped_dtr,
 	.map = striped_map,

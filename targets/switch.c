@@ -485,7 +485,7 @@ static uint64_t switch_provisioned(struct dm_target *ti, uint64_t sector, uint64
 const struct dm_target_type switch_target = {
 	.name = "switch",
 	.version = {1, 1, 0},
-	.features = DM_TARGET_FLUSH_DEVICES,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_STRAIGHT,
 	.ctr = switch_ctr,
 	.dtr = switch_dtr,
 	.map = switch_map,

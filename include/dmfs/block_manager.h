@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The block manager: fixed-size metadata blocks of a device behind read and
- * write locks, checked and checksummed by validators, cached in bounded
- * memory (persistent-data.rst).
+ * The block manager: fixed-size metadata blocks of a device behind read and write locks, checked and checksummed by
+ * validators, cached in bounded memory (persistent-data.rst).
  *
- * Locks are per block and held for short times; several threads may read-lock
- * one block, a write lock excludes all others.  A thread must not lock a block
- * it has locked already: write then anything fails with -EDEADLK (a cycle in
- * damaged metadata ends there), read then write would wait for ever.
+ * Locks are per block and held for short times.  Several threads may read-lock one block; a write lock excludes all
+ * others.  A thread must not lock a block twice.  Write and then anything fails with -EDEADLK: a cycle in damaged
+ * metadata ends there.  Read and then write would wait for ever.
  *
- * A dirty block may reach the disk at any time after its unlock, so only
- * blocks that nothing committed refers to may be written, except between
- * dm_bm_flush() calls of a commit.
+ * A dirty block may reach the disk at any time after its unlock.  So only blocks that nothing committed refers to may
+ * be written, except between the dm_bm_flush() calls of a commit.
  */
 #ifndef DMFS_BLOCK_MANAGER_H
 #define DMFS_BLOCK_MANAGER_H

@@ -24,8 +24,8 @@
  *   may wait    all else.  Only from threads that nobody waits for but those whose bios wait for the
  *               answer: a target's worker, never map() or an end().
  *
- * in_sync without may_wait, sync_count and status may be called at any time from any thread; all else by one thread at a
- * time.  Regions are below the log's `regions`; the caller checks.
+ * in_sync without may_wait, sync_count and status may be called at any time from any thread; all else by one thread
+ * at a time.  Regions are below the log's `regions`; the caller checks.
  */
 #ifndef DMFS_DIRTY_LOG_H
 #define DMFS_DIRTY_LOG_H

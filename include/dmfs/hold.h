@@ -64,7 +64,7 @@ bool dm_ending(void);
 /*
  * Whether to go on with a bio, between its pieces or before it waits: 0; -EINTR: its origin was cancelled.
  * dm_bio_stop_long() is for what may take for ever and need not be finished (a discard, zeroes): also -EIO when
- * the daemon ends, if it has an origin; what targets need for themselves then is done to its end.
+ * the daemon ends, if somebody has asked for it.  What the daemon does of itself is finished.
  */
 static inline int dm_bio_stop(const struct dm_bio *bio)
 {

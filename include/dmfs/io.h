@@ -55,6 +55,7 @@ struct dm_dev_ops {
 	int (*report_zones)(struct dm_dev *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 	void (*print)(struct dm_dev *, GString *);
 	void (*identity)(struct dm_dev *, uint64_t id[3]);
+	int (*file)(struct dm_dev *); /* a descriptor of it, to lock the file with; absent: it is none */
 	void (*free)(struct dm_dev *);
 };
 
@@ -119,7 +120,7 @@ int dm_flush_sync(struct dm_dev *dev);
  */
 void dm_block_begin(void);
 void dm_block_end(void);
-/* Between the two this thread must not wait so: a dm_block_begin() is a fault of the program, which ends there.  They nest. */
+/* Between the two this thread must not wait so: dm_block_begin() would end the program, whose fault it is.  They nest. */
 void dm_wait_forbid(void);
 void dm_wait_allow(void);
 /* The front end's way to hear of them (outermost calls only); thread-local, may be NULL. */

@@ -6,11 +6,11 @@
  *   -                     none
  *   :SIZE:user:DESC       SIZE bytes from the keyring of the daemon's session
  *
- * Of the kernel's other key types, what is in a logon key only the kernel can
- * read, and of an encrypted or trusted key user space sees only the wrapped form.
+ * Of the kernel's other key types, what is in a logon key only the kernel can read, and of an encrypted or trusted key
+ * user space sees only the wrapped form.
  *
- * A key lives in dm_secmem_alloc()'s memory, and no error text holds any part of it.  `who` begins the texts: the target's
- * name.
+ * A key lives in dm_secmem_alloc()'s memory, and no error text holds any part of it.  `who` begins the texts: the
+ * target's name.
  */
 #ifndef DMFS_KEYS_H
 #define DMFS_KEYS_H

@@ -3,7 +3,10 @@
 #ifndef DMFS_OPTIONS_H
 #define DMFS_OPTIONS_H
 
+#include <stdbool.h>
+
 struct dm_options {
+	bool wait_for_missing; /* at the start: an origin is not loaded while one of its snapshots cannot be */
 	unsigned path_check_seconds; /* multipath: how long after a failure a path is looked at again; 0: never */
 };
 

@@ -66,6 +66,11 @@ enum dm_target_features {
 	DM_TARGET_PASSES_TAGS = 1u << 6,
 	/* Its devices' zones are its own, bios for them go on, and it has report_zones; the devices are all of one model. */
 	DM_TARGET_ZONES = 1u << 7,
+	/*
+	 * A sector of it lies on its devices where iterate_devices says, at the same distance if the lengths are the same,
+	 * and it writes nothing else of them: claims reach through it (claim.h).
+	 */
+	DM_TARGET_STRAIGHT = 1u << 9,
 	DM_TARGET_MIXED_ZONES = 1u << 8, /* has use for devices with zones, whatever their models, but shows none (io_hints) */
 };
 
@@ -111,6 +116,18 @@ struct dm_target_type {
 	uint64_t (*provisioned)(struct dm_target *, uint64_t sector, uint64_t sectors);
 	/* DM_TARGET_ZONES: dm_target_report_zones() with what sectors are mapped to. */
 	int (*report_zones)(struct dm_target *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
+	/*
+	 * A type that takes the place of this one's lines when a table of the state database cannot be loaded at the start,
+	 * to see what such a line would have seen and to keep that in rows (rows.h), which are those of that line.  It has a
+	 * ctr, which gets the line's arguments and may refuse, and a dtr, when the device gets a table or goes; no more.
+	 */
+	const struct dm_target_type *absent;
+	/*
+	 * At the start, before a table of the state is resumed: whether a line of another type stands in for one that should
+	 * have been there first, and the names of its devices.  Lines of types with absent come back before lines with this
+	 * whose first argument is the same.
+	 */
+	bool (*misses)(struct dm_target *, GString *who);
 };
 
 #define DM_TARGET_LINE 64 /* bytes: a cache line.  A lookup in a large table misses the two of a target, no more. */
@@ -130,7 +147,8 @@ struct dm_target {
 	bool provisions; /* takes DM_PROVISION, split as writes are, in as many bios as write-zeroes (at least 1); else it does nothing */
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
-	bool secret; /* the arguments hold a key: the table is never stored, a restart needs it again */
+	bool secret : 1; /* the arguments hold a key: the table is never stored, a restart needs it again */
+	bool claims : 1; /* the engine's: it has some (claim.h) */
 	/* Room for a small context, for ctr to point private to; it goes when the target goes. */
 	char room[DM_TARGET_LINE] __attribute__((aligned(DM_TARGET_LINE)));
 };

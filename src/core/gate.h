@@ -1,19 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A gate: counts who is inside, without a cache line that two CPUs write to,
- * and can be closed and waited on until everybody has left.
+ * A gate counts who is inside, can be closed, and can be waited on until everybody has left.  No cache line is written
+ * to by two CPUs.
  *
- * Each CPU has a slot with the number of those who came in and those who went
- * out there; a bio may leave on another CPU than it came.  Somebody coming in counts
- * himself first and then looks whether the gate is closed; who closes it sets
- * the flag first and then sums up.  One of the two sees the other.
+ * Each CPU has a slot with two counters: who came in there, and who went out there.  A bio may leave on another CPU
+ * than it came.  Who comes in counts himself first, then looks whether the gate is closed.  Who closes it sets the flag
+ * first, then sums up.  One of the two sees the other.
  *
- * The sum of the outs is read before the sum of the ins.  Both only grow, so
- * if they are equal nobody was inside at a moment between.
+ * The outs are summed before the ins.  Both only grow, so if the sums are equal nobody was inside at a moment between.
  *
- * When the last one has left, the gate may be gone at once.  So who leaves counts himself and
- * learns whether the gate is closed in one step, from one word; and if it is closed he
- * takes the lock first, which whoever waits for him must have had before he frees it.
+ * Once the last one has left, the gate may be gone at any moment.  So who leaves counts himself and learns whether the
+ * gate is closed in one step, from one word.  If it is closed he takes the lock first, which whoever waits for him must
+ * have had before he frees it.
  */
 #ifndef DMFS_CORE_GATE_H
 #define DMFS_CORE_GATE_H

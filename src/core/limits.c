@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a table's targets and their devices add up to: the limits of the device that runs it.
+ * What a table's targets and their devices add up to: the limits of the device that runs the table.
  *
- * Sizes and alignments are the largest of any.  Discards are taken if all targets take them, and all devices of those that
- * only pass them on, as in the kernel: so one that is refused has changed nothing.  Tags are all or nothing: a device takes them only if every target
- * passes them on, or takes them itself, and all would take the same.  Zones are of one model and size on all devices
- * of a table, as in the kernel; only a target that makes something else of them may use any.  Host-aware
- * ones under a target that knows nothing of zones are ordinary sectors.
+ * Sizes and alignments are the largest of any.
+ *
+ * Discards are taken if all targets take them, and so do all devices of those targets that only pass them on.  That is
+ * the kernel's rule; so a discard that is refused has changed nothing.
+ *
+ * Tags are all or nothing.  A device takes them if each target takes them, or passes them on to devices that do, and
+ * all would take the same.
+ *
+ * Zones are of one model and one size on all devices of a table, as in the kernel.  Only a target that makes something
+ * else of them may use devices of any kind.  To a target that knows nothing of zones host-aware ones are plain sectors.
  */
 #include <errno.h>
 #include <inttypes.h>

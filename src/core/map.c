@@ -2,17 +2,16 @@
 /*
  * A bio's way through a dmfs device: gate, table lookup, splitting, map().
  *
- * Every part of a bio that goes to one target is a clone with an end call of
- * ours.  A bio that fits one target (nearly all) has one clone, allocated
- * together with the io that counts parts.  Others are cut into parts as they go: at
- * most WINDOW are under way, and a part that ends makes room for the next, so that a discard of a
- * whole disk allocates no more than one of a chunk.
+ * What goes to one target is a clone of the bio, with an end call of ours.  Nearly every bio fits one target and has
+ * one clone; it is allocated together with the io, which counts parts.  Other bios are cut up as they go: at most
+ * WINDOW parts are under way, and one that ends makes room for the next.  So a discard of a whole disk takes no more
+ * memory than one of a chunk.
  *
  * A discard or zeroes may be of a size that takes for ever.  So after MANY parts what is left is issued by a queue's
  * thread; and between parts it stops when the caller is dying, when the daemon ends, or after an error.
  *
- * The io stays inside the gate until its parts have ended, and leaves it
- * before the bio's own end call: after that the device may be gone.
+ * The io stays inside the gate until its parts have ended.  It leaves before the bio's own end call, for after that the
+ * device may be gone.
  */
 #include <assert.h>
 #include <errno.h>
@@ -23,6 +22,7 @@
 #include "stats.h"
 
 #include <dmfs/container_of.h>
+#include <dmfs/hold.h>
 #include <dmfs/rounding.h>
 
 #define WINDOW 32
@@ -418,7 +418,6 @@ static struct clone *next_flush(struct io *io)
 	return NULL;
 }
 
-/* The next part of any kind; NULL when there is none at the moment.  io->lock held. */
 /* Whether not to go on with the next part, and why. */
 static int must_stop(const struct io *io)
 {
@@ -428,6 +427,7 @@ static int must_stop(const struct io *io)
 	return io->error && io->error != -EOPNOTSUPP ? io->error : dm_bio_stop_long(io->bio);
 }
 
+/* The next part of any kind; NULL when there is none at the moment.  io->lock held. */
 static struct clone *next_part(struct io *io)
 {
 	struct clone *c;

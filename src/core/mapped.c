@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "claim.h"
 #include "devices.h"
 #include "events.h"
 #include "mapped.h"
@@ -425,8 +426,13 @@ static int resume_locked(struct dm_mapped *md, struct dm_change *c, GError **err
 	dm_gate_assert_closed(&md->gate);
 	dm_mapped_lock_hooks(md, NULL, NULL);
 	error = t ? dm_table_preresume(t, err) : 0;
-	if (!error && c)
-		error = dm_state_change(c, err);
+	if (!error && c) {
+		error = dm_claims_follow(md, t, err);
+		if (!error) {
+			error = dm_state_change(c, err);
+			dm_claims_settle(md, !error);
+		}
+	}
 	if (!error && t)
 		dm_table_resume(t);
 	if (!error) {
@@ -569,6 +575,7 @@ int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(v
 		dm_event_resumed(md);
 	pthread_mutex_unlock(&md->control);
 	dm_table_drop(c.live);
+	dm_table_unref(c.stand_in);
 	dm_block_end();
 	return error;
 }
@@ -597,6 +604,7 @@ int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)
 	pthread_mutex_unlock(&md->control);
 	dm_table_drop(c.inactive);
 	dm_table_drop(c.live);
+	dm_table_unref(c.stand_in);
 	dm_block_end();
 	return error;
 }
@@ -667,6 +675,7 @@ void dm_mapped_shutdown(struct dm_mapped *md)
 	}
 	publish_tables(&none);
 	pthread_mutex_unlock(&md->control);
+	dm_state_forget(md);
 	dm_hold_fail(&md->deferred, -EIO);
 	dm_table_drop(none.live);
 	dm_table_drop(none.inactive);

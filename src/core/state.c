@@ -6,6 +6,9 @@
 #include "devices.h"
 #include "registry.h"
 #include "state.h"
+#include "type.h"
+
+#include <dmfs/options.h>
 
 #define MAX_WORD (1u << 20) /* bytes: twice a table's longest line, for what is quoted in it */
 #define MAX_SHOWN 4096      /* of a table, in an error text */
@@ -21,6 +24,7 @@ static pthread_mutex_t saving = PTHREAD_MUTEX_INITIALIZER;
 /* What could not be loaded at the start: stays in the database until a new table takes its place. */
 struct dm_unloaded {
 	struct dm_registry_table live, inactive;
+	struct dm_table *stand_in; /* for the live one: lines of types that have an absent one */
 };
 
 /* --- saving ----------------------------------------------------------------------------- */
@@ -118,8 +122,10 @@ static void drop_unloaded(struct dm_change *c)
 {
 	struct dm_unloaded *u = c->md->unloaded;
 
-	if (u && (c->what & DM_CHANGE_LIVE))
+	if (u && (c->what & DM_CHANGE_LIVE)) {
 		g_clear_pointer(&u->live.text, g_free);
+		c->stand_in = g_steal_pointer(&u->stand_in);
+	}
 	if (u && (c->what & DM_CHANGE_INACTIVE))
 		g_clear_pointer(&u->inactive.text, g_free);
 }
@@ -204,6 +210,17 @@ int dm_state_remove(struct dm_mapped *md, GError **err)
 	return error;
 }
 
+void dm_state_forget(struct dm_mapped *md)
+{
+	struct dm_table *t = NULL;
+
+	pthread_mutex_lock(&saving);
+	if (md->unloaded)
+		t = g_steal_pointer(&md->unloaded->stand_in);
+	pthread_mutex_unlock(&saving);
+	dm_table_unref(t);
+}
+
 void dm_unloaded_free(struct dm_unloaded *u)
 {
 	if (!u)
@@ -221,6 +238,8 @@ struct restored {
 	GArray *needs; /* of minors */
 	unsigned waits_for;
 	GPtrArray *needed_by;
+	unsigned comes_after; /* those that are to be there first, if that can be */
+	GPtrArray *before;    /* who comes after this one */
 	bool done;
 };
 
@@ -260,6 +279,7 @@ static int make_device(struct dm_registry_device *d, void *data)
 	r->d = *d;
 	r->needs = g_array_new(FALSE, FALSE, sizeof(unsigned));
 	r->needed_by = g_ptr_array_new();
+	r->before = g_ptr_array_new();
 	g_ptr_array_add(all, r);
 	return 0;
 }
@@ -288,27 +308,44 @@ static void free_restored(gpointer p)
 	dm_registry_device_clear(&r->d);
 	g_array_free(r->needs, TRUE);
 	g_ptr_array_free(r->needed_by, TRUE);
+	g_ptr_array_free(r->before, TRUE);
 	g_free(r);
+}
+
+/* The next line of a table's text, to be freed, or NULL. */
+static char *next_line(const char **text)
+{
+	const char *p = *text;
+	size_t len = 0;
+
+	if (!*p)
+		return NULL;
+	while (p[len] && p[len] != '\n')
+		len += p[len] == '\\' && p[len + 1] ? 2 : 1;
+	*text = p + len + (p[len] == '\n');
+	return g_strndup(p, len);
+}
+
+static struct dm_table *new_table(struct dm_mapped *md, const struct dm_registry_table *saved)
+{
+	struct dm_opener self = dm_opener_self();
+	struct dm_table *t = dm_table_new(md, saved->readonly ? DM_MODE_READ : DM_MODE_RW, &self);
+
+	t->restoring = true;
+	t->id = saved->id;
+	return t;
 }
 
 static struct dm_table *build(struct dm_mapped *md, const struct dm_registry_table *saved, GError **err)
 {
-	struct dm_opener self = dm_opener_self();
-	struct dm_table *t = dm_table_new(md, saved->readonly ? DM_MODE_READ : DM_MODE_RW, &self);
-	const char *p = saved->text;
+	struct dm_table *t = new_table(md, saved);
+	const char *text = saved->text;
 	int error = 0;
+	char *line;
 
-	t->restoring = true;
-	t->id = saved->id;
-	while (!error && *p) {
-		size_t len = 0;
-		g_autofree char *line = NULL;
-
-		while (p[len] && p[len] != '\n')
-			len += p[len] == '\\' && p[len + 1] ? 2 : 1;
-		line = g_strndup(p, len);
-		p += len + (p[len] == '\n');
+	while (!error && (line = next_line(&text))) {
 		error = dm_table_add_line(t, line, err);
+		g_free(line);
 	}
 	if (!error)
 		error = dm_table_complete(t, err);
@@ -350,6 +387,119 @@ static size_t longest_word(const char *text)
 	return longest;
 }
 
+/* --- absent ones ---------------------------------------------------------------------------- */
+
+/* The type of a table's line, and the word after it as it stands there, to be freed; NULL: there is none. */
+static const struct dm_target_type *parse_line(const char *line, char **first)
+{
+	const char *word[4];
+	size_t len[4] = {0};
+	g_autofree char *type = NULL;
+
+	for (int i = 0; i < 4; i++) {
+		while (g_ascii_isspace(*line))
+			line++;
+		word[i] = line;
+		while (*line && !g_ascii_isspace(*line))
+			line += *line == '\\' && line[1] ? 2 : 1;
+		len[i] = (size_t)(line - word[i]);
+	}
+	if (!len[3])
+		return NULL;
+	type = g_strndup(word[2], len[2]);
+	*first = g_strndup(word[3], len[3]);
+	return dm_find_type(type);
+}
+
+/* Enters a device under the first arguments of its lines whose types have an absent one. */
+static void enter_watchers(struct restored *r, GHashTable *watchers)
+{
+	const char *text = r->d.live.text ? r->d.live.text : "";
+	char *line;
+
+	while ((line = next_line(&text))) {
+		g_autofree char *first = NULL, *own = line;
+		const struct dm_target_type *type = parse_line(line, &first);
+		GPtrArray *list = type && type->absent ? g_hash_table_lookup(watchers, first) : NULL;
+
+		if (!type || !type->absent)
+			continue;
+		if (!list) {
+			list = g_ptr_array_new();
+			g_hash_table_insert(watchers, g_steal_pointer(&first), list);
+		}
+		if (!list->len || list->pdata[list->len - 1] != r)
+			g_ptr_array_add(list, r);
+	}
+}
+
+/* A device that may miss some comes after them. */
+static void follow_watchers(struct restored *r, GHashTable *watchers)
+{
+	const char *text = r->d.live.text ? r->d.live.text : "";
+	char *line;
+
+	while ((line = next_line(&text))) {
+		g_autofree char *first = NULL, *own = line;
+		const struct dm_target_type *type = parse_line(line, &first);
+		GPtrArray *list = type && type->misses ? g_hash_table_lookup(watchers, first) : NULL;
+
+		for (guint i = 0; list && i < list->len; i++) {
+			struct restored *before = list->pdata[i];
+
+			if (before == r)
+				continue;
+			g_ptr_array_add(before->before, r);
+			r->comes_after++;
+		}
+	}
+}
+
+/* Puts in a table's stead what sees what it misses. */
+static struct dm_table *build_stand_in(struct restored *r)
+{
+	struct dm_table *t = new_table(r->md, &r->d.live);
+	const char *text = r->d.live.text;
+	char *line;
+
+	t->standing_in = true;
+	while ((line = next_line(&text))) {
+		g_autoptr(GError) err = NULL;
+
+		dm_table_add_line(t, line, &err); /* one that cannot stand in has nothing to see */
+		g_free(line);
+	}
+	t->restoring = false;
+	if (t->n)
+		return t;
+	dm_table_unref(t);
+	return NULL;
+}
+
+/* Whether an absent one holds a table up. */
+static bool must_wait(struct dm_table *t, GError **err)
+{
+	g_autoptr(GString) who = g_string_new(NULL);
+
+	for (unsigned i = 0; i < t->n; i++) {
+		struct dm_target *ti = dm_table_target(t, i);
+
+		if (!ti->type->misses || !ti->type->misses(ti, who))
+			continue;
+		if (dm_options.wait_for_missing) {
+			dm_fail(err, EAGAIN,
+				"it waits for '%s', which could not be loaded (missing-snapshots=wait); load the table "
+				"again to go on without", who->str);
+			return true;
+		}
+		dm_log_warn("state: '%s' could not be loaded: the first write to the origin makes it invalid", who->str);
+		g_string_truncate(who, 0);
+	}
+	return false;
+}
+
+/* --- one after the other ---------------------------------------------------------------------- */
+
 static void restore_table(struct restored *r, bool live)
 {
 	const struct dm_registry_table *saved = live ? &r->d.live : &r->d.inactive;
@@ -359,7 +509,7 @@ static void restore_table(struct restored *r, bool live)
 
 	if (!saved->text)
 		return;
-	if (saved->secret) {
+	if (saved->secret) { /* of a type that has no absent one */
 		g_autofree char *why = g_strdup_printf("the table needs its key, which is not kept in the state; "
 						       "load it again with the key: %.*s",
 						       (int)MIN(strcspn(saved->text, "\n"), MAX_SHOWN), saved->text);
@@ -370,12 +520,24 @@ static void restore_table(struct restored *r, bool live)
 	if (longest_word(saved->text) > MAX_WORD)
 		dm_fail(&err, E2BIG, "a word of its table has %zu bytes, %u are the most", longest_word(saved->text), MAX_WORD);
 	t = err ? NULL : build(r->md, saved, &err);
+	if (t && live && must_wait(t, &err)) {
+		dm_table_unref(t);
+		t = NULL;
+	}
 	if (t) {
 		error = live ? dm_mapped_swap(r->md, t, NULL, NULL, &err) : dm_mapped_load(r->md, t, &err);
 		if (!error)
 			return;
 	}
+	t = live ? build_stand_in(r) : NULL;
 	keep_unloaded(r, live, err ? err->message : "it cannot be loaded");
+	if (live)
+		r->md->unloaded->stand_in = t;
+}
+
+static bool is_ready(const struct restored *r)
+{
+	return !r->waits_for && !r->comes_after;
 }
 
 static void restore(struct restored *r, GQueue *ready)
@@ -386,24 +548,34 @@ static void restore(struct restored *r, GQueue *ready)
 	for (unsigned i = 0; i < r->needed_by->len; i++) {
 		struct restored *above = r->needed_by->pdata[i];
 
-		if (--above->waits_for == 0)
+		above->waits_for--;
+		if (is_ready(above))
 			g_queue_push_tail(ready, above);
+	}
+	for (unsigned i = 0; i < r->before->len; i++) {
+		struct restored *next = r->before->pdata[i];
+
+		next->comes_after--;
+		if (is_ready(next))
+			g_queue_push_tail(ready, next);
 	}
 }
 
-/* Devices come back when those they stand on have. */
-static void restore_all(GPtrArray *all)
+static void find_order(GPtrArray *all)
 {
 	g_autoptr(GHashTable) by_minor = g_hash_table_new(NULL, NULL);
-	GQueue ready = G_QUEUE_INIT;
-	struct restored *r;
+	g_autoptr(GHashTable) watchers =
+		g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
 
 	for (unsigned i = 0; i < all->len; i++) {
-		r = all->pdata[i];
+		struct restored *r = all->pdata[i];
+
 		g_hash_table_insert(by_minor, GUINT_TO_POINTER(r->d.minor), r);
+		enter_watchers(r, watchers);
 	}
 	for (unsigned i = 0; i < all->len; i++) {
-		r = all->pdata[i];
+		struct restored *r = all->pdata[i];
+
 		scan_needs(r->d.live.text, r->needs);
 		scan_needs(r->d.inactive.text, r->needs);
 		for (unsigned n = 0; n < r->needs->len; n++) {
@@ -415,20 +587,46 @@ static void restore_all(GPtrArray *all)
 				r->waits_for++;
 			}
 		}
+		if (g_hash_table_size(watchers))
+			follow_watchers(r, watchers);
 	}
-	for (unsigned i = 0; i < all->len; i++)
-		if (!((struct restored *)all->pdata[i])->waits_for)
-			g_queue_push_tail(&ready, all->pdata[i]);
-	while ((r = g_queue_pop_head(&ready)))
-		restore(r, &ready);
-	for (unsigned i = 0; i < all->len; i++) { /* a loop: none of them can, and says so */
-		r = all->pdata[i];
-		if (!r->done) {
-			GQueue unused = G_QUEUE_INIT;
+}
 
-			restore(r, &unused);
-			g_queue_clear(&unused);
-		}
+/* Of those that wait for each other, one that needs nothing more but to be second; else any: it cannot, and says so. */
+static struct restored *break_loop(GPtrArray *all)
+{
+	struct restored *any = NULL;
+
+	for (unsigned i = 0; i < all->len; i++) {
+		struct restored *r = all->pdata[i];
+
+		if (r->done)
+			continue;
+		if (!r->waits_for)
+			return r;
+		any = any ? any : r;
+	}
+	return any;
+}
+
+/* Devices come back when those they stand on have. */
+static void restore_all(GPtrArray *all)
+{
+	GQueue ready = G_QUEUE_INIT;
+	struct restored *r;
+
+	find_order(all);
+	for (unsigned i = 0; i < all->len; i++)
+		if (is_ready(all->pdata[i]))
+			g_queue_push_tail(&ready, all->pdata[i]);
+	for (;;) {
+		while ((r = g_queue_pop_head(&ready)))
+			if (!r->done)
+				restore(r, &ready);
+		r = break_loop(all);
+		if (!r)
+			break;
+		restore(r, &ready);
 	}
 }
 

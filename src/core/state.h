@@ -46,6 +46,8 @@ struct dm_change {
 	struct dm_owner image;
 	void (*publish)(struct dm_change *);
 	void *data; /* publish()'s */
+	/* DM_CHANGE_LIVE: what stood in for a table that could not be brought back.  To be put when the new one runs. */
+	struct dm_table *stand_in;
 };
 
 int dm_state_change(struct dm_change *c, GError **err);
@@ -58,6 +60,8 @@ int dm_state_change(struct dm_change *c, GError **err);
 void dm_state_hold(void);
 int dm_state_save_held(GPtrArray *devices, GError **err);
 int dm_state_remove(struct dm_mapped *md, GError **err);
+/* The end of a device: nothing stands in for its table any more. */
+void dm_state_forget(struct dm_mapped *md);
 
 /* Whether dm_dev_print() calls dmfs devices 0:MINOR, in this thread. */
 extern _Thread_local bool dm_print_minors;

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "claim.h"
 #include "mapped.h"
 #include "table.h"
 #include "type.h"
@@ -101,6 +102,7 @@ static void destroy_target(struct dm_target *ti)
 {
 	if (ti->type->dtr)
 		ti->type->dtr(ti);
+	dm_claims_end(ti);
 }
 
 #define DROPPING (1 << 30) /* in refs: somebody waits for the other references */
@@ -263,6 +265,12 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 
 		return dm_fail(err, EINVAL, "%s: unknown target type", shown);
 	}
+	if (t->standing_in) {
+		type = type->absent;
+		t->sectors = start; /* there may be nothing before it */
+	}
+	if (!type)
+		return 0;
 	error = check_place(t, start, len, type, err);
 	if (error)
 		return error;
@@ -279,6 +287,7 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 	};
 	error = type->ctr(ti, argc, argv, err);
 	if (error) {
+		dm_claims_end(ti);
 		if (err && !*err)
 			dm_fail(err, -error, "%s: %s", type->name, g_strerror(-error));
 		return error;

@@ -22,6 +22,7 @@ struct dm_table {
 	enum dm_mode mode;
 	struct dm_opener opener;
 	bool restoring; /* is being built from the state database */
+	bool standing_in; /* its lines are of types that stand in for absent ones */
 	bool secret;    /* holds a key */
 	uint64_t id;    /* never used again; rows in the state database belong to it */
 	uint64_t sectors;

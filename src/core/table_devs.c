@@ -2,13 +2,13 @@
 /*
  * The devices a table holds.
  *
- * A device that many lines name is opened once: the table counts how often.
- * A table that uses a dmfs device makes it a user of that device, which so
- * cannot be removed, and is an edge in the search for loops: drafts count as
- * well, so two half-written tables cannot close a loop between them.
+ * A device that many lines name is opened once, and the table counts how often it is named.
  *
- * A table's devs_lock guards counts and names, for messages come several at once and may take devices, too; the topology
- * lock, inside it, guards which devices there are.
+ * A table that uses a dmfs device is a user of that device, which so cannot be removed.  It is also an edge in the
+ * search for loops.  Drafts count as well, so two half-written tables cannot close a loop between them.
+ *
+ * Locks: the table's devs_lock guards counts and names, for messages may take devices, too, and several come at once.
+ * The topology lock, inside it, guards which devices there are.
  */
 #include <errno.h>
 #include <string.h>

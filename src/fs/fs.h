@@ -146,6 +146,13 @@ char *dmfs_strip(char *text);
 void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error);
 
 /* writer.c */
+/*
+ * Whether a thread, or the process it is of, is dying by a signal: it has SIGKILL pending, or is on its way out.  *tgid is
+ * its process; 0 on entry if that is not known yet, and left so if the thread is gone.
+ */
+bool dmfs_process_dying(pid_t tid, pid_t *tgid);
+/* The process that a thread is of; 0 if it is gone. */
+pid_t dmfs_process_of(pid_t tid);
 /* Whether the process that closes is dying by a signal. */
 bool dmfs_writer_killed(fuse_req_t req);
 /* Whether it has the file open by another descriptor still, as a shell has that redirects: it closes one of two. */
@@ -155,6 +162,9 @@ bool dmfs_writer_has_open(fuse_req_t req, struct dmfs_handle *h);
 extern const struct dmfs_file dmfs_image_file;
 void dmfs_image_swapped(struct dm_mapped *md);
 void dmfs_image_free(struct dmfs_device *d);
+
+/* request.c: the thread is about to wait, perhaps for a request that it submits. */
+void dmfs_request_blocks(void);
 
 /* closing.c */
 void dmfs_closing_opened(struct dmfs_device *d);

@@ -20,6 +20,7 @@ struct dmfs_image {
 	unsigned slow;           /* writes that go the slow way */
 	struct dmfs_rmw *waiting, **waiting_tail; /* of them, until the gate is empty */
 	bool drained;            /* it is */
+	struct dm_wq *drops; /* stale pages are dropped in it */
 };
 
 struct dmfs_image *dmfs_image_new(struct dmfs_device *d);
@@ -37,9 +38,11 @@ struct dmfs_rmw {
 	unsigned block;
 	char *edge; /* a block that is read */
 	int step;
+	struct dm_origin *origin; /* the caller's, before dmfs_rmw_start(); may be NULL */
+	enum { RMW_GATE, RMW_BLOCKS, RMW_GOES } waits; /* for what; under image->lock */
 	void (*done)(struct dmfs_rmw *, int error);
 	struct dm_block_claim claim;
-	struct dmfs_rmw *next; /* that waits */
+	struct dmfs_rmw *next;
 };
 
 /*
@@ -49,6 +52,8 @@ struct dmfs_rmw {
 void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *buf, uint64_t offset, uint64_t len,
 		    unsigned flags, void (*done)(struct dmfs_rmw *, int));
 void dmfs_rmw_clear(struct dmfs_rmw *w);
+/* If it waits for others it is done, with -EINTR; what has begun is for dm_origin_cancel(). */
+void dmfs_rmw_cancel(struct dmfs_rmw *w);
 
 bool dmfs_device_readonly(struct dmfs_device *d);
 

@@ -18,6 +18,7 @@
 
 #include "fs.h"
 #include "loop.h"
+#include "waiting.h"
 
 #include <dmfs/container_of.h>
 #include <dmfs/io.h>
@@ -63,7 +64,7 @@ static _Thread_local struct worker *self;
 static void set(bool *flag)
 {
 	pthread_mutex_lock(&lock);
-	*flag = true;
+	__atomic_store_n(flag, true, __ATOMIC_RELAXED); /* some look without the lock */
 	pthread_cond_broadcast(&changed);
 	pthread_mutex_unlock(&lock);
 }
@@ -161,6 +162,7 @@ static void block_begin(void *worker)
 {
 	struct worker *w = worker;
 
+	dmfs_request_blocks();
 	atomic_fetch_add(&w->loop->blocked, 1);
 	if (w->image)
 		atomic_fetch_add(&w->loop->image_blocked, 1);
@@ -248,6 +250,11 @@ static void process(struct worker *w, size_t size)
 	fuse_session_process_buf(w->loop->session, &in);
 }
 
+static void queued_blocks(void *unused)
+{
+	dmfs_request_blocks();
+}
+
 static void process_queued(struct dm_work *work)
 {
 	struct dmfs_buf *buf = container_of(work, struct dmfs_buf, work);
@@ -256,7 +263,9 @@ static void process_queued(struct dm_work *work)
 
 	self = &w;
 	dmfs_channel_use(c);
+	dm_block_set_hooks(queued_blocks, NULL, NULL);
 	process(&w, buf->size);
+	dm_block_set_hooks(NULL, NULL, NULL);
 	dmfs_channel_use(NULL);
 	self = NULL;
 	if (w.buf)
@@ -287,7 +296,11 @@ static void handle(struct worker *w, size_t size)
 	if (size >= DMFS_LARGE)
 		dmfs_loop_large();
 	process(w, size);
-	if (opcode == FUSE_INIT && !fuse_session_exited(w->loop->session))
+	if (opcode == FUSE_INTERRUPT)
+		dmfs_waiting_look();
+	/* Who has answered INIT may come here late; any other request says as well that the answer was good. */
+	if (!__atomic_load_n(&w->loop->ready, __ATOMIC_RELAXED) &&
+	    (opcode != FUSE_INIT || !fuse_session_exited(w->loop->session)))
 		set(&w->loop->ready);
 }
 

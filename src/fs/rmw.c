@@ -9,6 +9,7 @@
  * ones together with others of their kind (two may overlap, as on any disk).  Nothing claims any before the
  * writes that were inside the gate have left it.  When there are none any more the gate opens again.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@
 
 #include <dmfs/container_of.h>
 #include <dmfs/later.h>
+#include <dmfs/work.h>
 
 #define SECTORS_SHIFT 11 /* few writes are longer than 1 MiB */
 
@@ -27,32 +29,39 @@ static bool is_whole(const struct dmfs_rmw *w)
 	return !w->reads_head && !w->reads_tail;
 }
 
-/* No locks held. */
-static void claim(struct dmfs_rmw *w)
+/*
+ * If the gate is empty: has those that waited for it claim their blocks, and returns those that have got them, for
+ * start_all().  image->lock held.
+ */
+static struct dmfs_rmw *claim_blocks(struct dmfs_image *image)
 {
-	if (dm_block_lock(w->image->sectors, &w->claim, w->begin >> DM_SECTOR_SHIFT, (w->end - 1) >> DM_SECTOR_SHIFT,
-			  is_whole(w) ? DM_BLOCK_SHARED : DM_BLOCK_EXCLUSIVE, granted))
-		start(w);
-}
+	struct dmfs_rmw *w = image->waiting, *next, *ready = NULL, **tail = &ready;
 
-static void claim_all(struct dmfs_rmw *list)
-{
-	for (struct dmfs_rmw *next; list; list = next) {
-		next = list->next;
-		claim(list);
-	}
-}
-
-/* Those that wait for the gate to be empty, if it is now; image->lock held. */
-static struct dmfs_rmw *take_waiting(struct dmfs_image *image)
-{
-	struct dmfs_rmw *list = image->waiting;
-
-	if (!image->slow || image->drained || dm_gate_inside(&image->writes))
+	if (!image->slow || (!image->drained && dm_gate_inside(&image->writes)))
 		return NULL;
 	image->drained = true;
 	image->waiting = NULL;
-	return list;
+	image->waiting_tail = &image->waiting;
+	for (; w; w = next) {
+		next = w->next;
+		w->next = NULL;
+		w->waits = RMW_BLOCKS;
+		if (!dm_block_lock(image->sectors, &w->claim, w->begin >> DM_SECTOR_SHIFT, (w->end - 1) >> DM_SECTOR_SHIFT,
+				   is_whole(w) ? DM_BLOCK_SHARED : DM_BLOCK_EXCLUSIVE, granted))
+			continue;
+		w->waits = RMW_GOES;
+		*tail = w;
+		tail = &w->next;
+	}
+	return ready;
+}
+
+static void start_all(struct dmfs_rmw *list)
+{
+	for (struct dmfs_rmw *next; list; list = next) {
+		next = list->next;
+		start(list);
+	}
 }
 
 static void writes_drained(struct dm_gate *gate)
@@ -64,10 +73,18 @@ static void writes_drained(struct dm_gate *gate)
 	/* A write may be answered at once, and its device gone. */
 	dm_mapped_ref(d->md);
 	pthread_mutex_lock(&image->lock);
-	list = take_waiting(image);
+	list = claim_blocks(image);
 	pthread_mutex_unlock(&image->lock);
-	claim_all(list);
+	start_all(list);
 	dmfs_device_put(d);
+}
+
+static void one_less(struct dmfs_image *image)
+{
+	pthread_mutex_lock(&image->lock);
+	if (!--image->slow)
+		dm_gate_open(&image->writes);
+	pthread_mutex_unlock(&image->lock);
 }
 
 static void finish(struct dmfs_rmw *w, int error)
@@ -75,11 +92,39 @@ static void finish(struct dmfs_rmw *w, int error)
 	struct dmfs_image *image = w->image;
 
 	dm_block_unlock(image->sectors, &w->claim, NULL);
-	pthread_mutex_lock(&image->lock);
-	if (!--image->slow)
-		dm_gate_open(&image->writes);
-	pthread_mutex_unlock(&image->lock);
+	one_less(image);
 	w->done(w, error);
+}
+
+/* Takes a write out of those that wait for the gate; image->lock held. */
+static void forget_waiting(struct dmfs_rmw *w)
+{
+	struct dmfs_rmw **p = &w->image->waiting;
+
+	while (*p != w)
+		p = &(*p)->next;
+	*p = w->next;
+	if (!*p)
+		w->image->waiting_tail = p;
+}
+
+void dmfs_rmw_cancel(struct dmfs_rmw *w)
+{
+	struct dmfs_image *image = w->image;
+	bool waits_for_gate, waited;
+
+	pthread_mutex_lock(&image->lock);
+	waits_for_gate = w->waits == RMW_GATE;
+	waited = w->waits != RMW_GOES;
+	if (waits_for_gate)
+		forget_waiting(w);
+	w->waits = RMW_GOES;
+	pthread_mutex_unlock(&image->lock);
+	/* It may have got its blocks, and gone on, meanwhile. */
+	if (!waited || (!waits_for_gate && !dm_block_cancel(image->sectors, &w->claim, NULL)))
+		return;
+	one_less(image);
+	w->done(w, -EINTR);
 }
 
 /* --- the three steps of one write --------------------------------------------------------- */
@@ -131,6 +176,7 @@ static void prepare_step(struct dmfs_rmw *w, enum dm_op op, uint64_t at, char *d
 		.iovcnt = 1,
 		.end = step_end,
 		.private = w,
+		.origin = w->origin,
 	};
 }
 
@@ -166,6 +212,9 @@ static void granted(struct dm_block_claim *claim)
 	struct dmfs_rmw *w = container_of(claim, struct dmfs_rmw, claim);
 	struct dm_bio_list bios;
 
+	pthread_mutex_lock(&w->image->lock);
+	w->waits = RMW_GOES;
+	pthread_mutex_unlock(&w->image->lock);
 	w->step = READ_HEAD;
 	prepare_next(w);
 	dm_bio_list_init(&bios);
@@ -176,9 +225,8 @@ static void granted(struct dm_block_claim *claim)
 void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *buf, uint64_t offset, uint64_t len,
 		    unsigned flags, void (*done)(struct dmfs_rmw *, int))
 {
-	struct dmfs_rmw *list = NULL;
 	struct dmfs_device *d = image->device;
-	bool drained;
+	struct dmfs_rmw *list;
 
 	w->image = image;
 	w->block = image->block;
@@ -195,6 +243,7 @@ void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *bu
 	w->data = g_malloc(w->end - w->begin);
 	w->edge = is_whole(w) ? NULL : g_malloc(w->block);
 	memcpy(w->data + (offset - w->begin), buf, len);
+	w->waits = RMW_GATE;
 	w->next = NULL;
 
 	dm_mapped_ref(d->md); /* as in writes_drained() */
@@ -204,16 +253,11 @@ void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *bu
 		image->waiting_tail = &image->waiting;
 		dm_gate_close(&image->writes);
 	}
-	drained = image->drained;
-	if (!drained) {
-		*image->waiting_tail = w;
-		image->waiting_tail = &w->next;
-		list = take_waiting(image);
-	}
+	*image->waiting_tail = w;
+	image->waiting_tail = &w->next;
+	list = claim_blocks(image);
 	pthread_mutex_unlock(&image->lock);
-	claim_all(list);
-	if (drained)
-		claim(w);
+	start_all(list);
 	dmfs_device_put(d);
 }
 
@@ -232,6 +276,7 @@ struct dmfs_image *dmfs_image_new(struct dmfs_device *d)
 	image->writes.drained = writes_drained;
 	pthread_mutex_init(&image->lock, NULL);
 	image->sectors = dm_block_lock_new(SECTORS_SHIFT);
+	image->drops = dm_wq_new("invalidate", 8);
 	return image;
 }
 
@@ -239,6 +284,7 @@ void dmfs_image_free(struct dmfs_device *d)
 {
 	if (!d->image)
 		return;
+	dm_wq_free(d->image->drops);
 	dm_gate_destroy(&d->image->writes);
 	dm_block_lock_free(d->image->sectors);
 	pthread_mutex_destroy(&d->image->lock);

@@ -2,10 +2,9 @@
 /*
  * dm-io: a bio to each of several regions, and one answer with an error a region.
  *
- * Synchronous: the regions' bios go out from the calling thread, one after the
- * other (a backing store does the system call right there), and the caller
- * waits for those that are still under way.  Asynchronous: a queue's threads
- * submit them, so that the caller never does a system call.
+ * Synchronous: the regions' bios go out from the calling thread, one after the other (a backing store does the system
+ * call right there), and the caller waits for those that are still under way.  Asynchronous: a queue's threads submit
+ * them, so that the caller never does a system call.
  */
 #include <assert.h>
 #include <glib.h>

@@ -2,33 +2,26 @@
 /*
  * The copier (kcopyd.txt).
  *
- * A job is cut into pieces of at most PIECE_SECTORS.  A piece is read into a
- * buffer and written to every destination; up to JOB_PIECES of one job are
- * under way at once, one if its destinations must be written in order.
- * Buffers count against the client's memory from the moment a piece is
- * started; pieces that do not fit wait, first come first served, and a client
- * always has room for one.
+ * A job is cut into pieces of at most PIECE_SECTORS.  A piece is read into a buffer and written to every destination.
+ * Up to JOB_PIECES of one job are under way at once; one, if its destinations must be written in order.
  *
- * A piece is a small state machine that runs in the client's queue.  Its bios
- * go out from there, so a backing store does the system calls in that very
- * thread and the piece goes on to its next step without any hand-over; over a
- * device that finishes bios later, the last bio to end puts the piece back on the queue.
- * So no thread ever waits for a device.
+ * Buffers count against the client's memory from the moment a piece is started.  Pieces that do not fit wait, first
+ * come first served; a client always has room for one.
  *
- * A piece's buffer comes from the thread that starts it and goes back to the thread that
- * ends it, which keeps one: over backing stores that is the same one, still
- * in its core's cache, and neither mapped nor zeroed by the kernel anew for
- * every piece.  It goes when the thread ends, and idle threads end.
+ * A piece is a small state machine in the client's queue, and its bios go out from there.  A backing store does its
+ * system calls in that very thread, and the piece goes on without a hand-over.  Over a device that ends bios later, the
+ * last one puts the piece back on the queue.  So no thread waits for a device.
  *
- * Not copy_file_range(2): between two files on tmpfs it costs what reading and
- * writing pieces of this size does, on ext4 half as much again, and where it
- * is cheap (XFS, btrfs) it shares the blocks: then the first write to each
- * pays for the copy, may find no space in a file that was allocated, and the legs of
- * a mirror would be one copy of the data.
+ * A piece's buffer comes from the thread that starts it and goes to the thread that ends it, which keeps one.  Over
+ * backing stores that is the same thread: the buffer is still in its core's cache, and the kernel need not map and zero
+ * another.  It goes when the thread ends, and idle threads end.
  *
- * A throttle bounds the share of time in which its clients have pieces under
- * way: after BUSY_SLICE_NS of work no piece is started until those running
- * have ended and a matching pause is over.
+ * copy_file_range(2) is not used.  Between two files on tmpfs it costs as much as reading and writing pieces of this
+ * size, on ext4 half as much again.  Where it is cheap (XFS, btrfs) it shares the blocks: then the first write to each
+ * pays for the copy and may find no space in a file that was allocated, and the legs of a mirror would be one copy.
+ *
+ * A throttle bounds the share of time in which its clients have pieces under way.  After BUSY_SLICE_NS of work no piece
+ * is started until those running have ended and a pause in proportion is over.
  */
 #include <assert.h>
 #include <errno.h>

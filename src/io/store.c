@@ -31,6 +31,7 @@
 #include "store.h"
 
 #include <dmfs/error.h>
+#include <dmfs/hold.h>
 
 #ifndef FALLOC_FL_PUNCH_HOLE
 #include <linux/falloc.h>
@@ -144,12 +145,32 @@ static int transfer(struct store *s, struct dm_bio *bio, size_t done)
 
 /* --- the other operations ------------------------------------------------------------ */
 
-static int punch(struct store *s, uint64_t offset, uint64_t bytes)
+#define BLOCK_PIECE ((uint64_t)1 << 30) /* what a block device is asked to do at once with a range */
+#define ZERO_PIECE ((size_t)128 << 10)
+
+/* A disk may take hours for all of it. */
+static int block_range(struct store *s, const struct dm_bio *bio, unsigned long request)
 {
-	uint64_t range[2] = {offset, bytes};
+	uint64_t at = bio->sector << DM_SECTOR_SHIFT, end = at + (bio->sectors << DM_SECTOR_SHIFT);
+	int error = 0;
+
+	while (at < end && !error) {
+		uint64_t range[2] = {at, MIN(end - at, BLOCK_PIECE)};
+
+		error = ioctl(s->fd, request, range) < 0 ? -errno : 0;
+		at += range[1];
+		if (!error && at < end)
+			error = dm_bio_stop_long(bio);
+	}
+	return error;
+}
+
+static int punch(struct store *s, const struct dm_bio *bio)
+{
+	uint64_t offset = bio->sector << DM_SECTOR_SHIFT, bytes = bio->sectors << DM_SECTOR_SHIFT;
 
 	if (s->block_device)
-		return ioctl(s->fd, BLKDISCARD, range) < 0 ? -errno : 0;
+		return block_range(s, bio, BLKDISCARD);
 	return fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes) < 0 ? -errno
 													  : 0;
 }
@@ -160,7 +181,7 @@ static int discard(struct store *s, struct dm_bio *bio)
 
 	if (atomic_load(&s->no_discard))
 		return -EOPNOTSUPP;
-	error = punch(s, bio->sector << DM_SECTOR_SHIFT, bio->sectors << DM_SECTOR_SHIFT);
+	error = punch(s, bio);
 	if (error == -EOPNOTSUPP || error == -ENOSYS || error == -ENODEV) {
 		atomic_store(&s->no_discard, true);
 		error = -EOPNOTSUPP;
@@ -168,30 +189,29 @@ static int discard(struct store *s, struct dm_bio *bio)
 	return error;
 }
 
-static int write_zero_buffers(struct store *s, uint64_t offset, uint64_t bytes)
+static int write_zero_buffers(struct store *s, const struct dm_bio *bio)
 {
-	size_t size = 128 * 1024;
-	g_autofree char *zeroes = g_malloc0(size);
+	uint64_t at = bio->sector << DM_SECTOR_SHIFT, end = at + (bio->sectors << DM_SECTOR_SHIFT);
+	g_autofree char *zeroes = g_malloc0(ZERO_PIECE);
+	int error = 0;
 
-	while (bytes) {
-		ssize_t n = pwrite(s->fd, zeroes, MIN(bytes, size), (off_t)offset);
+	while (at < end && !error) {
+		ssize_t n = pwrite(s->fd, zeroes, MIN(end - at, ZERO_PIECE), (off_t)at);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			return n < 0 ? -errno : -EIO;
-		offset += (uint64_t)n;
-		bytes -= (uint64_t)n;
+		at += (uint64_t)n;
+		error = at < end ? dm_bio_stop_long(bio) : 0;
 	}
-	return 0;
+	return error;
 }
 
 static int write_zeroes(struct store *s, struct dm_bio *bio)
 {
-	uint64_t range[2] = {bio->sector << DM_SECTOR_SHIFT, bio->sectors << DM_SECTOR_SHIFT};
-
 	if (s->block_device)
-		return ioctl(s->fd, BLKZEROOUT, range) < 0 ? -errno : 0;
+		return block_range(s, bio, BLKZEROOUT);
 	if (!(bio->flags & DM_NOUNMAP) && !atomic_load(&s->no_discard)) {
 		/* A hole in a file reads as zeroes. */
 		int error = discard(s, bio);
@@ -200,13 +220,14 @@ static int write_zeroes(struct store *s, struct dm_bio *bio)
 			return error;
 	}
 	if (!atomic_load(&s->no_zero_range)) {
-		if (!fallocate(s->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)range[0], (off_t)range[1]))
+		if (!fallocate(s->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+			       (off_t)(bio->sector << DM_SECTOR_SHIFT), (off_t)(bio->sectors << DM_SECTOR_SHIFT)))
 			return 0;
 		if (errno != EOPNOTSUPP && errno != ENOSYS)
 			return -errno;
 		atomic_store(&s->no_zero_range, true);
 	}
-	return write_zero_buffers(s, range[0], range[1]);
+	return write_zero_buffers(s, bio);
 }
 
 /* A FLUSH tells of all errors since the last one.  What else makes a bio durable leaves them to the next FLUSH, too. */
@@ -374,6 +395,11 @@ static void store_identity(struct dm_dev *dev, uint64_t id[3])
 	id[2] = s->file->st_ino;
 }
 
+static int store_file(struct dm_dev *dev)
+{
+	return to_store(dev)->fd;
+}
+
 static void store_free(struct dm_dev *dev)
 {
 	struct store *s = to_store(dev);
@@ -390,6 +416,7 @@ static const struct dm_dev_ops store_ops = {
 	.limits = store_limits,
 	.print = store_print,
 	.identity = store_identity,
+	.file = store_file,
 	.free = store_free,
 };
 

@@ -16,6 +16,7 @@
 #include "clone.h"
 
 #include <dmfs/block_manager.h>
+#include <dmfs/claim.h>
 #include <dmfs/container_of.h>
 #include <dmfs/rounding.h>
 
@@ -201,6 +202,8 @@ static int parse_devices(struct clone *c, char **argv, GError **err)
 	struct dm_target *ti = c->ti;
 	int error = dm_get_device(ti, argv[0], DM_MODE_RW, &c->meta_dev, err);
 
+	if (!error)
+		error = dm_claim_device(ti, c->meta_dev, DM_MODE_RW, "metadata device", err);
 	if (!error)
 		error = dm_get_device(ti, argv[1], DM_MODE_RW, &c->dest, err);
 	if (!error)

@@ -566,7 +566,7 @@ static int crypt_report_zones(struct dm_target *ti, uint64_t sector, uint64_t ma
 const struct dm_target_type crypt_target = {
 	.name = "crypt",
 	.version = {1, 24, 0},
-	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_TAKES_KEYS | DM_TARGET_ZONES,
+	.features = DM_TARGET_FLUSH_DEVICES | DM_TARGET_TAKES_KEYS | DM_TARGET_ZONES | DM_TARGET_STRAIGHT,
 	.per_bio_size = sizeof(struct crypt_io),
 	.ctr = crypt_ctr,
 	.dtr = crypt_dtr,

@@ -656,6 +656,7 @@ static uint64_t dust_provisioned(struct dm_target *ti, uint64_t sector, uint64_t
 const struct dm_target_type dust_target = {
 	.name = "dust",
 	.version = {1, 0, 0},
+	.features = DM_TARGET_STRAIGHT,
 	.ctr = dust_ctr,
 	.dtr = dust_dtr,
 	.map = dust_map,

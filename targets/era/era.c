@@ -95,7 +95,7 @@ static enum dm_mapio era_map(struct dm_target *ti, struct dm_bio *bio)
 
 	bio->dev = era->origin;
 	bio->sector = offset;
-	if (!dm_op_is_write(bio->op))
+	if (!dm_op_is_write(bio->op) || bio->op == DM_PROVISION)
 		return DM_MAPIO_REMAPPED;
 	eb->first = (uint32_t)(offset / era->block_sectors);
 	eb->last = (uint32_t)((offset + bio->sectors - 1) / era->block_sectors);
@@ -317,6 +317,7 @@ static int era_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	}
 	ti->max_io_sectors = era->block_sectors;
 	ti->num_discard_bios = 1;
+	ti->provisions = true;
 	ti->num_write_zeroes_bios = 1;
 	return 0;
 }
@@ -347,6 +348,13 @@ static int era_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, s
 	return dm_dev_extent(era->origin, sector, sectors, out);
 }
 
+static uint64_t era_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct era *era = ti->private;
+
+	return dm_dev_provisioned(era->origin, sector, sectors);
+}
+
 const struct dm_target_type era_target = {
 	.name = "era",
 	.version = {1, 0, 0},
@@ -363,4 +371,5 @@ const struct dm_target_type era_target = {
 	.iterate_devices = era_iterate_devices,
 	.io_hints = era_io_hints,
 	.extent = era_extent,
+	.provisioned = era_provisioned,
 };

@@ -78,6 +78,7 @@ static int multipath_ctr(struct dm_target *ti, int argc, char **argv, GError **e
 	ti->private = m;
 	ti->num_flush_bios = m->paths->len > 1 ? 1 + m->paths->len : 1;
 	ti->num_discard_bios = 1;
+	ti->provisions = true;
 	ti->num_write_zeroes_bios = 1;
 	return 0;
 }
@@ -326,10 +327,23 @@ static int multipath_extent(struct dm_target *ti, uint64_t sector, uint64_t sect
 	return 0;
 }
 
+static uint64_t multipath_provisioned(struct dm_target *ti, uint64_t sector, uint64_t sectors)
+{
+	struct multipath *m = ti->private;
+
+	for (unsigned i = 0; i < m->paths->len; i++) {
+		struct path *path = m->paths->pdata[i];
+
+		if (dm_path_usable(&path->p))
+			return dm_dev_provisioned(path->p.dev, sector, sectors);
+	}
+	return sectors;
+}
+
 const struct dm_target_type multipath_target = {
 	.name = "multipath",
 	.version = {1, 14, 0},
-	.features = DM_TARGET_SINGLETON | DM_TARGET_IMMUTABLE,
+	.features = DM_TARGET_SINGLETON | DM_TARGET_IMMUTABLE | DM_TARGET_STRAIGHT,
 	.per_bio_size = sizeof(struct multipath_bio),
 	.ctr = multipath_ctr,
 	.dtr = multipath_dtr,
@@ -343,4 +357,5 @@ const struct dm_target_type multipath_target = {
 	.message = multipath_message,
 	.iterate_devices = multipath_iterate_devices,
 	.extent = multipath_extent,
+	.provisioned = multipath_provisioned,
 };

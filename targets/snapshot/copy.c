@@ -48,41 +48,6 @@ void to_start_init(struct to_start *start)
 	*start = (struct to_start){NULL, &start->copies, NULL};
 }
 
-static void dropped(void *context)
-{
-	struct snapshot *s = context;
-	struct origin *o = s->origin;
-	struct dm_bio_list bios;
-
-	pthread_mutex_lock(&s->lock);
-	atomic_store(&s->state, SNAP_INVALID);
-	bios = s->wait_invalid;
-	if (!bios.head)
-		bios.tail = &bios.head;
-	dm_bio_list_init(&s->wait_invalid);
-	pthread_mutex_unlock(&s->lock);
-	dm_target_event(s->ti, NULL, NULL);
-	snap_release(s);
-	origin_retry(o, &bios);
-}
-
-void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start)
-{
-	bool first;
-
-	pthread_mutex_lock(&s->lock);
-	first = atomic_load(&s->state) == SNAP_VALID;
-	if (first) {
-		atomic_store(&s->state, SNAP_INVALIDATING);
-		s->under_way++;
-	}
-	pthread_mutex_unlock(&s->lock);
-	if (!first)
-		return;
-	dm_log_err("snapshot: Invalidating snapshot: %s.", why);
-	start->drops = g_slist_prepend(start->drops, s);
-}
-
 /* --- the copy ------------------------------------------------------------------------- */
 
 static uint64_t chunk_sector(const struct pending *pe)
@@ -234,7 +199,7 @@ void to_start_run(struct to_start *start)
 		struct snapshot *s = start->drops->data;
 
 		start->drops = g_slist_delete_link(start->drops, start->drops);
-		snap_drop(s->cow->store, dropped, s);
+		snap_mark_dropped(s);
 	}
 }
 

@@ -165,6 +165,16 @@ static void guarded(struct dm_bio *bio)
 	count_done(b->s);
 }
 
+/* What another snapshot misses by it could not be kept. */
+static void guard_failed(struct dm_bio *bio)
+{
+	struct run *r = container_of(bio, struct run, guard);
+	struct batch *b = (struct batch *)r->guard.iov;
+
+	atomic_store(&b->copy_failed, true);
+	guarded(bio);
+}
+
 /* The other snapshots need copies of their own before the origin changes. */
 static void guard_runs(struct batch *b)
 {
@@ -181,6 +191,7 @@ static void guard_runs(struct batch *b)
 			.sector = where.sector,
 			.sectors = where.sectors,
 			.iov = (struct iovec *)b,
+			.end = guard_failed,
 			.private = &r->guard_bio,
 		};
 		guard_init(&r->guard, guarded);
@@ -291,7 +302,7 @@ static bool merge_batch(struct batch *b)
 
 	guard_runs(b);
 	mark(b, true);
-	ok = copy_runs(b);
+	ok = !atomic_load(&b->copy_failed) && copy_runs(b);
 	if (ok && dm_flush_sync(s->origin_dev)) {
 		dm_log_err("snapshot: Flush after merge failed: shutting down merge.");
 		ok = false;

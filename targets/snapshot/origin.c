@@ -42,6 +42,8 @@ static struct origin *origin_new(struct dm_dev *dev)
 
 	g_assert(o);
 	*o = (struct origin){.dev = dm_dev_get(dev), .snapshots = g_ptr_array_new(), .targets = g_ptr_array_new()};
+	o->absents = g_ptr_array_new();
+	pthread_mutex_init(&o->absent_lock, NULL);
 	pthread_mutex_init(&o->control, NULL);
 	for (unsigned i = 0; i < ORIGIN_SLOTS; i++)
 		pthread_mutex_init(&o->slots[i].lock, NULL);
@@ -79,6 +81,8 @@ void origin_put(struct origin *o)
 	dm_dev_put(o->dev);
 	g_ptr_array_free(o->snapshots, TRUE);
 	g_ptr_array_free(o->targets, TRUE);
+	g_ptr_array_free(o->absents, TRUE);
+	pthread_mutex_destroy(&o->absent_lock);
 	pthread_mutex_destroy(&o->control);
 	for (unsigned i = 0; i < ORIGIN_SLOTS; i++)
 		pthread_mutex_destroy(&o->slots[i].lock);
@@ -211,6 +215,8 @@ bool origin_guard(struct origin *o, struct dm_bio *bio)
 	struct to_start start;
 	bool safe = false;
 
+	if (atomic_load_explicit(&o->unmarked, memory_order_relaxed) && !absent_guard(o, bio))
+		return false;
 	to_start_init(&start);
 	if (!sb->guarded) {
 		pthread_mutex_lock(slot);
@@ -306,6 +312,13 @@ static void origin_status(struct dm_target *ti, enum dm_status_type type, GStrin
 		dm_dev_print(ot->dev, out);
 }
 
+static bool origin_misses(struct dm_target *ti, GString *who)
+{
+	struct origin_target *ot = ti->private;
+
+	return absent_names(ot->origin, who);
+}
+
 static int origin_iterate_devices(struct dm_target *ti, dm_iterate_fn fn, void *data)
 {
 	struct origin_target *ot = ti->private;
@@ -330,6 +343,7 @@ static uint64_t origin_provisioned(struct dm_target *ti, uint64_t sector, uint64
 const struct dm_target_type snapshot_origin_target = {
 	.name = "snapshot-origin",
 	.version = {1, 9, 0},
+	.features = DM_TARGET_STRAIGHT,
 	.per_bio_size = sizeof(struct snap_bio),
 	.ctr = origin_ctr,
 	.dtr = origin_dtr,
@@ -337,6 +351,7 @@ const struct dm_target_type snapshot_origin_target = {
 	.resume = origin_resume,
 	.postsuspend = origin_postsuspend,
 	.status = origin_status,
+	.misses = origin_misses,
 	.iterate_devices = origin_iterate_devices,
 	.extent = origin_extent,
 	.provisioned = origin_provisioned,

@@ -17,6 +17,7 @@
 
 #include "snapshot.h"
 
+#include <dmfs/claim.h>
 #include <dmfs/rounding.h>
 
 /* --- what is under way ----------------------------------------------------------------- */
@@ -283,6 +284,7 @@ static void snapshot_free(struct snapshot *s)
 {
 	merge_free(s);
 	cow_free(s->cow);
+	dm_rows_close(s->rows);
 	if (s->origin)
 		origin_put(s->origin);
 	if (s->cow_dev)
@@ -296,16 +298,21 @@ static void snapshot_free(struct snapshot *s)
 
 static int register_and_read(struct snapshot *s, GError **err)
 {
+	struct dm_target *active;
 	int r;
 
 	s->origin_sectors = dm_dev_sectors(s->origin_dev);
 	s->origin = origin_get(s->origin_dev);
 	pthread_mutex_lock(&s->origin->control);
 	r = check_handover(s, err);
-	if (!r)
+	active = r > 0 ? find_sharers(s).from->ti : NULL;
+	if (r >= 0)
+		r = dm_claim_with(s->ti, s->cow_dev, s->cow_dev->mode, "COW device", active, err);
+	if (!r && !active) {
 		r = open_store(s, err);
-	else if (r > 0)
-		r = 0;
+		if (!r)
+			r = snap_invalid_known(s, absent_missed(s->origin, dm_target_mapped(s->ti)), err);
+	}
 	if (!r)
 		join_origin(s);
 	pthread_mutex_unlock(&s->origin->control);
@@ -328,6 +335,7 @@ static int snapshot_new(struct dm_target *ti, int argc, char **argv, bool mergin
 	pthread_cond_init(&s->idle, NULL);
 	dm_bio_list_init(&s->wait_invalid);
 	merge_init(s);
+	snap_invalid_init(s);
 	ti->private = s;
 	error = parse_features(s, argc - 4, argv + 4, err);
 	if (!error)
@@ -367,6 +375,7 @@ static void snapshot_dtr(struct dm_target *ti)
 		merge_stop(s);
 	leave_origin(s);
 	wait_idle(s);
+	snap_invalid_end(s);
 	snapshot_free(s);
 }
 
@@ -430,8 +439,10 @@ static void snapshot_resume(struct dm_target *ti)
 	bool restart = false, handover;
 	struct sharers sh;
 
-	if (s->active)
+	if (s->active) {
+		snap_invalid_begin(s);
 		return;
+	}
 	dm_block_begin();
 	pthread_mutex_lock(&o->control);
 	sh = find_sharers(s);
@@ -444,6 +455,7 @@ static void snapshot_resume(struct dm_target *ti)
 	handover = sh.from && sh.to == s;
 	if (handover) {
 		wait_idle(sh.from);
+		snap_invalid_end(sh.from);
 		dm_status_pause(sh.from->ti, ti);
 	}
 	origin_lock_all(o);
@@ -458,7 +470,20 @@ static void snapshot_resume(struct dm_target *ti)
 	for (guint i = 0; i < stopped->len; i++)
 		dm_mapped_unquiesce(stopped->pdata[i]);
 	pthread_mutex_unlock(&o->control);
+	snap_invalid_begin(s);
 	dm_block_end();
+}
+
+static void snapshot_postsuspend(struct dm_target *ti)
+{
+	snap_invalid_end(ti->private);
+}
+
+static bool merge_misses(struct dm_target *ti, GString *who)
+{
+	struct snapshot *s = ti->private;
+
+	return absent_names(s->origin, who);
 }
 
 static void merge_resume(struct dm_target *ti)
@@ -541,12 +566,14 @@ static void snapshot_io_hints(struct dm_target *ti, struct dm_limits *limits)
 
 const struct dm_target_type snapshot_target = {
 	.name = "snapshot",
+	.absent = &snapshot_absent,
 	.version = {1, 16, 0},
 	.per_bio_size = sizeof(struct snap_bio),
 	.ctr = snapshot_ctr,
 	.dtr = snapshot_dtr,
 	.map = snapshot_map,
 	.end_io = snapshot_end_io,
+	.postsuspend = snapshot_postsuspend,
 	.preresume = snapshot_preresume,
 	.resume = snapshot_resume,
 	.status = snapshot_status,
@@ -558,6 +585,7 @@ const struct dm_target_type snapshot_target = {
 
 const struct dm_target_type snapshot_merge_target = {
 	.name = "snapshot-merge",
+	.misses = merge_misses,
 	.version = {1, 5, 0},
 	.per_bio_size = sizeof(struct snap_bio),
 	.ctr = merge_ctr,
@@ -566,6 +594,7 @@ const struct dm_target_type snapshot_merge_target = {
 	.end_io = snapshot_end_io,
 	.presuspend = merge_presuspend,
 	.presuspend_undo = merge_presuspend_undo,
+	.postsuspend = snapshot_postsuspend,
 	.preresume = snapshot_preresume,
 	.resume = merge_resume,
 	.status = snapshot_status,

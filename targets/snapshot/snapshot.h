@@ -8,6 +8,8 @@
  * merge.c      the merge itself
  * origin.c     origins and the snapshot-origin target
  * extent.c     which parts hold data
+ * invalid.c    snapshots that have missed a write, and how that is kept
+ * absent.c     snapshots that the state has and that could not be loaded
  * store.c      exceptions on disk; exceptions.c: in memory
  *
  * A chunk of a snapshot is in one of these states, under its shard's lock:
@@ -36,6 +38,7 @@
 #include "store.h"
 
 #include <dmfs/kcopyd.h>
+#include <dmfs/rows.h>
 #include <dmfs/work.h>
 
 #define SHARD_BITS 7
@@ -74,6 +77,7 @@ struct cow {
 	struct dm_kcopyd_client *kcopyd;
 	uint32_t chunk_sectors;
 	unsigned shift;
+	atomic_bool unmarked; /* it is invalid, and its store does not say so */
 	struct shard shards[SHARDS];
 };
 
@@ -102,6 +106,11 @@ struct snapshot {
 	_Atomic enum snap_state state;
 	atomic_bool overflowed, merge_failed;
 
+	/* Being invalid (invalid.c). */
+	struct dm_rows *rows;
+	struct dm_work tell_work, retry_work;
+	struct dm_timer retry_timer;
+
 	/* The merge. */
 	struct dm_wq *merge_wq;
 	struct dm_work merge_work;
@@ -118,6 +127,9 @@ struct origin {
 	pthread_mutex_t control;
 	GPtrArray *snapshots; /* of struct snapshot */
 	GPtrArray *targets;   /* of struct dm_target: live snapshot-origins; under control */
+	pthread_mutex_t absent_lock;
+	GPtrArray *absents;   /* of struct absent, under absent_lock */
+	atomic_uint unmarked; /* of them: the next write is to wait for */
 	struct slot {
 		pthread_mutex_t lock;
 	} __attribute__((aligned(64))) slots[ORIGIN_SLOTS];
@@ -185,8 +197,27 @@ struct pending *pending_find(struct shard *shard, uint64_t chunk); /* shard->loc
 /* Ends a draining exception if nothing holds it up any more; to be retried are its origin bios. shard->lock held. */
 void pending_drained(struct shard *shard, uint64_t chunk, struct dm_bio_list *origin_bios, struct pending **ended);
 void pending_end(struct pending *pe, struct dm_bio_list *origin_bios); /* no locks held */
+
+/* invalid.c */
 /* The snapshot is of no use any more; why is for the log.  No bio is sent before to_start_run(). */
 void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start);
+void snap_mark_dropped(struct snapshot *s); /* to_start_run()'s part of it: marks the store; s is held */
+void snap_invalid_init(struct snapshot *s);
+/* After its store was opened: what the state knows of it, or its stand-in (missed). */
+int snap_invalid_known(struct snapshot *s, bool missed, GError **err);
+void snap_invalid_begin(struct snapshot *s); /* at resume: goes on trying to mark the store */
+void snap_invalid_end(struct snapshot *s);   /* at suspend, before a handover and at the end: tries it now, and stops */
+struct dm_wq *snap_invalid_wq(void);
+/* The row that says so in the state. */
+int snap_rows_load(struct dm_rows *rows, bool *invalid, GError **err);
+bool snap_rows_mark(struct dm_rows *rows); /* durably; waits */
+
+/* absent.c */
+extern const struct dm_target_type snapshot_absent;
+/* For the first write to an origin with absent snapshots: true, or the bio is kept until it may go (or ends). */
+bool absent_guard(struct origin *o, struct dm_bio *bio);
+bool absent_missed(struct origin *o, struct dm_mapped *md); /* whether that of a device has missed a write */
+bool absent_names(struct origin *o, GString *out);          /* of those that have missed none; false: there are none */
 
 /* origin.c */
 struct origin *origin_get(struct dm_dev *dev);

@@ -73,7 +73,7 @@ struct snap_store {
 	struct dm_bio drop_io;
 	struct iovec drop_iov;
 	char *header; /* one block */
-	void (*dropped)(void *);
+	void (*dropped)(void *, bool);
 	void *drop_context;
 };
 
@@ -643,9 +643,9 @@ void snap_abort(struct snap_store *st, struct snap_commit *c)
 
 /* --- the end of a store --------------------------------------------------------------------- */
 
-static void drop_done(struct snap_store *st)
+static void drop_done(struct snap_store *st, bool ok)
 {
-	st->dropped(st->drop_context);
+	st->dropped(st->drop_context, ok);
 	pthread_mutex_lock(&st->lock);
 	st->dropping = false;
 	pthread_cond_broadcast(&st->idle);
@@ -656,10 +656,16 @@ static void header_written(struct dm_bio *bio)
 {
 	if (bio->error)
 		dm_log_err("snapshot: cannot mark the exception store invalid: %s", g_strerror(-bio->error));
-	drop_done(bio->private);
+	drop_done(bio->private, !bio->error);
 }
 
-void snap_drop(struct snap_store *st, void (*done)(void *), void *context)
+int snap_store_mark(struct snap_store *st)
+{
+	fill_header(st, false);
+	return dm_write_sync(st->dev, 0, st->block >> DM_SECTOR_SHIFT, st->header, DM_META | DM_FUA);
+}
+
+void snap_drop(struct snap_store *st, void (*done)(void *, bool), void *context)
 {
 	pthread_mutex_lock(&st->lock);
 	st->dropping = true;
@@ -668,7 +674,7 @@ void snap_drop(struct snap_store *st, void (*done)(void *), void *context)
 	st->failed = true;
 	kick(st);
 	if (st->kind == SNAP_TRANSIENT) {
-		drop_done(st);
+		drop_done(st, true);
 		return;
 	}
 	fill_header(st, false);

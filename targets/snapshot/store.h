@@ -55,8 +55,10 @@ enum snap_store_kind snap_store_kind_of(const struct snap_store *st);
 int snap_alloc(struct snap_store *st, struct snap_commit *c);
 void snap_commit(struct snap_store *st, struct snap_commit *c);
 void snap_abort(struct snap_store *st, struct snap_commit *c);
-/* Marks the store invalid on disk; done() when that is durable or has failed.  Once. */
-void snap_drop(struct snap_store *st, void (*done)(void *), void *context);
+/* Marks the store invalid on disk; done() when that is durable or (false) has failed.  Once. */
+void snap_drop(struct snap_store *st, void (*done)(void *, bool), void *context);
+/* (sync) Tries that again, or for the first time: 0 or a negative errno.  Nothing else is under way. */
+int snap_store_mark(struct snap_store *st);
 /* Waits until no commit or drop is under way. */
 void snap_store_wait(struct snap_store *st);
 

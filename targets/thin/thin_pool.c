@@ -13,6 +13,8 @@
 
 #include <inttypes.h>
 
+#include <dmfs/claim.h>
+
 #define MIN_BLOCK_SECTORS 128u
 #define MAX_BLOCK_SECTORS 2097152u
 #define MAX_METADATA_SECTORS (UINT64_C(16) << 21) /* 16 GiB */
@@ -69,6 +71,8 @@ static int open_devices(struct dm_target *ti, struct pool_target *pt, char **arg
 	enum dm_mode mode = pt->requested.mode == PM_READ_ONLY ? DM_MODE_READ : DM_MODE_RW;
 	int r = dm_get_device(ti, argv[0], mode, &pt->meta_dev, err);
 
+	if (!r)
+		r = dm_claim_device(ti, pt->meta_dev, mode, "metadata device", err);
 	if (r)
 		return r;
 	warn_if_too_big(pt->meta_dev);

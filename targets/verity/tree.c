@@ -20,12 +20,14 @@
  * when there is no room.  Time is counted in nodes made.
  */
 #include <inttypes.h>
+#include <pthread.h>
 
 #include "verity.h"
 
 #define SHARDS 16u
 #define CLUSTER_BYTES ((size_t)256 << 10) /* read at once, in the level above the data */
 #define CLUSTER_MAX 64u                   /* blocks of it */
+#define MAX_NESTED 4u
 
 enum state { LOADING, READ, MENDING, VERIFIED, BAD, FAILED };
 
@@ -47,7 +49,7 @@ struct verity_node {
 };
 
 struct shard {
-	GMutex lock;
+	pthread_mutex_t lock;
 	struct verity_node **buckets;
 	struct verity_node *newest, *oldest;
 } __attribute__((aligned(64)));
@@ -59,8 +61,8 @@ struct verity_tree {
 	size_t limit;     /* bytes */
 	atomic_size_t bytes;
 	_Atomic uint64_t time;
-	GMutex lock; /* with idle: loads */
-	GCond idle;
+	pthread_mutex_t lock; /* with idle: loads */
+	pthread_cond_t idle;
 	unsigned loads; /* under way */
 	struct shard shards[SHARDS];
 };
@@ -166,22 +168,22 @@ static bool drop_one(struct verity_tree *t)
 	for (unsigned i = 0; i < SHARDS; i++) {
 		struct shard *s = &t->shards[i];
 
-		g_mutex_lock(&s->lock);
+		pthread_mutex_lock(&s->lock);
 		if (s->oldest && s->oldest->used <= used) {
 			used = s->oldest->used;
 			best = s;
 		}
-		g_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&s->lock);
 	}
 	if (!best)
 		return false;
-	g_mutex_lock(&best->lock);
+	pthread_mutex_lock(&best->lock);
 	n = best->oldest;
 	if (n) {
 		list_remove(best, n);
 		unhash(t, best, n);
 	}
-	g_mutex_unlock(&best->lock);
+	pthread_mutex_unlock(&best->lock);
 	if (n)
 		node_free(n);
 	return true;
@@ -204,13 +206,13 @@ static void unpin(struct verity_node *n)
 	struct shard *s = shard_of(t, n->block);
 	bool gone = false;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	if (!--n->refs) {
 		gone = n->state == FAILED;
 		if (!gone)
 			list_add(t, s, n);
 	}
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	if (gone)
 		node_free(n);
 	make_room(t, 0);
@@ -249,9 +251,9 @@ static void settle(struct verity_node *n, enum state state)
 	struct shard *s = shard_of(n->tree, n->block);
 	struct verity_wait *list;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	list = set_state(s, n, state);
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	wake(list);
 }
 
@@ -272,29 +274,29 @@ static struct verity_node *make_node(struct verity_tree *t, uint64_t block, unsi
 	*n = (struct verity_node){
 		.tree = t, .block = block, .level = level, .state = LOADING, .refs = 1, .data = n->own, .work.fn = mend};
 	atomic_fetch_add(&t->bytes, node_bytes(t));
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	if (find(t, s, block)) {
-		g_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&s->lock);
 		node_free(n);
 		return NULL;
 	}
 	bucket = bucket_of(t, s, block);
 	n->hash_next = *bucket;
 	*bucket = n;
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	atomic_fetch_add_explicit(&t->time, 1, memory_order_relaxed);
 	return n;
 }
 
 static void load_done(struct verity_tree *t)
 {
-	g_mutex_lock(&t->lock);
+	pthread_mutex_lock(&t->lock);
 	if (!--t->loads)
-		g_cond_signal(&t->idle);
-	g_mutex_unlock(&t->lock);
+		pthread_cond_signal(&t->idle);
+	pthread_mutex_unlock(&t->lock);
 }
 
-static void start_load(struct verity_tree *t, struct verity_node *const *nodes, unsigned n);
+static void start_load(struct verity_tree *t, struct verity_node *const *nodes, unsigned n, bool now);
 
 static void loaded(struct dm_bio *bio)
 {
@@ -305,7 +307,7 @@ static void loaded(struct dm_bio *bio)
 		struct verity_node *n = l->nodes[i];
 
 		if (bio->error && l->n > 1) { /* one of them cannot be read: which? */
-			start_load(t, &n, 1);
+			start_load(t, &n, 1, false);
 			continue;
 		}
 		n->error = bio->error;
@@ -318,8 +320,25 @@ static void loaded(struct dm_bio *bio)
 	load_done(t);
 }
 
+/*
+ * Sends it out at once, so that with a file beneath it is over at return, even in map(): unless in an end(), where it
+ * cannot be, or below several others that were sent so.
+ */
+static void submit_now(struct dm_bio *bio)
+{
+	static _Thread_local unsigned nested;
+
+	if (dm_in_end() || nested >= MAX_NESTED) {
+		dm_submit(bio);
+		return;
+	}
+	nested++;
+	dm_submit_now(bio);
+	nested--;
+}
+
 /* The nodes are neighbours, and pinned for the load. */
-static void start_load(struct verity_tree *t, struct verity_node *const *nodes, unsigned n)
+static void start_load(struct verity_tree *t, struct verity_node *const *nodes, unsigned n, bool now)
 {
 	struct load *l = g_malloc(sizeof(*l) + n * (sizeof(struct verity_node *) + sizeof(struct iovec)));
 	unsigned shift = t->f->hash_bits - DM_SECTOR_SHIFT;
@@ -342,10 +361,13 @@ static void start_load(struct verity_tree *t, struct verity_node *const *nodes, 
 		.iovcnt = (int)n,
 		.end = loaded,
 	};
-	g_mutex_lock(&t->lock);
+	pthread_mutex_lock(&t->lock);
 	t->loads++;
-	g_mutex_unlock(&t->lock);
-	dm_submit(&l->bio);
+	pthread_mutex_unlock(&t->lock);
+	if (now)
+		submit_now(&l->bio);
+	else
+		dm_submit(&l->bio);
 }
 
 /* How many hash blocks from a multiple of that are read together; one by one where they would push out others for nothing. */
@@ -359,9 +381,9 @@ static uint64_t cluster_blocks(struct verity_tree *t, uint64_t block)
 		n /= 2;
 	if (n <= 1 || has_room(t, n * node_bytes(t)))
 		return MAX(n, 1);
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	sequential = find(t, s, block - 1);
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	return sequential ? n : 1;
 }
 
@@ -376,7 +398,7 @@ static struct verity_node *add_node(struct verity_tree *t, uint64_t block, unsig
  * Starts the load of a hash block that was not in the cache, and of its absent neighbours.  Returns it, pinned
  * for the caller; NULL if somebody has made it by now, or *error.
  */
-static struct verity_node *load_new(struct verity_tree *t, uint64_t block, unsigned level, int *error)
+static struct verity_node *load_new(struct verity_tree *t, uint64_t block, unsigned level, bool now, int *error)
 {
 	uint64_t cluster = level ? 1 : cluster_blocks(t, block), first, end;
 	struct verity_node *nodes[2 * CLUSTER_MAX], *n;
@@ -386,16 +408,16 @@ static struct verity_node *load_new(struct verity_tree *t, uint64_t block, unsig
 	n = nodes[to++] = add_node(t, block, level, error);
 	if (!n)
 		return NULL;
-	g_mutex_lock(&shard_of(t, block)->lock);
+	pthread_mutex_lock(&shard_of(t, block)->lock);
 	n->refs++; /* for the caller, besides the load's */
-	g_mutex_unlock(&shard_of(t, block)->lock);
+	pthread_mutex_unlock(&shard_of(t, block)->lock);
 	first = MAX(block & ~(cluster - 1), t->f->level_start[level]);
 	end = MIN((block & ~(cluster - 1)) + cluster, t->f->level_start[level] + t->f->level_blocks[level]);
 	for (uint64_t b = block + 1; b < end && (nodes[to] = add_node(t, b, level, &unused)); b++)
 		to++;
 	for (uint64_t b = block; b > first && (nodes[from - 1] = add_node(t, b - 1, level, &unused)); b--)
 		from--;
-	start_load(t, nodes + from, to - from);
+	start_load(t, nodes + from, to - from, now);
 	return n;
 }
 
@@ -426,17 +448,17 @@ static int enter_path(struct verity_tree *t, uint64_t data_block, unsigned level
 	while (!error) {
 		struct verity_node *n = w->path[level];
 
-		g_mutex_lock(&s->lock);
+		pthread_mutex_lock(&s->lock);
 		if (!n && (n = find(t, s, block))) {
 			pin(s, n);
 			w->path[level] = n;
 		}
 		if (n)
 			*state = n->state;
-		g_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&s->lock);
 		if (n)
 			return 0;
-		w->path[level] = load_new(t, block, level, &error);
+		w->path[level] = load_new(t, block, level, false, &error);
 	}
 	return error;
 }
@@ -487,7 +509,7 @@ static bool start_mending(struct verity_tree *t, struct shard *s, struct verity_
 {
 	bool mine;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	mine = n->state == READ;
 	if (mine) {
 		n->state = MENDING;
@@ -495,7 +517,7 @@ static bool start_mending(struct verity_tree *t, struct shard *s, struct verity_
 		memcpy(n->want, want, t->f->digest_size);
 		wait_for(n, w);
 	}
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	if (!mine)
 		return false;
 	if (t->v->fec) {
@@ -521,10 +543,10 @@ static bool verify(struct verity_tree *t, uint64_t data_block, unsigned level, s
 	verity_hash_block(t->f, n->own, t->f->hash_block, is);
 	if (memcmp(is, want, t->f->digest_size))
 		return !start_mending(t, s, n, want, w);
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	if (n->state == READ)
 		n->state = VERIFIED;
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	return true;
 }
 
@@ -537,11 +559,11 @@ static enum verity_answer pass(struct verity_tree *t, uint64_t data_block, unsig
 	for (;;) {
 		enum state state;
 
-		g_mutex_lock(&s->lock);
+		pthread_mutex_lock(&s->lock);
 		state = n->state;
 		if (state == LOADING || state == MENDING)
 			wait_for(n, w);
-		g_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&s->lock);
 		if (state == LOADING || state == MENDING)
 			return VERITY_WAIT;
 		if (usable(state))
@@ -593,14 +615,14 @@ enum verity_answer verity_tree_digest(struct verity_tree *t, uint64_t block, uin
 	}
 	place(t, block, 0, &hash_block, &offset);
 	s = shard_of(t, hash_block);
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	n = find(t, s, hash_block);
 	if (n && usable(n->state)) {
 		state = n->state;
 		memcpy(digest, n->data + offset, t->f->digest_size);
 		touch(t, s, n);
 	}
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	if (state == BAD && !w->path[0]) /* each use is told of; of the one that has found it out it was */
 		verity_block_corrupted(t->v, VERITY_METADATA, hash_block);
 	if (usable(state)) {
@@ -616,12 +638,12 @@ bool verity_tree_peek(struct verity_tree *t, uint64_t hash_block, size_t offset,
 	struct verity_node *n;
 	bool is;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	n = find(t, s, hash_block);
 	is = n && n->state == VERIFIED;
 	if (is)
 		memcpy(out, n->data + offset, len);
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	return is;
 }
 
@@ -634,12 +656,12 @@ static bool prefetch_one(struct verity_tree *t, uint64_t block, unsigned level)
 	struct verity_node *n;
 	int unused = 0;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	n = find(t, s, block);
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	if (n)
 		return false;
-	n = load_new(t, block, level, &unused);
+	n = load_new(t, block, level, true, &unused);
 	if (n)
 		unpin(n);
 	return n;
@@ -679,10 +701,10 @@ struct verity_tree *verity_tree_new(struct verity *v)
 	nodes = MIN(t->limit / node_bytes(t), v->f.hash_end - v->f.hash_start) / SHARDS;
 	for (t->buckets = 4; t->buckets < nodes; t->buckets *= 2)
 		;
-	g_mutex_init(&t->lock);
-	g_cond_init(&t->idle);
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->idle, NULL);
 	for (unsigned i = 0; i < SHARDS; i++) {
-		g_mutex_init(&t->shards[i].lock);
+		pthread_mutex_init(&t->shards[i].lock, NULL);
 		t->shards[i].buckets = g_new0(struct verity_node *, t->buckets);
 	}
 	return t;
@@ -692,18 +714,18 @@ void verity_tree_free(struct verity_tree *t)
 {
 	if (!t)
 		return;
-	g_mutex_lock(&t->lock);
+	pthread_mutex_lock(&t->lock);
 	while (t->loads)
-		g_cond_wait(&t->idle, &t->lock);
-	g_mutex_unlock(&t->lock);
+		pthread_cond_wait(&t->idle, &t->lock);
+	pthread_mutex_unlock(&t->lock);
 	while (drop_one(t))
 		;
 	g_assert(!atomic_load(&t->bytes));
 	for (unsigned i = 0; i < SHARDS; i++) {
-		g_mutex_clear(&t->shards[i].lock);
+		pthread_mutex_destroy(&t->shards[i].lock);
 		g_free(t->shards[i].buckets);
 	}
-	g_mutex_clear(&t->lock);
-	g_cond_clear(&t->idle);
+	pthread_mutex_destroy(&t->lock);
+	pthread_cond_destroy(&t->idle);
 	g_aligned_free(t);
 }

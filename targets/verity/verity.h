@@ -51,7 +51,7 @@ struct verity {
 /* --- tree.c ---------------------------------------------------------------------------------------- */
 
 /* Most bytes of hash blocks that are kept, unless reads that are under way need more. */
-#define VERITY_CACHE_BYTES ((size_t)12 << 20)
+#define VERITY_CACHE_BYTES ((size_t)4608 << 10)
 
 struct verity_node;
 

@@ -10,9 +10,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const char *const paths[][5] = {
-		{"config", "requirements", "mandatory", NULL}, {"segments", "*", "encryption", NULL}, {"segments", "*", "iv_tweak", NULL},
-		{NULL}, {"segments", NULL}, {"segments", "*", "type", NULL}, {"segments", "*", "size", NULL}, {"*", "*", "*", NULL}};
+	static const char *const paths[][5] = {{"config", "requirements", "mandatory", NULL},
+					       {"segments", "*", "encryption", NULL},
+					       {"segments", "*", "iv_tweak", NULL},
+					       {NULL},
+					       {"segments", NULL},
+					       {"segments", "*", "type", NULL},
+					       {"segments", "*", "size", NULL},
+					       {"*", "*", "*", NULL}};
 	g_autofree char *text = g_strndup((const char *)data, size);
 
 	for (size_t i = 0; i < G_N_ELEMENTS(paths); i++) {

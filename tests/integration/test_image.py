@@ -380,13 +380,16 @@ MIB = 2048      # sectors
     ("mirror", "0 {n} mirror core 2 1024 nosync 2 {a} 0 {b} 0", True),
     ("unstriped", "0 {half} unstriped 2 8 1 {a} 0", True),
     ("stack", "0 {n} linear below 0", True),
+    ("multipath", "0 {n} multipath 0 0 1 1 round-robin 0 2 0 {a} below", True),
+    ("era", "0 {n} era {c} {a} 128", True),
     ("snapshot-origin", "0 {n} snapshot-origin below", True),
 ])
 def test_blocks_are_what_is_provisioned(fs, backing, name, table, data):
     n = 1024 * MIB
     a, b = sparse(backing, n, os.urandom(MIB * SECTOR)), backing(n)
     fs.mkdir("below", linear(a, n))
-    dev = fs.mkdir("vol", table.format(n=n, half=n // 2, a=quote(a), b=quote(b)))
+    c = backing(8192)
+    dev = fs.mkdir("vol", table.format(n=n, half=n // 2, a=quote(a), b=quote(b), c=quote(c)))
     assert blocks(dev) == (blocks(a) if data else 0)
     with dev.open(os.O_RDONLY):
         assert blocks(dev) == (blocks(a) if data else 8)    # there may be pages that only the kernel has

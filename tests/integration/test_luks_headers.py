@@ -49,7 +49,8 @@ def test_damaged_luks2(luks, volume, options):
     with open(path, "rb") as f:
         assert f.read() == before
     overwrite(path, 16384 + 5000, b"X")
-    luks.refuse("open", path, "v", *options, match=r"is not a valid LUKS device: LUKS2 header checksum error \(offset 0\); "
+    luks.refuse("open", path, "v", *options,
+                match=r"is not a valid LUKS device: LUKS2 header checksum error \(offset 0\); "
                 r"LUKS2 header checksum error \(offset 16384\)")
 
 
@@ -58,7 +59,8 @@ def test_truncated(luks, volume, kind):
     path = volume("--type", kind)
     os.truncate(path, MIB)
     for options in ([], ["--type", "luks"], ["--type", kind]):
-        luks.refuse("open", path, "v", *options, match=r"is too small\. .*(Need at least 16777216|at least 2066432) bytes")
+        luks.refuse("open", path, "v", *options,
+                    match=r"is too small\. .*(Need at least 16777216|at least 2066432) bytes")
     os.truncate(path, 500)
     luks.refuse("open", path, "v", "--type", kind, match="v.img is too small for any header: it has 0 sectors")
     os.truncate(path, 0)
@@ -74,11 +76,13 @@ def test_ambiguous_signatures(luks, volume, work, sh, tool):
     sh(f'{tool("mke2fs")} -q -F "$1"', path)
     overwrite(path, 16384, header[16384:32768])
     for options in ([], ["--type", "luks"], ["--type", "luks2"]):
-        luks.refuse("open", path, "v", *options, match='ambiguous signatures, cannot auto-recover LUKS2. Please run "cryptsetup repair"')
+        luks.refuse("open", path, "v", *options,
+                    match='ambiguous signatures, cannot auto-recover LUKS2. Please run "cryptsetup repair"')
 
 
 def test_types_that_differ(luks, volume, work, backing):
-    two, one, bde, blank = volume(), volume("--type", "luks1", name="one"), bitlocker.Volume(luks.fs, work).path, backing(4096)
+    two, one, blank = volume(), volume("--type", "luks1", name="one"), backing(4096)
+    bde = bitlocker.Volume(luks.fs, work).path
     luks.refuse("open", two, "v", "--type", "luks1", match="is not a valid LUKS1 device: its header is LUKS2's")
     luks.refuse("open", one, "v", "--type", "luks2", match="is not a valid LUKS2 device: its header is LUKS1's")
     for path in (two, one, blank):
@@ -87,7 +91,8 @@ def test_types_that_differ(luks, volume, work, backing):
         for kind in ("luks", "luks1", "luks2"):
             luks.refuse("open", path, "v", "--type", kind, match="is not a valid LUKS")
     luks.refuse("open", blank, "v", match="has no LUKS or BitLocker header .* use --type tcrypt")
-    luks.refuse("open", blank, "v", "--header", bde, match="has a BitLocker header, which is always with its data: no --header")
+    luks.refuse("open", blank, "v", "--header", bde,
+                match="has a BitLocker header, which is always with its data: no --header")
     overwrite(two, 6, struct.pack(">H", 3))
     overwrite(two, 16384, bytes(8))
     luks.refuse("open", two, "v", match="Unsupported LUKS version 3")
@@ -96,7 +101,8 @@ def test_types_that_differ(luks, volume, work, backing):
 
 
 @pytest.mark.parametrize("cipher,shown", [
-    ("aes-xts-plain64 00 0 /etc/passwd 0", "aes-xts-plain64 00 0 /etc/passwd 0, which has a byte 0x20 that no cipher has"),
+    ("aes-xts-plain64 00 0 /etc/passwd 0",
+     "aes-xts-plain64 00 0 /etc/passwd 0, which has a byte 0x20 that no cipher has"),
     ("aes-xts-plain64\n0 8 zero", r"aes-xts-plain64\\n0 8 zero, which has a byte 0x5c"),
     ("aes -xts-plain64", "aes -xts-plain64, which has a byte 0x20"),
     ("aes-xts-plain64\t", "which has a byte 0x5c"),
@@ -138,7 +144,8 @@ def test_uuid_that_is_none(luks, volume):
     (lambda m: m["segments"]["0"].update(type="hw-opal"), r"\(Opal\)|not a valid"),
     (lambda m: m["config"].update(requirements={"mandatory": ["inline-hw-tags"]}), "integrity tags inline"),
     (lambda m: m["config"].update(requirements={"mandatory": ["quantum", "x\ny"]}), r'unknown here: \["quantum","x\\n'),
-    (lambda m: m["config"].update(requirements={"mandatory": ["online-reencrypt-v2"]}), "a reencryption is under way|not a valid"),
+    (lambda m: m["config"].update(requirements={"mandatory": ["online-reencrypt-v2"]}),
+     "a reencryption is under way|not a valid"),
     (lambda m: m["segments"]["0"].update(type="linear"), 'segment of type "linear", not "crypt"|not a valid'),
     (lambda m: m["segments"]["0"].update(integrity={"type": "hmac(sha256)", "journal_encryption": "none",
                                                     "journal_integrity": "none"}),
@@ -157,7 +164,8 @@ def test_tokens_that_cannot_be_had(luks, volume):
     tokens = {"0": {"type": "no-such-kind", "keyslots": ["0"]},
               "3": {"type": "luks2-keyring", "keyslots": ["0"], "key_description": "dmfs:no\x1bne"}}
     edit_luks2(path, lambda m: m.update(tokens=tokens))
-    plugin = r"token 0 \(no-such-kind\) needs libcryptsetup's plugin \S*libcryptsetup-token-no-such-kind.so, which is not there"
+    plugin = (r"token 0 \(no-such-kind\) needs libcryptsetup's plugin "
+              r"\S*libcryptsetup-token-no-such-kind.so, which is not there")
     key = r"token 3 \(luks2-keyring\) needs the key 'dmfs:no\\033ne', which is in no keyring of this process"
     luks.refuse("open", path, "v", "--token-only", match=f"no token gives a key: {plugin}; {key}$")
     luks.refuse("open", path, "v", "--token-only", "--token-id", "0", match=f"{plugin}$")
@@ -170,8 +178,10 @@ def test_tokens_that_cannot_be_had(luks, volume):
     luks.run("close", "v")
     edit_luks2(path, lambda m: m.update(tokens={}))
     luks.refuse("open", path, "v", "--token-only", match="no token gives a key: it has no tokens$")
-    luks.refuse("open", volume("--type", "luks1", name="one"), "v", "--token-only", match="it is LUKS1, which has no tokens")
-    luks.refuse("open", os.path.join(os.path.dirname(path), "one"), "v", "--token-id", "0", match="it is LUKS1, which has no tokens")
+    luks.refuse("open", volume("--type", "luks1", name="one"), "v", "--token-only",
+                match="it is LUKS1, which has no tokens")
+    luks.refuse("open", os.path.join(os.path.dirname(path), "one"), "v", "--token-id", "0",
+                match="it is LUKS1, which has no tokens")
 
 
 def test_hash_as_people_spell_it(luks, volume, tool):
@@ -197,7 +207,8 @@ def test_key_file_windows(luks, volume, work):
     text = luks.refuse("open", path, "v", "-d", key, "-l", "5", match="no key is available", code=2)
     assert "newline" not in text
     luks.refuse("open", path, "v", "-d", key, "-l", "8", match="key: Cannot read requested amount of data")
-    luks.refuse("open", path, "v", "-d", key, "--keyfile-offset", "100", match="key: Cannot seek|Cannot read|Nothing to read|empty|no key")
+    luks.refuse("open", path, "v", "-d", key, "--keyfile-offset", "100",
+                match="key: Cannot seek|Cannot read|Nothing to read|empty|no key")
     luks.refuse("open", path, "v", "-d", key, "--keyfile-offset", "-1", match="must not be negative")
     luks.refuse("open", path, "v", "-d", work, match=".")
     with open(key, "wb") as f:

@@ -34,7 +34,7 @@ def key_file(work):
 
 @pytest.fixture
 def volume(luks, work, tool, key_file):
-    """Of a known key, with data; and with a key that is not its own, in the unbound slot 1, for the passphrase 'other'."""
+    """Of a known key, with data; and in the unbound slot 1, for the passphrase 'other', a key that is not its own."""
     def make(kind):
         path = os.path.join(work, f"{kind}.img")
         with open(path, "wb") as f:
@@ -62,7 +62,8 @@ def test_unbound_slot(luks, volume, work):
     with open(key, "wb") as f:
         f.write(b"other")
     for given in (b"other\n", b"sesame\n", b""):
-        luks.refuse("open", path, "v", "-S", "1", given=given, match="key slot 1 is unbound: the key in it is not the volume's")
+        luks.refuse("open", path, "v", "-S", "1", given=given,
+                    match="key slot 1 is unbound: the key in it is not the volume's")
     luks.refuse("open", path, "v", "-S", "1", "-d", key, "-r", match="key slot 1 is unbound")
     luks.refuse("open", path, "v", given=b"other\n", match="no key is available", code=2)
     luks.refuse("open", path, "v", "-d", key, match="no key is available", code=2)
@@ -117,8 +118,8 @@ def test_digest_of_another_key(luks, volume):
     path = volume("luks2")
 
     def exchange(metadata):
-        own, other = (next(k for k, d in metadata["digests"].items() if bool(d["segments"]) == bound) for bound in (True, False))
         digests = metadata["digests"]
+        own, other = (next(k for k, d in digests.items() if bool(d["segments"]) == bound) for bound in (True, False))
         for member in ("salt", "digest", "iterations", "hash"):
             digests[own][member], digests[other][member] = digests[other][member], digests[own][member]
 
@@ -133,7 +134,8 @@ def test_slot_numbers(luks, volume):
     for kind, last in (("luks1", 7), ("luks2", 31)):
         path = volume(kind)
         for slot in (last + 1, -3, 1 << 20):
-            luks.refuse("open", path, "v", f"--key-slot={slot}", match=f"no key slot {slot}: a {kind.upper()} header has 0 to {last}")
+            luks.refuse("open", path, "v", f"--key-slot={slot}",
+                        match=f"no key slot {slot}: a {kind.upper()} header has 0 to {last}")
         luks.refuse("open", path, "v", "-S", last, match=f"key slot {last} is not active")
         luks.open(path, "v", "-S", "0")
         luks.run("close", "v")
@@ -144,7 +146,8 @@ def test_bitlocker_key_that_was_tampered_with(luks, work):
     for protection in (bitlocker.CLEAR, bitlocker.STARTUP, bitlocker.PASSPHRASE):
         volume = bitlocker.Volume(luks.fs, work, protections=[protection])
         given = ["--key-file", volume.bek] if protection == bitlocker.STARTUP else []
-        for at in volume.sealed[2::5] if protection == bitlocker.PASSPHRASE else volume.sealed:     # that one takes long
+        # a passphrase takes long
+        for at in volume.sealed[2::5] if protection == bitlocker.PASSPHRASE else volume.sealed:
             volume.damage(at)
             luks.refuse("open", volume.path, "v", *given, match="no key is available|does not open it", code=2)
 

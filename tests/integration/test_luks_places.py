@@ -106,7 +106,8 @@ def test_header_by_an_unknown_way(luks, detached, work):
         header, _ = detached(kind)
         copy = os.path.join(work, "copy")
         shutil.copyfile(header, copy)
-        luks.refuse("open", copy, "v", "--header", header, match=f"copy has the very header of .*{kind}.header at byte 0")
+        luks.refuse("open", copy, "v", "--header", header,
+                    match=f"copy has the very header of .*{kind}.header at byte 0")
         assert content(copy) == content(header)
 
 
@@ -119,7 +120,8 @@ def test_header_of_another_volume(luks, detached, work):
     bde = bitlocker.Volume(luks.fs, work).path
     for path, kind in ((other, "LUKS1"), (volume, "LUKS2"), (bde, "BitLocker")):
         before = content(path)
-        luks.refuse("open", path, "v", "--header", header, match=f"has a {kind} header of its own where the data of .* would be, "
+        luks.refuse("open", path, "v", "--header", header,
+                    match=f"has a {kind} header of its own where the data of .* would be, "
                     "which would destroy it: name the file that holds the data")
         assert content(path) == before
     luks.open(data, "v", "--header", header)
@@ -173,7 +175,8 @@ def test_luks1_payload(luks, work, tool, offset):
         f.seek(104)
         f.write(struct.pack(">I", offset))
     before = content(path)
-    luks.refuse("open", path, "v", match=ON_HEADER if not offset else "LUKS keyslot [07] is invalid|within its own header")
+    luks.refuse("open", path, "v",
+                match=ON_HEADER if not offset else "LUKS keyslot [07] is invalid|within its own header")
     assert content(path) == before
     with open(path, "r+b") as f:
         f.seek(104)
@@ -193,7 +196,8 @@ def test_iv_tweak_and_size(luks, work):
 
 # --- in use --------------------------------------------------------------------------------------
 
-def busy(luks, path, *options, match=r"is in use: .*/v writes to it; close that first, or use it beside that one with --shared"):
+def busy(luks, path, *options,
+         match=r"is in use: .*/v writes to it; close that first, or use it beside that one with --shared"):
     done = luks.open(path, "w", *options, check=False)
     assert done.returncode == 5 and re.search(match, done.stderr.decode()), done
 
@@ -256,7 +260,8 @@ def test_parts_of_a_disk_side_by_side(luks, work):
     side_by_side(luks, [luks.fs.mkdir(f"part{i}", f"0 40960 linear {quote(disk)} {i * 51200}").image for i in range(2)])
     luks.fs.mkdir("above", "0 40960 linear part0 0")
     luks.refuse("open", disk, "v", match="has no LUKS|is in use")
-    luks.refuse("open", os.path.join(luks.fs.mountpoint, "part0", "image"), "v", match="is in use: .*/above writes to it")
+    luks.refuse("open", os.path.join(luks.fs.mountpoint, "part0", "image"), "v",
+                match="is in use: .*/above writes to it")
 
 
 def test_thin_volumes_side_by_side(luks, backing):
@@ -401,7 +406,8 @@ def test_format_of_what_is_in_use(luks, work):
     luks.refuse("format", path, "-q", *QUICK, match="is in use: .*/v writes to it; close that first$", code=5)
     luks.refuse("format", path, "-q", "--header", header, *QUICK, match="is in use: .*/v writes", code=5)
     other = os.path.join(work, "other")
-    luks.refuse("format", other, "-q", "--size", "4M", "--header", path, *QUICK, match="v.img is in use: .*/v writes", code=5)
+    luks.refuse("format", other, "-q", "--size", "4M", "--header", path, *QUICK,
+                match="v.img is in use: .*/v writes", code=5)
     luks.refuse("format", path, "-q", "--shared", match="only for open")
     assert content(path) == before and not os.path.exists(header) and not os.path.exists(other)
     luks.run("close", "v")
@@ -449,7 +455,8 @@ def test_format_of_what_is_too_short(luks, work):
     for options, room in (([], 16384), (["--type", "luks1"], 2020)):
         with open(path, "wb") as f:
             f.write(pattern(64))
-        luks.refuse("format", path, "-q", *QUICK, *options, match=f"has no room for data behind the {room}|too small|no room")
+        luks.refuse("format", path, "-q", *QUICK, *options,
+                    match=f"has no room for data behind the {room}|too small|no room")
         assert content(path) == pattern(64)
 
 

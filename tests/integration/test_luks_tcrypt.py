@@ -55,7 +55,8 @@ def test_hashes(luks, work, digest):
     check(luks, path, DATA, *PIM)
     check(luks, path, DATA, *PIM, "--hash", "blake2s-256" if digest == "blake2s" else digest)
     luks.refuse("open", path, "v", *TCRYPT, *PIM, "--hash", "sha512", match="no header can be read", code=2)
-    luks.refuse("open", path, "v", *TCRYPT, *PIM, "--hash", "md5", match="hash 'md5' is not one of TrueCrypt's or VeraCrypt's: sha512, sha256, ")
+    luks.refuse("open", path, "v", *TCRYPT, *PIM, "--hash", "md5",
+                match="hash 'md5' is not one of TrueCrypt's or VeraCrypt's: sha512, sha256, ")
 
 
 def test_hidden_and_backup(luks, work):
@@ -74,7 +75,8 @@ def test_hidden_and_backup(luks, work):
     luks.open(path, "v", *TCRYPT, *PIM, "--tcrypt-backup")
     luks.run("close", "v")
     os.truncate(path, 200 << 10)
-    luks.refuse("open", path, "v", *TCRYPT, *PIM, "--tcrypt-hidden", given=b"deep\n", match="too few .* was it cut short")
+    luks.refuse("open", path, "v", *TCRYPT, *PIM, "--tcrypt-hidden", given=b"deep\n",
+                match="too few .* was it cut short")
 
 
 @pytest.mark.parametrize("passphrase", [b"", b"sesame", b"long" * 20])
@@ -149,7 +151,8 @@ def test_system_partition_beside_the_disks_header(luks, work):
     assert dev.size() == len(DATA)
     luks.run("close", "v")
     os.truncate(part, len(DATA) - SECTOR)
-    luks.refuse("open", part, "v", *SYSTEM, "--header", disk, match="too few for data of 2048 from sector 0 on: was it cut short")
+    luks.refuse("open", part, "v", *SYSTEM, "--header", disk,
+                match="too few for data of 2048 from sector 0 on: was it cut short")
     os.truncate(disk, 2048 * SECTOR + len(DATA) - 1)
     luks.refuse("open", disk, "v", *SYSTEM, match="too few for data of 2048 from sector 2048 on: was it cut short")
 
@@ -163,14 +166,16 @@ def test_disk_taken_for_its_partition(luks, work):
     os.symlink(disk, soft)
     luks.refuse("open", disk, "v", *SYSTEM, "--header", disk, match="within its own header, which ends at byte 32256")
     luks.refuse("open", soft, "v", *SYSTEM, "--header", disk, match="within its own header, which ends at byte 32256")
-    luks.refuse("open", disk, "v", *SYSTEM, "--header", head_of(disk, work), match="has the very header of .* at byte 31744")
+    luks.refuse("open", disk, "v", *SYSTEM, "--header", head_of(disk, work),
+                match="has the very header of .* at byte 31744")
     with open(disk, "rb") as f:
         assert f.read() == before
 
 
 def test_system_that_is_encrypted_in_part(luks, work):
     disk, part = veracrypt.system(luks.fs, work, ["aes"], b"sesame", DATA, encrypted=len(DATA) // 2)
-    luks.refuse("open", disk, "v", *SYSTEM, match=f"only {len(DATA) // 2} of its {len(DATA)} bytes are encrypted: let TrueCrypt or")
+    luks.refuse("open", disk, "v", *SYSTEM,
+                match=f"only {len(DATA) // 2} of its {len(DATA)} bytes are encrypted: let TrueCrypt or")
     luks.refuse("open", part, "v", *SYSTEM, "--header", disk, match="or open it with -r")
     dev = luks.open(disk, "v", *SYSTEM, "-r")
     assert dev.pread(len(DATA), 0) == DATA
@@ -227,7 +232,8 @@ def test_system_on_block_devices(luks, work, loop, partition, whole):
         luks.open(second, "v", *SYSTEM)
         luks.run("close", "v")
     else:
-        luks.refuse("open", second, "v", *SYSTEM, match="the partition starts at sector 4096 of its disk, but what is encrypted are "
+        luks.refuse("open", second, "v", *SYSTEM,
+                    match="the partition starts at sector 4096 of its disk, but what is encrypted are "
                     "sectors 2048 to 4095")
 
 
@@ -235,7 +241,8 @@ def test_hidden_beside_its_outer_volume(luks, work):
     """Both at once would write the same sectors."""
     path = veracrypt.volume(luks.fs, work, ["aes"], b"sesame", DATA, pim=1, hidden=(b"deep", stream("hidden", 64 << 10)))
     luks.open(path, "v", *TCRYPT, *PIM)
-    luks.refuse("open", path, "w", *TCRYPT, *PIM, "--tcrypt-hidden", given=b"deep\n", match="is in use: .*/v writes to it", code=5)
+    luks.refuse("open", path, "w", *TCRYPT, *PIM, "--tcrypt-hidden", given=b"deep\n",
+                match="is in use: .*/v writes to it", code=5)
     luks.run("close", "v")
     luks.open(path, "v", *TCRYPT, *PIM, "--tcrypt-hidden", given=b"deep\n")
     luks.refuse("open", path, "w", *TCRYPT, *PIM, match="is in use: .*/v writes to it", code=5)

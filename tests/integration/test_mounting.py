@@ -27,6 +27,7 @@ WORK = {
     "max_read=0": "", "max_read=1": "max_read=4096", "max_read=4096": "max_read=4096", "max_read=8192": "max_read=8192",
     "max_read=131072": "max_read=131072", "max_read=1048576": "max_read=1048576", "max_read=4294967295": "",
     "writeback": "", "threads=1": "", "threads=128": "", "nbd_timeout=1": "",
+    "missing-snapshots=wait": "", "missing-snapshots=invalidate": "",
 }
 REFUSED = """
     rootmode=40000 blkdev blksize=4096 fd=3 user_id=0 group_id=0 max_read= max_read=x max_read=-1 max_read=4294967296
@@ -38,6 +39,7 @@ REFUSED = """
     splice_read no_splice_read splice_write splice_move auto_inval_data no_auto_inval_data readdirplus=no async_dio
     no_async_dio writeback_cache no_writeback_cache time_gran=1
     context=a fscontext=a remount bind nonsense threads=0 threads=129 threads=x nbd_timeout=0
+    missing-snapshots= missing-snapshots=x
 """.split()
 
 

@@ -164,7 +164,7 @@ def test_provisioning_without_room(pool):
 @pytest.mark.parametrize("table", [
     "0 6400 linear thin0 0", "0 6400 striped 2 128 thin0 0 thin0 6400", "0 6400 crypt aes-xts-plain64 KEY 0 thin0 0",
     "0 6400 delay thin0 0 0", "0 6400 switch 1 128 0 thin0 0", "0 6400 flakey thin0 0 1000 0",
-    "0 6400 unstriped 2 128 1 thin0 0",
+    "0 6400 unstriped 2 128 1 thin0 0", "0 6400 multipath 0 0 1 1 round-robin 0 1 0 thin0",
 ])
 def test_provisioning_goes_down_a_stack(pool, fs, table):
     p = pool()

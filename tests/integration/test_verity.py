@@ -13,7 +13,7 @@ import pytest
 
 import mounted
 from mounted import SECTOR, quote
-from verity import BLOCK, Tree, damage, fails, images, load, log_of, read, status
+from verity import BLOCK, ZeroTree, damage, fails, images, load, log_of, read, status
 
 BLOCKS = 1200               # ten hash blocks below the root
 
@@ -453,36 +453,11 @@ def test_a_hash_block_is_read_once_for_many(fs, image):
     assert stats.message(f"@stats_print {region}").split()[1] == counters[1]
 
 
-def test_memory_is_bounded(dmfs, backing):
+def test_memory_is_bounded(dmfs, backing, work):
     """A sparse image of 1 TiB, read at places all over it, with every block remembered as checked."""
-    blocks, leaf_blocks = 1 << 28, 1 << 21
-    touched = [n * 521 % leaf_blocks for n in range(4000)]
-    tree = Tree(bytes(128 * BLOCK))                     # a leaf: the digests of 128 blocks of zeroes
-    leaf = tree.levels[0][0]
-    leaf_digest = tree.hash(leaf)
-    below = {n: leaf_digest for n in touched}
-    starts, sizes, at = [], [], 0
-    n = leaf_blocks
-    while True:
-        sizes.append(n)
-        if n == 1:
-            break
-        n = -(-n // 128)
-    for size in reversed(sizes):
-        starts.insert(0, at)
-        at += size
-    hashes, data = backing(at * 8, name="hashes"), backing(blocks * 8, name="data")
-    with open(hashes, "r+b") as f:
-        for n in touched:
-            os.pwrite(f.fileno(), leaf, (starts[0] + n) * BLOCK)
-        for level in range(1, len(sizes)):
-            blocks_of = {}
-            for n, d in below.items():
-                blocks_of.setdefault(n // 128, bytearray(BLOCK))[n % 128 * 32:n % 128 * 32 + 32] = d
-            for n, content in blocks_of.items():
-                os.pwrite(f.fileno(), content, (starts[level] + n) * BLOCK)
-            below = {n: tree.hash(bytes(content)) for n, content in blocks_of.items()}
-    tree.root, tree.blocks = below[0].hex(), blocks
+    blocks, hashes = 1 << 28, os.path.join(work, "hashes")
+    touched = [n * 521 % (blocks // 128) for n in range(4000)]
+    tree, data = ZeroTree(blocks, touched, hashes), backing(blocks * 8, name="data")
     fs = dmfs()
     before = fs.rss_kib()
     dev = load(fs, tree, data=data, hashes=hashes, options="1 check_at_most_once")

@@ -137,7 +137,7 @@ done
 
 @pytest.mark.timeout(900)
 def test_encrypted_system(kernel, fs, files, tool):
-    """The kernel's cryptsetup maps a system's partition from the same sector, with the same IVs, as long, and reads the same."""
+    """The kernel's cryptsetup maps a system's partition from the same sector, with the same IVs, and reads the same."""
     ciphers = ["twofish", "aes"]
     disk, part = veracrypt.system(fs, files, ciphers, b"sesame", DATA)
     ours = {}
@@ -149,8 +149,9 @@ def test_encrypted_system(kernel, fs, files, tool):
         ours[name] = fs["v_1"].table().split()
         assert subprocess.run([tool("dmfs-luks"), "-m", fs.mountpoint, "close", "v"], timeout=240).returncode == 0
     in_guest(kernel, files, """
+options="--disable-locks --veracrypt --veracrypt-pim 1 --hash sha256 --tcrypt-system"
 open() {
-    cat key | command cryptsetup open --disable-locks --type tcrypt --veracrypt --veracrypt-pim 1 --hash sha256 --tcrypt-system "$@" v
+    cat key | command cryptsetup open --type tcrypt $options "$@" v
     cmp data /dev/mapper/v || echo "$1 reads otherwise" >>odd
     blockdev --getsize64 /dev/mapper/v >size
     dmsetup table v_1 >table
@@ -158,7 +159,7 @@ open() {
 }
 test -b ${D0}1
 open ${D0}1
-cat key | command cryptsetup tcryptDump --disable-locks --veracrypt --veracrypt-pim 1 --hash sha256 --tcrypt-system $D0 >dump
+cat key | command cryptsetup tcryptDump $options $D0 >dump
 """, [disk])
     assert not os.path.exists(os.path.join(files, "odd"))
     with open(os.path.join(files, "table"), encoding="ascii") as f:

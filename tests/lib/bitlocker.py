@@ -109,9 +109,10 @@ class Volume:
         block += struct.pack("<IIII16sIII", size_of, 1, 48, size_of, stream("guid", 16), 1, method, 0) + bytes(4) + entries
         block = block.ljust(block_size * 16, b"\0")
         self.metadata, self.block = metadata, block
-        self.sealed = []    # offsets in the block, of the keys' nonces, authentication tags and bytes: the first and last of each
-        for kind in (2, 3):
-            at = next(i for i in range(112, len(block)) if block[i + 2:i + 6] == struct.pack("<HH", *((0, 5) if kind == 2 else (3, 5))))
+        # offsets in the block, of the keys' nonces, authentication tags and bytes: the first and last of each
+        self.sealed = []
+        for kind in (0, 3):
+            at = next(i for i in range(112, len(block)) if block[i + 2:i + 6] == struct.pack("<HH", kind, 5))
             end = at + struct.unpack_from("<H", block, at)[0]
             self.sealed += [at + 8, at + 19, at + 20, at + 35, at + 36, end - 1]
         block += struct.pack("<HHI", 8, 2, zlib.crc32(block))    # the validation

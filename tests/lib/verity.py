@@ -149,6 +149,35 @@ def fec_options(device, blocks, roots, start=0, more=""):
     return f"{len(words)} {' '.join(words)}"
 
 
+class ZeroTree(Tree):
+    """The tree of very many blocks of zeroes, of which only the hash blocks above some data blocks are written.
+
+    touched: leaf hash blocks, each for 128 data blocks; path: a sparse file, made here.
+    """
+
+    def __init__(self, blocks, touched, path):
+        super().__init__(bytes(128 * BLOCK))
+        leaf = self.levels[0][0]
+        sizes = [-(-blocks // 128)]
+        while sizes[-1] > 1:
+            sizes.append(-(-sizes[-1] // 128))
+        starts = [sum(sizes[level + 1:]) for level in range(len(sizes))]
+        self.blocks = blocks
+        with open(path, "wb") as f:
+            f.truncate(sum(sizes) * BLOCK)
+            for n in touched:
+                os.pwrite(f.fileno(), leaf, (starts[0] + n) * BLOCK)
+            below = {n: self.hash(leaf) for n in touched}
+            for level in range(1, len(sizes)):
+                above = {}
+                for n, d in below.items():
+                    above.setdefault(n // 128, bytearray(BLOCK))[n % 128 * 32:n % 128 * 32 + 32] = d
+                for n, content in above.items():
+                    os.pwrite(f.fileno(), content, (starts[level] + n) * BLOCK)
+                below = {n: self.hash(bytes(content)) for n, content in above.items()}
+        self.root = below[0].hex()
+
+
 # --- images and devices ------------------------------------------------------------------------------------------
 
 

@@ -127,8 +127,8 @@ static void a_line_of_zeroes_needs_none(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(a_key_is_not_proven_at_first),	cmocka_unit_test(luks_proves_it_by_its_digest),
-	    cmocka_unit_test(bitlocker_proves_it_by_its_tag),	cmocka_unit_test(tcrypt_proves_it_by_its_checksums),
+	    cmocka_unit_test(a_key_is_not_proven_at_first),   cmocka_unit_test(luks_proves_it_by_its_digest),
+	    cmocka_unit_test(bitlocker_proves_it_by_its_tag), cmocka_unit_test(tcrypt_proves_it_by_its_checksums),
 	    cmocka_unit_test(a_line_of_zeroes_needs_none),
 	};
 

@@ -30,8 +30,13 @@ int fail(GError **err, int code, const char *fmt, ...)
 /* Of a system partition at sector 2048, 1000 sectors long. */
 static struct tc_header system_header(void)
 {
-	return (struct tc_header){.mode = "xts-plain64", .version = 5, .sector_size = 512, .flags = TC_IS_SYSTEM,
-				  .volume_bytes = 1000 * 512, .data_at = 2048 * 512, .data_bytes = 1000 * 512};
+	return (struct tc_header){.mode = "xts-plain64",
+				  .version = 5,
+				  .sector_size = 512,
+				  .flags = TC_IS_SYSTEM,
+				  .volume_bytes = 1000 * 512,
+				  .data_at = 2048 * 512,
+				  .data_bytes = 1000 * 512};
 }
 
 static void assert_range(const struct tc_header *h, struct tc_where w, uint64_t start, uint64_t sectors, uint64_t iv)
@@ -89,8 +94,9 @@ static void a_partition_of_an_encrypted_disk_has_ivs_of_the_disk(void **state)
 	w.partition_start = 2948; /* which goes on behind it */
 	assert_range(&h, w, 0, 100, 2948);
 	w.partition_start = 3048;
-	assert_refused(&h, w, EINVAL, "the partition starts at sector 3048 of its disk, but what is encrypted are sectors 2048 to "
-				      "3047");
+	assert_refused(&h, w, EINVAL,
+		       "the partition starts at sector 3048 of its disk, but what is encrypted are sectors 2048 to "
+		       "3047");
 	w.partition_start = 2047;
 	assert_refused(&h, w, EINVAL, "the partition starts at sector 2047");
 }
@@ -137,17 +143,26 @@ static void usual_and_hidden_volumes(void **state)
 /* Whatever the header says: nothing beyond the file. */
 static void no_header_leads_out_of_the_file(void **state)
 {
-	static const uint64_t numbers[] = {0, 1, 512, 1024, 1 << 20, INT64_MAX, INT64_MAX - 511, UINT64_MAX - 511, UINT64_MAX};
+	static const uint64_t numbers[] = {
+	    0, 1, 512, 1024, 1 << 20, INT64_MAX, INT64_MAX - 511, UINT64_MAX - 511, UINT64_MAX};
 	static const char *const modes[] = {"xts-plain64", "cbc-tcw"};
 	unsigned n = G_N_ELEMENTS(numbers), taken = 0;
 
 	for (unsigned i = 0; i < n * n * n * n; i++)
 		for (unsigned kind = 0; kind < 64; kind++) {
-			struct tc_header h = {.mode = modes[kind & 1], .version = kind & 2 ? 5 : 2, .sector_size = 512,
-					      .volume_bytes = numbers[i % n], .hidden_bytes = numbers[i / n % n],
-					      .data_at = numbers[i / n / n % n], .data_bytes = UINT64_MAX};
-			struct tc_where w = {.sectors = numbers[i / n / n / n] / 512, .hidden = kind & 4, .system = kind & 8,
-					     .partition = kind & 16, .start_known = kind & 32, .partition_start = 2};
+			struct tc_header h = {.mode = modes[kind & 1],
+					      .version = kind & 2 ? 5 : 2,
+					      .sector_size = 512,
+					      .volume_bytes = numbers[i % n],
+					      .hidden_bytes = numbers[i / n % n],
+					      .data_at = numbers[i / n / n % n],
+					      .data_bytes = UINT64_MAX};
+			struct tc_where w = {.sectors = numbers[i / n / n / n] / 512,
+					     .hidden = kind & 4,
+					     .system = kind & 8,
+					     .partition = kind & 16,
+					     .start_known = kind & 32,
+					     .partition_start = 2};
 			struct tc_range r;
 
 			w.header_sectors = w.sectors;
@@ -185,7 +200,8 @@ static void what_a_table_uses(void **state)
 	assert_uses(two, "/a\nb\\ c\n", 0, UINT64_MAX, "/a 2048-7168, b c 51200-56320");
 	assert_uses(two, "", 5 * 512, 11 * 512, "/a 4608-7168, b c 51200-51712");
 	assert_uses(two, "", 20 * 512, UINT64_MAX, "");
-	assert_uses("0 8 crypt aes-xts-plain64 00 0 /f 32768 1 sector_size:4096\n", "", 0, UINT64_MAX, "/f 16777216-16781312");
+	assert_uses("0 8 crypt aes-xts-plain64 00 0 /f 32768 1 sector_size:4096\n", "", 0, UINT64_MAX,
+		    "/f 16777216-16781312");
 	assert_uses("8 8 snapshot-origin org\n", "", 0, UINT64_MAX, "org 4096-8192");
 	assert_uses("0 8 striped 2 8 /a 0 /b 0\n", "/a\n/b\n", 0, UINT64_MAX, "/a 0-end, /b 0-end");
 	assert_uses("0 8 delay /a 0 5 /b 0 5\n", "/a\n/b\n", 0, UINT64_MAX, "/a 0-end, /b 0-end");
@@ -196,8 +212,8 @@ static void what_a_table_uses(void **state)
 	assert_uses("0 8 clone /m /d /s 8\n", "/m\n/d\n/s\n", 0, UINT64_MAX, "/m 0-end, /d 0-end");
 	assert_uses("0 8 zero\n8 8 error\n\n", "", 0, UINT64_MAX, "");
 	/* what no table has */
-	assert_uses("0 8 linear\n0\nx y z w\n0 99999999999999999999 linear /a 99999999999999999999\n", "", 0, UINT64_MAX,
-		    "/a 18446744073709551104-end");
+	assert_uses("0 8 linear\n0\nx y z w\n0 99999999999999999999 linear /a 99999999999999999999\n", "", 0,
+		    UINT64_MAX, "/a 18446744073709551104-end");
 }
 
 /* --- names of hashes ----------------------------------------------------------------------------- */

@@ -344,7 +344,7 @@ static void bad_stores_are_refused(void **state)
 
 static struct ramdev dropped_store;
 
-static void dropped(void *context)
+static void dropped(void *context, bool ok)
 {
 	*(bool *)context = true;
 }

@@ -433,6 +433,50 @@ static void test_failing_saves(void **state)
 		}
 }
 
+/* --- changes beside each other ------------------------------------------------------------------- */
+
+static atomic_bool stop;
+
+#define AGAIN(name, change)                                  \
+	static void *name(void *data)                        \
+	{                                                    \
+		struct dm_mapped *md = data;                 \
+                                                             \
+		for (unsigned i = 0; !atomic_load(&stop); i++) \
+			assert_int_equal(change, 0);         \
+		return NULL;                                 \
+	}
+
+AGAIN(change_mode, dm_mapped_set_owner(md, DM_CHANGE_MODE, &(struct dm_owner){.mode = 0600 + i % 64}, NULL))
+AGAIN(change_owner, dm_mapped_set_owner(md, DM_CHANGE_UID | DM_CHANGE_GID, &(struct dm_owner){0, i % 9, i % 7}, NULL))
+AGAIN(change_readonly, dm_mapped_set_readonly(md, i % 2, NULL))
+AGAIN(change_name, dm_rename(md, i % 2 ? "one" : "another", NULL))
+AGAIN(change_table, dm_mapped_swap(md, table(md, i % 2 ? "0 16 error" : "0 24 zero"), NULL, NULL, NULL))
+AGAIN(change_inactive, dm_mapped_load(md, i % 3 ? table(md, i % 2 ? "0 32 error" : "0 40 zero") : NULL, NULL))
+
+/* Whatever is in memory when all have returned is there after a restart. */
+static void test_changes_beside_each_other(void **state)
+{
+	GThreadFunc changes[] = {change_mode, change_owner, change_readonly, change_name, change_table, change_inactive};
+	GThread *threads[G_N_ELEMENTS(changes)];
+	g_autofree char *memory = NULL, *back = NULL;
+	struct dm_mapped *md;
+
+	restart();
+	md = unit_device("beside", "0 8 zero");
+	for (unsigned i = 0; i < G_N_ELEMENTS(changes); i++)
+		threads[i] = g_thread_new("change", changes[i], md);
+	g_usleep(500000);
+	atomic_store(&stop, true);
+	for (unsigned i = 0; i < G_N_ELEMENTS(changes); i++)
+		g_thread_join(threads[i]);
+	dm_mapped_unref(md);
+	memory = print_all();
+	restart();
+	back = print_all();
+	assert_string_equal(memory, back);
+}
+
 static int setup(void **state)
 {
 	dm_register_targets(dm_target_list);
@@ -461,6 +505,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_failing_saves),
+	    cmocka_unit_test(test_changes_beside_each_other),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -156,7 +156,8 @@ static char *loop_file(const char *loop, const char *file)
 static void tell_loop(GString *answer, const char *name)
 {
 	static const char *const numbers[] = {"loop/offset", "loop/sizelimit"};
-	g_autofree char *file = loop_file(name, "loop/backing_file"), *dev = loop_file(name, "dev"), *readonly = loop_file(name, "ro");
+	g_autofree char *file = loop_file(name, "loop/backing_file"), *dev = loop_file(name, "dev"),
+			*readonly = loop_file(name, "ro");
 	const struct node *unused;
 	struct stat st = {0};
 
@@ -286,7 +287,8 @@ static void wait_for_answers(struct question *questions, unsigned n)
 static void conclude(struct question *q)
 {
 	if (q->fd >= 0) {
-		g_string_append_printf(silent, "%s%s", silent->len ? ", " : "", q->of ? q->of : "what a loop device is on");
+		g_string_append_printf(silent, "%s%s", silent->len ? ", " : "",
+				       q->of ? q->of : "what a loop device is on");
 		kill(q->pid, SIGKILL);
 		close(q->fd);
 	} else if (q->pid > 0) {

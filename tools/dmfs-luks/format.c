@@ -35,13 +35,14 @@ static int read_size(const char *text, uint64_t *bytes, GError **err)
 /* A file that is about to be written. */
 struct target {
 	const char *file;
-	int fd, claim; /* the second keeps others out */
-	bool made;     /* by us */
+	int fd, claim;	  /* the second keeps others out */
+	bool made;	  /* by us */
 	uint64_t was, is; /* bytes */
 };
 
-#define LOOK_FIRST (32 << 20) /* bytes, more than any header, and what file systems and partition tables have in front */
-#define LOOK_LAST (4 << 20)   /* and what some have at the end */
+#define LOOK_FIRST                                                                                                     \
+	(32 << 20)	    /* bytes, more than any header, and what file systems and partition tables have in front */
+#define LOOK_LAST (4 << 20) /* and what some have at the end */
 
 /* Whether these bytes hold anything but zeroes. */
 static bool holds_data(int fd, uint64_t from, uint64_t to)
@@ -112,10 +113,11 @@ static int target_open(struct target *t, const char *file, GError **err)
 /* Nobody else uses it, and it is not asked for in vain. */
 static int target_check(struct target *t, const struct options *o, GError **err)
 {
-	int r = place_claim(t->file, false, false, &t->claim, err);
+	static const char way_out[] = "close that first";
+	int r = place_unused(t->file, 0, UINT64_MAX, way_out, err); /* which has a name for who it is */
 
 	if (!r)
-		r = place_unused(t->file, 0, UINT64_MAX, "close that first", err);
+		r = place_claim(t->file, false, false, way_out, &t->claim, err);
 	if (!r && looks_used(t))
 		r = confirm(t->file, o, err);
 	return r;
@@ -126,7 +128,8 @@ static int target_grow(struct target *t, uint64_t bytes, GError **err)
 	struct stat st;
 
 	if (fstat(t->fd, &st) || !S_ISREG(st.st_mode) || t->was > bytes)
-		return fail(err, EINVAL, "%s is no file, or longer than %" PRIu64 " bytes: --size only makes files longer", t->file,
+		return fail(err, EINVAL,
+			    "%s is no file, or longer than %" PRIu64 " bytes: --size only makes files longer", t->file,
 			    bytes);
 	if (ftruncate(t->fd, (off_t)bytes))
 		return fail(err, errno, "%s: %s", t->file, g_strerror(errno));
@@ -174,11 +177,15 @@ static int prepare(struct target *data, struct target *header, const struct opti
 	int r = o->size ? read_size(o->size, &bytes, err) : 0;
 
 	if (!r && header) {
-		g_autoptr(GPtrArray) a = storage_extents(data->file, 0, UINT64_MAX), b = storage_extents(header->file, 0, UINT64_MAX);
+		g_autoptr(GPtrArray) a = storage_extents(data->file, 0, UINT64_MAX),
+				     b = storage_extents(header->file, 0, UINT64_MAX);
 
 		if (storage_overlap(a, b))
-			r = fail(err, EINVAL, "%s and the header's file %s are the same storage: leave --header out to have the header "
-					      "in front of the data", data->file, header->file);
+			r = fail(
+			    err, EINVAL,
+			    "%s and the header's file %s are the same storage: leave --header out to have the header "
+			    "in front of the data",
+			    data->file, header->file);
 	}
 	if (!r)
 		r = target_check(data, o, err);
@@ -225,14 +232,14 @@ static int format_device(struct crypt_device *cd, const char *type, const char *
 	g_autofree char *cipher = NULL, *mode = NULL;
 	struct crypt_pbkdf_type pbkdf;
 	struct crypt_params_luks2 params2 = {
-		.sector_size = (uint32_t)o->sector_size,
-		.label = o->label,
-		.data_device = o->header ? file : NULL,
-		.pbkdf = &pbkdf,
+	    .sector_size = (uint32_t)o->sector_size,
+	    .label = o->label,
+	    .data_device = o->header ? file : NULL,
+	    .pbkdf = &pbkdf,
 	};
 	struct crypt_params_luks1 params1 = {
-		.hash = o->hash ? o->hash : "sha256",
-		.data_device = o->header ? file : NULL,
+	    .hash = o->hash ? o->hash : "sha256",
+	    .data_device = o->header ? file : NULL,
 	};
 	int r = split_cipher(o->cipher ? o->cipher : "aes-xts-plain64", &cipher, &mode, err);
 	/* as cryptsetup: 256 bits of AES, which xts takes twice */
@@ -275,7 +282,8 @@ static int check_room(struct crypt_device *cd, const char *file, const char *nam
 	int r = volume_sectors(file, &sectors, err);
 
 	if (!r && sectors * 512 < offset * 512 + (uint64_t)crypt_get_sector_size(cd))
-		r = fail(err, ENOSPC, "%s has no room for data behind the %" PRIu64 " KiB of its header: make it longer (--size)",
+		r = fail(err, ENOSPC,
+			 "%s has no room for data behind the %" PRIu64 " KiB of its header: make it longer (--size)",
 			 name, offset / 2);
 	return r;
 }
@@ -355,7 +363,8 @@ static int settle(const char *type, struct options *o, GError **err)
 int volume_format(const char *file, const struct options *given, GError **err)
 {
 	const char *type = given->type && strcmp(given->type, "LUKS") ? given->type : CRYPT_LUKS2;
-	struct target data = {.fd = -1, .claim = -1}, header = {.fd = -1, .claim = -1}, *detached = given->header ? &header : NULL;
+	struct target data = {.fd = -1, .claim = -1}, header = {.fd = -1, .claim = -1},
+		      *detached = given->header ? &header : NULL;
 	struct options o = *given;
 	struct secret pass = {0};
 	int r = settle(type, &o, err);

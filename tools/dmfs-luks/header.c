@@ -17,7 +17,8 @@
 
 /* --- the first bytes -------------------------------------------------------------------------------- */
 
-static const char luks_magic[6] = "LUKS\xba\xbe", luks2_second_magic[6] = "SKUL\xba\xbe", luks1_reencrypt_magic[6] = "LUKS\xde\xad";
+static const char luks_magic[6] = "LUKS\xba\xbe", luks2_second_magic[6] = "SKUL\xba\xbe",
+		  luks1_reencrypt_magic[6] = "LUKS\xde\xad";
 
 static unsigned version_of(const uint8_t *start)
 {
@@ -74,11 +75,13 @@ static int load_fail(GError **err, int code, const char *file, const char *type,
 	uint64_t sectors;
 
 	if (luks && !memcmp(start, luks1_reencrypt_magic, 6))
-		return fail(err, EOPNOTSUPP, "%s: a reencryption of LUKS1 is under way: finish it with cryptsetup reencrypt", file);
+		return fail(err, EOPNOTSUPP,
+			    "%s: a reencryption of LUKS1 is under way: finish it with cryptsetup reencrypt", file);
 	if (error)
 		return fail(err, code, "%s: %s", file, error);
 	if (!volume_sectors(file, &sectors, NULL) && sectors < LEAST_SECTORS)
-		return fail(err, EINVAL, "%s is too small for any header: it has %" PRIu64 " sectors of 512 bytes", file, sectors);
+		return fail(err, EINVAL, "%s is too small for any header: it has %" PRIu64 " sectors of 512 bytes",
+			    file, sectors);
 	if (details)
 		return fail(err, code, "%s is not a valid %s: %s", file, what, details);
 	if (code != EINVAL)
@@ -107,8 +110,10 @@ int header_load(struct crypt_device *cd, const char *file, const struct options 
 	if (type && !strcmp(type, "LUKS") && found && g_str_has_prefix(found, "LUKS"))
 		type = found; /* with a version, it has more to say */
 	if (!type)
-		return fail(err, EINVAL, "%s has no LUKS or BitLocker header (TrueCrypt and VeraCrypt cannot be told: use "
-					 "--type tcrypt)", file);
+		return fail(err, EINVAL,
+			    "%s has no LUKS or BitLocker header (TrueCrypt and VeraCrypt cannot be told: use "
+			    "--type tcrypt)",
+			    file);
 	if (o->header && !strcmp(type, CRYPT_BITLK))
 		return fail(err, EINVAL, "%s has a BitLocker header, which is always with its data: no --header", file);
 	volume_listen(true);

@@ -46,7 +46,8 @@ int key_prove_luks(struct key *k, struct crypt_device *cd, const char *file, GEr
 
 	k->proof = r < 0 ? KEY_UNPROVEN : KEY_BY_DIGEST;
 	if (r == -EPERM || r == -EINVAL)
-		return fail(err, EPERM, "%s: this key is not the volume's own: its digest in the header is another", file);
+		return fail(err, EPERM, "%s: this key is not the volume's own: its digest in the header is another",
+			    file);
 	return r < 0 ? volume_fail(err, -r, file) : 0;
 }
 
@@ -73,7 +74,8 @@ struct key *key_of_layer(const struct tc_header *h, unsigned layer, GError **err
 static int append(struct stage *s, const char *head, const struct key *k, const char *tail, GError **err)
 {
 	static const char digits[] = "0123456789abcdef";
-	size_t at = s->table.len, head_len = strlen(head), tail_len = strlen(tail), key_len = k && !k->unused ? k->len : 0;
+	size_t at = s->table.len, head_len = strlen(head), tail_len = strlen(tail),
+	       key_len = k && !k->unused ? k->len : 0;
 	size_t len = at + head_len + (key_len ? 2 * key_len : 1) + tail_len;
 	char *p = crypt_safe_alloc(len + 1);
 

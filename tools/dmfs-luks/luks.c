@@ -50,8 +50,8 @@ static char *compact(char *json)
 /* What the header asks for and dmfs-luks cannot do, by name; NULL: nothing. */
 static char *requirement(struct crypt_device *cd, const char *json)
 {
-	g_autofree char *names = compact(json_text(json_find(json, (const char *const[]){"config", "requirements", "mandatory",
-											     NULL})));
+	g_autofree char *names =
+	    compact(json_text(json_find(json, (const char *const[]){"config", "requirements", "mandatory", NULL})));
 	g_autofree char *type = json_text(segment(json, "type"));
 	uint32_t needs = 0;
 
@@ -61,11 +61,13 @@ static char *requirement(struct crypt_device *cd, const char *json)
 	    (names && strstr(names, "reencrypt")))
 		return g_strdup("a reencryption is under way: finish it with cryptsetup reencrypt");
 	if ((names && strstr(names, "\"opal\"")) || (type && g_str_has_prefix(type, "\"hw-opal")))
-		return g_strdup("it is encrypted by the drive itself (Opal), which dmfs-luks cannot ask for that: open it with "
-				"cryptsetup");
+		return g_strdup(
+		    "it is encrypted by the drive itself (Opal), which dmfs-luks cannot ask for that: open it with "
+		    "cryptsetup");
 	if (names && strstr(names, "\"inline-hw-tags\""))
-		return g_strdup("it keeps integrity tags inline, in the metadata of the drive's sectors, which no file has: open "
-				"it with cryptsetup");
+		return g_strdup(
+		    "it keeps integrity tags inline, in the metadata of the drive's sectors, which no file has: open "
+		    "it with cryptsetup");
 	if (needs || (names && strchr(names, '"')))
 		return g_strdup_printf("it has requirements that are unknown here: %s", names ? names : "of no name");
 	return NULL;
@@ -80,13 +82,14 @@ static int check_segment(struct crypt_device *cd, const char *json, const char *
 	if (needs)
 		return fail(err, EOPNOTSUPP, "%s: %s", file, needs);
 	if (!crypt_get_integrity_info(cd, &ip) && (ip.tag_size || (ip.integrity && *ip.integrity)))
-		return fail(err, EOPNOTSUPP, "%s: it has authenticated sectors (integrity %s), which are not supported", file,
-			    ip.integrity ? ip.integrity : "");
+		return fail(err, EOPNOTSUPP, "%s: it has authenticated sectors (integrity %s), which are not supported",
+			    file, ip.integrity ? ip.integrity : "");
 	if (json_members(json_find(json, segments)) != 1)
 		return fail(err, EOPNOTSUPP, "%s: its data has %u segments, not one", file,
 			    json_members(json_find(json, segments)));
 	if (!json_is(segment(json, "type"), "crypt"))
-		return fail(err, EOPNOTSUPP, "%s: its data is a segment of type %s, not \"crypt\"", file, type ? type : "unknown");
+		return fail(err, EOPNOTSUPP, "%s: its data is a segment of type %s, not \"crypt\"", file,
+			    type ? type : "unknown");
 	return 0;
 }
 
@@ -113,7 +116,8 @@ static int check_cipher(const char *text, const char *file, GError **err)
 
 	for (const char *p = text; *p; p++)
 		if (!g_ascii_isalnum(*p) && !strchr(extra, *p))
-			return fail(err, EINVAL, "%s: the cipher in its header is %s, which has a byte 0x%02x that no cipher has",
+			return fail(err, EINVAL,
+				    "%s: the cipher in its header is %s, which has a byte 0x%02x that no cipher has",
 				    file, text, (unsigned char)*p);
 	return 0;
 }
@@ -141,8 +145,8 @@ static int read_luks2(struct crypt_device *cd, const char *file, struct layout *
 		return fail(err, EINVAL, "%s: its LUKS2 metadata has no iv_tweak that is a number", file);
 	if (!json_is(segment(json, "size"), "dynamic") &&
 	    (!json_number(segment(json, "size"), &bytes) || !bytes || bytes % (unsigned)l->sector_size))
-		return fail(err, EINVAL, "%s: its LUKS2 metadata has a size of %" PRIu64 ", not of sectors of %d bytes", file,
-			    bytes, l->sector_size);
+		return fail(err, EINVAL, "%s: its LUKS2 metadata has a size of %" PRIu64 ", not of sectors of %d bytes",
+			    file, bytes, l->sector_size);
 	l->sectors = bytes / 512;
 	return 0;
 }
@@ -170,24 +174,28 @@ static int read_luks1(struct crypt_device *cd, const char *file, struct layout *
 	return check_cipher(cipher, file, err);
 }
 
-static int read_layout(struct crypt_device *cd, const char *file, const struct options *o, struct layout *l, GError **err)
+static int read_layout(struct crypt_device *cd, const char *file, const struct options *o, struct layout *l,
+		       GError **err)
 {
 	struct place place = {.file = file, .header = o->header ? o->header : file, .header_to = header_end(cd)};
 	uint64_t sectors;
 	int r = volume_sectors(file, &sectors, err);
 
-	*l = (struct layout){.start = crypt_get_data_offset(cd), .iv = crypt_get_iv_offset(cd),
+	*l = (struct layout){.start = crypt_get_data_offset(cd),
+			     .iv = crypt_get_iv_offset(cd),
 			     .sector_size = crypt_get_sector_size(cd)};
 	if (!r && (l->sector_size < 512 || l->sector_size > 4096 || (l->sector_size & (l->sector_size - 1))))
-		r = fail(err, EINVAL, "%s: its sectors have %d bytes, which is not a power of two from 512 to 4096", place.header,
-			 l->sector_size);
+		r = fail(err, EINVAL, "%s: its sectors have %d bytes, which is not a power of two from 512 to 4096",
+			 place.header, l->sector_size);
 	if (!r)
 		r = (!strcmp(crypt_get_type(cd), CRYPT_LUKS2) ? read_luks2 : read_luks1)(cd, place.header, l, err);
 	if (r)
 		return r;
 	if (sectors <= l->start || l->sectors > sectors - l->start)
-		return fail(err, EINVAL, "%s has %" PRIu64 " sectors, too few for data of %" PRIu64 " from sector %" PRIu64
-					 " on: was it cut short?", file, sectors, MAX(l->sectors, 1), l->start);
+		return fail(err, EINVAL,
+			    "%s has %" PRIu64 " sectors, too few for data of %" PRIu64 " from sector %" PRIu64
+			    " on: was it cut short?",
+			    file, sectors, MAX(l->sectors, 1), l->start);
 	l->sectors = l->sectors ? l->sectors : sectors - l->start;
 	l->sectors -= l->sectors % ((unsigned)l->sector_size / 512);
 	if (!l->sectors)
@@ -203,11 +211,11 @@ static void activation_options(struct crypt_device *cd, const struct options *o,
 		uint32_t flag;
 		const char *word;
 	} words[] = {
-		{CRYPT_ACTIVATE_ALLOW_DISCARDS, "allow_discards"},
-		{CRYPT_ACTIVATE_SAME_CPU_CRYPT, "same_cpu_crypt"},
-		{CRYPT_ACTIVATE_SUBMIT_FROM_CRYPT_CPUS, "submit_from_crypt_cpus"},
-		{CRYPT_ACTIVATE_NO_READ_WORKQUEUE, "no_read_workqueue"},
-		{CRYPT_ACTIVATE_NO_WRITE_WORKQUEUE, "no_write_workqueue"},
+	    {CRYPT_ACTIVATE_ALLOW_DISCARDS, "allow_discards"},
+	    {CRYPT_ACTIVATE_SAME_CPU_CRYPT, "same_cpu_crypt"},
+	    {CRYPT_ACTIVATE_SUBMIT_FROM_CRYPT_CPUS, "submit_from_crypt_cpus"},
+	    {CRYPT_ACTIVATE_NO_READ_WORKQUEUE, "no_read_workqueue"},
+	    {CRYPT_ACTIVATE_NO_WRITE_WORKQUEUE, "no_write_workqueue"},
 	};
 	g_autoptr(GString) list = g_string_new(NULL);
 	uint32_t flags = 0;
@@ -234,8 +242,8 @@ static int add_line(struct crypt_device *cd, const char *file, const struct opti
 		    const struct layout *l, struct volume *v, GError **err)
 {
 	g_autofree char *path = volume_quoted(file);
-	g_autofree char *head = g_strdup_printf("0 %" PRIu64 " crypt %s-%s ", l->sectors, crypt_get_cipher(cd),
-						crypt_get_cipher_mode(cd));
+	g_autofree char *head =
+	    g_strdup_printf("0 %" PRIu64 " crypt %s-%s ", l->sectors, crypt_get_cipher(cd), crypt_get_cipher_mode(cd));
 	g_autoptr(GString) tail = g_string_new(NULL);
 
 	g_string_append_printf(tail, " %" PRIu64 " %s %" PRIu64, l->iv, path, l->start);
@@ -266,7 +274,8 @@ char *luks_foreign_cipher(struct crypt_device *cd)
 		crypt_keyslot_info info = crypt_keyslot_status(cd, i);
 		size_t bytes;
 		const char *spec = luks2 ? crypt_keyslot_get_encryption(cd, i, &bytes) : NULL;
-		g_autofree char *luks1 = luks2 ? NULL : g_strdup_printf("%s-%s", crypt_get_cipher(cd), crypt_get_cipher_mode(cd));
+		g_autofree char *luks1 =
+		    luks2 ? NULL : g_strdup_printf("%s-%s", crypt_get_cipher(cd), crypt_get_cipher_mode(cd));
 
 		if (info != CRYPT_SLOT_ACTIVE && info != CRYPT_SLOT_ACTIVE_LAST)
 			continue;
@@ -285,8 +294,8 @@ static int check_slot(struct crypt_device *cd, const char *file, int slot, GErro
 	if (slot == CRYPT_ANY_SLOT)
 		return 0;
 	if (slot < 0 || slot >= slots)
-		return fail(err, EINVAL, "%s: there is no key slot %d: a %s header has 0 to %d", file, slot, crypt_get_type(cd),
-			    slots - 1);
+		return fail(err, EINVAL, "%s: there is no key slot %d: a %s header has 0 to %d", file, slot,
+			    crypt_get_type(cd), slots - 1);
 	info = crypt_keyslot_status(cd, slot);
 	if (info == CRYPT_SLOT_UNBOUND)
 		return fail(err, EINVAL, "%s: key slot %d is unbound: the key in it is not the volume's", file, slot);

@@ -62,7 +62,8 @@ void secret_clear(struct secret *s);
 /* The key file if one is named, else a line of the terminal (asked for), else a line of standard input. */
 int secret_get(struct crypt_device *cd, const struct options *o, const char *prompt, struct secret *out, GError **err);
 /* The same, asked for twice on a terminal. */
-int secret_get_new(struct crypt_device *cd, const struct options *o, const char *what, struct secret *out, GError **err);
+int secret_get_new(struct crypt_device *cd, const struct options *o, const char *what, struct secret *out,
+		   GError **err);
 /* From --volume-key-file, all of it. */
 struct key;
 int secret_get_volume_key(struct crypt_device *cd, const struct options *o, struct key *k, GError **err);
@@ -74,7 +75,7 @@ bool secret_can_retry(const struct options *o);
 struct key {
 	char *bytes; /* crypt_safe_alloc(), room of them */
 	size_t room, len;
-	bool unused; /* the cipher needs none */
+	bool unused;								 /* the cipher needs none */
 	enum { KEY_UNPROVEN, KEY_BY_DIGEST, KEY_BY_TAG, KEY_BY_CHECKSUM } proof; /* only key.c sets it */
 };
 
@@ -116,8 +117,11 @@ struct place {
 
 #define PLACE_CLOSE_FIRST "close that first, or use it beside that one with --shared"
 
-/* Whether it can be opened as it is wanted; nobody else claims a file until *claim, a descriptor or -1, is closed. */
-int place_claim(const char *file, bool readonly, bool shared, int *claim, GError **err);
+/*
+ * Whether it can be opened as it is wanted; nobody else claims a file until *claim, a descriptor or -1, is closed.
+ * way_out: what to do where it is in use.
+ */
+int place_claim(const char *file, bool readonly, bool shared, const char *way_out, int *claim, GError **err);
 /* -EINVAL: the data is where its own or another's header is; -EBUSY: somebody writes there. */
 int place_check(const struct place *p, const struct options *o, GError **err);
 /* -EBUSY: a device of a dmfs or a loop device writes there; way_out: what to do about it. */
@@ -134,8 +138,8 @@ struct stage {
 };
 
 struct volume {
-	char *type; /* as in the uuid: LUKS1, LUKS2, TCRYPT, BITLK */
-	char *uuid; /* without dashes; may be empty */
+	char *type;	   /* as in the uuid: LUKS1, LUKS2, TCRYPT, BITLK */
+	char *uuid;	   /* without dashes; may be empty */
 	GPtrArray *stages; /* struct stage */
 	int claim;	   /* of the file, until the devices are made; or -1 */
 	char *file;

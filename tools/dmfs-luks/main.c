@@ -104,8 +104,8 @@ static int settle(struct options *o, char *type, GError **err)
 static int parse(int *argc, char ***argv, struct options *o, GError **err)
 {
 	char *type = NULL;
-	gboolean token_only = FALSE, readonly = FALSE, shared = FALSE, discards = FALSE, batch = FALSE, hidden = FALSE, backup = FALSE,
-		 system = FALSE, no_vera = FALSE;
+	gboolean token_only = FALSE, readonly = FALSE, shared = FALSE, discards = FALSE, batch = FALSE, hidden = FALSE,
+		 backup = FALSE, system = FALSE, no_vera = FALSE;
 	const GOptionEntry entries[] = {
 		{"mount", 'm', 0, G_OPTION_ARG_FILENAME, &o->mount, "The dmfs ($DMFS_MOUNT, or the only one)", "DIR"},
 		{"type", 0, 0, G_OPTION_ARG_STRING, &type, "luks, luks1, luks2, bitlk, tcrypt", "TYPE"},
@@ -113,7 +113,8 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		{"keyfile-size", 'l', 0, G_OPTION_ARG_INT64, &o->keyfile_size, "Take that many bytes of it", "N"},
 		{"keyfile-offset", 0, 0, G_OPTION_ARG_INT64, &o->keyfile_offset, "Skip that many bytes of it", "N"},
 		{"key-slot", 'S', 0, G_OPTION_ARG_INT, &o->key_slot, "This key slot only", "N"},
-		{"volume-key-file", 0, 0, G_OPTION_ARG_FILENAME, &o->volume_key_file, "The volume key itself, instead of a passphrase", "FILE"},
+		{"volume-key-file", 0, 0, G_OPTION_ARG_FILENAME, &o->volume_key_file,
+		 "The volume key itself, instead of a passphrase", "FILE"},
 		{"header", 0, 0, G_OPTION_ARG_FILENAME, &o->header, "The header is in another file", "FILE"},
 		{"readonly", 'r', 0, G_OPTION_ARG_NONE, &readonly, "Open it for reading only", NULL},
 		{"shared", 0, 0, G_OPTION_ARG_NONE, &shared, "Also if something else writes to the file", NULL},

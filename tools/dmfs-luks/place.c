@@ -22,7 +22,8 @@
 static int open_fail(GError **err, int code, const char *file, bool readonly)
 {
 	if (!readonly && (code == EACCES || code == EROFS || code == EPERM))
-		return fail(err, code, "%s cannot be written (%s): -r opens it for reading only", file, g_strerror(code));
+		return fail(err, code, "%s cannot be written (%s): -r opens it for reading only", file,
+			    g_strerror(code));
 	if (code == EBUSY)
 		return fail(err, EBUSY, "%s is in use: it is mounted, or another device is made of it", file);
 	return fail(err, code, "%s: %s", file, g_strerror(code));
@@ -37,18 +38,16 @@ static bool is_locked(int fd)
 }
 
 /* Two that open the same file at the same time must not both find that nobody uses it. */
-static int lock_file(int fd, const char *file, GError **err)
+static int lock_file(int fd, const char *file, const char *way_out, GError **err)
 {
 	if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-		return fail(err, EBUSY, "%s is being opened or locked by another program (see lslocks): wait for its end, "
-					"or use it beside that one with --shared", file);
+		return fail(err, EBUSY, "%s is being opened or locked by another program (see lslocks): %s", file, way_out);
 	if (is_locked(fd))
-		return fail(err, EBUSY, "%s is in use: another program has locked it (see lslocks); --shared uses it beside "
-					"that one", file);
+		return fail(err, EBUSY, "%s is in use: another program has locked it (see lslocks); %s", file, way_out);
 	return 0;
 }
 
-int place_claim(const char *file, bool readonly, bool shared, int *claim, GError **err)
+int place_claim(const char *file, bool readonly, bool shared, const char *way_out, int *claim, GError **err)
 {
 	int flags = readonly ? O_RDONLY : O_RDWR, fd = open(file, flags | O_CLOEXEC | O_NONBLOCK), unwritable = 0, r;
 	struct stat st;
@@ -72,7 +71,7 @@ int place_claim(const char *file, bool readonly, bool shared, int *claim, GError
 			close(fd); /* dmfs and libcryptsetup claim it themselves */
 		return r;
 	}
-	r = lock_file(fd, file, err);
+	r = lock_file(fd, file, way_out, err);
 	if (r)
 		close(fd);
 	else
@@ -112,7 +111,8 @@ static bool reads_as(const char *file, uint64_t at, void *buf, size_t len)
 	return all;
 }
 
-/* The very same header where the data is: the same storage by a way that nobody sees, or a copy put there by mistake. */
+/* The very same header where the data is: the same storage by a way that nobody sees, or a copy put there by mistake.
+ */
 static bool has_copy(const struct place *p)
 {
 	uint8_t header[512], there[512];
@@ -124,12 +124,15 @@ static bool has_copy(const struct place *p)
 static int on_own_header(const struct place *p, GError **err)
 {
 	if (!strcmp(p->file, p->header))
-		return fail(err, EINVAL, "%s: its data would begin at byte %" PRIu64 ", within its own header, which ends at byte "
-					 "%" PRIu64 ": it seems to be a detached header; name the file that holds the data, and "
-					 "this one with --header", p->file, p->from, p->header_to);
-	return fail(err, EINVAL, "%s: its data would be where its header %s is (bytes %" PRIu64 " to %" PRIu64
-				 "): both are the same storage; name the file that holds the data", p->file, p->header,
-		    p->header_from, p->header_to);
+		return fail(err, EINVAL,
+			    "%s: its data would begin at byte %" PRIu64 ", within its own header, which ends at byte "
+			    "%" PRIu64 ": it seems to be a detached header; name the file that holds the data, and "
+			    "this one with --header",
+			    p->file, p->from, p->header_to);
+	return fail(err, EINVAL,
+		    "%s: its data would be where its header %s is (bytes %" PRIu64 " to %" PRIu64
+		    "): both are the same storage; name the file that holds the data",
+		    p->file, p->header, p->header_from, p->header_to);
 }
 
 int place_check(const struct place *p, const struct options *o, GError **err)
@@ -143,13 +146,15 @@ int place_check(const struct place *p, const struct options *o, GError **err)
 	if (storage_overlap(data, header))
 		return on_own_header(p, err);
 	if (detached && has_copy(p))
-		return fail(err, EINVAL, "%s has the very header of %s at byte %" PRIu64 ", where its data would be: both are "
-					 "the same storage, or one is a copy of the other; name the file that holds the data",
+		return fail(err, EINVAL,
+			    "%s has the very header of %s at byte %" PRIu64 ", where its data would be: both are "
+			    "the same storage, or one is a copy of the other; name the file that holds the data",
 			    p->file, p->header, p->header_from);
 	kind = detached && reads_as(p->file, p->from, start, sizeof(start)) ? header_kind(start) : NULL;
 	if (kind)
-		return fail(err, EINVAL, "%s has a %s header of its own where the data of %s would be, which would destroy it: "
-					 "name the file that holds the data (or wipe the old header, as with wipefs -a)",
+		return fail(err, EINVAL,
+			    "%s has a %s header of its own where the data of %s would be, which would destroy it: "
+			    "name the file that holds the data (or wipe the old header, as with wipefs -a)",
 			    p->file, kind, p->header);
 	if (o->readonly || o->shared)
 		return 0;

@@ -39,13 +39,15 @@ static uint64_t add_up(uint64_t a, uint64_t b)
 
 /* --- tables ------------------------------------------------------------------------------------- */
 
-/* Targets whose sectors are one device's, one after the other: which words of the line are that device and its start. */
+/* Targets whose sectors are one device's, one after the other: which words of the line are that device and its start.
+ */
 static const struct straight {
 	const char *type;
-	unsigned device, start, words; /* start 0: where the line itself begins; words: of a line without a second device */
+	unsigned device, start,
+	    words; /* start 0: where the line itself begins; words: of a line without a second device */
 } straights[] = {
-	{"linear", 3, 4, 5}, {"crypt", 6, 7, UINT_MAX}, {"flakey", 3, 4, UINT_MAX},
-	{"dust", 3, 4, UINT_MAX}, {"delay", 3, 4, 6}, {"snapshot-origin", 3, 0, 4},
+    {"linear", 3, 4, 5},      {"crypt", 6, 7, UINT_MAX}, {"flakey", 3, 4, UINT_MAX},
+    {"dust", 3, 4, UINT_MAX}, {"delay", 3, 4, 6},	 {"snapshot-origin", 3, 0, 4},
 };
 
 /* Targets that share a device with others by design: how many words of it are looked at all the same. */
@@ -53,7 +55,10 @@ static const struct sharing {
 	const char *type;
 	unsigned first, last; /* words of the devices that are theirs alone; 0: none */
 } sharings[] = {
-	{"thin", 0, 0}, {"snapshot", 4, 4}, {"clone", 3, 4}, {"verity", 0, 0},
+    {"thin", 0, 0},
+    {"snapshot", 4, 4},
+    {"clone", 3, 4},
+    {"verity", 0, 0},
 };
 
 static void add_use(GPtrArray *uses, const char *word, uint64_t from, uint64_t to)
@@ -323,8 +328,10 @@ static void walk_stat(struct walk *w, const char *name, const struct stat *st, u
 	else if (n)
 		walk_node(w, n, from, to);
 	else
-		add_extent(w, g_strdup_printf("file %u:%u %" G_GUINT64_FORMAT, major(st->st_dev), minor(st->st_dev),
-					      (uint64_t)st->st_ino), name, from, to);
+		add_extent(w,
+			   g_strdup_printf("file %u:%u %" G_GUINT64_FORMAT, major(st->st_dev), minor(st->st_dev),
+					   (uint64_t)st->st_ino),
+			   name, from, to);
 }
 
 static void walk_path(struct walk *w, const char *path, uint64_t from, uint64_t to)
@@ -386,7 +393,8 @@ static bool node_uses(const struct node *n, const GPtrArray *extents)
 
 static bool loop_uses(const struct loop_device *l, const GPtrArray *extents)
 {
-	const struct stat st = {.st_mode = l->mode, .st_dev = l->file_dev, .st_rdev = l->file_rdev, .st_ino = l->file_inode};
+	const struct stat st = {
+	    .st_mode = l->mode, .st_dev = l->file_dev, .st_rdev = l->file_rdev, .st_ino = l->file_inode};
 	g_autofree char *what = g_strdup_printf("block %u:%u", major(l->dev), minor(l->dev));
 	g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(extent_free);
 	uint64_t to = l->limit ? add_up(l->offset, l->limit) : UINT64_MAX;

@@ -24,7 +24,7 @@ struct extent {
 
 /* One thing that a line of a table uses. */
 struct use {
-	char *word; /* a path, a device's name or a URI */
+	char *word;	   /* a path, a device's name or a URI */
 	uint64_t from, to; /* bytes of it */
 };
 

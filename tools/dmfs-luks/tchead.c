@@ -42,8 +42,8 @@ static const struct kdf {
 const char *tc_hash_name(const char *spelled)
 {
 	static const char *const others[][2] = {
-		{"streebog", "stribog512"}, {"streebog", "streebog512"}, {"streebog", "stribog"}, {"ripemd160", "rmd160"},
-		{"blake2s-256", "blake2s"},
+	    {"streebog", "stribog512"}, {"streebog", "streebog512"}, {"streebog", "stribog"},
+	    {"ripemd160", "rmd160"},	{"blake2s-256", "blake2s"},
 	};
 	g_autofree char *plain = hash_plain(spelled);
 

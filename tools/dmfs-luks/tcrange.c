@@ -12,14 +12,20 @@
 static int check_range(const struct tc_header *h, const struct tc_where *w, const struct tc_range *r, GError **err)
 {
 	if (h->sector_size % 512 || h->data_at % 512)
-		return fail(err, EOPNOTSUPP, "its header tells of sectors of %u bytes, and data at byte %" PRIu64
-					     ": neither may be but a multiple of 512", h->sector_size, h->data_at);
+		return fail(err, EOPNOTSUPP,
+			    "its header tells of sectors of %u bytes, and data at byte %" PRIu64
+			    ": neither may be but a multiple of 512",
+			    h->sector_size, h->data_at);
 	if (h->flags & (TC_IS_SYSTEM | TC_IS_IN_PLACE) && h->data_bytes < h->volume_bytes && !w->unfinished)
-		return fail(err, EOPNOTSUPP, "only %" PRIu64 " of its %" PRIu64 " bytes are encrypted: let TrueCrypt or "
-					     "VeraCrypt finish that, or open it with -r", h->data_bytes, h->volume_bytes);
+		return fail(err, EOPNOTSUPP,
+			    "only %" PRIu64 " of its %" PRIu64 " bytes are encrypted: let TrueCrypt or "
+			    "VeraCrypt finish that, or open it with -r",
+			    h->data_bytes, h->volume_bytes);
 	if (!r->sectors || r->start > w->sectors || r->sectors > w->sectors - r->start)
-		return fail(err, EINVAL, "it has %" PRIu64 " sectors, too few for data of %" PRIu64 " from sector %" PRIu64
-					 " on: was it cut short?", w->sectors, r->sectors, r->start);
+		return fail(err, EINVAL,
+			    "it has %" PRIu64 " sectors, too few for data of %" PRIu64 " from sector %" PRIu64
+			    " on: was it cut short?",
+			    w->sectors, r->sectors, r->start);
 	return 0;
 }
 
@@ -32,8 +38,8 @@ static int system_range(const struct tc_header *h, const struct tc_where *w, str
 	uint64_t at = h->data_at / 512, sectors = h->volume_bytes / 512, end, first;
 
 	if (!sectors || sectors > UINT64_MAX / 512 - at)
-		return fail(err, EINVAL, "its header tells of %" PRIu64 " bytes of data at byte %" PRIu64, h->volume_bytes,
-			    h->data_at);
+		return fail(err, EINVAL, "its header tells of %" PRIu64 " bytes of data at byte %" PRIu64,
+			    h->volume_bytes, h->data_at);
 	if (!w->partition) {
 		*out = (struct tc_range){at, sectors, at};
 		return 0;
@@ -41,8 +47,10 @@ static int system_range(const struct tc_header *h, const struct tc_where *w, str
 	end = at + sectors;
 	first = w->start_known ? w->partition_start : at;
 	if (first < at || first >= end)
-		return fail(err, EINVAL, "the partition starts at sector %" PRIu64 " of its disk, but what is encrypted are sectors "
-					 "%" PRIu64 " to %" PRIu64, first, at, end - 1);
+		return fail(err, EINVAL,
+			    "the partition starts at sector %" PRIu64 " of its disk, but what is encrypted are sectors "
+			    "%" PRIu64 " to %" PRIu64,
+			    first, at, end - 1);
 	*out = (struct tc_range){0, end - first, first};
 	if (w->start_known)
 		out->sectors = MIN(out->sectors, w->sectors); /* there are others behind it */

@@ -158,10 +158,14 @@ static int unlock(struct crypt_device *cd, const char *path, const char *header,
 			g_printerr("No header can be read with this passphrase.\n");
 	} while (r == -EPERM && --tries > 0);
 	if (r && !(err && *err))
-		fail(err, -r, "%s: no header can be read with this passphrase%s; or it is of a kind that is not supported (LRW, "
-			      "cascades in CBC, Blowfish, Kuznyechik, Argon2id: see dmfs(1))", path,
-		     o->tcrypt_system || o->tcrypt_hidden || o->tcrypt_backup ? "" : ", or the volume is another "
-			      "(--tcrypt-hidden, --tcrypt-backup, --tcrypt-system)");
+		fail(err, -r,
+		     "%s: no header can be read with this passphrase%s; or it is of a kind that is not supported (LRW, "
+		     "cascades in CBC, Blowfish, Kuznyechik, Argon2id: see dmfs(1))",
+		     path,
+		     o->tcrypt_system || o->tcrypt_hidden || o->tcrypt_backup
+			 ? ""
+			 : ", or the volume is another "
+			   "(--tcrypt-hidden, --tcrypt-backup, --tcrypt-system)");
 	return r;
 }
 
@@ -178,10 +182,10 @@ static int add_layers(const struct tc_header *h, const struct tc_range *range, c
 		bool last = i == h->layers - 1;
 		g_autofree char *suffix = i ? g_strdup_printf("_%u", i) : g_strdup("");
 		g_autofree char *beneath = g_strdup_printf("%s_%u", name, i + 1), *word = volume_quoted(beneath);
-		g_autofree char *head = g_strdup_printf("0 %" PRIu64 " crypt %s-%s ", range->sectors, h->layer[i].cipher,
-							h->mode);
-		g_autofree char *tail = g_strdup_printf(" %" PRIu64 " %s %" PRIu64 "%s\n", range->iv, last ? file : word,
-							last ? range->start : 0, discards);
+		g_autofree char *head =
+		    g_strdup_printf("0 %" PRIu64 " crypt %s-%s ", range->sectors, h->layer[i].cipher, h->mode);
+		g_autofree char *tail = g_strdup_printf(" %" PRIu64 " %s %" PRIu64 "%s\n", range->iv,
+							last ? file : word, last ? range->start : 0, discards);
 		g_autoptr(key) k = key_of_layer(h, i, err);
 
 		r = k ? stage_line(stage_new(v, suffix), head, k, tail, err) : -ENOMEM;
@@ -195,7 +199,8 @@ static int add_layers(const struct tc_header *h, const struct tc_range *range, c
 static int find_data(const struct found *f, const char *path, const char *header, const struct options *o,
 		     struct tc_where *w, struct tc_range *range, GError **err)
 {
-	struct place place = {.file = path, .header = header, .header_from = f->at, .header_to = f->at + TC_HEADER_BYTES};
+	struct place place = {
+	    .file = path, .header = header, .header_from = f->at, .header_to = f->at + TC_HEADER_BYTES};
 	int r = volume_sectors(path, &w->sectors, err);
 
 	if (!r)

@@ -47,13 +47,15 @@ int token_key(struct crypt_device *cd, const struct options *o, struct key *k)
 static void say_unknown(GString *why, int id, const char *type)
 {
 	g_autofree char *plugin = g_strdup_printf("libcryptsetup-token-%s.so", type);
-	g_autofree char *path = g_build_filename(crypt_token_external_path() ? crypt_token_external_path() : "", plugin, NULL);
+	g_autofree char *path =
+	    g_build_filename(crypt_token_external_path() ? crypt_token_external_path() : "", plugin, NULL);
 
 	if (!crypt_token_external_path() || access(path, R_OK))
-		g_string_append_printf(why, "token %d (%s) needs libcryptsetup's plugin %s, which is not there", id, type,
-				       crypt_token_external_path() ? path : plugin);
+		g_string_append_printf(why, "token %d (%s) needs libcryptsetup's plugin %s, which is not there", id,
+				       type, crypt_token_external_path() ? path : plugin);
 	else
-		g_string_append_printf(why, "token %d (%s) cannot be used by libcryptsetup's plugin %s", id, type, path);
+		g_string_append_printf(why, "token %d (%s) cannot be used by libcryptsetup's plugin %s", id, type,
+				       path);
 }
 
 /* As libcryptsetup looks for it. */
@@ -71,7 +73,8 @@ static void say_usable(struct crypt_device *cd, GString *why, int id, const char
 		g_string_append(why, "needs a PIN, which dmfs-luks has no way to give");
 	else if (!strcmp(type, "luks2-keyring") && crypt_token_luks2_keyring_get(cd, id, &keyring) >= 0 &&
 		 !is_in_keyring(keyring.key_description))
-		g_string_append_printf(why, "needs the key '%s', which is in no keyring of this process", keyring.key_description);
+		g_string_append_printf(why, "needs the key '%s', which is in no keyring of this process",
+				       keyring.key_description);
 	else if (code == EPERM || code == ENOENT)
 		g_string_append(why, "gives no passphrase, or one that opens no key slot of the volume's");
 	else

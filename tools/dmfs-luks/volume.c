@@ -18,15 +18,16 @@
 
 /* --- libcryptsetup ------------------------------------------------------------------------------- */
 
-static char *last_error;	   /* at its error level */
+static char *last_error;      /* at its error level */
 static GString *last_details; /* below that, what sounds like a fault */
 static bool listening;
 
 /* What libcryptsetup says below its error level is mostly what it does. */
 static bool is_fault(const char *msg)
 {
-	static const char *const signs[] = {"error", "fail",	"nvalid", "llegal",   "issing", "orrupt", "ambiguous", "mismatch",
-					    "too",   "overlap", "xceed",  "nsupported", "expected", "cannot", "Cannot", "wrong", "not "};
+	static const char *const signs[] = {"error",	 "fail",     "nvalid", "llegal",  "issing", "orrupt",
+					    "ambiguous", "mismatch", "too",    "overlap", "xceed",  "nsupported",
+					    "expected",	 "cannot",   "Cannot", "wrong",	  "not "};
 
 	if (strstr(msg, "read failed (") || strstr(msg, "validation failed"))
 		return false; /* which sums up what it said before */
@@ -202,8 +203,10 @@ static int key_fail(struct crypt_device *cd, GError **err, int code, const char 
 		return fail(err, EPERM, "%s: no key is available with this passphrase%s", file, hint ? hint : "");
 	spec = code == ENOMEM ? NULL : luks_foreign_cipher(cd);
 	if (spec)
-		return fail(err, code, "%s: it has a key slot encrypted with %s, for which libcryptsetup needs AF_ALG "
-				       "(algif_skcipher), and this kernel does not give that", file, spec);
+		return fail(err, code,
+			    "%s: it has a key slot encrypted with %s, for which libcryptsetup needs AF_ALG "
+			    "(algif_skcipher), and this kernel does not give that",
+			    file, spec);
 	return volume_fail(err, code, file);
 }
 
@@ -228,7 +231,8 @@ int volume_key_by_passphrase(struct crypt_device *cd, const char *file, const st
 		if (r == -EPERM && also)
 			r = also(&pass, k, data);
 		if (r == -EPERM && ends_in_newline(o, &pass))
-			hint = g_strdup_printf("; the newline at its end counts: without it, --keyfile-size %zu", pass.len - 1);
+			hint = g_strdup_printf("; the newline at its end counts: without it, --keyfile-size %zu",
+					       pass.len - 1);
 		secret_clear(&pass);
 		if (r == -EPERM && tries > 1)
 			g_printerr("No key is available with this passphrase.\n");
@@ -263,8 +267,8 @@ static int unlock(const char *path, const char *name, const struct options *o, s
 	else
 		r = header_load(cd, o->header ? o->header : path, o, err);
 	if (!r && !tcrypt)
-		r = !strcmp(crypt_get_type(cd), CRYPT_BITLK) ? bitlk_open(cd, path, o, v, err) :
-							       luks_open(cd, path, o, v, err);
+		r = !strcmp(crypt_get_type(cd), CRYPT_BITLK) ? bitlk_open(cd, path, o, v, err)
+							     : luks_open(cd, path, o, v, err);
 	if (!r) {
 		v->type = g_strdup(tcrypt ? CRYPT_TCRYPT : crypt_get_type(cd));
 		v->uuid = plain_uuid(tcrypt ? NULL : crypt_get_uuid(cd));
@@ -298,7 +302,7 @@ int volume_open(const char *file, const char *name, const struct options *o, str
 	if (!r && header)
 		r = volume_sectors(header, &sectors, err);
 	if (!r)
-		r = place_claim(path, o->readonly, o->shared, &claim, err);
+		r = place_claim(path, o->readonly, o->shared, PLACE_CLOSE_FIRST, &claim, err);
 	if (r)
 		return r;
 	v = g_new0(struct volume, 1);

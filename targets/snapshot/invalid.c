@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Invalid snapshots: that they are is kept.
+ *
+ * A snapshot that has missed a write to its origin reads the origin's new data.  Its store says so in its header; where
+ * that cannot be written, as when the COW device is what failed, the state database does (dmfs/rows.h), and the header
+ * is tried again every few seconds, at a suspend and at the end.  Writes to the origin wait until one of the two is
+ * durable, or neither can be.
+ */
+#include "snapshot.h"
+
+#include <dmfs/container_of.h>
+
+#define RETRY_NS UINT64_C(5000000000)
+
+static struct dm_wq *works;
+
+static void make_works(void)
+{
+	works = dm_wq_new("snapshot-invalid", 16);
+}
+
+struct dm_wq *snap_invalid_wq(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, make_works);
+	return works;
+}
+
+/* --- the state ------------------------------------------------------------------------------------ */
+
+static int is_row(uint64_t key, const void *value, size_t len, void *there)
+{
+	*(bool *)there = true;
+	return 0;
+}
+
+int snap_rows_load(struct dm_rows *rows, bool *invalid, GError **err)
+{
+	*invalid = false;
+	return dm_rows_load(rows, is_row, invalid, err);
+}
+
+bool snap_rows_mark(struct dm_rows *rows)
+{
+	g_autoptr(GError) err = NULL;
+
+	dm_rows_put(rows, 0, "", 0);
+	if (!dm_rows_commit(rows, &err))
+		return true;
+	dm_log_err("snapshot: the state cannot be told that the snapshot is invalid: %s", err->message);
+	return false;
+}
+
+/* --- the store -------------------------------------------------------------------------------------- */
+
+static void mark_store(struct snapshot *s)
+{
+	int error = snap_store_mark(s->cow->store);
+
+	if (error)
+		dm_log_err_limit("snapshot: cannot mark the exception store invalid: %s", g_strerror(-error));
+	else
+		atomic_store(&s->cow->unmarked, false);
+}
+
+static void arm(struct snapshot *s)
+{
+	dm_timer_arm(&s->retry_timer, dm_now_ns() + RETRY_NS);
+}
+
+static void retry_due(struct dm_timer *timer)
+{
+	struct snapshot *s = container_of(timer, struct snapshot, retry_timer);
+
+	snap_hold(s);
+	if (!dm_wq_queue(snap_invalid_wq(), &s->retry_work))
+		snap_release(s);
+}
+
+static void retry(struct dm_work *work)
+{
+	struct snapshot *s = container_of(work, struct snapshot, retry_work);
+
+	mark_store(s);
+	if (atomic_load(&s->cow->unmarked))
+		arm(s);
+	snap_release(s);
+}
+
+void snap_invalid_begin(struct snapshot *s)
+{
+	if (!s->cow || snap_state(s) != SNAP_INVALID || !atomic_load(&s->cow->unmarked))
+		return;
+	snap_rows_mark(s->rows); /* a handover may have brought it here */
+	arm(s);
+}
+
+void snap_invalid_end(struct snapshot *s)
+{
+	dm_timer_cancel_sync(&s->retry_timer);
+	dm_wq_flush_work(snap_invalid_wq(), &s->retry_work);
+	dm_timer_cancel_sync(&s->retry_timer); /* the work may have armed it */
+	if (s->cow && snap_state(s) == SNAP_INVALID && atomic_load(&s->cow->unmarked))
+		mark_store(s);
+}
+
+/* --- becoming invalid ------------------------------------------------------------------------------- */
+
+static void all_may_write(struct snapshot *s)
+{
+	struct origin *o = s->origin;
+	struct dm_bio_list bios;
+
+	pthread_mutex_lock(&s->lock);
+	atomic_store(&s->state, SNAP_INVALID);
+	bios = s->wait_invalid;
+	if (!bios.head)
+		bios.tail = &bios.head;
+	dm_bio_list_init(&s->wait_invalid);
+	pthread_mutex_unlock(&s->lock);
+	dm_target_event(s->ti, NULL, NULL);
+	snap_release(s);
+	origin_retry(o, &bios);
+}
+
+static void tell_state(struct dm_work *work)
+{
+	struct snapshot *s = container_of(work, struct snapshot, tell_work);
+
+	snap_rows_mark(s->rows);
+	arm(s);
+	all_may_write(s);
+}
+
+/* The store is marked, or cannot be; s is held. */
+static void dropped(void *context, bool marked)
+{
+	struct snapshot *s = context;
+
+	if (marked) {
+		all_may_write(s);
+		return;
+	}
+	atomic_store(&s->cow->unmarked, true);
+	dm_wq_queue(snap_invalid_wq(), &s->tell_work);
+}
+
+void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start)
+{
+	bool first;
+
+	pthread_mutex_lock(&s->lock);
+	first = atomic_load(&s->state) == SNAP_VALID;
+	if (first) {
+		atomic_store(&s->state, SNAP_INVALIDATING);
+		s->under_way++;
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (!first)
+		return;
+	dm_log_err("snapshot: Invalidating snapshot: %s.", why);
+	start->drops = g_slist_prepend(start->drops, s);
+}
+
+void snap_mark_dropped(struct snapshot *s)
+{
+	snap_drop(s->cow->store, dropped, s);
+}
+
+void snap_invalid_init(struct snapshot *s)
+{
+	s->rows = dm_rows_open(s->ti, "invalid");
+	s->tell_work.fn = tell_state;
+	s->retry_work.fn = retry;
+	s->retry_timer.fn = retry_due;
+}
+
+int snap_invalid_known(struct snapshot *s, bool missed, GError **err)
+{
+	bool invalid;
+	int error = snap_rows_load(s->rows, &invalid, err);
+
+	if (error || snap_state(s) == SNAP_INVALID || !(invalid || missed))
+		return error;
+	dm_log_err("snapshot: it has missed writes to its origin: it is invalid.");
+	atomic_store(&s->state, SNAP_INVALID);
+	atomic_store(&s->cow->unmarked, s->kind == SNAP_PERSISTENT);
+	return 0;
+}

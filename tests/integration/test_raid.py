@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""raid through the mount: every type made, used, degraded, rebuilt, scrubbed; what is refused."""
+
+import errno
+import os
+import random
+import threading
+
+import pytest
+
+from mounted import SECTOR, pattern, quote
+from raid import (Array, NONE, change_superblock, check, content, damage, dirty_regions, status, superblock, wait_status,
+                  wait_whole)
+
+MIRRORS = [("raid1", 2, ()), ("raid1", 3, ()), ("raid10", 2, ()), ("raid10", 3, ()), ("raid10", 4, ()),
+           ("raid10_near", 4, ("raid10_copies 4",)), ("raid10", 4, ("raid10_format far",)),
+           ("raid10", 5, ("raid10_format far",)), ("raid10", 4, ("raid10_format offset",)),
+           ("raid10", 3, ("raid10_format offset", "raid10_copies 3"))]
+STRIPES = [("raid4", 3, ()), ("raid5_n", 4, ()), ("raid5_la", 4, ()), ("raid5_ra", 3, ()), ("raid5_ls", 4, ()),
+           ("raid5_ls", 2, ()), ("raid5_rs", 5, ()), ("raid6_zr", 5, ()), ("raid6_nr", 4, ()), ("raid6_nc", 6, ()),
+           ("raid6_n_6", 5, ()), ("raid6_la_6", 5, ()), ("raid6_ra_6", 4, ()), ("raid6_ls_6", 6, ()),
+           ("raid6_rs_6", 5, ())]
+TYPES = [("raid0", 3, ()), *MIRRORS, *STRIPES]
+SIZE = 3840     # sectors of a device: whole chunks for 2, 3, 4 and 5 copies
+
+
+def ids(t):
+    return "-".join([t[0], str(t[1]), *t[2]]).replace(" ", "=")
+
+
+def copies_of(params):
+    return next((int(p.split()[1]) for p in params if p.startswith("raid10_copies")), 2)
+
+
+def redundancy(kind, disks, params):
+    return {"0": 0, "4": 1, "5": 1, "6": 2}.get(kind[4:5]) if not kind.startswith("raid1") else (
+        disks - 1 if kind == "raid1" else copies_of(params) - 1)
+
+
+def make(fs, backing, t, name="r", size=SIZE, chunk=64, extra=()):
+    kind, disks, params = t
+    a = Array(backing, kind, disks, size, chunk, name=name)
+    a.params, a.copies = params, copies_of(params)
+    line = a.line(*params, *extra, copies=a.copies)
+    return a, fs.mkdir(name, line)
+
+
+def scribble(dev, seed, count=60, size=None, model=None):
+    """Random writes, and what the device must then hold."""
+    rand = random.Random(seed)
+    size = size or dev.size()
+    model = model if model is not None else bytearray(dev.pread(size, 0))
+    with dev.open() as fd:
+        for _ in range(count):
+            n = rand.choice([1, 7, 8, 16, 100, 300]) * SECTOR
+            at = rand.randrange(size // SECTOR) * SECTOR
+            data = rand.randbytes(min(n, size - at))
+            os.pwrite(fd, data, at)
+            model[at:at + len(data)] = data
+        os.fsync(fd)
+    return model
+
+
+@pytest.mark.parametrize("t", TYPES, ids=ids)
+def test_make_use_reload(fs, backing, t):
+    a, dev = make(fs, backing, t)
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    assert dev.pread(len(model), 0) == model
+    if t[0] != "raid0":
+        assert check(dev) == 0
+    line = dev.table()
+    dev.remove()
+    dev = fs.mkdir("again", line.strip())
+    wait_whole(dev)
+    assert dev.pread(len(model), 0) == model
+    assert superblock(a.meta[0])["resync"] == NONE
+
+
+@pytest.mark.parametrize("t", MIRRORS + STRIPES, ids=ids)
+def test_degraded_and_rebuilt(fs, backing, t):
+    a, dev = make(fs, backing, t)
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    dev.remove()
+    for gone in range(a.disks):
+        dev = fs.mkdir(f"without{gone}", a.line(*a.params, copies=a.copies, missing=(gone,)))
+        assert status(dev)["health"] == "".join("-" if i == gone else "A" for i in range(a.disks))
+        assert dev.pread(len(model), 0) == model
+        scribble(dev, gone + 2, model=model)
+        assert dev.pread(len(model), 0) == model
+        dev.remove()
+        damage(a.data[gone], 0, SIZE)
+        dev = fs.mkdir(f"rebuilt{gone}", a.line(*a.params, f"rebuild {gone}", copies=a.copies))
+        wait_whole(dev)
+        assert dev.pread(len(model), 0) == model
+        assert check(dev) == 0
+        dev.remove()
+
+
+@pytest.mark.parametrize("t", [t for t in STRIPES if t[0].startswith("raid6")], ids=ids)
+def test_two_lost(fs, backing, t):
+    """raid6 without any two: read, written, rebuilt."""
+    a, dev = make(fs, backing, t, size=1024, chunk=16)
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    dev.remove()
+    pairs = [(i, j) for i in range(a.disks) for j in range(i)]
+    for n, (i, j) in enumerate(random.Random(7).sample(pairs, 4)):
+        dev = fs.mkdir(f"without{n}", a.line(missing=(i, j)))
+        assert dev.pread(len(model), 0) == model
+        scribble(dev, n, model=model, count=30)
+        assert dev.pread(len(model), 0) == model
+        dev.remove()
+        damage(a.data[i], 0, 1024)
+        damage(a.data[j], 0, 1024)
+        dev = fs.mkdir(f"rebuilt{n}", a.line(f"rebuild {min(i, j)}", f"rebuild {max(i, j)}"))
+        wait_whole(dev)
+        assert dev.pread(len(model), 0) == model
+        assert check(dev) == 0
+        dev.remove()
+
+
+# --- devices that fail under I/O ----------------------------------------------------------------
+
+
+class Stack:
+    """An array on dmfs devices that can be made to fail."""
+
+    def __init__(self, fs, backing, t, size=SIZE, chunk=64, params=()):
+        self.fs, self.size = fs, size
+        kind, disks, own = t
+        self.a = Array(backing, kind, disks, size, chunk)
+        self.a.copies = copies_of(own)
+        self.legs = [fs.mkdir(f"leg{i}", f"0 {size} linear {quote(self.a.data[i])} 0") for i in range(disks)]
+        self.line = self.a.line(*own, *params, copies=self.a.copies,
+                                pairs=list(zip(self.a.meta, (f"leg{i}" for i in range(disks)))))
+        self.dev = fs.mkdir("r", self.line)
+
+    def leg(self, i, target):
+        self.legs[i].load(f"0 {self.size} {target}")
+
+    def fail(self, i):
+        self.leg(i, "error")
+
+    def mend(self, i):
+        self.leg(i, f"linear {quote(self.a.data[i])} 0")
+
+    def health(self):
+        return status(self.dev)["health"]
+
+
+FAILING = [("raid1", 2, ()), ("raid10", 4, ()), ("raid10", 4, ("raid10_format far",)), ("raid4", 3, ()),
+           ("raid5_ls", 4, ()), ("raid6_zr", 5, ()), ("raid6_ls_6", 5, ())]
+
+
+@pytest.mark.parametrize("t", FAILING, ids=ids)
+def test_fails_and_comes_back(fs, backing, t):
+    """A device that fails a write is out, with an event; a suspend and resume brings it back, by the bitmap alone."""
+    s = Stack(fs, backing, t, params=("region_size 256",))
+    dev = s.dev
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    events = int(dev.info()["Event number"])
+    s.fail(1)
+    scribble(dev, 2, model=model, size=200 * SECTOR)
+    assert s.health()[1] == "D" and s.health().count("D") == 1
+    assert int(dev.info()["Event number"]) == events + 1
+    assert superblock(s.a.meta[0])["failed"] == 2
+    assert dev.pread(len(model), 0) == model
+    s.mend(1)
+    assert s.health()[1] == "D"
+    before = content(s.a.data[1])
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev)
+    assert dev.pread(len(model), 0) == model
+    assert check(dev) == 0
+    assert superblock(s.a.meta[0])["failed"] == 0
+    after = content(s.a.data[1])
+    changed = {i // 512 for i in range(0, len(after), 4096) if before[i:i + 4096] != after[i:i + 4096]}
+    assert changed and max(changed) * SECTOR < s.size * SECTOR
+
+
+@pytest.mark.parametrize("t", FAILING, ids=ids)
+def test_read_errors_are_mended(fs, backing, t):
+    """Bad blocks that a write mends (dust): reads go on, from the others, and the blocks are good again."""
+    s = Stack(fs, backing, t)
+    wait_whole(s.dev)
+    model = scribble(s.dev, 1)
+    s.leg(1, f"dust {quote(s.a.data[1])} 0 512")
+    for block in (0, 5, 64, 65, 66, 700):
+        s.legs[1].message(f"addbadblock {block}")
+    s.legs[1].message("enable")
+    for _ in range(3):      # a mirror reads the one or the other
+        assert s.dev.pread(len(model), 0) == model
+    assert check(s.dev) == 0
+    assert s.legs[1].message("countbadblocks").startswith("countbadblocks: 0 ")
+    assert "D" not in s.health()
+    s.leg(1, f"linear {quote(s.a.data[1])} 0")
+    assert s.dev.pread(len(model), 0) == model
+    assert check(s.dev) == 0
+
+
+def test_the_last_leg_stays(fs, backing):
+    """With nothing left to take its place a device that fails is not dropped: requests fail, and it may come back."""
+    s = Stack(fs, backing, ("raid1", 2, ()))
+    wait_whole(s.dev)
+    s.dev.pwrite(pattern(8), 0, sync=True)
+    s.fail(0)
+    s.dev.pwrite(pattern(8, 2), 0, sync=True)
+    s.fail(1)
+    with pytest.raises(OSError) as e:
+        s.dev.pwrite(pattern(8, 3), 0, sync=True)
+    assert e.value.errno == errno.EIO
+    assert s.health() == "DA"
+    s.mend(1)
+    assert s.dev.pread(8 * SECTOR, 0) in (pattern(8, 2), pattern(8, 3))
+
+
+# --- another shape -----------------------------------------------------------------------------------
+
+GAP = 256
+# from, to, chunk before and after, devices before and after
+RESHAPES = [("raid5_ls", "raid5_ra", 64, 64, 3, 3), ("raid5_n", "raid5_ls", 64, 64, 4, 4),
+            ("raid6_zr", "raid6_nc", 32, 32, 5, 5), ("raid5_ls", "raid5_ls", 64, 128, 4, 4),
+            ("raid5_ls", "raid5_ls", 64, 16, 4, 4), ("raid5_ls", "raid5_ls", 64, 64, 3, 4),
+            ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3)]
+
+
+def shape(kind, chunk, data, pairs, size, *params):
+    words = " ".join(params)
+    devs = " ".join(f"{quote(m)} {quote(d)}" for m, d in pairs)
+    return f"0 {data * size} raid {kind} {1 + len(words.split())} {chunk} {words} {len(pairs)} {devs}"
+
+
+def begin_reshape(fs, backing, r, size=3840, name="r"):
+    """An array with content and room for a reshape; its files, model, and the lines to begin and to go on with it."""
+    old, new, chunk, new_chunk, before, after = r
+    parity = 2 if old.startswith("raid6") else 1
+    most = max(before, after)
+    pairs = [(backing(88, name=f"{name}m{i}"), backing(size + GAP, name=f"{name}d{i}")) for i in range(most)]
+    front = after > before      # data is at the offset before, at 0 afterwards
+    dev = fs.mkdir(name, shape(old, chunk, before - parity, pairs[:before], size))
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    dev.remove()
+    if front:       # as LVM does: the room is put before the data
+        for _, data in pairs[:before]:
+            old_content = content(data)[:size * SECTOR]
+            with open(data, "r+b") as f:
+                f.write(bytes(GAP * SECTOR) + old_content)
+    params = [f"delta_disks {after - before}"] if after != before else []
+    params.append(f"data_offset {GAP}")
+    # the kernel takes the length of all the devices given
+    length = most - parity
+    first = shape(new, new_chunk, length, pairs, size, *params)
+    second = shape(new, new_chunk, length, pairs, size)
+    return pairs, model, first, second
+
+
+def reshape_ids(r):
+    return f"{r[0]}-{r[1]}-{r[2]}-{r[3]}-{r[4]}-{r[5]}"
+
+
+@pytest.mark.parametrize("r", RESHAPES, ids=reshape_ids)
+def test_reshape(fs, backing, r):
+    """In use all the way; content and parity are right at the end, and after the next load."""
+    size = 3840
+    old, new, chunk, new_chunk, before, after = r
+    parity = 2 if old.startswith("raid6") else 1
+    pairs, model, first, second = begin_reshape(fs, backing, r, size)
+    held = (min(before, after) - parity) * size * SECTOR
+    model = model[:held]
+    dev = fs.mkdir("r", first)
+    assert status(dev)["action"] == "reshape" and set(status(dev)["health"]) == {"a"}
+    assert dev.pread(held, 0) == model
+    scribble(dev, 3, model=model, size=held, count=20)
+    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 3 {new_chunk} max_recovery_rate 6000"))
+    seen = 0
+    while status(dev)["action"] == "reshape":
+        scribble(dev, 100 + seen, model=model, size=held, count=10)
+        assert dev.pread(held, 0) == model
+        seen += 1
+    assert seen
+    wait_status(dev, " idle ")
+    assert dev.pread(held, 0) == model
+    scribble(dev, 5, model=model, size=held)
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev) if after >= before else wait_status(dev, " idle ")
+    assert dev.pread(held, 0) == model
+    if after > before:
+        whole = (after - parity) * size * SECTOR
+        dev.pwrite(pattern(64, 3), whole - 64 * SECTOR, sync=True)
+        assert dev.pread(64 * SECTOR, whole - 64 * SECTOR) == pattern(64, 3)
+    assert check(dev) == 0
+    dev.remove()
+    dev = fs.mkdir("again", shape(new, new_chunk, after - parity, pairs[:after], size))
+    assert status(dev)["action"] == "idle"
+    assert status(dev)["offset"] == ("0" if after > before else str(GAP))
+    assert dev.pread(held, 0) == model
+    assert check(dev) == 0
+
+
+@pytest.mark.parametrize("r", RESHAPES, ids=reshape_ids)
+def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
+    size = 3840
+    old, new, chunk, new_chunk, before, after = r
+    parity = 2 if old.startswith("raid6") else 1
+    fs = dmfs()
+    pairs, model, first, second = begin_reshape(fs, backing, r, size)
+    held = (min(before, after) - parity) * size * SECTOR
+    model = model[:held]
+    fs.mkdir("r", first).remove()
+    slow = second.replace(f" {new} 1 {new_chunk}", f" {new} 3 {new_chunk} max_recovery_rate 6000")
+    for turn in range(3):
+        dev = fs.mkdir("r", slow)
+        scribble(dev, turn, model=model, size=held, count=20)
+        assert status(dev)["action"] == "reshape"
+        fs.kill()
+        fs.wait()
+        fs = dmfs()
+    dev = fs.mkdir("r", second)
+    wait_status(dev, " idle ")
+    assert dev.pread(held, 0) == model
+    dev.remove()
+    dev = fs.mkdir("again", shape(new, new_chunk, after - parity, pairs[:after], size))
+    wait_whole(dev)
+    assert dev.pread(held, 0) == model
+    assert check(dev) == 0
+
+
+# --- the recipes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mounted_array(fs, backing, sh, tool, work):
+    """mount(DEV): a file system with a file on a device, mounted; and how to run a recipe."""
+    undo = []
+
+    def mount(dev):
+        sh('mke2fs -q -F -t ext4 "$1"; mkdir -p mnt', dev.image)
+        loop = sh('losetup --find --show "$1"', dev.image).stdout.strip()
+        undo.append(f"losetup -d {loop}")
+        sh(f"mount {loop} mnt && cp {__file__} mnt/file && sync -f mnt")
+        undo.insert(0, "umount mnt")
+        return loop
+
+    def recipe(name, *args):
+        return sh(f'exec {TOP}/contrib/examples/{name} "$@"', *args, DMFS_MOUNT=fs.mountpoint,
+                  PATH=f"{os.path.dirname(tool('dmfsctl'))}:{os.environ['PATH']}:/usr/sbin:/sbin")
+
+    yield mount, recipe
+    for command in undo:
+        sh(command, check=False)
+
+
+TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+
+
+@pytest.mark.root
+def test_recipe_replace(fs, backing, sh, mounted_array):
+    """An array loses a file under a mounted file system, goes on, gets a new one, and is whole and scrubbed."""
+    mount, recipe = mounted_array
+    s = Stack(fs, backing, ("raid5_ls", 4, ()), size=16384)
+    mount(s.dev)
+    wait_whole(s.dev)
+    s.fail(2)
+    sh(f"cp {__file__} mnt/more && sync -f mnt")
+    assert s.health() == "AADA"
+    recipe("raid-replace", "r", "2", backing(88, name="new meta"), backing(16384, name="new data"))
+    assert s.health() == "AAAA" and status(s.dev)["mismatches"] == "0"
+    sh(f"cmp {__file__} mnt/file && cmp {__file__} mnt/more && umount mnt && e2fsck -fn \"$1\"", s.dev.image)
+
+
+@pytest.mark.root
+def test_recipe_grow(fs, backing, sh, work, mounted_array):
+    """From three devices to four under a mounted file system, which then uses the room."""
+    mount, recipe = mounted_array
+    s = Stack(fs, backing, ("raid5_ls", 3, ()), size=16384)
+    loop = mount(s.dev)
+    wait_whole(s.dev)
+    before = s.dev.size()
+    recipe("raid-grow", "r", backing(88, name="new meta"), os.path.join(work, "new data"))
+    assert s.dev.size() == before // 2 * 3
+    wait_status(s.dev, " idle ")
+    assert status(s.dev)["disks"] == "4"
+    s.dev.suspend()
+    s.dev.resume()
+    wait_whole(s.dev)
+    assert check(s.dev) == 0
+    sh(f"cmp {__file__} mnt/file && cp {__file__} mnt/more && umount mnt")
+    sh('e2fsck -fp "$1" && resize2fs "$1" && e2fsck -fn "$1"', s.dev.image)
+    sh(f"losetup -c {loop} && mount {loop} mnt && cmp {__file__} mnt/more")
+    assert os.statvfs(os.path.join(work, "mnt")).f_blocks * 1024 > before
+
+
+# --- journals ----------------------------------------------------------------------------------------------
+
+JOURNALED = [("raid4", 3, ()), ("raid5_ls", 4, ()), ("raid6_zr", 5, ()), ("raid6_ls_6", 4, ())]
+MODES = ["", "journal_mode writethrough", "journal_mode writeback"]
+
+
+def journaled(backing, t, mode, size=SIZE, name="r"):
+    a = Array(backing, t[0], t[1], size, 64, name=name)
+    log = backing(16384, name=f"{name}log")
+    return a, log, [f"journal_dev {quote(log)}", *([mode] if mode else [])]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("t", JOURNALED, ids=ids)
+def test_journal(fs, backing, t, mode):
+    a, log, params = journaled(backing, t, mode)
+    dev = fs.mkdir("r", a.line(*params))
+    assert status(dev)["journal"] == ("a" if "back" in mode else "A")
+    assert f" {' '.join(params)} " in dev.table()
+    wait_whole(dev)
+    model = scribble(dev, 1, count=300)     # more than the log has room for
+    assert dev.pread(len(model), 0) == model
+    assert check(dev) == 0
+    dev.suspend()
+    dev.resume()
+    scribble(dev, 2, model=model)
+    dev.remove()
+    dev = fs.mkdir("again", a.line(*params))
+    assert status(dev)["action"] == "idle"
+    assert dev.pread(len(model), 0) == model
+    assert check(dev) == 0
+    # without the journal it is not the same array
+    dev.remove()
+    fs.mkdir("bare").refuse(a.line() + "\n", match="bitmap file superblock")
+
+
+@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("t", JOURNALED, ids=ids)
+def test_journal_after_a_kill(dmfs, backing, t, mode):
+    """Killed while it is written, then without a device: what was flushed is there, and the parity is right."""
+    a, log, params = journaled(backing, t, mode, size=1024)
+    fs = dmfs()
+    dev = fs.mkdir("r", a.line(*params))
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    for turn in range(3):
+        scribble(dev, 10 + turn, count=30, model=model)
+        fs.kill()
+        fs.wait()
+        fs = dmfs()
+        dev = fs.mkdir("r", a.line(*params))
+        assert status(dev)["action"] == "idle"
+        assert dev.pread(len(model), 0) == model
+        assert check(dev) == 0
+    dev.remove()
+    dev = fs.mkdir("r", a.line(*params, missing=(1,)))
+    assert dev.pread(len(model), 0) == model
+
+
+def test_journal_that_fails(fs, backing):
+    a, log, _ = journaled(backing, ("raid5_ls", 3, ()), "")
+    jour = fs.mkdir("jour", f"0 16384 linear {quote(log)} 0")
+    dev = fs.mkdir("r", a.line("journal_dev jour"))
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    jour.load("0 16384 error")
+    with pytest.raises(OSError) as e:
+        dev.pwrite(pattern(8), 0, sync=True)
+    assert e.value.errno == errno.EIO
+    assert status(dev)["journal"] == "D"
+    assert dev.pread(len(model), 0) == model

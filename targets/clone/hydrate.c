@@ -163,9 +163,12 @@ static void copy(struct hydration *h)
 void clone_write_cold(struct clone *c, struct dm_bio *bio, uint64_t region)
 {
 	struct hydration *h = hydration_new(c, region, 1, false);
+	int r = dm_block_lock_or_park(c->regions, &h->claim, region, bio);
 
-	if (!dm_block_lock_or_park(c->regions, &h->claim, region, bio)) {
+	if (r) {
 		g_free(h);
+		if (r < 0)
+			dm_bio_end(bio, r);
 		return;
 	}
 	count(h);

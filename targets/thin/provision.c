@@ -256,8 +256,11 @@ void thin_map_filled(struct fill *f)
 static bool claim(struct fill *f)
 {
 	uint64_t key = f->block ^ f->thin->td->id << 40;
+	int r = dm_block_lock_or_park(f->thin->pool->blocks, &f->claim, key, f->bio);
 
-	return dm_block_lock_or_park(f->thin->pool->blocks, &f->claim, key, f->bio);
+	if (r < 0)
+		dm_bio_end(f->bio, r);
+	return !r;
 }
 
 static struct fill *fill_new(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset,

@@ -311,6 +311,16 @@ static sqlite3_stmt *look(sqlite3 *file, const char *text)
 	return stmt;
 }
 
+/* As SQLite itself would find it. */
+static bool has_hot_journal(void)
+{
+	g_autofree char *journal = g_strdup_printf("%s-journal", db_path);
+	sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+	int there = 1; /* not empty */
+
+	return vfs->xAccess(vfs, journal, SQLITE_ACCESS_EXISTS, &there) != SQLITE_OK || there;
+}
+
 /*
  * After a COMMIT that failed: whether it has happened.  A transaction is made by emptying the journal, and what failed
  * may be the sync of that.  The connection may not be able to tell any more; the file is, if no journal takes it back.
@@ -322,7 +332,7 @@ static bool has_happened(const struct goal *goal)
 	sqlite3 *file = NULL;
 	bool done = false;
 
-	if (!goal->done || has_journal(db_path))
+	if (!goal->done || has_hot_journal())
 		return false;
 	if (sqlite3_open_v2(uri, &file, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL) == SQLITE_OK)
 		done = goal->done(goal, file);

@@ -7,6 +7,9 @@
  * WINDOW parts are under way, and one that ends makes room for the next.  So a discard of a whole disk takes no more
  * memory than one of a chunk.
  *
+ * A discard or zeroes may be of a size that takes for ever.  So after MANY parts what is left is issued by a queue's
+ * thread; and between parts it stops when the caller is dying, when the daemon ends, or after an error.
+ *
  * The io stays inside the gate until its parts have ended.  It leaves before the bio's own end call, for after that the
  * device may be gone.
  */
@@ -18,10 +21,13 @@
 #include "state.h"
 #include "stats.h"
 
+#include <dmfs/container_of.h>
 #include <dmfs/hold.h>
 #include <dmfs/rounding.h>
 
 #define WINDOW 32
+#define MANY 64u
+#define LONG_THREADS 64
 #define ZERO_SECTORS 2048u /* write-zeroes to a target without them: writes of this many */
 #define ZERO_BYTES 65536u
 
@@ -51,6 +57,9 @@ struct io {
 	unsigned target; /* of a flush: the next target */
 	unsigned nr;     /* flush and ranges: the target's next bio */
 	unsigned under_way, window;
+	unsigned issued; /* parts of a discard and the like, so far, up to MANY */
+	bool is_long;    /* there were so many: the rest is the work's */
+	struct dm_work work;
 	uint64_t appended; /* where in its zone an append's data went */
 	bool single, issuing, merged;
 	struct dm_stats *stats; /* NULL: nobody counts */
@@ -108,6 +117,28 @@ static void free_clone(struct clone *c)
 		g_free(c);
 }
 
+static struct dm_wq *long_wq;
+
+static void make_long_wq(void)
+{
+	long_wq = dm_wq_new("long", LONG_THREADS);
+}
+
+static void issue_work(struct dm_work *work)
+{
+	issue(container_of(work, struct io, work));
+}
+
+/* Has a thread of the queue issue more; io->issuing is set and goes with it. */
+static void issue_later(struct io *io)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, make_long_wq);
+	io->work = (struct dm_work){.fn = issue_work};
+	dm_wq_queue(long_wq, &io->work);
+}
+
 /* A part of a bio with several has ended. */
 static void part_done(struct clone *c, int error)
 {
@@ -124,7 +155,9 @@ static void part_done(struct clone *c, int error)
 	if (more)
 		io->issuing = true;
 	pthread_mutex_unlock(&io->lock);
-	if (more)
+	if (more && io->is_long)
+		issue_later(io);
+	else if (more)
 		issue(io);
 	else if (finished)
 		io_finish(io);
@@ -385,18 +418,20 @@ static struct clone *next_flush(struct io *io)
 	return NULL;
 }
 
-/* A range may be a whole disk: between its parts it stops after an error, for a caller who is dying, or for the end. */
-static bool go_on(struct io *io)
+/* Whether not to go on with the next part, and why. */
+static int must_stop(const struct io *io)
 {
-	if (!io->error)
-		io->error = dm_bio_stop_long(io->bio);
-	return !io->error;
+	if (dm_op_has_data(io->bio->op))
+		return dm_bio_stop(io->bio);
+	/* A target that takes no discards does not keep the others from theirs. */
+	return io->error && io->error != -EOPNOTSUPP ? io->error : dm_bio_stop_long(io->bio);
 }
 
 /* The next part of any kind; NULL when there is none at the moment.  io->lock held. */
 static struct clone *next_part(struct io *io)
 {
 	struct clone *c;
+	int stop;
 
 	if (io->phase == PHASE_FLUSH) {
 		c = next_flush(io);
@@ -407,11 +442,14 @@ static struct clone *next_part(struct io *io)
 		io->phase = io->bio->op == DM_FLUSH || io->error ? PHASE_DONE : PHASE_DATA;
 		io->nr = 0;
 	}
+	stop = must_stop(io);
+	if (stop && io->phase == PHASE_DATA) {
+		io->error = io->error ? io->error : stop;
+		io->phase = PHASE_DONE;
+	}
 	if (io->phase == PHASE_DATA) {
-		if (dm_op_has_data(io->bio->op))
-			c = next_data(io);
-		else
-			c = go_on(io) ? next_range(io) : NULL;
+		io->issued += !dm_op_has_data(io->bio->op) && io->issued < MANY;
+		c = dm_op_has_data(io->bio->op) ? next_data(io) : next_range(io);
 		if (c)
 			return c;
 		io->phase = PHASE_DONE;
@@ -438,6 +476,11 @@ static void issue(struct io *io)
 			map_clone(c);
 		else
 			dm_submit(&c->bio);
+		if (io->issued == MANY && !io->is_long) {
+			io->is_long = true;
+			issue_later(io);
+			return;
+		}
 	}
 	io->issuing = false;
 	finished = io->phase == PHASE_DONE && !io->under_way;
@@ -472,7 +515,8 @@ static void submit_split(struct dm_mapped *md, struct dm_table *t, struct dm_bio
 	pthread_mutex_init(&io->lock, NULL);
 	io->phase = bio->op == DM_FLUSH || (bio->flags & DM_PREFLUSH) ? PHASE_FLUSH : PHASE_DATA;
 	io->next = bio->sector;
-	io->target = io->nr = io->under_way = 0;
+	io->target = io->nr = io->under_way = io->issued = 0;
+	io->is_long = false;
 	io->window = t && t->limits.zone_model && dm_op_is_write(bio->op) ? 1 : WINDOW; /* a zone is written in order */
 	io->issuing = true;
 	issue(io);

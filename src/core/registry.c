@@ -311,14 +311,16 @@ static sqlite3_stmt *look(sqlite3 *file, const char *text)
 	return stmt;
 }
 
-/* As SQLite itself would find it. */
-static bool has_hot_journal(void)
+/* Whether the open journal would take a transaction back: asked of the file itself, wherever SQLite keeps it. */
+static bool journal_holds_something(void)
 {
-	g_autofree char *journal = g_strdup_printf("%s-journal", db_path);
-	sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
-	int there = 1; /* not empty */
+	sqlite3_file *journal = NULL;
+	sqlite3_int64 size;
 
-	return vfs->xAccess(vfs, journal, SQLITE_ACCESS_EXISTS, &there) != SQLITE_OK || there;
+	if (sqlite3_file_control(db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &journal) == SQLITE_OK && journal &&
+	    journal->pMethods)
+		return journal->pMethods->xFileSize(journal, &size) != SQLITE_OK || size > 0;
+	return has_journal(db_path);
 }
 
 /*
@@ -332,7 +334,7 @@ static bool has_happened(const struct goal *goal)
 	sqlite3 *file = NULL;
 	bool done = false;
 
-	if (!goal->done || has_hot_journal())
+	if (!goal->done || journal_holds_something())
 		return false;
 	if (sqlite3_open_v2(uri, &file, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL) == SQLITE_OK)
 		done = goal->done(goal, file);

@@ -30,7 +30,7 @@ struct dmfs_buf {
 	size_t map_size;
 	bool large, huge; /* it has seen a large request; it has got a huge page for that */
 	char *data; /* DMFS_DATA_ROOM bytes */
-	char request[256] __attribute__((aligned(16))); /* for who handles the request: as long as it has the buffer */
+	char request[512] __attribute__((aligned(16))); /* for who handles the request: as long as it has the buffer */
 	size_t charged; /* see dmfs_buf_charge() */
 	struct dmfs_buf *next;
 	/* A request in it that a worker hands over unread: see loop.c. */

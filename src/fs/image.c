@@ -2,10 +2,7 @@
 /*
  * The image: FUSE requests become bios.
  *
- * A request that is aligned to the logical block size is one bio whose data is
- * in the worker's own buffer, and so is the request itself.  If the bio has not ended when dm_submit() returns,
- * the buffer stays with it and the worker takes another; who is second, the
- * worker or the end call, cleans up.
+ * A request that is aligned to the logical block size is one bio (request.c).
  *
  * Unaligned reads read the blocks around.  Unaligned writes go the slow way of
  * rmw.c, and so do aligned writes while there is one: see there.
@@ -18,170 +15,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "caller.h"
-#include "core/stats.h"
-#include "image.h"
-#include "loop.h"
+#include "request.h"
 
 #include <dmfs/container_of.h>
-#include <dmfs/spread.h>
-#include <dmfs/work.h>
-
-enum { RUNNING, ENDED, KEPT };
-
-#define LARGE_SECTORS 1024u   /* reads of this are worth cutting */
-#define PART_SECTORS 512u     /* into parts of this */
-#define COPY_BYTES_PER_NS 12u /* how fast a core copies */
-
-/* --- one request --------------------------------------------------------------------- */
-
-struct request {
-	struct dm_bio bio;
-	struct iovec iov;
-	fuse_req_t req;
-	struct dmfs_handle *h;
-	struct dmfs_channel *channel;
-	atomic_int state;
-	struct dmfs_buf *buf;
-	struct dm_work work;
-	char *bounce; /* for an unaligned read that has no room in the buffer */
-	struct dmfs_caller *caller; /* of what may take long; else NULL */
-	const char *reply;
-	size_t reply_len;
-	bool gated; /* inside image->writes */
-};
-
-G_STATIC_ASSERT(sizeof(struct request) <= sizeof(((struct dmfs_buf *)NULL)->request));
-
-static void answer(struct request *r)
-{
-	struct dmfs_channel *before = dmfs_channel_use(r->channel);
-	int error = r->bio.error;
-
-	dmfs_caller_free(r->caller);
-	if (error)
-		fuse_reply_err(r->req, -error);
-	else if (r->bio.op == DM_READ)
-		fuse_reply_buf(r->req, r->reply, r->reply_len);
-	else if (r->bio.op == DM_WRITE)
-		fuse_reply_write(r->req, r->reply_len);
-	else
-		fuse_reply_err(r->req, 0);
-	dmfs_channel_use(before);
-}
-
-/*
- * A direct write beside cached opens: newer kernels drop the pages themselves, older ones do not.  That waits for
- * pages that are being read, for bios perhaps that the thread which ended the write has to end as well, so it is
- * left to a queue.
- */
-static bool pages_are_stale(const struct dmfs_handle *h)
-{
-	return (h->flags & O_DIRECT) && atomic_load_explicit(&h->device->cached_opens, memory_order_relaxed);
-}
-
-static void drop_pages(struct dmfs_handle *h, uint64_t offset, uint64_t bytes)
-{
-	dmfs_invalidate(dmfs_ino(h->device, DMFS_IMAGE_KIND), (off_t)offset,
-			(off_t)bytes);
-}
-
-static struct dm_wq *drops;
-
-static void make_drops(void)
-{
-	drops = dm_wq_new("invalidate", 64);
-}
-
-static void drop_later(struct dm_work *work, void (*fn)(struct dm_work *))
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	pthread_once(&once, make_drops);
-	*work = (struct dm_work){.fn = fn};
-	dm_wq_queue(drops, work);
-}
-
-static void request_done(struct request *r)
-{
-	answer(r);
-	free(r->bounce);
-	if (atomic_exchange_explicit(&r->state, ENDED, memory_order_acq_rel) == KEPT)
-		dmfs_loop_release(r->buf, r->channel);
-}
-
-static void request_drop_pages(struct dm_work *work)
-{
-	struct request *r = container_of(work, struct request, work);
-
-	drop_pages(r->h, r->bio.sector << DM_SECTOR_SHIFT, r->bio.sectors << DM_SECTOR_SHIFT);
-	request_done(r);
-}
-
-static void request_end(struct dm_bio *bio)
-{
-	struct request *r = bio->private;
-
-	if (r->gated)
-		dm_gate_exit(&r->h->device->image->writes);
-	if (bio->op == DM_WRITE && !bio->error && pages_are_stale(r->h))
-		drop_later(&r->work, request_drop_pages);
-	else
-		request_done(r);
-}
-
-static void in_use(struct dmfs_handle *h)
-{
-	if (atomic_load_explicit(&h->closing, memory_order_relaxed))
-		dmfs_closing_not(h);
-}
-
-static struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum dm_op op, uint64_t offset,
-				   uint64_t bytes)
-{
-	struct dmfs_buf *buf = dmfs_loop_buf();
-	struct request *r = (struct request *)buf->request;
-
-	in_use(h);
-	r->req = req;
-	r->h = h;
-	r->channel = dmfs_channel_now();
-	atomic_init(&r->state, RUNNING);
-	r->buf = buf;
-	r->bounce = NULL;
-	r->caller = NULL;
-	r->gated = false;
-	r->bio = (struct dm_bio){
-		.op = op,
-		.dev = &h->device->md->dev,
-		.sector = offset >> DM_SECTOR_SHIFT,
-		.sectors = bytes >> DM_SECTOR_SHIFT,
-		.iov = &r->iov,
-		.iovcnt = dm_op_has_data(op),
-		.end = request_end,
-		.private = r,
-	};
-	return r;
-}
-
-static void read_in_parts(struct request *r);
-
-static void request_submit(struct request *r)
-{
-	if (r->bio.op == DM_READ && r->bio.sectors >= LARGE_SECTORS && !dm_stats_any() &&
-	    dm_spread_pays((r->bio.sectors << DM_SECTOR_SHIFT) / COPY_BYTES_PER_NS))
-		read_in_parts(r);
-	else
-		dm_submit(&r->bio);
-	if (atomic_load_explicit(&r->state, memory_order_acquire) != ENDED) {
-		dmfs_loop_keep();
-		if (r->bio.op == DM_WRITE)
-			dmfs_buf_charge(r->buf, r->reply_len);
-		if (atomic_exchange_explicit(&r->state, KEPT, memory_order_acq_rel) != ENDED)
-			return;
-		dmfs_loop_release(r->buf, r->channel);
-	}
-}
 
 /* --- reads ------------------------------------------------------------------------------ */
 
@@ -220,53 +56,6 @@ static void image_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t
 	request_submit(r);
 }
 
-/*
- * A large read goes in pieces that other cores help with: most of its time is
- * copying, out of the page cache and back to the reader.  Not while there are statistics: they count reads.
- */
-struct large_read {
-	struct dm_parts parts; /* first */
-	struct part {
-		struct dm_bio bio;
-		struct iovec iov;
-	} part[];
-};
-
-static void part_end(struct dm_bio *bio)
-{
-	dm_parts_end(bio->private, bio->error);
-}
-
-static void start_part(void *context, unsigned nr)
-{
-	struct large_read *large = context;
-	const struct dm_bio *whole = large->parts.whole;
-	struct part *p = &large->part[nr];
-	uint64_t at = (uint64_t)nr * PART_SECTORS, sectors = MIN(PART_SECTORS, whole->sectors - at);
-
-	p->iov = (struct iovec){(char *)whole->iov->iov_base + (at << DM_SECTOR_SHIFT), sectors << DM_SECTOR_SHIFT};
-	p->bio = (struct dm_bio){
-		.op = DM_READ,
-		.dev = whole->dev,
-		.sector = whole->sector + at,
-		.sectors = sectors,
-		.iov = &p->iov,
-		.iovcnt = 1,
-		.end = part_end,
-		.private = &large->parts,
-	};
-	dm_submit(&p->bio);
-}
-
-static void read_in_parts(struct request *r)
-{
-	unsigned n = (unsigned)((r->bio.sectors + PART_SECTORS - 1) / PART_SECTORS);
-	struct large_read *large = g_malloc(sizeof(*large) + n * sizeof(large->part[0]));
-
-	dm_parts_init(&large->parts, &r->bio, n);
-	dm_spread_start(&(struct dm_spread_run){start_part, large, n}, true);
-}
-
 /* --- writes ----------------------------------------------------------------------------- */
 
 /* A write by the way of rmw.c has its own copy of the data. */
@@ -276,30 +65,42 @@ struct slow_write {
 	struct dmfs_handle *h;
 	struct dmfs_channel *channel;
 	int error;
-	struct dm_work work;
+	struct dmfs_change change;
+	struct dm_origin origin;
+	struct dmfs_waiting waiting; /* references: who starts it, its own until it is answered, that of who gives it up */
 };
 
-static void slow_write_done(struct slow_write *w)
+static void slow_write_give_up(struct dmfs_waiting *waiting)
 {
-	struct dmfs_channel *before = dmfs_channel_use(w->channel), *channel = w->channel;
+	struct slow_write *w = container_of(waiting, struct slow_write, waiting);
+
+	dmfs_rmw_cancel(&w->rmw);
+	dm_origin_cancel(&w->origin);
+}
+
+static void slow_write_free(struct dmfs_waiting *waiting)
+{
+	struct slow_write *w = container_of(waiting, struct slow_write, waiting);
+	struct dmfs_channel *channel = w->channel;
+
+	dmfs_buf_uncharge(w->rmw.len);
+	dmfs_rmw_clear(&w->rmw);
+	dm_origin_destroy(&w->origin);
+	g_free(w);
+	dmfs_loop_answered(channel);
+}
+
+static void slow_write_done(struct dmfs_change *change)
+{
+	struct slow_write *w = container_of(change, struct slow_write, change);
+	struct dmfs_channel *before = dmfs_channel_use(w->channel);
 
 	if (w->error)
 		fuse_reply_err(w->req, -w->error);
 	else
 		fuse_reply_write(w->req, w->rmw.len);
 	dmfs_channel_use(before);
-	dmfs_buf_uncharge(w->rmw.len);
-	dmfs_rmw_clear(&w->rmw);
-	g_free(w);
-	dmfs_loop_answered(channel);
-}
-
-static void slow_write_drop_pages(struct dm_work *work)
-{
-	struct slow_write *w = container_of(work, struct slow_write, work);
-
-	drop_pages(w->h, w->rmw.offset, w->rmw.len);
-	slow_write_done(w);
+	dmfs_waiting_put(&w->waiting);
 }
 
 static void slow_write_end(struct dmfs_rmw *rmw, int error)
@@ -307,10 +108,7 @@ static void slow_write_end(struct dmfs_rmw *rmw, int error)
 	struct slow_write *w = (struct slow_write *)rmw;
 
 	w->error = error;
-	if (!error && pages_are_stale(w->h))
-		drop_later(&w->work, slow_write_drop_pages);
-	else
-		slow_write_done(w);
+	dmfs_change_end(&w->change, error);
 }
 
 static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off,
@@ -342,13 +140,20 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 		request_submit(r);
 		return;
 	}
-	in_use(h);
+	request_uses(h);
 	w = g_new0(struct slow_write, 1);
 	w->req = req;
 	w->h = h;
 	w->channel = dmfs_loop_later();
 	dmfs_buf_charge(NULL, size);
+	dmfs_change_begin(&w->change, h, DM_WRITE, (uint64_t)off, size, slow_write_done);
+	dm_origin_init(&w->origin);
+	w->rmw.origin = &w->origin;
+	dmfs_waiting_init(&w->waiting, fuse_req_ctx(req)->pid, slow_write_give_up, slow_write_free);
+	dmfs_waiting_get(&w->waiting);
+	dmfs_waiting_list(&w->waiting);
 	dmfs_rmw_start(&w->rmw, image, buf, (uint64_t)off, size, flags, slow_write_end);
+	dmfs_waiting_put(&w->waiting);
 }
 
 static void image_fsync(fuse_req_t req, struct dmfs_handle *h)
@@ -422,8 +227,6 @@ static void image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off
 	r = request_new(req, h, op, from, bytes);
 	if (op == DM_WRITE_ZEROES)
 		r->bio.flags = DM_NOUNMAP;
-	r->caller = dmfs_caller_new(req);
-	r->bio.origin = dmfs_caller_origin(r->caller);
 	/* It may be all done here, and take hours: others read requests meanwhile, that of the caller's death among them. */
 	dm_block_begin();
 	request_submit(r);
@@ -500,7 +303,7 @@ static void image_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_i
 	refresh(d->image);
 	pthread_mutex_unlock(&d->lock);
 	if (!direct)
-		atomic_fetch_add(&d->cached_opens, 1);
+		atomic_fetch_add(&d->cached_opens[h->mount], 1);
 	/*
 	 * Direct writes of one image may go side by side.  libfuse 3.14 has no field for the
 	 * flag, so the answer is put together here.
@@ -518,7 +321,7 @@ static void image_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_i
 static void image_release(struct dmfs_handle *h)
 {
 	if (!(h->flags & O_DIRECT))
-		atomic_fetch_sub(&h->device->cached_opens, 1);
+		atomic_fetch_sub(&h->device->cached_opens[h->mount], 1);
 	dm_mapped_close(h->device->md);
 	dmfs_closing_released(h);
 }

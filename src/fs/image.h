@@ -16,6 +16,9 @@ struct dmfs_image {
 	pthread_mutex_t lock;    /* rmw.c's, for all below */
 	GQueue active, waiting;  /* of struct dmfs_rmw */
 	bool slow, drained;
+	pthread_mutex_t changes_lock; /* coherence.c's */
+	GQueue changes;
+	struct dm_wq *drops; /* stale pages are dropped in it */
 };
 
 struct dmfs_image *dmfs_image_new(struct dmfs_device *d);
@@ -33,6 +36,8 @@ struct dmfs_rmw {
 	unsigned block;
 	char *edge; /* a block that is read */
 	int step;
+	struct dm_origin *origin; /* the caller's, before dmfs_rmw_start(); may be NULL */
+	bool waits; /* nothing of it has begun; under image->lock */
 	void (*done)(struct dmfs_rmw *, int error);
 	GList link_active, link_waiting;
 };
@@ -44,6 +49,8 @@ struct dmfs_rmw {
 void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *buf, uint64_t offset, uint64_t len,
 		    unsigned flags, void (*done)(struct dmfs_rmw *, int));
 void dmfs_rmw_clear(struct dmfs_rmw *w);
+/* If it waits for others it is done, with -EINTR; what has begun is for dm_origin_cancel(). */
+void dmfs_rmw_cancel(struct dmfs_rmw *w);
 
 bool dmfs_device_readonly(struct dmfs_device *d);
 

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <glib.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -18,6 +19,7 @@
 
 #include "fs.h"
 #include "loop.h"
+#include "waiting.h"
 
 #include <dmfs/container_of.h>
 #include <dmfs/io.h>
@@ -63,7 +65,7 @@ static _Thread_local struct worker *self;
 static void set(bool *flag)
 {
 	pthread_mutex_lock(&lock);
-	*flag = true;
+	__atomic_store_n(flag, true, __ATOMIC_RELAXED); /* some look without the lock */
 	pthread_cond_broadcast(&changed);
 	pthread_mutex_unlock(&lock);
 }
@@ -161,6 +163,7 @@ static void block_begin(void *worker)
 {
 	struct worker *w = worker;
 
+	dmfs_request_blocks();
 	atomic_fetch_add(&w->loop->blocked, 1);
 	if (w->image)
 		atomic_fetch_add(&w->loop->image_blocked, 1);
@@ -248,6 +251,11 @@ static void process(struct worker *w, size_t size)
 	fuse_session_process_buf(w->loop->session, &in);
 }
 
+static void queued_blocks(void *unused)
+{
+	dmfs_request_blocks();
+}
+
 static void process_queued(struct dm_work *work)
 {
 	struct dmfs_buf *buf = container_of(work, struct dmfs_buf, work);
@@ -256,7 +264,9 @@ static void process_queued(struct dm_work *work)
 
 	self = &w;
 	dmfs_channel_use(c);
+	dm_block_set_hooks(queued_blocks, NULL, NULL);
 	process(&w, buf->size);
+	dm_block_set_hooks(NULL, NULL, NULL);
 	dmfs_channel_use(NULL);
 	self = NULL;
 	if (w.buf)
@@ -276,9 +286,15 @@ static void hand_over(struct worker *w, size_t size)
 
 static void handle(struct worker *w, size_t size)
 {
+	/* An image is always ready.  io_uring asks before each request, and waits for this answer. */
+	static const struct fuse_poll_out ready = {.revents = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM};
 	const struct fuse_in_header *in = header_of(w->buf);
 	uint32_t opcode = in->opcode;
 
+	if (opcode == FUSE_POLL && dmfs_is_image(in->nodeid)) {
+		dmfs_channel_answer(w->channel, in->unique, &ready, sizeof ready);
+		return;
+	}
 	w->image = is_image_io(in);
 	if (w->image && atomic_load_explicit(&w->loop->image_blocked, memory_order_relaxed) >= IMAGE_WORKERS) {
 		hand_over(w, size);
@@ -287,7 +303,11 @@ static void handle(struct worker *w, size_t size)
 	if (size >= DMFS_LARGE)
 		dmfs_loop_large();
 	process(w, size);
-	if (opcode == FUSE_INIT && !fuse_session_exited(w->loop->session))
+	if (opcode == FUSE_INTERRUPT)
+		dmfs_waiting_look();
+	/* Who has answered INIT may come here late; any other request says as well that the answer was good. */
+	if (!__atomic_load_n(&w->loop->ready, __ATOMIC_RELAXED) &&
+	    (opcode != FUSE_INIT || !fuse_session_exited(w->loop->session)))
 		set(&w->loop->ready);
 }
 
@@ -374,7 +394,7 @@ int dmfs_loop_start(unsigned nr, struct fuse_session *session, void *owner, unsi
 
 bool dmfs_loop_ready(unsigned nr)
 {
-	return loops[nr].ready;
+	return __atomic_load_n(&loops[nr].ready, __ATOMIC_RELAXED);
 }
 
 bool dmfs_loop_stopped(unsigned nr)
@@ -410,7 +430,8 @@ void dmfs_loop_end(unsigned nr)
 {
 	struct loop *l = &loops[nr];
 
-	atomic_store(&l->exiting, true);
+	if (!l->session || atomic_exchange(&l->exiting, true)) /* not there, or ended before */
+		return;
 	fuse_session_exit(l->session);
 	pthread_mutex_lock(&lock);
 	while (l->threads->len) {

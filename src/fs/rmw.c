@@ -10,10 +10,13 @@
  * is started before the writes that were inside the gate have left it.  When the
  * lists are empty the gate opens again.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "image.h"
+
+#include <dmfs/work.h>
 
 #include <dmfs/container_of.h>
 
@@ -56,6 +59,7 @@ static void schedule(struct dmfs_image *image)
 		if (must_wait(image, w))
 			continue;
 		g_queue_unlink(&image->waiting, &w->link_waiting);
+		w->waits = false;
 		g_queue_push_tail_link(&image->active, &w->link_active);
 		g_queue_push_tail(&ready, w);
 	}
@@ -81,19 +85,42 @@ static void writes_drained(struct dm_gate *gate)
 	dmfs_device_put(d);
 }
 
+/* One has left the lists; image->lock held. */
+static void go_on(struct dmfs_image *image)
+{
+	schedule(image);
+	if (image->slow && !image->active.length && !image->waiting.length) {
+		image->slow = false;
+		dm_gate_open(&image->writes);
+	}
+}
+
 static void finish(struct dmfs_rmw *w, int error)
 {
 	struct dmfs_image *image = w->image;
 
 	pthread_mutex_lock(&image->lock);
 	g_queue_unlink(&image->active, &w->link_active);
-	schedule(image);
-	if (image->slow && !image->active.length && !image->waiting.length) {
-		image->slow = false;
-		dm_gate_open(&image->writes);
-	}
+	go_on(image);
 	pthread_mutex_unlock(&image->lock);
 	w->done(w, error);
+}
+
+void dmfs_rmw_cancel(struct dmfs_rmw *w)
+{
+	struct dmfs_image *image = w->image;
+	bool waited;
+
+	pthread_mutex_lock(&image->lock);
+	waited = w->waits;
+	if (waited) {
+		w->waits = false;
+		g_queue_unlink(&image->waiting, &w->link_waiting);
+		go_on(image);
+	}
+	pthread_mutex_unlock(&image->lock);
+	if (waited)
+		w->done(w, -EINTR);
 }
 
 /* --- the three steps of one write --------------------------------------------------------- */
@@ -145,6 +172,7 @@ static void submit_step(struct dmfs_rmw *w, enum dm_op op, uint64_t at, char *da
 		.iovcnt = 1,
 		.end = step_end,
 		.private = w,
+		.origin = w->origin,
 	};
 	dm_submit(&w->bio);
 }
@@ -193,6 +221,7 @@ void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *bu
 
 	dm_mapped_ref(d->md); /* as in writes_drained() */
 	pthread_mutex_lock(&image->lock);
+	w->waits = true;
 	g_queue_push_tail_link(&image->waiting, &w->link_waiting);
 	if (!image->slow) {
 		image->slow = true;
@@ -222,6 +251,9 @@ struct dmfs_image *dmfs_image_new(struct dmfs_device *d)
 	pthread_mutex_init(&image->lock, NULL);
 	g_queue_init(&image->active);
 	g_queue_init(&image->waiting);
+	pthread_mutex_init(&image->changes_lock, NULL);
+	g_queue_init(&image->changes);
+	image->drops = dm_wq_new("invalidate", 8);
 	return image;
 }
 
@@ -229,6 +261,8 @@ void dmfs_image_free(struct dmfs_device *d)
 {
 	if (!d->image)
 		return;
+	dm_wq_free(d->image->drops);
+	pthread_mutex_destroy(&d->image->changes_lock);
 	dm_gate_destroy(&d->image->writes);
 	pthread_mutex_destroy(&d->image->lock);
 	g_free(d->image);

@@ -15,6 +15,9 @@
  * fail at once.  A bio with DM_FAILFAST does not wait for a server: it fails with ENOTCONN when the last connection
  * breaks, or while there is none.
  *
+ * What waits in the list and has not changed anything, a read or what was never sent, ends with EINTR when its origin is
+ * cancelled (hold.h).
+ *
  * Locks: store->lock guards the list and what is known of the server; a connection's
  * lock, taken before it, its libnbd handle and what it has.  Nobody ends a request with a lock, nor waits for a
  * connection's but its own thread.
@@ -40,6 +43,8 @@ unsigned dm_nbd_timeout_ms = 60000;
 
 #include "nbd.h"
 
+#include <dmfs/container_of.h>
+#include <dmfs/hold.h>
 #include <dmfs/work.h>
 
 #define CONNECTIONS 4
@@ -62,8 +67,11 @@ struct request {
 	char *bounce;           /* the data of a bio with several pieces */
 	uint64_t deadline_ns;
 	bool flush_after, answered;
+	bool sent; /* at least once, or a part of it */
 	int error;
 	GList link;
+	struct dm_held held; /* while it waits: for an origin that is dying */
+	bool is_held, waits; /* under store->lock */
 	/* EXTENT: who asks waits for `done`. */
 	bool done, data;
 	pthread_cond_t *wake;
@@ -144,11 +152,83 @@ static void end_over(struct connection *c)
 	}
 }
 
-/* A part of a request was answered: go on with the rest, or it is over. */
-static void part_done(struct connection *c, struct request *r)
+/* --- the store's list; store->lock held ----------------------------------------------------- */
+
+static void cancel_waiting(struct dm_held *held)
+{
+	struct request *r = container_of(held, struct request, held);
+	struct nbd_store *s = held->keeper;
+
+	pthread_mutex_lock(&s->lock);
+	if (r->waits)
+		g_queue_unlink(&s->waiting, &r->link);
+	pthread_mutex_unlock(&s->lock);
+	request_end(s, r, -EINTR);
+}
+
+/*
+ * 0, or -EINTR: whoever asked is dying.  A write that was sent may have been done, or not: it is repeated
+ * until that is known, whoever dies.
+ */
+static int put_in(struct nbd_store *s, struct request *r, bool first)
+{
+	if (r->kind == BIO && !(r->sent && dm_op_is_write(r->bio->op))) {
+		int error;
+
+		r->held.keeper = s;
+		error = dm_held_begin(&r->held, r->bio, cancel_waiting);
+		if (error)
+			return error;
+		r->is_held = true;
+	}
+	r->waits = true;
+	if (first)
+		g_queue_push_head_link(&s->waiting, &r->link);
+	else
+		g_queue_push_tail_link(&s->waiting, &r->link);
+	return 0;
+}
+
+/* False: it is cancel_waiting()'s. */
+static bool take_out(struct nbd_store *s, struct request *r)
+{
+	g_queue_unlink(&s->waiting, &r->link);
+	r->waits = false;
+	if (!r->is_held)
+		return true;
+	r->is_held = false;
+	return dm_held_end(&r->held);
+}
+
+/* The first, or NULL. */
+static struct request *take_first(struct nbd_store *s)
+{
+	while (s->waiting.head) {
+		struct request *r = s->waiting.head->data;
+
+		if (take_out(s, r))
+			return r;
+	}
+	return NULL;
+}
+
+/* One that a connection has had goes to the head of the list, or is over. */
+static void put_back(struct connection *c, struct request *r)
 {
 	struct nbd_store *s = c->store;
 
+	pthread_mutex_lock(&s->lock);
+	r->error = put_in(s, r, true);
+	pthread_mutex_unlock(&s->lock);
+	if (r->error)
+		g_queue_push_tail_link(&c->over, &r->link);
+}
+
+/* --- a request's parts ------------------------------------------------------------------------ */
+
+/* A part of a request was answered: go on with the rest, or it is over. */
+static void part_done(struct connection *c, struct request *r)
+{
 	g_queue_unlink(&c->taken, &r->link);
 	atomic_store(&c->load, c->taken.length);
 	r->answered = false;
@@ -159,9 +239,7 @@ static void part_done(struct connection *c, struct request *r)
 			r->error = dm_bio_stop_long(r->bio);
 	}
 	if (!r->error && r->kind == BIO && (r->bytes || r->flush_after)) {
-		pthread_mutex_lock(&s->lock);
-		g_queue_push_head_link(&s->waiting, &r->link);
-		pthread_mutex_unlock(&s->lock);
+		put_back(c, r);
 		return;
 	}
 	g_queue_push_tail_link(&c->over, &r->link);
@@ -245,6 +323,7 @@ static int64_t send_extent(struct connection *c, struct request *r)
 
 static void send_one(struct connection *c, struct request *r)
 {
+	r->sent = true;
 	g_queue_push_tail_link(&c->taken, &r->link);
 	atomic_store(&c->load, c->taken.length);
 	if ((r->kind == EXTENT ? send_extent(c, r) : send_bio(c, r)) < 0) {
@@ -261,14 +340,14 @@ static void send_waiting(struct connection *c)
 	struct nbd_store *s = c->store;
 
 	while (c->ready && c->taken.length < IN_FLIGHT) {
-		GList *l;
+		struct request *r;
 
 		pthread_mutex_lock(&s->lock);
-		l = g_queue_pop_head_link(&s->waiting);
+		r = take_first(s);
 		pthread_mutex_unlock(&s->lock);
-		if (!l)
+		if (!r)
 			break;
-		send_one(c, l->data);
+		send_one(c, r);
 	}
 }
 
@@ -390,9 +469,7 @@ static void conn_broken(struct connection *c, const char *why)
 		r->error = 0;
 		if (r->kind == BIO && (r->bio->flags & DM_FUA) && !s->can_fua)
 			r->flush_after = true;
-		pthread_mutex_lock(&s->lock);
-		g_queue_push_head_link(&s->waiting, l); /* expire() comes next, for those that will not wait */
-		pthread_mutex_unlock(&s->lock);
+		put_back(c, r); /* expire() comes next, for those that will not wait */
 	}
 }
 
@@ -438,11 +515,13 @@ static uint64_t expire(struct connection *c)
 
 		after = l->next;
 		if (will_not_wait(s, r)) {
-			g_queue_unlink(&s->waiting, l);
+			if (!take_out(s, r))
+				continue;
 			r->error = -ENOTCONN;
 			g_queue_push_tail_link(&c->over, l);
 		} else if (r->deadline_ns <= now || s->ending) {
-			g_queue_unlink(&s->waiting, l);
+			if (!take_out(s, r))
+				continue;
 			r->error = -EIO;
 			g_queue_push_tail_link(&c->over, l);
 			dm_log_err_limit("nbd: %s: no answer in %u ms", s->uri, dm_nbd_timeout_ms);
@@ -554,7 +633,8 @@ static void queue(struct nbd_store *s, struct request *r)
 {
 	uint64_t now = dm_now_ns();
 	struct connection *c = idlest(s);
-	bool away, first, gone;
+	bool away, first;
+	int error;
 
 	r->deadline_ns = now + dm_nbd_timeout_ms * NS_PER_MS;
 	r->link.data = r;
@@ -569,12 +649,10 @@ static void queue(struct nbd_store *s, struct request *r)
 	if (c && first && send_now(c, r))
 		return;
 	pthread_mutex_lock(&s->lock);
-	gone = will_not_wait(s, r);
-	if (!gone)
-		g_queue_push_tail_link(&s->waiting, &r->link);
+	error = will_not_wait(s, r) ? -ENOTCONN : put_in(s, r, false);
 	pthread_mutex_unlock(&s->lock);
-	if (gone)
-		request_end(s, r, -ENOTCONN);
+	if (error)
+		request_end(s, r, error);
 	else
 		kick(c ? c : &s->conns[0]);
 }

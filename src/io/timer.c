@@ -155,12 +155,16 @@ void dm_timer_cancel_sync(struct dm_timer *t)
 		heap_remove(t);
 	if (timers.running == t) {
 		assert(!pthread_equal(timers.thread, pthread_self()));
+		pthread_mutex_unlock(&timers.lock); /* who hears of the waiting may arm a timer */
 		dm_block_begin();
+		pthread_mutex_lock(&timers.lock);
 		while (timers.running == t)
 			pthread_cond_wait(&timers.ran, &timers.lock);
-		dm_block_end();
 		if (t->heap_index) /* it armed itself again */
 			heap_remove(t);
+		pthread_mutex_unlock(&timers.lock);
+		dm_block_end();
+		return;
 	}
 	pthread_mutex_unlock(&timers.lock);
 }

@@ -98,7 +98,7 @@ static unsigned rmw_cost(const struct column *col)
 
 static uint8_t rcw_need(const struct column *col, unsigned d)
 {
-	return is_parity(col->s, d) ? 0 : col->touched & (uint8_t)~get(col, RAID_WRITE, d);
+	return is_parity(col->s, d) ? 0 : col->touched & (uint8_t)~get(col, RAID_COVER, d);
 }
 
 static unsigned rcw_cost(const struct column *col)
@@ -188,10 +188,16 @@ static void clear_masks(struct raid_stripe *s, enum raid_mask from, enum raid_ma
 static void take_pieces(struct raid_stripe *s)
 {
 	for (struct raid_piece *p = s->pieces; p; p = p->next) {
-		enum raid_mask which = p->req->kind == RAID_REQ_READ ? RAID_ASK : RAID_WRITE;
+		enum raid_mask which = p->req->kind == RAID_REQ_READ ? RAID_ASK : RAID_COVER;
 
 		for (unsigned i = p->first; i < p->first + p->sectors; i++)
 			raid_mask(s, which, p->disk)[i / PAGE_SECTORS] |= (uint8_t)(1u << (i % PAGE_SECTORS));
+	}
+	for (unsigned i = 0; i < s->c->disks * s->c->pages; i++) {
+		uint8_t cover = raid_mask(s, RAID_COVER, 0)[i];
+
+		/* a journal takes whole pages */
+		raid_mask(s, RAID_WRITE, 0)[i] = cover && s->c->journal ? ALL : cover;
 	}
 }
 

@@ -13,6 +13,7 @@
 
 #include <dmfs/rows.h>
 
+#include "journal.h"
 #include "raid.h"
 
 #define MIN_IO_SECTORS 2048u /* bios are split at rows, but at no fewer than these */
@@ -225,13 +226,12 @@ static int raid_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	int error;
 
 	r->ti = ti;
+	r->writable = dm_target_mode(ti) & DM_MODE_WRITE;
 	pthread_mutex_init(&r->lock, NULL);
 	r->rows = dm_rows_open(ti, "begun");
 	error = dm_rows_load(r->rows, note_begun, &r->continued, err);
 	if (!error)
 		error = raid_params_read(&r->params, ti, argc, argv, err);
-	if (!error && r->params.journal)
-		error = dm_fail(err, EOPNOTSUPP, "raid: journal_dev: raid4/5/6 journals are not supported yet");
 	if (!error)
 		error = build(r, err);
 	if (error) {
@@ -264,6 +264,8 @@ static enum dm_mapio raid_map(struct dm_target *ti, struct dm_bio *bio)
 	rb->sector = dm_target_offset(ti, bio->sector);
 	if (rb->sector + bio->sectors > __atomic_load_n(&r->state.array_sectors, __ATOMIC_ACQUIRE))
 		return DM_MAPIO_KILL; /* what is left over when a device is rounded down to chunks */
+	if (atomic_load_explicit(&r->dead, memory_order_relaxed))
+		return DM_MAPIO_KILL;
 	atomic_fetch_add_explicit(&r->users, 1, memory_order_relaxed);
 	return r->ops->map(r, bio, rb);
 }
@@ -285,11 +287,6 @@ static enum dm_endio raid_end_io(struct dm_target *ti, struct dm_bio *bio)
 
 /* --- hooks ---------------------------------------------------------------------------------------------------- */
 
-static bool writable(const struct raid *r)
-{
-	return dm_target_mode(r->ti) & DM_MODE_WRITE;
-}
-
 static int raid_preresume(struct dm_target *ti, GError **err)
 {
 	struct raid *r = ti->private;
@@ -302,7 +299,9 @@ static int raid_preresume(struct dm_target *ti, GError **err)
 	if (error)
 		return error;
 	set_target(r);
-	if (writable(r))
+	if (r->writable && r->ops->replay)
+		error = r->ops->replay(r, err);
+	if (!error && r->writable)
 		error = raid_meta_start(r, err);
 	if (error)
 		return error;
@@ -314,7 +313,7 @@ static void raid_resume(struct dm_target *ti)
 {
 	struct raid *r = ti->private;
 
-	if (r->started && writable(r))
+	if (r->started && r->writable)
 		raid_members_revive(r);
 	r->started = r->running = true;
 	raid_meta_resume(r);
@@ -369,7 +368,7 @@ static void print_info(struct raid *r, GString *out)
 		g_string_append_c(out, health(r, i, &p));
 	g_string_append_printf(out, " %" PRIu64 "/%" PRIu64 " %s %" PRIu64 " %" PRIu64 " %c", p.done, p.total, p.action,
 			       p.mismatches, r->members[0].data_offset,
-			       r->params.journal ? r->params.write_back ? 'a' : 'A' : '-');
+			       r->journal ? raid_journal_letter(r->journal) : '-');
 }
 
 static void raid_status(struct dm_target *ti, enum dm_status_type type, GString *out)
@@ -408,20 +407,20 @@ static void raid_io_hints(struct dm_target *ti, struct dm_limits *limits)
 }
 
 const struct dm_target_type raid_target = {
-    .name = "raid",
-    .version = {1, 15, 1},
-    .per_bio_size = sizeof(struct raid_bio),
-    .ctr = raid_ctr,
-    .dtr = raid_dtr,
-    .map = raid_map,
-    .end_io = raid_end_io,
-    .presuspend = raid_presuspend,
-    .presuspend_undo = raid_presuspend_undo,
-    .postsuspend = raid_postsuspend,
-    .preresume = raid_preresume,
-    .resume = raid_resume,
-    .status = raid_status,
-    .message = raid_message,
-    .iterate_devices = raid_iterate_devices,
-    .io_hints = raid_io_hints,
+	.name = "raid",
+	.version = {1, 15, 1},
+	.per_bio_size = sizeof(struct raid_bio),
+	.ctr = raid_ctr,
+	.dtr = raid_dtr,
+	.map = raid_map,
+	.end_io = raid_end_io,
+	.presuspend = raid_presuspend,
+	.presuspend_undo = raid_presuspend_undo,
+	.postsuspend = raid_postsuspend,
+	.preresume = raid_preresume,
+	.resume = raid_resume,
+	.status = raid_status,
+	.message = raid_message,
+	.iterate_devices = raid_iterate_devices,
+	.io_hints = raid_io_hints,
 };

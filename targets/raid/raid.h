@@ -9,6 +9,7 @@
  *   member.c    devices: usable, failed, back again
  *   copies.c    raid1, raid10                rows.c      raid0, and raid4/5/6's bios
  *   stripe.c    raid4/5/6's stripes          plan.c      what a stripe must read and write
+ *   journal.c   what closes the write hole
  *   sync.c      resync, recover, check, repair
  *   reshape.c   raid4/5/6 on the way to another shape
  *   raid.c      the target
@@ -88,6 +89,8 @@ struct raid_ops {
 	void (*reread)(struct raid *, struct dm_bio *, struct raid_bio *);
 	/* Does a window, in a thread that may wait; sets its mismatches and error. */
 	void (*sync)(struct raid_window *);
+	/* Before the first resume of a table that may be written; may wait.  May be NULL. */
+	int (*replay)(struct raid *, GError **);
 	/* Postsuspend: waits for what goes on after bios have ended.  May be NULL. */
 	void (*settle)(struct raid *);
 };
@@ -96,11 +99,13 @@ struct raid_ops {
 
 struct raid {
 	struct dm_target *ti;
+	bool writable; /* not so in a read-only table */
 	struct raid_params params;
 	struct raid_state state; /* as assembled; what changes later is beside it */
 	struct raid_geo geo;
 	const struct raid_ops *ops;
-	void *family; /* the ops' own */
+	void *family;		      /* the ops' own */
+	struct raid_journal *journal; /* raid4/5/6's, or NULL */
 	struct raid_member *members;
 	unsigned disks;
 	bool started, running; /* resumed once; now */
@@ -124,6 +129,7 @@ struct raid {
 	uint64_t events, events_cleared;
 	_Atomic uint64_t resync_offset; /* as superblocks say */
 	atomic_bool broken;  /* parity: more devices failed than it bears; what is lost is not brought back any more */
+	atomic_bool dead; /* what was answered is in the journal alone and cannot go home: nothing is read or written */
 	atomic_bool unsaved; /* a device is out, and no superblock says so */
 	_Atomic unsigned degraded;
 

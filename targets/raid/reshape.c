@@ -190,47 +190,6 @@ static enum dm_mapio reshape_map(struct raid *r, struct dm_bio *bio, struct raid
 
 /* --- moving ------------------------------------------------------------------------------------------------ */
 
-struct move {
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool done;
-	int error;
-};
-
-static void move_done(struct raid_request *req)
-{
-	struct move *m = req->private;
-	int error = raid_request_finish(req);
-
-	g_free(req);
-	pthread_mutex_lock(&m->lock);
-	m->error = error;
-	m->done = true;
-	pthread_cond_signal(&m->cond);
-	pthread_mutex_unlock(&m->lock);
-}
-
-/* Reads or writes sectors of one side, and waits. */
-static int move(struct raid_stripes *c, enum dm_op op, uint64_t sector, uint64_t sectors, void *data)
-{
-	struct iovec iov = {data, sectors * DM_SECTOR_SIZE};
-	struct dm_bio bio = {.op = op, .sectors = sectors, .iov = &iov, .iovcnt = 1};
-	struct move m = {.done = false};
-
-	pthread_mutex_init(&m.lock, NULL);
-	pthread_cond_init(&m.cond, NULL);
-	raid_stripes_bio(c, &bio, sector, move_done, &m);
-	dm_block_begin();
-	pthread_mutex_lock(&m.lock);
-	while (!m.done)
-		pthread_cond_wait(&m.cond, &m.lock);
-	pthread_mutex_unlock(&m.lock);
-	dm_block_end();
-	pthread_mutex_destroy(&m.lock);
-	pthread_cond_destroy(&m.cond);
-	return m.error;
-}
-
 /* What is known durably is the position that counts. */
 static int advance(struct raid *r, struct reshape *rs, uint64_t position)
 {
@@ -266,9 +225,9 @@ static void reshape_sync(struct raid_window *w)
 	raid_hold(rs->lock, &hold, begin, end - 1);
 	has = MIN(end, MAX(begin, raid_geo_array_sectors(&rs->from_geo))) - begin;
 	memset(data + has * DM_SECTOR_SIZE, 0, (w->sectors - has) * DM_SECTOR_SIZE);
-	w->error = has ? move(rs->from, DM_READ, begin, has, data) : 0;
+	w->error = has ? raid_stripes_read(rs->from, begin, has, data) : 0;
 	if (!w->error)
-		w->error = move(rs->to, DM_WRITE, begin, w->sectors, data);
+		w->error = raid_stripes_write(rs->to, begin, w->sectors, data);
 	if (!w->error)
 		w->error = advance(r, rs, r->state.backwards ? begin : end);
 	dm_block_unlock(rs->lock, &hold.claim, NULL);
@@ -335,8 +294,8 @@ void raid_reshape_finish(struct raid *r)
 }
 
 const struct raid_ops raid_reshape_ops = {
-    .start = reshape_start,
-    .stop = reshape_stop,
-    .map = reshape_map,
-    .sync = reshape_sync,
+	.start = reshape_start,
+	.stop = reshape_stop,
+	.map = reshape_map,
+	.sync = reshape_sync,
 };

@@ -5,6 +5,7 @@
  * raid0's go to the devices, what follows each other there as one bio.  Reads of raid4/5/6 do
  * the same where the devices they need can be read; all else is cut into pieces of stripes.
  */
+#include "journal.h"
 #include "stripe.h"
 
 /* How many chunks a bio touches. */
@@ -64,9 +65,9 @@ static enum dm_mapio raid0_map(struct raid *r, struct dm_bio *bio, struct raid_b
 }
 
 const struct raid_ops raid0_ops = {
-    .start = raid0_start,
-    .stop = raid0_stop,
-    .map = raid0_map,
+	.start = raid0_start,
+	.stop = raid0_stop,
+	.map = raid0_map,
 };
 
 /* --- pieces of stripes ---------------------------------------------------------------------------------- */
@@ -145,6 +146,58 @@ void raid_stripes_bio(struct raid_stripes *c, struct dm_bio *bio, uint64_t secto
 		write_marked(&req->mark);
 }
 
+/* --- with a wait ------------------------------------------------------------------------------------------- */
+
+struct waited {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool done;
+	int error;
+};
+
+static void waited_done(struct raid_request *req)
+{
+	struct waited *w = req->private;
+	int error = raid_request_finish(req);
+
+	g_free(req);
+	pthread_mutex_lock(&w->lock);
+	w->error = error;
+	w->done = true;
+	pthread_cond_signal(&w->cond);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static int bio_wait(struct raid_stripes *c, enum dm_op op, uint64_t sector, uint64_t sectors, void *data)
+{
+	struct iovec iov = {data, sectors * DM_SECTOR_SIZE};
+	struct dm_bio bio = {.op = op, .sectors = sectors, .iov = &iov, .iovcnt = 1};
+	struct waited w = {.done = false};
+
+	pthread_mutex_init(&w.lock, NULL);
+	pthread_cond_init(&w.cond, NULL);
+	raid_stripes_bio(c, &bio, sector, waited_done, &w);
+	dm_block_begin();
+	pthread_mutex_lock(&w.lock);
+	while (!w.done)
+		pthread_cond_wait(&w.cond, &w.lock);
+	pthread_mutex_unlock(&w.lock);
+	dm_block_end();
+	pthread_mutex_destroy(&w.lock);
+	pthread_cond_destroy(&w.cond);
+	return w.error;
+}
+
+int raid_stripes_read(struct raid_stripes *c, uint64_t sector, uint64_t sectors, void *data)
+{
+	return bio_wait(c, DM_READ, sector, sectors, data);
+}
+
+int raid_stripes_write(struct raid_stripes *c, uint64_t sector, uint64_t sectors, const void *data)
+{
+	return bio_wait(c, DM_WRITE, sector, sectors, (void *)data);
+}
+
 /* --- raid4/5/6: reads -------------------------------------------------------------------------------------- */
 
 struct direct {
@@ -179,14 +232,15 @@ static void direct_done(struct raid_runs *runs, void *private)
 static bool all_readable(struct raid *r, uint64_t sector, uint64_t sectors)
 {
 	uint64_t end = sector + sectors, at;
+	bool ahead = r->journal && r->params.write_back; /* answered writes may be in stripes alone */
 
-	if (!atomic_load_explicit(&r->degraded, memory_order_relaxed))
+	if (!ahead && !atomic_load_explicit(&r->degraded, memory_order_relaxed))
 		return true;
 	for (uint64_t n; sector < end; sector += n) {
 		unsigned disk = raid_row_map(&r->geo, sector, &at);
 
 		n = MIN(end - sector, raid_geo_run(&r->geo, sector));
-		if (!raid_member_readable(&r->members[disk], at + n))
+		if (!raid_member_readable(&r->members[disk], at + n) || (ahead && raid_stripes_busy(r->family, at, n)))
 			return false;
 	}
 	return true;
@@ -230,6 +284,10 @@ static int stripes_start(struct raid *r, GError **err)
 {
 	int error = raid_stripes_check(r, err);
 
+	if (!error && r->params.journal) {
+		r->journal = raid_journal_open(r, err);
+		error = r->journal ? 0 : -EINVAL;
+	}
 	if (!error)
 		r->family = raid_stripes_new(r, &r->geo, false);
 	return error;
@@ -237,13 +295,32 @@ static int stripes_start(struct raid *r, GError **err)
 
 static void stripes_stop(struct raid *r)
 {
+	raid_journal_close(r->journal);
+	r->journal = NULL;
 	raid_stripes_free(r->family);
 }
 
+/* What is in the journal goes to the devices, and from now on all goes through it. */
+static int stripes_replay(struct raid *r, GError **err)
+{
+	int error = r->journal ? raid_journal_start(r->journal, err) : 0;
+
+	raid_stripes_set_journal(r->family, r->journal);
+	return error;
+}
+
+static void stripes_settle(struct raid *r)
+{
+	if (r->journal)
+		raid_journal_settle(r->journal);
+}
+
 const struct raid_ops raid_stripes_ops = {
-    .start = stripes_start,
-    .stop = stripes_stop,
-    .map = stripes_map,
-    .reread = stripes_reread,
-    .sync = raid_stripes_sync,
+	.start = stripes_start,
+	.stop = stripes_stop,
+	.map = stripes_map,
+	.reread = stripes_reread,
+	.sync = raid_stripes_sync,
+	.replay = stripes_replay,
+	.settle = stripes_settle,
 };

@@ -17,6 +17,7 @@
  */
 #include <inttypes.h>
 
+#include "journal.h"
 #include "stripe.h"
 
 #define DEFAULT_ENTRIES 256u
@@ -375,11 +376,37 @@ static void send_all(struct raid_stripe *s, enum dm_op op, enum raid_mask which,
 
 static bool writable(const struct raid_stripe *s)
 {
-	return dm_target_mode(s->c->r->ti) & DM_MODE_WRITE;
+	return s->c->r->writable;
 }
 
 static void written(struct raid_stripe *s)
 {
+	end(s);
+}
+
+static bool has_writes(const struct raid_stripe *s)
+{
+	for (const struct raid_piece *p = s->pieces; p; p = p->next)
+		if (p->req->kind == RAID_REQ_WRITE)
+			return true;
+	return false;
+}
+
+static void request_drop(struct raid_request *req)
+{
+	if (atomic_fetch_sub(&req->left, 1) == 1)
+		req->done(req);
+}
+
+static void out_is_known(struct raid_wait *wait)
+{
+	struct raid_stripe *s = container_of(wait, struct raid_stripe, wait);
+
+	if (!wait->error) {
+		raid_journal_append(s->c->journal, s);
+		return;
+	}
+	atomic_store(&s->write_failed, true);
 	end(s);
 }
 
@@ -394,7 +421,48 @@ static void compute(struct raid_stripe *s)
 	}
 	if (!writable(s))
 		memset(raid_mask(s, RAID_OUT, 0), 0, (size_t)s->c->disks * s->c->pages);
+	if (!s->c->journal || !has_writes(s)) {
+		send_all(s, DM_WRITE, RAID_OUT, written);
+		return;
+	}
+	/* what was computed without a device must not be replayed when nobody knows that it was out */
+	s->wait = (struct raid_wait){.fn = out_is_known};
+	if (atomic_load(&s->c->r->unsaved))
+		raid_save(s->c->r, &s->wait);
+	else
+		raid_journal_append(s->c->journal, s);
+}
+
+/* Write-back: what is in the journal is answered; the stripe stays busy. */
+static void answer_early(struct raid_stripe *s)
+{
+	struct raid_piece *list = s->pieces;
+
+	s->pieces = NULL;
+	while (list) {
+		struct raid_piece *p = list;
+
+		list = p->next;
+		request_drop(p->req);
+	}
+}
+
+static void go_home(struct raid_stripe *s)
+{
 	send_all(s, DM_WRITE, RAID_OUT, written);
+}
+
+void raid_stripe_journaled(struct raid_stripe *s, int error)
+{
+	s->journaled = true;
+	if (error) {
+		atomic_store(&s->write_failed, true);
+		end(s);
+		return;
+	}
+	if (s->c->r->params.write_back)
+		answer_early(s);
+	step(s, go_home);
 }
 
 /* Too many devices are lost: all but the first piece go back, so that one that can be done is not failed with it. */
@@ -501,13 +569,8 @@ static bool take_pending(struct raid_stripe *s)
 	return true;
 }
 
-static void request_drop(struct raid_request *req)
-{
-	if (atomic_fetch_sub(&req->left, 1) == 1)
-		req->done(req);
-}
-
-static void rest(struct raid_stripe *s)
+/* journaled: it leaves the journal, whose keeper may wait for the last to do so. */
+static void rest(struct raid_stripe *s, bool journaled)
 {
 	struct raid_stripes *c = s->c;
 	struct raid_shard *shard = shard_of(c, s->nr);
@@ -530,16 +593,21 @@ static void rest(struct raid_stripe *s)
 	feed(c);
 	if (more)
 		step(s, begin);
+	if (journaled)
+		raid_journal_home(c->journal);
 }
 
 static void answer(struct raid_stripe *s)
 {
 	struct raid_piece *list = s->pieces;
 	struct raid_request *sync = s->sync;
-	bool failed = atomic_exchange(&s->write_failed, false);
+	bool failed = atomic_exchange(&s->write_failed, false), journaled = s->journaled;
 
+	s->journaled = false;
 	s->pieces = NULL;
 	s->sync = NULL;
+	if (failed && journaled && s->c->r->params.write_back && !s->journal_error)
+		atomic_store(&s->c->r->dead, true);
 	if (failed) /* what is on the devices is not known */
 		memset(raid_mask(s, RAID_VALID, 0), 0, (size_t)s->c->disks * s->c->pages);
 	while (list) {
@@ -557,7 +625,7 @@ static void answer(struct raid_stripe *s)
 			atomic_store(&sync->error, -EIO);
 		request_drop(sync);
 	}
-	rest(s);
+	rest(s, journaled);
 }
 
 static void saved(struct raid_wait *wait)
@@ -644,6 +712,26 @@ void raid_stripes_submit(struct raid_request *req)
 	}
 	for (unsigned i = 0; i < n; i++)
 		kick(all[i]);
+}
+
+void raid_stripes_set_journal(struct raid_stripes *c, struct raid_journal *j)
+{
+	c->journal = j;
+}
+
+bool raid_stripes_busy(struct raid_stripes *c, uint64_t sector, uint64_t sectors)
+{
+	bool busy = false;
+
+	for (uint64_t nr = sector / c->sectors; nr <= (sector + sectors - 1) / c->sectors && !busy; nr++) {
+		struct raid_shard *shard = shard_of(c, nr);
+
+		pthread_mutex_lock(&shard->lock);
+		for (struct raid_stripe *s = *bucket_of(shard, nr); s && !busy; s = s->hash_next)
+			busy = s->nr == nr && s->busy;
+		pthread_mutex_unlock(&shard->lock);
+	}
+	return busy;
 }
 
 /* --- synchronising -------------------------------------------------------------------------------------------------

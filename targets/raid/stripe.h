@@ -53,7 +53,8 @@ struct raid_request {
 /* Masks, one of each for every page of a stripe. */
 enum raid_mask {
 	RAID_VALID, /* the page holds what the device should; kept between operations */
-	RAID_WRITE, /* comes from bios */
+	RAID_WRITE, /* is written for bios; with a journal whole pages */
+	RAID_COVER, /* comes from bios */
 	RAID_ASK,   /* bios want to read it */
 	RAID_WANT,  /* to be read from the device */
 	RAID_BAD,   /* could not be read there */
@@ -86,6 +87,10 @@ struct raid_stripe {
 	void (*then)(struct raid_stripe *); /* once the ios have ended */
 	void (*step)(struct raid_stripe *); /* what a thread's list of stripes is to do with it */
 	struct raid_stripe *step_next;
+	struct raid_stripe *journal_next; /* journal.c's */
+	struct dm_work work;
+	int journal_error;
+	bool journaled;	       /* it is in the journal, and not on the devices */
 	uint8_t *mode, *recon; /* of each column: enum raid_mode; the sectors to bring back */
 	void **page;	       /* [disk * pages + column] */
 	uint8_t masks[];       /* [mask][disk * pages + column], mode, recon */
@@ -104,6 +109,7 @@ struct raid_stripes {
 	struct raid *r;
 	struct raid_geo geo;
 	bool moved;			/* at the devices' new data offsets: a reshape's other side */
+	struct raid_journal *journal; /* or NULL */
 	unsigned disks, sectors, pages; /* sectors and pages of a stripe on one device */
 	unsigned most;			/* pages, of stripe_cache columns */
 	atomic_uint used;
@@ -151,6 +157,12 @@ void raid_plan_answer(struct raid_stripe *s);
 int raid_stripes_check(struct raid *r, GError **err);
 struct raid_stripes *raid_stripes_new(struct raid *r, const struct raid_geo *geo, bool moved);
 void raid_stripes_free(struct raid_stripes *c);
+/* From now on all writes go through a journal. */
+void raid_stripes_set_journal(struct raid_stripes *c, struct raid_journal *j);
+/* A stripe is in the journal, or with an error is not. */
+void raid_stripe_journaled(struct raid_stripe *s, int error);
+/* Whether a device's sectors are being written: their newest content may be in a stripe alone. */
+bool raid_stripes_busy(struct raid_stripes *c, uint64_t sector, uint64_t sectors);
 /* Sends a request's pieces to their stripes. */
 void raid_stripes_submit(struct raid_request *req);
 void raid_stripes_sync(struct raid_window *w);
@@ -164,6 +176,9 @@ struct raid_request *raid_request_new(struct raid_stripes *c, enum raid_request_
  */
 void raid_stripes_bio(struct raid_stripes *c, struct dm_bio *bio, uint64_t sector, void (*done)(struct raid_request *),
 		      void *private);
+/* Reads or writes sectors of the array and waits.  Not from map or an end. */
+int raid_stripes_read(struct raid_stripes *c, uint64_t sector, uint64_t sectors, void *data);
+int raid_stripes_write(struct raid_stripes *c, uint64_t sector, uint64_t sectors, const void *data);
 /* What every done() of a write does: gives the regions back.  The request's error. */
 int raid_request_finish(struct raid_request *req);
 

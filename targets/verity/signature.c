@@ -13,9 +13,8 @@
 #include <gnutls/pkcs7.h>
 #include <gnutls/x509.h>
 #endif
-#ifdef HAVE_KEYUTILS
-#include <keyutils.h>
-#endif
+
+#include <dmfs/keys.h>
 
 #include "mount.h"
 #include "verity.h"
@@ -24,33 +23,16 @@
 
 /* --- the signature ------------------------------------------------------------------------------ */
 
-#ifdef HAVE_KEYUTILS
 static int read_key(const char *description, GBytes **out, GError **err)
 {
-	key_serial_t id = request_key("user", description, NULL, 0);
-	void *data = NULL;
-	int len, saved;
+	struct dm_key key;
+	int r = dm_key_from_keyring("verity: DM Verity Sig Verification Invalid key specified", description, 0, &key, err);
 
-	if (id < 0)
-		return dm_fail(err, ENOKEY,
-			       "verity: DM Verity Sig Verification Invalid key specified: user key '%s' is not in the keyrings "
-			       "of the daemon: %s",
-			       description, g_strerror(errno));
-	len = keyctl_read_alloc(id, &data);
-	saved = errno;
-	if (len < 0)
-		return dm_fail(err, saved, "verity: user key '%s' cannot be read: %s", description, g_strerror(saved));
-	*out = g_bytes_new_with_free_func(data, (gsize)len, free, data);
-	return 0;
+	if (!r)
+		*out = g_bytes_new(key.data, key.size);
+	dm_key_clear(&key);
+	return r;
 }
-#else
-static int read_key(const char *description, GBytes **out, GError **err)
-{
-	return dm_fail(err, EOPNOTSUPP,
-		       "verity: key '%s': this dmfs was built without keyrings (libkeyutils); name a file, /PATH",
-		       description);
-}
-#endif
 
 static int read_signature(struct dm_target *ti, const char *key, GBytes **out, GError **err)
 {

@@ -20,6 +20,7 @@
  * when there is no room.  Time is counted in nodes made.
  */
 #include <inttypes.h>
+#include <pthread.h>
 
 #include "verity.h"
 
@@ -48,7 +49,7 @@ struct verity_node {
 };
 
 struct shard {
-	GMutex lock;
+	pthread_mutex_t lock;
 	struct verity_node **buckets;
 	struct verity_node *newest, *oldest;
 } __attribute__((aligned(64)));
@@ -60,8 +61,8 @@ struct verity_tree {
 	size_t limit;     /* bytes */
 	atomic_size_t bytes;
 	_Atomic uint64_t time;
-	GMutex lock; /* with idle: loads */
-	GCond idle;
+	pthread_mutex_t lock; /* with idle: loads */
+	pthread_cond_t idle;
 	unsigned loads; /* under way */
 	struct shard shards[SHARDS];
 };
@@ -167,22 +168,22 @@ static bool drop_one(struct verity_tree *t)
 	for (unsigned i = 0; i < SHARDS; i++) {
 		struct shard *s = &t->shards[i];
 
-		g_mutex_lock(&s->lock);
+		pthread_mutex_lock(&s->lock);
 		if (s->oldest && s->oldest->used <= used) {
 			used = s->oldest->used;
 			best = s;
 		}
-		g_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&s->lock);
 	}
 	if (!best)
 		return false;
-	g_mutex_lock(&best->lock);
+	pthread_mutex_lock(&best->lock);
 	n = best->oldest;
 	if (n) {
 		list_remove(best, n);
 		unhash(t, best, n);
 	}
-	g_mutex_unlock(&best->lock);
+	pthread_mutex_unlock(&best->lock);
 	if (n)
 		node_free(n);
 	return true;
@@ -205,13 +206,13 @@ static void unpin(struct verity_node *n)
 	struct shard *s = shard_of(t, n->block);
 	bool gone = false;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	if (!--n->refs) {
 		gone = n->state == FAILED;
 		if (!gone)
 			list_add(t, s, n);
 	}
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	if (gone)
 		node_free(n);
 	make_room(t, 0);
@@ -245,14 +246,16 @@ static void wake(struct verity_wait *list)
 	}
 }
 
+/* With the caller's pin, which goes.  The last who is woken may end the last bio, and the tree with it: nothing follows. */
 static void settle(struct verity_node *n, enum state state)
 {
 	struct shard *s = shard_of(n->tree, n->block);
 	struct verity_wait *list;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	list = set_state(s, n, state);
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
+	unpin(n);
 	wake(list);
 }
 
@@ -273,26 +276,26 @@ static struct verity_node *make_node(struct verity_tree *t, uint64_t block, unsi
 	*n = (struct verity_node){
 		.tree = t, .block = block, .level = level, .state = LOADING, .refs = 1, .data = n->own, .work.fn = mend};
 	atomic_fetch_add(&t->bytes, node_bytes(t));
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	if (find(t, s, block)) {
-		g_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&s->lock);
 		node_free(n);
 		return NULL;
 	}
 	bucket = bucket_of(t, s, block);
 	n->hash_next = *bucket;
 	*bucket = n;
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	atomic_fetch_add_explicit(&t->time, 1, memory_order_relaxed);
 	return n;
 }
 
 static void load_done(struct verity_tree *t)
 {
-	g_mutex_lock(&t->lock);
+	pthread_mutex_lock(&t->lock);
 	if (!--t->loads)
-		g_cond_signal(&t->idle);
-	g_mutex_unlock(&t->lock);
+		pthread_cond_signal(&t->idle);
+	pthread_mutex_unlock(&t->lock);
 }
 
 static void start_load(struct verity_tree *t, struct verity_node *const *nodes, unsigned n, bool now);
@@ -313,7 +316,6 @@ static void loaded(struct dm_bio *bio)
 		if (bio->error && t->v->fec) /* is mended when it is found to be wrong */
 			memset(n->own, 0, t->f->hash_block);
 		settle(n, bio->error && !t->v->fec ? FAILED : READ);
-		unpin(n);
 	}
 	g_free(l);
 	load_done(t);
@@ -360,9 +362,9 @@ static void start_load(struct verity_tree *t, struct verity_node *const *nodes, 
 		.iovcnt = (int)n,
 		.end = loaded,
 	};
-	g_mutex_lock(&t->lock);
+	pthread_mutex_lock(&t->lock);
 	t->loads++;
-	g_mutex_unlock(&t->lock);
+	pthread_mutex_unlock(&t->lock);
 	if (now)
 		submit_now(&l->bio);
 	else
@@ -380,9 +382,9 @@ static uint64_t cluster_blocks(struct verity_tree *t, uint64_t block)
 		n /= 2;
 	if (n <= 1 || has_room(t, n * node_bytes(t)))
 		return MAX(n, 1);
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	sequential = find(t, s, block - 1);
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	return sequential ? n : 1;
 }
 
@@ -407,9 +409,9 @@ static struct verity_node *load_new(struct verity_tree *t, uint64_t block, unsig
 	n = nodes[to++] = add_node(t, block, level, error);
 	if (!n)
 		return NULL;
-	g_mutex_lock(&shard_of(t, block)->lock);
+	pthread_mutex_lock(&shard_of(t, block)->lock);
 	n->refs++; /* for the caller, besides the load's */
-	g_mutex_unlock(&shard_of(t, block)->lock);
+	pthread_mutex_unlock(&shard_of(t, block)->lock);
 	first = MAX(block & ~(cluster - 1), t->f->level_start[level]);
 	end = MIN((block & ~(cluster - 1)) + cluster, t->f->level_start[level] + t->f->level_blocks[level]);
 	for (uint64_t b = block + 1; b < end && (nodes[to] = add_node(t, b, level, &unused)); b++)
@@ -447,14 +449,14 @@ static int enter_path(struct verity_tree *t, uint64_t data_block, unsigned level
 	while (!error) {
 		struct verity_node *n = w->path[level];
 
-		g_mutex_lock(&s->lock);
+		pthread_mutex_lock(&s->lock);
 		if (!n && (n = find(t, s, block))) {
 			pin(s, n);
 			w->path[level] = n;
 		}
 		if (n)
 			*state = n->state;
-		g_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&s->lock);
 		if (n)
 			return 0;
 		w->path[level] = load_new(t, block, level, false, &error);
@@ -493,7 +495,6 @@ static void mend(struct dm_work *work)
 		g_free(out);
 		give_up(n);
 	}
-	unpin(n);
 }
 
 static void wait_for(struct verity_node *n, struct verity_wait *w)
@@ -508,7 +509,7 @@ static bool start_mending(struct verity_tree *t, struct shard *s, struct verity_
 {
 	bool mine;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	mine = n->state == READ;
 	if (mine) {
 		n->state = MENDING;
@@ -516,15 +517,13 @@ static bool start_mending(struct verity_tree *t, struct shard *s, struct verity_
 		memcpy(n->want, want, t->f->digest_size);
 		wait_for(n, w);
 	}
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	if (!mine)
 		return false;
-	if (t->v->fec) {
+	if (t->v->fec)
 		dm_wq_queue(t->v->mending, &n->work);
-	} else {
+	else
 		give_up(n);
-		unpin(n);
-	}
 	return true;
 }
 
@@ -542,10 +541,10 @@ static bool verify(struct verity_tree *t, uint64_t data_block, unsigned level, s
 	verity_hash_block(t->f, n->own, t->f->hash_block, is);
 	if (memcmp(is, want, t->f->digest_size))
 		return !start_mending(t, s, n, want, w);
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	if (n->state == READ)
 		n->state = VERIFIED;
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	return true;
 }
 
@@ -558,11 +557,11 @@ static enum verity_answer pass(struct verity_tree *t, uint64_t data_block, unsig
 	for (;;) {
 		enum state state;
 
-		g_mutex_lock(&s->lock);
+		pthread_mutex_lock(&s->lock);
 		state = n->state;
 		if (state == LOADING || state == MENDING)
 			wait_for(n, w);
-		g_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&s->lock);
 		if (state == LOADING || state == MENDING)
 			return VERITY_WAIT;
 		if (usable(state))
@@ -614,14 +613,14 @@ enum verity_answer verity_tree_digest(struct verity_tree *t, uint64_t block, uin
 	}
 	place(t, block, 0, &hash_block, &offset);
 	s = shard_of(t, hash_block);
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	n = find(t, s, hash_block);
 	if (n && usable(n->state)) {
 		state = n->state;
 		memcpy(digest, n->data + offset, t->f->digest_size);
 		touch(t, s, n);
 	}
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	if (state == BAD && !w->path[0]) /* each use is told of; of the one that has found it out it was */
 		verity_block_corrupted(t->v, VERITY_METADATA, hash_block);
 	if (usable(state)) {
@@ -637,12 +636,12 @@ bool verity_tree_peek(struct verity_tree *t, uint64_t hash_block, size_t offset,
 	struct verity_node *n;
 	bool is;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	n = find(t, s, hash_block);
 	is = n && n->state == VERIFIED;
 	if (is)
 		memcpy(out, n->data + offset, len);
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	return is;
 }
 
@@ -655,9 +654,9 @@ static bool prefetch_one(struct verity_tree *t, uint64_t block, unsigned level)
 	struct verity_node *n;
 	int unused = 0;
 
-	g_mutex_lock(&s->lock);
+	pthread_mutex_lock(&s->lock);
 	n = find(t, s, block);
-	g_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->lock);
 	if (n)
 		return false;
 	n = load_new(t, block, level, true, &unused);
@@ -700,31 +699,35 @@ struct verity_tree *verity_tree_new(struct verity *v)
 	nodes = MIN(t->limit / node_bytes(t), v->f.hash_end - v->f.hash_start) / SHARDS;
 	for (t->buckets = 4; t->buckets < nodes; t->buckets *= 2)
 		;
-	g_mutex_init(&t->lock);
-	g_cond_init(&t->idle);
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->idle, NULL);
 	for (unsigned i = 0; i < SHARDS; i++) {
-		g_mutex_init(&t->shards[i].lock);
+		pthread_mutex_init(&t->shards[i].lock, NULL);
 		t->shards[i].buckets = g_new0(struct verity_node *, t->buckets);
 	}
 	return t;
+}
+
+void verity_tree_settle(struct verity_tree *t)
+{
+	pthread_mutex_lock(&t->lock);
+	while (t->loads)
+		pthread_cond_wait(&t->idle, &t->lock);
+	pthread_mutex_unlock(&t->lock);
 }
 
 void verity_tree_free(struct verity_tree *t)
 {
 	if (!t)
 		return;
-	g_mutex_lock(&t->lock);
-	while (t->loads)
-		g_cond_wait(&t->idle, &t->lock);
-	g_mutex_unlock(&t->lock);
 	while (drop_one(t))
 		;
 	g_assert(!atomic_load(&t->bytes));
 	for (unsigned i = 0; i < SHARDS; i++) {
-		g_mutex_clear(&t->shards[i].lock);
+		pthread_mutex_destroy(&t->shards[i].lock);
 		g_free(t->shards[i].buckets);
 	}
-	g_mutex_clear(&t->lock);
-	g_cond_clear(&t->idle);
+	pthread_mutex_destroy(&t->lock);
+	pthread_cond_destroy(&t->idle);
 	g_aligned_free(t);
 }

@@ -9,6 +9,7 @@
  * Bits are set under a lock, looked at without: a group is used again for another place
  * once its own place holds ALL, so whoever has looked at a group looks at the place once more.  A place never goes back.
  */
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include "verity.h"
@@ -30,8 +31,8 @@ struct verity_validated {
 	uint64_t n; /* places, and groups if each has one */
 	_Atomic uint32_t *places;
 	struct group *groups;
-	GMutex locks[LOCKS]; /* of the places: setting bits */
-	GMutex lock;         /* what follows; inside one of the others */
+	pthread_mutex_t locks[LOCKS]; /* of the places: setting bits */
+	pthread_mutex_t lock;         /* what follows; inside one of the others */
 	uint32_t used;       /* groups */
 	GArray *spare;       /* numbers of those that are free again */
 };
@@ -57,8 +58,8 @@ struct verity_validated *verity_validated_new(uint64_t blocks)
 	b->places = map(b->n, sizeof(*b->places));
 	b->groups = map(b->n, sizeof(*b->groups));
 	for (unsigned i = 0; i < LOCKS; i++)
-		g_mutex_init(&b->locks[i]);
-	g_mutex_init(&b->lock);
+		pthread_mutex_init(&b->locks[i], NULL);
+	pthread_mutex_init(&b->lock, NULL);
 	b->spare = g_array_new(FALSE, FALSE, sizeof(uint32_t));
 	if (b->places && b->groups)
 		return b;
@@ -75,8 +76,8 @@ void verity_validated_free(struct verity_validated *b)
 	if (b->groups)
 		munmap(b->groups, b->n * sizeof(*b->groups));
 	for (unsigned i = 0; i < LOCKS; i++)
-		g_mutex_clear(&b->locks[i]);
-	g_mutex_clear(&b->lock);
+		pthread_mutex_destroy(&b->locks[i]);
+	pthread_mutex_destroy(&b->lock);
 	g_array_free(b->spare, TRUE);
 	g_free(b);
 }
@@ -92,14 +93,14 @@ static uint32_t take_group(struct verity_validated *b)
 	struct group *g;
 	uint32_t nr;
 
-	g_mutex_lock(&b->lock);
+	pthread_mutex_lock(&b->lock);
 	if (b->spare->len) {
 		nr = g_array_index(b->spare, uint32_t, b->spare->len - 1);
 		g_array_set_size(b->spare, b->spare->len - 1);
 	} else {
 		nr = ++b->used;
 	}
-	g_mutex_unlock(&b->lock);
+	pthread_mutex_unlock(&b->lock);
 	g = group_of(b, nr);
 	for (unsigned i = 0; i < GROUP_WORDS; i++)
 		atomic_store_explicit(&g->words[i], 0, memory_order_release); /* who reads it, sees ALL in its old place */
@@ -108,9 +109,9 @@ static uint32_t take_group(struct verity_validated *b)
 
 static void spare_group(struct verity_validated *b, uint32_t nr)
 {
-	g_mutex_lock(&b->lock);
+	pthread_mutex_lock(&b->lock);
 	g_array_append_val(b->spare, nr);
-	g_mutex_unlock(&b->lock);
+	pthread_mutex_unlock(&b->lock);
 }
 
 /* A word of a place with all its bits; none behind the last block. */
@@ -156,11 +157,11 @@ static void set_bit(struct verity_validated *b, uint64_t place, unsigned word, u
 void verity_validated_set(struct verity_validated *b, uint64_t block)
 {
 	uint64_t place = block / GROUP_BITS;
-	GMutex *lock = &b->locks[place % LOCKS];
+	pthread_mutex_t *lock = &b->locks[place % LOCKS];
 
-	g_mutex_lock(lock);
+	pthread_mutex_lock(lock);
 	set_bit(b, place, block % GROUP_BITS / 64, 1ull << block % 64);
-	g_mutex_unlock(lock);
+	pthread_mutex_unlock(lock);
 }
 
 /* Whether the bits of a mask in a word are set. */

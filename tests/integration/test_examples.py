@@ -267,7 +267,13 @@ def raid(example, fs):
         fs.mkdir(f"leg{i}", f"0 {M} linear {paths[2 * i + 1]} 0")
     fs.mkdir("array", f"0 {2 * M} raid raid5_ls 1 64 3 " + " ".join(f"{paths[2 * i]} leg{i}" for i in range(3)))
     fails(example, fs, "raid-replace", "array", 1, "no such file", "nor this", before=["array", "leg0", "leg1", "leg2"])
+    before = fs["leg0"].table(), fs["array"].table()
+    fs["array"].pwrite(pattern(200), 0, sync=True)
     fails(example, fs, "raid-grow", "array", "no such file", "the new", before=["array", "leg0", "leg1", "leg2"])
+    short = example.file("too short", 1)
+    fails(example, fs, "raid-grow", "array", short, "the new", before=["array", "leg0", "leg1", "leg2"])
+    assert (fs["leg0"].table(), fs["array"].table()) == before and not fs["array"].suspended()
+    assert fs["array"].pread(200 * SECTOR, 0) == pattern(200)
     example("raid-grow", "array", files[6], "the new data")
     assert fs["array"].size() == 3 * M * SECTOR
     example("raid-replace", "array", 1, example.file("meta again", 88), example.file("data again", M + 1024))

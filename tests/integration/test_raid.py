@@ -394,3 +394,76 @@ def test_recipe_grow(fs, backing, sh, work, mounted_array):
     sh('e2fsck -fp "$1" && resize2fs "$1" && e2fsck -fn "$1"', s.dev.image)
     sh(f"losetup -c {loop} && mount {loop} mnt && cmp {__file__} mnt/more")
     assert os.statvfs(os.path.join(work, "mnt")).f_blocks * 1024 > before
+
+
+# --- journals ----------------------------------------------------------------------------------------------
+
+JOURNALED = [("raid4", 3, ()), ("raid5_ls", 4, ()), ("raid6_zr", 5, ()), ("raid6_ls_6", 4, ())]
+MODES = ["", "journal_mode writethrough", "journal_mode writeback"]
+
+
+def journaled(backing, t, mode, size=SIZE, name="r"):
+    a = Array(backing, t[0], t[1], size, 64, name=name)
+    log = backing(16384, name=f"{name}log")
+    return a, log, [f"journal_dev {quote(log)}", *([mode] if mode else [])]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("t", JOURNALED, ids=ids)
+def test_journal(fs, backing, t, mode):
+    a, log, params = journaled(backing, t, mode)
+    dev = fs.mkdir("r", a.line(*params))
+    assert status(dev)["journal"] == ("a" if "back" in mode else "A")
+    assert f" {' '.join(params)} " in dev.table()
+    wait_whole(dev)
+    model = scribble(dev, 1, count=300)     # more than the log has room for
+    assert dev.pread(len(model), 0) == model
+    assert check(dev) == 0
+    dev.suspend()
+    dev.resume()
+    scribble(dev, 2, model=model)
+    dev.remove()
+    dev = fs.mkdir("again", a.line(*params))
+    assert status(dev)["action"] == "idle"
+    assert dev.pread(len(model), 0) == model
+    assert check(dev) == 0
+    # without the journal it is not the same array
+    dev.remove()
+    fs.mkdir("bare").refuse(a.line() + "\n", match="bitmap file superblock")
+
+
+@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("t", JOURNALED, ids=ids)
+def test_journal_after_a_kill(dmfs, backing, t, mode):
+    """Killed while it is written, then without a device: what was flushed is there, and the parity is right."""
+    a, log, params = journaled(backing, t, mode, size=1024)
+    fs = dmfs()
+    dev = fs.mkdir("r", a.line(*params))
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    for turn in range(3):
+        scribble(dev, 10 + turn, count=30, model=model)
+        fs.kill()
+        fs.wait()
+        fs = dmfs()
+        dev = fs.mkdir("r", a.line(*params))
+        assert status(dev)["action"] == "idle"
+        assert dev.pread(len(model), 0) == model
+        assert check(dev) == 0
+    dev.remove()
+    dev = fs.mkdir("r", a.line(*params, missing=(1,)))
+    assert dev.pread(len(model), 0) == model
+
+
+def test_journal_that_fails(fs, backing):
+    a, log, _ = journaled(backing, ("raid5_ls", 3, ()), "")
+    jour = fs.mkdir("jour", f"0 16384 linear {quote(log)} 0")
+    dev = fs.mkdir("r", a.line("journal_dev jour"))
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    jour.load("0 16384 error")
+    with pytest.raises(OSError) as e:
+        dev.pwrite(pattern(8), 0, sync=True)
+    assert e.value.errno == errno.EIO
+    assert status(dev)["journal"] == "D"
+    assert dev.pread(len(model), 0) == model

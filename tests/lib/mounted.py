@@ -460,13 +460,17 @@ def alive(pid):
     return True
 
 
+_WAITS = ("request_wait_answer", "folio_", "__folio_lock", "io_schedule", "wait_on_page", "__lock_page", "rwsem_")
+
+
 def wait_until_waiting(process):
-    """Until the process waits for an answer of the daemon, or is done."""
+    """Until one of its threads waits for an answer of the daemon, or for a page that is being read, or it is done."""
     while process.poll() is None:
-        with open(f"/proc/{process.pid}/wchan", encoding="ascii") as f:
-            where = f.read()
-        if where.startswith("request_wait_answer"):
-            return
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for task in os.listdir(f"/proc/{process.pid}/task"):
+                with open(f"/proc/{process.pid}/task/{task}/wchan", encoding="ascii") as f:
+                    if f.read().startswith(_WAITS):
+                        return
         time.sleep(0.01)        # looks again
 
 

@@ -95,9 +95,9 @@ static void draw(struct picture *pic, unsigned level, unsigned layout, unsigned 
 static const struct {
 	unsigned level, layout;
 } row_types[] = {
-    {0, 0},	      {5, RAID5_LA},   {5, RAID5_RA},	{5, RAID5_LS},	 {5, RAID5_RS},
-    {5, RAID5_FIRST}, {5, RAID5_N},    {6, RAID6_ZR},	{6, RAID6_NR},	 {6, RAID6_NC},
-    {6, RAID5_N},     {6, RAID6_LA_6}, {6, RAID6_RA_6}, {6, RAID6_LS_6}, {6, RAID6_RS_6},
+	{0, 0},	      {5, RAID5_LA},   {5, RAID5_RA},	{5, RAID5_LS},	 {5, RAID5_RS},
+	{5, RAID5_FIRST}, {5, RAID5_N},    {6, RAID6_ZR},	{6, RAID6_NR},	 {6, RAID6_NC},
+	{6, RAID5_N},     {6, RAID6_LA_6}, {6, RAID6_RA_6}, {6, RAID6_LS_6}, {6, RAID6_RS_6},
 };
 
 static void check_picture(const struct raid_geo *g, const struct picture *pic)
@@ -165,15 +165,15 @@ static const struct {
 	unsigned layout, disks;
 	const char *rows[6]; /* of chunks, from device sector 0; the far half begins at the row "..": stride rows */
 } pictures[] = {
-    {0x102, 2, {"A1 A1", "A2 A2", "A3 A3"}},
-    {0x102, 3, {"A1 A1 A2", "A2 A3 A3", "A4 A4 A5", "A5 A6 A6"}},
-    {0x102, 4, {"A1 A1 A2 A2", "A3 A3 A4 A4", "A5 A5 A6 A6"}},
-    {0x40201, 2, {"A1 A2", "A3 A4", "A5 A6", "A2 A1", "A4 A3", "A6 A5"}},
-    {0x40201, 3, {"A1 A2 A3", "A4 A5 A6", "A7 A8 A9", "A3 A1 A2", "A6 A4 A5", "A9 A7 A8"}},
-    {0x40201, 4, {"A1 A2 A3 A4", "A5 A6 A7 A8", "A9 A10 A11 A12", "A2 A1 A4 A3", "A6 A5 A8 A7", "A10 A9 A12 A11"}},
-    {0x50201, 2, {"A1 A2", "A2 A1", "A3 A4", "A4 A3", "A5 A6", "A6 A5"}},
-    {0x50201, 3, {"A1 A2 A3", "A3 A1 A2", "A4 A5 A6", "A6 A4 A5", "A7 A8 A9", "A9 A7 A8"}},
-    {0x50201, 4, {"A1 A2 A3 A4", "A2 A1 A4 A3", "A5 A6 A7 A8", "A6 A5 A8 A7", "A9 A10 A11 A12", "A10 A9 A12 A11"}},
+	{0x102, 2, {"A1 A1", "A2 A2", "A3 A3"}},
+	{0x102, 3, {"A1 A1 A2", "A2 A3 A3", "A4 A4 A5", "A5 A6 A6"}},
+	{0x102, 4, {"A1 A1 A2 A2", "A3 A3 A4 A4", "A5 A5 A6 A6"}},
+	{0x40201, 2, {"A1 A2", "A3 A4", "A5 A6", "A2 A1", "A4 A3", "A6 A5"}},
+	{0x40201, 3, {"A1 A2 A3", "A4 A5 A6", "A7 A8 A9", "A3 A1 A2", "A6 A4 A5", "A9 A7 A8"}},
+	{0x40201, 4, {"A1 A2 A3 A4", "A5 A6 A7 A8", "A9 A10 A11 A12", "A2 A1 A4 A3", "A6 A5 A8 A7", "A10 A9 A12 A11"}},
+	{0x50201, 2, {"A1 A2", "A2 A1", "A3 A4", "A4 A3", "A5 A6", "A6 A5"}},
+	{0x50201, 3, {"A1 A2 A3", "A3 A1 A2", "A4 A5 A6", "A6 A4 A5", "A7 A8 A9", "A9 A7 A8"}},
+	{0x50201, 4, {"A1 A2 A3 A4", "A2 A1 A4 A3", "A5 A6 A7 A8", "A6 A5 A8 A7", "A9 A10 A11 A12", "A10 A9 A12 A11"}},
 };
 
 static void test_document(void **state)

@@ -64,7 +64,10 @@ static bool make_file(void)
 
 	path = g_strdup_printf("%s.XXXXXX", exe);
 	fd = g_mkstemp(path);
-	assert_true(fd >= 0);
+	if (fd < 0) {
+		print_message("skipped: no file can be made at %s\n", path);
+		return false;
+	}
 	if (fstatfs(fd, &fs) || fs.f_type == TMPFS_MAGIC) {
 		print_message("skipped: %s is on a file system in memory\n", path);
 		g_unlink(path);

@@ -113,10 +113,11 @@ static int target_open(struct target *t, const char *file, GError **err)
 /* Nobody else uses it, and it is not asked for in vain. */
 static int target_check(struct target *t, const struct options *o, GError **err)
 {
-	int r = place_claim(t->file, false, false, &t->claim, err);
+	static const char way_out[] = "close that first";
+	int r = place_unused(t->file, 0, UINT64_MAX, way_out, err); /* which has a name for who it is */
 
 	if (!r)
-		r = place_unused(t->file, 0, UINT64_MAX, "close that first", err);
+		r = place_claim(t->file, false, false, way_out, &t->claim, err);
 	if (!r && looks_used(t))
 		r = confirm(t->file, o, err);
 	return r;

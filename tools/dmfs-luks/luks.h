@@ -117,8 +117,11 @@ struct place {
 
 #define PLACE_CLOSE_FIRST "close that first, or use it beside that one with --shared"
 
-/* Whether it can be opened as it is wanted; nobody else claims a file until *claim, a descriptor or -1, is closed. */
-int place_claim(const char *file, bool readonly, bool shared, int *claim, GError **err);
+/*
+ * Whether it can be opened as it is wanted; nobody else claims a file until *claim, a descriptor or -1, is closed.
+ * way_out: what to do where it is in use.
+ */
+int place_claim(const char *file, bool readonly, bool shared, const char *way_out, int *claim, GError **err);
 /* -EINVAL: the data is where its own or another's header is; -EBUSY: somebody writes there. */
 int place_check(const struct place *p, const struct options *o, GError **err);
 /* -EBUSY: a device of a dmfs or a loop device writes there; way_out: what to do about it. */

@@ -38,22 +38,16 @@ static bool is_locked(int fd)
 }
 
 /* Two that open the same file at the same time must not both find that nobody uses it. */
-static int lock_file(int fd, const char *file, GError **err)
+static int lock_file(int fd, const char *file, const char *way_out, GError **err)
 {
 	if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-		return fail(err, EBUSY,
-			    "%s is being opened or locked by another program (see lslocks): wait for its end, "
-			    "or use it beside that one with --shared",
-			    file);
+		return fail(err, EBUSY, "%s is being opened or locked by another program (see lslocks): %s", file, way_out);
 	if (is_locked(fd))
-		return fail(err, EBUSY,
-			    "%s is in use: another program has locked it (see lslocks); --shared uses it beside "
-			    "that one",
-			    file);
+		return fail(err, EBUSY, "%s is in use: another program has locked it (see lslocks); %s", file, way_out);
 	return 0;
 }
 
-int place_claim(const char *file, bool readonly, bool shared, int *claim, GError **err)
+int place_claim(const char *file, bool readonly, bool shared, const char *way_out, int *claim, GError **err)
 {
 	int flags = readonly ? O_RDONLY : O_RDWR, fd = open(file, flags | O_CLOEXEC | O_NONBLOCK), unwritable = 0, r;
 	struct stat st;
@@ -77,7 +71,7 @@ int place_claim(const char *file, bool readonly, bool shared, int *claim, GError
 			close(fd); /* dmfs and libcryptsetup claim it themselves */
 		return r;
 	}
-	r = lock_file(fd, file, err);
+	r = lock_file(fd, file, way_out, err);
 	if (r)
 		close(fd);
 	else

@@ -302,7 +302,7 @@ int volume_open(const char *file, const char *name, const struct options *o, str
 	if (!r && header)
 		r = volume_sectors(header, &sectors, err);
 	if (!r)
-		r = place_claim(path, o->readonly, o->shared, &claim, err);
+		r = place_claim(path, o->readonly, o->shared, PLACE_CLOSE_FIRST, &claim, err);
 	if (r)
 		return r;
 	v = g_new0(struct volume, 1);

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,17 +26,17 @@ struct job {
 	unsigned block_sectors;
 	atomic_uint_fast64_t next; /* sector */
 	atomic_uint_fast64_t bad;  /* blocks */
-	GMutex lock;		   /* of what is printed */
+	pthread_mutex_t lock;		   /* of what is printed */
 };
 
 static void tell(struct job *j, uint64_t block)
 {
 	uint64_t nr = atomic_fetch_add(&j->bad, 1);
 
-	g_mutex_lock(&j->lock);
+	pthread_mutex_lock(&j->lock);
 	if (nr < MAX_TOLD)
 		fprintf(stderr, "data block %" PRIu64 " is corrupted, or its digest is\n", block);
-	g_mutex_unlock(&j->lock);
+	pthread_mutex_unlock(&j->lock);
 }
 
 static void find_bad(struct job *j, uint64_t sector, uint64_t sectors, void *buf)
@@ -107,7 +108,8 @@ int verify(const struct image *im, const char *root, const struct options *o, GE
 	g_autofree char *line = image_line(im, root, o);
 	struct dm_mapped *md;
 	struct job j = {.sectors = im->sb.data_blocks * (im->sb.data_block / DM_SECTOR_SIZE),
-			.block_sectors = im->sb.data_block / DM_SECTOR_SIZE};
+			.block_sectors = im->sb.data_block / DM_SECTOR_SIZE,
+			.lock = PTHREAD_MUTEX_INITIALIZER};
 	int r;
 
 	dm_register_targets(types);

@@ -325,8 +325,11 @@ static bool park(struct dm_block_node *node, void *data)
 {
 	struct dm_block_place *p = node->tail;
 	struct parking *parking = data;
-	struct dm_block_parked *w = g_new(struct dm_block_parked, 1);
+	struct dm_block_parked *w;
 
+	if (!parking->bio)
+		return false;
+	w = g_new(struct dm_block_parked, 1);
 	w->held.keeper = parking->shard;
 	parking->error = dm_held_begin(&w->held, parking->bio, cancel_parked);
 	if (parking->error) {
@@ -494,7 +497,7 @@ void dm_block_unlock(struct dm_block_lock *l, struct dm_block_claim *claim, stru
 	leave_all(l, claim, parked);
 }
 
-bool dm_block_lock_or_park(struct dm_block_lock *l, struct dm_block_claim *claim, uint64_t block, struct dm_bio *bio)
+int dm_block_lock_or_park(struct dm_block_lock *l, struct dm_block_claim *claim, uint64_t block, struct dm_bio *bio)
 {
 	struct shard *s = &l->shards[shard_of(block >> l->shift)];
 	struct parking parking = {s, bio, 0};
@@ -508,9 +511,7 @@ bool dm_block_lock_or_park(struct dm_block_lock *l, struct dm_block_claim *claim
 	if (mine)
 		enter(s, &claim->place);
 	pthread_mutex_unlock(&s->lock);
-	if (parking.error)
-		dm_bio_end(bio, parking.error);
-	return mine;
+	return mine ? 0 : parking.error ? parking.error : 1;
 }
 
 struct dm_block_lock *dm_block_lock_new(unsigned shift)

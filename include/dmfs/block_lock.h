@@ -100,11 +100,11 @@ void dm_block_unlock(struct dm_block_lock *l, struct dm_block_claim *claim, stru
 bool dm_block_cancel(struct dm_block_lock *l, struct dm_block_claim *claim, struct dm_bio_list *parked);
 
 /*
- * For work that is done once for all who come meanwhile: makes the claim for one block, exclusive, as
- * dm_block_trylock() does; or if somebody has the block, or waits for it, leaves the bio with him and returns false.
- * His unlock hands it out, for whoever unlocks to send it on or to have it mapped anew.  If its origin is cancelled
- * (hold.h) before that, it ends with -EINTR.
+ * For work that is done once for all who come meanwhile.  0: the claim is made, for one block, exclusive, as by
+ * dm_block_trylock().  1: somebody has the block, or waits for it, and the bio (NULL: none) is left with him.  His
+ * unlock hands it out, for whoever unlocks to send it on or to have it mapped anew; if its origin is cancelled
+ * (hold.h) before that, it ends with -EINTR.  -EINTR: that has happened already, and the bio is the caller's to end.
  */
-bool dm_block_lock_or_park(struct dm_block_lock *l, struct dm_block_claim *claim, uint64_t block, struct dm_bio *bio);
+int dm_block_lock_or_park(struct dm_block_lock *l, struct dm_block_claim *claim, uint64_t block, struct dm_bio *bio);
 
 #endif

@@ -2,7 +2,7 @@
 /*
  * A target's own rows in the state database: what the kernel keeps only in
  * memory and dmfs brings back after a remount (dust's bad blocks, switch's
- * regions).
+ * regions, that a snapshot is invalid whose store cannot be told).
  *
  * A set of rows belongs to one target of one device's table and has a name.
  * When a table comes back from the state, its rows come with it; when a user

@@ -143,9 +143,22 @@ static int set_lock(struct bottom *b, short type, uint64_t start, uint64_t end)
 	return fcntl(b->fd, F_OFD_SETLK, &fl) ? -errno : 0;
 }
 
-static short lock_type(const struct claim *c)
+static bool writes(const struct extent *e)
 {
-	return c->mode & DM_MODE_WRITE ? F_WRLCK : F_RDLCK;
+	return e->claim->mode & DM_MODE_WRITE;
+}
+
+static bool is_locked_writer(struct extent *e, struct extent *other, void *unused)
+{
+	return other->locked && writes(other);
+}
+
+/* A reader leaves a writer's lock what it is: both are tables of one device, and either may be the one that stays. */
+static int lock_sectors(struct extent *e)
+{
+	bool write = writes(e) || dm_bottom_common(e, is_locked_writer, NULL);
+
+	return set_lock(e->bottom, write ? F_WRLCK : F_RDLCK, e->start, e->end);
 }
 
 /* Who can only read holds locks as far as that goes; the first who can write takes them over. */
@@ -156,8 +169,10 @@ static int take_file(struct bottom *b, struct dm_dev *dev)
 
 	if (fd < 0 || (b->fd >= 0 && (b->fd_writes || !writes)))
 		return 0;
-	if (b->fd >= 0)
+	if (b->fd >= 0) {
+		set_lock(b, F_UNLCK, 0, UINT64_MAX); /* the store has the same description open */
 		close(b->fd);
+	}
 	b->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	b->fd_writes = writes;
 	if (b->fd < 0)
@@ -166,7 +181,7 @@ static int take_file(struct bottom *b, struct dm_dev *dev)
 		struct extent *e = b->extents->pdata[i];
 
 		if (e->locked)
-			error = set_lock(b, lock_type(e->claim), e->start, e->end);
+			error = lock_sectors(e);
 	}
 	return error;
 }
@@ -182,7 +197,7 @@ int dm_extent_lock(struct extent *e, GError **err)
 	if (!b->unlockable)
 		error = take_file(b, e->dev);
 	if (!error && b->fd >= 0 && !b->unlockable)
-		error = set_lock(b, lock_type(e->claim), e->start, e->end);
+		error = lock_sectors(e);
 	e->locked = !error;
 	if (!error)
 		return 0;
@@ -223,5 +238,11 @@ void dm_extent_unlock(struct extent *e)
 	}
 	if (at < e->end)
 		set_lock(b, F_UNLCK, at, e->end);
+	for (guint i = 0; i < others->len && writes(e); i++) {
+		struct extent *o = others->pdata[i];
+
+		if (!writes(o) && !dm_bottom_common(o, is_locked_writer, NULL))
+			set_lock(b, F_RDLCK, MAX(o->start, e->start), MIN(o->end, e->end));
+	}
 }
 

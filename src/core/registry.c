@@ -311,6 +311,18 @@ static sqlite3_stmt *look(sqlite3 *file, const char *text)
 	return stmt;
 }
 
+/* Whether the open journal would take a transaction back: asked of the file itself, wherever SQLite keeps it. */
+static bool journal_holds_something(void)
+{
+	sqlite3_file *journal = NULL;
+	sqlite3_int64 size;
+
+	if (sqlite3_file_control(db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &journal) == SQLITE_OK && journal &&
+	    journal->pMethods)
+		return journal->pMethods->xFileSize(journal, &size) != SQLITE_OK || size > 0;
+	return has_journal(db_path);
+}
+
 /*
  * After a COMMIT that failed: whether it has happened.  A transaction is made by emptying the journal, and what failed
  * may be the sync of that.  The connection may not be able to tell any more; the file is, if no journal takes it back.
@@ -322,7 +334,7 @@ static bool has_happened(const struct goal *goal)
 	sqlite3 *file = NULL;
 	bool done = false;
 
-	if (!goal->done || has_journal(db_path))
+	if (!goal->done || journal_holds_something())
 		return false;
 	if (sqlite3_open_v2(uri, &file, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL) == SQLITE_OK)
 		done = goal->done(goal, file);

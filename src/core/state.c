@@ -411,47 +411,51 @@ static const struct dm_target_type *parse_line(const char *line, char **first)
 	return dm_find_type(type);
 }
 
-/* Enters a device under the first arguments of its lines whose types have an absent one. */
-static void enter_watchers(struct restored *r, GHashTable *watchers)
+/* Calls fn for the types of a live table's lines, with the first argument. */
+static void each_type(struct restored *r, void (*fn)(struct restored *, const struct dm_target_type *, const char *, void *),
+		      void *data)
 {
 	const char *text = r->d.live.text ? r->d.live.text : "";
 	char *line;
 
 	while ((line = next_line(&text))) {
-		g_autofree char *first = NULL, *own = line;
+		g_autofree char *first = NULL;
 		const struct dm_target_type *type = parse_line(line, &first);
-		GPtrArray *list = type && type->absent ? g_hash_table_lookup(watchers, first) : NULL;
 
-		if (!type || !type->absent)
-			continue;
-		if (!list) {
-			list = g_ptr_array_new();
-			g_hash_table_insert(watchers, g_steal_pointer(&first), list);
-		}
-		if (!list->len || list->pdata[list->len - 1] != r)
-			g_ptr_array_add(list, r);
+		if (type)
+			fn(r, type, first, data);
+		g_free(line);
 	}
 }
 
-/* A device that may miss some comes after them. */
-static void follow_watchers(struct restored *r, GHashTable *watchers)
+/* Enters a device under the first arguments of its lines whose types have an absent one. */
+static void enter_watcher(struct restored *r, const struct dm_target_type *type, const char *first, void *watchers)
 {
-	const char *text = r->d.live.text ? r->d.live.text : "";
-	char *line;
+	GPtrArray *list;
 
-	while ((line = next_line(&text))) {
-		g_autofree char *first = NULL, *own = line;
-		const struct dm_target_type *type = parse_line(line, &first);
-		GPtrArray *list = type && type->misses ? g_hash_table_lookup(watchers, first) : NULL;
+	if (!type->absent)
+		return;
+	list = g_hash_table_lookup(watchers, first);
+	if (!list) {
+		list = g_ptr_array_new();
+		g_hash_table_insert(watchers, g_strdup(first), list);
+	}
+	if (!list->len || list->pdata[list->len - 1] != r)
+		g_ptr_array_add(list, r);
+}
 
-		for (guint i = 0; list && i < list->len; i++) {
-			struct restored *before = list->pdata[i];
+/* A device that may miss some comes after them. */
+static void follow_watchers(struct restored *r, const struct dm_target_type *type, const char *first, void *watchers)
+{
+	GPtrArray *list = type->misses ? g_hash_table_lookup(watchers, first) : NULL;
 
-			if (before == r)
-				continue;
-			g_ptr_array_add(before->before, r);
-			r->comes_after++;
-		}
+	for (guint i = 0; list && i < list->len; i++) {
+		struct restored *before = list->pdata[i];
+
+		if (before == r)
+			continue;
+		g_ptr_array_add(before->before, r);
+		r->comes_after++;
 	}
 }
 
@@ -571,7 +575,7 @@ static void find_order(GPtrArray *all)
 		struct restored *r = all->pdata[i];
 
 		g_hash_table_insert(by_minor, GUINT_TO_POINTER(r->d.minor), r);
-		enter_watchers(r, watchers);
+		each_type(r, enter_watcher, watchers);
 	}
 	for (unsigned i = 0; i < all->len; i++) {
 		struct restored *r = all->pdata[i];
@@ -588,7 +592,7 @@ static void find_order(GPtrArray *all)
 			}
 		}
 		if (g_hash_table_size(watchers))
-			follow_watchers(r, watchers);
+			each_type(r, follow_watchers, watchers);
 	}
 }
 

@@ -8,14 +8,18 @@
 
 #include "fs.h"
 
+#include <dmfs/block_lock.h>
+
 struct dmfs_image {
 	struct dmfs_device *device;
 	_Atomic uint64_t bytes;  /* the live table's size */
 	_Atomic unsigned block;  /* and its logical block size */
 	struct dm_gate writes;   /* aligned writes under way; closed while there are unaligned ones */
+	struct dm_block_lock *sectors; /* being written the slow way */
 	pthread_mutex_t lock;    /* rmw.c's, for all below */
-	GQueue active, waiting;  /* of struct dmfs_rmw */
-	bool slow, drained;
+	unsigned slow;           /* writes that go the slow way */
+	struct dmfs_rmw *waiting, **waiting_tail; /* of them, until the gate is empty */
+	bool drained;            /* it is */
 	pthread_mutex_t changes_lock; /* coherence.c's */
 	GQueue changes;
 	struct dm_wq *drops; /* stale pages are dropped in it */
@@ -37,9 +41,10 @@ struct dmfs_rmw {
 	char *edge; /* a block that is read */
 	int step;
 	struct dm_origin *origin; /* the caller's, before dmfs_rmw_start(); may be NULL */
-	bool waits; /* nothing of it has begun; under image->lock */
+	enum { RMW_GATE, RMW_BLOCKS, RMW_GOES } waits; /* for what; under image->lock */
 	void (*done)(struct dmfs_rmw *, int error);
-	GList link_active, link_waiting;
+	struct dm_block_claim claim;
+	struct dmfs_rmw *next;
 };
 
 /*

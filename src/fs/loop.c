@@ -397,7 +397,7 @@ int dmfs_loop_start(unsigned nr, struct fuse_session *session, void *owner, unsi
 
 bool dmfs_loop_ready(unsigned nr)
 {
-	return loops[nr].ready;
+	return __atomic_load_n(&loops[nr].ready, __ATOMIC_RELAXED);
 }
 
 bool dmfs_loop_stopped(unsigned nr)

@@ -5,10 +5,9 @@
  *
  * Whole-block writes normally take no lock: they only pass the gate
  * image->writes.  The first unaligned write closes the gate.  From then on
- * every write comes here, into one of two lists: active, if it overlaps no other that is in the
- * lists (two whole-block writes may overlap, as on any disk), else waiting, in the order of arrival.  Nothing
- * is started before the writes that were inside the gate have left it.  When the
- * lists are empty the gate opens again.
+ * every write comes here and claims its blocks (block_lock.h): unaligned ones for themselves, whole-block
+ * ones together with others of their kind (two may overlap, as on any disk).  Nothing claims any before the
+ * writes that were inside the gate have left it.  When there are none any more the gate opens again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,111 +15,116 @@
 
 #include "image.h"
 
+#include <dmfs/container_of.h>
+#include <dmfs/later.h>
 #include <dmfs/work.h>
 
-#include <dmfs/container_of.h>
+#define SECTORS_SHIFT 11 /* few writes are longer than 1 MiB */
 
 static void start(struct dmfs_rmw *w);
+static void granted(struct dm_block_claim *claim);
 
 static bool is_whole(const struct dmfs_rmw *w)
 {
 	return !w->reads_head && !w->reads_tail;
 }
 
-static bool conflicts(const struct dmfs_rmw *a, const struct dmfs_rmw *b)
+/*
+ * If the gate is empty: has those that waited for it claim their blocks, and returns those that have got them, for
+ * start_all().  image->lock held.
+ */
+static struct dmfs_rmw *claim_blocks(struct dmfs_image *image)
 {
-	return a->begin < b->end && b->begin < a->end && !(is_whole(a) && is_whole(b));
-}
+	struct dmfs_rmw *w = image->waiting, *next, *ready = NULL, **tail = &ready;
 
-/* Whether w may run beside the active ones and those that wait before it. */
-static bool must_wait(struct dmfs_image *image, const struct dmfs_rmw *w)
-{
-	for (GList *l = image->active.head; l; l = l->next)
-		if (conflicts(l->data, w))
-			return true;
-	for (GList *l = image->waiting.head; l && l->data != w; l = l->next)
-		if (conflicts(l->data, w))
-			return true;
-	return false;
-}
-
-/* Starts whatever may start; image->lock held, and dropped around the starting. */
-static void schedule(struct dmfs_image *image)
-{
-	GQueue ready = G_QUEUE_INIT;
-	GList *l, *next;
-
-	if (!image->drained)
-		return;
-	for (l = image->waiting.head; l; l = next) {
-		struct dmfs_rmw *w = l->data;
-
-		next = l->next;
-		if (must_wait(image, w))
+	if (!image->slow || (!image->drained && dm_gate_inside(&image->writes)))
+		return NULL;
+	image->drained = true;
+	image->waiting = NULL;
+	image->waiting_tail = &image->waiting;
+	for (; w; w = next) {
+		next = w->next;
+		w->next = NULL;
+		w->waits = RMW_BLOCKS;
+		if (!dm_block_lock(image->sectors, &w->claim, w->begin >> DM_SECTOR_SHIFT, (w->end - 1) >> DM_SECTOR_SHIFT,
+				   is_whole(w) ? DM_BLOCK_SHARED : DM_BLOCK_EXCLUSIVE, granted))
 			continue;
-		g_queue_unlink(&image->waiting, &w->link_waiting);
-		w->waits = false;
-		g_queue_push_tail_link(&image->active, &w->link_active);
-		g_queue_push_tail(&ready, w);
+		w->waits = RMW_GOES;
+		*tail = w;
+		tail = &w->next;
 	}
-	pthread_mutex_unlock(&image->lock);
-	for (struct dmfs_rmw *w; (w = g_queue_pop_head(&ready));)
-		start(w);
-	pthread_mutex_lock(&image->lock);
+	return ready;
+}
+
+static void start_all(struct dmfs_rmw *list)
+{
+	for (struct dmfs_rmw *next; list; list = next) {
+		next = list->next;
+		start(list);
+	}
 }
 
 static void writes_drained(struct dm_gate *gate)
 {
 	struct dmfs_image *image = container_of(gate, struct dmfs_image, writes);
 	struct dmfs_device *d = image->device;
+	struct dmfs_rmw *list;
 
-	/* A write that schedule() starts may be answered at once, and its device gone before schedule() is back. */
+	/* A write may be answered at once, and its device gone. */
 	dm_mapped_ref(d->md);
 	pthread_mutex_lock(&image->lock);
-	if (image->slow && !image->drained && !dm_gate_inside(gate)) {
-		image->drained = true;
-		schedule(image);
-	}
+	list = claim_blocks(image);
 	pthread_mutex_unlock(&image->lock);
+	start_all(list);
 	dmfs_device_put(d);
 }
 
-/* One has left the lists; image->lock held. */
-static void go_on(struct dmfs_image *image)
+static void one_less(struct dmfs_image *image)
 {
-	schedule(image);
-	if (image->slow && !image->active.length && !image->waiting.length) {
-		image->slow = false;
+	pthread_mutex_lock(&image->lock);
+	if (!--image->slow)
 		dm_gate_open(&image->writes);
-	}
+	pthread_mutex_unlock(&image->lock);
 }
 
 static void finish(struct dmfs_rmw *w, int error)
 {
 	struct dmfs_image *image = w->image;
 
-	pthread_mutex_lock(&image->lock);
-	g_queue_unlink(&image->active, &w->link_active);
-	go_on(image);
-	pthread_mutex_unlock(&image->lock);
+	dm_block_unlock(image->sectors, &w->claim, NULL);
+	one_less(image);
 	w->done(w, error);
+}
+
+/* Takes a write out of those that wait for the gate; image->lock held. */
+static void forget_waiting(struct dmfs_rmw *w)
+{
+	struct dmfs_rmw **p = &w->image->waiting;
+
+	while (*p != w)
+		p = &(*p)->next;
+	*p = w->next;
+	if (!*p)
+		w->image->waiting_tail = p;
 }
 
 void dmfs_rmw_cancel(struct dmfs_rmw *w)
 {
 	struct dmfs_image *image = w->image;
-	bool waited;
+	bool waits_for_gate, waited;
 
 	pthread_mutex_lock(&image->lock);
-	waited = w->waits;
-	if (waited) {
-		w->waits = false;
-		g_queue_unlink(&image->waiting, &w->link_waiting);
-		go_on(image);
-	}
+	waits_for_gate = w->waits == RMW_GATE;
+	waited = w->waits != RMW_GOES;
+	if (waits_for_gate)
+		forget_waiting(w);
+	w->waits = RMW_GOES;
 	pthread_mutex_unlock(&image->lock);
-	if (waited)
-		w->done(w, -EINTR);
+	/* It may have got its blocks, and gone on, meanwhile. */
+	if (!waited || (!waits_for_gate && !dm_block_cancel(image->sectors, &w->claim, NULL)))
+		return;
+	one_less(image);
+	w->done(w, -EINTR);
 }
 
 /* --- the three steps of one write --------------------------------------------------------- */
@@ -159,7 +163,7 @@ static void step_end(struct dm_bio *bio)
 	next_step(w);
 }
 
-static void submit_step(struct dmfs_rmw *w, enum dm_op op, uint64_t at, char *data, uint64_t bytes)
+static void prepare_step(struct dmfs_rmw *w, enum dm_op op, uint64_t at, char *data, uint64_t bytes)
 {
 	w->iov = (struct iovec){data, bytes};
 	w->bio = (struct dm_bio){
@@ -174,21 +178,26 @@ static void submit_step(struct dmfs_rmw *w, enum dm_op op, uint64_t at, char *da
 		.private = w,
 		.origin = w->origin,
 	};
-	dm_submit(&w->bio);
 }
 
-static void next_step(struct dmfs_rmw *w)
+static void prepare_next(struct dmfs_rmw *w)
 {
 	if (w->step == READ_HEAD && !w->reads_head)
 		w->step++;
 	if (w->step == READ_TAIL && !w->reads_tail)
 		w->step++;
 	if (w->step == READ_HEAD)
-		submit_step(w, DM_READ, w->begin, w->edge, w->block);
+		prepare_step(w, DM_READ, w->begin, w->edge, w->block);
 	else if (w->step == READ_TAIL)
-		submit_step(w, DM_READ, w->end - w->block, w->edge, w->block);
+		prepare_step(w, DM_READ, w->end - w->block, w->edge, w->block);
 	else
-		submit_step(w, DM_WRITE, w->begin, w->data, w->end - w->begin);
+		prepare_step(w, DM_WRITE, w->begin, w->data, w->end - w->begin);
+}
+
+static void next_step(struct dmfs_rmw *w)
+{
+	prepare_next(w);
+	dm_submit(&w->bio);
 }
 
 static void start(struct dmfs_rmw *w)
@@ -197,10 +206,27 @@ static void start(struct dmfs_rmw *w)
 	next_step(w);
 }
 
+/* In a thread of a queue's: it may wait for the disk. */
+static void granted(struct dm_block_claim *claim)
+{
+	struct dmfs_rmw *w = container_of(claim, struct dmfs_rmw, claim);
+	struct dm_bio_list bios;
+
+	pthread_mutex_lock(&w->image->lock);
+	w->waits = RMW_GOES;
+	pthread_mutex_unlock(&w->image->lock);
+	w->step = READ_HEAD;
+	prepare_next(w);
+	dm_bio_list_init(&bios);
+	dm_bio_list_add(&bios, &w->bio);
+	dm_submit_async(&bios);
+}
+
 void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *buf, uint64_t offset, uint64_t len,
 		    unsigned flags, void (*done)(struct dmfs_rmw *, int))
 {
 	struct dmfs_device *d = image->device;
+	struct dmfs_rmw *list;
 
 	w->image = image;
 	w->block = image->block;
@@ -217,21 +243,21 @@ void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *bu
 	w->data = g_malloc(w->end - w->begin);
 	w->edge = is_whole(w) ? NULL : g_malloc(w->block);
 	memcpy(w->data + (offset - w->begin), buf, len);
-	w->link_active.data = w->link_waiting.data = w;
+	w->waits = RMW_GATE;
+	w->next = NULL;
 
 	dm_mapped_ref(d->md); /* as in writes_drained() */
 	pthread_mutex_lock(&image->lock);
-	w->waits = true;
-	g_queue_push_tail_link(&image->waiting, &w->link_waiting);
-	if (!image->slow) {
-		image->slow = true;
+	if (!image->slow++) {
 		image->drained = false;
+		image->waiting_tail = &image->waiting;
 		dm_gate_close(&image->writes);
 	}
-	if (!image->drained && !dm_gate_inside(&image->writes))
-		image->drained = true;
-	schedule(image);
+	*image->waiting_tail = w;
+	image->waiting_tail = &w->next;
+	list = claim_blocks(image);
 	pthread_mutex_unlock(&image->lock);
+	start_all(list);
 	dmfs_device_put(d);
 }
 
@@ -249,8 +275,7 @@ struct dmfs_image *dmfs_image_new(struct dmfs_device *d)
 	dm_gate_init(&image->writes);
 	image->writes.drained = writes_drained;
 	pthread_mutex_init(&image->lock, NULL);
-	g_queue_init(&image->active);
-	g_queue_init(&image->waiting);
+	image->sectors = dm_block_lock_new(SECTORS_SHIFT);
 	pthread_mutex_init(&image->changes_lock, NULL);
 	g_queue_init(&image->changes);
 	image->drops = dm_wq_new("invalidate", 8);
@@ -264,6 +289,7 @@ void dmfs_image_free(struct dmfs_device *d)
 	dm_wq_free(d->image->drops);
 	pthread_mutex_destroy(&d->image->changes_lock);
 	dm_gate_destroy(&d->image->writes);
+	dm_block_lock_free(d->image->sectors);
 	pthread_mutex_destroy(&d->image->lock);
 	g_free(d->image);
 }

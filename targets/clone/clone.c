@@ -71,26 +71,6 @@ static int commit(struct clone *c)
 	return r;
 }
 
-/* A commit answers all FLUSHes and FUA writes that came before it. */
-static void commit_waiting(struct clone *c)
-{
-	struct dm_bio_list list;
-	struct dm_bio *bio;
-	int r;
-
-	pthread_mutex_lock(&c->lock);
-	list = c->committing;
-	if (!list.head)
-		list.tail = &list.head;
-	dm_bio_list_init(&c->committing);
-	pthread_mutex_unlock(&c->lock);
-	if (dm_bio_list_empty(&list) && !clone_md_dirty(c->md))
-		return;
-	r = commit(c);
-	while ((bio = dm_bio_list_pop(&list)))
-		dm_bio_end(bio, r);
-}
-
 /* In the queue, so not beside the background hydration or a commit. */
 static void release_bits(struct clone *c)
 {
@@ -103,12 +83,17 @@ static void release_bits(struct clone *c)
 		clone_md_release(c->md);
 }
 
-static void commit_work(struct dm_work *work)
+static void release_work(struct dm_work *work)
 {
-	struct clone *c = container_of(work, struct clone, commit_work);
+	release_bits(container_of(work, struct clone, release_work));
+}
 
-	commit_waiting(c);
-	release_bits(c);
+static int commit_all(void *context)
+{
+	int r = commit(context);
+
+	release_bits(context);
+	return r;
 }
 
 static void leave_bits(struct clone *c)
@@ -116,28 +101,27 @@ static void leave_bits(struct clone *c)
 	if (!atomic_load_explicit(&c->touched, memory_order_relaxed))
 		atomic_store_explicit(&c->touched, true, memory_order_relaxed);
 	if (atomic_fetch_sub(&c->ios_in_flight, 1) == 1 && atomic_load(&c->complete))
-		dm_wq_queue(c->wq, &c->commit_work);
+		dm_wq_queue(c->wq, &c->release_work);
 }
 
-static void commit_later(struct clone *c, struct dm_bio *bio)
+static void committed(struct dm_commit_wait *wait, int error)
 {
-	pthread_mutex_lock(&c->lock);
-	dm_bio_list_add(&c->committing, bio);
-	pthread_mutex_unlock(&c->lock);
-	dm_wq_queue(c->wq, &c->commit_work);
+	dm_bio_end(container_of(wait, struct clone_bio, commit)->bio, error);
 }
 
-/* Each second while something is to be committed. */
-static void tick(struct dm_timer *t)
+/* A FLUSH, or a FUA write that has ended: it is answered when the metadata is durable. */
+static void end_after_commit(struct clone *c, struct dm_bio *bio)
 {
-	struct clone *c = container_of(t, struct clone, timer);
+	struct clone_bio *cb = bio->private;
 
-	if (atomic_load(&c->suspended))
-		return;
-	if (clone_md_dirty(c->md))
-		dm_wq_queue(c->wq, &c->commit_work);
-	if (!atomic_load(&c->complete))
-		dm_timer_arm(t, dm_now_ns() + COMMIT_NS);
+	cb->bio = bio;
+	cb->commit.done = committed;
+	dm_group_commit(c->commits, &cb->commit);
+}
+
+void clone_commit_soon(struct clone *c)
+{
+	dm_group_commit_soon(c->commits, COMMIT_NS);
 }
 
 /* --- the end of the hydration --------------------------------------------------------------- */
@@ -163,7 +147,7 @@ void clone_check_complete(struct clone *c)
 		return;
 	__atomic_store_n(&c->ti->max_io_sectors, 0, __ATOMIC_RELAXED);
 	dm_target_event(c->ti, "HYDRATED", NULL);
-	dm_wq_queue(c->wq, &c->commit_work);
+	dm_group_commit_soon(c->commits, 0);
 }
 
 /* --- constructor -------------------------------------------------------------------------------- */
@@ -258,15 +242,15 @@ static void clone_free(struct clone *c)
 	if (c->kcopyd)
 		dm_kcopyd_client_free(c->kcopyd); /* the end of its last copy may still be waking the queues */
 	if (c->wq) {
-		dm_timer_cancel_sync(&c->timer);
 		dm_timer_cancel_sync(&c->rest_timer);
+		dm_group_commit_free(c->commits);
 		dm_wq_free(c->wq);
 	}
 	clone_md_close(c->md);
 	dm_put_device(c->ti, c->source);
 	dm_put_device(c->ti, c->dest);
 	dm_put_device(c->ti, c->meta_dev);
-	g_tree_destroy(c->hydrations);
+	dm_block_lock_free(c->regions);
 	pthread_mutex_destroy(&c->lock);
 	pthread_cond_destroy(&c->idle);
 	g_free(c->args);
@@ -280,16 +264,14 @@ static struct clone *clone_new(struct dm_target *ti)
 	c->ti = ti;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->idle, NULL);
-	c->hydrations = g_tree_new(clone_compare_hydrations);
-	dm_bio_list_init(&c->committing);
+	c->regions = dm_block_lock_new(0);
 	atomic_init(&c->enabled, true);
 	c->want_passdown = true;
 	atomic_init(&c->suspended, true);
 	atomic_init(&c->threshold, 1);
 	atomic_init(&c->batch, 1);
 	c->hydrate_work.fn = clone_hydrate;
-	c->commit_work.fn = commit_work;
-	c->timer.fn = tick;
+	c->release_work.fn = release_work;
 	c->rest_timer.fn = clone_rest_over;
 	return c;
 }
@@ -322,6 +304,7 @@ static int clone_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	c->reopen = dm_mapped_sectors(dm_target_mapped(ti)) > 0;
 	c->kcopyd = dm_kcopyd_client_new(NULL, 0);
 	c->wq = dm_wq_new("clone", 1);
+	c->commits = dm_group_commit_new(c->wq, commit_all, c);
 	ti->private = c;
 	ti->max_io_sectors = c->region_sectors;
 	ti->num_flush_bios = 1;
@@ -409,7 +392,7 @@ static enum dm_mapio clone_map(struct dm_target *ti, struct dm_bio *bio)
 			bio->dev = c->dest;
 			return DM_MAPIO_REMAPPED;
 		}
-		commit_later(c, bio);
+		end_after_commit(c, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
 	if (bio->op == DM_DISCARD)
@@ -457,7 +440,7 @@ static enum dm_endio clone_end_io(struct dm_target *ti, struct dm_bio *bio)
 	/* What the write stands on is durable before it is answered. */
 	if (!bio->error && bio->op == DM_WRITE && (bio->flags & DM_FUA) && clone_md_dirty(c->md)) {
 		bio->flags &= ~(unsigned)DM_FUA;
-		commit_later(c, bio);
+		end_after_commit(c, bio);
 		return DM_ENDIO_INCOMPLETE;
 	}
 	return DM_ENDIO_DONE;
@@ -519,9 +502,6 @@ static void clone_resume(struct dm_target *ti)
 	check_passdown(c);
 	atomic_store(&c->suspended, false);
 	clone_check_complete(c);
-	if (atomic_load(&c->complete))
-		dm_wq_queue(c->wq, &c->commit_work);
-	dm_timer_arm(&c->timer, dm_now_ns() + COMMIT_NS);
 	clone_wake(c);
 }
 
@@ -531,8 +511,8 @@ static void clone_postsuspend(struct dm_target *ti)
 
 	dm_wq_flush(c->wq); /* a step of the background hydration that began before it could see the suspension */
 	clone_wait_hydrations(c);
-	dm_timer_cancel_sync(&c->timer);
 	dm_timer_cancel_sync(&c->rest_timer);
+	dm_group_commit_settle(c->commits);
 	dm_wq_flush(c->wq);
 	if (clone_md_dirty(c->md))
 		commit(c);
@@ -594,8 +574,7 @@ static void clone_commit(struct dm_target *ti)
 
 	if (atomic_load(&c->suspended) || !clone_md_dirty(c->md))
 		return;
-	dm_wq_queue(c->wq, &c->commit_work); /* not beside another commit */
-	dm_wq_flush_work(c->wq, &c->commit_work);
+	dm_group_commit_sync(c->commits);
 }
 
 static int clone_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err)

@@ -4,8 +4,8 @@
  *
  * A region is hydrated when its bit is set; then its I/O goes to the
  * destination.  Until then reads go to the source, and the first write makes a struct
- * hydration, under which further writes of the region wait.  A region with one is left alone by the
- * background hydration, and a discard does not set its bit.
+ * hydration, which claims the region (block_lock.h) and with which further writes of it are parked.  A region with one
+ * is left alone by the background hydration, and a discard does not set its bit.
  */
 #ifndef CLONE_H
 #define CLONE_H
@@ -14,6 +14,8 @@
 
 #include "metadata.h"
 
+#include <dmfs/block_lock.h>
+#include <dmfs/group_commit.h>
 #include <dmfs/kcopyd.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
@@ -29,9 +31,9 @@ struct hydration {
 	struct clone *c;
 	uint64_t region, n;
 	bool background, hole;
-	struct dm_bio *overwrite; /* a write of the whole region, instead of a copy */
-	struct dm_bio_list waiting;
-	struct dm_work work;
+	struct dm_block_claim claim; /* others are parked with it */
+	struct dm_bio *first;        /* the write it was made for, if any */
+	bool overwrites;             /* which is of the whole region, and takes the place of a copy */
 };
 
 struct clone {
@@ -51,17 +53,17 @@ struct clone {
 
 	struct dm_kcopyd_client *kcopyd;
 	struct dm_wq *wq;   /* commits and hydration: one at a time */
-	struct dm_work hydrate_work, commit_work;
-	struct dm_timer timer, rest_timer;
+	struct dm_work hydrate_work, release_work;
+	struct dm_timer rest_timer;
+	struct dm_group_commit *commits;
+	struct dm_block_lock *regions; /* being hydrated */
 	atomic_uint ios_in_flight;
 	atomic_bool touched; /* one has ended since the background hydration looked */
 
 	pthread_mutex_t lock; /* for all below */
 	pthread_cond_t idle;
-	GTree *hydrations;      /* struct hydration, by their regions; no two share one */
 	unsigned hydrating;     /* regions */
 	unsigned background;    /* of them, by the background hydration */
-	struct dm_bio_list committing; /* FLUSHes, and FUA writes that have ended */
 	uint64_t cursor;
 	uint64_t soon[CLONE_SOON];
 	unsigned n_soon;
@@ -77,7 +79,6 @@ static inline uint64_t clone_region(const struct clone *c, uint64_t offset)
 }
 
 /* hydrate.c */
-gint clone_compare_hydrations(gconstpointer a, gconstpointer b);
 void clone_write_cold(struct clone *c, struct dm_bio *bio, uint64_t region);
 void clone_overwrite_done(struct hydration *h, int error);
 void clone_note_read(struct clone *c, uint64_t region);
@@ -90,8 +91,12 @@ void clone_wait_hydrations(struct clone *c);
 /* clone.c */
 void clone_set_mode(struct clone *c, enum clone_mode mode);
 void clone_check_complete(struct clone *c);
+/* Regions were set: they are committed within a second. */
+void clone_commit_soon(struct clone *c);
 
 struct clone_bio {
+	struct dm_bio *bio;
+	struct dm_commit_wait commit;
 	struct hydration *overwrite;
 	uint64_t from, to; /* a discard: the whole regions of it */
 	bool counted;

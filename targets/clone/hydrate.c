@@ -31,61 +31,9 @@ static uint64_t regions_sectors(const struct clone *c, uint64_t region, uint64_t
 	return MIN(n << c->shift, c->ti->len - region_sector(c, region));
 }
 
-/* --- those under way; c->lock held ---------------------------------------------------------- */
+/* --- those under way -------------------------------------------------------------------------- */
 
-gint clone_compare_hydrations(gconstpointer a, gconstpointer b)
-{
-	const struct hydration *x = a, *y = b;
-
-	return x->region < y->region ? -1 : x->region > y->region;
-}
-
-/* Where to look for a region from a hydration on: 0 is here. */
-static gint which_way(gconstpointer key, gconstpointer data)
-{
-	const struct hydration *h = key;
-	uint64_t region = *(const uint64_t *)data;
-
-	return region < h->region ? -1 : region - h->region >= h->n;
-}
-
-static struct hydration *find(struct clone *c, uint64_t region)
-{
-	return g_tree_search(c->hydrations, which_way, &region);
-}
-
-/* The first region at or after `from`, and below `end`, that one is under way for; end if there is none. */
-static uint64_t next_under_way(struct clone *c, uint64_t from, uint64_t end)
-{
-	struct hydration key = {.region = from};
-	GTreeNode *node;
-
-	if (find(c, from))
-		return from;
-	node = g_tree_lower_bound(c->hydrations, &key);
-	return node ? MIN(end, ((struct hydration *)g_tree_node_key(node))->region) : end;
-}
-
-/* From `region` on, which is neither: how many are neither hydrated nor under way, at most. */
-static uint64_t stretch(struct clone *c, uint64_t region, uint64_t most)
-{
-	uint64_t end = most < c->nr_regions - region ? region + most : c->nr_regions;
-
-	end = clone_md_next_hydrated(c->md, region, end);
-	return next_under_way(c, region, end) - region;
-}
-
-/* The first region at or after `from`, and below `end`, that is neither; end if there is none. */
-static uint64_t next_free(struct clone *c, uint64_t from, uint64_t end)
-{
-	struct hydration *h;
-
-	while ((from = clone_md_next(c->md, from, end)) < end && (h = find(c, from)))
-		from = MIN(end, h->region + h->n);
-	return from;
-}
-
-static struct hydration *start(struct clone *c, uint64_t region, uint64_t n, bool background)
+static struct hydration *hydration_new(struct clone *c, uint64_t region, uint64_t n, bool background)
 {
 	struct hydration *h = g_new0(struct hydration, 1);
 
@@ -93,24 +41,32 @@ static struct hydration *start(struct clone *c, uint64_t region, uint64_t n, boo
 	h->region = region;
 	h->n = n;
 	h->background = background;
-	dm_bio_list_init(&h->waiting);
-	g_tree_insert(c->hydrations, h, h);
-	c->hydrating += (unsigned)n;
-	if (background)
-		c->background += (unsigned)n;
 	return h;
 }
 
-static void forget(struct hydration *h)
+/* Its regions are claimed. */
+static void count(struct hydration *h)
 {
 	struct clone *c = h->c;
 
-	g_tree_remove(c->hydrations, h);
+	pthread_mutex_lock(&c->lock);
+	c->hydrating += (unsigned)h->n;
+	if (h->background)
+		c->background += (unsigned)h->n;
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void uncount(struct hydration *h)
+{
+	struct clone *c = h->c;
+
+	pthread_mutex_lock(&c->lock);
 	c->hydrating -= (unsigned)h->n;
 	if (h->background)
 		c->background -= (unsigned)h->n;
 	if (!c->hydrating)
 		pthread_cond_broadcast(&c->idle);
+	pthread_mutex_unlock(&c->lock);
 }
 
 void clone_wait_hydrations(struct clone *c)
@@ -153,13 +109,13 @@ static void count_failure(struct clone *c, bool source)
 }
 
 /* Ends the hydration for others: who waits for it is the caller's now. */
-static void take_waiting(struct hydration *h, struct dm_bio_list *waiting)
+static void leave(struct hydration *h, struct dm_bio_list *waiting)
 {
 	dm_bio_list_init(waiting);
-	pthread_mutex_lock(&h->c->lock);
-	dm_bio_list_take(&h->waiting, waiting);
-	forget(h);
-	pthread_mutex_unlock(&h->c->lock);
+	if (h->first && !h->overwrites)
+		dm_bio_list_add(waiting, h->first);
+	dm_block_unlock(h->c->regions, &h->claim, waiting);
+	uncount(h);
 }
 
 static void finish(struct hydration *h, int error)
@@ -167,9 +123,11 @@ static void finish(struct hydration *h, int error)
 	struct clone *c = h->c;
 	struct dm_bio_list waiting;
 
-	if (!error)
+	if (!error) {
 		clone_md_set(c->md, h->region, h->n);
-	take_waiting(h, &waiting);
+		clone_commit_soon(c);
+	}
+	leave(h, &waiting);
 	run_waiting(c, &waiting, error);
 	if (!error)
 		clone_check_complete(c);
@@ -204,31 +162,28 @@ static void copy(struct hydration *h)
 
 void clone_write_cold(struct clone *c, struct dm_bio *bio, uint64_t region)
 {
-	struct clone_bio *cb = bio->private;
-	struct hydration *h;
-	bool whole = bio->sectors == regions_sectors(c, region, 1);
+	struct hydration *h = hydration_new(c, region, 1, false);
+	int r = dm_block_lock_or_park(c->regions, &h->claim, region, bio);
 
-	pthread_mutex_lock(&c->lock);
+	if (r) {
+		g_free(h);
+		if (r < 0)
+			dm_bio_end(bio, r);
+		return;
+	}
+	count(h);
+	h->first = bio;
 	if (clone_md_hydrated(c->md, region)) { /* since we looked */
-		pthread_mutex_unlock(&c->lock);
-		bio->dev = c->dest;
-		dm_submit(bio);
+		struct dm_bio_list waiting;
+
+		leave(h, &waiting);
+		g_free(h);
+		run_waiting(c, &waiting, 0);
 		return;
 	}
-	h = find(c, region);
-	if (h) {
-		dm_bio_list_add(&h->waiting, bio);
-		pthread_mutex_unlock(&c->lock);
-		return;
-	}
-	h = start(c, region, 1, false);
-	if (whole)
-		h->overwrite = bio;
-	else
-		dm_bio_list_add(&h->waiting, bio);
-	pthread_mutex_unlock(&c->lock);
-	if (whole) {
-		cb->overwrite = h;
+	h->overwrites = bio->sectors == regions_sectors(c, region, 1);
+	if (h->overwrites) {
+		((struct clone_bio *)bio->private)->overwrite = h;
 		bio->dev = c->dest;
 		dm_submit(bio);
 	} else {
@@ -236,34 +191,57 @@ void clone_write_cold(struct clone *c, struct dm_bio *bio, uint64_t region)
 	}
 }
 
+static void write_again(struct clone *c, struct dm_bio_list *list)
+{
+	struct dm_bio *bio;
+
+	while ((bio = dm_bio_list_pop(list)))
+		clone_write_cold(c, bio, clone_region(c, bio->sector));
+}
+
 /* From end_io of the write; what waited for it starts anew if it failed. */
 void clone_overwrite_done(struct hydration *h, int error)
 {
 	struct clone *c = h->c;
 	struct dm_bio_list waiting;
-	struct dm_bio *bio;
 
 	if (!error) {
 		finish(h, 0);
 		return;
 	}
-	take_waiting(h, &waiting);
-	while ((bio = dm_bio_list_pop(&waiting)))
-		clone_write_cold(c, bio, h->region);
+	leave(h, &waiting);
 	g_free(h);
+	write_again(c, &waiting);
+}
+
+/* As much of [from, to) as nobody has a claim for. */
+static void discard_some(struct clone *c, uint64_t from, uint64_t to)
+{
+	struct dm_block_claim claim;
+	struct dm_bio_list waiting;
+	uint64_t n;
+
+	dm_bio_list_init(&waiting);
+	if (dm_block_trylock(c->regions, &claim, from, to - 1, DM_BLOCK_EXCLUSIVE, &waiting)) {
+		for (uint64_t r = from; (r = clone_md_next(c->md, r, to)) < to; r += n) {
+			n = clone_md_next_hydrated(c->md, r, to) - r;
+			clone_md_set(c->md, r, n);
+		}
+		dm_block_unlock(c->regions, &claim, &waiting);
+	} else if (to - from > 1) {
+		discard_some(c, from, from + (to - from) / 2);
+		discard_some(c, from + (to - from) / 2, to);
+	}
+	write_again(c, &waiting);
 }
 
 /* Marks whole regions [from, to) as not worth copying, but those on their way; not if it cannot be remembered. */
 void clone_discard_regions(struct clone *c, uint64_t from, uint64_t to)
 {
-	if (atomic_load(&c->complete) || atomic_load(&c->mode) != CLONE_RW)
+	if (from >= to || atomic_load(&c->complete) || atomic_load(&c->mode) != CLONE_RW)
 		return;
-	pthread_mutex_lock(&c->lock);
-	for (uint64_t r = from, n; (r = next_free(c, r, to)) < to; r += n) {
-		n = stretch(c, r, to - r);
-		clone_md_set(c->md, r, n);
-	}
-	pthread_mutex_unlock(&c->lock);
+	discard_some(c, from, to);
+	clone_commit_soon(c);
 	clone_check_complete(c);
 }
 
@@ -278,7 +256,7 @@ void clone_note_read(struct clone *c, uint64_t region)
 		return;
 	if (!atomic_load_explicit(&c->enabled, memory_order_relaxed) || pthread_mutex_trylock(&c->lock))
 		return;
-	if (c->n_soon < CLONE_SOON && !find(c, region)) {
+	if (c->n_soon < CLONE_SOON) {
 		first = !c->n_soon;
 		c->soon[c->n_soon++] = region;
 	}
@@ -334,23 +312,19 @@ void clone_rest_over(struct dm_timer *t)
 	clone_wake(container_of(t, struct clone, rest_timer));
 }
 
-/* The next region to hydrate, or nr_regions; c->lock held. */
+/* The next region that was read twice, or at the cursor, and is not hydrated; nr_regions if there is none. */
 static uint64_t next_region(struct clone *c)
 {
-	uint64_t region;
+	uint64_t region = c->nr_regions;
 
-	while (c->n_soon) {
+	pthread_mutex_lock(&c->lock);
+	while (c->n_soon && region == c->nr_regions) {
 		region = c->soon[--c->n_soon];
-		if (!clone_md_hydrated(c->md, region) && !find(c, region))
-			return region;
+		if (clone_md_hydrated(c->md, region))
+			region = c->nr_regions;
 	}
-	for (int round = 0; round < 2; round++) {
-		region = next_free(c, c->cursor, c->nr_regions);
-		if (region < c->nr_regions)
-			return region;
-		c->cursor = 0;
-	}
-	return c->nr_regions;
+	pthread_mutex_unlock(&c->lock);
+	return region < c->nr_regions ? region : clone_md_next(c->md, c->cursor, c->nr_regions);
 }
 
 /*
@@ -378,37 +352,71 @@ static uint64_t look_for_hole(struct clone *c, uint64_t region)
 	return n; /* 0: a hole that is less than a region */
 }
 
+/* Begins the hydration of what nobody has a claim for of [region, region + n), from region on; 0: even that is not. */
+static uint64_t begin(struct clone *c, uint64_t region, uint64_t n, bool hole)
+{
+	struct hydration *h = hydration_new(c, region, n, true);
+	struct dm_bio_list waiting;
+
+	dm_bio_list_init(&waiting);
+	while (h->n && !dm_block_trylock(c->regions, &h->claim, region, region + h->n - 1, DM_BLOCK_EXCLUSIVE, &waiting))
+		h->n /= 2;
+	write_again(c, &waiting);
+	n = h->n;
+	if (!n) {
+		g_free(h);
+		return 0;
+	}
+	count(h);
+	h->hole = hole;
+	if (clone_md_next_hydrated(c->md, region, region + n) < region + n) { /* since we looked */
+		leave(h, &waiting);
+		g_free(h);
+		write_again(c, &waiting);
+	} else {
+		copy(h);
+	}
+	return n;
+}
+
+static bool enough_under_way(struct clone *c)
+{
+	bool enough;
+
+	pthread_mutex_lock(&c->lock);
+	enough = c->background >= atomic_load(&c->threshold);
+	pthread_mutex_unlock(&c->lock);
+	return enough;
+}
+
 /*
- * Begins the hydration of the next stretch.  False: nothing to do, or enough is
- * under way.
+ * Begins the hydration of the next stretch.  False: nothing to do, all that is left is on its way, or enough is.
  */
 static bool hydrate_some(struct clone *c)
 {
-	unsigned threshold = atomic_load(&c->threshold), batch = MAX(atomic_load(&c->batch), 1u);
-	struct hydration *h;
-	uint64_t region, n;
-	bool hole;
+	unsigned batch = MAX(atomic_load(&c->batch), 1u);
 
-	pthread_mutex_lock(&c->lock);
-	region = c->background < threshold ? next_region(c) : c->nr_regions;
-	pthread_mutex_unlock(&c->lock);
-	if (region >= c->nr_regions)
+	if (enough_under_way(c))
 		return false;
-	n = look_for_hole(c, region);
-	hole = n > 0;
-	if (!hole)
-		n = batch;
-	pthread_mutex_lock(&c->lock);
-	n = next_free(c, region, region + 1) == region ? stretch(c, region, n) : 0;
-	h = n ? start(c, region, n, true) : NULL;
-	if (n)
-		c->cursor = region + n;
-	pthread_mutex_unlock(&c->lock);
-	if (h) {
-		h->hole = hole;
-		copy(h);
+	for (unsigned rounds = 0; rounds < 2;) {
+		uint64_t region = next_region(c), n;
+		bool hole;
+
+		if (region >= c->nr_regions) {
+			c->cursor = 0;
+			rounds++;
+			continue;
+		}
+		n = look_for_hole(c, region);
+		hole = n > 0;
+		n = MIN(hole ? n : batch, c->nr_regions - region);
+		n = clone_md_next_hydrated(c->md, region, region + n) - region;
+		n = n ? begin(c, region, n, hole) : 0;
+		c->cursor = region + MAX(n, 1);
+		if (n)
+			return true;
 	}
-	return true;
+	return false;
 }
 
 void clone_hydrate(struct dm_work *work)
@@ -425,5 +433,5 @@ void clone_wake(struct clone *c)
 	if (may_hydrate(c))
 		dm_wq_queue(c->wq, &c->hydrate_work);
 	else if (atomic_load(&c->complete))
-		dm_wq_queue(c->wq, &c->commit_work); /* the bits may go */
+		dm_wq_queue(c->wq, &c->release_work); /* the bits may go */
 }

@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <strings.h>
 
+#include <dmfs/claim.h>
 #include <dmfs/container_of.h>
 #include <dmfs/hold.h>
 #include <dmfs/rounding.h>
@@ -265,6 +266,8 @@ static int open_devices(struct era *era, char **argv, GError **err)
 
 	if (dm_get_device(era->ti, argv[0], DM_MODE_RW, &era->meta_dev, &why))
 		return dm_fail(err, EINVAL, "era: Error opening metadata device '%s': %s", argv[0], why->message);
+	if (dm_claim_device(era->ti, era->meta_dev, DM_MODE_RW, "metadata device", err))
+		return -EBUSY;
 	if (dm_get_device(era->ti, argv[1], dm_target_mode(era->ti), &era->origin, &why))
 		return dm_fail(err, EINVAL, "era: Error opening data device '%s': %s", argv[1], why->message);
 	return 0;

@@ -3,7 +3,7 @@
  * Reads, writes and flushes of a mirror.
  *
  * A read of a region in sync goes to any leg, by megabytes in turn; if that fails, to
- * the next.  A write takes the lock of its region's shard for a moment and
+ * the next.  A write claims its sectors, takes the lock of its region's shard for a moment and
  * goes to the legs from the thread it came in.  Two writes to the same sector
  * are not under way at the same time: the legs might take them in different
  * orders and would then differ for good.
@@ -62,7 +62,7 @@ static enum dm_mapio map_read(struct mirror_bio *b)
 
 static enum dm_endio read_end(struct mirror_bio *b)
 {
-	if (!b->bio->error)
+	if (!b->bio->error || b->bio->error == -EINTR)
 		return DM_ENDIO_DONE;
 	mirror_fail_leg(b->ms, b->leg, LEG_READ_ERROR);
 	if (!point_at_leg(b))
@@ -159,24 +159,9 @@ static void send_flush(struct mirror_bio *b)
 
 /* --- writes -------------------------------------------------------------------------------- */
 
-/* A write under way that has a sector in common, or NULL. */
-static struct mirror_bio *find_overlap(struct region *reg, const struct mirror_bio *b)
-{
-	for (struct mirror_bio *w = reg->writes; w; w = w->next)
-		if (w->offset < b->offset + b->bio->sectors && b->offset < w->offset + w->bio->sectors)
-			return w;
-	return NULL;
-}
-
 static void enter_region(struct region *reg, struct mirror_bio *b)
 {
 	b->region = reg;
-	b->awaited = false;
-	b->prev = NULL;
-	b->next = reg->writes;
-	if (b->next)
-		b->next->prev = b;
-	reg->writes = b;
 	reg->pending++;
 	reg->touched = true;
 }
@@ -195,26 +180,21 @@ static void choose_legs(struct mirror_bio *b, enum region_state state)
 			add_leg(b, i);
 }
 
-/* Whether a write must wait, and if so has it waiting; else it is counted in its region.  The shard's lock held. */
+/* Whether a write must wait for the log, and if so has it waiting; else it is in its region.  The shard's lock held. */
 static bool wait_or_enter(struct mirror_bio *b, struct region *reg, bool is_new)
 {
-	struct mirror_bio *other = NULL;
-
-	if (is_new && reg->state == REGION_MARKING)
-		region_begin_dirty(b->ms, reg);
-	if (reg->state == REGION_DIRTY || reg->state == REGION_NOSYNC) {
-		other = find_overlap(reg, b);
-		if (!other) {
-			enter_region(reg, b);
-			return false;
-		}
-		other->awaited = true;
+	if (reg->state != REGION_MARKING) {
+		enter_region(reg, b);
+		return false;
 	}
-	dm_bio_list_add(&reg->delayed, b->bio);
+	if (is_new)
+		region_begin_dirty(b->ms, reg);
+	dm_bio_list_add(&reg->marking, b->bio);
 	return true;
 }
 
-void mirror_write(struct mirror_bio *b)
+/* The sectors are claimed. */
+static void mirror_write(struct mirror_bio *b)
 {
 	struct mirror *ms = b->ms;
 	uint64_t nr = mirror_region(ms, b->offset);
@@ -230,7 +210,8 @@ void mirror_write(struct mirror_bio *b)
 	if (is_new)
 		reg = region_get(ms, nr, true);
 	waits = wait_or_enter(b, reg, is_new);
-	state = reg->state;
+	/* If it is about to be copied, that waits for us. */
+	state = reg->state == REGION_RECOVERING ? REGION_NOSYNC : reg->state;
 	if (!waits)
 		choose_legs(b, state);
 	pthread_mutex_unlock(&shard->lock);
@@ -251,54 +232,54 @@ static void write_again(struct dm_work *work)
 	mirror_write(container_of(work, struct mirror_bio, work));
 }
 
-void mirror_redispatch(struct mirror *ms, struct dm_bio_list *list)
+/* In a thread of its own: a write may wait for the disks. */
+static void write_later(struct mirror_bio *b)
+{
+	b->work = (struct dm_work){.fn = write_again};
+	dm_wq_queue(b->ms->io_wq, &b->work);
+}
+
+void mirror_redispatch(struct dm_bio_list *list)
 {
 	struct dm_bio *bio;
 
-	while ((bio = dm_bio_list_pop(list))) {
-		struct mirror_bio *b = bio->private;
-
-		b->work = (struct dm_work){.fn = write_again};
-		dm_wq_queue(ms->io_wq, &b->work);
-	}
+	while ((bio = dm_bio_list_pop(list)))
+		write_later(bio->private);
 }
 
-/* Takes a write out of its region, and the writes that may go on. */
-static struct run *leave_region(struct mirror_bio *b, struct dm_bio_list *go)
+/* Others wait for these sectors no more. */
+static void claim_granted(struct dm_block_claim *claim)
+{
+	write_later(container_of(claim, struct mirror_bio, claim));
+}
+
+static void begin_write(struct mirror_bio *b)
+{
+	b->claimed = true;
+	if (dm_block_lock(b->ms->sectors, &b->claim, b->offset, b->offset + b->bio->sectors - 1, DM_BLOCK_EXCLUSIVE,
+			  claim_granted))
+		mirror_write(b);
+}
+
+static void leave_region(struct mirror_bio *b)
 {
 	struct region *reg = b->region;
 	struct shard *shard = mirror_shard(b->ms, reg->nr);
-	struct run *quiesced = NULL;
 
 	pthread_mutex_lock(&shard->lock);
-	*(b->prev ? &b->prev->next : &reg->writes) = b->next;
-	if (b->next)
-		b->next->prev = b->prev;
 	reg->pending--;
-	if (reg->state == REGION_RECOVERING) {
-		if (!reg->pending)
-			quiesced = reg->run;
-	} else if (b->awaited) {
-		dm_bio_list_take(&reg->delayed, go);
-	}
-	if (reg->state == REGION_NOSYNC && !reg->pending && dm_bio_list_empty(&reg->delayed))
+	if (reg->state == REGION_NOSYNC && !reg->pending)
 		region_drop(b->ms, reg); /* the log knows as much */
 	pthread_mutex_unlock(&shard->lock);
 	b->region = NULL;
-	return quiesced;
 }
 
 void mirror_write_end(struct mirror_bio *b, int error)
 {
-	struct dm_bio_list go;
-	struct run *quiesced = NULL;
-
-	dm_bio_list_init(&go);
 	if (b->region)
-		quiesced = leave_region(b, &go);
-	mirror_redispatch(b->ms, &go);
-	if (quiesced)
-		run_quiesced(quiesced);
+		leave_region(b);
+	if (b->claimed)
+		dm_block_unlock(b->ms->sectors, &b->claim, NULL);
 	dm_bio_end(b->bio, error);
 }
 
@@ -315,12 +296,12 @@ enum dm_mapio mirror_map(struct dm_target *ti, struct dm_bio *bio)
 	if (bio->op == DM_READ)
 		return map_read(b);
 	b->region = NULL;
-	b->requeue = b->log_failed = b->blocked = b->awaited = false;
+	b->requeue = b->log_failed = b->blocked = b->claimed = false;
 	b->nr = 0;
 	if (bio->op == DM_FLUSH)
 		send_flush(b);
 	else
-		mirror_write(b);
+		begin_write(b);
 	return DM_MAPIO_SUBMITTED;
 }
 

@@ -19,6 +19,7 @@
 #include <dmfs/rounding.h>
 
 #define MIN_LEGS 2u
+#define SECTORS_SHIFT 11 /* most writes are not longer than 1 MiB */
 /* What fits in a bio's space. */
 #define MAX_LEGS ((unsigned)((UINT16_MAX - sizeof(struct mirror_bio)) / sizeof(struct leg_bio)))
 
@@ -99,24 +100,20 @@ void mirror_failed(struct mirror_bio *b)
 	mirror_wake(ms);
 }
 
-static void release(struct mirror_bio *b)
+static void release(struct dm_hold *holds, struct dm_bio *bio, int error)
 {
-	b->requeue = dm_target_noflush(b->ms->ti);
-	mirror_write_end(b, -EIO);
+	struct mirror_bio *b = bio->private;
+
+	b->requeue = error != -EINTR && dm_target_noflush(b->ms->ti);
+	mirror_write_end(b, error);
 }
 
 static void hold(struct mirror_bio *b)
 {
-	struct mirror *ms = b->ms;
-	bool held;
+	int error = dm_hold_add(&b->ms->holds, b->bio);
 
-	pthread_mutex_lock(&ms->lock);
-	held = !ms->suspended && !ms->ending;
-	if (held)
-		dm_bio_list_add(&ms->holds, b->bio);
-	pthread_mutex_unlock(&ms->lock);
-	if (!held)
-		release(b);
+	if (error)
+		release(&b->ms->holds, b->bio, error == -EAGAIN ? -EIO : error);
 }
 
 /* Whether some leg that missed nothing has what the bio wrote. */
@@ -277,34 +274,16 @@ static void work(struct dm_work *w)
 
 /* --- suspend and resume ----------------------------------------------------------------- */
 
-/* Releases what is held, and whatever comes while *why is true. */
-static void release_all(struct mirror *ms, bool *why)
-{
-	struct dm_bio_list holds;
-	struct dm_bio *bio;
-
-	dm_bio_list_init(&holds);
-	pthread_mutex_lock(&ms->lock);
-	*why = true;
-	dm_bio_list_take(&ms->holds, &holds);
-	pthread_mutex_unlock(&ms->lock);
-	while ((bio = dm_bio_list_pop(&holds)))
-		release(bio->private);
-}
-
-static void mirror_end_waiting(struct dm_target *ti)
-{
-	struct mirror *ms = ti->private;
-
-	release_all(ms, &ms->ending);
-	dm_dirty_log_end_waiting(ms->log);
-}
-
 static void mirror_presuspend(struct dm_target *ti)
 {
 	struct mirror *ms = ti->private;
+	struct dm_bio_list held;
+	struct dm_bio *bio;
 
-	release_all(ms, &ms->suspended);
+	dm_bio_list_init(&held);
+	dm_hold_open(&ms->holds, &held);
+	while ((bio = dm_bio_list_pop(&held)))
+		release(&ms->holds, bio, -EIO);
 	recovery_stop(ms);
 	if (ms->log->type->presuspend && ms->log->type->presuspend(ms->log))
 		dm_log_warn("mirror: log presuspend failed");
@@ -313,8 +292,8 @@ static void mirror_presuspend(struct dm_target *ti)
 static void begin(struct mirror *ms)
 {
 	atomic_store(&ms->stopped, false);
+	dm_hold_close(&ms->holds);
 	pthread_mutex_lock(&ms->lock);
-	ms->suspended = false;
 	ms->recovering = dm_target_mode(ms->ti) & DM_MODE_WRITE;
 	pthread_mutex_unlock(&ms->lock);
 	mirror_wake(ms);
@@ -458,7 +437,8 @@ static struct mirror *mirror_new(struct dm_target *ti)
 	pthread_mutex_init(&ms->lock, NULL);
 	pthread_cond_init(&ms->recovery_stopped, NULL);
 	dm_bio_list_init(&ms->failures);
-	dm_bio_list_init(&ms->holds);
+	dm_hold_init(&ms->holds, release, 0);
+	ms->sectors = dm_block_lock_new(SECTORS_SHIFT);
 	ms->to_clean = g_array_new(FALSE, FALSE, sizeof(uint64_t));
 	ms->again = g_array_new(FALSE, FALSE, sizeof(uint64_t));
 	ms->stopped = true;
@@ -481,6 +461,8 @@ static void mirror_free(struct mirror *ms)
 		dm_kcopyd_client_free(ms->kcopyd);
 	dm_wq_free(ms->io_wq);
 	dm_wq_free(ms->wq);
+	dm_block_lock_free(ms->sectors);
+	dm_hold_destroy(&ms->holds);
 	for (unsigned i = 0; i < SHARDS; i++) {
 		g_hash_table_destroy(ms->shards[i].regions);
 		pthread_mutex_destroy(&ms->shards[i].lock);
@@ -661,7 +643,6 @@ const struct dm_target_type mirror_target = {
 	.postsuspend = mirror_postsuspend,
 	.preresume = mirror_preresume,
 	.resume = mirror_resume,
-	.end_waiting = mirror_end_waiting,
 	.status = mirror_status,
 	.message = mirror_message,
 	.iterate_devices = mirror_iterate_devices,

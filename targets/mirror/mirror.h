@@ -9,7 +9,10 @@
  *   MARKING     in sync; its writes wait until the log has it as dirty, on disk
  *   DIRTY       in sync and marked: writes go to all legs at once
  *   NOSYNC      out of sync: writes go where its data is (see below)
- *   RECOVERING  out of sync, being copied, or about to be once its writes have ended; new writes wait
+ *   RECOVERING  out of sync, being copied, or about to be
+ *
+ * A write has a claim for its sectors (block_lock.h) from before it looks at its region to its end, and a copy one for
+ * its regions: so writes to the same sector come one after the other, and wait while it is copied.
  *
  * Out of sync there are two kinds.  Where the legs were never the same the
  * data is on the primary leg, only.  A region that a leg missed a write to is
@@ -30,7 +33,9 @@
 
 #include <pthread.h>
 
+#include <dmfs/block_lock.h>
 #include <dmfs/dirty_log.h>
+#include <dmfs/hold.h>
 #include <dmfs/kcopyd.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
@@ -55,12 +60,10 @@ struct mirror_bio;
 struct region {
 	uint64_t nr; /* first: the hash's key */
 	enum region_state state;
-	unsigned pending;          /* writes under way: */
-	struct mirror_bio *writes;
-	struct dm_bio_list delayed; /* writes that wait */
+	unsigned pending;          /* writes under way */
+	struct dm_bio_list marking; /* writes that wait for the log */
 	bool touched;              /* written to since the cleaner last looked */
 	uint64_t flush;            /* flushes begun when it last found it touched */
-	struct run *run;           /* RECOVERING */
 	struct region *next_mark;
 };
 
@@ -81,9 +84,9 @@ struct mirror_bio {
 	struct mirror *ms;
 	struct dm_bio *bio;
 	uint64_t offset; /* sectors of the target */
+	struct dm_block_claim claim; /* a write's */
+	bool claimed;
 	struct region *region; /* counted in its pending */
-	struct mirror_bio *prev, *next;
-	bool awaited;   /* another write waits for this one to end */
 	bool requeue;   /* end_io gives it back for after the resume */
 	bool log_failed; /* its region could not be marked */
 	bool blocked;   /* it was not sent, for a leg has failed */
@@ -106,6 +109,8 @@ struct mirror {
 	uint8_t *degraded; /* a bit a region */
 
 	struct shard shards[SHARDS];
+	struct dm_block_lock *sectors; /* being written or copied */
+	struct dm_hold holds;          /* failed writes, until somebody suspends the device */
 
 	struct dm_wq *wq, *io_wq; /* the worker's; where delayed bios and the cleaner run */
 	struct dm_work worker, cleaner;
@@ -121,12 +126,11 @@ struct mirror {
 	pthread_mutex_t lock; /* what follows */
 	pthread_cond_t recovery_stopped;
 	struct region *to_mark;
-	struct dm_bio_list failures, holds;
+	struct dm_bio_list failures;
 	struct run *done_runs;
 	GArray *to_clean;      /* of uint64_t: regions, legs flushed */
 	bool flush_failed;     /* the cleaner could not flush all legs */
 	bool announce, announced; /* all is in sync: flush the legs and say so; flushed */
-	bool suspended, ending; /* nothing is held any more */
 	bool recovering;       /* recovery may start */
 	unsigned runs;
 
@@ -160,14 +164,13 @@ static inline void mirror_wake(struct mirror *ms)
 	dm_wq_queue(ms->wq, &ms->worker);
 }
 
-/* io.c: what bios do.  mirror_write() may be called again for a write that was delayed. */
-void mirror_write(struct mirror_bio *b);
+/* io.c: what bios do. */
 enum dm_mapio mirror_map(struct dm_target *ti, struct dm_bio *bio);
 enum dm_endio mirror_end_io(struct dm_target *ti, struct dm_bio *bio);
 /* Ends a write or flush: it leaves its region, and those that waited for it go on. */
 void mirror_write_end(struct mirror_bio *b, int error);
-/* Lets delayed writes try again. */
-void mirror_redispatch(struct mirror *ms, struct dm_bio_list *list);
+/* Lets writes that have waited go on. */
+void mirror_redispatch(struct dm_bio_list *list);
 
 /* region.c: the hash, marking, cleaning.  */
 /* Finds or makes a region; NULL if it is in sync, not in the hash, and `make` is false.  Its shard's lock held. */
@@ -191,8 +194,6 @@ void regions_settle(struct mirror *ms);
 
 /* recover.c: copying regions. */
 void recovery_start(struct mirror *ms);
-/* A region of the run has no writes under way any more. */
-void run_quiesced(struct run *run);
 void runs_finish(struct mirror *ms, struct run *list);
 void recovery_stop(struct mirror *ms);
 

@@ -2,13 +2,14 @@
 /*
  * Copying regions that are out of sync.
  *
- * Small regions next to each other are copied as one run.  A run begins by
- * making the writes to its regions wait; when those under way have ended it is
- * copied, by kcopyd, from a leg that has the data to all others.  If the copy of
+ * Small regions next to each other are copied as one run.  A run claims its sectors; when the writes that were there
+ * before have ended it is copied, by kcopyd, from a leg that has the data to all others.  If the copy of
  * several regions fails each is copied again by itself, so that a bad sector costs
- * one region.
+ * one region; the run's claim stands until all of them are through.
  */
 #include "mirror.h"
+
+#include <dmfs/container_of.h>
 
 #define RUN_SECTORS 2048u /* a run is one region or as many as fit in this */
 #define MAX_RUNS 4u
@@ -22,7 +23,9 @@ struct run {
 	unsigned group[DM_KCOPYD_MAX_REGIONS]; /* the legs being copied to */
 	unsigned group_size;
 	bool failed;
-	atomic_uint waiting; /* regions with writes under way, and 1 while the run is made */
+	struct dm_block_claim claim;
+	struct run *whole; /* it is one region of this, which has failed */
+	unsigned parts;    /* such ones that are not through; the worker's */
 	struct run *next;
 };
 
@@ -115,10 +118,9 @@ static void copy(struct run *run)
 	copy_group(run);
 }
 
-void run_quiesced(struct run *run)
+static void run_quiesced(struct dm_block_claim *claim)
 {
-	if (atomic_fetch_sub(&run->waiting, 1) == 1)
-		copy(run);
+	copy(container_of(claim, struct run, claim));
 }
 
 /* --- making runs ------------------------------------------------------------------------ */
@@ -182,21 +184,17 @@ static struct run *make_run(struct mirror *ms)
 static void quiesce(struct run *run)
 {
 	struct mirror *ms = run->ms;
+	uint64_t first = run->first << ms->region_shift, sectors = (uint64_t)run->count << ms->region_shift;
 
-	atomic_store(&run->waiting, 1);
 	for (uint64_t nr = run->first; nr < run->first + run->count; nr++) {
 		struct shard *shard = mirror_shard(ms, nr);
-		struct region *reg;
 
 		pthread_mutex_lock(&shard->lock);
-		reg = region_get(ms, nr, true);
-		reg->state = REGION_RECOVERING;
-		reg->run = run;
-		if (reg->pending)
-			atomic_fetch_add(&run->waiting, 1);
+		region_get(ms, nr, true)->state = REGION_RECOVERING;
 		pthread_mutex_unlock(&shard->lock);
 	}
-	run_quiesced(run);
+	if (dm_block_lock(ms->sectors, &run->claim, first, first + sectors - 1, DM_BLOCK_EXCLUSIVE, run_quiesced))
+		copy(run);
 }
 
 void recovery_start(struct mirror *ms)
@@ -242,14 +240,10 @@ void recovery_stop(struct mirror *ms)
 static void region_recovered(struct mirror *ms, uint64_t nr, bool ok)
 {
 	struct shard *shard = mirror_shard(ms, nr);
-	struct dm_bio_list go;
 	struct region *reg;
 
-	dm_bio_list_init(&go);
 	pthread_mutex_lock(&shard->lock);
 	reg = region_get(ms, nr, false);
-	reg->run = NULL;
-	dm_bio_list_take(&reg->delayed, &go);
 	if (ok) {
 		ms->log->type->set_region_sync(ms->log, nr, true);
 		dm_region_bit_clear(ms->degraded, nr);
@@ -257,12 +251,9 @@ static void region_recovered(struct mirror *ms, uint64_t nr, bool ok)
 		reg->touched = false;
 		reg->flush = atomic_load(&ms->flushes);
 	} else {
-		reg->state = REGION_NOSYNC;
-		if (dm_bio_list_empty(&go))
-			region_drop(ms, reg);
+		region_drop(ms, reg); /* the log has it as out of sync */
 	}
 	pthread_mutex_unlock(&shard->lock);
-	mirror_redispatch(ms, &go);
 }
 
 /* Each region of a failed run by itself; the run's own place counts for the first. */
@@ -273,17 +264,26 @@ static void split(struct run *run)
 	pthread_mutex_lock(&ms->lock);
 	ms->runs += run->count - 1;
 	pthread_mutex_unlock(&ms->lock);
+	run->parts = run->count;
 	for (unsigned i = 0; i < run->count; i++) {
-		uint64_t nr = run->first + i;
-		struct shard *shard = mirror_shard(ms, nr);
-		struct run *one = run_new(ms, nr);
+		struct run *one = run_new(ms, run->first + i);
 
-		pthread_mutex_lock(&shard->lock);
-		region_get(ms, nr, false)->run = one;
-		pthread_mutex_unlock(&shard->lock);
+		one->whole = run;
 		copy(one);
 	}
-	g_free(run);
+}
+
+/* Lets the writes go on that wait for the run, or for what it is a part of. */
+static void run_over(struct run *run)
+{
+	struct run *whole = run->whole ? run->whole : run;
+
+	if (run->whole)
+		g_free(run);
+	if (whole->parts && --whole->parts)
+		return;
+	dm_block_unlock(whole->ms->sectors, &whole->claim, NULL);
+	g_free(whole);
 }
 
 void runs_finish(struct mirror *ms, struct run *list)
@@ -299,7 +299,7 @@ void runs_finish(struct mirror *ms, struct run *list)
 		for (unsigned i = 0; i < run->count; i++)
 			region_recovered(ms, run->first + i, !run->failed);
 		mirror_arm_cleaner(ms);
-		g_free(run);
+		run_over(run);
 		pthread_mutex_lock(&ms->lock);
 		if (!--ms->runs)
 			pthread_cond_broadcast(&ms->recovery_stopped);

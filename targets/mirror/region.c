@@ -29,7 +29,7 @@ struct region *region_get(struct mirror *ms, uint64_t nr, bool make)
 		return reg;
 	reg = g_new0(struct region, 1);
 	reg->nr = nr;
-	dm_bio_list_init(&reg->delayed);
+	dm_bio_list_init(&reg->marking);
 	if (!region_in_sync(ms, nr))
 		reg->state = REGION_NOSYNC;
 	else
@@ -57,7 +57,7 @@ void region_begin_dirty(struct mirror *ms, struct region *reg)
 }
 
 /* The log could not be written: the region is as it was, its writes have failed. */
-static void fail_delayed(struct dm_bio_list *list)
+static void fail_marking(struct dm_bio_list *list)
 {
 	struct dm_bio *bio;
 
@@ -76,7 +76,7 @@ static void marked(struct mirror *ms, struct region *reg, bool ok)
 
 	dm_bio_list_init(&go);
 	pthread_mutex_lock(&shard->lock);
-	dm_bio_list_take(&reg->delayed, &go);
+	dm_bio_list_take(&reg->marking, &go);
 	if (ok) {
 		reg->state = REGION_DIRTY;
 		reg->touched = true;
@@ -85,9 +85,9 @@ static void marked(struct mirror *ms, struct region *reg, bool ok)
 	}
 	pthread_mutex_unlock(&shard->lock);
 	if (ok)
-		mirror_redispatch(ms, &go);
+		mirror_redispatch(&go);
 	else
-		fail_delayed(&go);
+		fail_marking(&go);
 }
 
 /* With handle_errors a log that failed once is not asked again: somebody has to look at it first. */
@@ -243,7 +243,7 @@ void regions_clean(struct mirror *ms, const GArray *regions)
 		pthread_mutex_lock(&shard->lock);
 		reg = region_get(ms, nr, false);
 		if (reg && reg->state == REGION_DIRTY && !reg->pending && !reg->touched &&
-		    dm_bio_list_empty(&reg->delayed)) {
+		    dm_bio_list_empty(&reg->marking)) {
 			ms->log->type->clear_region(ms->log, nr);
 			region_drop(ms, reg);
 		}
@@ -308,7 +308,7 @@ void regions_lost_sync(struct mirror *ms)
 				continue;
 			lose_sync(ms, reg->nr);
 			reg->state = REGION_NOSYNC;
-			if (!reg->pending && dm_bio_list_empty(&reg->delayed))
+			if (!reg->pending && dm_bio_list_empty(&reg->marking))
 				g_hash_table_iter_remove(&iter);
 		}
 		pthread_mutex_unlock(&shard->lock);

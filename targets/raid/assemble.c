@@ -314,6 +314,7 @@ static void take_super(struct assembly *a)
 	s->disks = sb->disks;
 	s->resync_offset = raid_given(a->p, RAID_NOSYNC) ? RAID_NONE : sb->resync_offset;
 	s->reshape_position = RAID_NONE;
+	s->ours = sb->mark == RAID_MARK;
 	s->dev_sectors = sb->features & 1 ? sb->dev_sectors : a->line_dev_sectors;
 	s->array_sectors = sb->features & 1 ? sb->array_sectors : a->line_array_sectors;
 	if (sb->reshape_flags & RAID_RESHAPE_ACTIVE) {

@@ -36,6 +36,7 @@ struct raid_state {
 	uint64_t events;
 	uint64_t resync_offset;
 	bool persistent;	     /* there are metadata devices */
+	bool ours;          /* nobody else has written the superblocks since a journal was begun */
 	bool new_bitmap;	     /* what is in the bitmap's place means nothing */
 	bool save;		     /* the superblocks must be written before it starts */
 	bool begin_reshape;	     /* a change of shape was asked for: it is set up, and runs from the next load on */

@@ -164,7 +164,7 @@ static int read_copies(struct raid *r, uint64_t sector, uint64_t sectors, uint8_
 		struct raid_member *m = &r->members[copies[i].disk];
 		int mend = 0;
 
-		if (tried[i] && raid_member_alive(m) && dm_target_mode(r->ti) & DM_MODE_WRITE)
+		if (tried[i] && raid_member_alive(m) && r->writable)
 			mend = dm_write_sync(m->data, m->data_offset + copies[i].sector, sectors, buf, 0);
 		if (mend)
 			raid_member_fail(r, copies[i].disk, "mend a read error of", mend);

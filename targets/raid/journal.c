@@ -21,6 +21,10 @@
  * brought home, the devices are flushed, and an empty meta block with a much higher number there makes the
  * rest meaningless.
  *
+ * The kernel always replays from sector 0 too, though it may have begun elsewhere: it brings old content back then.  So
+ * the log's first block has a number of ours, and superblocks a mark that the kernel wipes: a log of ours that
+ * somebody has been at since is left alone.
+ *
  * journal_mode writeback: a write is answered once it is in the log; its stripe stays busy until it is on the devices,
  * and reads of it wait there.
  */
@@ -34,6 +38,7 @@
 #define MAGIC 0x6433c509u
 #define VERSION 1u
 #define HEADER 32u
+#define OWN (0x646d6673ull << 32) /* our sequence numbers; the kernel begins with 32 bits */
 #define SEQUENCE_JUMP 10000u
 #define BATCH_PAGES 512u
 #define MOST_DISKS 190u /* a column's payloads fit in one meta block */
@@ -87,10 +92,14 @@ static bool meta_valid(const struct raid_journal *j, uint8_t *meta, uint64_t sec
 }
 
 /* Makes the log empty: everything in it is on the devices.  May wait. */
-static int start_over(struct raid_journal *j)
+static int start_over(struct raid_journal *j, bool flush)
 {
+	struct raid *r = j->r;
 	uint8_t *meta = g_malloc(PAGE_BYTES);
-	int error = raid_members_flush(j->r);
+	int error = flush ? raid_members_flush(r) : 0;
+
+	if (!error && (atomic_load(&r->unsaved) || atomic_load(&r->broken) || atomic_load(&r->dead)))
+		error = -EIO; /* it is not all there */
 
 	j->seq += SEQUENCE_JUMP;
 	meta_init(meta, j->seq++, 0);
@@ -300,7 +309,7 @@ static bool make_room(struct raid_journal *j)
 	pthread_mutex_unlock(&j->lock);
 	if (!now)
 		return false;
-	error = start_over(j);
+	error = start_over(j, true);
 	if (error)
 		fail_journal(j, error);
 	return true;
@@ -372,9 +381,9 @@ void raid_journal_settle(struct raid_journal *j)
 		pthread_cond_wait(&j->idle, &j->lock);
 	pthread_mutex_unlock(&j->lock);
 	dm_wq_flush(j->wq);
-	if (!(dm_target_mode(j->r->ti) & DM_MODE_WRITE) || atomic_load(&j->failed) || !j->head)
+	if (!j->r->writable || atomic_load(&j->failed) || !j->head)
 		return;
-	error = start_over(j);
+	error = start_over(j, true);
 	if (error)
 		fail_journal(j, error);
 }
@@ -398,6 +407,8 @@ struct replay {
 	uint64_t pos, seq;
 	uint8_t *page;
 	unsigned stripes;
+	bool begun_here; /* the first block is one of start_over()'s */
+	bool jumped;     /* and the kernel goes on after what follows it */
 };
 
 static int copy_page(struct replay *rp, uint64_t from, unsigned disk, uint64_t sector)
@@ -532,12 +543,14 @@ static int take_block(struct replay *rp, const uint8_t *meta)
 	return error;
 }
 
-static int scan(struct replay *rp)
+/* Goes through the log; with take, what is in it is taken in. */
+static int scan(struct replay *rp, bool take)
 {
 	uint8_t *meta = g_malloc(PAGE_BYTES);
 	bool first = true;
 	int error = 0;
 
+	rp->pos = 0;
 	while (rp->pos + PAGE_SECTORS <= rp->j->sectors && !error) {
 		uint64_t sectors, seq;
 
@@ -545,10 +558,14 @@ static int scan(struct replay *rp)
 		if (error || !meta_valid(rp->j, meta, rp->pos))
 			break;
 		seq = get_le64(meta + 16);
+		if (first)
+			rp->begun_here = seq >> 32 == OWN >> 32 && get_le32(meta + 12) == HEADER;
+		else
+			rp->jumped |= seq > rp->seq + 1;
 		/* what is left of earlier rounds has lower numbers */
 		if ((!first && seq <= rp->seq) || !pages_valid(rp, meta, &sectors))
 			break;
-		error = take_block(rp, meta);
+		error = take ? take_block(rp, meta) : 0;
 		rp->seq = seq;
 		rp->pos += PAGE_SECTORS + sectors;
 		first = false;
@@ -594,12 +611,16 @@ static int play_all(struct replay *rp)
 
 int raid_journal_start(struct raid_journal *j, GError **err)
 {
-	struct replay rp = {.j = j, .seq = g_random_int()};
+	struct replay rp = {.j = j, .seq = OWN | g_random_int()};
+	bool fresh = !j->r->state.events; /* then it means nothing */
 	int error;
 
 	rp.columns = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
 	rp.page = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
-	error = scan(&rp);
+	error = fresh ? 0 : scan(&rp, false);
+	/* one of ours that the kernel has replayed long since: what it wrote itself is not found from here */
+	if (!error && !fresh && !(rp.begun_here && !j->r->state.ours && !rp.jumped))
+		error = scan(&rp, true);
 	/* what is written from here on is not journaled: the log is as it was until all of it is home */
 	if (!error)
 		error = play_all(&rp);
@@ -607,9 +628,9 @@ int raid_journal_start(struct raid_journal *j, GError **err)
 	free(rp.page);
 	if (rp.stripes)
 		dm_log_info("raid: recovered %u stripes from the journal", rp.stripes);
-	j->seq = rp.seq + 1;
+	j->seq = OWN | ((rp.seq & UINT32_MAX) + 1);
 	if (!error)
-		error = start_over(j);
+		error = start_over(j, !fresh);
 	return error ? dm_fail(err, -error, "raid: the journal cannot be replayed: %s", g_strerror(-error)) : 0;
 }
 

@@ -54,6 +54,8 @@ bool raid_member_fail(struct raid *r, unsigned i, const char *what, int error)
 		out = first = lost(r, i) || raid_enough(r->geo.level, r->geo.layout, r->geo.disks, lost_without, &w);
 		if (out) {
 			atomic_fetch_or(&m->flags, RAID_FAULTY);
+			if (r->state.persistent && r->writable)
+				atomic_store(&r->unsaved, true);
 			atomic_fetch_and(&m->flags, ~(uint32_t)(RAID_IN_SYNC | RAID_PARTIAL));
 			raid_count_degraded(r);
 		}

@@ -139,7 +139,7 @@ static int write_bitmap(struct raid *r)
 	size_t sectors = b ? b->bytes / 512 : 0;
 	int error = 0;
 
-	if (!raid_has_bitmap(r))
+	if (!raid_has_bitmap(r) || !r->writable)
 		return 0;
 	for (size_t first = 0, end; first < sectors; first = end) {
 		end = first + 1;
@@ -197,6 +197,7 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 	    .data_offset = m->data_offset,
 	    .new_data_offset = m->new_data_offset,
 	    .dev_sectors = s->dev_sectors,
+	    .mark = r->params.journal ? RAID_MARK : 0,
 	};
 	if (reshaping && !s->backwards) /* as the kernel has it on the way */
 		sb->dev_sectors += m->data_offset - m->new_data_offset;
@@ -271,7 +272,7 @@ static void clean(struct raid *r, bool all)
 {
 	struct found f = {.clean = NULL};
 
-	if (!raid_has_bitmap(r) || atomic_load(&r->degraded))
+	if (!raid_has_bitmap(r) || !r->writable || atomic_load(&r->degraded))
 		return;
 	f.clean = g_array_new(FALSE, FALSE, sizeof(uint64_t));
 	look_around(r, all, &f);
@@ -357,7 +358,7 @@ static void do_jobs(struct raid *r, const struct jobs *j)
 		put_head(r);
 	}
 	error = write_bitmap(r);
-	if (j->super && r->state.persistent && write_supers(r))
+	if (j->super && r->state.persistent && r->writable && write_supers(r))
 		error = -EIO;
 	for (struct raid_wait *wait = j->supers; wait; wait = wait->next)
 		wait->error = error;

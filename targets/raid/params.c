@@ -6,6 +6,8 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include <dmfs/claim.h>
+
 #define MIN_JOURNAL_SECTORS (4u << 11)
 #define MIN_RESHAPE_SECTORS 32u
 #define MAX_REGIONS (1u << 21)
@@ -173,6 +175,9 @@ static int read_journal(struct raid_params *p, struct dm_target *ti, const char 
 		g_prefix_error(err, "raid: raid4/5/6 journal device lookup failure: ");
 		return error;
 	}
+	error = dm_claim_device(ti, p->journal, dm_target_mode(ti), "journal device", err);
+	if (error)
+		return error;
 	sectors = dm_dev_sectors(p->journal);
 	if (sectors < MIN_JOURNAL_SECTORS)
 		return dm_fail(err, ENOSPC,
@@ -427,6 +432,9 @@ static int read_pair(struct raid_params *p, struct dm_target *ti, struct dm_args
 			g_prefix_error(err, "raid: RAID metadata device lookup failure: ");
 			return error;
 		}
+		error = dm_claim_device(ti, pair->meta, dm_target_mode(ti), "metadata device", err);
+		if (error)
+			return error;
 	}
 	if (!strcmp(data, "-")) {
 		if (raid_set_has(&p->rebuild, i))

@@ -226,6 +226,7 @@ static int raid_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	int error;
 
 	r->ti = ti;
+	r->writable = dm_target_mode(ti) & DM_MODE_WRITE;
 	pthread_mutex_init(&r->lock, NULL);
 	r->rows = dm_rows_open(ti, "begun");
 	error = dm_rows_load(r->rows, note_begun, &r->continued, err);
@@ -263,6 +264,8 @@ static enum dm_mapio raid_map(struct dm_target *ti, struct dm_bio *bio)
 	rb->sector = dm_target_offset(ti, bio->sector);
 	if (rb->sector + bio->sectors > __atomic_load_n(&r->state.array_sectors, __ATOMIC_ACQUIRE))
 		return DM_MAPIO_KILL; /* what is left over when a device is rounded down to chunks */
+	if (atomic_load_explicit(&r->dead, memory_order_relaxed))
+		return DM_MAPIO_KILL;
 	atomic_fetch_add_explicit(&r->users, 1, memory_order_relaxed);
 	return r->ops->map(r, bio, rb);
 }
@@ -284,11 +287,6 @@ static enum dm_endio raid_end_io(struct dm_target *ti, struct dm_bio *bio)
 
 /* --- hooks ---------------------------------------------------------------------------------------------------- */
 
-static bool writable(const struct raid *r)
-{
-	return dm_target_mode(r->ti) & DM_MODE_WRITE;
-}
-
 static int raid_preresume(struct dm_target *ti, GError **err)
 {
 	struct raid *r = ti->private;
@@ -301,9 +299,9 @@ static int raid_preresume(struct dm_target *ti, GError **err)
 	if (error)
 		return error;
 	set_target(r);
-	if (writable(r) && r->ops->replay)
+	if (r->writable && r->ops->replay)
 		error = r->ops->replay(r, err);
-	if (!error && writable(r))
+	if (!error && r->writable)
 		error = raid_meta_start(r, err);
 	if (error)
 		return error;
@@ -315,7 +313,7 @@ static void raid_resume(struct dm_target *ti)
 {
 	struct raid *r = ti->private;
 
-	if (r->started && writable(r))
+	if (r->started && r->writable)
 		raid_members_revive(r);
 	r->started = r->running = true;
 	raid_meta_resume(r);

@@ -99,6 +99,7 @@ struct raid_ops {
 
 struct raid {
 	struct dm_target *ti;
+	bool writable; /* not so in a read-only table */
 	struct raid_params params;
 	struct raid_state state; /* as assembled; what changes later is beside it */
 	struct raid_geo geo;
@@ -128,6 +129,7 @@ struct raid {
 	uint64_t events, events_cleared;
 	_Atomic uint64_t resync_offset; /* as superblocks say */
 	atomic_bool broken;  /* parity: more devices failed than it bears; what is lost is not brought back any more */
+	atomic_bool dead; /* what was answered is in the journal alone and cannot go home: nothing is read or written */
 	atomic_bool unsaved; /* a device is out, and no superblock says so */
 	_Atomic unsigned degraded;
 

@@ -376,7 +376,7 @@ static void send_all(struct raid_stripe *s, enum dm_op op, enum raid_mask which,
 
 static bool writable(const struct raid_stripe *s)
 {
-	return dm_target_mode(s->c->r->ti) & DM_MODE_WRITE;
+	return s->c->r->writable;
 }
 
 static void written(struct raid_stripe *s)
@@ -398,6 +398,18 @@ static void request_drop(struct raid_request *req)
 		req->done(req);
 }
 
+static void out_is_known(struct raid_wait *wait)
+{
+	struct raid_stripe *s = container_of(wait, struct raid_stripe, wait);
+
+	if (!wait->error) {
+		raid_journal_append(s->c->journal, s);
+		return;
+	}
+	atomic_store(&s->write_failed, true);
+	end(s);
+}
+
 static void compute(struct raid_stripe *s)
 {
 	raid_plan_recover(s);
@@ -409,10 +421,16 @@ static void compute(struct raid_stripe *s)
 	}
 	if (!writable(s))
 		memset(raid_mask(s, RAID_OUT, 0), 0, (size_t)s->c->disks * s->c->pages);
-	if (s->c->journal && has_writes(s))
-		raid_journal_append(s->c->journal, s);
-	else
+	if (!s->c->journal || !has_writes(s)) {
 		send_all(s, DM_WRITE, RAID_OUT, written);
+		return;
+	}
+	/* what was computed without a device must not be replayed when nobody knows that it was out */
+	s->wait = (struct raid_wait){.fn = out_is_known};
+	if (atomic_load(&s->c->r->unsaved))
+		raid_save(s->c->r, &s->wait);
+	else
+		raid_journal_append(s->c->journal, s);
 }
 
 /* Write-back: what is in the journal is answered; the stripe stays busy. */
@@ -588,6 +606,8 @@ static void answer(struct raid_stripe *s)
 	s->journaled = false;
 	s->pieces = NULL;
 	s->sync = NULL;
+	if (failed && journaled && s->c->r->params.write_back && !s->journal_error)
+		atomic_store(&s->c->r->dead, true);
 	if (failed) /* what is on the devices is not known */
 		memset(raid_mask(s, RAID_VALID, 0), 0, (size_t)s->c->disks * s->c->pages);
 	while (list) {

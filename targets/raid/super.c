@@ -40,6 +40,7 @@ static const struct field {
 	FIELD(128, failed.bits[2]),
 	FIELD(136, failed.bits[3]),
 	FIELD(144, incompatible),
+	FIELD(256, mark),
 };
 
 bool raid_super_decode(const uint8_t block[RAID_SUPER_BYTES], struct raid_super *sb)

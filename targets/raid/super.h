@@ -18,6 +18,9 @@
  *    48 u32 level                  120 u64 failed devices 64-127, 128-191, 192-255
  *    52 u32 layout                 144 u32 features nobody may ignore: 0
  *
+ * dmfs puts a mark of its own at 256 where there is a journal, which the kernel writes zeroes over: so it is known
+ * whether the kernel has had the array since (journal.c).
+ *
  * Offsets of all ones: recovered, in sync, not reshaping.
  */
 #ifndef DMFS_TARGETS_RAID_SUPER_H
@@ -44,7 +47,10 @@ struct raid_super {
 	int32_t delta_disks;
 	uint64_t array_sectors, data_offset, new_data_offset, dev_sectors;
 	uint32_t incompatible;
+	uint64_t mark;
 };
+
+#define RAID_MARK 0x6c6e726a73666d64ull /* "dmfsjrnl" */
 
 /* False: there is none, the magic is another.  Without the newer fields these are as at rest. */
 bool raid_super_decode(const uint8_t block[RAID_SUPER_BYTES], struct raid_super *sb);

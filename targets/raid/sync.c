@@ -68,7 +68,7 @@ static enum raid_action to_do(struct raid *r, uint64_t *from)
 {
 	uint64_t offset = atomic_load(&r->resync_offset), total;
 
-	if (!r->geo.level || !(dm_target_mode(r->ti) & DM_MODE_WRITE))
+	if (!r->geo.level || !r->writable)
 		return RAID_IDLE;
 	if (reshaping(r)) {
 		raid_reshape_where(r, from, &total);

@@ -67,8 +67,8 @@ static void prepare_write(struct fill *f)
 
 	if (f->offset)
 		f->iov[n++] = (struct iovec){data, f->offset * DM_SECTOR_SIZE};
-	memcpy(f->iov + n, bio->iov, (size_t)bio->iovcnt * sizeof(*bio->iov));
-	n += bio->iovcnt;
+	for (int i = 0; i < bio->iovcnt; i++) /* none of a provision */
+		f->iov[n++] = bio->iov[i];
 	if (rest)
 		f->iov[n++] = (struct iovec){f->buffer ? data + after * DM_SECTOR_SIZE : data, rest * DM_SECTOR_SIZE};
 	fill_io(f, DM_WRITE, pool->data_dev, data_sector(f), pool->block_sectors, n, written);
@@ -256,8 +256,11 @@ void thin_map_filled(struct fill *f)
 static bool claim(struct fill *f)
 {
 	uint64_t key = f->block ^ f->thin->td->id << 40;
+	int r = dm_block_lock_or_park(f->thin->pool->blocks, &f->claim, key, f->bio);
 
-	return dm_block_lock_or_park(f->thin->pool->blocks, &f->claim, key, f->bio);
+	if (r < 0)
+		dm_bio_end(f->bio, r);
+	return !r;
 }
 
 static struct fill *fill_new(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset,

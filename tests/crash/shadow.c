@@ -21,6 +21,9 @@
  */
 #include <pthread.h>
 
+#include <dmfs/container_of.h>
+#include <dmfs/work.h>
+
 #include "internal.h"
 
 #define MAGIC 0x6c61627368616477ull
@@ -40,6 +43,7 @@ struct shadow {
 	struct dm_dev *dev;
 	char *mistake;
 	pthread_mutex_t lock;
+	struct dm_wq *wq;
 	uint64_t generation;
 	uint16_t place[CHUNKS], committed[CHUNKS];
 	bool used[PLACES];
@@ -206,6 +210,7 @@ static void lab_shadow_dtr(struct dm_target *ti)
 {
 	struct shadow *s = ti->private;
 
+	dm_wq_free(s->wq);
 	dm_put_device(ti, s->dev);
 	pthread_mutex_destroy(&s->lock);
 	g_free(s->mistake);
@@ -248,6 +253,7 @@ static int lab_shadow_ctr(struct dm_target *ti, int argc, char **argv, GError **
 		g_free(s);
 		return error;
 	}
+	s->wq = dm_wq_new("lab-shadow", 1);
 	ti->private = s;
 	ti->max_io_sectors = CHUNK;
 	error = open_map(s, err);
@@ -256,11 +262,19 @@ static int lab_shadow_ctr(struct dm_target *ti, int argc, char **argv, GError **
 	return error;
 }
 
-static enum dm_mapio lab_shadow_map(struct dm_target *ti, struct dm_bio *bio)
+/* A bio on its way to the target's one thread. */
+struct shadow_bio {
+	struct dm_work work;
+	struct shadow *s;
+	struct dm_bio *bio;
+	unsigned chunk, from; /* sectors */
+};
+
+static void do_bio(struct dm_work *work)
 {
-	struct shadow *s = ti->private;
-	unsigned chunk = (unsigned)(dm_target_offset(ti, bio->sector) / CHUNK);
-	unsigned from = (unsigned)(dm_target_offset(ti, bio->sector) % CHUNK);
+	struct shadow_bio *sb = container_of(work, struct shadow_bio, work);
+	struct shadow *s = sb->s;
+	struct dm_bio *bio = sb->bio;
 	uint8_t data[CHUNK * DM_SECTOR_SIZE];
 	int error;
 
@@ -268,13 +282,13 @@ static enum dm_mapio lab_shadow_map(struct dm_target *ti, struct dm_bio *bio)
 	if (bio->op == DM_FLUSH) {
 		error = commit(s);
 	} else if (bio->op == DM_READ) {
-		error = read_chunk(s, chunk, data);
+		error = read_chunk(s, sb->chunk, data);
 		if (!error)
-			dm_iov_write(bio->iov, bio->iovcnt, 0, data + from * DM_SECTOR_SIZE,
+			dm_iov_write(bio->iov, bio->iovcnt, 0, data + sb->from * DM_SECTOR_SIZE,
 				     bio->sectors * DM_SECTOR_SIZE);
 	} else {
 		dm_iov_read(bio->iov, bio->iovcnt, 0, data, bio->sectors * DM_SECTOR_SIZE);
-		error = write_chunk(s, chunk, from, (unsigned)bio->sectors, data);
+		error = write_chunk(s, sb->chunk, sb->from, (unsigned)bio->sectors, data);
 		if (!error && (bio->flags & DM_FUA) && !has(s, "fua-lies"))
 			error = commit(s);
 	}
@@ -282,8 +296,23 @@ static enum dm_mapio lab_shadow_map(struct dm_target *ti, struct dm_bio *bio)
 	if (error && has(s, "dies"))
 		abort();
 	if (error && has(s, "hangs"))
-		return DM_MAPIO_SUBMITTED;
+		return;
 	dm_bio_end(bio, error);
+}
+
+static enum dm_mapio lab_shadow_map(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct shadow *s = ti->private;
+	struct shadow_bio *sb = bio->private;
+
+	*sb = (struct shadow_bio){
+		.work = {.fn = do_bio},
+		.s = s,
+		.bio = bio,
+		.chunk = (unsigned)(dm_target_offset(ti, bio->sector) / CHUNK),
+		.from = (unsigned)(dm_target_offset(ti, bio->sector) % CHUNK),
+	};
+	dm_wq_queue(s->wq, &sb->work);
 	return DM_MAPIO_SUBMITTED;
 }
 
@@ -307,6 +336,7 @@ static int lab_shadow_iterate_devices(struct dm_target *ti, dm_iterate_fn fn, vo
 const struct dm_target_type lab_shadow_target = {
 	.name = "lab-shadow",
 	.version = {1, 0, 0},
+	.per_bio_size = sizeof(struct shadow_bio),
 	.ctr = lab_shadow_ctr,
 	.dtr = lab_shadow_dtr,
 	.map = lab_shadow_map,

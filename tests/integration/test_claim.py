@@ -15,6 +15,8 @@ KINDS = {
     "clone": "0 1024 clone {meta} {data} {other} 8",
     "mirror": "0 1024 mirror disk 2 {meta} 1024 2 {data} 0 {other} 0",
     "log-writes": "0 1024 log-writes {data} {meta}",
+    "era": "0 1024 era {meta} {data} 8",
+    "raid": "0 1024 raid raid1 3 0 region_size 1024 1 {meta} {data}",
 }
 
 

@@ -230,3 +230,55 @@ def test_it_waits_for_a_store_that_hangs(dmfs, backing, data, what):
         except OSError:
             assert time.monotonic() < end
             time.sleep(0.05)        # looks again
+
+
+# --- targets that keep bios ------------------------------------------------------------------------
+
+def pool_without_space(fs, pool, data):
+    pool.message("create_thin 1")
+    other = fs.mkdir("other", f"0 {SECTORS} thin pool 1")
+    other.pwrite(bytes(SECTORS * 512), 0, sync=True)    # all there is
+    return lambda: other.discard(0, SECTORS * 512)
+
+
+def pool_suspended(fs, pool, data):
+    pool.suspend()
+    return pool.resume
+
+
+def data_suspended(fs, pool, data):
+    data.suspend()
+    return data.resume
+
+
+@pytest.mark.parametrize("way", (pool_without_space, pool_suspended, data_suspended), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("what", ("write", "unaligned write", "asynchronous writes"))
+def test_it_waits_in_a_pool(fs, backing, way, what):
+    """Nothing is mapped for who is dead, and others go on."""
+    data = fs.mkdir("data", f"0 {SECTORS} linear {quote(backing(SECTORS))} 0")
+    pool = fs.mkdir("pool", f"0 {SECTORS} thin-pool {quote(backing(8192))} data 128 0")
+    pool.message("create_thin 0")
+    dev = fs.mkdir("vol", f"0 {SECTORS} thin pool 0")
+    go_on = way(fs, pool, data)
+    with asker(dev, what) as p:
+        with asker(dev, "write") as lives:
+            leaves_at_once(p)
+            assert lives.poll() is None
+            go_on()
+            assert lives.wait(60) == 0
+    assert dev.status().split()[3] == "128"
+    assert dev.pread(65536, 0) == b"n" * 65536
+
+
+@pytest.mark.parametrize("what", ("write", "asynchronous writes"))
+def test_it_waits_in_a_mirror(fs, backing, what):
+    """A leg has failed: writes are kept until somebody looks at it."""
+    good = backing(SECTORS)
+    fs.mkdir("leg", f"0 {SECTORS} error")
+    dev = fs.mkdir("vol", f"0 {SECTORS} mirror core 2 128 nosync 2 {quote(good)} 0 leg 0 1 handle_errors")
+    with asker(dev, what) as p:
+        leaves_at_once(p)
+    with asker(dev, "write") as p:
+        leaves_at_once(p)
+    dev.load(f"0 {SECTORS} linear {quote(good)} 0")
+    dev.pwrite(b"x" * BLOCK, 0, sync=True)

@@ -56,8 +56,8 @@ def test_nothing_is_left_open():
         assert depth in (0, 1), f"line {nr}: .nf and .fi"
         assert not (line.startswith((".SS", ".SH")) and depth), f"line {nr}: a heading in an example"
     for target, body in sections().items():
-        text = [line for line in body if line and line not in (".PP", ".fi", ".nf")]
-        assert re.search(r"[.:)]$|^ |^\.[A-Z]+ .*[.\)]$", text[-1]), f"{target} ends with {text[-1]!r}"
+        last = [line for line in body if line and line != ".PP"][-1]
+        assert last in (".fi", ".RE") or re.search(r"[.:)]$", plain(last)), f"{target} ends with {last!r}"
         words = " ".join(plain(line) for line in body)
         assert not re.search(r"\bor (After|Messages|Metadata|Example)\b|; *$", words), f"{target}: a sentence has no end"
 

@@ -373,3 +373,73 @@ def test_takeover(kernel, fs, backing):
         assert dev.pread(len(data[k]), 0) == data[k]
         assert check(dev) == 0
         dev.remove()
+
+
+# --- journals ---------------------------------------------------------------------------------------
+
+LOG = 8192
+JOURNALED = [("raid4", 3), ("raid5_ls", 4), ("raid6_zr", 5), ("raid6_ls_6", 4)]
+
+
+@pytest.mark.timeout(600)
+def test_journal(kernel, dmfs, backing):
+    """Killed here, replayed there; written there twice, replayed here."""
+    n = len(JOURNALED)
+    arrays = Arrays(backing, [(kind, disks, ()) for kind, disks in JOURNALED])
+    logs = backing(n * LOG)
+
+    def line(k, prefix=""):
+        return arrays.line(k, prefix, extra=(f"journal_dev {prefix}log{k}", "journal_mode writethrough"))
+
+    def slices(fs):
+        arrays.slices.on(fs)
+        for k in range(n):
+            fs.mkdir(f"log{k}", f"0 {LOG} linear {quote(logs)} {k * LOG}")
+
+    fs, models = dmfs(), []
+    slices(fs)
+    for k in range(n):
+        dev = fs.mkdir(f"r{k}", line(k))
+        wait_whole(dev)
+        rand = random.Random(k)
+        model = bytearray(rand.randbytes(dev.size()))
+        dev.pwrite(model, 0, sync=True)
+        dev.suspend()       # an empty journal, for the writes that follow
+        dev.resume()
+        with dev.open() as fd:
+            for _ in range(50):
+                at, data = rand.randrange(dev.size() // 512 - 30) * 512, rand.randbytes(rand.choice([512, 4096, 10240]))
+                os.pwrite(fd, data, at)
+                model[at:at + len(data)] = data
+            os.fsync(fd)
+        models.append(model)
+    fs.kill()
+    fs.wait()
+    out = kernel.run(PREPARE + f"""
+        dmsetup create --concise "{arrays.slices.concise()}"
+        dmsetup create --concise "{';'.join(f'log{k},,,,0 {LOG} linear $D2 {k * LOG}' for k in range(n))}"
+        all="{';'.join(f'r{k},,,,{line(k, "/dev/mapper/")}' for k in range(n))}"
+        dmsetup create --concise "$all"
+        whole
+        echo ==sums; for k in $(seq 0 {n - 1}); do sha256sum </dev/mapper/r$k; done
+        for k in $(seq 0 {n - 1}); do dmsetup message r$k 0 check; done
+        whole
+        echo ==checked; dmsetup status --target raid
+        for k in $(seq 0 {n - 1}); do
+            dd if=/dev/urandom of=/dev/mapper/r$k bs=3584 count=100 seek=$k oflag=direct 2>/dev/null
+            dd if=/dev/urandom of=/dev/mapper/r$k bs=512 count=33 seek=70 oflag=direct 2>/dev/null
+        done
+        echo ==sums; for k in $(seq 0 {n - 1}); do sha256sum </dev/mapper/r$k; done
+        dmsetup remove_all""", [*arrays.slices.files, logs], timeout=150).out
+    _, theirs, checked, after = re.split(r"==\w+\n", out)
+    assert [line.split()[0] for line in theirs.splitlines()] == [hashlib.sha256(m).hexdigest() for m in models]
+    for text in checked.splitlines():
+        assert re.search(r" A+ (\d+)/\1 idle 0 0 A", text), text
+    fs = dmfs()
+    slices(fs)
+    for k, digest in enumerate(after.splitlines()):
+        dev = fs.mkdir(f"r{k}", line(k))
+        assert status(dev)["action"] == "idle"
+        assert hashlib.sha256(dev.pread(dev.size(), 0)).hexdigest() == digest.split()[0], JOURNALED[k]
+        assert check(dev) == 0
+        dev.remove()

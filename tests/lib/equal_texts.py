@@ -5,19 +5,19 @@ import difflib
 import re
 
 
-def kernel_text(text):
-    """The kernel's output as ours would be."""
+def kernel_text(text, major):
+    """The kernel's output as ours would be; major: the device mapper's number there."""
     text = re.sub(r"^2\|/dev/mapper/.+: open failed: No such file or directory\n", "", text, flags=re.M)
     for i in range(2):
         text = re.sub(rf"\b98:{16 * i}\b", f"D{i}", text)
         text = re.sub(rf"\b98, {16 * i}\b", f"D{i}", text)
         text = text.replace(f"/dev/ubd{'ab'[i]}", f"D{i}").replace(f"ubd{'ab'[i]}", f"D{i}")
-    text = re.sub(r"\b254(?=[:,])", "0", text)
+    text = re.sub(rf"\b{major}(?=[:,])", "0", text)
     # 6.1 answers ENODEV for a path that is not there, later kernels ENOENT
     text = re.sub(r"(ioctl on .* failed: )No such file or directory", r"\1No such device", text)
-    text = text.replace("-j 254", "-j 0")
-    text = re.sub(r"(?<= )254(?=  ? ?\d)", "  0", text)       # a column
-    return re.sub(r"='254'", "='0'", text)
+    text = text.replace(f"-j {major}", "-j 0")
+    text = re.sub(rf"(?<= ){major}(?=  ? ?\d)", "  0", text)       # a column
+    return re.sub(rf"='{major}'", "='0'", text)
 
 
 def our_text(text, disks, minors):

@@ -170,17 +170,17 @@ static void parked_bios_come_back(void **state)
 
 	(void)state;
 	dm_bio_list_init(&out);
-	assert_true(dm_block_lock_or_park(l, &holder, 9, &bios[0]));
-	assert_false(dm_block_lock_or_park(l, &second, 9, &bios[1]));
-	assert_false(dm_block_lock_or_park(l, &second, 9, &bios[2]));
+	assert_int_equal(dm_block_lock_or_park(l, &holder, 9, &bios[0]), 0);
+	assert_int_equal(dm_block_lock_or_park(l, &second, 9, &bios[1]), 1);
+	assert_int_equal(dm_block_lock_or_park(l, &second, 9, &bios[2]), 1);
 	dm_block_unlock(l, &holder, &out);
 	assert_ptr_equal(dm_bio_list_pop(&out), &bios[1]);
 	assert_ptr_equal(dm_bio_list_pop(&out), &bios[2]);
 	assert_null(dm_bio_list_pop(&out));
 	/* with a range over several shards */
 	assert_true(dm_block_lock(l, &range, 0, 1000, DM_BLOCK_SHARED, granted));
-	assert_false(dm_block_lock_or_park(l, &second, 500, &bios[0]));
-	assert_false(dm_block_lock_or_park(l, &second, 501, &bios[1]));
+	assert_int_equal(dm_block_lock_or_park(l, &second, 500, &bios[0]), 1);
+	assert_int_equal(dm_block_lock_or_park(l, &second, 501, &bios[1]), 1);
 	dm_block_unlock(l, &range, &out);
 	assert_non_null(dm_bio_list_pop(&out));
 	assert_non_null(dm_bio_list_pop(&out));
@@ -206,17 +206,17 @@ static void the_dead_do_not_stay_parked(void **state)
 
 	(void)state;
 	dm_bio_list_init(&out);
-	assert_true(dm_block_lock_or_park(l, &holder, 1, NULL));
+	assert_int_equal(dm_block_lock_or_park(l, &holder, 1, NULL), 0);
 	for (int i = 0; i < 3; i++) {
 		dm_origin_init(&origin[i]);
 		bios[i] = (struct dm_bio){.op = DM_WRITE, .end = parked_end, .origin = &origin[i]};
-		assert_false(dm_block_lock_or_park(l, &other, 1, &bios[i]));
+		assert_int_equal(dm_block_lock_or_park(l, &other, 1, &bios[i]), 1);
 	}
 	dm_origin_cancel(&origin[2]); /* the last one, then the first */
 	dm_origin_cancel(&origin[0]);
 	assert_int_equal(interrupted, 2);
-	assert_false(dm_block_lock_or_park(l, &other, 1, &bios[0])); /* and not again */
-	assert_int_equal(interrupted, 3);
+	assert_int_equal(dm_block_lock_or_park(l, &other, 1, &bios[0]), -EINTR); /* and not again */
+	assert_int_equal(dm_block_lock_or_park(l, &other, 1, NULL), 1);
 	dm_block_unlock(l, &holder, &out);
 	assert_ptr_equal(dm_bio_list_pop(&out), &bios[1]);
 	assert_null(out.head);

@@ -153,6 +153,7 @@ static void test_one_device(void **state)
 static void test_readers(void **state)
 {
 	const char *file = unit_file(64);
+	struct dm_mapped *a;
 
 	DEV("a", "0 8 claim %s r", file);
 	DEV("b", "0 8 claim %s r", file);
@@ -170,6 +171,22 @@ static void test_readers(void **state)
 	assert_int_equal(locked(file, 16), F_UNLCK);
 	remove_all();
 	assert_int_equal(locked(file, 7), F_UNLCK);
+	/* a reader becomes a writer, and a reader again */
+	a = DEV("a", "0 8 claim %s r", file);
+	for (unsigned i = 0; i < 4; i++) {
+		g_autofree char *line = g_strdup_printf("0 8 claim %s %c", file, i % 2 ? 'r' : 'w');
+
+		assert_int_equal(unit_load(a, line, NULL), 0);
+		assert_int_equal(locked(file, 5), i % 2 ? F_RDLCK : F_WRLCK);
+		if (!(i % 2)) { /* a reader that does not stay */
+			g_autofree char *bad = g_strdup_printf("0 8 claim %s r\n8 8 nonsense", file);
+
+			assert_int_equal(unit_load(a, bad, NULL), -EINVAL);
+			assert_int_equal(locked(file, 5), F_WRLCK);
+		}
+	}
+	TRY(true, NULL, "0 8 claim %s r", file);
+	remove_all();
 }
 
 static void test_other_names(void **state)

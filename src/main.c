@@ -30,9 +30,9 @@
 #include "core/events.h"
 #include "core/state.h"
 #include "core/type.h"
-#include "fs/ending.h"
 #include "fs/fs.h"
 #include "fs/mount.h"
+#include "fs/serve.h"
 #include "io/nbd.h"
 #include "version.h"
 
@@ -45,7 +45,7 @@
 
 static struct {
 	int foreground, help, show_version;
-	char *state, *mountpoint, *create;
+	char *state, *mountpoint, *create, *images;
 } opts;
 
 #define MAX_THREADS 128u
@@ -61,6 +61,7 @@ static const struct fuse_opt fs_opts[] = {
 	FUSE_OPT_KEY("nbd_timeout=", 'n'),
 	FUSE_OPT_KEY("path-check=", 'p'),
 	FUSE_OPT_KEY("max_waiting=", 'w'),
+	FUSE_OPT_KEY("images=", 'i'),
 	FUSE_OPT_KEY("max_read=", 'r'),
 	FUSE_OPT_KEY("debug", 'd'),
 	FUSE_OPT_KEY("blkdev", 'b'),
@@ -88,6 +89,7 @@ static void usage(FILE *to)
 	      "     allow_other  other users may come in; permissions are checked\n"
 	      "     writeback    the kernel collects buffered writes (see dmfs(1))\n"
 	      "     threads=N    threads that wait for requests\n"
+	      "     images=DIR   show the images alone in this directory, too\n"
 	      "     max_waiting=N  MiB that the data of waiting writes may take (a quarter of the memory)\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
 	      "     path-check=N   multipath looks every N seconds whether a failed path answers again\n"
@@ -166,6 +168,10 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 		if (take_number(arg, UINT_MAX, &dmfs_options.max_read))
 			return -1;
 		return 1;
+	case 'i':
+		g_free(opts.images);
+		opts.images = g_strdup(arg + strlen("images="));
+		return 0;
 	case 'b':
 		fprintf(stderr, "dmfs: -o %s: only for file systems that are on a block device\n", arg);
 		return -1;
@@ -302,16 +308,35 @@ static int make_devices(void)
 	return error;
 }
 
-/* --- until the end -------------------------------------------------------------------------- */
+/* --- mounting --------------------------------------------------------------------------------- */
 
-static bool over(void)
+/* Neither mount point is below the other, which would hide it. */
+static bool are_apart(const char *a, const char *b)
 {
-	return dmfs_loop_told() || dmfs_loop_stopped(DMFS_TREE);
+	g_autofree char *below_a = g_strconcat(a, "/", NULL), *below_b = g_strconcat(b, "/", NULL);
+
+	if (!g_str_has_prefix(below_a, below_b) && !g_str_has_prefix(below_b, below_a))
+		return true;
+	fprintf(stderr, "dmfs: -o images=%s: not %s itself, nor above or below it\n", b, a);
+	return false;
 }
 
-static bool begun_or_over(void)
+static int prepare_mounts(struct fuse_args *args)
 {
-	return dmfs_loop_ready(DMFS_TREE) || over();
+	const char *source = opts.state ? opts.state : "dmfs";
+
+	if (dmfs_mount_prepare(DMFS_TREE, opts.mountpoint) || dmfs_mount_options(DMFS_TREE, args, source))
+		return -1;
+	if (!opts.images)
+		return 0;
+	if (!dmfs_mounts[DMFS_TREE].path) {
+		fprintf(stderr, "dmfs: -o images: not for a mount that is given as a descriptor\n");
+		return -1;
+	}
+	if (dmfs_mount_prepare(DMFS_IMAGES, opts.images) ||
+	    !are_apart(dmfs_mounts[DMFS_TREE].path, dmfs_mounts[DMFS_IMAGES].path))
+		return -1;
+	return dmfs_mount_options(DMFS_IMAGES, args, source);
 }
 
 static int serve(struct fuse_args *args)
@@ -325,8 +350,7 @@ static int serve(struct fuse_args *args)
 		opts.state = absolute;
 	}
 	/* What cannot be is refused before anything is opened or mounted. */
-	if (dmfs_mount_prepare(DMFS_TREE, opts.mountpoint) ||
-	    dmfs_mount_options(DMFS_TREE, args, opts.state ? opts.state : "dmfs"))
+	if (prepare_mounts(args))
 		return 1;
 	report = opts.foreground ? -1 : go_background();
 
@@ -341,17 +365,13 @@ static int serve(struct fuse_args *args)
 	dm_register_targets(dm_target_list);
 	dmfs_nodes_init();
 	/* Names below the mountpoint in tables are ours before it is mounted, too. */
-	if (dmfs_mounts[DMFS_TREE].path)
-		dm_set_mountpoint(dmfs_mounts[DMFS_TREE].path, (dev_t)-1, NULL);
-	if (make_devices() || dmfs_mount_up(DMFS_TREE, dmfs_options.threads))
+	for (unsigned nr = 0; nr < DMFS_MOUNTS; nr++)
+		if (dmfs_mounts[nr].path)
+			dm_set_mountpoint(nr, dmfs_mounts[nr].path, (dev_t)-1, NULL);
+	if (make_devices() || dmfs_serve_begin())
 		return 1;
-	dmfs_loop_wait(begun_or_over);
-	if (dmfs_loop_ready(DMFS_TREE) && !dmfs_mounts[DMFS_TREE].path)
-		dmfs_mount_find(DMFS_TREE);
-	if (!dmfs_loop_stopped(DMFS_TREE))
-		report_ready(report);
-	dmfs_loop_wait(over);
-	return dmfs_end();
+	report_ready(report);
+	return dmfs_serve();
 }
 
 int main(int argc, char **argv)
@@ -377,5 +397,6 @@ int main(int argc, char **argv)
 	g_free(opts.mountpoint);
 	g_free(opts.state);
 	g_free(opts.create);
+	g_free(opts.images);
 	return status;
 }

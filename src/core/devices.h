@@ -56,8 +56,12 @@ void dm_mapped_close(struct dm_mapped *md);
 
 /* Names a device may not have, because the root has files so named; NULL at the end. */
 void dm_reserve_names(const char *const *names);
-/* Where the tree is mounted, for names like MOUNTPOINT/NAME, and its st_dev; finds the device an inode belongs to. */
-void dm_set_mountpoint(const char *path, dev_t st_dev, struct dm_mapped *(*find_inode)(ino_t));
+/*
+ * Where the tree is mounted, or a directory of images (nr tells them apart), for names like MOUNTPOINT/NAME, and its
+ * st_dev; finds the device an inode belongs to.  path NULL: it is not, any more.
+ */
+#define DM_MOUNTPOINTS 2
+void dm_set_mountpoint(unsigned nr, const char *path, dev_t st_dev, struct dm_mapped *(*find_inode)(ino_t));
 /*
  * Resolves a device name of a table of self's for its opener.  The caller gets a reference.  -ELOOP: it is self's own
  * name and no file's.

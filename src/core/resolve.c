@@ -12,6 +12,7 @@
  * own files through the kernel.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysmacros.h>
@@ -19,18 +20,32 @@
 #include "devices.h"
 #include "table.h"
 
-static struct {
+static pthread_mutex_t mountpoints_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct mountpoint {
 	char *path;
 	dev_t st_dev;
 	struct dm_mapped *(*find_inode)(ino_t);
-} mountpoint;
+} mountpoints[DM_MOUNTPOINTS];
 
-void dm_set_mountpoint(const char *path, dev_t st_dev, struct dm_mapped *(*find_inode)(ino_t))
+void dm_set_mountpoint(unsigned nr, const char *path, dev_t st_dev, struct dm_mapped *(*find_inode)(ino_t))
 {
-	g_free(mountpoint.path);
-	mountpoint.path = g_strdup(path);
-	mountpoint.st_dev = st_dev;
-	mountpoint.find_inode = find_inode;
+	pthread_mutex_lock(&mountpoints_lock);
+	g_free(mountpoints[nr].path);
+	mountpoints[nr] = (struct mountpoint){g_strdup(path), st_dev, find_inode};
+	pthread_mutex_unlock(&mountpoints_lock);
+}
+
+/* What finds the device of an inode there, or NULL: it is no mount of ours. */
+static struct dm_mapped *(*inode_finder(dev_t st_dev))(ino_t)
+{
+	struct dm_mapped *(*found)(ino_t) = NULL;
+
+	pthread_mutex_lock(&mountpoints_lock);
+	for (unsigned nr = 0; nr < DM_MOUNTPOINTS; nr++)
+		if (mountpoints[nr].find_inode && mountpoints[nr].st_dev == st_dev)
+			found = mountpoints[nr].find_inode;
+	pthread_mutex_unlock(&mountpoints_lock);
+	return found;
 }
 
 /* "MAJOR:MINOR" */
@@ -42,16 +57,31 @@ static bool parse_number(const char *name, unsigned *major_nr, unsigned *minor_n
 	return colon && dm_parse_uint(first, major_nr) && dm_parse_uint(colon + 1, minor_nr);
 }
 
+/* What stands below a mount point in a name, or NULL. */
+static char *below_mountpoint(const char *name)
+{
+	char *rest = NULL;
+
+	pthread_mutex_lock(&mountpoints_lock);
+	for (unsigned nr = 0; nr < DM_MOUNTPOINTS && !rest; nr++) {
+		size_t len = mountpoints[nr].path ? strlen(mountpoints[nr].path) : 0;
+
+		if (!len || strncmp(name, mountpoints[nr].path, len) || name[len] != '/')
+			continue;
+		while (name[len] == '/')
+			len++;
+		rest = g_strdup(name + len);
+	}
+	pthread_mutex_unlock(&mountpoints_lock);
+	return rest;
+}
+
 static struct dm_mapped *find_below_mountpoint(const char *name)
 {
-	size_t len = mountpoint.path ? strlen(mountpoint.path) : 0;
-	g_autofree char *rest = NULL;
+	g_autofree char *rest = below_mountpoint(name);
 
-	if (!len || strncmp(name, mountpoint.path, len) || name[len] != '/')
+	if (!rest)
 		return NULL;
-	while (name[len] == '/')
-		len++;
-	rest = g_strdup(name + len);
 	if (g_str_has_suffix(rest, "/image"))
 		rest[strlen(rest) - strlen("/image")] = '\0';
 	return dm_find_name(rest);
@@ -80,13 +110,15 @@ static struct dm_mapped *find_mapped(const struct dm_mapped *self, const char *n
 static int resolve_path(const struct dm_opener *who, const char *path, enum dm_mode mode, struct dm_dev **out,
 			GError **err)
 {
+	struct dm_mapped *(*find_inode)(ino_t);
 	struct dm_store_path found;
 	int error = dm_store_find(who, path, &found, err);
 
 	if (error)
 		return error;
-	if (mountpoint.find_inode && found.st.st_dev == mountpoint.st_dev) {
-		struct dm_mapped *md = mountpoint.find_inode(found.st.st_ino);
+	find_inode = inode_finder(found.st.st_dev);
+	if (find_inode) {
+		struct dm_mapped *md = find_inode(found.st.st_ino);
 
 		error = md ? 0 : dm_fail(err, ENOTBLK, "%s is a control file of this mount, not a device", path);
 		*out = md ? &md->dev : NULL;
@@ -172,7 +204,7 @@ int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **ou
 	int error = absolute ? dm_store_find(who, absolute, &found, err) : -ENOENT;
 
 	if (!error) {
-		if (mountpoint.find_inode && found.st.st_dev == mountpoint.st_dev) /* we would wait for ourselves */
+		if (inode_finder(found.st.st_dev)) /* we would wait for ourselves */
 			error = dm_fail(err, EINVAL, "%s is a file of this mount", absolute);
 		else
 			error = dm_store_read_file(who, &found, max, out, err);

@@ -30,7 +30,7 @@ void dmfs_attr_init(void)
 static uint64_t image_blocks(struct dmfs_device *d, uint64_t sectors)
 {
 	uint64_t blocks = dm_dev_provisioned(&d->md->dev, 0, sectors);
-	bool maybe_more = dmfs_options.writeback || atomic_load(&d->cached_opens);
+	bool maybe_more = dmfs_options.writeback || dmfs_cached_opens(d);
 
 	return !blocks && maybe_more ? MIN(SOME_BLOCKS, sectors) : blocks;
 }
@@ -67,12 +67,13 @@ double dmfs_attr_timeout(const struct dmfs_file *file)
 void dmfs_reply_entry(fuse_req_t req, fuse_ino_t ino, const struct dmfs_file *file, struct dmfs_device *d)
 {
 	struct fuse_entry_param e = {.ino = ino, .attr_timeout = dmfs_attr_timeout(file)};
+	unsigned mount = dmfs_mount_of(req);
 
 	dmfs_fill_attr(ino, file, d, &e.attr);
 	if (d)
-		dmfs_lookup_count(d, 1);
+		dmfs_lookup_count(d, mount, 1);
 	if (fuse_reply_entry(req, &e) && d) /* interrupted: the kernel does not know it */
-		dmfs_lookup_count(d, -1);
+		dmfs_lookup_count(d, mount, -1);
 	dmfs_device_put(d);
 }
 

@@ -43,6 +43,8 @@ void dmfs_channel_put(struct dmfs_channel *c); /* NULL is fine */
 struct dmfs_channel *dmfs_channel_now(void);
 struct dmfs_channel *dmfs_channel_use(struct dmfs_channel *c);
 
+/* Answers a request that libfuse has not seen: a header and `len` bytes.  Errors are the kernel's own affair. */
+void dmfs_channel_answer(struct dmfs_channel *c, uint64_t unique, const void *data, size_t len);
 /* Reads one request, as read(2). */
 ssize_t dmfs_channel_read(struct dmfs_channel *c, void *buf, size_t len);
 

@@ -9,60 +9,67 @@
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t none;
-	unsigned under_way;
-	bool ending;
+	unsigned under_way[DMFS_MOUNTS];
+	bool serves[DMFS_MOUNTS];
 } invalidations = {.lock = PTHREAD_MUTEX_INITIALIZER, .none = PTHREAD_COND_INITIALIZER};
 
-void dmfs_invalidate(fuse_ino_t ino, off_t offset, off_t bytes)
+void dmfs_invalidate(unsigned mount, fuse_ino_t ino, off_t offset, off_t bytes)
 {
-	bool ending;
+	bool serves;
 
 	pthread_mutex_lock(&invalidations.lock);
-	ending = invalidations.ending;
-	invalidations.under_way += !ending;
+	serves = invalidations.serves[mount];
+	invalidations.under_way[mount] += serves;
 	pthread_mutex_unlock(&invalidations.lock);
-	if (ending)
+	if (!serves)
 		return;
 	dm_block_begin();
-	fuse_lowlevel_notify_inval_inode(dmfs_mounts[DMFS_TREE].session, ino, offset, bytes);
+	fuse_lowlevel_notify_inval_inode(dmfs_mounts[mount].session, ino, offset, bytes);
 	dm_block_end();
 	pthread_mutex_lock(&invalidations.lock);
-	if (!--invalidations.under_way)
+	if (!--invalidations.under_way[mount])
 		pthread_cond_broadcast(&invalidations.none);
 	pthread_mutex_unlock(&invalidations.lock);
 }
 
-void dmfs_end_invalidations(void)
+void dmfs_begin_invalidations(unsigned mount)
 {
 	pthread_mutex_lock(&invalidations.lock);
-	invalidations.ending = true;
-	while (invalidations.under_way)
+	invalidations.serves[mount] = true;
+	pthread_mutex_unlock(&invalidations.lock);
+}
+
+void dmfs_end_invalidations(unsigned mount)
+{
+	pthread_mutex_lock(&invalidations.lock);
+	invalidations.serves[mount] = false;
+	while (invalidations.under_way[mount])
 		pthread_cond_wait(&invalidations.none, &invalidations.lock);
 	pthread_mutex_unlock(&invalidations.lock);
 }
 
-static void forget_cached(struct dm_mapped *md)
+/* Of a device's image, with each connection that knows it; offset -1: the attributes alone. */
+static void forget_cached(struct dm_mapped *md, off_t offset)
 {
-	fuse_ino_t ino = dmfs_known_image(md);
+	for (unsigned mount = 0; mount < DMFS_MOUNTS; mount++) {
+		fuse_ino_t ino = dmfs_known_image(md, mount);
 
-	if (ino && dmfs_mounts[DMFS_TREE].session)
-		dmfs_invalidate(ino, 0, 0);
+		if (ino)
+			dmfs_invalidate(mount, ino, offset, 0);
+	}
 }
 
 static void swapped(struct dm_mapped *md)
 {
 	dmfs_image_swapped(md);
-	forget_cached(md);
+	forget_cached(md, 0);
 }
 
 /* Asked for the attributes, the kernel drops the pages beyond the end by itself. */
 static void resized(struct dm_mapped *md)
 {
-	fuse_ino_t ino = dmfs_known_image(md);
-
 	dmfs_image_swapped(md);
-	if (ino && dmfs_mounts[DMFS_TREE].session)
-		dmfs_invalidate(ino, -1, 0);
+	forget_cached(md, -1);
 }
 
 static const struct dm_front_ops front_ops = {

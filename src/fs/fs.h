@@ -19,6 +19,9 @@
 
 #include "core/devices.h"
 
+/* Connections, by number: the tree, and images alone (mount.h). */
+enum { DMFS_TREE, DMFS_IMAGES, DMFS_MOUNTS };
+
 #define DMFS_INODES 32
 #define DMFS_IMAGE_KIND 1 /* its place in a device's files */
 
@@ -73,11 +76,11 @@ struct dmfs_closing {
 struct dmfs_device {
 	struct dm_mapped *md;
 	uint64_t id;
-	uint64_t nlookup; /* of all its inodes; holds a reference to md while not 0; under nodes lock */
+	uint64_t nlookup[DMFS_MOUNTS]; /* of all its inodes; while one is not 0 md has a reference; under nodes lock */
 	struct timespec created;
 	struct dmfs_image *image; /* image.c's, made at the first open */
 	struct dmfs_closing closing;
-	_Atomic unsigned cached_opens; /* opens of the image that use the page cache */
+	_Atomic unsigned cached_opens[DMFS_MOUNTS]; /* opens of the image that use the page cache */
 	GList *drafts; /* open files that build tables; table.c's */
 	pthread_mutex_t lock;
 };
@@ -87,6 +90,7 @@ struct dmfs_handle {
 	const struct dmfs_file *file;
 	atomic_uint refs; /* the open file's, and requests' that may touch it after their answer */
 	struct dmfs_device *device; /* NULL for the root's files; holds a reference to its md */
+	unsigned mount;             /* that it was opened through */
 	int flags;                  /* of open(2) */
 	atomic_bool closing;        /* an image flushed and not used since; closing.c's */
 	pthread_mutex_t lock;
@@ -105,15 +109,21 @@ extern const struct dmfs_file *const dmfs_root_files[], *const dmfs_device_files
  * Has the kernel forget what it has cached of a file: of bytes from offset on, 0 for all.  Waits for pages that are
  * being read or written, so not from a thread that bios wait for.
  */
-void dmfs_invalidate(fuse_ino_t ino, off_t offset, off_t bytes);
+void dmfs_invalidate(unsigned mount, fuse_ino_t ino, off_t offset, off_t bytes);
 /*
  * Waits for those under way and makes further ones do nothing: while the workers still serve what holds the pages, and
  * nothing else waits for ever (dm_end_waiting()).
  */
-void dmfs_end_invalidations(void);
+void dmfs_end_invalidations(unsigned mount);
+/* Before that they do nothing: the connection is not there yet. */
+void dmfs_begin_invalidations(unsigned mount);
 void dmfs_nodes_init(void);
 /* Frees what was open when the session ended; the kernel does not tell of these any more. */
-void dmfs_nodes_end(void);
+void dmfs_nodes_end(unsigned mount);
+/* The connection that a request came by. */
+unsigned dmfs_mount_of(fuse_req_t req);
+/* How many opens of a device's image use a page cache. */
+unsigned dmfs_cached_opens(const struct dmfs_device *d);
 struct dmfs_device *dmfs_device_of(struct dm_mapped *md); /* makes it if need be */
 struct dm_mapped *dmfs_find_inode(ino_t ino);             /* of an image or directory, with a reference, or NULL */
 /* What an inode is: the file or NULL for a directory, and the device with a reference to its md (or NULL). False: no such inode. */
@@ -121,9 +131,9 @@ bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_devic
 bool dmfs_is_image(fuse_ino_t ino);
 fuse_ino_t dmfs_ino(struct dmfs_device *d, unsigned kind);
 unsigned dmfs_kind_of(const struct dmfs_file *const *files, const struct dmfs_file *file);
-void dmfs_lookup_count(struct dmfs_device *d, int64_t change);
+void dmfs_lookup_count(struct dmfs_device *d, unsigned mount, int64_t change);
 void dmfs_device_put(struct dmfs_device *d);
-extern const struct fuse_lowlevel_ops dmfs_ops;
+extern const struct fuse_lowlevel_ops dmfs_ops, dmfs_images_ops;
 
 /* text.c: files that are a text */
 void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t off);

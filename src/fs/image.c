@@ -65,7 +65,7 @@ struct slow_write {
 	struct dmfs_handle *h;
 	struct dmfs_channel *channel;
 	int error;
-	struct dm_work work;
+	struct dmfs_change change;
 	struct dm_origin origin;
 	struct dmfs_waiting waiting; /* references: who starts it, its own until it is answered, that of who gives it up */
 };
@@ -90,8 +90,9 @@ static void slow_write_free(struct dmfs_waiting *waiting)
 	dmfs_loop_answered(channel);
 }
 
-static void slow_write_done(struct slow_write *w)
+static void slow_write_done(struct dmfs_change *change)
 {
+	struct slow_write *w = container_of(change, struct slow_write, change);
 	struct dmfs_channel *before = dmfs_channel_use(w->channel);
 
 	if (w->error)
@@ -102,23 +103,12 @@ static void slow_write_done(struct slow_write *w)
 	dmfs_waiting_put(&w->waiting);
 }
 
-static void slow_write_drop_pages(struct dm_work *work)
-{
-	struct slow_write *w = container_of(work, struct slow_write, work);
-
-	request_drop_pages(w->h, w->rmw.offset, w->rmw.len);
-	slow_write_done(w);
-}
-
 static void slow_write_end(struct dmfs_rmw *rmw, int error)
 {
 	struct slow_write *w = (struct slow_write *)rmw;
 
 	w->error = error;
-	if (!error && request_leaves_stale_pages(w->h))
-		request_drop_later(w->h, &w->work, slow_write_drop_pages);
-	else
-		slow_write_done(w);
+	dmfs_change_end(&w->change, error);
 }
 
 static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, size_t size, off_t off,
@@ -156,6 +146,7 @@ static void image_write(fuse_req_t req, struct dmfs_handle *h, const char *buf, 
 	w->h = h;
 	w->channel = dmfs_loop_later();
 	dmfs_buf_charge(NULL, size);
+	dmfs_change_begin(&w->change, h, DM_WRITE, (uint64_t)off, size, slow_write_done);
 	dm_origin_init(&w->origin);
 	w->rmw.origin = &w->origin;
 	dmfs_waiting_init(&w->waiting, fuse_req_ctx(req)->pid, slow_write_give_up, slow_write_free);
@@ -312,7 +303,7 @@ static void image_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_i
 	refresh(d->image);
 	pthread_mutex_unlock(&d->lock);
 	if (!direct)
-		atomic_fetch_add(&d->cached_opens, 1);
+		atomic_fetch_add(&d->cached_opens[h->mount], 1);
 	/*
 	 * Direct writes of one image may go side by side.  libfuse 3.14 has no field for the
 	 * flag, so the answer is put together here.
@@ -330,7 +321,7 @@ static void image_open(fuse_req_t req, struct dmfs_handle *h, struct fuse_file_i
 static void image_release(struct dmfs_handle *h)
 {
 	if (!(h->flags & O_DIRECT))
-		atomic_fetch_sub(&h->device->cached_opens, 1);
+		atomic_fetch_sub(&h->device->cached_opens[h->mount], 1);
 	dm_mapped_close(h->device->md);
 	dmfs_closing_released(h);
 }

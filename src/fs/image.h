@@ -20,6 +20,8 @@ struct dmfs_image {
 	unsigned slow;           /* writes that go the slow way */
 	struct dmfs_rmw *waiting, **waiting_tail; /* of them, until the gate is empty */
 	bool drained;            /* it is */
+	pthread_mutex_t changes_lock; /* coherence.c's */
+	GQueue changes;
 	struct dm_wq *drops; /* stale pages are dropped in it */
 };
 

@@ -2,8 +2,8 @@
 /*
  * Inodes: which device and which file of it a number means, and the kernel's count of them.
  *
- * The kernel's lookup counts of all inodes of a device are one count; while it
- * is not 0 the device's md is kept.
+ * The kernel's lookup counts of all inodes of a device are one count for each connection; while one of these
+ * is not 0 the device's md is kept.  Both connections know an image by the same number.
  */
 #include "node.h"
 
@@ -136,14 +136,22 @@ struct dm_mapped *dmfs_find_inode(ino_t ino)
 	return NULL;
 }
 
-void dmfs_lookup_count(struct dmfs_device *d, int64_t change)
+static bool is_known(const struct dmfs_device *d)
+{
+	for (unsigned nr = 0; nr < DMFS_MOUNTS; nr++)
+		if (d->nlookup[nr])
+			return true;
+	return false;
+}
+
+void dmfs_lookup_count(struct dmfs_device *d, unsigned mount, int64_t change)
 {
 	bool get, put;
 
 	pthread_rwlock_wrlock(&nodes_lock);
-	get = !d->nlookup && change > 0;
-	d->nlookup += (uint64_t)change;
-	put = !d->nlookup && change < 0;
+	get = !is_known(d) && change > 0;
+	d->nlookup[mount] += (uint64_t)change;
+	put = !is_known(d) && change < 0;
 	pthread_rwlock_unlock(&nodes_lock);
 	if (get)
 		dm_mapped_ref(d->md);
@@ -151,40 +159,61 @@ void dmfs_lookup_count(struct dmfs_device *d, int64_t change)
 		dm_mapped_unref(d->md);
 }
 
-fuse_ino_t dmfs_known_image(struct dm_mapped *md)
+void dmfs_forget_all(unsigned mount)
+{
+	g_autoptr(GPtrArray) known = g_ptr_array_new();
+	GHashTableIter iter;
+	gpointer device;
+
+	pthread_rwlock_wrlock(&nodes_lock);
+	g_hash_table_iter_init(&iter, devices);
+	while (g_hash_table_iter_next(&iter, NULL, &device)) {
+		struct dmfs_device *d = device;
+		bool was_known = is_known(d);
+
+		d->nlookup[mount] = 0;
+		if (was_known && !is_known(d))
+			g_ptr_array_add(known, d->md);
+	}
+	pthread_rwlock_unlock(&nodes_lock);
+	for (unsigned i = 0; i < known->len; i++)
+		dm_mapped_unref(known->pdata[i]);
+}
+
+fuse_ino_t dmfs_known_image(struct dm_mapped *md, unsigned mount)
 {
 	struct dmfs_device *d;
 	fuse_ino_t ino = 0;
 
 	pthread_rwlock_rdlock(&nodes_lock);
 	d = md->front;
-	if (d && d->nlookup)
+	if (d && d->nlookup[mount])
 		ino = dmfs_ino(d, DMFS_IMAGE_KIND);
 	pthread_rwlock_unlock(&nodes_lock);
 	return ino;
 }
 
-static void forget(fuse_ino_t ino, uint64_t n)
+static void forget(unsigned mount, fuse_ino_t ino, uint64_t n)
 {
 	const struct dmfs_file *file;
 	struct dmfs_device *d;
 
 	if (ino >= DMFS_INODES && dmfs_inode(ino, &file, &d)) {
-		dmfs_lookup_count(d, -(int64_t)n);
+		dmfs_lookup_count(d, mount, -(int64_t)n);
 		dmfs_device_put(d);
 	}
 }
 
 void dmfs_op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
 {
-	forget(ino, nlookup);
+	forget(dmfs_mount_of(req), ino, nlookup);
 	fuse_reply_none(req);
 }
 
 void dmfs_op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
 {
 	for (size_t i = 0; i < count; i++)
-		forget(forgets[i].ino, forgets[i].nlookup);
+		forget(dmfs_mount_of(req), forgets[i].ino, forgets[i].nlookup);
 	fuse_reply_none(req);
 }
 

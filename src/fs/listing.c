@@ -7,10 +7,13 @@
 
 /* What an open directory lists: taken at opendir. */
 struct listing {
-	GPtrArray *devices; /* of struct dm_mapped, for the root */
+	unsigned mount;
+	GPtrArray *devices; /* of struct dm_mapped, for the root; of a directory of images all there is */
 	const struct dmfs_file *const *files;
 	struct dmfs_device *device;
 };
+
+static const struct dmfs_file *const no_files[] = {NULL};
 
 static void listing_free(void *p)
 {
@@ -33,13 +36,14 @@ void dmfs_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		return;
 	}
 	l = g_new0(struct listing, 1);
+	l->mount = dmfs_mount_of(req);
 	l->device = d;
-	l->files = d ? dmfs_device_files : dmfs_root_files;
+	l->files = l->mount == DMFS_IMAGES ? no_files : d ? dmfs_device_files : dmfs_root_files;
 	l->devices = d ? g_ptr_array_new() : dm_list_devices();
 	fi->fh = (uintptr_t)l;
-	dmfs_opened_add(l, listing_free);
+	dmfs_opened_add(l->mount, l, listing_free);
 	if (fuse_reply_open(req, fi)) {
-		dmfs_opened_remove(l);
+		dmfs_opened_remove(l->mount, l);
 		listing_free(l);
 	}
 }
@@ -74,7 +78,9 @@ void dmfs_op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, str
 			if (removed)
 				continue;
 			name = dup = dm_mapped_dup_name(md);
-			st.st_ino = dmfs_ino(dmfs_device_of(md), 0);
+			st.st_ino = dmfs_ino(dmfs_device_of(md), l->mount == DMFS_IMAGES ? DMFS_IMAGE_KIND : 0);
+			if (l->mount == DMFS_IMAGES)
+				st.st_mode = S_IFREG;
 		}
 		n = fuse_add_direntry(req, buf + used, size - used, name, &st, (off_t)i + 1);
 		if (n > size - used)
@@ -88,7 +94,7 @@ void dmfs_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 {
 	struct listing *l = (struct listing *)(uintptr_t)fi->fh;
 
-	dmfs_opened_remove(l);
+	dmfs_opened_remove(l->mount, l);
 	listing_free(l);
 	fuse_reply_err(req, 0);
 }

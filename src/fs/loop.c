@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <glib.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -285,9 +286,15 @@ static void hand_over(struct worker *w, size_t size)
 
 static void handle(struct worker *w, size_t size)
 {
+	/* An image is always ready.  io_uring asks before each request, and waits for this answer. */
+	static const struct fuse_poll_out ready = {.revents = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM};
 	const struct fuse_in_header *in = header_of(w->buf);
 	uint32_t opcode = in->opcode;
 
+	if (opcode == FUSE_POLL && dmfs_is_image(in->nodeid)) {
+		dmfs_channel_answer(w->channel, in->unique, &ready, sizeof ready);
+		return;
+	}
 	w->image = is_image_io(in);
 	if (w->image && atomic_load_explicit(&w->loop->image_blocked, memory_order_relaxed) >= IMAGE_WORKERS) {
 		hand_over(w, size);
@@ -387,7 +394,7 @@ int dmfs_loop_start(unsigned nr, struct fuse_session *session, void *owner, unsi
 
 bool dmfs_loop_ready(unsigned nr)
 {
-	return loops[nr].ready;
+	return __atomic_load_n(&loops[nr].ready, __ATOMIC_RELAXED);
 }
 
 bool dmfs_loop_stopped(unsigned nr)
@@ -423,7 +430,8 @@ void dmfs_loop_end(unsigned nr)
 {
 	struct loop *l = &loops[nr];
 
-	atomic_store(&l->exiting, true);
+	if (!l->session || atomic_exchange(&l->exiting, true)) /* not there, or ended before */
+		return;
 	fuse_session_exit(l->session);
 	pthread_mutex_lock(&lock);
 	while (l->threads->len) {

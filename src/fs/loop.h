@@ -14,9 +14,6 @@
 #include "buf.h"
 #include "channel.h"
 
-/* Connections, by number. */
-enum { DMFS_TREE, DMFS_IMAGES, DMFS_MOUNTS };
-
 /* --- for who handles a request ------------------------------------------------------- */
 
 /* A large request was seen: tell so, for the worker's next ones. */

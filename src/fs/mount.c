@@ -164,7 +164,7 @@ void dmfs_mount_find(unsigned nr)
 	else if (find_mounted(is_at_path, &at))
 		m->st_dev = at.st_dev;
 	if (m->path)
-		dm_set_mountpoint(m->path, m->st_dev, dmfs_find_inode);
+		dm_set_mountpoint(nr, m->path, m->st_dev, dmfs_find_inode);
 }
 
 /* --- options ---------------------------------------------------------------------------- */
@@ -193,7 +193,8 @@ int dmfs_mount_options(unsigned nr, const struct fuse_args *args, const char *so
 	fuse_opt_add_arg(&copy, fixed);
 	for (int i = 1; i < args->argc; i++)
 		fuse_opt_add_arg(&copy, args->argv[i]);
-	dmfs_mounts[nr].session = fuse_session_new(&copy, &dmfs_ops, sizeof dmfs_ops, &dmfs_mounts[nr]);
+	dmfs_mounts[nr].session = fuse_session_new(&copy, nr == DMFS_TREE ? &dmfs_ops : &dmfs_images_ops, sizeof dmfs_ops,
+						   &dmfs_mounts[nr]);
 	fuse_opt_free_args(&copy);
 	return dmfs_mounts[nr].session ? 0 : -1;
 }
@@ -213,8 +214,10 @@ int dmfs_mount_up(unsigned nr, unsigned threads)
 	if (m->path)
 		dmfs_mount_find(nr);
 	error = dmfs_loop_start(nr, m->session, m, threads);
-	if (!error)
+	if (!error) {
+		dmfs_begin_invalidations(nr);
 		return 0;
+	}
 	fprintf(stderr, "dmfs: cannot serve requests: %s\n", g_strerror(-error));
 	fuse_session_unmount(m->session);
 	dmfs_mount_free(nr);
@@ -234,8 +237,12 @@ void dmfs_mount_detach(unsigned nr)
 void dmfs_mount_free(unsigned nr)
 {
 	struct fuse_session *session = dmfs_mounts[nr].session;
-	struct pollfd connection = {.fd = fuse_session_fd(session)};
+	struct pollfd connection = {.events = 0};
 
+	if (!session)
+		return;
+	dm_set_mountpoint(nr, NULL, 0, NULL);
+	connection.fd = fuse_session_fd(session);
 	/* If somebody has it open still, libfuse keeps the name of the mount point. */
 	if (poll(&connection, 1, 0) == 1 && (connection.revents & POLLERR))
 		fuse_session_unmount(session);

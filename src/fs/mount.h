@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "fs.h"
 #include "loop.h"
 
 struct dmfs_mount {

@@ -12,8 +12,10 @@
 void dmfs_inodes_init(void);
 unsigned dmfs_count_files(const struct dmfs_file *const *files);
 void dmfs_device_freed(struct dm_mapped *md);
-/* The inode of a device's image if the kernel knows the device, else 0. */
-fuse_ino_t dmfs_known_image(struct dm_mapped *md);
+/* The inode of a device's image if the kernel knows the device by this connection, else 0. */
+fuse_ino_t dmfs_known_image(struct dm_mapped *md, unsigned mount);
+/* A connection has ended: its kernel's counts are void. */
+void dmfs_forget_all(unsigned mount);
 void dmfs_op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup);
 void dmfs_op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets);
 
@@ -37,11 +39,18 @@ void dmfs_op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
 extern atomic_int dmfs_statfs_pid; /* who has asked last */
 void dmfs_op_statfs(fuse_req_t req, fuse_ino_t ino);
 
+/* images.c */
+void dmfs_images_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
+void dmfs_images_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode);
+void dmfs_images_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
+void dmfs_images_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent, const char *newname,
+			unsigned flags);
+
 /* opened.c */
 void dmfs_opened_init(void);
 /* p is open; destroy frees it if it still is at the end. */
-void dmfs_opened_add(void *p, GDestroyNotify destroy);
-void dmfs_opened_remove(void *p);
+void dmfs_opened_add(unsigned mount, void *p, GDestroyNotify destroy);
+void dmfs_opened_remove(unsigned mount, void *p);
 
 /* listing.c */
 void dmfs_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);

@@ -42,7 +42,7 @@ static void handle_put(void *p)
 
 static void handle_close(struct dmfs_handle *h)
 {
-	dmfs_opened_remove(h);
+	dmfs_opened_remove(h->mount, h);
 	handle_put(h);
 }
 
@@ -64,11 +64,12 @@ void dmfs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	h = g_new0(struct dmfs_handle, 1);
 	h->file = file;
 	h->device = d;
+	h->mount = dmfs_mount_of(req);
 	h->flags = fi->flags;
 	atomic_init(&h->refs, 1);
 	pthread_mutex_init(&h->lock, NULL);
 	fi->fh = (uintptr_t)h;
-	dmfs_opened_add(h, handle_put);
+	dmfs_opened_add(h->mount, h, handle_put);
 	if (file->open) {
 		file->open(req, h, fi);
 		return;
@@ -84,7 +85,7 @@ void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error)
 		handle_close(h);
 		return;
 	}
-	dmfs_opened_remove(h);
+	dmfs_opened_remove(h->mount, h);
 	handle_free(h);
 	fuse_reply_err(req, -error);
 }

@@ -49,27 +49,6 @@ static void answer(struct request *r)
 	dmfs_channel_use(before);
 }
 
-/*
- * A direct write beside cached opens: newer kernels drop the pages themselves, older ones do not.  That waits for
- * pages that are being read, for bios perhaps that the thread which ended the write has to end as well, so it is
- * left to a queue, of each image its own: what waits for one device holds up no other.
- */
-bool request_leaves_stale_pages(const struct dmfs_handle *h)
-{
-	return (h->flags & O_DIRECT) && atomic_load_explicit(&h->device->cached_opens, memory_order_relaxed);
-}
-
-void request_drop_pages(struct dmfs_handle *h, uint64_t offset, uint64_t bytes)
-{
-	dmfs_invalidate(dmfs_ino(h->device, DMFS_IMAGE_KIND), (off_t)offset, (off_t)bytes);
-}
-
-void request_drop_later(struct dmfs_handle *h, struct dm_work *work, void (*fn)(struct dm_work *))
-{
-	*work = (struct dm_work){.fn = fn};
-	dm_wq_queue(h->device->image->drops, work);
-}
-
 static void request_done(struct request *r)
 {
 	if (r->waiting.unseen)
@@ -79,12 +58,9 @@ static void request_done(struct request *r)
 	dmfs_waiting_put(&r->waiting);
 }
 
-static void drop_pages(struct dm_work *work)
+static void change_done(struct dmfs_change *c)
 {
-	struct request *r = container_of(work, struct request, work);
-
-	request_drop_pages(r->h, r->bio.sector << DM_SECTOR_SHIFT, r->bio.sectors << DM_SECTOR_SHIFT);
-	request_done(r);
+	request_done(container_of(c, struct request, change));
 }
 
 static void request_end(struct dm_bio *bio)
@@ -93,8 +69,8 @@ static void request_end(struct dm_bio *bio)
 
 	if (r->gated)
 		dm_gate_exit(&r->h->device->image->writes);
-	if (bio->op == DM_WRITE && !bio->error && request_leaves_stale_pages(r->h))
-		request_drop_later(r->h, &r->work, drop_pages);
+	if (dm_op_is_write(bio->op))
+		dmfs_change_end(&r->change, bio->error);
 	else
 		request_done(r);
 }
@@ -198,6 +174,8 @@ struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum dm_op op
 	r->buf = buf;
 	r->bounce = NULL;
 	r->gated = r->listed_early = false;
+	if (dm_op_is_write(op))
+		dmfs_change_begin(&r->change, h, op, offset, bytes, change_done);
 	dm_origin_init(&r->origin);
 	dmfs_waiting_init(&r->waiting, fuse_req_ctx(req)->pid, give_up, request_free);
 	if (r->waiting.tid <= 0 && !dm_op_has_data(op) && op != DM_FLUSH)

@@ -3,6 +3,7 @@
 #ifndef DMFS_FS_REQUEST_H
 #define DMFS_FS_REQUEST_H
 
+#include "coherence.h"
 #include "image.h"
 #include "loop.h"
 #include "waiting.h"
@@ -21,6 +22,7 @@ struct request {
 	atomic_bool answered;
 	struct dm_mapped *orphan_of; /* answered before its end: the device, opened once more */
 	struct dmfs_buf *buf;
+	struct dmfs_change change; /* of what changes something */
 	struct dm_work work;
 	char *bounce; /* for an unaligned read that has no room in the buffer */
 	const char *reply;
@@ -34,12 +36,6 @@ struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum dm_op op
 /* Sends it on its way; it is the worker's no more. */
 void request_submit(struct request *r);
 
-/* Whether a write through this handle leaves stale pages in the cache of others. */
-bool request_leaves_stale_pages(const struct dmfs_handle *h);
-/* Drops these pages; may wait for reads of them. */
-void request_drop_pages(struct dmfs_handle *h, uint64_t offset, uint64_t bytes);
-/* Calls fn from a thread that may do that. */
-void request_drop_later(struct dmfs_handle *h, struct dm_work *work, void (*fn)(struct dm_work *));
 /* The image is used: it is not about to be closed. */
 void request_uses(struct dmfs_handle *h);
 

@@ -276,6 +276,8 @@ struct dmfs_image *dmfs_image_new(struct dmfs_device *d)
 	image->writes.drained = writes_drained;
 	pthread_mutex_init(&image->lock, NULL);
 	image->sectors = dm_block_lock_new(SECTORS_SHIFT);
+	pthread_mutex_init(&image->changes_lock, NULL);
+	g_queue_init(&image->changes);
 	image->drops = dm_wq_new("invalidate", 8);
 	return image;
 }
@@ -285,6 +287,7 @@ void dmfs_image_free(struct dmfs_device *d)
 	if (!d->image)
 		return;
 	dm_wq_free(d->image->drops);
+	pthread_mutex_destroy(&d->image->changes_lock);
 	dm_gate_destroy(&d->image->writes);
 	dm_block_lock_free(d->image->sectors);
 	pthread_mutex_destroy(&d->image->lock);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A session with the kernel: what it is asked for at the start, and which function does what. */
-#include "loop.h"
+#include "mount.h"
 #include "node.h"
 
 /*
@@ -11,6 +11,11 @@
 #define MAX_BACKGROUND 65535u
 
 struct dmfs_options dmfs_options;
+
+unsigned dmfs_mount_of(fuse_req_t req)
+{
+	return ((struct dmfs_mount *)fuse_req_userdata(req))->nr;
+}
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
@@ -51,5 +56,35 @@ const struct fuse_lowlevel_ops dmfs_ops = {
 	.fallocate = dmfs_op_fallocate,
 	.lseek = dmfs_op_lseek,
 	.poll = dmfs_op_poll,
+	.statfs = dmfs_op_statfs,
+};
+
+/*
+ * Images alone.  Without poll the kernel learns at the first that there is none, and takes every file for ready from then
+ * on; io_uring asks before each request.
+ */
+const struct fuse_lowlevel_ops dmfs_images_ops = {
+	.init = op_init,
+	.lookup = dmfs_images_lookup,
+	.forget = dmfs_op_forget,
+	.forget_multi = dmfs_op_forget_multi,
+	.getattr = dmfs_op_getattr,
+	.setattr = dmfs_op_setattr,
+	.mkdir = dmfs_images_mkdir,
+	.rmdir = dmfs_images_rmdir,
+	.unlink = dmfs_op_unlink,
+	.create = dmfs_op_create,
+	.rename = dmfs_images_rename,
+	.opendir = dmfs_op_opendir,
+	.readdir = dmfs_op_readdir,
+	.releasedir = dmfs_op_releasedir,
+	.open = dmfs_op_open,
+	.read = dmfs_op_read,
+	.write = dmfs_op_write,
+	.flush = dmfs_op_flush,
+	.release = dmfs_op_release,
+	.fsync = dmfs_op_fsync,
+	.fallocate = dmfs_op_fallocate,
+	.lseek = dmfs_op_lseek,
 	.statfs = dmfs_op_statfs,
 };

@@ -543,12 +543,14 @@ static int take_block(struct replay *rp, const uint8_t *meta)
 	return error;
 }
 
-static int scan(struct replay *rp)
+/* Goes through the log; with take, what is in it is taken in. */
+static int scan(struct replay *rp, bool take)
 {
 	uint8_t *meta = g_malloc(PAGE_BYTES);
 	bool first = true;
 	int error = 0;
 
+	rp->pos = 0;
 	while (rp->pos + PAGE_SECTORS <= rp->j->sectors && !error) {
 		uint64_t sectors, seq;
 
@@ -563,7 +565,7 @@ static int scan(struct replay *rp)
 		/* what is left of earlier rounds has lower numbers */
 		if ((!first && seq <= rp->seq) || !pages_valid(rp, meta, &sectors))
 			break;
-		error = take_block(rp, meta);
+		error = take ? take_block(rp, meta) : 0;
 		rp->seq = seq;
 		rp->pos += PAGE_SECTORS + sectors;
 		first = false;
@@ -615,11 +617,10 @@ int raid_journal_start(struct raid_journal *j, GError **err)
 
 	rp.columns = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
 	rp.page = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
-	error = fresh ? 0 : scan(&rp);
-	if (rp.begun_here && !j->r->state.ours && !rp.jumped) {
-		/* the kernel has replayed it long since, and what it wrote itself is not found from here */
-		g_hash_table_remove_all(rp.columns);
-	}
+	error = fresh ? 0 : scan(&rp, false);
+	/* one of ours that the kernel has replayed long since: what it wrote itself is not found from here */
+	if (!error && !fresh && !(rp.begun_here && !j->r->state.ours && !rp.jumped))
+		error = scan(&rp, true);
 	/* what is written from here on is not journaled: the log is as it was until all of it is home */
 	if (!error)
 		error = play_all(&rp);

@@ -152,6 +152,8 @@ static void measure(struct verity *v)
 
 static void verity_free(struct dm_target *ti, struct verity *v)
 {
+	if (v->tree)
+		verity_tree_settle(v->tree);
 	dm_wq_free(v->mending);
 	dm_wq_free(v->wq);
 	verity_tree_free(v->tree);

@@ -246,6 +246,7 @@ static void wake(struct verity_wait *list)
 	}
 }
 
+/* With the caller's pin, which goes.  The last who is woken may end the last bio, and the tree with it: nothing follows. */
 static void settle(struct verity_node *n, enum state state)
 {
 	struct shard *s = shard_of(n->tree, n->block);
@@ -254,6 +255,7 @@ static void settle(struct verity_node *n, enum state state)
 	pthread_mutex_lock(&s->lock);
 	list = set_state(s, n, state);
 	pthread_mutex_unlock(&s->lock);
+	unpin(n);
 	wake(list);
 }
 
@@ -314,7 +316,6 @@ static void loaded(struct dm_bio *bio)
 		if (bio->error && t->v->fec) /* is mended when it is found to be wrong */
 			memset(n->own, 0, t->f->hash_block);
 		settle(n, bio->error && !t->v->fec ? FAILED : READ);
-		unpin(n);
 	}
 	g_free(l);
 	load_done(t);
@@ -494,7 +495,6 @@ static void mend(struct dm_work *work)
 		g_free(out);
 		give_up(n);
 	}
-	unpin(n);
 }
 
 static void wait_for(struct verity_node *n, struct verity_wait *w)
@@ -520,12 +520,10 @@ static bool start_mending(struct verity_tree *t, struct shard *s, struct verity_
 	pthread_mutex_unlock(&s->lock);
 	if (!mine)
 		return false;
-	if (t->v->fec) {
+	if (t->v->fec)
 		dm_wq_queue(t->v->mending, &n->work);
-	} else {
+	else
 		give_up(n);
-		unpin(n);
-	}
 	return true;
 }
 
@@ -710,14 +708,18 @@ struct verity_tree *verity_tree_new(struct verity *v)
 	return t;
 }
 
-void verity_tree_free(struct verity_tree *t)
+void verity_tree_settle(struct verity_tree *t)
 {
-	if (!t)
-		return;
 	pthread_mutex_lock(&t->lock);
 	while (t->loads)
 		pthread_cond_wait(&t->idle, &t->lock);
 	pthread_mutex_unlock(&t->lock);
+}
+
+void verity_tree_free(struct verity_tree *t)
+{
+	if (!t)
+		return;
 	while (drop_one(t))
 		;
 	g_assert(!atomic_load(&t->bytes));

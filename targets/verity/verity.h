@@ -70,7 +70,8 @@ enum verity_answer {
 };
 
 struct verity_tree *verity_tree_new(struct verity *v);
-/* Waits for read-ahead. */
+/* Waits for read-ahead; before the queues go. */
+void verity_tree_settle(struct verity_tree *t);
 void verity_tree_free(struct verity_tree *t);
 /* The digest of a data block, of digest_size bytes.  Any thread; never waits. */
 enum verity_answer verity_tree_digest(struct verity_tree *t, uint64_t block, uint8_t *digest, struct verity_wait *w);

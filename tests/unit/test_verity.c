@@ -257,6 +257,7 @@ static struct rig *make_rig(unsigned hash_block, uint64_t blocks)
 
 static void free_rig(struct rig *r)
 {
+	verity_tree_settle(r->v.tree);
 	verity_tree_free(r->v.tree);
 	verity_format_clear(&r->v.f);
 	memdev_put(r->hashes);

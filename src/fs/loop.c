@@ -402,7 +402,7 @@ bool dmfs_loop_ready(unsigned nr)
 
 bool dmfs_loop_stopped(unsigned nr)
 {
-	return loops[nr].stopped;
+	return __atomic_load_n(&loops[nr].stopped, __ATOMIC_RELAXED);
 }
 
 bool dmfs_loop_settled(unsigned nr)

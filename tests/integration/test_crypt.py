@@ -112,7 +112,7 @@ BAD = [
     ("aes-cbc-random", KEY, "0 {} 0 1 integrity:16:none", "stores no tags; integrity:16:none takes a device that does"),
     ("capi:gcm(aes)-random", KEY, "0 {} 0 1 integrity:28:aead", "stores no tags; integrity:28:aead"),
     ("capi:gcm(aes)-random", KEY, "0 {} 0 1 integrity:17:aead", "leaves 5 bytes for the tag"),
-    ("aes-gcm-random", KEY, "0 {} 0 1 integrity:28:aead", "such as capi:gcm(aes)-random"),
+    ("aes-gcm-random", KEY, "0 {} 0 1 integrity:28:aead", r"such as capi:gcm\(aes\)-random"),
     ("capi:aegis128-random", KEY, "0 {} 0 1 integrity:32:aead", "no library here has aegis128"),
 ]
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """integrity beside the kernel's: the lines taken, the text printed, the bytes written, and volumes handed back and forth."""
 
+import mmap
+import os
 import re
 
-import pytest
 
 from mounted import SECTOR, pattern, quote
 
@@ -82,3 +83,127 @@ def test_lines_and_bytes(kernel, fs, backing):
             x, y = f.read(), g.read()
         differ = [i // SECTOR for i in range(0, len(x), SECTOR) if x[i:i + SECTOR] != y[i:i + SECTOR]]
         assert not differ, f"D{n}: {len(differ)} sectors differ, {differ[:20]}"
+
+
+# Tag size, mode, words; each a volume on a slice of one file.  meta: with a slice for its metadata.
+VOLUMES = [
+    ("-", "J", ["internal_hash:crc32c"]),
+    ("-", "J", ["internal_hash:sha256", "block_size:4096", "fix_padding"]),
+    ("-", "J", ["internal_hash:crc32c", "journal_sectors:64", "interleave_sectors:512", "fix_padding"]),
+    ("-", "J", ["internal_hash:hmac(sha256):0123456789abcdef", "fix_hmac", "journal_mac:hmac(sha256):aabb", "meta"]),
+    ("-", "J", ["internal_hash:crc32", "journal_crypt:ctr(aes):000102030405060708090a0b0c0d0e0f", "journal_mac:crc32c"]),
+    ("-", "J", ["internal_hash:sha1", "journal_crypt:cbc(aes):000102030405060708090a0b0c0d0e0f", "block_size:2048"]),
+    ("7", "B", ["internal_hash:sha256", "block_size:1024", "sectors_per_bit:256"]),
+    ("-", "B", ["internal_hash:crc32c", "meta", "interleave_sectors:1024"]),
+    ("40", "D", ["internal_hash:sha256", "block_size:4096", "interleave_sectors:2048", "fix_padding"]),
+    ("-", "J", ["internal_hash:crc32c", "recalculate", "half"]),
+]
+META = 2048                 # sectors of a metadata slice
+PIECE = 1 << 18              # bytes that one side or the other has written
+
+
+def line_of(nr, device, meta, sectors):
+    tag, mode, words = VOLUMES[nr]
+    words = [f"meta_device:{meta}" if w == "meta" else w for w in words if w != "half"]
+    return f"0 {sectors} integrity {device} 0 {tag} {mode} {len(words)} {' '.join(words)}"
+
+
+def superblock_at(nr):
+    return (len(VOLUMES) * SLICE + nr * META if "meta" in VOLUMES[nr][2] else nr * SLICE) * SECTOR
+
+
+def provided(path, nr):
+    with open(path, "rb") as f:
+        f.seek(superblock_at(nr))
+        sb = f.read(32)
+    assert sb[:8] == b"integrt\0"
+    return int.from_bytes(sb[16:24], "little")
+
+
+def open_all(fs, path, sizes):
+    """Ours: linear slices, and a volume on each."""
+    for i in range(len(VOLUMES)):
+        fs.mkdir(f"s{i}", f"0 {SLICE} linear {quote(path)} {i * SLICE}")
+        fs.mkdir(f"m{i}", f"0 {META} linear {quote(path)} {len(VOLUMES) * SLICE + i * META}")
+        dev = fs.mkdir(f"v{i}", line_of(i, f"s{i}", f"m{i}", sizes.get(i, 8)))
+        if i not in sizes:
+            sizes[i] = provided(path, i)
+            dev.load(line_of(i, f"s{i}", f"m{i}", sizes[i]))
+
+
+def half_recalculated(path):
+    """Of the last volume: its position half way, all tags behind it gone."""
+    nr = len(VOLUMES) - 1
+    with open(path, "r+b") as f:
+        f.seek(superblock_at(nr) + 32)
+        f.write((8192).to_bytes(8, "little"))
+        f.seek((nr * SLICE + 8 + 176) * SECTOR + 8192 * 4)
+        f.write(bytes(131072 - 8192 * 4))
+
+
+def contents(i, sizes, turn):
+    """What volume i holds: one side's writes, then the other's over every third piece of it."""
+    base = pattern(sizes[i], 100 + i)
+    if turn:
+        new = pattern(sizes[i], 200 + i)
+        base = b"".join((new if n % 3 == 0 else base)[at:at + PIECE] for n, at in enumerate(range(0, len(base), PIECE)))
+    return base
+
+
+def write_aligned(dev, data):
+    page = mmap.mmap(-1, 1 << 20)
+    with dev.open() as fd:
+        for at in range(0, len(data), len(page)):
+            part = data[at:at + len(page)]
+            page[:len(part)] = part
+            assert os.pwrite(fd, memoryview(page)[:len(part)], at) == len(part)
+        os.fsync(fd)
+
+
+def test_there_and_back(kernel, dmfs, backing, work):
+    """Ours is killed with journals full and bits set, the kernel goes on and is switched off, ours goes on."""
+    path = backing(len(VOLUMES) * (SLICE + META))
+    sizes = {}
+    fs = dmfs()
+    open_all(fs, path, sizes)
+    for i in range(len(VOLUMES)):
+        write_aligned(fs[f"v{i}"], contents(i, sizes, 0))
+    fs.kill()
+    half_recalculated(path)
+
+    files = {}
+    script = ["set -e"]
+    for i in range(len(VOLUMES)):
+        for turn in (0, 1):
+            files[i, turn] = os.path.join(work, f"v{i}.{turn}")
+            with open(files[i, turn], "wb") as f:
+                f.write(contents(i, sizes, turn))
+        line = line_of(i, f"/dev/mapper/s{i}", f"/dev/mapper/m{i}", sizes[i])
+        script.append(f"""
+            dmsetup create s{i} --table "0 {SLICE} linear $D0 {i * SLICE}"
+            dmsetup create m{i} --table "0 {META} linear $D0 {len(VOLUMES) * SLICE + i * META}"
+            dmsetup create v{i} --table "{line}"
+            if [ {i} = {len(VOLUMES) - 1} ]; then
+                until [ "$(dmsetup status v{i} | cut -d' ' -f6)" = {sizes[i]} ]; do :; done
+            fi
+            cmp {files[i, 0]} /dev/mapper/v{i}
+            n=$(stat -c %s {files[i, 0]})
+            for at in $(seq 0 {3 * PIECE} $((n - 1))); do
+                dd if={files[i, 1]} of=/dev/mapper/v{i} bs=4096 skip=$((at / 4096)) seek=$((at / 4096)) count={PIECE // 4096} conv=notrunc 2>/dev/null
+            done
+            sync /dev/mapper/v{i}
+            [ $(dmsetup status v{i} | cut -d' ' -f4) = 0 ]""")
+    script.append("echo 0 >rc; sync -f rc; echo o >/proc/sysrq-trigger; sleep 60")
+    kernel.run("\n".join(script), [path], check=False)
+    half_recalculated(path)
+
+    fs = dmfs()
+    open_all(fs, path, sizes)
+    with fs[f"v{len(VOLUMES) - 1}"].held():
+        while fs[f"v{len(VOLUMES) - 1}"].status().split()[5] != str(sizes[len(VOLUMES) - 1]):
+            pass
+    for i in range(len(VOLUMES)):
+        dev = fs[f"v{i}"]
+        assert dev.pread(sizes[i] * SECTOR, 0) == contents(i, sizes, 1), VOLUMES[i]
+        assert dev.status().split()[3] == "0", (VOLUMES[i], dev.status())
+    assert "replayed from the journal" in fs.read("log")

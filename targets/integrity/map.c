@@ -47,6 +47,7 @@ struct io {
 		struct dm_work work;
 	};
 	struct integrity_piece piece;
+	struct dm_tags above; /* a small bio's payload, which the data device is not to see */
 	uint8_t tags[]; /* a small bio's */
 };
 
@@ -117,6 +118,7 @@ enum dm_endio integrity_end_io(struct dm_target *ti, struct dm_bio *bio)
 	if (io->state == OVER)
 		return DM_ENDIO_DONE;
 	if (io->state == TAGS && !bio->error) {
+		bio->tags = io->above;
 		integrity_piece_init(&io->piece, io->ic, bio, io->block, io->blocks, io->tags, small_done);
 		if (!integrity_piece_run(&io->piece, &bio->error))
 			return DM_ENDIO_INCOMPLETE;
@@ -161,6 +163,7 @@ static void part_moved(struct dm_bio *bio)
 	struct large *l = part->large;
 	int error;
 
+	bio->tags = dm_tags_from(l->io->bio->tags, (uint64_t)part->first << l->io->ic->l.log2_spb);
 	integrity_piece_init(&part->piece, l->io->ic, bio, l->io->block + part->first, part->blocks,
 			     l->tags + (size_t)part->first * l->io->ic->l.tag_size, part_done);
 	if (bio->error || !l->check)
@@ -198,7 +201,6 @@ static void start_part(void *context, unsigned nr)
 		.dev = io->ic->dev,
 		.sector = device_sector(io, part->first),
 		.sectors = (uint64_t)part->blocks << io->ic->l.log2_spb,
-		.tags = dm_tags_from(whole->tags, (uint64_t)part->first << io->ic->l.log2_spb),
 		.end = part_moved,
 		.private = part,
 	};
@@ -283,6 +285,8 @@ static bool go(struct io *io)
 		return false;
 	}
 	io->state = tags ? TAGS : UNLOCK;
+	io->above = bio->tags;
+	bio->tags.data = NULL;
 	bio->dev = ic->dev;
 	bio->sector = device_sector(io, 0);
 	return true;

@@ -28,7 +28,6 @@ REFUSED = [
     f"capi:gcm(aes)-random {ZERO} 0 {{}} 0 1 integrity:481:aead",
     f"capi:gcm(aes)-random {ZERO} 0 {{}} 0 1 integrity:28:foo",
     f"capi:gcm(aes)-random {ZERO[:-2]} 0 {{}} 0 1 integrity:28:aead",
-    f"capi:gcm(aes)-lmk {ZERO} 0 {{}} 0 1 integrity:28:aead",
     f"aes-gcm-random {ZERO} 0 {{}} 0 1 integrity:28:aead",
     f"aes-xts-plain64 {ZERO} 0 {{}} 0 1 integrity:28:aead",
     f"aes-cbc-random {ZERO} 0 {{}} 0 1 integrity:28:none",

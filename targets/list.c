@@ -11,6 +11,7 @@
 	T(unstriped)       \
 	T(verity)          \
 	T(switch)          \
+	T(integrity)       \
 	T(log_writes)      \
 	T(mirror)          \
 	T(raid)            \

@@ -32,6 +32,13 @@ struct cache_work {
 	uint64_t oblock; /* of a promotion */
 };
 
+/* What there is room for. */
+enum cache_room {
+	CACHE_ROOM_NONE, /* migrations that cannot wait */
+	CACHE_ROOM_BUSY, /* some more, beside other I/O */
+	CACHE_ROOM_IDLE, /* nobody else uses the devices */
+};
+
 struct cache_policy_type {
 	const char *name;
 	unsigned version[3]; /* hints of another first number do not count */
@@ -56,10 +63,10 @@ struct cache_policy_type {
 	/* A resident block became dirty or clean. */
 	void (*dirty)(void *policy, uint32_t cblock, bool dirty);
 	/*
-	 * Something to do now.  idle: nobody else uses the devices.  The same again only after done(), which says whether it
-	 * was done.  A demotion that was is of a free block then, a promotion of a resident clean one.
+	 * Something to do now.  The same again only after done(), which says whether it was done.  A demotion that was is of
+	 * a free block then, a promotion of a resident clean one.
 	 */
-	bool (*work)(void *policy, bool idle, struct cache_work *out);
+	bool (*work)(void *policy, enum cache_room room, struct cache_work *out);
 	void (*done)(void *policy, const struct cache_work *work, bool success);
 	/* A resident block has been made free without having been asked for. */
 	void (*removed)(void *policy, uint32_t cblock);

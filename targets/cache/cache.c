@@ -59,11 +59,19 @@ void cache_commit_soon(struct cache *c)
 	dm_group_commit_soon(c->commits, CACHE_COMMIT_NS);
 }
 
-static int flush_devices(struct cache *c)
+struct flushes {
+	int fast, origin;
+};
+
+static struct flushes flush_devices(struct cache *c)
 {
 	const struct dm_region where[] = {{c->fast, 0, 0}, {c->origin, 0, 0}};
+	int errors[2] = {0};
 
-	return dm_io_sync(DM_FLUSH, 0, 2, where, NULL, 0, NULL);
+	dm_io_sync(DM_FLUSH, 0, 2, where, NULL, 0, errors);
+	if (errors[1])
+		atomic_fetch_add(&c->origin_failures, 1);
+	return (struct flushes){errors[0], errors[1]};
 }
 
 static void save_counters(struct cache *c)
@@ -80,14 +88,19 @@ static void save_counters(struct cache *c)
 /* md_lock is held: nothing changes the metadata after the flush, and before it is written. */
 static int commit(struct cache *c, bool clean)
 {
-	int r = flush_devices(c);
+	struct flushes r = flush_devices(c);
 
 	if (!cache_is_rw(c))
-		return atomic_load(&c->lost) ? -EIO : r;
+		return atomic_load(&c->lost) ? -EIO : r.fast ? r.fast : r.origin;
 	if (!clean && !cache_md_changed(c->md))
-		return r;
-	if (r) /* the metadata may speak of data that is gone */
-		return cache_md_result(c, r);
+		return r.fast ? r.fast : r.origin;
+	if (r.fast) /* what the metadata is to speak of may be gone */
+		return cache_md_result(c, r.fast);
+	if (r.origin) { /* what has been written back was flushed before; so this can be done again */
+		if (!clean)
+			cache_commit_soon(c);
+		return r.origin;
+	}
 	save_counters(c);
 	return cache_md_result(c, cache_md_commit(c->md, clean));
 }
@@ -106,8 +119,11 @@ static int commit_all(void *context)
 static int flush_origin(void *context)
 {
 	struct cache *c = context;
+	int r = dm_flush_sync(c->origin);
 
-	return dm_flush_sync(c->origin);
+	if (r)
+		atomic_fetch_add(&c->origin_failures, 1);
+	return r;
 }
 
 /* --- constructor ------------------------------------------------------------------------------- */

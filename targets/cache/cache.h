@@ -82,6 +82,11 @@ struct cache {
 	struct dm_timer timer;
 	atomic_bool ticking, idle;
 	uint64_t last_sum, quiet_since_ns; /* the tick's own */
+	/*
+	 * Writes and flushes of the origin that have failed: a flush says so once, to whom it may concern or not, and what was
+	 * written back before it may be lost.
+	 */
+	atomic_uint origin_failures;
 	_Atomic uint64_t failed_ns;        /* when a migration failed last; 0: not lately */
 
 	pthread_mutex_t wait_lock;

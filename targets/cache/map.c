@@ -310,6 +310,8 @@ enum dm_endio cache_end_io(struct dm_target *ti, struct dm_bio *bio)
 	if (cb->through && bio->error && cb->claimed && cache_is_rw(c) && !resident_dirty(c->resident, cb->cblock))
 		cache_invalidate(c, cb->oblock, NULL); /* the two are not the same any more; the origin is right */
 	cb->through = false;
+	if (bio->error && bio->op != DM_READ)
+		atomic_fetch_add(&c->origin_failures, 1);
 	unclaim(c, cb);
 	/* What the write stands on is durable before it is answered. */
 	if (!bio->error && bio->op == DM_WRITE && (bio->flags & DM_FUA) && cache_md_changed(c->md)) {

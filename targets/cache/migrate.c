@@ -34,6 +34,7 @@ struct migration {
 	struct dm_commit_wait commit;
 	struct dm_work step;
 	int error;
+	unsigned failures; /* of the origin, when the copy began */
 };
 
 static void begin_step(struct dm_work *work);
@@ -242,8 +243,8 @@ static void written_back(struct dm_commit_wait *wait, int error)
 	struct migration *mg = container_of(wait, struct migration, commit);
 	struct cache *c = mg->c;
 
-	if (error) {
-		give_up(mg, error);
+	if (error || mg->failures != atomic_load(&c->origin_failures)) {
+		give_up(mg, error ? error : -EIO);
 		return;
 	}
 	if (resident_set_dirty(c->resident, mg->cblock, false)) {
@@ -303,6 +304,7 @@ static void copy(struct migration *mg)
 	struct cache *c = mg->c;
 	struct dm_region fast = in_cache(mg), origin = {c->origin, mg->oblock * c->block_sectors, c->block_sectors};
 
+	mg->failures = atomic_load(&c->origin_failures);
 	if (mg->kind != PROMOTION)
 		dm_kcopyd_copy(c->kcopyd, &fast, 1, &origin, 0, copied, mg);
 	else if (cache_discarded(c, mg->oblock))
@@ -407,13 +409,17 @@ static bool may_migrate(struct cache *c)
 
 static bool next_work(struct cache *c, struct cache_work *work)
 {
-	uint64_t volume = (uint64_t)(atomic_load(&c->copying) + 1) * c->block_sectors;
-	bool fits = volume <= atomic_load(&c->migration_threshold), any;
+	uint64_t threshold = atomic_load(&c->migration_threshold);
+	unsigned copying = atomic_load(&c->copying);
+	enum cache_room room = CACHE_ROOM_NONE;
+	bool any;
 
-	if (!fits && volume > c->block_sectors)
+	if (copying && (copying + UINT64_C(1)) * c->block_sectors > threshold)
 		return false;
+	if (threshold)
+		room = atomic_load(&c->idle) ? CACHE_ROOM_IDLE : CACHE_ROOM_BUSY;
 	pthread_mutex_lock(&c->policy_lock);
-	any = c->type->work(c->policy, fits && atomic_load(&c->idle), work);
+	any = c->type->work(c->policy, room, work);
 	pthread_mutex_unlock(&c->policy_lock);
 	return any;
 }

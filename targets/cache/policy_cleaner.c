@@ -70,7 +70,7 @@ static bool cleaner_take_free(void *policy, uint32_t *cblock)
 	return false;
 }
 
-static bool cleaner_work(void *policy, bool idle, struct cache_work *out)
+static bool cleaner_work(void *policy, enum cache_room room, struct cache_work *out)
 {
 	struct cleaner *c = policy;
 

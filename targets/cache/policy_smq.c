@@ -390,22 +390,24 @@ static bool demote(struct smq *s, struct cache_work *out)
 }
 
 /* When there is time, or when few clean blocks are left: so a demotion rarely has to write. */
-static bool write_back(struct smq *s, bool idle, struct cache_work *out)
+static bool write_back(struct smq *s, enum cache_room room, struct cache_work *out)
 {
 	uint32_t cblock = levels_lowest(&s->dirty, LEVELS);
 
-	if (cblock == LEVELS_NONE || (!idle && s->dirty.total <= s->cblocks / 4 * 3))
+	if (cblock == LEVELS_NONE || room == CACHE_ROOM_NONE)
+		return false;
+	if (room == CACHE_ROOM_BUSY && s->dirty.total <= s->cblocks / 4 * 3)
 		return false;
 	set_busy(s, cblock, true);
 	*out = (struct cache_work){.op = CACHE_WRITEBACK, .cblock = cblock};
 	return true;
 }
 
-static bool smq_work(void *policy, bool idle, struct cache_work *out)
+static bool smq_work(void *policy, enum cache_room room, struct cache_work *out)
 {
 	struct smq *s = policy;
 
-	return promote(s, out) || demote(s, out) || write_back(s, idle, out);
+	return promote(s, out) || demote(s, out) || write_back(s, room, out);
 }
 
 static void smq_done(void *policy, const struct cache_work *work, bool success)

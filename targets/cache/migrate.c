@@ -251,6 +251,8 @@ static void written_back(struct dm_commit_wait *wait, int error)
 		pthread_mutex_lock(&c->policy_lock);
 		c->type->dirty(c->policy, mg->cblock, false);
 		pthread_mutex_unlock(&c->policy_lock);
+		if (!resident_nr_dirty(c->resident))
+			dm_target_event(c->ti, NULL, NULL);
 	}
 	if (mg->kind == DEMOTION) {
 		leave(mg);

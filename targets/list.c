@@ -3,6 +3,7 @@
 #include "list.h"
 
 #define TARGETS(T) \
+	T(cache)           \
 	T(clone)           \
 	T(crypt)           \
 	T(delay)           \

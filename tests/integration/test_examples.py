@@ -4,6 +4,7 @@
 What they show is tested beside their targets.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import pytest
 
 import mounted
+import nbd_server
 from mounted import SECTOR, pattern, unmount
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../contrib/examples")
@@ -236,6 +238,35 @@ def multipath_nbd(example, fs):
     assert fs.devices() == []
 
 
+def cache_nbd(example, fs):
+    """The cache is taken away under a mounted file system, and the server's file alone has all that was written."""
+    need_root()
+    disk, fast = (os.path.join(example.dir, example.file(name, n)) for name, n in (("the disk", 32 * M), ("the fast", 4 * M)))
+    tool_path("nbdinfo")
+    subprocess.run([tool_path("mke2fs"), "-q", "-F", "-t", "ext4", disk], timeout=60, check=True)
+    os.mkdir(os.path.join(example.dir, "a mnt"))
+    sock = os.path.join(os.path.dirname(example.dir), "sock")
+    server = nbd_server.Server([nbd_server.program("nbdkit"), "-f", "-U", sock, "file", disk], sock).start()
+    try:
+        done = example("cache-nbd", server.uri, "the fast", "a mnt", "sh", "-c",
+                       'head -c 3000000 /dev/urandom >"a mnt/new"; md5sum <"a mnt/new"; cat "$DMFS_MOUNT/cache/status"', check=False)
+        if "mount" in done.stderr:
+            pytest.skip(done.stderr)
+        assert done.returncode == 0, done.stderr
+        assert "smq" in done.stdout and "linear nbd" in fs["cache"].table()
+        assert not os.path.exists(fast + ".meta")
+        assert unmount(os.path.join(example.dir, "a mnt")).returncode == 0
+        fs["cache"].remove()
+        digest = done.stdout.split()[0]
+        subprocess.run([tool_path("debugfs"), "-R", "dump new back", disk], timeout=60, check=True, capture_output=True,
+                       cwd=example.dir)
+        with open(os.path.join(example.dir, "back"), "rb") as f:
+            assert hashlib.md5(f.read()).hexdigest() == digest
+        fails(example, fs, "cache-nbd", server.uri, "no such file", "a mnt")
+    finally:
+        server.kill()
+
+
 def clone(example, fs):
     """clone-filesystem and clone-slow; without a file system, they fail where they mount it."""
     need_root()
@@ -302,7 +333,7 @@ CASES = {
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
     "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
-    "clone-filesystem": clone, "clone-slow": None,
+    "clone-filesystem": clone, "clone-slow": None, "cache-nbd": cache_nbd,
 }
 
 

@@ -47,6 +47,19 @@ static void catch_sigbus(void)
 	sigaction(SIGBUS, &action, &before);
 }
 
+/* The daemon's threads block signals; a SIGBUS that is blocked ends the process. */
+static void let_sigbus_in(void)
+{
+	static __thread bool done;
+	sigset_t set;
+
+	if (done)
+		return;
+	sigemptyset(&set);
+	sigaddset(&set, SIGBUS);
+	done = !pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
 /* --- what has left the CPU's caches ------------------------------------------------------------ */
 
 #if defined(__x86_64__)
@@ -130,6 +143,7 @@ static int copy(struct wc_mem *m, uint64_t at, const struct iovec *iov, int iovc
 	sigjmp_buf here;
 	volatile uint64_t offset = at;
 
+	let_sigbus_in();
 	if (sigsetjmp(here, 0)) {
 		copying = NULL;
 		return -EIO;

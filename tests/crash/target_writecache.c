@@ -28,10 +28,15 @@ static int open_small(struct lab *lab, GError **err)
 			      "autocommit_time 3600000 pause_writeback 0", err);
 }
 
-/* Full all the time: writes wait for room, or go around. */
+/*
+ * Full all the time: writes wait for room, or go around.  The origin is slow, so that blocks on their way to it are
+ * written again, and these versions committed, in the meantime.
+ */
 static int open_full(struct lab *lab, GError **err)
 {
-	return open_with(lab, "0 512 writecache s origin fast 4096 2 pause_writeback 0", err);
+	int error = lab_device(lab, "slow", err, "0 512 delay origin 0 0 origin 0 1", NULL);
+
+	return error ? error : open_with(lab, "0 512 writecache s slow fast 4096 6 pause_writeback 0 high_watermark 1 low_watermark 0", err);
 }
 
 static void use_writecache(struct lab *lab)

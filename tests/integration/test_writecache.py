@@ -2,6 +2,7 @@
 """writecache through the mount: what the cache holds, when it is on the disk, when it is on the origin, and what is refused."""
 
 import errno
+import mmap
 import os
 import struct
 import threading
@@ -73,7 +74,6 @@ def test_the_sequence_of_the_kernels(make):
     assert c.dev.table() == c.line + "\n"
     assert c.words() == [0, 747, 747, 0] + [0] * 10
     with c.dev.open(os.O_RDWR | os.O_DIRECT) as fd:
-        import mmap
         buf = mmap.mmap(-1, 16 * 4096)
 
         def write(block, count):

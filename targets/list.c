@@ -25,6 +25,7 @@
 	T(zero)            \
 	T(striped)         \
 	T(linear)          \
+	T(writecache)      \
 	T(era)             \
 	T(error)           \
 	T(io_err)

@@ -230,6 +230,30 @@ def era_backup(example, fs):
     fs["an era"].message("take_metadata_snap")      # the one that failed has given up its own
 
 
+def writecache_remove(example, fs):
+    for name in ("the origin", "the cache"):
+        example.file(name, M)
+    origin, cache = (mounted.quote(os.path.join(example.dir, name)) for name in ("the origin", "the cache"))
+    line = f"0 {M} writecache s {origin} {cache} 4096 0"
+    dev = fs.mkdir("a vol", line)
+    dev.pwrite(pattern(M), 0)
+    with dev.open():        # it is in use
+        example("writecache-remove", "a vol")
+    assert re.fullmatch(rf"0 {M} linear /\S+/a\\ #dir/the\\ origin 0\n", dev.table())
+    assert dev.pread(M * SECTOR, 0) == pattern(M)
+    with open(os.path.join(example.dir, "the origin"), "rb") as f:
+        assert f.read() == pattern(M)
+    fails(example, fs, "writecache-remove", "a vol", before=["a vol"])
+    fs.mkdir("slow", f"0 {M} linear {origin} 0")
+    dev.load(line.replace(origin, "slow"))
+    dev.pwrite(pattern(8, 7), 0, sync=True)
+    fs["slow"].load(f"0 {M} error")     # what cannot be written back stays in the cache
+    fails(example, fs, "writecache-remove", "a vol", before=["a vol", "slow"])
+    assert dev.table().startswith(f"0 {M} writecache") and not dev.suspended() and dev.pread(4096, 0) == pattern(8, 7)
+    for name in ("a vol", "slow"):
+        fs[name].remove()
+
+
 def multipath_nbd(example, fs):
     done = example("multipath-nbd", os.path.join(example.dir, "disk image"), check=False)
     if done.returncode == 77:
@@ -333,6 +357,7 @@ CASES = {
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
     "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
+    "writecache-remove": writecache_remove,
     "clone-filesystem": clone, "clone-slow": None, "cache-nbd": cache_nbd,
 }
 

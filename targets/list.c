@@ -24,6 +24,7 @@
 	T(striped)         \
 	T(linear)          \
 	T(era)             \
+	T(zoned)           \
 	T(error)           \
 	T(io_err)
 

@@ -179,7 +179,7 @@ static int check_numbers(const struct zoned_md *md, const struct zoned_super *sb
 			       "zoned: Invalid number of metadata blocks: %" PRIu32 " of the mapping of %" PRIu32
 			       " chunks, %" PRIu32 " of bitmaps of %" PRIu32 " zones, %" PRIu32 " in all",
 			       sb->map_blocks, sb->chunks, sb->bitmap_blocks, md->g.zones, sb->set_blocks);
-	used = (uint64_t)set_zones(md, sb) * 2 + sb->reserved_seq + (md->g.n - 1);
+	used = (uint64_t)set_zones(md, sb) * 2 + sb->reserved_seq;
 	if (set_zones(md, sb) >= count_usable(md, true))
 		return dm_fail(err, EINVAL, "zoned: Invalid number of metadata blocks %" PRIu32, sb->set_blocks);
 	if (!sb->reserved_seq || used >= usable || sb->chunks > usable - used)

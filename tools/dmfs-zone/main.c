@@ -6,9 +6,12 @@
 #include <string.h>
 
 #include "../common/fail.h"
+#include "dm.h"
 #include "zone.h"
 
-enum kind { FORMAT = 1, RANGE = 2 };
+enum kind { FORMAT = 1, RANGE = 2, DM_FORMAT = 4, DM_CHECK = 8, DM_REPAIR = 16 };
+
+#define MAX_DEVS 255
 
 static const struct command {
 	const char *name, *args;
@@ -17,12 +20,24 @@ static const struct command {
 } commands[] = {
 	{"format", "FILE", 1, 1, FORMAT},    {"report", "FILE|IMAGE", 1, 1, RANGE}, {"capacity", "FILE|IMAGE", 1, 1, RANGE},
 	{"reset", "FILE|IMAGE", 1, 1, RANGE}, {"open", "FILE|IMAGE", 1, 1, RANGE},   {"close", "FILE|IMAGE", 1, 1, RANGE},
-	{"finish", "FILE|IMAGE", 1, 1, RANGE},
+	{"finish", "FILE|IMAGE", 1, 1, RANGE}, {"dm-format", "FILE...", 1, MAX_DEVS, DM_FORMAT},
+	{"dm-check", "FILE...", 1, MAX_DEVS, DM_CHECK}, {"dm-repair", "FILE...", 1, MAX_DEVS, DM_REPAIR},
 };
 
 static int run(const struct command *c, char **args, const struct options *o, GError **err)
 {
-	return c->kind == FORMAT ? format_file(args[0], o, err) : zone_command(c->name, args[0], o, err);
+	unsigned n = g_strv_length(args);
+
+	switch (c->kind) {
+	case FORMAT:
+		return format_file(args[0], o, err);
+	case RANGE:
+		return zone_command(c->name, args[0], o, err);
+	case DM_FORMAT:
+		return dm_format(args, n, o, err);
+	default:
+		return dm_check(args, n, c->kind == DM_REPAIR, err);
+	}
 }
 
 /* --- the command line ---------------------------------------------------------------------------- */
@@ -56,11 +71,15 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		{"offset", 'o', 0, G_OPTION_ARG_STRING, &o->offset, "The first sector (0)", "SECTOR"},
 		{"length", 'l', 0, G_OPTION_ARG_STRING, &o->length, "How much (to the end)", "SECTORS"},
 		{"count", 'c', 0, G_OPTION_ARG_INT, &o->count, "How many zones (all)", "N"},
+		{"seq", 0, 0, G_OPTION_ARG_INT, &o->reserved_seq, "dm-format: sequential zones kept for reclaim (16)", "N"},
+		{"label", 0, 0, G_OPTION_ARG_STRING, &o->label, "dm-format: (dmz-FILE)", "TEXT"},
+		{"dm-version", 0, 0, G_OPTION_ARG_INT, &o->version, "dm-format: of the metadata, 1 or 2 (2)", "N"},
 		{0},
 	};
 	GOptionGroup *group = g_option_group_new("main", "", "", o, NULL);
 	g_autoptr(GOptionContext) context =
-		g_option_context_new("format FILE | report|capacity|reset|open|close|finish FILE|IMAGE|NAME");
+		g_option_context_new("format FILE | report|capacity|reset|open|close|finish FILE|IMAGE|NAME | "
+				     "dm-format|dm-check|dm-repair FILE...");
 
 	g_option_group_add_entries(group, entries);
 	g_option_context_set_main_group(context, group);
@@ -83,7 +102,8 @@ static int check_options(const struct command *c, const struct options *o, GErro
 		 "--constrained-reads: only for format"},
 		{o->force, FORMAT, "--force: only for format"},
 		{o->offset || o->length || o->count || o->mount, RANGE,
-		 "--offset, --length, --count, --mount: not for format"},
+		 "--offset, --length, --count, --mount: only for report, capacity, reset, open, close and finish"},
+		{o->reserved_seq || o->label || o->version, DM_FORMAT, "--seq, --label, --dm-version: only for dm-format"},
 		{o->count < 0, 0, "--count: a number"},
 	};
 
@@ -105,7 +125,8 @@ static const struct command *find_command(int argc, char **argv, GError **err)
 		fail(err, EINVAL, "usage: dmfs-zone %s %s", c->name, c->args);
 		return NULL;
 	}
-	fail(err, EINVAL, "a command is needed: format, report, capacity, reset, open, close or finish (--help for all)");
+	fail(err, EINVAL, "a command is needed: format, report, capacity, reset, open, close, finish, dm-format, dm-check or dm-repair "
+	     "(--help for all)");
 	return NULL;
 }
 
@@ -130,6 +151,7 @@ int main(int argc, char **argv)
 	g_free(o->model);
 	g_free(o->offset);
 	g_free(o->length);
+	g_free(o->label);
 	if (err)
 		say_error("dmfs-zone", err->message);
 	return exit_status(r);

@@ -26,7 +26,7 @@
 
 #include "zoned_disk.h"
 
-#define WHOLE_AFTER ((size_t)256 << 10) /* bytes of batches; or as many as the zones themselves, if they are more */
+#define WHOLE_AFTER ((size_t)64 << 10) /* bytes of batches; or as many as the zones themselves, if they are more */
 
 pthread_mutex_t zoned_disks_lock = PTHREAD_MUTEX_INITIALIZER;
 

@@ -26,7 +26,8 @@ struct zones_file {
 	struct dm_opener who;
 	char *path;
 	int fd;
-	off_t end; /* of what is good */
+	off_t end;  /* of what is good */
+	bool trim;  /* there is something behind it, which a crash has left */
 };
 
 static int lock_file(int fd)
@@ -57,8 +58,12 @@ static int write_all(int fd, const GString *text, off_t at)
 static int file_append(struct zones_keeper *k, const GString *batch)
 {
 	struct zones_file *f = (struct zones_file *)k;
-	int error = write_all(f->fd, batch, f->end);
+	int error = f->trim && ftruncate(f->fd, f->end) < 0 ? -errno : 0;
 
+	if (error)
+		return error;
+	f->trim = false;
+	error = write_all(f->fd, batch, f->end);
 	if (!error && fdatasync(f->fd) < 0)
 		error = -errno;
 	if (!error)
@@ -139,6 +144,7 @@ static int file_rewrite(struct zones_keeper *k, const GString *text)
 	close(f->fd);
 	f->fd = fd;
 	f->end = (off_t)text->len;
+	f->trim = false;
 	return error;
 }
 
@@ -245,10 +251,6 @@ int zones_file_open(const struct dm_opener *who, const char *path, bool write, s
 	error = read_text(fd, path, text, err);
 	if (!error)
 		error = zones_parse(text->str, text->len, path, z, err);
-	if (!error && write && text->len > z->bytes && ftruncate(fd, (off_t)z->bytes) < 0) {
-		error = dm_fail(err, errno, "%s: %s", path, g_strerror(errno));
-		zones_clear(z);
-	}
 	*keeper = NULL;
 	if (error || !write) {
 		close(fd);
@@ -262,6 +264,7 @@ int zones_file_open(const struct dm_opener *who, const char *path, bool write, s
 	f->path = g_strdup(path);
 	f->fd = fd;
 	f->end = (off_t)z->bytes;
+	f->trim = text->len > z->bytes;
 	*keeper = &f->keeper;
 	return 0;
 }

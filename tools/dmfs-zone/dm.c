@@ -159,12 +159,16 @@ static int write_super(const struct zoned_geometry *g, const struct zoned_super 
 			     data, 0);
 }
 
-/* Blocks of one byte over and over. */
+/* Blocks of one byte over and over; zeroes take no space where they can. */
 static int fill(struct dm_dev *dev, uint64_t sector, uint64_t blocks, int byte)
 {
 	g_autofree uint8_t *data = g_malloc(PIECE_BLOCKS * ZONED_BLOCK);
-	int r = 0;
+	struct dm_region where = {dev, sector, blocks * ZONED_BLOCK_SECTORS};
+	int r = byte ? -EOPNOTSUPP : dm_io_sync(DM_WRITE_ZEROES, 0, 1, &where, NULL, 0, NULL);
 
+	if (r != -EOPNOTSUPP)
+		return r;
+	r = 0;
 	memset(data, byte, PIECE_BLOCKS * ZONED_BLOCK);
 	while (blocks && !r) {
 		uint64_t n = MIN(blocks, PIECE_BLOCKS);

@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 import mounted
+import zones
 from mounted import SECTOR, pattern, unmount
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../contrib/examples")
@@ -228,6 +229,18 @@ def era_backup(example, fs):
     fs["an era"].message("take_metadata_snap")      # the one that failed has given up its own
 
 
+def zoned_format(example, fs):
+    for name in "a disk", "another":
+        zones.make(os.path.join(example.dir, name), 16, 512, 5)
+    example("zoned-format", "a disk")
+    assert fs["dmz-a_disk"].status().split()[2:4] == ["zoned", "16"]
+    example("zoned-format", "another", example.file("a file", 8 * 512))
+    assert fs["dmz-another"].status().split()[2:6] == ["zoned", "24", "zones", "6/6"]
+    fails(example, fs, "zoned-format", "no such file", before=["dmz-a_disk", "dmz-another"])
+    fs["dmz-a_disk"].remove()
+    fs["dmz-another"].remove()
+
+
 def multipath_nbd(example, fs):
     done = example("multipath-nbd", os.path.join(example.dir, "disk image"), check=False)
     if done.returncode == 77:
@@ -301,7 +314,7 @@ CASES = {
     "thin-grow": None, "unstriped-members": unstriped_members, "unstriped-nvme": unstriped_nvme,
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
     "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
-    "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
+    "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup, "zoned-format": zoned_format,
     "clone-filesystem": clone, "clone-slow": None,
 }
 

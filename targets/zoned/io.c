@@ -286,7 +286,7 @@ enum dm_mapio zoned_map(struct dm_target *ti, struct dm_bio *bio)
 		wait_for_commit(zb);
 		return DM_MAPIO_SUBMITTED;
 	}
-	if (offset / z->g.zone_sectors >= z->chunks)
+	if (offset / z->g.zone_sectors >= z->chunks || (offset | bio->sectors) % ZONED_BLOCK_SECTORS)
 		return DM_MAPIO_KILL;
 	zb->stage = STAGE_NEW;
 	zb->c = (struct zoned_chunk){0};

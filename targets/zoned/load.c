@@ -4,7 +4,7 @@
  *
  * The set of the higher generation is true; the first one if both have the same.  If the second is true it is copied to the
  * first, which stays older until all of it is there.  A commit that a crash has cut off leaves a second set in which some
- * blocks are of a future that never came, and nothing tells: so the blocks that count are compared and made equal.
+ * blocks are of a future that never came, and nothing tells: so the sets are compared and made equal.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 
 #include "internal.h"
 
-#define COPY_BLOCKS 64u
+#define COPY_BLOCKS 256u
 
 /* --- the devices --------------------------------------------------------------------------- */
 
@@ -278,22 +278,38 @@ static int check_members(struct zoned_md *md, GError **err)
 
 /* --- making sets equal -------------------------------------------------------------------------- */
 
+/* Whether blocks of a set are known to be zeroes, which most are of a large disk that is a sparse file. */
+static bool are_holes(struct zoned_md *md, unsigned set, uint64_t block, uint32_t blocks)
+{
+	uint64_t sectors = (uint64_t)blocks * ZONED_BLOCK_SECTORS;
+	struct dm_extent extent;
+
+	return !dm_dev_extent(md->g.devs[0].dev, set_sector(md, set, block), sectors, &extent) && !extent.data &&
+	       extent.sectors >= sectors;
+}
+
 /* Copies what differs of a run of blocks. */
 static int equal_blocks(struct zoned_md *md, unsigned from, uint64_t block, uint64_t blocks, uint64_t *copied)
 {
 	g_autofree uint8_t *good = g_malloc(COPY_BLOCKS * ZONED_BLOCK), *other = g_malloc(COPY_BLOCKS * ZONED_BLOCK);
 	int error = 0;
 
-	while (blocks && !error) {
-		uint32_t n = (uint32_t)MIN(blocks, COPY_BLOCKS);
-
+	for (uint32_t n; blocks && !error; block += n, blocks -= n) {
+		n = (uint32_t)MIN(blocks, COPY_BLOCKS);
+		if (are_holes(md, from, block, n) && are_holes(md, !from, block, n))
+			continue;
 		error = zoned_set_read(md, from, block, n, good);
-		if (!error && (zoned_set_read(md, !from, block, n, other) || memcmp(good, other, (size_t)n * ZONED_BLOCK))) {
-			error = zoned_set_write(md, !from, block, n, good);
-			*copied += n;
+		if (!error && zoned_set_read(md, !from, block, n, other))
+			for (size_t i = 0; i < (size_t)n * ZONED_BLOCK; i += ZONED_BLOCK)
+				other[i] = (uint8_t)~good[i]; /* cannot be read: written anew */
+		for (uint32_t i = 0; i < n && !error; i++) {
+			uint8_t *data = good + (size_t)i * ZONED_BLOCK;
+
+			if (!memcmp(data, other + (size_t)i * ZONED_BLOCK, ZONED_BLOCK))
+				continue;
+			error = zoned_set_write(md, !from, block + i, 1, data);
+			++*copied;
 		}
-		block += n;
-		blocks -= n;
 	}
 	return error;
 }
@@ -314,15 +330,12 @@ static int copy_set(struct zoned_md *md, unsigned from, GError **err)
 	return 0;
 }
 
-/* Both have one generation: what counts of the second set is what a commit may have written, of chunks that are mapped. */
+/* Both have one generation: the first is true. */
 static int compare_sets(struct zoned_md *md, GError **err)
 {
 	uint64_t copied = 0;
-	int error = equal_blocks(md, 0, 1, md->super.map_blocks, &copied);
+	int error = equal_blocks(md, 0, 1, md->super.set_blocks - 1, &copied);
 
-	for (uint32_t z = 0; z < md->g.zones && !error; z++)
-		if (md->zones[z].chunk != ZONED_UNMAPPED)
-			error = equal_blocks(md, 0, bits_block(md, z), md->bitmap_blocks, &copied);
 	if (!error && copied)
 		error = dm_flush_sync(md->g.devs[0].dev);
 	if (!error && copied)
@@ -491,7 +504,7 @@ int zoned_md_open(const struct zoned_geometry *g, bool write, struct zoned_md **
 		error = load_mapping(md, err);
 		pthread_mutex_unlock(&md->lock);
 	}
-	if (!error && write)
+	if (!error && write && !md->primary)
 		error = compare_sets(md, err);
 	if (!error)
 		error = load_weights(md, err);

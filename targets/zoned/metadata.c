@@ -455,6 +455,11 @@ void zoned_chunk_forget(struct zoned_md *md, struct zoned_chunk *c, uint32_t blo
 
 /* --- what is there ---------------------------------------------------------------------------------------- */
 
+void zoned_md_super(const struct zoned_md *md, struct zoned_super *out)
+{
+	*out = md->super;
+}
+
 uint32_t zoned_md_chunks(const struct zoned_md *md)
 {
 	return md->super.chunks;

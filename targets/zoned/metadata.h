@@ -43,6 +43,7 @@ int zoned_geometry(struct zoned_geometry *g, GError **err);
  */
 int zoned_md_open(const struct zoned_geometry *g, bool write, struct zoned_md **out, GError **err);
 void zoned_md_close(struct zoned_md *md);
+void zoned_md_super(const struct zoned_md *md, struct zoned_super *out);
 uint32_t zoned_md_chunks(const struct zoned_md *md);
 void zoned_md_status(struct zoned_md *md, GString *out);
 size_t zoned_md_bytes(struct zoned_md *md); /* what it takes of memory */
@@ -78,6 +79,11 @@ int zoned_md_commit(struct zoned_md *md, bool *freed);
 bool zoned_md_dirty(struct zoned_md *md);
 bool zoned_md_pending(struct zoned_md *md);
 bool zoned_md_mapped(struct zoned_md *md, uint32_t chunk);
+
+/* Is told of each thing that is wrong. */
+typedef void (*zoned_tell)(const char *text, void *data);
+/* Of metadata just opened that nobody uses; repair: and mends it.  How many were found; 0 or a negative errno. */
+int zoned_md_check(struct zoned_md *md, bool repair, zoned_tell tell, void *data, unsigned *found, GError **err);
 
 /* --- reclaim: one thread ----------------------------------------------------------------------- */
 

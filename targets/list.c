@@ -27,6 +27,7 @@
 	T(linear)          \
 	T(writecache)      \
 	T(era)             \
+	T(zoned)           \
 	T(error)           \
 	T(io_err)
 

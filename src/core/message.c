@@ -7,6 +7,7 @@
 #include "devices.h"
 #include "message.h"
 #include "stats.h"
+#include "zone_message.h"
 
 static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, const struct dm_opener *who, GString *reply,
 		GError **err)
@@ -73,6 +74,8 @@ static int device_message(struct dm_mapped *md, int argc, char **argv, GString *
 		return tell_inactive(md, argc, argv, reply, err);
 	if (!strcmp(argv[0], "@flush"))
 		return tell_flushed(md, argc, argv, reply, err);
+	if (!strcmp(argv[0], "@zone"))
+		return dm_zone_message(md, argc, argv, reply, err);
 	if (g_ascii_strcasecmp(argv[0], "@cancel_deferred_remove"))
 		return dm_stats_message(md, argc, argv, reply, err);
 	if (argc > 1)
@@ -83,7 +86,8 @@ static int device_message(struct dm_mapped *md, int argc, char **argv, GString *
 bool dm_message_asks(const char *text)
 {
 	text += strspn(text, "0123456789 \t");
-	return g_str_has_prefix(text, "@inactive ") || g_str_has_prefix(text, "@flush ");
+	return g_str_has_prefix(text, "@inactive ") || g_str_has_prefix(text, "@flush ") ||
+	       g_str_has_prefix(text, "@zone report");
 }
 
 /* One at a time, and none beside a hook: the table is live before it and after it. */

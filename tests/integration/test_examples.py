@@ -14,6 +14,7 @@ import pytest
 
 import mounted
 import nbd_server
+import zones
 from mounted import SECTOR, pattern, unmount
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../contrib/examples")
@@ -254,6 +255,18 @@ def writecache_remove(example, fs):
         fs[name].remove()
 
 
+def zoned_format(example, fs):
+    for name in "a disk", "another":
+        zones.make(os.path.join(example.dir, name), 16, 512, 5)
+    example("zoned-format", "a disk")
+    assert fs["dmz-a_disk"].status().split()[2:4] == ["zoned", "16"]
+    example("zoned-format", "another", example.file("a file", 8 * 512))
+    assert fs["dmz-another"].status().split()[2:6] == ["zoned", "24", "zones", "6/6"]
+    fails(example, fs, "zoned-format", "no such file", before=["dmz-a_disk", "dmz-another"])
+    fs["dmz-a_disk"].remove()
+    fs["dmz-another"].remove()
+
+
 def multipath_nbd(example, fs):
     done = example("multipath-nbd", os.path.join(example.dir, "disk image"), check=False)
     if done.returncode == 77:
@@ -357,7 +370,7 @@ CASES = {
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
     "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
-    "writecache-remove": writecache_remove,
+    "writecache-remove": writecache_remove, "zoned-format": zoned_format,
     "clone-filesystem": clone, "clone-slow": None, "cache-nbd": cache_nbd,
 }
 

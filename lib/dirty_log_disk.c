@@ -256,8 +256,8 @@ static int disk_ctr(struct dm_dirty_log *log, int argc, char **argv, GError **er
 
 	log->context = d;
 	if (argc < 2 || argc > 3)
-		error = dm_fail(err, EINVAL, "%s: wrong number of arguments to the disk dirty region log: its device, "
-					     "region size and sync or nosync would be right", who);
+		error = dm_fail(err, EINVAL, "%s: wrong number of arguments to the %s dirty region log: its device, "
+					     "region size and sync or nosync would be right", who, log->type->name);
 	else
 		error = dm_log_local_init(log, &d->local, who, argc - 1, argv + 1, err);
 	log->context = d;
@@ -375,32 +375,27 @@ static void disk_status(struct dm_dirty_log *log, enum dm_status_type type, GStr
 	struct disk_log *d = log->context;
 
 	if (type == DM_STATUS_INFO) {
-		g_string_append(out, "3 disk ");
+		g_string_append_printf(out, "3 %s ", log->type->name);
 		dm_dev_print(d->dev, out);
 		g_string_append_printf(out, " %c",
 				       atomic_load(&d->flush_failed) ? 'F' : atomic_load(&d->failed) ? 'D' : 'A');
 		return;
 	}
-	g_string_append_printf(out, "disk %d ", d->local.sync == LOG_DEFAULT_SYNC ? 2 : 3);
+	dm_log_print_type(log, d->local.sync == LOG_DEFAULT_SYNC ? 2 : 3, out);
+	g_string_append_c(out, ' ');
 	dm_dev_print(d->dev, out);
 	g_string_append_printf(out, " %" PRIu32, log->region_sectors);
 	dm_log_print_sync(&d->local, out);
 }
 
-const struct dm_dirty_log_type dm_disk_log_type = {
-	.name = "disk",
-	.ctr = disk_ctr,
-	.dtr = disk_dtr,
-	.preresume = check_device,
-	.postsuspend = disk_flush,
-	.resume = disk_resume,
-	.is_clean = disk_is_clean,
-	.in_sync = dm_log_in_sync,
-	.flush = disk_flush,
-	.mark_region = disk_mark_region,
-	.clear_region = disk_clear_region,
-	.get_resync_work = dm_log_get_resync_work,
-	.set_region_sync = dm_log_set_region_sync,
-	.sync_count = dm_log_sync_count,
-	.status = disk_status,
-};
+#define DISK_LOG(its_name)                                                                                            \
+	{                                                                                                             \
+		.name = its_name, .ctr = disk_ctr, .dtr = disk_dtr, .preresume = check_device,                        \
+		.postsuspend = disk_flush, .resume = disk_resume, .is_clean = disk_is_clean,                          \
+		.in_sync = dm_log_in_sync, .flush = disk_flush, .mark_region = disk_mark_region,                      \
+		.clear_region = disk_clear_region, .get_resync_work = dm_log_get_resync_work,                         \
+		.set_region_sync = dm_log_set_region_sync, .sync_count = dm_log_sync_count, .status = disk_status,    \
+	}
+
+const struct dm_dirty_log_type dm_disk_log_type = DISK_LOG("disk");
+const struct dm_dirty_log_type dm_clustered_disk_log_type = DISK_LOG("clustered-disk");

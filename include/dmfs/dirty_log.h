@@ -82,11 +82,12 @@ struct dm_dirty_log {
 	struct dm_target *ti;
 	uint32_t region_sectors;
 	uint64_t regions; /* of ti->len */
+	char *prefix; /* of a userspace log: its UUID and [integrated_flush], as words of a table; else NULL.  g_free() */
 	void *context;
 };
 
 /*
- * Makes a log of a named type ("core", "disk") in a target's ctr, for ti->len
+ * Makes a log of a named type ("core", "disk", "userspace") in a target's ctr, for ti->len
  * sectors.  who: the target's name, for error texts.
  */
 int dm_dirty_log_new(struct dm_target *ti, const char *who, const char *type, int argc, char **argv,

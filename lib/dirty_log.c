@@ -19,6 +19,7 @@
 #include "dirty_log.h"
 #include "userspace_args.h"
 
+#include <dmfs/options.h>
 #include <dmfs/rounding.h>
 
 /* --- the local part ------------------------------------------------------------- */
@@ -50,11 +51,6 @@ static int parse_region_size(struct dm_dirty_log *log, const char *who, const ch
 		return dm_fail(err, EINVAL, "%s: region count %" PRIu64 " exceeds the limit of %u: regions of %u sectors "
 					    "are too small for %" PRIu64, who, log->regions, UINT32_MAX, size, len);
 	return 0;
-}
-
-size_t dm_log_bitmap_bytes(uint64_t regions)
-{
-	return (regions + 63) / 64 * 8;
 }
 
 int dm_log_local_init(struct dm_dirty_log *log, struct local_log *l, const char *who, int argc, char **argv,
@@ -271,6 +267,10 @@ static int choose_userspace(struct dm_dirty_log *log, const char *who, int *argc
 	if (error)
 		return error;
 	log->prefix = args.prefix;
+	if (dm_options.log_server) {
+		log->type = &dm_userspace_log_type;
+		return 0;
+	}
 	log->type = find_type(clustered_types, G_N_ELEMENTS(clustered_types), args.type);
 	if (!log->type)
 		return dm_fail(err, EINVAL, "%s: unknown userspace log type '%.32s', clustered-core or clustered-disk would be "

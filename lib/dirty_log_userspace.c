@@ -224,6 +224,15 @@ static int request(struct far_log *f, enum patience patience, unsigned type, con
 
 /* --- what has been noted ------------------------------------------------------------------- */
 
+/* As far as that goes without asking: only the server says that all are in sync. */
+static void count_sync(struct far_log *f)
+{
+	uint64_t count = atomic_load(&f->sync_count);
+
+	if (count + 1 < f->log->regions)
+		atomic_store(&f->sync_count, count + 1);
+}
+
 static int send_syncs(struct far_log *f, enum patience patience)
 {
 	unsigned sent = 0;
@@ -236,6 +245,8 @@ static int send_syncs(struct far_log *f, enum patience patience)
 				sizeof(struct ulog_sync), &answer);
 		if (is_gone(error))
 			break;
+		if (!error && g_array_index(f->syncs, struct ulog_sync, sent).in_sync)
+			count_sync(f);
 		if (error)
 			dm_log_err_limit("%s: log server %s: SET_REGION_SYNC failed: %s", f->log->ti->type->name,
 					 dm_options.log_server, g_strerror(-error));

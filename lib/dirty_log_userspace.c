@@ -160,8 +160,16 @@ static int introduce(struct far_log *f)
 	return error;
 }
 
+/* For the status. */
+static void set_failing(struct far_log *f, bool failing)
+{
+	if (atomic_exchange(&f->failing, failing) != failing)
+		dm_target_event(f->log->ti, NULL, NULL);
+}
+
 static void complain(struct far_log *f, int error)
 {
+	set_failing(f, true);
 	if (!f->complained)
 		dm_log_err("%s: log server %s not found (%s): attempting to contact it", f->log->ti->type->name,
 			   dm_options.log_server, g_strerror(-error));
@@ -213,6 +221,7 @@ static int request(struct far_log *f, enum patience patience, unsigned type, con
 		if (!is_gone(error) || patience == ONCE || ulog_link_in_hurry(f->link))
 			return error;
 		if (error == -ETIMEDOUT) {
+			set_failing(f, true);
 			dm_log_warn("%s: log server %s: %s timed out: retrying", f->log->ti->type->name,
 				    dm_options.log_server, ulog_name(type));
 			continue;
@@ -516,10 +525,8 @@ static int refresh(struct far_log *f)
 static void far_refresh(struct dm_dirty_log *log)
 {
 	struct far_log *f = log->context;
-	bool failing = refresh(f) != 0;
 
-	if (atomic_exchange(&f->failing, failing) != failing)
-		dm_target_event(log->ti, NULL, NULL);
+	set_failing(f, refresh(f) != 0);
 	f->no_work = atomic_load(&f->sync_count) == log->regions;
 }
 

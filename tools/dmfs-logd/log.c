@@ -238,7 +238,7 @@ static int each_region(struct log *log, struct log_client *c, const struct ulog 
 	return 0;
 }
 
-static int set_sync(struct log *log, struct log_client *c, const struct ulog *in)
+static int take_sync(struct log *log, struct log_client *c, const struct ulog *in)
 {
 	struct ulog_sync s;
 
@@ -312,7 +312,7 @@ static int answer(struct log *log, struct log_client *c, const struct ulog *in, 
 	case DM_ULOG_CLEAR_REGION:
 		return each_region(log, c, in, log_clear);
 	case DM_ULOG_SET_REGION_SYNC:
-		return set_sync(log, c, in);
+		return take_sync(log, c, in);
 	case DM_ULOG_GET_RESYNC_WORK:
 		give_work(c, out, data);
 		return 0;

@@ -358,6 +358,17 @@ def need_root():
         pytest.skip("needs root")
 
 
+def mirror_cluster(example, fs):
+    """Has its own mounts, in its own temporary directory, and leaves none."""
+    for name in ("leg a", "leg#b"):
+        example.file(name, 16 * M, pattern(2000, len(name)))
+    done = example("mirror-cluster", "leg a", "leg#b")
+    assert "the legs are the same" in done.stdout and done.stdout.count(" 256/256 1 AA 1 clustered-core") == 2
+    assert example("mirror-cluster", "leg a", "nobody", check=False).returncode
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        assert not re.search(r"/mnt[12] .*fuse\.dmfs", f.read())
+
+
 CASES = {
     "crypt-aes-cbc": one_file("crypt-aes-cbc", "crypt1"),
     "delay-rw": one_file("delay-rw", "delayed"),
@@ -372,6 +383,7 @@ CASES = {
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
     "writecache-remove": writecache_remove, "zoned-format": zoned_format,
     "clone-filesystem": clone, "clone-slow": None, "cache-nbd": cache_nbd,
+    "mirror-cluster": mirror_cluster,
 }
 
 

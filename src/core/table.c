@@ -503,6 +503,20 @@ static void ask_status(struct dm_target *ti, enum dm_status_type type, GString *
 	pthread_rwlock_unlock(&ti->table->md->shown);
 }
 
+static _Thread_local bool tells_keys;
+
+bool dm_status_tells_keys(void)
+{
+	return tells_keys;
+}
+
+void dm_table_print_keys(struct dm_table *t, GString *out)
+{
+	tells_keys = true;
+	dm_table_print(t, DM_STATUS_TABLE, out);
+	tells_keys = false;
+}
+
 void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)
 {
 	for (unsigned i = 0; i < t->n; i++) {

@@ -34,26 +34,36 @@
 		return NEXT(name) pass;                  \
 	}
 
+/* The same with the descriptor of a directory, dir. */
+#define CALL_AT(ret, name, what, args, pass)             \
+	PUBLIC ret name args                             \
+	{                                                \
+		char to[PATH_MAX];                       \
+                                                         \
+		path = place_at(dir, path, to, what);    \
+		return NEXT(name) pass;                  \
+	}
+
 #define LOOK PLACE_LOOK
 #define MAKE PLACE_MAKE
 
 CALL(int, access, LOOK, (const char *path, int mode), (path, mode))
 CALL(int, eaccess, LOOK, (const char *path, int mode), (path, mode))
 CALL(int, euidaccess, LOOK, (const char *path, int mode), (path, mode))
-CALL(int, faccessat, LOOK, (int dir, const char *path, int mode, int flags), (dir, path, mode, flags))
+CALL_AT(int, faccessat, LOOK, (int dir, const char *path, int mode, int flags), (dir, path, mode, flags))
 CALL(int, chdir, LOOK, (const char *path), (path))
 CALL(int, chmod, LOOK, (const char *path, mode_t mode), (path, mode))
-CALL(int, fchmodat, LOOK, (int dir, const char *path, mode_t mode, int flags), (dir, path, mode, flags))
+CALL_AT(int, fchmodat, LOOK, (int dir, const char *path, mode_t mode, int flags), (dir, path, mode, flags))
 CALL(int, chown, LOOK, (const char *path, uid_t uid, gid_t gid), (path, uid, gid))
 CALL(int, lchown, LOOK, (const char *path, uid_t uid, gid_t gid), (path, uid, gid))
-CALL(int, fchownat, LOOK, (int dir, const char *path, uid_t uid, gid_t gid, int flags), (dir, path, uid, gid, flags))
+CALL_AT(int, fchownat, LOOK, (int dir, const char *path, uid_t uid, gid_t gid, int flags), (dir, path, uid, gid, flags))
 CALL(int, mkdir, MAKE, (const char *path, mode_t mode), (path, mode))
-CALL(int, mkdirat, MAKE, (int dir, const char *path, mode_t mode), (dir, path, mode))
+CALL_AT(int, mkdirat, MAKE, (int dir, const char *path, mode_t mode), (dir, path, mode))
 CALL(int, rmdir, MAKE, (const char *path), (path))
 CALL(int, mkfifo, MAKE, (const char *path, mode_t mode), (path, mode))
 CALL(int, utime, LOOK, (const char *path, const struct utimbuf *t), (path, t))
 CALL(int, utimes, LOOK, (const char *path, const struct timeval t[2]), (path, t))
-CALL(int, utimensat, LOOK, (int dir, const char *path, const struct timespec t[2], int flags), (dir, path, t, flags))
+CALL_AT(int, utimensat, LOOK, (int dir, const char *path, const struct timespec t[2], int flags), (dir, path, t, flags))
 CALL(int, statfs, LOOK, (const char *path, struct statfs *out), (path, out))
 CALL(int, statfs64, LOOK, (const char *path, struct statfs64 *out), (path, out))
 CALL(int, statvfs, LOOK, (const char *path, struct statvfs *out), (path, out))
@@ -61,7 +71,7 @@ CALL(int, statvfs64, LOOK, (const char *path, struct statvfs64 *out), (path, out
 CALL(long, pathconf, LOOK, (const char *path, int name), (path, name))
 CALL(DIR *, opendir, LOOK, (const char *path), (path))
 CALL(ssize_t, readlink, LOOK, (const char *path, char *buf, size_t size), (path, buf, size))
-CALL(ssize_t, readlinkat, LOOK, (int dir, const char *path, char *buf, size_t size), (dir, path, buf, size))
+CALL_AT(ssize_t, readlinkat, LOOK, (int dir, const char *path, char *buf, size_t size), (dir, path, buf, size))
 CALL(ssize_t, getxattr, LOOK, (const char *path, const char *name, void *v, size_t n), (path, name, v, n))
 CALL(ssize_t, lgetxattr, LOOK, (const char *path, const char *name, void *v, size_t n), (path, name, v, n))
 CALL(ssize_t, listxattr, LOOK, (const char *path, char *list, size_t n), (path, list, n))
@@ -99,23 +109,48 @@ PUBLIC int unlink(const char *path)
 PUBLIC int unlinkat(int dir, const char *path, int flags)
 {
 	char to[PATH_MAX];
-	const char *real = place(path, to, MAKE);
+	const char *real = place_at(dir, path, to, MAKE);
 
 	return real != path && names_device(real) ? 0 : NEXT(unlinkat)(dir, real, flags);
 }
 
-PUBLIC int mknod(const char *path, mode_t mode, dev_t dev)
+/* A block device of a number of ours is one more name of the device. */
+static int make_node(const char *real, dev_t dev)
+{
+	char name[128], target[PATH_MAX];
+	struct disk d;
+	struct stat st;
+
+	if (!NEXT(lstat)(real, &st)) {
+		errno = EEXIST;
+		return -1;
+	}
+	if (major(dev) == run.dm_major && !tree_by_minor(minor(dev), name)) {
+		path_format(target, "%s/%s/image", run.mount, name);
+		return NEXT(symlink)(target, real);
+	}
+	if (major(dev) == run.disk_major && disk_by_minor(minor(dev), &d))
+		return NEXT(symlink)(d.target, real);
+	errno = EPERM;
+	return -1;
+}
+
+static int make_any(int dir, const char *path, mode_t mode, dev_t dev)
 {
 	char to[PATH_MAX];
+	const char *real = place_at(dir, path, to, MAKE);
 
-	return NEXT(mknod)(place(path, to, MAKE), mode, dev);
+	return real != path && S_ISBLK(mode) ? make_node(real, dev) : NEXT(mknodat)(dir, real, mode, dev);
+}
+
+PUBLIC int mknod(const char *path, mode_t mode, dev_t dev)
+{
+	return make_any(AT_FDCWD, path, mode, dev);
 }
 
 PUBLIC int mknodat(int dir, const char *path, mode_t mode, dev_t dev)
 {
-	char to[PATH_MAX];
-
-	return NEXT(mknodat)(dir, place(path, to, MAKE), mode, dev);
+	return make_any(dir, path, mode, dev);
 }
 
 PUBLIC int rename(const char *from, const char *path)

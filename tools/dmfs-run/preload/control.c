@@ -455,7 +455,7 @@ static int set_geometry(struct dm_ioctl *io, size_t size)
 	if (!d.live)
 		return -ENXIO;
 	if (!text || sscanf(text, "%lu %lu %lu %lu%c", &n[0], &n[1], &n[2], &n[3], &rest) != 4 || n[0] > 65535 ||
-	    n[1] > 255 || n[2] > 255)
+	    n[1] > 255 || n[2] > 255 || n[3] > n[0] * n[1] * n[2])
 		return -EINVAL;
 	if (path_format(path, "%s/geometry/%u", run.shadow, d.minor))
 		file_write(path, text, strlen(text) + 1, O_CREAT | O_TRUNC);

@@ -44,10 +44,24 @@ static int claim(int fd)
 	return -1;
 }
 
+/* A device that has never had a table has no node yet. */
+static bool has_no_table(int fd)
+{
+	struct device d;
+	struct stat st;
+	char name[128];
+	unsigned nr;
+
+	if (NEXT(fstat)(fd, &st) || st.st_size || st.st_dev != run.mount_dev)
+		return false;
+	return node_find(&st, fd, NULL, &nr) == NODE_MAPPED && !tree_by_minor(nr, name) && !tree_device(name, &d) &&
+	       !d.live && !d.inactive;
+}
+
 static int open_at(int dir, const char *path, int flags, mode_t mode)
 {
 	char to[PATH_MAX];
-	const char *real = place(path, to, flags & O_CREAT ? PLACE_MAKE : PLACE_LOOK);
+	const char *real = place_at(dir, path, to, flags & O_CREAT ? PLACE_MAKE : PLACE_LOOK);
 	int fd;
 
 	if (run.on && flags & O_TRUNC && real && is_device(dir, real))
@@ -55,6 +69,11 @@ static int open_at(int dir, const char *path, int flags, mode_t mode)
 	fd = NEXT(openat)(dir, real, flags, mode);
 	if (fd < 0 && errno == EINVAL && flags & O_DIRECT && run.on && is_device(dir, real))
 		fd = NEXT(openat)(dir, real, flags & ~O_DIRECT, mode); /* a file system without it, such as tmpfs */
+	if (fd >= 0 && real != path && has_no_table(fd)) {
+		NEXT(close)(fd);
+		errno = ENOENT;
+		return -1;
+	}
 	if (fd >= 0 && run.on && (flags & (O_EXCL | O_CREAT)) == O_EXCL)
 		return claim(fd);
 	return fd;

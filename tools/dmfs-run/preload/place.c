@@ -75,29 +75,6 @@ static bool is_plain(const char *name)
 	return !strncmp(name, "tty", 3);
 }
 
-/* SHADOW/dev/mapper is for listing; a device is where the mount has it. */
-static bool mapper(const char *name, char out[PATH_MAX])
-{
-	if (!strcmp(name, "control"))
-		return path_format(out, "%s/control", run.mount);
-	if (!tree_valid_name(name))
-		return path_format(out, "%s/dev/mapper/%s", run.shadow, name);
-	return path_format(out, "%s/%s/image", run.mount, name);
-}
-
-static bool dm_number(const char *name, char out[PATH_MAX])
-{
-	char device[128], *end;
-	unsigned long nr;
-
-	if (strncmp(name, "dm-", 3) || !name[3])
-		return false;
-	nr = strtoul(name + 3, &end, 10);
-	if (*end || nr > UINT_MAX || tree_by_minor((unsigned)nr, device))
-		return false;
-	return path_format(out, "%s/%s/image", run.mount, device);
-}
-
 /* A link in the shadow that leads out of it: a disk, or a name of a device. */
 static void follow(char out[PATH_MAX])
 {
@@ -118,6 +95,33 @@ static void follow(char out[PATH_MAX])
 	free(real);
 }
 
+/* A device is where the mount has it; other names, which mknod(2) made, are links in the shadow. */
+static bool mapper(const char *name, char out[PATH_MAX], enum place_for what)
+{
+	if (!strcmp(name, "control"))
+		return path_format(out, "%s/control", run.mount);
+	if (tree_valid_name(name) && path_format(out, "%s/%s", run.mount, name) && exists(out))
+		return path_format(out, "%s/%s/image", run.mount, name);
+	if (!path_format(out, "%s/dev/mapper/%s", run.shadow, name))
+		return false;
+	if (what == PLACE_LOOK)
+		follow(out);
+	return true;
+}
+
+static bool dm_number(const char *name, char out[PATH_MAX])
+{
+	char device[128], *end;
+	unsigned long nr;
+
+	if (strncmp(name, "dm-", 3) || !name[3])
+		return false;
+	nr = strtoul(name + 3, &end, 10);
+	if (*end || nr > UINT_MAX || tree_by_minor((unsigned)nr, device))
+		return false;
+	return path_format(out, "%s/%s/image", run.mount, device);
+}
+
 static const char *in_dev(const char *path, const char *rest, char out[PATH_MAX], enum place_for what)
 {
 	char top[PATH_MAX];
@@ -136,7 +140,7 @@ static const char *in_dev(const char *path, const char *rest, char out[PATH_MAX]
 		while (*name == '/')
 			name++;
 		if (*name)
-			return mapper(name, out) ? out : path;
+			return mapper(name, out, what) ? out : path;
 		shadow_sync();
 		return path_format(out, "%s/dev/mapper", run.shadow) ? out : path;
 	}
@@ -257,6 +261,33 @@ const char *place(const char *path, char out[PATH_MAX], enum place_for what)
 	}
 	errno = before;
 	return found;
+}
+
+/* First words of relative paths that lead to a place of ours from a directory that is none. */
+static const char *const steps[] = {"cryptsetup", "lvm", "mapper", "udev", "block", NULL};
+
+const char *place_at(int dir, const char *path, char out[PATH_MAX], enum place_for what)
+{
+	char link[64], from[PATH_MAX], whole_path[PATH_MAX];
+	const char *found;
+	int before = errno;
+	size_t len;
+
+	if (!run.on || !path || *path == '/' || dir == AT_FDCWD)
+		return place(path, out, what);
+	len = strcspn(path, "/");
+	for (const char *const *s = steps; *s; s++) {
+		if (strlen(*s) != len || memcmp(*s, path, len))
+			continue;
+		snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
+		if (!link_read(link, from, sizeof from) || !path_format(whole_path, "%s/%s", from, path))
+			break;
+		found = place(whole_path, out, what);
+		errno = before;
+		return found == whole_path ? path : found;
+	}
+	errno = before;
+	return path;
 }
 
 void place_back(char *path)

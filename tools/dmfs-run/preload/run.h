@@ -147,6 +147,8 @@ enum place_for { PLACE_LOOK, PLACE_MAKE };
  * The path to give to libc: path itself, or out.  PLACE_MAKE: a name is about to be made or removed there.
  */
 const char *place(const char *path, char out[PATH_MAX], enum place_for what);
+/* The same of a path that may be relative to an open directory. */
+const char *place_at(int dir, const char *path, char out[PATH_MAX], enum place_for what);
 /* Back: a path in the shadow becomes the one that the program knows, in place. */
 void place_back(char *path);
 bool place_is_virtual(const char *path);

@@ -62,7 +62,7 @@ static void at_stat(struct stat *st, int dir, const char *path, int flags)
 		char to[PATH_MAX];                                               \
 		int r;                                                           \
                                                                                  \
-		path = place(path, to, PLACE_LOOK);                              \
+		path = place_at(dir, path, to, PLACE_LOOK);                      \
 		r = NEXT(name)(dir, path, st, flags);                            \
 		if (!r && run.on)                                                \
 			at_stat((struct stat *)st, dir, path, flags);            \
@@ -131,7 +131,7 @@ PUBLIC int statx(int dir, const char *path, int flags, unsigned mask, struct sta
 	char to[PATH_MAX];
 	int r;
 
-	path = place(path, to, PLACE_LOOK);
+	path = place_at(dir, path, to, PLACE_LOOK);
 	r = NEXT(statx)(dir, path, flags, run.on ? mask | STATX_TYPE | STATX_INO : mask, out);
 	if (!r && run.on && S_ISREG(out->stx_mode))
 		statx_node(out, dir, path, flags);

@@ -301,6 +301,13 @@ int command_wait(struct dm_ioctl *io, size_t size)
 
 /* --- message ------------------------------------------------------------------------------------------------------- */
 
+/* There is a reply, be it empty. */
+static bool answers(const char *words)
+{
+	return !strncmp(words, "@stats_list", 11) || !strncmp(words, "@stats_print", 12) ||
+	       !strncmp(words, "@stats_create", 13);
+}
+
 int command_message(struct dm_ioctl *io, size_t size)
 {
 	uint64_t sector;
@@ -324,12 +331,10 @@ int command_message(struct dm_ioctl *io, size_t size)
 		return error;
 	if ((error = command_state(io, d.name)))
 		return error;
-	if (reply.len) {
+	if (reply.len || answers(words)) {
 		text_add(&reply, "", 1);
-		if (command_result(io, size, &reply))
-			io->flags |= DM_DATA_OUT_FLAG;
-		else
-			io->flags |= DM_DATA_OUT_FLAG | DM_BUFFER_FULL_FLAG;
+		io->flags |= DM_DATA_OUT_FLAG;
+		command_result(io, size, &reply);
 	}
 	return 0;
 }

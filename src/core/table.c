@@ -191,7 +191,8 @@ static int check_area(struct dm_target *ti, struct dm_dev *dev, uint64_t start, 
 	g_autofree char *name = NULL;
 	unsigned block;
 
-	if (__builtin_add_overflow(start, len, &end) || end > sectors) {
+	/* of a dmfs device that waits for its first resume it shows later; LVM loads a whole stack, then resumes it */
+	if (__builtin_add_overflow(start, len, &end) || (end > sectors && (sectors || !dm_dev_mapped(dev)))) {
 		name = dev_name(dev);
 		return dm_fail(check->err, EINVAL,
 			       "%s: %s too small for target: start=%" PRIu64 ", len=%" PRIu64 ", dev_size=%" PRIu64,

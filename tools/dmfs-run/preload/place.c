@@ -76,12 +76,12 @@ static bool is_plain(const char *name)
 }
 
 /* A link in the shadow that leads out of it: a disk, or a name of a device. */
-static void follow(char out[PATH_MAX])
+static void follow(char out[PATH_MAX], enum place_for what)
 {
 	char target[PATH_MAX], *real;
 	ssize_t n = NEXT(readlink)(out, target, sizeof target - 1);
 
-	if (n <= 0)
+	if (n <= 0 || what == PLACE_MAKE)
 		return;
 	target[n] = '\0';
 	if (*target == '/') {
@@ -89,7 +89,7 @@ static void follow(char out[PATH_MAX])
 			strcpy(out, target);
 		return;
 	}
-	real = NEXT(realpath)(out, NULL);
+	real = what == PLACE_LOOK ? NEXT(realpath)(out, NULL) : NULL;
 	if (real && strlen(real) < PATH_MAX && below(real, run.mount))
 		strcpy(out, real);
 	free(real);
@@ -104,8 +104,7 @@ static bool mapper(const char *name, char out[PATH_MAX], enum place_for what)
 		return path_format(out, "%s/%s/image", run.mount, name);
 	if (!path_format(out, "%s/dev/mapper/%s", run.shadow, name))
 		return false;
-	if (what == PLACE_LOOK)
-		follow(out);
+	follow(out, what);
 	return true;
 }
 
@@ -155,8 +154,7 @@ static const char *in_dev(const char *path, const char *rest, char out[PATH_MAX]
 
 		if (link_read(top, target, sizeof target) && below(target, "/dev"))
 			return path;
-		if (what == PLACE_LOOK)
-			follow(out);
+		follow(out, what);
 		return out;
 	}
 	return what == PLACE_MAKE && !exists(path) ? out : path;

@@ -141,11 +141,10 @@ bool node_is_held(const struct node *n);
 
 /* --- place.c: where paths lead ------------------------------------------------------------------------------- */
 
-enum place_for { PLACE_LOOK, PLACE_MAKE };
+/* PLACE_LINK: a link is asked for itself; PLACE_MAKE: a name is about to be made or removed there. */
+enum place_for { PLACE_LOOK, PLACE_LINK, PLACE_MAKE };
 
-/*
- * The path to give to libc: path itself, or out.  PLACE_MAKE: a name is about to be made or removed there.
- */
+/* The path to give to libc: path itself, or out. */
 const char *place(const char *path, char out[PATH_MAX], enum place_for what);
 /* The same of a path that may be relative to an open directory. */
 const char *place_at(int dir, const char *path, char out[PATH_MAX], enum place_for what);

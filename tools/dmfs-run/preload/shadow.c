@@ -182,6 +182,9 @@ static void put_attributes(const char *dir, const struct block *b)
 	put(dir, "stat", "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
 	put(dir, "inflight", "0 0\n");
 	put_queue(dir, b);
+	make_dir(dir, "bdi");
+	if (path_format(sub, "%s/bdi", dir))
+		put_number(sub, "read_ahead_kb", 128);
 	if (!b->mapped)
 		return;
 	make_dir(dir, "dm");
@@ -318,8 +321,8 @@ static int put_mapped(const char *name, void *data)
 	struct stat st;
 	char path[PATH_MAX], number[32];
 
-	if (tree_device(name, &d))
-		return 0;
+	if (tree_device(name, &d) || (!d.live && !d.inactive))
+		return 0; /* before its first table a device has no disk */
 	snprintf(b.name, sizeof b.name, "dm-%u", d.minor);
 	b.minor = d.minor;
 	b.readonly = d.readonly;

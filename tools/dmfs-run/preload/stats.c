@@ -13,13 +13,13 @@
 /* struct stat and struct stat64 are one on every machine whose long has 64 bits. */
 _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "a 64-bit machine");
 
-#define BY_PATH(name, type)                                          \
+#define BY_PATH(name, type, what)                                    \
 	PUBLIC int name(const char *path, struct type *st)           \
 	{                                                            \
 		char to[PATH_MAX];                                   \
 		int r;                                               \
                                                                      \
-		path = place(path, to, PLACE_LOOK);                  \
+		path = place(path, to, what);                                \
 		r = NEXT(name)(path, st);                            \
 		if (!r && run.on)                                    \
 			node_stat((struct stat *)st, -1, path);      \
@@ -62,17 +62,17 @@ static void at_stat(struct stat *st, int dir, const char *path, int flags)
 		char to[PATH_MAX];                                               \
 		int r;                                                           \
                                                                                  \
-		path = place_at(dir, path, to, PLACE_LOOK);                      \
+		path = place_at(dir, path, to, flags & AT_SYMLINK_NOFOLLOW ? PLACE_LINK : PLACE_LOOK); \
 		r = NEXT(name)(dir, path, st, flags);                            \
 		if (!r && run.on)                                                \
 			at_stat((struct stat *)st, dir, path, flags);            \
 		return r;                                                        \
 	}
 
-BY_PATH(stat, stat)
-BY_PATH(stat64, stat64)
-BY_PATH(lstat, stat)
-BY_PATH(lstat64, stat64)
+BY_PATH(stat, stat, PLACE_LOOK)
+BY_PATH(stat64, stat64, PLACE_LOOK)
+BY_PATH(lstat, stat, PLACE_LINK)
+BY_PATH(lstat64, stat64, PLACE_LINK)
 BY_FD(fstat, stat)
 BY_FD(fstat64, stat64)
 BY_DIR(fstatat, stat)
@@ -131,7 +131,7 @@ PUBLIC int statx(int dir, const char *path, int flags, unsigned mask, struct sta
 	char to[PATH_MAX];
 	int r;
 
-	path = place_at(dir, path, to, PLACE_LOOK);
+	path = place_at(dir, path, to, flags & AT_SYMLINK_NOFOLLOW ? PLACE_LINK : PLACE_LOOK);
 	r = NEXT(statx)(dir, path, flags, run.on ? mask | STATX_TYPE | STATX_INO : mask, out);
 	if (!r && run.on && S_ISREG(out->stx_mode))
 		statx_node(out, dir, path, flags);

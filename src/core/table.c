@@ -182,17 +182,32 @@ static char *dev_name(struct dm_dev *dev)
 	return g_string_free(name, FALSE);
 }
 
+/*
+ * How large a device is or is about to be.  LVM loads all tables of a stack before it resumes the first, and the kernel
+ * looks at sizes no sooner than at resume.  Before its first table a dmfs device may become any size.
+ */
+static uint64_t future_sectors(struct dm_dev *dev)
+{
+	uint64_t sectors = dm_dev_sectors(dev);
+	struct dm_mapped *md = dm_dev_mapped(dev);
+	struct dm_table *next = md ? dm_mapped_inactive(md) : NULL;
+
+	if (next)
+		sectors = MAX(sectors, next->sectors);
+	dm_table_unref(next);
+	return md && !sectors ? UINT64_MAX : sectors;
+}
+
 /* The device must hold the area, and the area must fit its blocks. */
 static int check_area(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
 {
 	struct area_check *check = data;
-	uint64_t sectors = dm_dev_sectors(dev), end;
+	uint64_t sectors = future_sectors(dev), end;
 	struct dm_limits limits;
 	g_autofree char *name = NULL;
 	unsigned block;
 
-	/* of a dmfs device that waits for its first resume it shows later; LVM loads a whole stack, then resumes it */
-	if (__builtin_add_overflow(start, len, &end) || (end > sectors && (sectors || !dm_dev_mapped(dev)))) {
+	if (__builtin_add_overflow(start, len, &end) || end > sectors) {
 		name = dev_name(dev);
 		return dm_fail(check->err, EINVAL,
 			       "%s: %s too small for target: start=%" PRIu64 ", len=%" PRIu64 ", dev_size=%" PRIu64,

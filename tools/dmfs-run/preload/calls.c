@@ -153,25 +153,33 @@ PUBLIC int mknodat(int dir, const char *path, mode_t mode, dev_t dev)
 	return make_any(dir, path, mode, dev);
 }
 
-PUBLIC int rename(const char *from, const char *path)
+/* Nor do the names in /dev of a device that has another name already. */
+static int rename_any(int from_dir, const char *from, int dir, const char *path, unsigned flags)
 {
 	char a[PATH_MAX], b[PATH_MAX];
+	const char *real_from = place_at(from_dir, from, a, MAKE), *real = place_at(dir, path, b, MAKE);
 
-	return NEXT(rename)(place(from, a, MAKE), place(path, b, MAKE));
+	if (real_from != from && real != path && names_device(real)) {
+		NEXT(unlink)(real_from);
+		return 0;
+	}
+	return flags ? NEXT(renameat2)(from_dir, real_from, dir, real, flags) :
+		       NEXT(renameat)(from_dir, real_from, dir, real);
+}
+
+PUBLIC int rename(const char *from, const char *path)
+{
+	return rename_any(AT_FDCWD, from, AT_FDCWD, path, 0);
 }
 
 PUBLIC int renameat(int from_dir, const char *from, int dir, const char *path)
 {
-	char a[PATH_MAX], b[PATH_MAX];
-
-	return NEXT(renameat)(from_dir, place(from, a, MAKE), dir, place(path, b, MAKE));
+	return rename_any(from_dir, from, dir, path, 0);
 }
 
 PUBLIC int renameat2(int from_dir, const char *from, int dir, const char *path, unsigned flags)
 {
-	char a[PATH_MAX], b[PATH_MAX];
-
-	return NEXT(renameat2)(from_dir, place(from, a, MAKE), dir, place(path, b, MAKE), flags);
+	return rename_any(from_dir, from, dir, path, flags);
 }
 
 PUBLIC int link(const char *from, const char *path)

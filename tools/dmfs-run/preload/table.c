@@ -158,7 +158,7 @@ int command_deps(struct dm_ioctl *io, size_t size)
 }
 
 /* A line "START LENGTH TYPE REST" as a spec. */
-static bool add_spec(struct text *out, const char *line, size_t len, bool table)
+static bool add_spec(struct text *out, const char *line, size_t len)
 {
 	struct dm_target_spec spec = {0};
 	char *end;
@@ -174,12 +174,8 @@ static bool add_spec(struct text *out, const char *line, size_t len, bool table)
 	memcpy(spec.target_type, type, n);
 	type += n + (type[n] == ' ');
 	text_add(out, &spec, sizeof spec);
-	if (type < line + len) {
-		if (table)
-			words_out(out, type, (size_t)(line + len - type));
-		else
-			text_add(out, type, (size_t)(line + len - type));
-	}
+	if (type < line + len)
+		words_out(out, type, (size_t)(line + len - type));
 	text_add(out, "", 1);
 	command_align(out);
 	if (out->failed)
@@ -199,7 +195,7 @@ static size_t line_length(const char *text)
 	return i;
 }
 
-static int put_specs(struct dm_ioctl *io, size_t size, const char *text, bool table)
+static int put_specs(struct dm_ioctl *io, size_t size, const char *text)
 {
 	AUTO_TEXT out = {0};
 	unsigned count = 0;
@@ -207,7 +203,7 @@ static int put_specs(struct dm_ioctl *io, size_t size, const char *text, bool ta
 	while (*text) {
 		size_t len = line_length(text);
 
-		count += add_spec(&out, text, len, table);
+		count += add_spec(&out, text, len);
 		text += len + (text[len] == '\n');
 	}
 	if (out.failed)
@@ -230,7 +226,7 @@ static int put_table(struct dm_ioctl *io, size_t size, const struct device *d)
 		error = ask(d, "keys", inactive, &text);
 	else
 		error = ask(d, io->flags & DM_NOFLUSH_FLAG || inactive ? "status" : "flush status", inactive, &text);
-	return error ? error : put_specs(io, size, text_get(&text), table);
+	return error ? error : put_specs(io, size, text_get(&text));
 }
 
 int command_table(struct dm_ioctl *io, size_t size)

@@ -799,10 +799,15 @@ static void note_snapshots(struct ctx *c)
 		lv->state = DONE; /* a description of two others */
 		lv->visible = false;
 		g_hash_table_insert(c->origin_of, (gpointer)origin, seg);
-		if (cow)
+		if (cow) {
+			struct vg_lv *shown = g_hash_table_lookup(c->vg->lv_by_name, cow);
+
 			g_hash_table_insert(c->cow_of, (gpointer)cow, seg);
-		else
+			if (shown)
+				shown->visible = true;
+		} else {
 			g_hash_table_insert(c->merge_into, (gpointer)origin, seg);
+		}
 	}
 }
 

@@ -222,13 +222,49 @@ static int check_count(const struct md_super *best, unsigned present, GError **e
 	return 0;
 }
 
+/*
+ * raid10 whose last row is not full, which the raid target does not know: the chunks in it, each a line on the first member
+ * that has it.
+ */
+static int last_row(const struct md_super *sb, const struct md_member *members, uint64_t chunks, GString *table,
+		    uint64_t *sectors, GError **err)
+{
+	unsigned near = sb->layout & 0xff;
+
+	for (uint64_t c = *sectors / sb->chunk; c < chunks; c++) {
+		g_autoptr(GString) line = g_string_new("linear");
+		uint64_t place = c * near;
+		unsigned k;
+
+		for (k = 0; k < near && !members[(place + k) % sb->disks].sb; k++)
+			;
+		if (k == near)
+			return fail(err, ENODEV, "all copies of chunk %" PRIu64 " are missing", c);
+		place += k;
+		word(line, members[place % sb->disks].device);
+		g_string_append_printf(line, " %" PRIu64, place / sb->disks * sb->chunk);
+		add_line(table, sectors, sb->chunk, line);
+	}
+	return 0;
+}
+
+/* The sectors of whole rows. */
+static uint64_t whole_rows(const struct md_super *sb, uint64_t length, unsigned copies)
+{
+	uint64_t chunks = length / sb->chunk;
+
+	while (chunks * copies % sb->disks)
+		chunks--;
+	return chunks * sb->chunk;
+}
+
 static int table_engine(const struct md_super *best, const struct md_member *members, GString *table, uint64_t *sectors,
 			GPtrArray *notes, GError **err)
 {
 	g_autoptr(GString) line = g_string_new(NULL), words = g_string_new(NULL);
 	const char *type = raid_type(best), *only = NULL;
-	unsigned n = 1, present = 0, copies;
-	uint64_t length;
+	unsigned n = 1, present = 0, copies = 1;
+	uint64_t length, whole;
 	int r;
 
 	if (!type)
@@ -244,6 +280,7 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 	length = array_sectors(best);
 	if (!length)
 		return fail(err, EINVAL, "the array has no sectors");
+	whole = best->level == 10 ? whole_rows(best, length, copies) : length;
 	if (best->level == 1 && present == 1) {
 		g_string_append(line, "linear");
 		word(line, only);
@@ -261,7 +298,11 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 				g_string_append(line, " -");
 		}
 	}
-	add_line(table, sectors, length, line);
+	if (whole)
+		add_line(table, sectors, whole, line);
+	r = whole < length ? last_row(best, members, length / best->chunk, table, sectors, err) : 0;
+	if (r)
+		return r;
 	if (present < best->disks)
 		g_ptr_array_add(notes, g_strdup_printf("degraded: %u of %u devices are there", present, best->disks));
 	if (best->level > 1 && best->resync != UINT64_MAX && present < best->disks)

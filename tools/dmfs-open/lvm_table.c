@@ -811,12 +811,20 @@ static void note_snapshots(struct ctx *c)
 	}
 }
 
-/* Volumes that are parts of others only are made with these. */
-static bool is_wanted(const struct ctx *c, const struct vg_lv *lv)
+static bool is_of_type(const struct vg_lv *lv, const char *type)
 {
-	const char *type = lv->segments->len ? lvm_string(lv->segments->pdata[0], "type") : NULL;
+	return lv->segments->len && !g_strcmp0(lvm_string(lv->segments->pdata[0], "type"), type);
+}
 
-	return lv->state == FRESH && lv->visible && g_strcmp0(type, "cache-pool");
+static bool is_pool(const struct vg_lv *lv)
+{
+	return is_of_type(lv, "thin-pool");
+}
+
+/* Volumes that are parts of others only are made with these. */
+static bool is_wanted(const struct vg_lv *lv)
+{
+	return lv->visible && !is_of_type(lv, "cache-pool") && !(is_of_type(lv, "snapshot") && lv->state == DONE);
 }
 
 void vg_make(struct vg *vg, const struct vg_maker *m)
@@ -830,16 +838,19 @@ void vg_make(struct vg *vg, const struct vg_maker *m)
 	note_snapshots(&c);
 	for (unsigned i = 0; i < vg->lvs->len; i++) {
 		struct vg_lv *lv = vg->lvs->pdata[i];
-		g_autofree char *name = name_of(&c, lv->name, NULL);
+		g_autofree char *name = name_of(&c, lv->name, NULL), *text = NULL;
 		g_autoptr(GError) err = NULL;
+		const char *device;
 
-		if (!is_wanted(&c, lv) && !(lv->why && lv->visible))
+		if (!is_wanted(lv))
 			continue;
-		if (!lv_device(&c, lv->name, &err)) {
-			g_autofree char *text = g_strdup_printf("not opened: %s", lv->why ? lv->why : err->message);
-
+		device = lv_device(&c, lv->name, &err);
+		if (!device)
+			text = g_strdup_printf("not opened: %s", lv->why ? lv->why : err->message);
+		if (text)
 			m->note(m->data, name, text);
-		}
+		else if (!is_pool(lv))
+			m->look(m->data, device);
 	}
 	g_hash_table_unref(c.cow_of);
 	g_hash_table_unref(c.origin_of);

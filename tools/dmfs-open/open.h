@@ -163,6 +163,8 @@ struct vg_maker {
 	/* A device that takes writes and passes none on; the device itself with -w. */
 	const char *(*overlay)(void *data, const char *device, uint64_t sectors, GError **err);
 	void (*note)(void *data, const char *device, const char *text);
+	/* The device is a whole volume, not a part of one: what is in it counts. */
+	void (*look)(void *data, const char *device);
 	bool write;
 	void *data;
 };

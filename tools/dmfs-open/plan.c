@@ -219,7 +219,7 @@ static const char *make_device(void *data, const char *name, const char *id, con
 	n->sectors = sectors;
 	n->table = g_strdup(table);
 	n->uuid = NULL;
-	n->probed = !strcmp(type, "thin-pool") || !strcmp(type, "error");
+	n->probed = true; /* look() says otherwise */
 	if (node_make(g->p, n, id, !g->p->o->write && !writable)) {
 		fail(err, EINVAL, "%s cannot be made", n->name);
 		return NULL;
@@ -275,6 +275,14 @@ static void note_device(void *data, const char *device, const char *text)
 		node_note(g->p, n, "%s", text);
 	else
 		say_error("dmfs-open", line);
+}
+
+static void look_into(void *data, const char *device)
+{
+	struct node *n = device_of(data, device);
+
+	if (n)
+		n->probed = false;
 }
 
 /* The newest metadata of the group that a text is of, among all volumes that are not taken. */
@@ -341,7 +349,7 @@ static unsigned find_pvs(struct plan *p, struct vg *vg, bool take)
 static void open_group(struct plan *p, struct node *first, struct vg *vg, GPtrArray *notes, unsigned missing)
 {
 	struct group_maker g = {p, g_hash_table_new(g_str_hash, g_str_equal)};
-	struct vg_maker m = {make_device, make_overlay, note_device, p->o->write, &g};
+	struct vg_maker m = {make_device, make_overlay, note_device, look_into, p->o->write, &g};
 
 	for (unsigned i = 0; i < notes->len; i++)
 		node_note(p, first, "%s", (char *)notes->pdata[i]);

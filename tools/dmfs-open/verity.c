@@ -142,6 +142,7 @@ static bool open_one(struct plan *p, struct node *hashes)
 		n->name = g_strdup(name);
 		g_hash_table_add(p->names, g_strdup(name));
 		node_stand_on(n, data);
+		data->swap_or_fs = false; /* it is looked at through this */
 		node_stand_on(n, hashes);
 		n->sectors = hashes->verity->data_blocks * (hashes->verity->data_block / 512);
 		n->open = n->readonly = true;

@@ -41,6 +41,7 @@ struct io {
 	unsigned blocks;
 	enum state state;
 	bool fua;
+	uint8_t *above; /* the bio's tags, which go no further down; or NULL */
 	union {
 		struct dm_commit_wait wait;
 		struct integrity_journal_write journal;
@@ -105,6 +106,12 @@ static void finish_and_end(struct io *io, int error)
 		end_over(io, error);
 }
 
+/* Where the tags of the bio's blocks are, from one on: in the room for those made here, or above. */
+static uint8_t *tags_at(const struct io *io, uint8_t *room, unsigned first)
+{
+	return (io->ic->internal_hash.hash ? room : io->above) + (size_t)first * io->ic->l.tag_size;
+}
+
 static void small_done(struct integrity_piece *p, int error)
 {
 	finish_and_end(container_of(p, struct io, piece), error);
@@ -117,7 +124,7 @@ enum dm_endio integrity_end_io(struct dm_target *ti, struct dm_bio *bio)
 	if (io->state == OVER)
 		return DM_ENDIO_DONE;
 	if (io->state == TAGS && !bio->error) {
-		integrity_piece_init(&io->piece, io->ic, bio, io->block, io->blocks, io->tags, small_done);
+		integrity_piece_init(&io->piece, io->ic, bio, io->block, io->blocks, tags_at(io, io->tags, 0), small_done);
 		if (!integrity_piece_run(&io->piece, &bio->error))
 			return DM_ENDIO_INCOMPLETE;
 	}
@@ -162,7 +169,7 @@ static void part_moved(struct dm_bio *bio)
 	int error;
 
 	integrity_piece_init(&part->piece, l->io->ic, bio, l->io->block + part->first, part->blocks,
-			     l->tags + (size_t)part->first * l->io->ic->l.tag_size, part_done);
+			     l->check ? tags_at(l->io, l->tags, part->first) : NULL, part_done);
 	if (bio->error || !l->check)
 		part_done(&part->piece, bio->error);
 	else if (submitting != part)
@@ -198,7 +205,6 @@ static void start_part(void *context, unsigned nr)
 		.dev = io->ic->dev,
 		.sector = device_sector(io, part->first),
 		.sectors = (uint64_t)part->blocks << io->ic->l.log2_spb,
-		.tags = dm_tags_from(whole->tags, (uint64_t)part->first << io->ic->l.log2_spb),
 		.end = part_moved,
 		.private = part,
 	};
@@ -256,7 +262,7 @@ static bool wants_tags(struct io *io)
 	uint64_t end = (io->block + io->blocks) << ic->l.log2_spb;
 
 	if (!ic->internal_hash.hash)
-		return io->bio->tags.data;
+		return io->above;
 	if (ic->mode == 'R')
 		return false;
 	if (io->bio->op == DM_WRITE)
@@ -304,7 +310,7 @@ static void read_mixed(struct io *io, const uint64_t *entries)
 		from = i + 1;
 		if (i < io->blocks)
 			integrity_journal_read(ic, entries[i], bio->iov, bio->iovcnt, i * integrity_block_bytes(ic),
-					       bio->tags.data ? bio->tags.data + (size_t)i * ic->l.tag_size : NULL);
+					       io->above ? tags_at(io, NULL, i) : NULL);
 	}
 	if (n) {
 		start_large(l, n);
@@ -490,6 +496,7 @@ static void in_journal(struct integrity_journal_write *w, int error)
 static void write_to_journal(struct io *io)
 {
 	io->journal.bio = io->bio;
+	io->journal.tags = io->above;
 	io->journal.block = io->block;
 	io->journal.blocks = io->blocks;
 	io->journal.done = in_journal;
@@ -509,7 +516,7 @@ static bool plain(const struct io *io)
 	const struct integrity *ic = io->ic;
 
 	return io->bio->op == DM_READ && !ic->journal && (ic->mode == 'R' || !ic->internal_hash.hash) &&
-	       !io->bio->tags.data;
+	       !io->above;
 }
 
 enum dm_mapio integrity_map(struct dm_target *ti, struct dm_bio *bio)
@@ -540,6 +547,8 @@ enum dm_mapio integrity_map(struct dm_target *ti, struct dm_bio *bio)
 		return map_discard(io);
 	io->fua = bio->op == DM_WRITE && bio->flags & DM_FUA;
 	bio->flags &= ~(unsigned)DM_FUA;
+	io->above = bio->tags.data;
+	bio->tags.data = NULL;
 	if (plain(io)) {
 		bio->dev = ic->dev;
 		bio->sector = device_sector(io, 0);

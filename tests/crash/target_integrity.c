@@ -112,13 +112,19 @@ static void use_shortly(struct lab *lab)
 	lab_random_io(lab, 15, "vol", NULL);
 }
 
+/* A write that has failed leaves a block whose tag does not fit. */
+static bool excuse_failed(struct lab *lab, const char *volume)
+{
+	return true;
+}
+
 /* --- B ------------------------------------------------------------------------------------------------------- */
 
 static int check_bitmap(struct lab *lab, GError **err)
 {
 	int error = wait_recalculated(lab, err);
 
-	return error ? error : read_checked(lab, 0, VOLUME, err);
+	return error || lab_faulty(lab) ? error : read_checked(lab, 0, VOLUME, err);
 }
 
 /* --- D ------------------------------------------------------------------------------------------------------- */
@@ -158,12 +164,6 @@ static void use_direct(struct lab *lab)
 	write_half(lab, HALF);
 }
 
-/* A write that has failed leaves a block whose tag does not fit. */
-static bool excuse_direct(struct lab *lab, const char *volume)
-{
-	return true;
-}
-
 LAB_CUSTOMER(integrity_j) = {
 	.slices = {{"data", DEVICE}},
 	.prepare = prepare_integrity,
@@ -189,6 +189,7 @@ LAB_CUSTOMER(integrity_b) = {
 	.workload = use_integrity,
 	.fault_workload = use_shortly,
 	.check = check_bitmap,
+	.excuse = excuse_failed,
 };
 
 LAB_CUSTOMER(integrity_d) = {
@@ -197,5 +198,5 @@ LAB_CUSTOMER(integrity_d) = {
 	.open = open_direct,
 	.workload = use_direct,
 	.fault_workload = use_shortly,
-	.excuse = excuse_direct,
+	.excuse = excuse_failed,
 };

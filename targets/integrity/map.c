@@ -505,7 +505,7 @@ static void write_to_journal(struct io *io)
 
 static enum dm_mapio map_discard(struct io *io)
 {
-	io->work.fn = discard;
+	io->work = (struct dm_work){.fn = discard};
 	dm_wq_queue(io->ic->slow_wq, &io->work);
 	return DM_MAPIO_SUBMITTED;
 }

@@ -206,6 +206,15 @@ def verity_table(example, fs):
     fails(example, fs, "verity-table", data, "no such file", root, salt)
 
 
+def integrity_format(example, fs):
+    f = example.file("a file", 8 * M, b"something else")
+    example("integrity-format", f, "safe", "B")
+    assert fs["safe"].size() == 15944 * SECTOR
+    fs["safe"].pwrite(pattern(8), 4096, sync=True)
+    fs["safe"].remove()
+    fails(example, fs, "integrity-format", "no such file", "safe")
+
+
 def verity_setup(example, fs):
     data, hashes = example.file("the data", M, pattern(M)), example.file("the hashes", M)
     example("verity-setup", data, hashes)
@@ -302,7 +311,7 @@ CASES = {
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
     "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
-    "clone-filesystem": clone, "clone-slow": None,
+    "clone-filesystem": clone, "clone-slow": None, "integrity-format": integrity_format,
 }
 
 

@@ -128,24 +128,32 @@ static void superblocks_come_back(void **state)
 #define BLOCK (BLOCK_SECTORS * 512u)
 #define LENGTH 8192u
 
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
+
 static void note_end(struct dm_bio *bio)
 {
-	*(volatile bool *)bio->private = true;
+	pthread_mutex_lock(&lock);
+	*(bool *)bio->private = true;
+	pthread_cond_signal(&cond);
+	pthread_mutex_unlock(&lock);
 }
 
 static int submit(struct dm_mapped *md, enum dm_op op, uint64_t block, unsigned blocks, uint8_t *data, uint8_t *tags)
 {
 	struct iovec iov[2] = {{data, 700}, {data + 700, blocks * BLOCK - 700}};
-	volatile bool ended = false;
+	bool ended = false;
 	struct dm_bio bio = {.op = op, .dev = &md->dev, .sector = block * BLOCK_SECTORS, .sectors = blocks * BLOCK_SECTORS,
 			     .iov = iov, .iovcnt = 2, .tags = {tags, TAG, BLOCK_SECTORS}, .end = note_end,
-			     .private = (void *)&ended};
+			     .private = &ended};
 
 	if (!tags)
 		bio.tags = (struct dm_tags){0};
 	dm_submit(&bio);
+	pthread_mutex_lock(&lock);
 	while (!ended)
-		g_usleep(100);
+		pthread_cond_wait(&cond, &lock);
+	pthread_mutex_unlock(&lock);
 	return bio.error;
 }
 

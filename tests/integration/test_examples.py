@@ -209,6 +209,15 @@ def verity_table(example, fs):
     fails(example, fs, "verity-table", data, "no such file", root, salt)
 
 
+def integrity_format(example, fs):
+    f = example.file("a file", 8 * M, b"something else")
+    example("integrity-format", f, "safe", "B")
+    assert fs["safe"].size() == 15944 * SECTOR
+    fs["safe"].pwrite(pattern(8), 4096, sync=True)
+    fs["safe"].remove()
+    fails(example, fs, "integrity-format", "no such file", "safe")
+
+
 def verity_setup(example, fs):
     data, hashes = example.file("the data", M, pattern(M)), example.file("the hashes", M)
     example("verity-setup", data, hashes)
@@ -383,7 +392,7 @@ CASES = {
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
     "writecache-remove": writecache_remove, "zoned-format": zoned_format,
     "clone-filesystem": clone, "clone-slow": None, "cache-nbd": cache_nbd,
-    "mirror-cluster": mirror_cluster,
+    "mirror-cluster": mirror_cluster, "integrity-format": integrity_format,
 }
 
 

@@ -608,8 +608,11 @@ static void print_key(struct crypt *c, GString *out)
 	if (c->description) {
 		g_string_append_printf(out, ":%zu:%s", size, c->description);
 	} else if (size) {
+		const uint8_t *key = dm_status_tells_keys() ? c->engine->key : NULL;
+
 		g_string_set_size(out, at + 2 * size);
-		memset(out->str + at, '0', 2 * size);
+		for (size_t i = 0; i < 2 * size; i++)
+			out->str[at + i] = "0123456789abcdef"[key ? key[i / 2] >> (i % 2 ? 0 : 4) & 15 : 0];
 	} else {
 		g_string_append_c(out, '-');
 	}

@@ -442,7 +442,7 @@ static size_t piece_bytes(const struct crypt *c)
 {
 	size_t bytes = (size_t)PIECE_NS * 1024 / MAX(c->engine->ns_per_kib, 1) / CRYPT_MAX_SECTOR * CRYPT_MAX_SECTOR;
 
-	return CLAMP(bytes, CRYPT_MAX_SECTOR, PIECE_MAX);
+	return CLAMP(bytes, c->engine->meta_size ? PIECE_MAX : CRYPT_MAX_SECTOR, PIECE_MAX);
 }
 
 /*

@@ -87,6 +87,16 @@ def crypt_luks(example, fs):
     fails(example, fs, "crypt-luks", "a file", stdin="sesame")
 
 
+def crypt_aead(example, fs):
+    example("crypt-aead", example.file("a file", 40 * M), stdin="sesame")
+    fs["crypt1"].pwrite(pattern(8), 0, sync=True)
+    assert fs["crypt1"].pread(8 * 512, 0) == pattern(8)
+    example.file("a file", 8)
+    fs["crypt1"].remove()
+    fs["crypt1_dif"].remove()
+    fails(example, fs, "crypt-aead", "a file", stdin="sesame")
+
+
 def dust_session(example, fs):
     assert "badblock added at block 60" in example("dust-session", example.file("a file", M)).stdout
     assert fs.devices() == []
@@ -383,6 +393,7 @@ CASES = {
     "delay-rw": one_file("delay-rw", "delayed"),
     "flakey-corrupt": one_file("flakey-corrupt", "flakey"),
     "delay-write": delay_write, "crypt-keyring": crypt_keyring, "crypt-luks": crypt_luks,
+    "crypt-aead": crypt_aead,
     "dust-session": dust_session, "snapshot-lvm": snapshot_lvm, "snapshot-lvm-merge": None,
     "snapshot-merge-wait": snapshot_merge_wait, "snapshot-sparse": snapshot_sparse,
     "switch-volumes": switch_volumes, "thin-pool": thin, "thin-volume": None, "thin-snapshot": None,

@@ -279,7 +279,7 @@ static void free_state(struct cache *c, struct state *s)
 static int make_state(struct cache *c, struct state *s, GError **err)
 {
 	s->resident = resident_new(c->cblocks);
-	s->policy = c->type->create(c->cblocks, c->oblocks);
+	s->policy = c->type->create(c->cblocks, c->oblocks, c->block_sectors);
 	if (!s->resident || !s->policy)
 		return dm_fail(err, ENOMEM, "cache: no memory for %u blocks", c->cblocks);
 	for (char **word = c->policy_args; word[0]; word += 2)

@@ -13,8 +13,9 @@
  * hit again, hits raise them faster.
  *
  * A miss counts as one that says something only if it is no continuation: what goes through the origin from begin to end
- * misses each block many times in a row, and then the next.  The ends of the last STREAMS streams are remembered; a
- * miss of the same block, in the same tick, or of the next one goes on with a stream.
+ * misses each block many times in a row, and then the next.  The ends of the last STREAMS streams are remembered.  A miss
+ * of the next block goes on with a stream, and so does one of the same block in the same tick, as often as
+ * it takes to go through a block.
  *
  * About 21 bytes a cache block.
  */
@@ -28,6 +29,7 @@
 #include <dmfs/rounding.h>
 
 #define STREAMS 32u
+#define STREAM_SECTORS 8u  /* the least a stream is thought to go on by */
 #define MAX_WISHES 256u
 #define AREA_BLOCKS 8u
 #define MIN_AREAS 1024u
@@ -43,7 +45,7 @@ enum state { FREE = 0, PROMISED = 1u << 6, CLEAN = 2u << 6, DIRTY = 3u << 6, STA
 
 struct stream {
 	uint64_t at;
-	uint32_t tick;
+	uint32_t tick, touches;
 };
 
 struct smq {
@@ -66,7 +68,7 @@ struct smq {
 
 	struct stream streams[STREAMS];
 	unsigned next_stream;
-	uint32_t tick;
+	uint32_t tick, stream_touches;
 	uint64_t hits, misses;          /* of this period, each origin block once a stream */
 	uint64_t known_areas, new_areas; /* misses by whether the area was there */
 	unsigned promote_level, raise_by;
@@ -106,11 +108,12 @@ static void choose_areas(struct smq *s, uint64_t oblocks)
 	s->bucket_mask = (uint32_t)(buckets - 1);
 }
 
-static void *smq_create(uint32_t cblocks, uint64_t oblocks)
+static void *smq_create(uint32_t cblocks, uint64_t oblocks, uint32_t block_sectors)
 {
 	struct smq *s = g_new0(struct smq, 1);
 
 	s->cblocks = cblocks;
+	s->stream_touches = block_sectors / STREAM_SECTORS;
 	choose_areas(s, oblocks);
 	g_queue_init(&s->wishes);
 	s->links = g_try_malloc_n((size_t)cblocks + 1, sizeof *s->links);
@@ -301,21 +304,27 @@ static uint32_t entry_of(struct smq *s, uint64_t oblock, bool *fresh)
 	return e;
 }
 
+/* Whether a miss of its block goes on with a stream, or, beyond what that takes, is one more of a block in use. */
+static bool goes_on(struct smq *s, struct stream *stream, uint64_t oblock)
+{
+	bool same = stream->at == oblock;
+
+	if (same && stream->tick == s->tick + 1)
+		return ++stream->touches <= s->stream_touches;
+	*stream = (struct stream){oblock, s->tick + 1, 1};
+	return !same;
+}
+
 /* Whether a miss is the begin of something, rather than the continuation of a stream. */
 static bool begins(struct smq *s, uint64_t oblock)
 {
 	for (unsigned i = 0; i < STREAMS; i++) {
 		struct stream *stream = &s->streams[i];
 
-		if (!stream->tick || (oblock != stream->at && oblock != stream->at + 1))
-			continue;
-		if (oblock == stream->at && stream->tick != s->tick + 1)
-			break;
-		stream->at = oblock;
-		stream->tick = s->tick + 1;
-		return false;
+		if (stream->tick && (oblock == stream->at || oblock == stream->at + 1))
+			return !goes_on(s, stream, oblock);
 	}
-	s->streams[s->next_stream] = (struct stream){oblock, s->tick + 1};
+	s->streams[s->next_stream] = (struct stream){oblock, s->tick + 1, 1};
 	s->next_stream = (s->next_stream + 1) % STREAMS;
 	return true;
 }
@@ -376,8 +385,8 @@ static bool demote(struct smq *s, struct cache_work *out)
 
 	if (s->demoting + s->nr_free >= g_queue_get_length(&s->wishes))
 		return false;
-	clean = levels_lowest(&s->clean, NEW_LEVEL);
-	dirty = levels_lowest(&s->dirty, NEW_LEVEL);
+	clean = levels_lowest(&s->clean, LEVELS);
+	dirty = levels_lowest(&s->dirty, LEVELS);
 	if (clean == LEVELS_NONE ||
 	    (dirty != LEVELS_NONE && levels_of(&s->dirty, dirty) + SLACK < levels_of(&s->clean, clean)))
 		clean = dirty;

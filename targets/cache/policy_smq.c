@@ -12,10 +12,10 @@
  * gain, and where nearly all are misses there is no hot part.  If areas come and go without being
  * hit again, hits raise them faster.
  *
- * A miss counts as one that says something only if it is no continuation: what goes through the origin from begin to end
- * misses each block many times in a row, and then the next.  The ends of the last STREAMS streams are remembered.  A miss
- * of the next block goes on with a stream, and so does one of the same block in the same tick, as often as
- * it takes to go through a block.
+ * A miss counts only if it is a new visit to its area: what goes through the origin from begin to end misses each block many
+ * times in a row, and then the next.  The ends of the last STREAMS streams are remembered.  A miss of the next block,
+ * in the same area, goes on with a stream, and so does one of the same block in the same tick, as often as it takes to go
+ * through a block.
  *
  * About 21 bytes a cache block.
  */
@@ -304,19 +304,19 @@ static uint32_t entry_of(struct smq *s, uint64_t oblock, bool *fresh)
 	return e;
 }
 
-/* Whether a miss of its block goes on with a stream, or, beyond what that takes, is one more of a block in use. */
+/* Whether a miss is within a stream's visit to an area, or, beyond what going through its block takes, one more use. */
 static bool goes_on(struct smq *s, struct stream *stream, uint64_t oblock)
 {
-	bool same = stream->at == oblock;
+	bool same = stream->at == oblock, same_area = stream->at >> s->area_shift == oblock >> s->area_shift;
 
 	if (same && stream->tick == s->tick + 1)
 		return ++stream->touches <= s->stream_touches;
 	*stream = (struct stream){oblock, s->tick + 1, 1};
-	return !same;
+	return !same && same_area;
 }
 
-/* Whether a miss is the begin of something, rather than the continuation of a stream. */
-static bool begins(struct smq *s, uint64_t oblock)
+/* Whether a miss is a new visit to its area. */
+static bool visits(struct smq *s, uint64_t oblock)
 {
 	for (unsigned i = 0; i < STREAMS; i++) {
 		struct stream *stream = &s->streams[i];
@@ -341,18 +341,16 @@ static bool wish(struct smq *s, uint64_t oblock)
 static bool smq_miss(void *policy, uint64_t oblock, bool write)
 {
 	struct smq *s = policy;
-	bool fresh, begin = begins(s, oblock);
+	bool fresh, visit = visits(s, oblock);
 	uint32_t e = entry_of(s, oblock, &fresh);
 	unsigned need = s->nr_free > g_queue_get_length(&s->wishes) ? FREE_LEVEL : s->promote_level;
 
 	s->misses++;
-	if (!begin) {
-		levels_renew(&s->hot, e);
-		return false;
+	if (visit) {
+		*(fresh ? &s->new_areas : &s->known_areas) += 1;
+		if (!fresh)
+			levels_raise(&s->hot, e, s->raise_by);
 	}
-	*(fresh ? &s->new_areas : &s->known_areas) += 1;
-	if (!fresh)
-		levels_raise(&s->hot, e, s->raise_by);
 	return levels_of(&s->hot, e) >= need && wish(s, oblock);
 }
 

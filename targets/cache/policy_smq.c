@@ -34,6 +34,7 @@
 #define AREA_BLOCKS 8u
 #define MIN_AREAS 1024u
 #define TICKS 10u          /* of a period, after which levels are balanced and thresholds looked at */
+#define BUSY_WRITEBACKS 4u /* a tick */
 #define BALANCE_STEPS 4096u
 #define NEW_LEVEL (LEVELS / 2)
 #define FREE_LEVEL 2u      /* areas of this level are good enough for free blocks */
@@ -64,7 +65,7 @@ struct smq {
 
 	GQueue wishes;         /* of origin blocks */
 	GHashTable *wanted;    /* the same, and those being promoted */
-	uint32_t demoting;
+	uint32_t demoting, writebacks; /* writebacks: that may yet begin in this tick beside other I/O */
 
 	struct stream streams[STREAMS];
 	unsigned next_stream;
@@ -396,15 +397,17 @@ static bool demote(struct smq *s, struct cache_work *out)
 	return true;
 }
 
-/* When there is time, or when few clean blocks are left: so a demotion rarely has to write. */
+/* When there is time; and slowly when few clean blocks are left, so that not every demotion has to write. */
 static bool write_back(struct smq *s, enum cache_room room, struct cache_work *out)
 {
 	uint32_t cblock = levels_lowest(&s->dirty, LEVELS);
 
 	if (cblock == LEVELS_NONE || room == CACHE_ROOM_NONE)
 		return false;
-	if (room == CACHE_ROOM_BUSY && s->dirty.total <= s->cblocks / 4 * 3)
+	if (room == CACHE_ROOM_BUSY && (s->dirty.total <= s->cblocks / 4 * 3 || !s->writebacks))
 		return false;
+	if (room == CACHE_ROOM_BUSY)
+		s->writebacks--;
 	set_busy(s, cblock, true);
 	*out = (struct cache_work){.op = CACHE_WRITEBACK, .cblock = cblock};
 	return true;
@@ -460,6 +463,7 @@ static void smq_tick(void *policy)
 {
 	struct smq *s = policy;
 
+	s->writebacks = BUSY_WRITEBACKS;
 	if (++s->tick % TICKS)
 		return;
 	levels_balance(&s->clean, BALANCE_STEPS);

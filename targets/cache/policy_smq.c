@@ -9,13 +9,13 @@
  * queue, of half as many entries as there are cache blocks.  A miss in an area of a high level makes a wish: that this
  * block be promoted.  How high depends: while blocks are free a few misses are enough.  When the cache is full only the
  * hottest areas will do, the fewer the better or the worse the cache does: where nearly all are hits there is little to
- * gain, and where nearly all are misses there is no hot part.  If areas come and go without being
- * hit again, hits raise them faster.
+ * gain, and where nearly all are misses there is no hot part.   The
+ * more misses there are, the faster they raise areas.
  *
  * A miss counts only if it is a new visit to its area: what goes through the origin from begin to end misses each block many
  * times in a row, and then the next.  The ends of the last STREAMS streams are remembered.  A miss of the next block,
- * in the same area, goes on with a stream, and so does one of the same block in the same tick, as often as it takes to go
- * through a block.
+ * in the same area, goes on with a stream, and so does one of the same block, as often as it takes to go through a
+ * block, if it comes within STREAM_GAP misses.
  *
  * About 21 bytes a cache block.
  */
@@ -29,24 +29,26 @@
 #include <dmfs/rounding.h>
 
 #define STREAMS 32u
+#define STREAM_GAP 16u
 #define STREAM_SECTORS 8u  /* the least a stream is thought to go on by */
 #define MAX_WISHES 256u
 #define AREA_BLOCKS 8u
 #define MIN_AREAS 1024u
-#define TICKS 10u          /* of a period, after which levels are balanced and thresholds looked at */
+#define TICKS 5u          /* of a period, after which levels are balanced and thresholds looked at */
 #define BUSY_WRITEBACKS 4u /* a tick */
 #define BALANCE_STEPS 4096u
 #define NEW_LEVEL (LEVELS / 2)
 #define FREE_LEVEL 2u      /* areas of this level are good enough for free blocks */
-#define MOST_LEVELS 12u    /* the highest ones that may be good enough for a full cache */
+#define MOST_LEVELS 16u    /* the highest ones that may be good enough for a full cache */
+#define MOST_RAISE 8u      /* levels, by a miss, where all are misses */
 #define SLACK 8u           /* levels that a dirty block must be below a clean one to leave first */
 
 /* In the two high bits of a block's level byte; a free block's link leads to the next free one. */
 enum state { FREE = 0, PROMISED = 1u << 6, CLEAN = 2u << 6, DIRTY = 3u << 6, STATE = 3u << 6 };
 
 struct stream {
-	uint64_t at;
-	uint32_t tick, touches;
+	uint64_t at, last; /* the block, and the number of the miss */
+	uint32_t touches;  /* of this block in a row; 0: there is no stream here */
 };
 
 struct smq {
@@ -71,7 +73,7 @@ struct smq {
 	unsigned next_stream;
 	uint32_t tick, stream_touches;
 	uint64_t hits, misses;          /* of this period, each origin block once a stream */
-	uint64_t known_areas, new_areas; /* misses by whether the area was there */
+	uint64_t all_misses;
 	unsigned promote_level, raise_by;
 };
 
@@ -309,11 +311,14 @@ static uint32_t entry_of(struct smq *s, uint64_t oblock, bool *fresh)
 static bool goes_on(struct smq *s, struct stream *stream, uint64_t oblock)
 {
 	bool same = stream->at == oblock, same_area = stream->at >> s->area_shift == oblock >> s->area_shift;
+	bool near = s->all_misses - stream->last <= STREAM_GAP;
 
-	if (same && stream->tick == s->tick + 1)
+	stream->last = s->all_misses;
+	if (same && near)
 		return ++stream->touches <= s->stream_touches;
-	*stream = (struct stream){oblock, s->tick + 1, 1};
-	return !same && same_area;
+	stream->at = oblock;
+	stream->touches = 1;
+	return near && same_area;
 }
 
 /* Whether a miss is a new visit to its area. */
@@ -322,10 +327,10 @@ static bool visits(struct smq *s, uint64_t oblock)
 	for (unsigned i = 0; i < STREAMS; i++) {
 		struct stream *stream = &s->streams[i];
 
-		if (stream->tick && (oblock == stream->at || oblock == stream->at + 1))
+		if (stream->touches && (oblock == stream->at || oblock == stream->at + 1))
 			return !goes_on(s, stream, oblock);
 	}
-	s->streams[s->next_stream] = (struct stream){oblock, s->tick + 1, 1};
+	s->streams[s->next_stream] = (struct stream){oblock, s->all_misses, 1};
 	s->next_stream = (s->next_stream + 1) % STREAMS;
 	return true;
 }
@@ -347,11 +352,9 @@ static bool smq_miss(void *policy, uint64_t oblock, bool write)
 	unsigned need = s->nr_free > g_queue_get_length(&s->wishes) ? FREE_LEVEL : s->promote_level;
 
 	s->misses++;
-	if (visit) {
-		*(fresh ? &s->new_areas : &s->known_areas) += 1;
-		if (!fresh)
-			levels_raise(&s->hot, e, s->raise_by);
-	}
+	s->all_misses++;
+	if (visit && !fresh)
+		levels_raise(&s->hot, e, s->raise_by);
 	return levels_of(&s->hot, e) >= need && wish(s, oblock);
 }
 
@@ -447,16 +450,13 @@ static void smq_done(void *policy, const struct cache_work *work, bool success)
 
 static void look_at_performance(struct smq *s)
 {
-	uint64_t all = s->hits + s->misses, areas = s->known_areas + s->new_areas;
+	uint64_t all = s->hits + s->misses, less = MIN(MIN(4 * s->hits, 2 * s->misses), all);
 
-	if (all) { /* most levels where half are hits, one where all are or none is */
-		uint64_t less = MIN(s->hits, s->misses);
-
-		s->promote_level = LEVELS - 1 - (unsigned)(2 * less * (MOST_LEVELS - 1) / all);
+	if (all) { /* most levels where a quarter to a half are hits, one where all are or none is */
+		s->promote_level = LEVELS - 1 - (unsigned)(less * (MOST_LEVELS - 1) / all);
+		s->raise_by = 1 + (unsigned)(s->misses * (MOST_RAISE - 1) / all);
 	}
-	if (areas)
-		s->raise_by = s->known_areas * 4 < areas ? 4 : s->known_areas * 2 < areas ? 2 : 1;
-	s->hits = s->misses = s->known_areas = s->new_areas = 0;
+	s->hits = s->misses = 0;
 }
 
 static void smq_tick(void *policy)

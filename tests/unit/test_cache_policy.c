@@ -401,6 +401,30 @@ static void test_scan(void **state)
 	sim_free(&s);
 }
 
+/* What is hot changes: the new part gets in. */
+static void test_zipf_moves(void **state)
+{
+	struct zipf z;
+	struct sim s;
+	double ratio;
+
+	zipf_init(&z, OBLOCKS, 1.1);
+	sim_init(&s, "smq", CBLOCKS, OBLOCKS);
+	s.per_tick = 200;
+	for (unsigned i = 0; i < 200000; i++)
+		sim_access(&s, zipf_next(&z), false);
+	for (unsigned i = 0; i < 30000; i++)
+		sim_access(&s, (zipf_next(&z) + 5003) % OBLOCKS, false);
+	sim_ratio(&s);
+	for (unsigned i = 0; i < 10000; i++)
+		sim_access(&s, (zipf_next(&z) + 5003) % OBLOCKS, false);
+	ratio = sim_ratio(&s);
+	print_message("Zipf(1.1) 30000 accesses after it has moved: %.3f are hits\n", ratio);
+	assert_true(ratio > 0.7 * best(&z)); /* the last of the hottest have come twice since */
+	sim_free(&s);
+	g_free(z.sums);
+}
+
 /* Another part of the origin becomes hot: it gets in. */
 static void test_change_of_mind(void **state)
 {
@@ -434,6 +458,7 @@ int main(void)
 		cmocka_unit_test(test_zipf),
 		cmocka_unit_test(test_scan),
 		cmocka_unit_test(test_change_of_mind),
+		cmocka_unit_test(test_zipf_moves),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -416,7 +416,7 @@ static int load_block(void *context, uint32_t cblock, uint64_t oblock, bool dirt
 			g_array_append_val(l->gone, cblock);
 		return 0;
 	}
-	if (!resident_insert(l->state->resident, oblock, cblock))
+	if (!resident_load(l->state->resident, oblock, cblock))
 		return dm_fail(l->err, EILSEQ, "cache: the metadata has block %" PRIu64 " of the origin twice", oblock);
 	resident_set_dirty(l->state->resident, cblock, dirty);
 	c->type->load(l->state->policy, cblock, dirty, hint);

@@ -58,23 +58,15 @@ bool lab_verify(struct lab *lab, bool settled)
 
 /* --- new writes: the stack must be of use, and nothing else may change ---------------------- */
 
-static uint64_t logical_sectors(const struct volume *v)
-{
-	struct dm_limits limits;
-
-	dm_dev_limits(&v->md->dev, &limits);
-	return limits.logical_block_size >> DM_SECTOR_SHIFT;
-}
-
-/* Whole logical blocks. */
 static void write_anew(struct lab *lab, struct volume *v, unsigned number, GRand *rand)
 {
-	uint64_t block = logical_sectors(v), blocks = v->sectors / block;
-	uint64_t n = MIN(block > 1 ? 1 + g_rand_int(rand) % 4 : 1 + g_rand_int(rand) % 32, blocks), len = n * block;
-	uint64_t sector = g_rand_int(rand) % (blocks - n + 1) * block;
-	g_autofree uint8_t *data = g_malloc(len * DM_SECTOR_SIZE);
+	uint64_t len = MIN(1 + g_rand_int(rand) % 32, v->sectors);
+	uint64_t sector = g_rand_int(rand) % (v->sectors - len + 1);
+	g_autofree uint8_t *data = NULL;
 	int error;
 
+	lab_whole_blocks(v, &sector, &len);
+	data = g_malloc(len * DM_SECTOR_SIZE);
 	for (uint64_t i = 0; i < len; i++)
 		stamp(data + i * DM_SECTOR_SIZE, ~lab->model.run, 0, sector + i, number);
 	error = lab_submit(v, DM_WRITE, 0, sector, len, data);

@@ -17,6 +17,14 @@ int dm_zoned_file_wrap(const struct dm_opener *who, const struct dm_store_path *
 		       GError **err);
 
 /*
+ * If *dev, the plain store of a block device, has zones it becomes a device with zones.  0, and *dev may be as it was; or a
+ * negative errno, and *dev has been put.
+ */
+int dm_zoned_block_wrap(struct dm_dev **dev, GError **err);
+/* ioctl(2), for tests. */
+extern int (*zoned_block_ioctl)(int fd, unsigned long request, void *arg);
+
+/*
  * Where the text of the zones is kept, so that it outlives us.  What both calls wrote is durable when they return 0.  They
  * come one at a time and may wait.
  */

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 
-MODULES = ["virtio_pci", "9pnet_virtio", "9p", "configfs", "null_blk", "dm-zoned"]
+MODULES = ["virtio_pci", "9pnet_virtio", "9p", "configfs", "null_blk", "dm-zoned", "fuse"]
 INIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "qemu_init.c")
 
 

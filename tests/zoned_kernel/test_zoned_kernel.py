@@ -10,6 +10,7 @@ import os
 
 import pytest
 
+import mounted
 import qemu_guest
 import zones
 from mounted import SECTOR, pattern, quote
@@ -41,12 +42,40 @@ dump() { dd if=$1 of=$2 bs=1M iflag=direct status=none; blkzone report $1 >$2.zo
 """
 
 
+# The same disk here, in the guest: a zoned block device.  Then a report and a reset, of the device's own zones.
+OURS = r"""
+mkdir /run/m
+BUILD/dmfs /run/m
+mkdir /run/m/v /run/m/w
+echo "0 $(blockdev --getsize $dev) zoned $dev" >/run/m/v/table
+sha256sum </run/m/v/image >digest3
+dd if=/dev/zero of=/run/m/v/image bs=4k seek=3000 count=3 oflag=direct conv=notrunc,fsync status=none
+echo reclaim >/run/m/v/message
+rmdir /run/m/v
+BUILD/dmfs-zone dm-check $dev
+echo "0 $(blockdev --getsize $dev) linear $dev 0" >/run/m/w/table
+BUILD/dmfs-zone report /run/m/w >report1
+blkzone report $dev >report2
+cmp report1 report2
+start=$(grep '(fu)' report1 | head -1 | sed 's/.*start: \(0x[0-9a-f]*\),.*/\1/')
+! dd if=/dev/urandom of=/run/m/w/image bs=4k seek=$((start / 8)) count=1 oflag=direct conv=notrunc status=none
+BUILD/dmfs-zone reset /run/m/w -o $((start)) -c 1
+dd if=/dev/urandom of=/run/m/w/image bs=4k seek=$((start / 8)) count=5 oflag=direct conv=notrunc,fsync status=none
+blkzone report -o $((start)) -c 1 $dev | grep 'wptr 0x000028 reset:0 non-seq:0, zcond: 2(oi)'
+dd if=/run/m/w/image of=part1 bs=4k skip=$((start / 8)) count=5 status=none
+dd if=$dev of=part2 bs=4k skip=$((start / 8)) count=5 status=none
+cmp part1 part2
+rmdir /run/m/w
+umount /run/m
+"""
+
+
 @pytest.fixture
 def guest(dmfs, work):
     why = qemu_guest.why_not()
     if why:
         pytest.skip(why)
-    return lambda script: qemu_guest.run(SHELL + script, work)
+    return lambda script: qemu_guest.run(SHELL + script.replace("BUILD", mounted.build_dir()), work)
 
 
 def digest(dev):
@@ -99,6 +128,7 @@ dmsetup message z 0 reclaim
 for i in $(seq 100); do dmsetup status z >status3; cmp -s status2 status3 || break; sleep 0.1; done
 dmsetup remove --noudevsync z
 dump $dev back
+{OURS if version == 2 else ""}
 """)
 
     def read(name):
@@ -107,6 +137,7 @@ dump $dev back
 
     assert read("status1") == status, out
     assert read("digest1").split()[0] == ours, out
+    assert version != 2 or read("digest3") == read("digest2"), out
     back = os.path.join(work, "back")
     zones.run("dm-check", back)
     dev = fs.mkdir("v", f"0 {sectors} zoned {quote(back)}")

@@ -2,9 +2,10 @@
 /*
  * A zoned block device, by the ioctls of linux/blkzoned.h.
  *
- * Linux takes writes to a sequential zone by direct I/O only, from aligned memory, and in the order of the write pointer.  So they
- * are copied, and written by the thread that submits them, one who sends two in order has them written in order.  All else
- * goes to the plain store.  Appends there are none: no call tells a program where one has gone.
+ * Linux takes writes to a sequential zone by direct I/O only, from aligned memory, and in the order of the write
+ * pointer.  So they are copied, and written by the thread that submits them, one who sends two in order has them
+ * written in order.  All else goes to the plain store.  Appends there are none: no call tells a program where one has
+ * gone.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -61,12 +62,12 @@ static bool is_sequential(const struct zoned_block *b, uint64_t sector)
 static void convert(const struct blk_zone *from, bool has_capacity, struct dm_zone *to)
 {
 	*to = (struct dm_zone){
-		.type = from->type,
-		.condition = from->cond,
-		.start = from->start,
-		.sectors = from->len,
-		.capacity = has_capacity ? from->capacity : from->len,
-		.wp = from->type == BLK_ZONE_TYPE_CONVENTIONAL ? from->start : from->wp,
+	    .type = from->type,
+	    .condition = from->cond,
+	    .start = from->start,
+	    .sectors = from->len,
+	    .capacity = has_capacity ? from->capacity : from->len,
+	    .wp = from->type == BLK_ZONE_TYPE_CONVENTIONAL ? from->start : from->wp,
 	};
 }
 
@@ -184,16 +185,17 @@ static int reset_all(struct zoned_block *b, const struct dm_bio *bio)
 static void manage(struct zoned_block *b, struct dm_bio *bio)
 {
 	static const unsigned long requests[] = {
-		[DM_ZONE_OPEN] = BLKOPENZONE,
-		[DM_ZONE_CLOSE] = BLKCLOSEZONE,
-		[DM_ZONE_FINISH] = BLKFINISHZONE,
-		[DM_ZONE_RESET] = BLKRESETZONE,
+	    [DM_ZONE_OPEN] = BLKOPENZONE,
+	    [DM_ZONE_CLOSE] = BLKCLOSEZONE,
+	    [DM_ZONE_FINISH] = BLKFINISHZONE,
+	    [DM_ZONE_RESET] = BLKRESETZONE,
 	};
 	int error = b->direct_fd < 0 ? -EROFS : 0;
 
 	dm_block_begin();
 	if (!error)
-		error = bio->op == DM_ZONE_RESET_ALL ? reset_all(b, bio) : change(b, requests[bio->op], bio->sector, bio->sectors);
+		error = bio->op == DM_ZONE_RESET_ALL ? reset_all(b, bio)
+						     : change(b, requests[bio->op], bio->sector, bio->sectors);
 	dm_block_end();
 	dm_bio_end(bio, error);
 }
@@ -266,14 +268,14 @@ static void block_free(struct dm_dev *dev)
 }
 
 static const struct dm_dev_ops block_ops = {
-	.submit = block_submit,
-	.sectors = block_sectors,
-	.limits = block_limits,
-	.report_zones = block_report,
-	.print = block_print,
-	.identity = block_identity,
-	.file = block_file,
-	.free = block_free,
+    .submit = block_submit,
+    .sectors = block_sectors,
+    .limits = block_limits,
+    .report_zones = block_report,
+    .print = block_print,
+    .identity = block_identity,
+    .file = block_file,
+    .free = block_free,
 };
 
 /* --- opening --------------------------------------------------------------------------------------------- */

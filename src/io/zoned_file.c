@@ -4,9 +4,9 @@
  *
  * All stores of one file share one disk: its zones are the same by whatever table or name they are reached.
  *
- * Conventional zones are the file itself.  A write to a sequential zone moves its write pointer when it is sent; how far
- * a zone is written for good is where the first write begins that has not ended.  A FLUSH notes that of all zones that
- * have changed, makes the file durable, and then has what it noted kept.  So the zones that are kept never promise
+ * Conventional zones are the file itself.  A write to a sequential zone moves its write pointer when it is sent; how
+ * far a zone is written for good is where the first write begins that has not ended.  A FLUSH notes that of all zones
+ * that have changed, makes the file durable, and then has what it noted kept.  So the zones that are kept never promise
  * data that are not there, and never less than a FLUSH did.  A reset is kept before the zone may be written again; else
  * a crash could leave old zones with new data in them.
  *
@@ -398,7 +398,8 @@ static uint32_t readable(struct zoned_disk *d, unsigned i)
 
 	if (__atomic_load_n(&zone->condition, __ATOMIC_RELAXED) == DM_ZONE_OFFLINE)
 		return 0;
-	return zone->type == DM_ZONE_CONVENTIONAL ? zones_length(&d->r.z, i) : __atomic_load_n(&zone->wp, __ATOMIC_ACQUIRE);
+	return zone->type == DM_ZONE_CONVENTIONAL ? zones_length(&d->r.z, i)
+						  : __atomic_load_n(&zone->wp, __ATOMIC_ACQUIRE);
 }
 
 static void read_part(struct zoned_dev *zd, struct dm_parts *parts, uint64_t sector, uint64_t sectors)
@@ -547,12 +548,12 @@ static int zoned_report(struct dm_dev *dev, uint64_t sector, uint64_t max, dm_zo
 		zone = z->zone[i];
 		pthread_mutex_unlock(&d->lock);
 		out = (struct dm_zone){
-			.type = zone.type,
-			.condition = zone.condition,
-			.start = zones_start(z, (unsigned)i),
-			.sectors = zones_length(z, (unsigned)i),
-			.capacity = zone.capacity,
-			.wp = zones_start(z, (unsigned)i) + zone.wp,
+		    .type = zone.type,
+		    .condition = zone.condition,
+		    .start = zones_start(z, (unsigned)i),
+		    .sectors = zones_length(z, (unsigned)i),
+		    .capacity = zone.capacity,
+		    .wp = zones_start(z, (unsigned)i) + zone.wp,
 		};
 		error = fn(&out, data);
 	}
@@ -676,16 +677,16 @@ static void zoned_free(struct dm_dev *dev)
 }
 
 static const struct dm_dev_ops zoned_ops = {
-	.submit = zoned_submit,
-	.sectors = zoned_sectors,
-	.extent = zoned_extent,
-	.provisioned = zoned_provisioned,
-	.limits = zoned_limits,
-	.report_zones = zoned_report,
-	.print = zoned_print,
-	.identity = zoned_identity,
-	.file = zoned_file,
-	.free = zoned_free,
+    .submit = zoned_submit,
+    .sectors = zoned_sectors,
+    .extent = zoned_extent,
+    .provisioned = zoned_provisioned,
+    .limits = zoned_limits,
+    .report_zones = zoned_report,
+    .print = zoned_print,
+    .identity = zoned_identity,
+    .file = zoned_file,
+    .free = zoned_free,
 };
 
 struct dm_dev *zoned_dev_new(struct dm_dev *inner, struct zoned_disk *d)

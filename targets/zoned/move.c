@@ -94,7 +94,8 @@ static void hand_over(struct zoned_md *md, struct zoned_bits *from, struct zoned
 	zoned_zone_free(md, from);
 }
 
-/* Chunks with a buffer: the buffer goes to the end of its zone if nothing of it is before that, else the zone to the buffer. */
+/* Chunks with a buffer: the buffer goes to the end of its zone if nothing of it is before that, else the zone to the
+ * buffer. */
 static int merge(struct copy *copy, struct zoned_chunk *c)
 {
 	struct zoned_md *md = copy->md;

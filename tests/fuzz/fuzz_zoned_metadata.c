@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * zoned's metadata with damage behind good checksums: the input says which bytes of either set to change, where write pointers are, and
- * what then to do.  Whatever comes of it, nothing may crash or run for ever; and what was written and committed is found again
- * in the same place by who opens the metadata anew.
+ * zoned's metadata with damage behind good checksums: the input says which bytes of either set to change, where write
+ * pointers are, and what then to do.  Whatever comes of it, nothing may crash or run for ever; and what was written and
+ * committed is found again in the same place by who opens the metadata anew.
  */
 #include <stdlib.h>
 
@@ -60,7 +60,10 @@ static uint64_t sectors(struct dm_dev *dev)
 
 static void limits(struct dm_dev *dev, struct dm_limits *out)
 {
-	*out = (struct dm_limits){.logical_block_size = 512, .zone_model = DM_ZONES_HOST_MANAGED, .zone_sectors = ZONE, .zone_capacity = ZONE};
+	*out = (struct dm_limits){.logical_block_size = 512,
+				  .zone_model = DM_ZONES_HOST_MANAGED,
+				  .zone_sectors = ZONE,
+				  .zone_capacity = ZONE};
 }
 
 static int report(struct dm_dev *dev, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data)
@@ -95,9 +98,16 @@ static void fix_super(unsigned set)
 static void make_good(void)
 {
 	static const struct dm_dev_ops ops = {
-		.submit = submit, .sectors = sectors, .limits = limits, .report_zones = report, .free = nothing};
-	struct zoned_super sb = {.version = 2, .generation = 1, .reserved_seq = 2, .chunks = CHUNKS, .map_blocks = 1,
-				 .bitmap_blocks = ZONES, .set_blocks = 2 + ZONES, .uuid = {1}, .device_uuid = {2}};
+	    .submit = submit, .sectors = sectors, .limits = limits, .report_zones = report, .free = nothing};
+	struct zoned_super sb = {.version = 2,
+				 .generation = 1,
+				 .reserved_seq = 2,
+				 .chunks = CHUNKS,
+				 .map_blocks = 1,
+				 .bitmap_blocks = ZONES,
+				 .set_blocks = 2 + ZONES,
+				 .uuid = {1},
+				 .device_uuid = {2}};
 
 	disk.dev.ops = &ops;
 	disk.dev.mode = DM_MODE_RW;
@@ -108,7 +118,8 @@ static void make_good(void)
 		sb.block = set * SET_ZONES * ZONE / 8;
 		zoned_super_write(&sb, p);
 		memset(p + 4096, 0xff, 4096);
-		for (unsigned i = 0; i < 4; i++) { /* chunks 0 to 3: two in order, of which one has a buffer, and one at random */
+		for (unsigned i = 0; i < 4;
+		     i++) { /* chunks 0 to 3: two in order, of which one has a buffer, and one at random */
 			put_le32(p + 4096 + i * 8, i < 2 ? 14 + i : 8 + i);
 			if (i == 1)
 				put_le32(p + 4096 + i * 8 + 4, 9);
@@ -128,7 +139,8 @@ static const uint8_t *damage(const uint8_t *data, size_t *size)
 		disk.wp[z] = z == 14 || z == 15 ? 32 : 0;
 	for (--*size; changes && *size >= 5; changes--, data += 5, *size -= 5) {
 		unsigned set = data[0] & 1, block = data[0] / 2 % (2 + ZONES);
-		size_t at = (size_t)set * SET_ZONES * ZONE * 512 + block * 4096 + (data[1] | data[2] << 8) % (block ? 256 : 112);
+		size_t at = (size_t)set * SET_ZONES * ZONE * 512 + block * 4096 +
+			    (data[1] | data[2] << 8) % (block ? 256 : 112);
 
 		if (data[3] == 0xff)
 			disk.wp[CONVENTIONAL + data[1] % (ZONES - CONVENTIONAL)] = data[4] % (ZONE + 1);
@@ -233,7 +245,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		same = g_string_new(NULL);
 		zoned_md_status(md, status);
 		zoned_md_status(again, same);
-		/* Zones kept for reclaim are chosen anew, and the total moves with them; that of random ones does not. */
+		/* Zones kept for reclaim are chosen anew, and the total moves with them; that of random ones does not.
+		 */
 		if (strcspn(status->str, "s") != strcspn(same->str, "s"))
 			abort();
 		g_string_free(status, TRUE);

@@ -10,14 +10,19 @@
 
 #define MAX_ZONES 4096u
 
-static const char good[] =
-	"# dmfs zones 1\n# model host-managed\n# max-open 2\n# max-active 3\n# logical-block 512\n# reads-beyond-wptr zeroes\n"
-	"  start: 0x000000000, len 0x000010, cap 0x000010, wptr 0x000000 reset:0 non-seq:0, zcond: 0(nw) [type: 1(CONVENTIONAL)]\n"
-	"  start: 0x000000010, len 0x000010, cap 0x00000c, wptr 0x000004 reset:0 non-seq:0, zcond: 4(cl) [type: 2(SEQ_WRITE_REQUIRED)]\n"
-	"  start: 0x000000020, len 0x000010, cap 0x00000c, wptr 0x000000 reset:0 non-seq:0, zcond: 1(em) [type: 2(SEQ_WRITE_REQUIRED)]\n"
-	"  start: 0x000000030, len 0x000008, cap 0x000008, wptr 0x000008 reset:0 non-seq:0, zcond:14(fu) [type: 2(SEQ_WRITE_REQUIRED)]\n"
-	"  start: 0x000000010, len 0x000010, cap 0x00000c, wptr 0x000008 reset:0 non-seq:0, zcond: 2(oi) [type: 2(SEQ_WRITE_REQUIRED)]\n"
-	"# commit 1 0123456789abcdef\n";
+static const char good[] = "# dmfs zones 1\n# model host-managed\n# max-open 2\n# max-active 3\n# logical-block 512\n# "
+			   "reads-beyond-wptr zeroes\n"
+			   "  start: 0x000000000, len 0x000010, cap 0x000010, wptr 0x000000 reset:0 non-seq:0, zcond: "
+			   "0(nw) [type: 1(CONVENTIONAL)]\n"
+			   "  start: 0x000000010, len 0x000010, cap 0x00000c, wptr 0x000004 reset:0 non-seq:0, zcond: "
+			   "4(cl) [type: 2(SEQ_WRITE_REQUIRED)]\n"
+			   "  start: 0x000000020, len 0x000010, cap 0x00000c, wptr 0x000000 reset:0 non-seq:0, zcond: "
+			   "1(em) [type: 2(SEQ_WRITE_REQUIRED)]\n"
+			   "  start: 0x000000030, len 0x000008, cap 0x000008, wptr 0x000008 reset:0 non-seq:0, "
+			   "zcond:14(fu) [type: 2(SEQ_WRITE_REQUIRED)]\n"
+			   "  start: 0x000000010, len 0x000010, cap 0x00000c, wptr 0x000008 reset:0 non-seq:0, zcond: "
+			   "2(oi) [type: 2(SEQ_WRITE_REQUIRED)]\n"
+			   "# commit 1 0123456789abcdef\n";
 
 static void check_zone(const struct zones *z, unsigned i)
 {
@@ -57,7 +62,8 @@ static void use(struct zone_rules *r, const uint8_t *in)
 		return;
 	switch (in[1] % 6) {
 	case 0:
-		if (!zone_rules_write(r, i, offset, 1 + in[2] / 64) && in[2] & 2 && r->z.zone[i].type == DM_ZONE_SEQUENTIAL)
+		if (!zone_rules_write(r, i, offset, 1 + in[2] / 64) && in[2] & 2 &&
+		    r->z.zone[i].type == DM_ZONE_SEQUENTIAL)
 			zone_rules_take_back(r, i, offset);
 		break;
 	case 1:

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The first process of a guest of qemu_guest.py: loads the modules of its archive, in order, mounts the host's file system
- * and the work directory, and runs the script there.  Its exit status goes to the work directory; then the guest is over.
+ * The first process of a guest of qemu_guest.py: loads the modules of its archive, in order, mounts the host's file
+ * system and the work directory, and runs the script there.  Its exit status goes to the work directory; then the guest
+ * is over.
  */
 #include <dirent.h>
 #include <errno.h>

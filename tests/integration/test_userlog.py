@@ -443,6 +443,54 @@ def test_another_host_copies(dmfs, server, backing):
     assert content(legs[0])[3 * REGION * SECTOR:][:4096] == content(legs[1])[3 * REGION * SECTOR:][:4096] == b"3" * 4096
 
 
+def test_without_an_answer_nothing_is_written(dmfs, server, backing):
+    """To a region that is marked, either: it may be another host's by the time there is a server again; then that counts."""
+    legs = [backing(2048), backing(2048)]
+    silent, remote = threading.Event(), set()
+
+    def twist(s, conn, m):
+        if m.name == "IS_REMOTE_RECOVERING":
+            s.reply(conn, m, struct.pack("=qQ", m.regions()[0] in remote, 0))
+            return True
+        if m.name == "GET_RESYNC_WORK":
+            s.reply(conn, m, struct.pack("=qQ", 0, 0))
+            return True
+        return silent.is_set()
+
+    def on_disk(region):
+        return content(legs[0])[region * REGION * SECTOR:][:4096]
+
+    s = server(twist=twist)
+    dev = dmfs(options=f"log_server={s.socket},log_timeout=1").mkdir("m", line(legs, 2048, "u x 64"))
+    for region in (5, 6):
+        direct(dev, b"a" * 4096, region * REGION)
+    silent.set()
+    wait_status(dev, "COM_FAILURE")
+    writers = [threading.Thread(target=direct, args=(dev, b"b" * 4096, region * REGION)) for region in (5, 6)]
+    for w in writers:
+        w.start()
+    # a request of theirs has gone unanswered by now, and is sent again
+    s.wait_for(lambda seen: sum(m.name == "IN_SYNC" for m in seen[-4:]) >= 2)
+    assert on_disk(5) == on_disk(6) == b"a" * 4096
+    s.sync.discard(5)       # there has been a crash, and another host copies 5 by now
+    remote.add(5)
+    n = len(s.seen)
+    silent.clear()
+    for conn in list(s.conns):
+        conn.shutdown(2)
+    writers[1].join(30)
+    assert not writers[1].is_alive() and on_disk(6) == b"b" * 4096
+    s.wait_for(lambda seen: sum(m.name == "IS_REMOTE_RECOVERING" for m in seen[n:]) >= 3)
+    assert writers[0].is_alive() and on_disk(5) == b"a" * 4096
+    names = [m.name for m in s.seen[n:]]
+    assert names.index("CTR") < names.index("RESUME") < names.index("MARK_REGION") < names.index("FLUSH")
+    assert {5, 6} <= {r for m in s.seen[n:] if m.name == "MARK_REGION" for r in m.regions()}
+    assert any(m.name == "CLEAR_REGION" and 5 in m.regions() for m in s.seen[n:])
+    s.sync.add(5)
+    writers[0].join(30)
+    assert not writers[0].is_alive() and on_disk(5) == b"b" * 4096
+
+
 # --- servers that misbehave --------------------------------------------------------------------------------
 
 

@@ -412,22 +412,23 @@ def test_marks_are_sent_in_groups(dmfs, server, backing):
     assert sorted(r for m in marks[1:] for r in m) == list(range(100))
 
 
+def others_have(remote):
+    """A server that gives nothing out to be copied, and says of these regions that another host has them."""
+    def twist(s, conn, m):
+        if m.name not in ("IS_REMOTE_RECOVERING", "GET_RESYNC_WORK"):
+            return False
+        s.reply(conn, m, struct.pack("=qQ", m.name[0] == "I" and m.regions()[0] in remote, 0))
+        return True
+    return twist
+
+
 def test_another_host_copies(dmfs, server, backing):
     """A write to a region that the server says another host copies waits; one that nobody copies goes to the first leg."""
     sectors = 2048
     legs = [backing(sectors), backing(sectors)]
     remote = {3}
 
-    def twist(s, conn, m):
-        if m.name == "IS_REMOTE_RECOVERING":
-            s.reply(conn, m, struct.pack("=qQ", m.regions()[0] in remote, 0))
-            return True
-        if m.name == "GET_RESYNC_WORK":
-            s.reply(conn, m, struct.pack("=qQ", 0, 0))
-            return True
-        return False
-
-    s = server(twist=twist)
+    s = server(twist=others_have(remote))
     s.sync -= {3, 4}
     dev = dmfs(options=f"log_server={s.socket}").mkdir("m", line(legs, sectors, "u x 64"))
     direct(dev, b"4" * 4096, 4 * REGION)
@@ -447,15 +448,10 @@ def test_without_an_answer_nothing_is_written(dmfs, server, backing):
     """To a region that is marked, either: it may be another host's by the time there is a server again; then that counts."""
     legs = [backing(2048), backing(2048)]
     silent, remote = threading.Event(), set()
+    told = others_have(remote)
 
     def twist(s, conn, m):
-        if m.name == "IS_REMOTE_RECOVERING":
-            s.reply(conn, m, struct.pack("=qQ", m.regions()[0] in remote, 0))
-            return True
-        if m.name == "GET_RESYNC_WORK":
-            s.reply(conn, m, struct.pack("=qQ", 0, 0))
-            return True
-        return silent.is_set()
+        return told(s, conn, m) or silent.is_set()
 
     def on_disk(region):
         return content(legs[0])[region * REGION * SECTOR:][:4096]

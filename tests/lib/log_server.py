@@ -48,7 +48,8 @@ class Message:
 class Logd:
     """dmfs-logd on a socket in a directory of its own."""
 
-    def __init__(self, *args):
+    def __init__(self, *args, build=None):
+        self.program = os.path.join(build or build_dir(), "dmfs-logd")
         self.dir = tempfile.mkdtemp(prefix="dmfs-logd-")
         self.socket = os.path.join(self.dir, "socket")
         self.args, self.process = args, None
@@ -58,7 +59,7 @@ class Logd:
         """Until it listens.  A socket that a killed one left behind is replaced, so another inode is waited for."""
         old = os.stat(self.socket).st_ino if os.path.exists(self.socket) else None
         with open(os.path.join(self.dir, "stderr"), "ab") as err:
-            self.process = subprocess.Popen([os.path.join(build_dir(), "dmfs-logd"), *self.args, *args, self.socket],
+            self.process = subprocess.Popen([self.program, *self.args, *args, self.socket],
                                             stdin=subprocess.DEVNULL, stdout=err, stderr=err, cwd="/")
         for _ in range(2000):
             if self.process.poll() is not None:

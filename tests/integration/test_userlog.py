@@ -191,6 +191,28 @@ def test_each_region_is_copied_by_one(dmfs, logd, backing):
     assert sum(written) == sectors and all(written), written
 
 
+def test_who_may_have_what(dmfs, logd, backing):
+    """Legs are anybody's.  A log's device is one server's, or one daemon's; what claims a shared mirror has it alone."""
+    legs, log, more = [backing(2048), backing(2048)], backing(64), [backing(64), backing(64)]
+    alone, second = dmfs(), dmfs()
+    text = line(legs, 2048, f"u clustered-disk {quote(log)} {REGION}") + "\n"
+    alone.mkdir("m").load(text)
+    wait_status(alone["m"], " 32/32 1 AA 3 clustered-disk ")
+    second.mkdir("m").refuse(text, code=errno.EBUSY, match="log device is in use by another program")
+    server = logd()
+    hosts = [dmfs(options=f"log_server={server.socket}") for _ in range(2)]
+    hosts[0].mkdir("m").refuse(text, match="refused CTR")
+    assert "it is locked" in server.stderr()
+    alone["m"].remove()
+    for host in hosts:
+        host["m"].load(text) if host is hosts[0] else host.mkdir("m", text)
+    upper = f"0 64 mirror disk 3 m 64 nosync 2 {quote(more[0])} 0 {quote(more[1])} 0\n"
+    hosts[0].mkdir("upper", upper)
+    hosts[1].mkdir("upper").refuse(upper, code=errno.EBUSY, match="is locked")
+    hosts[0]["upper"].remove()
+    hosts[1]["upper"].load(upper)
+
+
 def test_a_dead_daemon_s_regions(dmfs, logd, backing):
     """What it was writing to is out of sync for the other, which copies that and no more."""
     sectors = 4096

@@ -818,7 +818,11 @@ def test_logd_s_arguments(tool, work):
     for bad in (path, os.path.join(work, "x" * 120), os.path.join(work, "no/where")):
         done = subprocess.run([program, bad], capture_output=True, text=True, timeout=20)
         assert done.returncode == 1 and done.stderr, bad
-    assert "usage" in subprocess.run([program, "--help"], capture_output=True, text=True, timeout=20).stdout
+    usage = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=20).stdout
+    script = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _dmfs_logd; printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", script, f"{TOP}/contrib/completion/dmfs-logd", "dmfs-logd", "--"],
+                          capture_output=True, text=True, timeout=20, check=True)
+    assert sorted(done.stdout.split()) == sorted(set(re.findall(r"--[a-z]+", usage))) and not done.stderr
     assert os.path.exists(path)
 
 

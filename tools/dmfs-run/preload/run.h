@@ -139,6 +139,10 @@ void node_stat(struct stat *st, int fd, const char *path);
 /* Whether somebody has it for himself: a table, or another O_EXCL. */
 bool node_is_held(const struct node *n);
 
+/* --- writes.c: a descriptor has been opened, or inherited. ------------------------------------------------------- */
+
+void writes_mark(int fd);
+
 /* --- place.c: where paths lead ------------------------------------------------------------------------------- */
 
 /* PLACE_LINK: a link is asked for itself; PLACE_MAKE: a name is about to be made or removed there. */

@@ -69,6 +69,7 @@ tool_names := $(basename $(notdir $(wildcard tools/*.c))) $(filter-out common,$(
 # Packages a tool cannot be built without; it is left out where one is missing.
 tool_pkgs_dmfs-luks := libcryptsetup
 tool_pkgs_dmfs-verity := libcryptsetup
+tool_pkgs_dmfs-open := blkid
 tool_names := $(foreach t,$(tool_names),$(if $(filter-out $(tool_optional),$(tool_pkgs_$(t))),,$(t)))
 unit_src := $(wildcard tests/unit/test_*.c)
 unit_common := $(filter-out $(unit_src),$(wildcard tests/unit/*.c))

@@ -8,6 +8,7 @@
 #include "message.h"
 #include "state.h"
 #include "stats.h"
+#include "zone_message.h"
 
 static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, const struct dm_opener *who, GString *reply,
 		GError **err)
@@ -140,6 +141,8 @@ static int device_message(struct dm_mapped *md, int argc, char **argv, GString *
 		return tell_inactive(md, argc, argv, reply, err);
 	if (!strcmp(argv[0], "@flush"))
 		return tell_flushed(md, argc, argv, reply, err);
+	if (!strcmp(argv[0], "@zone"))
+		return dm_zone_message(md, argc, argv, reply, err);
 	if (!strcmp(argv[0], "@numbers"))
 		return tell_numbers(md, argc, argv, reply, err);
 	if (!strcmp(argv[0], "@limits"))
@@ -155,6 +158,7 @@ bool dm_message_asks(const char *text)
 {
 	text += strspn(text, "0123456789 \t");
 	return g_str_has_prefix(text, "@inactive ") || g_str_has_prefix(text, "@flush ") ||
+	       g_str_has_prefix(text, "@zone report") ||
 	       g_str_has_prefix(text, "@numbers ") || g_str_has_prefix(text, "@limits");
 }
 

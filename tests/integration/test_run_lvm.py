@@ -134,6 +134,7 @@ def test_writecache(run, fs, lvm):
     needs_targets(fs, "writecache")
     lvm("lvcreate", "-y", "-n", "slow", "-L", "8m", "vg")
     lvm("lvcreate", "-y", "-n", "fast", "-L", "8m", "vg", "/dev/pv1")
+    lvm("lvchange", "-an", "vg/fast")
     lvm("lvconvert", "-y", "--type", "writecache", "--cachevol", "fast", "vg/slow", quiet=False)
     data = pattern(512, 1)
     write(run, "slow", data)

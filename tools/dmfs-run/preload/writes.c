@@ -2,9 +2,9 @@
 /*
  * Writes to disks end where the disk does: to the kernel it is a file, which would grow.
  *
- * A descriptor that may be a disk is marked when it is opened, and its copies; whether it is one is asked when it is
- * written to, so a mark that is left from before does no harm.  Descriptors beyond the marks are not looked at, nor are
- * writes that do not go by these calls (mmap, io_uring).
+ * A descriptor of a disk is marked with the disk's end when it is opened, and so are its copies.  What goes beyond is
+ * looked at once more, so a mark that is left from another file does no harm.  Descriptors beyond the marks are not
+ * looked at, nor are writes that do not go by these calls (mmap, io_uring).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,25 +19,27 @@
 #define PUBLIC __attribute__((visibility("default")))
 #define MARKS 4096
 
-static atomic_uchar marks[MARKS];
+static atomic_uint_least64_t ends[MARKS]; /* bytes; 0: not a disk */
 
 void writes_mark(int fd)
 {
 	struct node n;
+	struct stat st;
+	bool disk = fd >= 0 && fd < MARKS && node_of_fd(fd, &n) == NODE_DISK && !NEXT(fstat)(fd, &st);
 
 	if (fd >= 0 && fd < MARKS)
-		atomic_store_explicit(&marks[fd], node_of_fd(fd, &n) == NODE_DISK, memory_order_relaxed);
+		atomic_store_explicit(&ends[fd], disk ? (uint64_t)st.st_size : 0, memory_order_relaxed);
 }
 
-static bool marked(int fd)
+static uint64_t end_of(int fd)
 {
-	return fd >= 0 && fd < MARKS && atomic_load_explicit(&marks[fd], memory_order_relaxed);
+	return fd >= 0 && fd < MARKS ? atomic_load_explicit(&ends[fd], memory_order_relaxed) : 0;
 }
 
 static int copied(int from, int to)
 {
 	if (to >= 0 && to < MARKS)
-		atomic_store_explicit(&marks[to], marked(from), memory_order_relaxed);
+		atomic_store_explicit(&ends[to], end_of(from), memory_order_relaxed);
 	return to;
 }
 
@@ -88,41 +90,46 @@ PUBLIC int fcntl64(int fd, int command, ...)
 /* How many of len bytes at an offset (-1: where the descriptor is) fit; -1 and ENOSPC if none does. */
 static ssize_t fitting(int fd, size_t len, off_t at)
 {
-	struct node n;
-	struct stat st;
+	uint64_t end = end_of(fd);
+	int before = errno;
 
-	if (!run.on || !len || !marked(fd) || node_of_fd(fd, &n) != NODE_DISK || NEXT(fstat)(fd, &st))
+	if (!end || !len)
 		return (ssize_t)len;
 	if (at < 0)
 		at = NEXT(lseek)(fd, 0, SEEK_CUR);
-	if (at < 0)
+	errno = before;
+	if (at < 0 || ((uint64_t)at <= end && len <= end - (uint64_t)at))
 		return (ssize_t)len;
-	if (at >= st.st_size) {
+	writes_mark(fd); /* another file by now, or of another size */
+	end = end_of(fd);
+	if (!end)
+		return (ssize_t)len;
+	if ((uint64_t)at >= end) {
 		errno = ENOSPC;
 		return -1;
 	}
-	return (uint64_t)(st.st_size - at) < len ? (ssize_t)(st.st_size - at) : (ssize_t)len;
+	return end - (uint64_t)at < len ? (ssize_t)(end - (uint64_t)at) : (ssize_t)len;
 }
 
 PUBLIC ssize_t write(int fd, const void *buf, size_t len)
 {
-	ssize_t n = marked(fd) ? fitting(fd, len, -1) : (ssize_t)len;
+	ssize_t n = fitting(fd, len, -1);
 
-	return n < 0 ? -1 : NEXT(write)(fd, buf, marked(fd) ? (size_t)n : len);
+	return n < 0 && len <= SSIZE_MAX ? -1 : NEXT(write)(fd, buf, (size_t)n);
 }
 
 PUBLIC ssize_t pwrite(int fd, const void *buf, size_t len, off_t at)
 {
-	ssize_t n = marked(fd) ? fitting(fd, len, at) : (ssize_t)len;
+	ssize_t n = fitting(fd, len, at);
 
-	return n < 0 ? -1 : NEXT(pwrite)(fd, buf, marked(fd) ? (size_t)n : len, at);
+	return n < 0 && len <= SSIZE_MAX ? -1 : NEXT(pwrite)(fd, buf, (size_t)n, at);
 }
 
 PUBLIC ssize_t pwrite64(int fd, const void *buf, size_t len, off64_t at)
 {
-	ssize_t n = marked(fd) ? fitting(fd, len, at) : (ssize_t)len;
+	ssize_t n = fitting(fd, len, at);
 
-	return n < 0 ? -1 : NEXT(pwrite64)(fd, buf, marked(fd) ? (size_t)n : len, at);
+	return n < 0 && len <= SSIZE_MAX ? -1 : NEXT(pwrite64)(fd, buf, (size_t)n, at);
 }
 
 static size_t length(const struct iovec *iov, int count)
@@ -156,7 +163,7 @@ static bool too_long(int fd, const struct iovec *iov, int count, off_t at)
 	size_t all;
 	ssize_t n;
 
-	if (!marked(fd))
+	if (!end_of(fd))
 		return false;
 	all = length(iov, count);
 	n = fitting(fd, all, at);

@@ -2,7 +2,7 @@
 /*
  * The shadow: what /dev, /sys and /proc say of the mount's devices and of the disks, as files in a directory.
  *
- *	mount, majors            links: the mount's path; DM:DISK
+ *	mount, numbers           links: the mount's path; numbers that do not change (base.c)
  *	disk/, name/             the disks (disks.c)
  *	minor/N -> NAME          what each minor number was called last
  *	dev/mapper/NAME          links to MOUNT/NAME/image, as dev/dm-N

@@ -81,6 +81,10 @@ def test_snapshot_and_merge(run, lvm):
     write(run, "base", new)
     assert read(run, "snap", len(old)) == old and read(run, "base", len(new)) == new
     assert float(lvs(lvm, "snap_percent")["snap"][0]) > 0
+    # LVM loads the snapshot, with its exceptions, before what is to be its origin is resumed
+    lvm("vgchange", "-an", "vg")
+    lvm("vgchange", "-ay", "vg")
+    assert read(run, "snap", len(old)) == old and read(run, "base", len(new)) == new
     lvm("lvconvert", "-i", "1", "--merge", "vg/snap")
     assert read(run, "base", len(old)) == old
     assert list(lvs(lvm)) == ["base"]

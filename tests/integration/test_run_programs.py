@@ -184,6 +184,21 @@ def test_arguments(run, fs, tool, work):
                           check=False).returncode == 0
 
 
+def test_one_within_another(run, dmfs, tool):
+    """The inner one is of its own mount; LVM too."""
+    other = dmfs()
+    other.mkdir("inner", "0 8 zero")
+    run.fs.mkdir("outer", "0 8 zero")
+    out = run("sh", "-c", f"{tool('dmfs-run')} -m {other.mountpoint} sh -c 'ls /dev/mapper; echo $LVM_SYSTEM_DIR'; "
+              "ls /dev/mapper; echo $LVM_SYSTEM_DIR").split()
+    assert out[:2] == ["control", "inner"] and out[3:5] == ["control", "outer"] and out[2] != out[5]
+
+
+def test_an_ordinary_path_is_enough(run):
+    run.env = run.env | {"PATH": "/usr/bin:/bin"}
+    assert run("dmsetup", "ls") == "No devices found\n"
+
+
 def test_disks_stay_and_names_differ(run, backing, work):
     os.mkdir(os.path.join(work, "more"))
     first, second = backing(8, name="same"), backing(16, name="more/same")

@@ -105,6 +105,7 @@ static void clean(void)
 	make_device("a");
 	put(".", "control", "");
 	put(".", "targets", "linear v1.4.0\nzero v1.1.0\n");
+	put(".", ".devices", "0:3 2 a LVM-a\\ uuid\n0:4 0 gone\n");
 }
 
 static void remove_mount(void)
@@ -121,6 +122,8 @@ static void remove_mount(void)
 	path_format(path, "%s/control", run.mount);
 	unlink(path);
 	path_format(path, "%s/targets", run.mount);
+	unlink(path);
+	path_format(path, "%s/.devices", run.mount);
 	unlink(path);
 	rmdir(run.mount);
 }

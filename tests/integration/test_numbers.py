@@ -83,3 +83,13 @@ def test_the_roots_time_changes_with_its_devices(fs):
     assert not changes(dev.status)
     assert changes(os.rename, dev.path, fs.path("w"))
     assert changes(os.rmdir, fs.path("w"))
+
+
+def test_all_devices_in_one_reading(fs):
+    fs.mkdir("b", "0 8 zero")
+    fs.mkdir("a b").write("uuid", "U 1")
+    fs.mkdir("c")
+    os.rename(fs["b"].path, fs.path("d"))
+    assert sorted(fs.read(".devices").splitlines()) == ["0:0 1 d", r"0:1 0 a\ b U\ 1", "0:2 0 c"]
+    with pytest.raises(OSError):
+        os.mkdir(fs.path(".devices"))

@@ -204,7 +204,7 @@ static char *identity_of(const char *mount, GError **err)
 static bool fill(const char *shadow, const char *final, const char *mount, const char *identity, GError **err)
 {
 	static const char *const dirs[] = {
-		"dev/mapper", "disk", "name", "minor", "geometry", "proc", "lvm/backup", "lvm/archive", "lvm/profile",
+		"dev/mapper", "disk", "name", "geometry", "proc", "lvm/backup", "lvm/archive", "lvm/profile",
 		"run/cryptsetup", "run/lvm", "run/lock/lvm", "var/lock", "sys/block", "sys/class/block", "sys/dev/block",
 		"sys/devices/virtual/block", NULL};
 	g_autofree char *control = g_build_filename(mount, "control", NULL);

@@ -388,7 +388,32 @@ def mirror_cluster(example, fs):
         assert not re.search(r"/mnt[12] .*fuse\.dmfs", f.read())
 
 
+def run_lvm(example, fs):
+    for name in ("lvm", "lsblk", "mkfs.ext4", "thin_check"):
+        tool_path(name)
+    env = {"XDG_RUNTIME_DIR": example.dir}
+    done = example("run-lvm", "group0", example.file("pv0.img", 64 * M), example.file("pv1.img", 64 * M), **env)
+    assert "group0-home" in done.stdout and "group0-yesterday" not in fs.devices()
+    assert fs["group0-home"].pread(2, 1024 + 56) == b"\x53\xef"
+    subprocess.run([os.path.join(mounted.build_dir(), "dmfs-run"), "-m", fs.mountpoint, "lvm", "vgchange", "-an", "group0"],
+                   check=True, timeout=60, capture_output=True,
+                   env=os.environ | env | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
+    fails(example, fs, "run-lvm", "group1", "no such file", **env)
+
+
+def run_cryptsetup(example, fs):
+    for name in ("cryptsetup", "mkfs.ext4"):
+        tool_path(name)
+    env = {"XDG_RUNTIME_DIR": example.dir}
+    done = example("run-cryptsetup", example.file("disk.img", 40 * M), "vol", example.file("a key", 1, b"k" * 512), **env)
+    assert re.search(r"type: +LUKS2", done.stdout)
+    assert fs["vol"].pread(2, 1024 + 56) == b"\x53\xef"
+    fs["vol"].remove()
+    fails(example, fs, "run-cryptsetup", "no such file", "vol", "a key", **env)
+
+
 CASES = {
+    "run-lvm": run_lvm, "run-cryptsetup": run_cryptsetup,
     "crypt-aes-cbc": one_file("crypt-aes-cbc", "crypt1"),
     "delay-rw": one_file("delay-rw", "delayed"),
     "flakey-corrupt": one_file("flakey-corrupt", "flakey"),

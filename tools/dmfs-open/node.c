@@ -120,6 +120,7 @@ void node_stand_on(struct node *n, struct node *parent)
 		return;
 	if (g_ptr_array_find(n->parents, parent, NULL))
 		return;
+	n->depth = MAX(n->depth, parent->depth + 1);
 	g_ptr_array_add(n->parents, parent);
 	g_ptr_array_add(parent->children, n);
 }

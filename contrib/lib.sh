@@ -10,7 +10,7 @@ demo_packages="e2fsprogs mount util-linux"
 demo_optional="fuse2fs"
 test_packages="libcmocka-dev python3 python3-pytest $demo_packages"
 test_optional="user-mode-linux dmsetup kmod clang libclang-rt-dev cryptsetup-bin keyutils thin-provisioning-tools qemu-utils
-	python3-pytest-xdist nbdkit libnbd-bin sqlite3 jq attr bc file $demo_optional"
+	python3-pytest-xdist nbdkit libnbd-bin sqlite3 jq attr bc file fdisk btrfs-progs ntfs-3g mdadm lvm2 $demo_optional"
 bench_packages="python3 fio $demo_packages"
 bench_optional="qemu-system-common qemu-utils nbdkit libnbd-bin"
 

@@ -11,6 +11,7 @@ import subprocess
 
 import pytest
 
+import lvm
 import mounted
 from mounted import SECTOR, pattern, unmount
 
@@ -290,6 +291,18 @@ def need_root():
         pytest.skip("needs root")
 
 
+def open_disk(example, fs):
+    if not shutil.which("jq") or not os.access(os.path.join(mounted.build_dir(), "dmfs-open"), os.X_OK):
+        pytest.skip("no jq, or no dmfs-open")
+    lvm.make(os.path.join(example.dir, "a disk"), 0, lvm.group({"a": lvm.linear(3, 5), "b": lvm.linear(2, 20)}),
+             data=bytes(20 * 4096) + b"here")
+    done = example("open-disk", "a disk")
+    assert "vg-a - 12288\nvg-b - 8192\n" in done.stdout and fs.devices() == []
+    with open(os.path.join(example.dir, "vg-b.start"), "rb") as f:
+        assert f.read(5) == b"here\0"
+    fails(example, fs, "open-disk", "no such file")
+
+
 CASES = {
     "crypt-aes-cbc": one_file("crypt-aes-cbc", "crypt1"),
     "delay-rw": one_file("delay-rw", "delayed"),
@@ -302,7 +315,7 @@ CASES = {
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
     "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
-    "clone-filesystem": clone, "clone-slow": None,
+    "open-disk": open_disk, "clone-filesystem": clone, "clone-slow": None,
 }
 
 

@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+import lvm
 import mounted
 import nbd_server
 import zones
@@ -412,6 +413,18 @@ def run_cryptsetup(example, fs):
     fails(example, fs, "run-cryptsetup", "no such file", "vol", "a key", **env)
 
 
+def open_disk(example, fs):
+    if not shutil.which("jq") or not os.access(os.path.join(mounted.build_dir(), "dmfs-open"), os.X_OK):
+        pytest.skip("no jq, or no dmfs-open")
+    lvm.make(os.path.join(example.dir, "a disk"), 0, lvm.group({"a": lvm.linear(3, 5), "b": lvm.linear(2, 20)}),
+             data=bytes(20 * 4096) + b"here")
+    done = example("open-disk", "a disk")
+    assert "vg-a - 12288\nvg-b - 8192\n" in done.stdout and fs.devices() == []
+    with open(os.path.join(example.dir, "vg-b.start"), "rb") as f:
+        assert f.read(5) == b"here\0"
+    fails(example, fs, "open-disk", "no such file")
+
+
 CASES = {
     "run-lvm": run_lvm, "run-cryptsetup": run_cryptsetup,
     "crypt-aes-cbc": one_file("crypt-aes-cbc", "crypt1"),
@@ -428,7 +441,7 @@ CASES = {
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
     "writecache-remove": writecache_remove, "zoned-format": zoned_format,
     "clone-filesystem": clone, "clone-slow": None, "cache-nbd": cache_nbd,
-    "mirror-cluster": mirror_cluster, "integrity-format": integrity_format,
+    "mirror-cluster": mirror_cluster, "integrity-format": integrity_format, "open-disk": open_disk,
 }
 
 

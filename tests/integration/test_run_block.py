@@ -146,9 +146,10 @@ def test_a_message_with_a_reply_and_a_wait(run, vol):
     assert run("dmsetup", "message", "vol", "0", "@stats_create - /10").strip() == "0"
     waiting = subprocess.Popen(run.argv("dmsetup", "wait", "vol"), env=run.env, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    run("dmsetup", "rename", "vol", "new")
-    waiting.communicate(timeout=60)         # it ends the wait, be it before or after its beginning
-    assert waiting.returncode == 0
+    run("dmsetup", "rename", "vol", "--setuuid", "UU")      # it ends the wait, be it before or after its beginning
+    said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, said
+    assert run("dmsetup", "info", "-c", "--noheadings", "-o", "events", "vol").strip() == "1"
 
 
 def test_poll_of_control(run, vol):

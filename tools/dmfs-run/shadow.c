@@ -181,7 +181,7 @@ static bool put_lvm(const char *shadow, const char *final, GError **err)
 		"}\n"
 		"activation {\n"
 		"\tudev_sync = 0\n\tudev_rules = 0\n\tverify_udev_operations = 0\n\tmonitoring = 0\n"
-		"\tuse_mlockall = 0\n\tmlock_filter = [ \" \" ]\n\treserved_memory = 0\n\treserved_stack = 64\n\tprocess_priority = 0\n"
+		"\tuse_mlockall = 0\n\tmlock_filter = [ \" \" ]\n\treserved_memory = 0\n\treserved_stack = 64\n\tprocess_priority = 19\n"
 		"}\n",
 		final, final);
 

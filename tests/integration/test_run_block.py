@@ -102,14 +102,14 @@ print(code(os.open, "/dev/mapper/vol", os.O_RDONLY | os.O_EXCL))
 
 
 def test_sysfs(run, vol):
-    out = run("sh", "-c", "cd /sys/block/dm-0 && cat size ro dm/name dm/suspended queue/logical_block_size && ls slaves && "
-              "cat slaves/*/size && ls slaves/*/holders && readlink /sys/dev/block/$(cat dev)")
+    out = run("sh", "-c", "cd /sys/block/dm-0 && cat size ro dm/name dm/suspended queue/logical_block_size && "
+              "ls slaves && cat slaves/*/size && ls slaves/*/holders && readlink /sys/dev/block/$(cat dev)")
     assert out.splitlines() == ["2048", "0", "vol", "0", "512", "disk.img", "8192", "dm-0",
                                 "../../devices/virtual/block/dm-0"]
     # what others do is seen at the next look
     run.fs["vol"].load("0 1000 zero", "1000 24 error")
     run.fs["vol"].suspend()
-    assert run("sh", "-c", "cat /sys/block/dm-0/size /sys/block/dm-0/dm/suspended; ls /sys/block/dm-0/slaves") == "1024\n1\n"
+    assert run("sh", "-c", "cd /sys/block/dm-0; cat size dm/suspended; ls slaves") == "1024\n1\n"
     run.fs["vol"].resume()
     os.rename(run.fs["vol"].path, run.fs.path("other"))
     assert run("cat", "/sys/block/dm-0/dm/name") == "other\n"

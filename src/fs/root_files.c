@@ -24,7 +24,7 @@ static int log_text(struct dmfs_handle *h, GString *out)
 	return 0;
 }
 
-/* 0:MINOR EVENT-NUMBER NAME [UUID], quoted as in a table: all in one reading, for programs that look for one of many. */
+/* 0:MINOR EVENT-NUMBER NAME [UUID], quoted as in a table: all in one reading, for who looks for one of many. */
 static int devices_text(struct dmfs_handle *h, GString *out)
 {
 	g_autoptr(GPtrArray) list = dm_list_devices();

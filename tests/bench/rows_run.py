@@ -42,7 +42,8 @@ def run(b):
     rounds = 1 if b.quick else b.rounds
     top = tree(b)
     for options in "-R", "-lR":
-        ratio = in_turns(3 * rounds, lambda o=options: seconds(*under, "ls", o, top), lambda o=options: seconds("ls", o, top))
+        ratio = in_turns(3 * rounds, lambda o=options: seconds(*under, "ls", o, top),
+                         lambda o=options: seconds("ls", o, top))
         b.measure(f"ls {options}: of the time without", ratio, "", at_most=1.1)
     for name, path in ("image", d["run"].image), ("disk", disk):
         for job in DIRECT_4K:

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Buffers of the device mapper's ioctls, as a program under dmfs-run gives them: the first byte is the command, the rest
- * the buffer.  The mount is a directory of ordinary files that say what a tree says, or what the input made of them.
+ * Buffers of the device mapper's ioctls, as a program under dmfs-run gives them: the first byte is the command, the
+ * rest the buffer.  The mount is a directory of ordinary files that say what a tree says, or what the input made of
+ * them.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -21,7 +22,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 #define MAX_SIZE 65536
 
-/* --- what the commands call of the rest ------------------------------------------------------------------ */
+/* --- what the commands call of the rest ------------------------------------------------------------ */
 
 bool place_is_virtual(const char *path)
 {
@@ -50,19 +51,20 @@ void disks_load(void)
 {
 }
 
-/* --- the mount ---------------------------------------------------------------------------------------------- */
+/* --- the mount ------------------------------------------------------------------------------------- */
 
 static const char *const texts[][2] = {
-	{"info", "Name:              a\nState:             ACTIVE\nRead Ahead:        256\nTables present:    LIVE & INACTIVE\n"
-		 "Open count:        1\nEvent number:      2\nMajor, minor:      0, 3\nNumber of targets: 2\n"},
-	{"uuid", "LVM-a uuid\n"},
-	{"dev", "0:3\n"},
-	{"table", "0 8 linear 0:1 0\n8 8 zero\n"},
-	{"inactive", "0 8 linear /a\\ file 0\n"},
-	{"message", ""},
-	{"suspend", "0\n"},
-	{"readonly", "0\n"},
-	{"events", ""},
+    {"info",
+     "Name:              a\nState:             ACTIVE\nRead Ahead:        256\nTables present:    LIVE & INACTIVE\n"
+     "Open count:        1\nEvent number:      2\nMajor, minor:      0, 3\nNumber of targets: 2\n"},
+    {"uuid", "LVM-a uuid\n"},
+    {"dev", "0:3\n"},
+    {"table", "0 8 linear 0:1 0\n8 8 zero\n"},
+    {"inactive", "0 8 linear /a\\ file 0\n"},
+    {"message", ""},
+    {"suspend", "0\n"},
+    {"readonly", "0\n"},
+    {"events", ""},
 };
 
 static void put(const char *dir, const char *name, const char *text)

@@ -102,14 +102,14 @@ print(code(os.open, "/dev/mapper/vol", os.O_RDONLY | os.O_EXCL))
 
 
 def test_sysfs(run, vol):
-    out = run("sh", "-c", "cd /sys/block/dm-0 && cat size ro dm/name dm/suspended queue/logical_block_size && ls slaves && "
-              "cat slaves/*/size && ls slaves/*/holders && readlink /sys/dev/block/$(cat dev)")
+    out = run("sh", "-c", "cd /sys/block/dm-0 && cat size ro dm/name dm/suspended queue/logical_block_size && "
+              "ls slaves && cat slaves/*/size && ls slaves/*/holders && readlink /sys/dev/block/$(cat dev)")
     assert out.splitlines() == ["2048", "0", "vol", "0", "512", "disk.img", "8192", "dm-0",
                                 "../../devices/virtual/block/dm-0"]
     # what others do is seen at the next look
     run.fs["vol"].load("0 1000 zero", "1000 24 error")
     run.fs["vol"].suspend()
-    assert run("sh", "-c", "cat /sys/block/dm-0/size /sys/block/dm-0/dm/suspended; ls /sys/block/dm-0/slaves") == "1024\n1\n"
+    assert run("sh", "-c", "cd /sys/block/dm-0; cat size dm/suspended; ls slaves") == "1024\n1\n"
     run.fs["vol"].resume()
     os.rename(run.fs["vol"].path, run.fs.path("other"))
     assert run("cat", "/sys/block/dm-0/dm/name") == "other\n"
@@ -146,9 +146,10 @@ def test_a_message_with_a_reply_and_a_wait(run, vol):
     assert run("dmsetup", "message", "vol", "0", "@stats_create - /10").strip() == "0"
     waiting = subprocess.Popen(run.argv("dmsetup", "wait", "vol"), env=run.env, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    run("dmsetup", "rename", "vol", "new")
-    waiting.communicate(timeout=60)         # it ends the wait, be it before or after its beginning
-    assert waiting.returncode == 0
+    run("dmsetup", "rename", "vol", "--setuuid", "UU")      # it ends the wait, be it before or after its beginning
+    said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, said
+    assert run("dmsetup", "info", "-c", "--noheadings", "-o", "events", "vol").strip() == "1"
 
 
 def test_poll_of_control(run, vol):

@@ -129,7 +129,8 @@ def test_a_script_prints_the_same(run, work):
 
 
 def test_real_devices_are_where_they_were(run):
-    run("sh", "-c", "echo >/dev/null && head -c 1 /dev/zero >/dev/shm/dmfs-run-$$ && rm /dev/shm/dmfs-run-$$ && test -c /dev/tty")
+    run("sh", "-c", "echo >/dev/null && head -c 1 /dev/zero >/dev/shm/dmfs-run-$$ && rm /dev/shm/dmfs-run-$$ && "
+        "test -c /dev/tty")
     assert run("cat", "/proc/self/mountinfo")
     assert run("sh", "-c", "ls /sys/class >/dev/null && ls /sys/kernel | wc -l") != "0\n"
 
@@ -145,8 +146,8 @@ def test_what_cannot_be_preloaded_is_refused(run, work):
     """Static and setuid programs, also behind a script's #!, are refused with a sentence."""
     needs("cc")
     static = os.path.join(work, "static")
-    done = subprocess.run(["cc", "-static", "-x", "c", "-", "-o", static], input="int main(void) { return 0; }", text=True,
-                          capture_output=True, timeout=60)
+    done = subprocess.run(["cc", "-static", "-x", "c", "-", "-o", static], input="int main(void) { return 0; }",
+                          text=True, capture_output=True, timeout=60, check=False)
     if done.returncode:
         pytest.skip("no static C library here")
     script = os.path.join(work, "script")
@@ -179,7 +180,8 @@ def test_arguments(run, fs, tool, work):
     os.mkdir(other)
     os.mkdir(os.path.join(other, "dmfs-run"))
     os.chmod(os.path.join(other, "dmfs-run"), 0o777)
-    fails("-m", fs.mountpoint, "true", match="is not a directory that is this user's alone", env={"XDG_RUNTIME_DIR": other})
+    fails("-m", fs.mountpoint, "true", match="is not a directory that is this user's alone",
+          env={"XDG_RUNTIME_DIR": other})
     assert subprocess.run([tool("dmfs-run"), "true"], env=run.env | {"DMFS_MOUNT": fs.mountpoint}, timeout=60,
                           check=False).returncode == 0
 
@@ -228,7 +230,8 @@ def test_the_end_of_a_disk(run):
     done = run.raw("dd", "if=/dev/zero", f"of={disk}", "bs=300k")
     assert done.returncode == 1 and "No space left on device" in done.stderr, done.stderr
     assert os.path.getsize(run.disks[0]) == 1 << 20
-    run.fails("python3", "-c", f"import os; os.pwritev(os.open('{disk}', os.O_WRONLY), [b'x'], 1 << 20)", match="No space left")
+    run.fails("python3", "-c", f"import os; os.pwritev(os.open('{disk}', os.O_WRONLY), [b'x'], 1 << 20)",
+              match="No space left")
 
 
 def test_the_readers_first_example(run, work):

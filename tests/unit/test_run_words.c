@@ -8,7 +8,7 @@
 #include "../../tools/dmfs-run/preload/tree.c"
 #include "../../tools/dmfs-run/preload/words.c"
 
-/* --- the rest of the library ----------------------------------------------------------------------------- */
+/* --- the rest of the library ----------------------------------------------------------------------- */
 
 bool place_is_virtual(const char *path)
 {
@@ -49,7 +49,7 @@ static int set_up(void **state)
 	return 0;
 }
 
-/* --- words -------------------------------------------------------------------------------------------------- */
+/* --- words ----------------------------------------------------------------------------------------- */
 
 static void check(void (*fn)(struct text *, const char *), const char *in, const char *out)
 {
@@ -116,7 +116,7 @@ static void test_lines_of_devices(void **state)
 	}
 }
 
-/* --- buffers --------------------------------------------------------------------------------------------------- */
+/* --- buffers --------------------------------------------------------------------------------------- */
 
 static int command(unsigned nr, const struct dm_ioctl *head, const void *data, size_t len)
 {
@@ -188,11 +188,11 @@ static void test_specs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_words_in),
-		cmocka_unit_test(test_words_out),
-		cmocka_unit_test(test_lines_of_devices),
-		cmocka_unit_test(test_buffers_that_are_not_whole),
-		cmocka_unit_test(test_specs),
+	    cmocka_unit_test(test_words_in),
+	    cmocka_unit_test(test_words_out),
+	    cmocka_unit_test(test_lines_of_devices),
+	    cmocka_unit_test(test_buffers_that_are_not_whole),
+	    cmocka_unit_test(test_specs),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, NULL);

@@ -48,7 +48,7 @@ static void usage(FILE *to)
 	      to);
 }
 
-/* --- the library ---------------------------------------------------------------------------------------- */
+/* --- the library ----------------------------------------------------------------------------------- */
 
 /* Beside this program, as where it is built, or in ../lib/dmfs. */
 static char *find_library(void)

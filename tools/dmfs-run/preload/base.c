@@ -29,7 +29,7 @@ void *run_next(const char *name)
 	return f;
 }
 
-/* --- texts --------------------------------------------------------------------------------------------- */
+/* --- texts ----------------------------------------------------------------------------------------- */
 
 void text_free(struct text *t)
 {
@@ -97,7 +97,7 @@ const char *text_get(const struct text *t)
 	return t->s ? t->s : "";
 }
 
-/* --- files ----------------------------------------------------------------------------------------------- */
+/* --- files ----------------------------------------------------------------------------------------- */
 
 static int read_all(int fd, struct text *out)
 {
@@ -172,11 +172,11 @@ bool path_format(char out[PATH_MAX], const char *format, ...)
 	return n >= 0 && n < PATH_MAX;
 }
 
-/* --- start ------------------------------------------------------------------------------------------------- */
+/* --- start ----------------------------------------------------------------------------------------- */
 
 /*
- * The shadow has what does not change in two links: mount, and numbers: DM:DISK, the mount's device, and the inodes of its
- * control and events.  So the start of a program asks the mount nothing.
+ * The shadow has what does not change in two links: mount, and numbers: DM:DISK, the mount's device, and the inodes of
+ * its control and events.  So the start of a program asks the mount nothing.
  */
 void run_init(void)
 {

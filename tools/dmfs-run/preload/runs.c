@@ -67,7 +67,8 @@ static char **complete(char *const *env, char **out)
 	return out;
 }
 
-#define WITH(env) (run.on ? complete(env, alloca((count(env) + CARRIED + 1) * sizeof(char *))) : (char **)(uintptr_t)(env))
+#define WITH(env)                                                                                                      \
+	(run.on ? complete(env, alloca((count(env) + CARRIED + 1) * sizeof(char *))) : (char **)(uintptr_t)(env))
 
 PUBLIC int execve(const char *path, char *const argv[], char *const env[])
 {

@@ -29,7 +29,7 @@
 static atomic_uint_least64_t seen; /* the stamp that this process found to be true */
 static _Thread_local bool syncing;
 
-/* --- files -------------------------------------------------------------------------------------------------- */
+/* --- files ----------------------------------------------------------------------------------------- */
 
 /* Never seen empty: it is written over, then cut. */
 static void put(const char *dir, const char *name, const char *text)
@@ -117,7 +117,7 @@ static void remove_entry(const char *dir, const char *name, void *data)
 	NEXT(rmdir)(path);
 }
 
-/* --- one block device ------------------------------------------------------------------------------------------ */
+/* --- one block device ------------------------------------------------------------------------------ */
 
 /* What its attributes are made of. */
 struct block {
@@ -156,8 +156,8 @@ static void put_queue(const char *dir, const struct block *b)
 	put_number(queue, "fua", 1);
 	put_number(queue, "max_segments", 128);
 	for (const char *const *zero =
-		     (const char *const[]){"rotational", "discard_zeroes_data", "write_same_max_bytes", "add_random", "dax",
-					   "chunk_sectors", "nr_zones", "stable_writes", "nomerges", "iostats", NULL};
+		 (const char *const[]){"rotational", "discard_zeroes_data", "write_same_max_bytes", "add_random", "dax",
+				       "chunk_sectors", "nr_zones", "stable_writes", "nomerges", "iostats", NULL};
 	     *zero; zero++)
 		put_number(queue, *zero, 0);
 }
@@ -198,8 +198,8 @@ static void put_attributes(const char *dir, const struct block *b)
 static void state_of(const struct block *b, struct text *out)
 {
 	text_printf(out, "%u:%u %" PRIu64 " %d%d %u %u %u %u %u %" PRIu64 " %s/%s\n", b->major, b->minor, b->sectors,
-		    b->readonly, b->suspended, b->logical, b->physical, b->io_min, b->io_opt, b->granularity, b->discard,
-		    b->dm_name, b->dm_uuid);
+		    b->readonly, b->suspended, b->logical, b->physical, b->io_min, b->io_opt, b->granularity,
+		    b->discard, b->dm_name, b->dm_uuid);
 }
 
 static void put_block(const struct block *b)
@@ -228,7 +228,7 @@ static void put_block(const struct block *b)
 	put(dir, ".state", text_get(&state));
 }
 
-/* --- who stands on whom -------------------------------------------------------------------------------------------- */
+/* --- who stands on whom ---------------------------------------------------------------------------- */
 
 static bool name_of(dev_t dev, char out[256])
 {
@@ -297,7 +297,7 @@ static void put_slaves(const char *device, const char *own)
 	each_entry(dir, drop_slave, (void *)(uintptr_t)text_get(&keep));
 }
 
-/* --- all of them ----------------------------------------------------------------------------------------------------- */
+/* --- all of them ----------------------------------------------------------------------------------- */
 
 static void ask_limits(const char *name, struct block *b)
 {
@@ -406,8 +406,8 @@ static void drop_in_group(const char *dir, const char *name, void *data)
 	struct stat st;
 
 	(void)data;
-	if (!strcmp(name, "mapper") || !path_format(path, "%s/%s/%s", run.shadow, dir, name) || NEXT(lstat)(path, &st) ||
-	    !S_ISDIR(st.st_mode) || !path_format(path, "%s/%s", dir, name))
+	if (!strcmp(name, "mapper") || !path_format(path, "%s/%s/%s", run.shadow, dir, name) ||
+	    NEXT(lstat)(path, &st) || !S_ISDIR(st.st_mode) || !path_format(path, "%s/%s", dir, name))
 		return;
 	each_entry(path, drop_dangling, NULL);
 	path_format(path, "%s/%s/%s", run.shadow, dir, name);
@@ -419,8 +419,8 @@ static bool put_partition(const struct disk *d, void *data)
 	struct stat st;
 
 	if (*d->target == '/' && !NEXT(stat)(d->target, &st))
-		text_printf(data, "%4u  %7u %10llu %s\n", run.disk_major, d->minor, (unsigned long long)st.st_size >> 10,
-			    d->name);
+		text_printf(data, "%4u  %7u %10llu %s\n", run.disk_major, d->minor,
+			    (unsigned long long)st.st_size >> 10, d->name);
 	return true;
 }
 
@@ -430,8 +430,8 @@ static int put_mapped_partition(const struct listed *d, void *data)
 	struct stat st;
 
 	if (path_format(path, "%s/%s/image", run.mount, d->name) && !NEXT(stat)(path, &st))
-		text_printf(data, "%4u  %7u %10llu dm-%u\n", run.dm_major, d->minor, (unsigned long long)st.st_size >> 10,
-			    d->minor);
+		text_printf(data, "%4u  %7u %10llu dm-%u\n", run.dm_major, d->minor,
+			    (unsigned long long)st.st_size >> 10, d->minor);
 	return 0;
 }
 
@@ -454,7 +454,7 @@ static void make_all(void)
 	put(proc, "partitions", text_get(&partitions));
 }
 
-/* --- when ---------------------------------------------------------------------------------------------------------------- */
+/* --- when ------------------------------------------------------------------------------------------ */
 
 static uint64_t stamp_now(void)
 {
@@ -469,7 +469,9 @@ static uint64_t stamp_made(void)
 {
 	char path[PATH_MAX], text[32];
 
-	return path_format(path, "%s/stamp", run.shadow) && link_read(path, text, sizeof text) ? strtoull(text, NULL, 10) : 0;
+	return path_format(path, "%s/stamp", run.shadow) && link_read(path, text, sizeof text)
+		   ? strtoull(text, NULL, 10)
+		   : 0;
 }
 
 static void sync_to(uint64_t now, bool anyway)

@@ -71,7 +71,7 @@ int tree_message(const char *name, const char *text, size_t len, struct text *re
 	return error;
 }
 
-/* --- lists ---------------------------------------------------------------------------------------------- */
+/* --- lists ----------------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)
 {
@@ -148,7 +148,7 @@ int tree_each(int (*fn)(const struct listed *d, void *data), void *data)
 	return result;
 }
 
-/* --- one device --------------------------------------------------------------------------------------------- */
+/* --- one device ------------------------------------------------------------------------------------ */
 
 long tree_minor(const char *name)
 {

@@ -148,7 +148,8 @@ static ssize_t write_pieces(int fd, const struct iovec *iov, int count, off_t at
 	ssize_t all = 0, n;
 
 	for (int i = 0; i < count; i++) {
-		n = at < 0 ? write(fd, iov[i].iov_base, iov[i].iov_len) : pwrite(fd, iov[i].iov_base, iov[i].iov_len, at + all);
+		n = at < 0 ? write(fd, iov[i].iov_base, iov[i].iov_len)
+			   : pwrite(fd, iov[i].iov_base, iov[i].iov_len, at + all);
 		if (n < 0)
 			return all ? all : -1;
 		all += n;
@@ -187,10 +188,12 @@ PUBLIC ssize_t pwritev64(int fd, const struct iovec *iov, int count, off64_t at)
 
 PUBLIC ssize_t pwritev2(int fd, const struct iovec *iov, int count, off_t at, int flags)
 {
-	return too_long(fd, iov, count, at) ? write_pieces(fd, iov, count, at) : NEXT(pwritev2)(fd, iov, count, at, flags);
+	return too_long(fd, iov, count, at) ? write_pieces(fd, iov, count, at)
+					    : NEXT(pwritev2)(fd, iov, count, at, flags);
 }
 
 PUBLIC ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off64_t at, int flags)
 {
-	return too_long(fd, iov, count, at) ? write_pieces(fd, iov, count, at) : NEXT(pwritev64v2)(fd, iov, count, at, flags);
+	return too_long(fd, iov, count, at) ? write_pieces(fd, iov, count, at)
+					    : NEXT(pwritev64v2)(fd, iov, count, at, flags);
 }

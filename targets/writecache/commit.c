@@ -166,12 +166,13 @@ static void wait_writes(struct writes *all, unsigned most)
 	pthread_mutex_unlock(&all->lock);
 }
 
-static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, struct writes *all)
+/* Beside others, or, if it is the last, here and now: most commits have one page. */
+static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, bool last, struct writes *all)
 {
 	uint64_t at = from * WC_META_PAGE, len = MIN(to * WC_META_PAGE, wc->meta_bytes) - at;
 	struct one_write *w;
 
-	if (wc->mem)
+	if (wc->mem || last)
 		return cache_io(wc, DM_WRITE, DM_META, at, len, wc->meta + at);
 	w = g_new(struct one_write, 1);
 	*w = (struct one_write){.all = all, .iov = {wc->meta + at, len}};
@@ -189,7 +190,7 @@ static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, struct
 static int write_dirty(struct writecache *wc)
 {
 	struct writes all = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-	uint64_t pages = dm_div_up(wc->meta_bytes, WC_META_PAGE);
+	uint64_t pages = dm_div_up(wc->meta_bytes, WC_META_PAGE), from = 0, to = 0;
 	int error = 0;
 
 	for (uint64_t page = 0, end; page < pages && !error; page++) {
@@ -201,9 +202,14 @@ static int write_dirty(struct writecache *wc)
 			continue;
 		for (end = page + 1; is_dirty(wc, end, pages) && end - page < LOAD_BYTES / WC_META_PAGE;)
 			end++;
-		error = write_pages(wc, page, end, &all);
+		if (to)
+			error = write_pages(wc, from, to, false, &all);
+		from = page;
+		to = end;
 		page = end - 1;
 	}
+	if (to && !error)
+		error = write_pages(wc, from, to, true, &all);
 	dm_block_begin();
 	wait_writes(&all, 0);
 	dm_block_end();

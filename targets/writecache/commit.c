@@ -94,8 +94,10 @@ int wc_format(struct writecache *wc, GError **err)
 	int error = wc_blocks_in(bytes, wc->block_bytes, &super.blocks);
 
 	if (error)
-		return dm_fail(err, -error, "writecache: Invalid device size: %" PRIu64 " bytes, %u to %u blocks of %u bytes "
-					    "have room with their metadata", bytes, 1, WC_MAX_BLOCKS, wc->block_bytes);
+		return dm_fail(err, -error,
+			       "writecache: Invalid device size: %" PRIu64 " bytes, %u to %u blocks of %u bytes "
+			       "have room with their metadata",
+			       bytes, 1, WC_MAX_BLOCKS, wc->block_bytes);
 	meta = wc_meta_bytes(super.blocks, wc->block_bytes);
 	memset(buf, 0xff, LOAD_BYTES);
 	memset(buf, 0, WC_HEAD_BYTES);
@@ -180,9 +182,10 @@ static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, bool l
 	pthread_mutex_lock(&all->lock);
 	all->running++;
 	pthread_mutex_unlock(&all->lock);
-	dm_io_async(DM_WRITE, DM_META, 1,
-		    &(struct dm_region){wc->cache, wc->opt.start_sector + (at >> DM_SECTOR_SHIFT), len >> DM_SECTOR_SHIFT},
-		    &w->iov, 1, written, w);
+	dm_io_async(
+	    DM_WRITE, DM_META, 1,
+	    &(struct dm_region){wc->cache, wc->opt.start_sector + (at >> DM_SECTOR_SHIFT), len >> DM_SECTOR_SHIFT},
+	    &w->iov, 1, written, w);
 	return 0;
 }
 
@@ -240,21 +243,23 @@ static void load_free(struct writecache *wc, struct wc_index *ix, uint32_t e, ui
 }
 
 /* A valid entry; the other one of the same block, if there is one, is older or newer. */
-static int load_valid(struct writecache *wc, struct wc_index *ix, uint32_t e, uint64_t sector, uint64_t seq, uint32_t now,
-		      bool *changed)
+static int load_valid(struct writecache *wc, struct wc_index *ix, uint32_t e, uint64_t sector, uint64_t seq,
+		      uint32_t now, bool *changed)
 {
 	uint64_t block = sector >> wc->block_shift, other_seq;
 	struct wc_shard *s = wc_shard_of(ix, block);
 	uint32_t other = wc_find(ix, s, block), lost = e;
 
 	if (sector & ((1u << wc->block_shift) - 1) || sector > INT64_MAX >> DM_SECTOR_SHIFT) {
-		dm_log_err("writecache: block %" PRIu32 " of the cache is of sector %" PRIu64 ", where no block begins", e, sector);
+		dm_log_err("writecache: block %" PRIu32 " of the cache is of sector %" PRIu64 ", where no block begins",
+			   e, sector);
 		return -EINVAL;
 	}
 	if (other != WC_NONE) {
 		wc_entry_read(wc->meta, other, &sector, &other_seq);
 		if (other_seq == seq) {
-			dm_log_err("writecache: two identical entries, position %" PRIu32 ", sector %" PRIu64 ", sequence %" PRIu64,
+			dm_log_err("writecache: two identical entries, position %" PRIu32 ", sector %" PRIu64
+				   ", sequence %" PRIu64,
 				   e, sector, seq);
 			return -EINVAL;
 		}
@@ -308,15 +313,16 @@ static int read_meta(struct writecache *wc, GError **err)
 	if (error)
 		return error < 0 ? error : dm_fail(err, EINVAL, "writecache: the superblock has gone");
 	if (super.blocks != wc->n_blocks)
-		return dm_fail(err, EINVAL, "writecache: the superblock has %" PRIu64 " blocks, it had %" PRIu32, super.blocks,
-			       wc->n_blocks);
+		return dm_fail(err, EINVAL, "writecache: the superblock has %" PRIu64 " blocks, it had %" PRIu32,
+			       super.blocks, wc->n_blocks);
 	wc->seq = super.seq;
 	return 0;
 }
 
 static int no_memory(struct writecache *wc, GError **err)
 {
-	return dm_fail(err, ENOMEM, "writecache: Unable to allocate memory for metadata of %" PRIu32 " blocks", wc->n_blocks);
+	return dm_fail(err, ENOMEM, "writecache: Unable to allocate memory for metadata of %" PRIu32 " blocks",
+		       wc->n_blocks);
 }
 
 void wc_unload(struct writecache *wc)
@@ -595,7 +601,8 @@ void wc_discard(struct dm_work *work)
 	dm_bio_list_take(&wc->discards, &bios);
 	pthread_mutex_unlock(&wc->lock);
 	for (bio = bios.head; bio; bio = bio->next)
-		to_free |= forget_range(wc, bio->sector >> wc->block_shift, (bio->sector + bio->sectors) >> wc->block_shift);
+		to_free |=
+		    forget_range(wc, bio->sector >> wc->block_shift, (bio->sector + bio->sectors) >> wc->block_shift);
 	if (to_free)
 		error = wc_commit(wc);
 	while ((bio = dm_bio_list_pop(&bios))) {

@@ -94,8 +94,10 @@ int wc_format(struct writecache *wc, GError **err)
 	int error = wc_blocks_in(bytes, wc->block_bytes, &super.blocks);
 
 	if (error)
-		return dm_fail(err, -error, "writecache: Invalid device size: %" PRIu64 " bytes, %u to %u blocks of %u bytes "
-					    "have room with their metadata", bytes, 1, WC_MAX_BLOCKS, wc->block_bytes);
+		return dm_fail(err, -error,
+			       "writecache: Invalid device size: %" PRIu64 " bytes, %u to %u blocks of %u bytes "
+			       "have room with their metadata",
+			       bytes, 1, WC_MAX_BLOCKS, wc->block_bytes);
 	meta = wc_meta_bytes(super.blocks, wc->block_bytes);
 	memset(buf, 0xff, LOAD_BYTES);
 	memset(buf, 0, WC_HEAD_BYTES);
@@ -166,12 +168,13 @@ static void wait_writes(struct writes *all, unsigned most)
 	pthread_mutex_unlock(&all->lock);
 }
 
-static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, struct writes *all)
+/* Beside others, or, if it is the last, here and now: most commits have one page. */
+static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, bool last, struct writes *all)
 {
 	uint64_t at = from * WC_META_PAGE, len = MIN(to * WC_META_PAGE, wc->meta_bytes) - at;
 	struct one_write *w;
 
-	if (wc->mem)
+	if (wc->mem || last)
 		return cache_io(wc, DM_WRITE, DM_META, at, len, wc->meta + at);
 	w = g_new(struct one_write, 1);
 	*w = (struct one_write){.all = all, .iov = {wc->meta + at, len}};
@@ -179,9 +182,10 @@ static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, struct
 	pthread_mutex_lock(&all->lock);
 	all->running++;
 	pthread_mutex_unlock(&all->lock);
-	dm_io_async(DM_WRITE, DM_META, 1,
-		    &(struct dm_region){wc->cache, wc->opt.start_sector + (at >> DM_SECTOR_SHIFT), len >> DM_SECTOR_SHIFT},
-		    &w->iov, 1, written, w);
+	dm_io_async(
+	    DM_WRITE, DM_META, 1,
+	    &(struct dm_region){wc->cache, wc->opt.start_sector + (at >> DM_SECTOR_SHIFT), len >> DM_SECTOR_SHIFT},
+	    &w->iov, 1, written, w);
 	return 0;
 }
 
@@ -189,7 +193,7 @@ static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, struct
 static int write_dirty(struct writecache *wc)
 {
 	struct writes all = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-	uint64_t pages = dm_div_up(wc->meta_bytes, WC_META_PAGE);
+	uint64_t pages = dm_div_up(wc->meta_bytes, WC_META_PAGE), from = 0, to = 0;
 	int error = 0;
 
 	for (uint64_t page = 0, end; page < pages && !error; page++) {
@@ -201,9 +205,14 @@ static int write_dirty(struct writecache *wc)
 			continue;
 		for (end = page + 1; is_dirty(wc, end, pages) && end - page < LOAD_BYTES / WC_META_PAGE;)
 			end++;
-		error = write_pages(wc, page, end, &all);
+		if (to)
+			error = write_pages(wc, from, to, false, &all);
+		from = page;
+		to = end;
 		page = end - 1;
 	}
+	if (to && !error)
+		error = write_pages(wc, from, to, true, &all);
 	dm_block_begin();
 	wait_writes(&all, 0);
 	dm_block_end();
@@ -234,21 +243,23 @@ static void load_free(struct writecache *wc, struct wc_index *ix, uint32_t e, ui
 }
 
 /* A valid entry; the other one of the same block, if there is one, is older or newer. */
-static int load_valid(struct writecache *wc, struct wc_index *ix, uint32_t e, uint64_t sector, uint64_t seq, uint32_t now,
-		      bool *changed)
+static int load_valid(struct writecache *wc, struct wc_index *ix, uint32_t e, uint64_t sector, uint64_t seq,
+		      uint32_t now, bool *changed)
 {
 	uint64_t block = sector >> wc->block_shift, other_seq;
 	struct wc_shard *s = wc_shard_of(ix, block);
 	uint32_t other = wc_find(ix, s, block), lost = e;
 
 	if (sector & ((1u << wc->block_shift) - 1) || sector > INT64_MAX >> DM_SECTOR_SHIFT) {
-		dm_log_err("writecache: block %" PRIu32 " of the cache is of sector %" PRIu64 ", where no block begins", e, sector);
+		dm_log_err("writecache: block %" PRIu32 " of the cache is of sector %" PRIu64 ", where no block begins",
+			   e, sector);
 		return -EINVAL;
 	}
 	if (other != WC_NONE) {
 		wc_entry_read(wc->meta, other, &sector, &other_seq);
 		if (other_seq == seq) {
-			dm_log_err("writecache: two identical entries, position %" PRIu32 ", sector %" PRIu64 ", sequence %" PRIu64,
+			dm_log_err("writecache: two identical entries, position %" PRIu32 ", sector %" PRIu64
+				   ", sequence %" PRIu64,
 				   e, sector, seq);
 			return -EINVAL;
 		}
@@ -302,15 +313,16 @@ static int read_meta(struct writecache *wc, GError **err)
 	if (error)
 		return error < 0 ? error : dm_fail(err, EINVAL, "writecache: the superblock has gone");
 	if (super.blocks != wc->n_blocks)
-		return dm_fail(err, EINVAL, "writecache: the superblock has %" PRIu64 " blocks, it had %" PRIu32, super.blocks,
-			       wc->n_blocks);
+		return dm_fail(err, EINVAL, "writecache: the superblock has %" PRIu64 " blocks, it had %" PRIu32,
+			       super.blocks, wc->n_blocks);
 	wc->seq = super.seq;
 	return 0;
 }
 
 static int no_memory(struct writecache *wc, GError **err)
 {
-	return dm_fail(err, ENOMEM, "writecache: Unable to allocate memory for metadata of %" PRIu32 " blocks", wc->n_blocks);
+	return dm_fail(err, ENOMEM, "writecache: Unable to allocate memory for metadata of %" PRIu32 " blocks",
+		       wc->n_blocks);
 }
 
 void wc_unload(struct writecache *wc)
@@ -589,7 +601,8 @@ void wc_discard(struct dm_work *work)
 	dm_bio_list_take(&wc->discards, &bios);
 	pthread_mutex_unlock(&wc->lock);
 	for (bio = bios.head; bio; bio = bio->next)
-		to_free |= forget_range(wc, bio->sector >> wc->block_shift, (bio->sector + bio->sectors) >> wc->block_shift);
+		to_free |=
+		    forget_range(wc, bio->sector >> wc->block_shift, (bio->sector + bio->sectors) >> wc->block_shift);
 	if (to_free)
 		error = wc_commit(wc);
 	while ((bio = dm_bio_list_pop(&bios))) {

@@ -31,7 +31,8 @@ struct wc_super {
 
 /* The most blocks that have room in so many bytes, with what describes them; -ENOSPC: none, -EFBIG: too many. */
 int wc_blocks_in(uint64_t bytes, uint32_t block_bytes, uint64_t *blocks);
-/* How long the superblock and the entries of so many blocks are, in whole blocks; bytes.  blocks is WC_MAX_BLOCKS at most. */
+/* How long the superblock and the entries of so many blocks are, in whole blocks; bytes.  blocks is WC_MAX_BLOCKS at
+ * most. */
 uint64_t wc_meta_bytes(uint64_t blocks, uint32_t block_bytes);
 
 /*

@@ -8,7 +8,8 @@
 
 #include "index.h"
 
-#define HUGE (4u << 20) /* bytes from which on large pages are worth asking for: nearly each access is to another page */
+#define HUGE                                                                                                           \
+	(4u << 20) /* bytes from which on large pages are worth asking for: nearly each access is to another page */
 
 /* --- life --------------------------------------------------------------------------------- */
 
@@ -172,7 +173,8 @@ void wc_unqueue(struct wc_index *ix, struct wc_shard *s, uint32_t e)
 		s->newest = x->prev;
 }
 
-void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state, uint32_t age_ms)
+void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state,
+	       uint32_t age_ms)
 {
 	struct wc_entry *x = &ix->entries[e];
 	uint32_t *bucket = bucket_of(ix, s, block);

@@ -2,12 +2,12 @@
 /*
  * Which block of the origin is where in the cache, and which blocks of the cache are free.
  *
- * An entry stands for a block of the cache and is called by that block's number.  Entries that hold something are found by
- * the origin's block (its number, not its sector), in one of some shards, each with a lock of its own.  64 blocks in a
- * row are in one shard.  Several entries may hold versions of one block: the newest is found, the others lie beneath.
+ * An entry stands for a block of the cache and is called by that block's number.  Entries that hold something are found
+ * by the origin's block (its number, not its sector), in one of some shards, each with a lock of its own.  64 blocks in
+ * a row are in one shard.  Several entries may hold versions of one block: the newest is found, the others lie beneath.
  *
- * A shard keeps its entries that are not on their way to the origin in the order they came, the oldest first, all that are
- * committed before all others.
+ * A shard keeps its entries that are not on their way to the origin in the order they came, the oldest first, all that
+ * are committed before all others.
  *
  * Memory: 32 bytes an entry, 4 for its bucket, a bit and a bit for whether it is free; nothing is ever added.
  *
@@ -28,7 +28,7 @@
 
 enum wc_state {
 	WC_FREE,       /* not in the index: free, or allocated by a write that has not ended */
-	WC_NEW,        /* written, and not committed */
+	WC_NEW,	       /* written, and not committed */
 	WC_COMMITTING, /* a commit has begun that will make it durable */
 	WC_COMMITTED,
 	WC_WRITEBACK, /* committed, on its way to the origin */
@@ -39,11 +39,11 @@ enum wc_state {
 #define WC_WRITTEN 1u /* WC_WRITEBACK and then WC_FREEING: counted among those under writeback */
 
 struct wc_entry {
-	uint64_t block;      /* of the origin */
-	uint32_t chain;      /* the next of the bucket */
+	uint64_t block;	     /* of the origin */
+	uint32_t chain;	     /* the next of the bucket */
 	uint32_t next, prev; /* in the order they came; of WC_FREEING: next of the shard's list */
 	uint32_t age_ms;     /* when it came, of any clock that wraps */
-	uint32_t users;      /* bios that read or write it now */
+	uint32_t users;	     /* bios that read or write it now */
 	uint16_t writers;    /* of them, those that write it in place */
 	uint8_t state, flags;
 };
@@ -52,8 +52,8 @@ struct wc_shard {
 	pthread_mutex_t lock;
 	uint32_t *buckets;
 	uint32_t oldest, newest; /* in the order they came */
-	uint32_t freeing;        /* list of those to be freed */
-	_Atomic uint32_t count;  /* entries in it, to see without the lock that there are none */
+	uint32_t freeing;	 /* list of those to be freed */
+	_Atomic uint32_t count;	 /* entries in it, to see without the lock that there are none */
 } __attribute__((aligned(128)));
 
 struct wc_index {
@@ -61,7 +61,7 @@ struct wc_index {
 	struct wc_entry *entries;
 	uint32_t *buckets, shard_buckets;
 	_Atomic uint64_t *free, *summary; /* a bit a block; a bit for each word of that, which may be set too many */
-	_Atomic uint32_t cursor;          /* where the next free block is looked for */
+	_Atomic uint32_t cursor;	  /* where the next free block is looked for */
 	_Atomic int64_t n_free;
 	struct wc_shard shards[WC_SHARDS];
 };
@@ -78,7 +78,8 @@ uint32_t wc_older(struct wc_index *ix, uint32_t e);
 void wc_prefetch(struct wc_index *ix, uint64_t block);
 void wc_prefetch_entry(struct wc_index *ix, uint64_t block);
 /* Puts an entry in, as the newest of the block and the last that came. */
-void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state, uint32_t age_ms);
+void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state,
+	       uint32_t age_ms);
 /* Takes it out of the order, and out of the index. */
 void wc_unqueue(struct wc_index *ix, struct wc_shard *s, uint32_t e);
 void wc_remove(struct wc_index *ix, struct wc_shard *s, uint32_t e);

@@ -140,7 +140,8 @@ static void allocated_run(struct writecache *wc, struct walk *w, uint64_t left, 
 {
 	run->way = WC_ALLOCATED_RUN;
 	for (run->n = 1; run->n < left; run->n++)
-		if (walk_find(w, run->block + run->n) != WC_NONE || !wc_take_free_at(wc->ix, run->entry + (uint32_t)run->n))
+		if (walk_find(w, run->block + run->n) != WC_NONE ||
+		    !wc_take_free_at(wc->ix, run->entry + (uint32_t)run->n))
 			break;
 }
 
@@ -367,9 +368,16 @@ static void send_piece(struct writecache *wc, struct dm_bio *whole, uint64_t at,
 	p->parts = parts;
 	p->io = (struct wc_io){.wc = wc, .run = *run};
 	p->bio = (struct dm_bio){
-		.op = whole->op, .flags = whole->flags, .sector = whole->sector + at, .sectors = sectors, .iov = p->iov,
-		.iovcnt = dm_iov_slice(whole->iov, whole->iovcnt, at << DM_SECTOR_SHIFT, sectors << DM_SECTOR_SHIFT, p->iov),
-		.origin = whole->origin, .end = piece_end, .private = &p->io,
+	    .op = whole->op,
+	    .flags = whole->flags,
+	    .sector = whole->sector + at,
+	    .sectors = sectors,
+	    .iov = p->iov,
+	    .iovcnt =
+		dm_iov_slice(whole->iov, whole->iovcnt, at << DM_SECTOR_SHIFT, sectors << DM_SECTOR_SHIFT, p->iov),
+	    .origin = whole->origin,
+	    .end = piece_end,
+	    .private = &p->io,
 	};
 	dm_parts_add(parts);
 	if (place(wc, &p->bio) == DM_MAPIO_REMAPPED)
@@ -496,7 +504,8 @@ enum dm_mapio wc_map(struct dm_target *ti, struct dm_bio *bio)
 	bio->sector = dm_target_offset(ti, bio->sector);
 	if ((bio->sector | bio->sectors) & ((1u << wc->block_shift) - 1)) {
 		dm_log_err_limit("writecache: I/O is not aligned, sector %" G_GUINT64_FORMAT ", %" G_GUINT64_FORMAT
-				 " sectors, block size %u", bio->sector, bio->sectors, wc->block_bytes);
+				 " sectors, block size %u",
+				 bio->sector, bio->sectors, wc->block_bytes);
 		return DM_MAPIO_KILL;
 	}
 	if (bio->op == DM_DISCARD)

@@ -21,8 +21,8 @@ struct wc_mem {
 /* --- pages that are not there ---------------------------------------------------------------- */
 
 /*
- * A copy that meets such a page gets SIGBUS, in its own thread.  The handler goes back to where the copy began; a SIGBUS of
- * any other origin is as it was before.
+ * A copy that meets such a page gets SIGBUS, in its own thread.  The handler goes back to where the copy began; a
+ * SIGBUS of any other origin is as it was before.
  */
 static __thread sigjmp_buf *copying;
 static struct sigaction before;
@@ -99,8 +99,9 @@ int wc_mem_open(struct dm_dev *dev, uint64_t bytes, struct wc_mem **out, GError 
 	void *map = MAP_FAILED;
 
 	if (fd < 0)
-		return dm_fail(err, EOPNOTSUPP, "writecache: Persistent memory or DAX not supported on this cache device: type p "
-						"maps a file into memory, this is none; use s");
+		return dm_fail(err, EOPNOTSUPP,
+			       "writecache: Persistent memory or DAX not supported on this cache device: type p "
+			       "maps a file into memory, this is none; use s");
 	if (bytes > SIZE_MAX)
 		return dm_fail(err, EFBIG, "writecache: Invalid device size: %" PRIu64 " bytes", bytes);
 #ifdef MAP_SYNC
@@ -115,7 +116,8 @@ int wc_mem_open(struct dm_dev *dev, uint64_t bytes, struct wc_mem **out, GError 
 		int error = errno;
 
 		g_free(m);
-		return dm_fail(err, error, "writecache: Unable to map persistent memory for cache: %s", g_strerror(error));
+		return dm_fail(err, error, "writecache: Unable to map persistent memory for cache: %s",
+			       g_strerror(error));
 	}
 	madvise(map, bytes, MADV_DONTDUMP);
 	m->map = map;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* writecache's optional arguments: words in any case, most with a number; `table` shows those that were given, in this order. */
+/* writecache's optional arguments: words in any case, most with a number; `table` shows those that were given, in this
+ * order. */
 #include "writecache.h"
 
 #include <inttypes.h>
@@ -11,12 +12,25 @@
 #define PAUSE_MS 3000u
 
 enum option {
-	START_SECTOR, HIGH_WATERMARK, LOW_WATERMARK, WRITEBACK_JOBS, AUTOCOMMIT_BLOCKS, AUTOCOMMIT_TIME, MAX_AGE, CLEANER, FUA,
-	NOFUA, METADATA_ONLY, PAUSE_WRITEBACK, OPTIONS,
+	START_SECTOR,
+	HIGH_WATERMARK,
+	LOW_WATERMARK,
+	WRITEBACK_JOBS,
+	AUTOCOMMIT_BLOCKS,
+	AUTOCOMMIT_TIME,
+	MAX_AGE,
+	CLEANER,
+	FUA,
+	NOFUA,
+	METADATA_ONLY,
+	PAUSE_WRITEBACK,
+	OPTIONS,
 };
 
 enum where {
-	ANYWHERE, ONLY_P, ONLY_S,
+	ANYWHERE,
+	ONLY_P,
+	ONLY_S,
 };
 
 static const struct known {
@@ -25,18 +39,18 @@ static const struct known {
 	uint64_t max;
 	enum where where;
 } known[OPTIONS] = {
-	[START_SECTOR] = {"start_sector", true, UINT64_MAX, ANYWHERE},
-	[HIGH_WATERMARK] = {"high_watermark", true, 100, ANYWHERE},
-	[LOW_WATERMARK] = {"low_watermark", true, 100, ANYWHERE},
-	[WRITEBACK_JOBS] = {"writeback_jobs", true, UINT_MAX, ANYWHERE},
-	[AUTOCOMMIT_BLOCKS] = {"autocommit_blocks", true, UINT_MAX, ANYWHERE},
-	[AUTOCOMMIT_TIME] = {"autocommit_time", true, 3600000, ANYWHERE},
-	[MAX_AGE] = {"max_age", true, 86400000, ANYWHERE},
-	[CLEANER] = {"cleaner", false, 0, ANYWHERE},
-	[FUA] = {"fua", false, 0, ONLY_P},
-	[NOFUA] = {"nofua", false, 0, ONLY_P},
-	[METADATA_ONLY] = {"metadata_only", false, 0, ANYWHERE},
-	[PAUSE_WRITEBACK] = {"pause_writeback", true, 60000, ONLY_S},
+    [START_SECTOR] = {"start_sector", true, UINT64_MAX, ANYWHERE},
+    [HIGH_WATERMARK] = {"high_watermark", true, 100, ANYWHERE},
+    [LOW_WATERMARK] = {"low_watermark", true, 100, ANYWHERE},
+    [WRITEBACK_JOBS] = {"writeback_jobs", true, UINT_MAX, ANYWHERE},
+    [AUTOCOMMIT_BLOCKS] = {"autocommit_blocks", true, UINT_MAX, ANYWHERE},
+    [AUTOCOMMIT_TIME] = {"autocommit_time", true, 3600000, ANYWHERE},
+    [MAX_AGE] = {"max_age", true, 86400000, ANYWHERE},
+    [CLEANER] = {"cleaner", false, 0, ANYWHERE},
+    [FUA] = {"fua", false, 0, ONLY_P},
+    [NOFUA] = {"nofua", false, 0, ONLY_P},
+    [METADATA_ONLY] = {"metadata_only", false, 0, ANYWHERE},
+    [PAUSE_WRITEBACK] = {"pause_writeback", true, 60000, ONLY_S},
 };
 
 static void take(struct wc_options *o, enum option which, uint64_t n)
@@ -85,7 +99,8 @@ static void take(struct wc_options *o, enum option which, uint64_t n)
 	o->set |= 1u << which;
 }
 
-static int parse_one(struct wc_options *o, struct dm_args *as, unsigned *left, bool pmem, uint64_t cache_sectors, GError **err)
+static int parse_one(struct wc_options *o, struct dm_args *as, unsigned *left, bool pmem, uint64_t cache_sectors,
+		     GError **err)
 {
 	const char *word = dm_shift_arg(as), *value = NULL;
 	unsigned which = 0;
@@ -95,20 +110,24 @@ static int parse_one(struct wc_options *o, struct dm_args *as, unsigned *left, b
 	while (which < OPTIONS && g_ascii_strcasecmp(word, known[which].word))
 		which++;
 	if (which == OPTIONS)
-		return dm_fail(err, EINVAL, "writecache: Invalid optional argument '%s': none of start_sector, high_watermark, "
-					    "low_watermark, writeback_jobs, autocommit_blocks, autocommit_time, max_age, "
-					    "cleaner, fua, nofua, metadata_only, pause_writeback", word);
+		return dm_fail(err, EINVAL,
+			       "writecache: Invalid optional argument '%s': none of start_sector, high_watermark, "
+			       "low_watermark, writeback_jobs, autocommit_blocks, autocommit_time, max_age, "
+			       "cleaner, fua, nofua, metadata_only, pause_writeback",
+			       word);
 	if (known[which].where == (pmem ? ONLY_S : ONLY_P))
 		return dm_fail(err, EINVAL, "writecache: Invalid optional argument '%s': it is for type %s only", word,
 			       pmem ? "s" : "p");
 	if (known[which].number) {
 		if (!*left)
-			return dm_fail(err, EINVAL, "writecache: Invalid optional argument '%s': its value is missing", word);
+			return dm_fail(err, EINVAL, "writecache: Invalid optional argument '%s': its value is missing",
+				       word);
 		value = dm_shift_arg(as);
 		--*left;
 		max = which == START_SECTOR ? cache_sectors - 1 : known[which].max;
 		if (!dm_parse_u64(value, &n) || n > max)
-			return dm_fail(err, EINVAL, "writecache: Invalid optional argument '%s %s': a number from 0 to %" PRIu64,
+			return dm_fail(err, EINVAL,
+				       "writecache: Invalid optional argument '%s %s': a number from 0 to %" PRIu64,
 				       word, value, max);
 	}
 	take(o, (enum option)which, n);
@@ -121,17 +140,25 @@ int wc_options_parse(struct wc_options *o, struct dm_args *as, bool pmem, uint64
 	int error = 0;
 
 	*o = (struct wc_options){
-		.high = HIGH_PERCENT, .low = LOW_PERCENT, .jobs = JOBS, .autocommit_blocks = pmem ? 64 : 65536,
-		.autocommit_ms = 1000, .max_age_ms = UINT_MAX, .pause_ms = pmem ? 0 : PAUSE_MS, .fua = pmem,
+	    .high = HIGH_PERCENT,
+	    .low = LOW_PERCENT,
+	    .jobs = JOBS,
+	    .autocommit_blocks = pmem ? 64 : 65536,
+	    .autocommit_ms = 1000,
+	    .max_age_ms = UINT_MAX,
+	    .pause_ms = pmem ? 0 : PAUSE_MS,
+	    .fua = pmem,
 	};
 	if (!as->argc || !dm_parse_uint(as->argv[0], &n) || n > MAX_ARGS || n > (unsigned)as->argc - 1)
-		return dm_fail(err, EINVAL, "writecache: Invalid number of feature args: %s, of %d that follow; 0 to %u",
+		return dm_fail(err, EINVAL,
+			       "writecache: Invalid number of feature args: %s, of %d that follow; 0 to %u",
 			       as->argc ? as->argv[0] : "it is missing", MAX(as->argc - 1, 0), MAX_ARGS);
 	dm_shift_arg(as);
 	while (n && !error)
 		error = parse_one(o, as, &n, pmem, cache_sectors, err);
 	if (!error && o->high < o->low)
-		error = dm_fail(err, EINVAL, "writecache: High watermark must be greater than or equal to low watermark: %u and %u",
+		error = dm_fail(err, EINVAL,
+				"writecache: High watermark must be greater than or equal to low watermark: %u and %u",
 				o->high, o->low);
 	return error;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * writecache's writeback: the oldest committed blocks, with their neighbours where those follow in the cache, too, are
- * copied to the origin; when copies have ended the origin is flushed once for all of them, and the next commit frees the
- * blocks.
+ * copied to the origin; when copies have ended the origin is flushed once for all of them, and the next commit frees
+ * the blocks.
  *
  * It begins when few blocks are free (high_watermark), ends when enough are (low_watermark), and takes what has grown
  * old (max_age), or all (cleaner, flush).
@@ -11,8 +11,8 @@
 
 #include <dmfs/container_of.h>
 
-#define STEP 64u   /* copies that are begun before others have their turn */
-#define LOOK 16u   /* entries of a shard that are looked at for one that can go */
+#define STEP 64u     /* copies that are begun before others have their turn */
+#define LOOK 16u     /* entries of a shard that are looked at for one that can go */
 #define CHUNK 65536u /* blocks that are sorted at a time */
 #define AGE_STEPS 16u
 
@@ -194,7 +194,8 @@ static void start(struct writecache *wc, struct wc_job *job)
 
 	atomic_fetch_add(&wc->copies, 1);
 	if (sector >= end) { /* the origin was longer once; there is nowhere to write this */
-		dm_log_warn("writecache: sector %" G_GUINT64_FORMAT " is behind the origin's end, what was written to it is dropped",
+		dm_log_warn("writecache: sector %" G_GUINT64_FORMAT
+			    " is behind the origin's end, what was written to it is dropped",
 			    sector);
 		job_done(job, 0);
 		return;
@@ -363,7 +364,8 @@ static gint by_block(gconstpointer a, gconstpointer b)
 	return x < y ? -1 : x > y;
 }
 
-/* What is there, and not younger than that, up to a number, in the origin's order; *uncommitted: some is not committed. */
+/* What is there, and not younger than that, up to a number, in the origin's order; *uncommitted: some is not committed.
+ */
 static void list_all(struct writecache *wc, uint32_t begin, GArray *out, bool *uncommitted)
 {
 	g_array_set_size(out, 0);

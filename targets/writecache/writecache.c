@@ -3,8 +3,8 @@
  * writecache: writes go to a fast device first, and to the origin later (writecache.rst).
  *
  *   <s|p> <origin dev> <cache dev> <block size> <#optional> [start_sector <sector>] [high_watermark <%>]
- *     [low_watermark <%>] [writeback_jobs <#blocks>] [autocommit_blocks <#blocks>] [autocommit_time <ms>] [max_age <ms>]
- *     [cleaner] [fua|nofua] [metadata_only] [pause_writeback <ms>]
+ *     [low_watermark <%>] [writeback_jobs <#blocks>] [autocommit_blocks <#blocks>] [autocommit_time <ms>] [max_age
+ * <ms>] [cleaner] [fua|nofua] [metadata_only] [pause_writeback <ms>]
  *
  * The index is read from the cache device at each resume, and forgotten at each suspension.
  */
@@ -134,21 +134,24 @@ static int wc_message(struct dm_target *ti, int argc, char **argv, GString *repl
 		const char *name;
 		int (*fn)(struct writecache *, GError **);
 	} messages[] = {
-		{"flush", message_flush},
-		{"flush_on_suspend", message_flush_on_suspend},
-		{"cleaner", message_cleaner},
-		{"clear_stats", message_clear_stats},
+	    {"flush", message_flush},
+	    {"flush_on_suspend", message_flush_on_suspend},
+	    {"cleaner", message_cleaner},
+	    {"clear_stats", message_clear_stats},
 	};
 
 	for (unsigned i = 0; i < G_N_ELEMENTS(messages); i++) {
 		if (g_ascii_strcasecmp(argv[0], messages[i].name))
 			continue;
 		if (argc != 1)
-			return dm_fail(err, EINVAL, "writecache: message %s takes no arguments, not '%s'", argv[0], argv[1]);
+			return dm_fail(err, EINVAL, "writecache: message %s takes no arguments, not '%s'", argv[0],
+				       argv[1]);
 		return messages[i].fn(ti->private, err);
 	}
-	return dm_fail(err, EINVAL, "writecache: unrecognised message received: '%s'; flush, flush_on_suspend, cleaner and "
-				    "clear_stats are known", argv[0]);
+	return dm_fail(err, EINVAL,
+		       "writecache: unrecognised message received: '%s'; flush, flush_on_suspend, cleaner and "
+		       "clear_stats are known",
+		       argv[0]);
 }
 
 /* --- life ------------------------------------------------------------------------------------------- */
@@ -216,10 +219,12 @@ static int open_devices(struct writecache *wc, char **argv, GError **err)
 	int error = dm_get_device(wc->ti, argv[1], DM_MODE_RW, &wc->origin, &why);
 
 	if (error)
-		return dm_fail(err, -error, "writecache: Origin data device lookup failed: '%s': %s", argv[1], why->message);
+		return dm_fail(err, -error, "writecache: Origin data device lookup failed: '%s': %s", argv[1],
+			       why->message);
 	error = dm_get_device(wc->ti, argv[2], DM_MODE_RW, &wc->cache, &why);
 	if (error)
-		return dm_fail(err, -error, "writecache: Cache data device lookup failed: '%s': %s", argv[2], why->message);
+		return dm_fail(err, -error, "writecache: Cache data device lookup failed: '%s': %s", argv[2],
+			       why->message);
 	return 0;
 }
 
@@ -227,16 +232,17 @@ static int parse_block(struct writecache *wc, const char *word, GError **err)
 {
 	struct dm_limits limits[2];
 
-	if (!dm_parse_uint(word, &wc->block_bytes) || wc->block_bytes < WC_MIN_BLOCK || wc->block_bytes > WC_MAX_BLOCK ||
-	    !dm_is_pow2(wc->block_bytes))
+	if (!dm_parse_uint(word, &wc->block_bytes) || wc->block_bytes < WC_MIN_BLOCK ||
+	    wc->block_bytes > WC_MAX_BLOCK || !dm_is_pow2(wc->block_bytes))
 		return dm_fail(err, EINVAL, "writecache: Invalid block size '%s': 512, 1024, 2048 or 4096 bytes", word);
 	dm_dev_limits(wc->origin, &limits[0]);
 	dm_dev_limits(wc->cache, &limits[1]);
 	for (unsigned i = 0; i < 2; i++)
 		if (wc->block_bytes < limits[i].logical_block_size)
-			return dm_fail(err, EINVAL, "writecache: Block size is smaller than device logical block size: %u, the %s "
-						    "has %u", wc->block_bytes, i ? "cache" : "origin",
-				       limits[i].logical_block_size);
+			return dm_fail(err, EINVAL,
+				       "writecache: Block size is smaller than device logical block size: %u, the %s "
+				       "has %u",
+				       wc->block_bytes, i ? "cache" : "origin", limits[i].logical_block_size);
 	wc->block_shift = dm_log2(wc->block_bytes) - DM_SECTOR_SHIFT;
 	return 0;
 }
@@ -250,7 +256,8 @@ static int read_super(struct writecache *wc, struct wc_super *super, GError **er
 
 	for (unsigned tries = 0; tries < 2; tries++) {
 		if (sectors < wc->block_bytes >> DM_SECTOR_SHIFT)
-			return dm_fail(err, ENOSPC, "writecache: Invalid device size: %" PRIu64 " sectors from start_sector on",
+			return dm_fail(err, ENOSPC,
+				       "writecache: Invalid device size: %" PRIu64 " sectors from start_sector on",
 				       sectors);
 		error = dm_read_sync(wc->cache, wc->opt.start_sector, wc->block_bytes >> DM_SECTOR_SHIFT, buf, DM_META);
 		if (error)
@@ -280,8 +287,10 @@ static int open_cache(struct writecache *wc, GError **err)
 		return error;
 	error = wc_blocks_in((sectors - wc->opt.start_sector) << DM_SECTOR_SHIFT, wc->block_bytes, &most);
 	if (error)
-		return dm_fail(err, -error, "writecache: Invalid device size: %" PRIu64 " sectors from start_sector on, for "
-					    "blocks of %u bytes", sectors - wc->opt.start_sector, wc->block_bytes);
+		return dm_fail(err, -error,
+			       "writecache: Invalid device size: %" PRIu64 " sectors from start_sector on, for "
+			       "blocks of %u bytes",
+			       sectors - wc->opt.start_sector, wc->block_bytes);
 	if (wc->pmem)
 		error = wc_mem_open(wc->cache, sectors << DM_SECTOR_SHIFT, &wc->mem, err);
 	if (!error)
@@ -303,8 +312,10 @@ static int wc_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	int error;
 
 	if (argc < 4 || (g_ascii_strcasecmp(argv[0], "s") && g_ascii_strcasecmp(argv[0], "p")))
-		return dm_fail(err, EINVAL, "writecache: Bad arguments: <s|p> <origin dev> <cache dev> <block size> are needed, "
-					    "not %d that begin with '%s'", argc, argc ? argv[0] : "");
+		return dm_fail(err, EINVAL,
+			       "writecache: Bad arguments: <s|p> <origin dev> <cache dev> <block size> are needed, "
+			       "not %d that begin with '%s'",
+			       argc, argc ? argv[0] : "");
 	wc = wc_new(ti);
 	ti->private = wc;
 	wc->pmem = !g_ascii_strcasecmp(argv[0], "p");
@@ -401,20 +412,20 @@ static uint64_t wc_provisioned(struct dm_target *ti, uint64_t sector, uint64_t s
 }
 
 const struct dm_target_type writecache_target = {
-	.name = "writecache",
-	.version = {1, 6, 0},
-	.per_bio_size = sizeof(struct wc_io),
-	.ctr = wc_ctr,
-	.dtr = wc_dtr,
-	.map = wc_map,
-	.end_io = wc_end_io,
-	.preresume = wc_preresume,
-	.resume = wc_resume,
-	.postsuspend = wc_postsuspend,
-	.status = wc_status,
-	.message = wc_message,
-	.iterate_devices = wc_iterate_devices,
-	.io_hints = wc_io_hints,
-	.extent = wc_extent,
-	.provisioned = wc_provisioned,
+    .name = "writecache",
+    .version = {1, 6, 0},
+    .per_bio_size = sizeof(struct wc_io),
+    .ctr = wc_ctr,
+    .dtr = wc_dtr,
+    .map = wc_map,
+    .end_io = wc_end_io,
+    .preresume = wc_preresume,
+    .resume = wc_resume,
+    .postsuspend = wc_postsuspend,
+    .status = wc_status,
+    .message = wc_message,
+    .iterate_devices = wc_iterate_devices,
+    .io_hints = wc_io_hints,
+    .extent = wc_extent,
+    .provisioned = wc_provisioned,
 };

@@ -3,9 +3,9 @@
  * What the parts of writecache share.
  *
  * A write takes a free block, is written there, and enters the index when it has ended, as WC_NEW.  So nothing that is
- * under way is ever read, committed or written back, and no commit waits for it.  A commit writes the entries of what is
- * new, flushes, and counts the superblock's sequence up.  Writeback copies committed blocks to the origin, flushes that,
- * and gives them to the next commit to be freed: a block is free when its entry is so on the disk, never before.
+ * under way is ever read, committed or written back, and no commit waits for it.  A commit writes the entries of what
+ * is new, flushes, and counts the superblock's sequence up.  Writeback copies committed blocks to the origin, flushes
+ * that, and gives them to the next commit to be freed: a block is free when its entry is so on the disk, never before.
  *
  * A block with an older version in the index, in whatever state, is not written back, and while there is any version of
  * it no write of it goes around the cache.  So what is older never comes after what is newer, not after a crash either.
@@ -41,8 +41,17 @@ struct wc_options {
 };
 
 enum wc_count {
-	WC_READS, WC_READ_HITS, WC_WRITES, WC_HITS_NEW, WC_HITS_COMMITTED, WC_AROUND, WC_ALLOCATED, WC_BLOCKED, WC_FLUSHES,
-	WC_DISCARDS, WC_COUNTS,
+	WC_READS,
+	WC_READ_HITS,
+	WC_WRITES,
+	WC_HITS_NEW,
+	WC_HITS_COMMITTED,
+	WC_AROUND,
+	WC_ALLOCATED,
+	WC_BLOCKED,
+	WC_FLUSHES,
+	WC_DISCARDS,
+	WC_COUNTS,
 };
 
 #define WC_COUNT_SLOTS 16u
@@ -54,7 +63,7 @@ struct wc_counts {
 struct writecache {
 	struct dm_target *ti;
 	struct dm_dev *origin, *cache;
-	bool pmem; /* type p */
+	bool pmem;			   /* type p */
 	unsigned block_bytes, block_shift; /* the shift is of sectors */
 	struct wc_options opt;
 	uint32_t n_blocks;
@@ -102,7 +111,7 @@ struct writecache {
 	atomic_uint copies; /* under way */
 	atomic_uint around; /* writes to the origin under way */
 	_Atomic uint64_t around_ns;
-	atomic_bool all; /* somebody waits for all to be written back */
+	atomic_bool all;      /* somebody waits for all to be written back */
 	struct dm_wq *mem_wq; /* type p: who copies */
 };
 
@@ -110,10 +119,10 @@ struct writecache {
 enum wc_way {
 	WC_NOWHERE,
 	WC_ORIGIN,
-	WC_READ,      /* a read of blocks in the cache */
-	WC_OVERWRITE, /* a write in place */
+	WC_READ,	  /* a read of blocks in the cache */
+	WC_OVERWRITE,	  /* a write in place */
 	WC_ALLOCATED_RUN, /* a write to blocks that were free */
-	WC_WAIT,      /* no block is free */
+	WC_WAIT,	  /* no block is free */
 };
 
 struct wc_run {

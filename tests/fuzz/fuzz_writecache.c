@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * writecache on a cache device as anybody may have written it: the first bytes say what superblock and which block size,
- * the rest are entries.  Whatever they are, nothing may crash, and if the table loads without an error the device holds
- * the same before all is written back and after, and so does the origin then.
+ * writecache on a cache device as anybody may have written it: the first bytes say what superblock and which block
+ * size, the rest are entries.  Whatever they are, nothing may crash, and if the table loads without an error the device
+ * holds the same before all is written back and after, and so does the origin then.
  */
 #include "core/message.h"
 #include "fuzz.h"

@@ -5,12 +5,14 @@ import errno
 import mmap
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from mounted import SECTOR, pattern, quote, sanitized
+from mounted import SECTOR, pattern, quote, sanitized, wait_until_waiting
 
 SECTORS = 8192
 BLOCK = 8               # sectors, of 4096 bytes
@@ -242,6 +244,38 @@ def test_a_full_memory_makes_writes_wait(make):
     assert c.counts("around") == (0,) and c.counts("blocked")[0] > 0
     c.dev.message("flush")
     assert c.below(0, 80) == pattern(80 * BLOCK, 2) and c.free() == c.words()[1]
+
+
+@pytest.mark.parametrize("ends", ["the writer", "the daemon", "the wait"])
+def test_who_waits_for_room_leaves(fs, backing, ends):
+    """The cache is full and the origin does not answer: other devices are served, and nobody has to stay."""
+    data = backing(SECTORS, pattern(SECTORS, 99))
+    below = fs.mkdir("below", f"0 {SECTORS} linear {quote(data)} 0")
+    c = Cache(fs, backing, "p", "4 high_watermark 100 low_watermark 100", cache=88, origin="below")
+    n = c.words()[1]
+    below.suspend()
+    c.write(0, n, seed=1, sync=True)
+    code = f"import os; fd = os.open({c.dev.image!r}, os.O_RDWR); os.pwrite(fd, b'w' * 4096, {500 * 4096})"
+    with subprocess.Popen([sys.executable, "-c", code]) as writer:
+        wait_until_waiting(writer)
+        until(lambda: c.counts("blocked")[0] > 0, "it waits")
+        assert below.suspended() and c.words()[3] > 0
+        if ends == "the writer":
+            writer.kill()
+            assert writer.wait(20) == -9
+        elif ends == "the daemon":
+            fs.signal(15)
+            fs.wait()
+            assert writer.wait(20) == 1
+            return
+        below.resume()
+        assert ends == "the writer" or writer.wait(20) == 0
+    assert (c.dev.pread(4096, 500 * 4096) == b"w" * 4096) == (ends == "the wait")
+    c.dev.message("flush")
+    c.dev.remove()
+    below.remove()
+    with open(data, "rb") as f:
+        assert f.read(n * 4096) == pattern(n * BLOCK, 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

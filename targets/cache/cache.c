@@ -316,6 +316,7 @@ static struct cache *cache_new(struct dm_target *ti)
 	pthread_mutex_init(&c->md_lock, NULL);
 	pthread_mutex_init(&c->policy_lock, NULL);
 	pthread_mutex_init(&c->wait_lock, NULL);
+	pthread_mutex_init(&c->hold_lock, NULL);
 	pthread_cond_init(&c->none_under_way, NULL);
 	c->locks = dm_block_lock_new(1);
 	c->wq = dm_wq_new("cache", 1);
@@ -348,6 +349,7 @@ static void cache_dtr(struct dm_target *ti)
 	pthread_mutex_destroy(&c->md_lock);
 	pthread_mutex_destroy(&c->policy_lock);
 	pthread_mutex_destroy(&c->wait_lock);
+	pthread_mutex_destroy(&c->hold_lock);
 	pthread_cond_destroy(&c->none_under_way);
 	g_strfreev(c->policy_args);
 	g_free((void *)c->discards);

@@ -13,7 +13,7 @@
  * back counts as clean only when the origin has been flushed.
  *
  * Locks: md_lock for all that touches the metadata, held across its I/O and flushes; policy_lock, short, after it; the block
- * lock's and the resident blocks' own last.  wait_lock stands alone.
+ * lock's and the resident blocks' own last.  wait_lock and hold_lock stand alone.
  */
 #ifndef CACHE_H
 #define CACHE_H
@@ -27,6 +27,7 @@
 #include <dmfs/cache_policy.h>
 #include <dmfs/container_of.h>
 #include <dmfs/group_commit.h>
+#include <dmfs/hold.h>
 #include <dmfs/kcopyd.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
@@ -89,6 +90,7 @@ struct cache {
 	atomic_uint origin_failures;
 	_Atomic uint64_t failed_ns;        /* when a migration failed last; 0: not lately */
 
+	pthread_mutex_t hold_lock; /* around the begin and end of held bios */
 	pthread_mutex_t wait_lock;
 	pthread_cond_t none_under_way;
 	unsigned under_way; /* migrations */
@@ -105,6 +107,8 @@ struct cache_bio {
 	struct cache *c;
 	struct dm_bio *bio;
 	struct dm_block_claim claim;
+	struct dm_held held;  /* while it waits for its claim */
+	atomic_uint arrived;  /* of two, the canceller and the granter, when the claim was granted all the same */
 	struct dm_commit_wait commit;
 	struct migration *fill; /* it is the data of a promotion */
 	uint64_t oblock;

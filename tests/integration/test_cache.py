@@ -6,6 +6,7 @@ import mmap
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 
@@ -515,6 +516,28 @@ def test_writes_wait_for_their_block_alone(cache, fs):
     cache.until(lambda st: not st.dirty)
     assert at(cache.origin, 3)[4096:8192] == ALIGNED[:] and at(cache.origin, 3)[:4096] == pattern(8, 1)
     assert at(cache.origin, 20)[:4096] == ALIGNED[:]
+
+
+def test_killed_while_its_block_is_on_its_way(cache, fs):
+    """A write that waits for a write-back which takes an hour: its process leaves at once, and nothing has changed."""
+    fs.mkdir("origin", f"0 {SECTORS} linear {quote(cache.origin)} 0")
+    dev = cache.load("", "smq 2 migration_threshold 0", origin="origin")
+    cache.write(3, 1)
+    fs["origin"].load(f"0 {SECTORS} delay {quote(cache.origin)} 0 0 {quote(cache.origin)} 0 3600000 "
+                      f"{quote(cache.origin)} 0 0")
+    dev.load(cache.line("", "cleaner 0", origin="origin"))
+    script = ("import mmap, os, sys\nfd = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT)\nprint('now', flush=True)\n"
+              f"os.pwritev(fd, [mmap.mmap(-1, 4096)], {3 * BYTES})")
+    writer = subprocess.Popen([sys.executable, "-c", script, dev.image], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "now\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        writer.wait(0.5)
+    writer.kill()
+    writer.wait(10)
+    writer.stdout.close()
+    fs["origin"].load(f"0 {SECTORS} linear {quote(cache.origin)} 0")
+    cache.until(lambda st: not st.dirty)
+    assert dev.pread(BYTES, 3 * BYTES) == pattern(BLOCK, 1) == at(cache.origin, 3)
 
 
 def test_many_threads(cache):

@@ -4,14 +4,14 @@
  * (cache-policies.rst).
  *
  * A policy is a table of functions in a static list.  It sees hits, misses and ticks, keeps a hint for each cache block
- * over a clean end, and says what should be done; the cache does it.  It never sees I/O, metadata or data.  Origin blocks
- * and cache blocks are numbers; which origin block a cache block holds is the cache's to know.
+ * over a clean end, and says what should be done; the cache does it.  It never sees I/O, metadata or data.  Origin
+ * blocks and cache blocks are numbers; which origin block a cache block holds is the cache's to know.
  *
  * Each cache block is free, resident (clean or dirty), or promised: to a promotion that work() or take_free() has
  * given and done() has not ended yet.  The policy owns the free ones.
  *
- * All calls for one policy come one at a time.  None waits or takes long: hit(), miss(), take_free() and dirty() come from
- * map().  A cache tells it about a block's hits once between two ticks, and may leave hits and misses out.
+ * All calls for one policy come one at a time.  None waits or takes long: hit(), miss(), take_free() and dirty() come
+ * from map().  A cache tells it about a block's hits once between two ticks, and may leave hits and misses out.
  */
 #ifndef DMFS_CACHE_POLICY_H
 #define DMFS_CACHE_POLICY_H
@@ -21,8 +21,8 @@
 #include <stdint.h>
 
 enum cache_work_op {
-	CACHE_PROMOTE,   /* copy oblock to cblock */
-	CACHE_DEMOTE,    /* cblock becomes free; it may be dirty */
+	CACHE_PROMOTE,	 /* copy oblock to cblock */
+	CACHE_DEMOTE,	 /* cblock becomes free; it may be dirty */
 	CACHE_WRITEBACK, /* cblock becomes clean */
 };
 
@@ -52,7 +52,8 @@ struct cache_policy_type {
 	/* "<#args> <arg>*", as status shows them. */
 	void (*print)(void *policy, GString *out);
 
-	/* A block that is resident already; hint is NULL or what hint() has given.  Before all that follows loaded(). */
+	/* A block that is resident already; hint is NULL or what hint() has given.  Before all that follows loaded().
+	 */
 	void (*load)(void *policy, uint32_t cblock, bool dirty, const void *hint);
 	void (*loaded)(void *policy); /* that was all; also when there was none.  May be absent. */
 	void (*hit)(void *policy, uint32_t cblock, bool write);
@@ -63,8 +64,8 @@ struct cache_policy_type {
 	/* A resident block became dirty or clean. */
 	void (*dirty)(void *policy, uint32_t cblock, bool dirty);
 	/*
-	 * Something to do now.  The same again only after done(), which says whether it was done.  A demotion that was is of
-	 * a free block then, a promotion of a resident clean one.
+	 * Something to do now.  The same again only after done(), which says whether it was done.  A demotion that was
+	 * is of a free block then, a promotion of a resident clean one.
 	 */
 	bool (*work)(void *policy, enum cache_room room, struct cache_work *out);
 	void (*done)(void *policy, const struct cache_work *work, bool success);

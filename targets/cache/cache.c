@@ -6,8 +6,8 @@
  *     <#feature args> [writeback | writethrough | passthrough] [metadata2] [no_discard_passdown]
  *     <policy> <#policy args> [<key> <value>]*
  *
- * What the parts of it are, and in which order things get to the disk: cache.h.  Here are the table line, the modes, the
- * commits, suspend and resume, status and messages.
+ * What the parts of it are, and in which order things get to the disk: cache.h.  Here are the table line, the modes,
+ * the commits, suspend and resume, status and messages.
  */
 #include <inttypes.h>
 
@@ -26,7 +26,7 @@
 #define INVALIDATIONS 256u /* at once */
 
 static const char *const io_modes[] = {
-	[CACHE_WRITEBACK_MODE] = "writeback", [CACHE_WRITETHROUGH] = "writethrough", [CACHE_PASSTHROUGH] = "passthrough"};
+    [CACHE_WRITEBACK_MODE] = "writeback", [CACHE_WRITETHROUGH] = "writethrough", [CACHE_PASSTHROUGH] = "passthrough"};
 
 /* --- modes and commits ---------------------------------------------------------------------- */
 
@@ -86,8 +86,8 @@ static void save_counters(struct cache *c)
 }
 
 /*
- * md_lock is held: nothing changes the metadata after the flush, and before it is written.  What the metadata says of the
- * origin is true without a flush of it: what was written back has been flushed since.
+ * md_lock is held: nothing changes the metadata after the flush, and before it is written.  What the metadata says of
+ * the origin is true without a flush of it: what was written back has been flushed since.
  */
 static int commit(struct cache *c, bool clean)
 {
@@ -152,12 +152,14 @@ static int parse_features(struct cache *c, struct dm_args *as, GError **err)
 		else if (!g_ascii_strcasecmp(word, "no_discard_passdown"))
 			c->want_passdown = false;
 		else
-			error = dm_fail(err, EINVAL, "cache: Unrecognised cache feature requested: '%s'; writeback, "
-						     "writethrough, passthrough, metadata2 and no_discard_passdown are known",
+			error = dm_fail(err, EINVAL,
+					"cache: Unrecognised cache feature requested: '%s'; writeback, "
+					"writethrough, passthrough, metadata2 and no_discard_passdown are known",
 					word);
 	}
 	if (!error && modes > 1)
-		error = dm_fail(err, EINVAL, "cache: Duplicate cache io_mode features requested: %u, at most one", modes);
+		error =
+		    dm_fail(err, EINVAL, "cache: Duplicate cache io_mode features requested: %u, at most one", modes);
 	return error;
 }
 
@@ -194,11 +196,15 @@ static int parse_policy(struct cache *c, struct dm_args *as, GError **err)
 		return error;
 	c->type = cache_policy_find(name);
 	if (!c->type)
-		return dm_fail(err, EINVAL, "cache: Error creating cache's policy: '%s' is unknown; smq, default, mq and "
-					    "cleaner are known", name);
+		return dm_fail(err, EINVAL,
+			       "cache: Error creating cache's policy: '%s' is unknown; smq, default, mq and "
+			       "cleaner are known",
+			       name);
 	if (n % 2)
-		return dm_fail(err, EINVAL, "cache: Error setting cache policy's config values: their number must be even, "
-					    "not %u", n);
+		return dm_fail(err, EINVAL,
+			       "cache: Error setting cache policy's config values: their number must be even, "
+			       "not %u",
+			       n);
 	c->policy_args = g_new0(char *, n + 1);
 	for (unsigned i = 0; i < n; i++)
 		c->policy_args[i] = g_strdup(dm_shift_arg(as));
@@ -234,8 +240,9 @@ static int open_devices(struct cache *c, char **argv, GError **err)
 		error = dm_fail(err, ENOSPC, "cache: the metadata device is too small: %" PRIu64 " sectors",
 				dm_dev_sectors(c->meta_dev));
 	if (!error && dm_dev_sectors(c->origin) < c->ti->len)
-		error = dm_fail(err, EINVAL, "cache: Device size larger than cached device: %" PRIu64
-				" sectors, it has %" PRIu64, c->ti->len, dm_dev_sectors(c->origin));
+		error = dm_fail(err, EINVAL,
+				"cache: Device size larger than cached device: %" PRIu64 " sectors, it has %" PRIu64,
+				c->ti->len, dm_dev_sectors(c->origin));
 	return error;
 }
 
@@ -245,11 +252,12 @@ static int parse_block(struct cache *c, const char *word, GError **err)
 	unsigned n;
 
 	if (!dm_parse_uint(word, &n) || n < MIN_BLOCK || n > MAX_BLOCK || n % MIN_BLOCK)
-		return dm_fail(err, EINVAL, "cache: Invalid data block size '%s': a multiple of %u sectors, up to %u", word,
-			       MIN_BLOCK, MAX_BLOCK);
+		return dm_fail(err, EINVAL, "cache: Invalid data block size '%s': a multiple of %u sectors, up to %u",
+			       word, MIN_BLOCK, MAX_BLOCK);
 	if (n > fast)
-		return dm_fail(err, EINVAL, "cache: Data block size is larger than the cache device: %u sectors, it has %"
-			       PRIu64, n, fast);
+		return dm_fail(err, EINVAL,
+			       "cache: Data block size is larger than the cache device: %u sectors, it has %" PRIu64, n,
+			       fast);
 	if (fast / n > MAX_CBLOCKS)
 		return dm_fail(err, EINVAL, "cache: %" PRIu64 " blocks of the cache are more than %u; make them larger",
 			       fast / n, MAX_CBLOCKS);
@@ -286,8 +294,8 @@ static int make_state(struct cache *c, struct state *s, GError **err)
 		return dm_fail(err, ENOMEM, "cache: no memory for %u blocks", c->cblocks);
 	for (char **word = c->policy_args; word[0]; word += 2)
 		if (set_value(c, s->policy, word[0], word[1]))
-			return dm_fail(err, EINVAL, "cache: Error setting cache policy's config values: '%s %s'", word[0],
-				       word[1]);
+			return dm_fail(err, EINVAL, "cache: Error setting cache policy's config values: '%s %s'",
+				       word[0], word[1]);
 	return cache_md_open(c->meta_dev, c->block_sectors, c->md_version, &s->md, err);
 }
 
@@ -316,6 +324,7 @@ static struct cache *cache_new(struct dm_target *ti)
 	pthread_mutex_init(&c->md_lock, NULL);
 	pthread_mutex_init(&c->policy_lock, NULL);
 	pthread_mutex_init(&c->wait_lock, NULL);
+	pthread_mutex_init(&c->hold_lock, NULL);
 	pthread_cond_init(&c->none_under_way, NULL);
 	c->locks = dm_block_lock_new(1);
 	c->wq = dm_wq_new("cache", 1);
@@ -348,6 +357,7 @@ static void cache_dtr(struct dm_target *ti)
 	pthread_mutex_destroy(&c->md_lock);
 	pthread_mutex_destroy(&c->policy_lock);
 	pthread_mutex_destroy(&c->wait_lock);
+	pthread_mutex_destroy(&c->hold_lock);
 	pthread_cond_destroy(&c->none_under_way);
 	g_strfreev(c->policy_args);
 	g_free((void *)c->discards);
@@ -363,8 +373,10 @@ static int cache_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	int error;
 
 	if (argc < 4)
-		return dm_fail(err, EINVAL, "cache: Insufficient args: %d, <metadata dev> <cache dev> <origin dev> <block size> "
-					    "<#feature args> <policy> <#policy args> are the least", argc);
+		return dm_fail(err, EINVAL,
+			       "cache: Insufficient args: %d, <metadata dev> <cache dev> <origin dev> <block size> "
+			       "<#feature args> <policy> <#policy args> are the least",
+			       argc);
 	c = cache_new(ti);
 	ti->private = c;
 	c->args = g_strjoinv(" ", argv + 4);
@@ -411,7 +423,8 @@ static int load_block(void *context, uint32_t cblock, uint64_t oblock, bool dirt
 			return dm_fail(l->err, EINVAL,
 				       "cache: the %s is too short: cache block %u is dirty, with block %" PRIu64
 				       " of the origin; they have %u and %" PRIu64 " blocks",
-				       cblock >= c->cblocks ? "cache device" : "origin", cblock, oblock, c->cblocks, c->oblocks);
+				       cblock >= c->cblocks ? "cache device" : "origin", cblock, oblock, c->cblocks,
+				       c->oblocks);
 		if (cblock < c->cblocks)
 			g_array_append_val(l->gone, cblock);
 		return 0;
@@ -469,7 +482,8 @@ static int load_state(struct cache *c, struct state *s, GError **err)
 	r = cache_md_load(s->md, &policy, load_block, &loading);
 	dirty = resident_nr_dirty(s->resident);
 	if (!r && c->io_mode == CACHE_PASSTHROUGH && dirty)
-		return dm_fail(err, EBUSY, "cache: cannot enter passthrough mode unless all blocks are clean: %u of %u are dirty",
+		return dm_fail(err, EBUSY,
+			       "cache: cannot enter passthrough mode unless all blocks are clean: %u of %u are dirty",
 			       dirty, resident_count(s->resident));
 	if (!r)
 		r = cache_md_load_discards(s->md, load_discard, c);
@@ -506,8 +520,10 @@ static int cache_preresume(struct dm_target *ti, GError **err)
 	int r = 0;
 
 	if (fast / c->block_sectors < c->cblocks)
-		return dm_fail(err, EINVAL, "cache: the cache device has become too short: %" PRIu64 " sectors, %u blocks of %u "
-					    "are used; load the table again", fast, c->cblocks, c->block_sectors);
+		return dm_fail(err, EINVAL,
+			       "cache: the cache device has become too short: %" PRIu64 " sectors, %u blocks of %u "
+			       "are used; load the table again",
+			       fast, c->cblocks, c->block_sectors);
 	if (!c->loaded)
 		r = load_anew(c, err);
 	if (r)
@@ -539,7 +555,8 @@ static void check_passdown(struct cache *c)
 	dm_dev_limits(c->origin, &limits);
 	can = limits.max_discard_sectors >= c->block_sectors;
 	if (!can)
-		dm_log_warn("cache: the origin discards %" PRIu64 " sectors at most, a block has %u: disabling discard passdown",
+		dm_log_warn("cache: the origin discards %" PRIu64
+			    " sectors at most, a block has %u: disabling discard passdown",
 			    (uint64_t)limits.max_discard_sectors, c->block_sectors);
 	atomic_store(&c->passdown, can);
 }
@@ -598,7 +615,8 @@ static int write_all(struct cache *c)
 	int r = cache_md_write_dirty(c->md, give_dirty, c);
 
 	if (!r)
-		r = cache_md_write_discards(c->md, (uint64_t)c->dblock_blocks * c->block_sectors, c->dblocks, give_discarded, c);
+		r = cache_md_write_discards(c->md, (uint64_t)c->dblock_blocks * c->block_sectors, c->dblocks,
+					    give_discarded, c);
 	if (!r)
 		r = cache_md_write_hints(c->md, &policy, give_hint, c);
 	return r ? cache_md_result(c, r) : commit(c, true);
@@ -645,8 +663,9 @@ static void status_info(struct cache *c, GString *out)
 			       n.write_hits + (uint32_t)cache_sum(c, WRITE_HITS),
 			       n.write_misses + (uint32_t)cache_sum(c, WRITE_MISSES), atomic_load(&c->demotions),
 			       atomic_load(&c->promotions), resident_nr_dirty(c->resident));
-	g_string_append_printf(out, " %d %s%s%s", 1 + (c->md_version == 2) + !passdown, c->md_version == 2 ? "metadata2 " : "",
-			       io_modes[c->io_mode], passdown ? "" : " no_discard_passdown");
+	g_string_append_printf(out, " %d %s%s%s", 1 + (c->md_version == 2) + !passdown,
+			       c->md_version == 2 ? "metadata2 " : "", io_modes[c->io_mode],
+			       passdown ? "" : " no_discard_passdown");
 	g_string_append_printf(out, " 2 migration_threshold %" PRIu64 " %s ", atomic_load(&c->migration_threshold),
 			       c->type->name);
 	c->type->print(c->policy, out);
@@ -704,8 +723,10 @@ static int invalidate(struct cache *c, unsigned n, char **words, GError **err)
 		return dm_fail(err, EBUSY, "cache: the device is suspended");
 	for (unsigned i = 0; i < n; i++)
 		if (!parse_range(c, words[i], &ranges[i]))
-			return dm_fail(err, EINVAL, "cache: '%s' is not a range of cache blocks: <begin>-<one past the end> or one "
-						    "number, below %u", words[i], c->cblocks);
+			return dm_fail(err, EINVAL,
+				       "cache: '%s' is not a range of cache blocks: <begin>-<one past the end> or one "
+				       "number, below %u",
+				       words[i], c->cblocks);
 	for (unsigned i = 0; i < n; i++)
 		for (uint64_t b = ranges[i].begin; b < ranges[i].end; b++) {
 			uint64_t oblock = resident_oblock(c->resident, (uint32_t)b);
@@ -724,11 +745,13 @@ static int cache_message(struct dm_target *ti, int argc, char **argv, GString *r
 	struct cache *c = ti->private;
 
 	if (!cache_is_rw(c))
-		return dm_fail(err, EOPNOTSUPP, "cache: unable to service cache target messages in READ_ONLY or FAIL mode");
+		return dm_fail(err, EOPNOTSUPP,
+			       "cache: unable to service cache target messages in READ_ONLY or FAIL mode");
 	if (!g_ascii_strcasecmp(argv[0], "invalidate_cblocks"))
 		return invalidate(c, (unsigned)argc - 1, argv + 1, err);
 	if (argc != 2)
-		return dm_fail(err, EINVAL, "cache: '%s' has %d words: <key> <value>, or invalidate_cblocks <range>*, are known",
+		return dm_fail(err, EINVAL,
+			       "cache: '%s' has %d words: <key> <value>, or invalidate_cblocks <range>*, are known",
 			       argv[0], argc);
 	if (set_value(c, c->policy, argv[0], argv[1]))
 		return dm_fail(err, EINVAL, "cache: bad config value for %s: %s", argv[0], argv[1]);
@@ -785,23 +808,23 @@ static uint64_t cache_provisioned(struct dm_target *ti, uint64_t sector, uint64_
 }
 
 const struct dm_target_type cache_target = {
-	.name = "cache",
-	.version = {2, 3, 0},
-	.per_bio_size = sizeof(struct cache_bio),
-	.ctr = cache_ctr,
-	.dtr = cache_dtr,
-	.map = cache_map,
-	.end_io = cache_end_io,
-	.presuspend = cache_presuspend,
-	.presuspend_undo = cache_presuspend_undo,
-	.postsuspend = cache_postsuspend,
-	.preresume = cache_preresume,
-	.resume = cache_resume,
-	.status = cache_status,
-	.commit = cache_commit,
-	.message = cache_message,
-	.iterate_devices = cache_iterate_devices,
-	.io_hints = cache_io_hints,
-	.extent = cache_extent,
-	.provisioned = cache_provisioned,
+    .name = "cache",
+    .version = {2, 3, 0},
+    .per_bio_size = sizeof(struct cache_bio),
+    .ctr = cache_ctr,
+    .dtr = cache_dtr,
+    .map = cache_map,
+    .end_io = cache_end_io,
+    .presuspend = cache_presuspend,
+    .presuspend_undo = cache_presuspend_undo,
+    .postsuspend = cache_postsuspend,
+    .preresume = cache_preresume,
+    .resume = cache_resume,
+    .status = cache_status,
+    .commit = cache_commit,
+    .message = cache_message,
+    .iterate_devices = cache_iterate_devices,
+    .io_hints = cache_io_hints,
+    .extent = cache_extent,
+    .provisioned = cache_provisioned,
 };

@@ -5,15 +5,15 @@
  * Block locks.  Origin block o is two numbers of one block lock: 2·o for writes of it, 2·o + 1 for reads of it from the
  * cache.  Reads and writes claim theirs shared.  A migration claims the writes alone while it copies, so reads go on;
  * who takes a block out of the cache claims the reads as well.  So what the cache holds of o does not
- * change while somebody has a claim on it, but that a promotion may end beside reads, which then come from the origin: it
- * holds the same.
+ * change while somebody has a claim on it, but that a promotion may end beside reads, which then come from the origin:
+ * it holds the same.
  *
- * Order on the disk.  A commit first flushes both devices, then writes the metadata.  A cache block that has been given up is
- * free only after the next commit; until then the metadata on the disk may lead to it.  A block that was written
+ * Order on the disk.  A commit first flushes both devices, then writes the metadata.  A cache block that has been given
+ * up is free only after the next commit; until then the metadata on the disk may lead to it.  A block that was written
  * back counts as clean only when the origin has been flushed.
  *
- * Locks: md_lock for all that touches the metadata, held across its I/O and flushes; policy_lock, short, after it; the block
- * lock's and the resident blocks' own last.  wait_lock stands alone.
+ * Locks: md_lock for all that touches the metadata, held across its I/O and flushes; policy_lock, short, after it; the
+ * block lock's and the resident blocks' own last.  wait_lock and hold_lock stand alone.
  */
 #ifndef CACHE_H
 #define CACHE_H
@@ -27,6 +27,7 @@
 #include <dmfs/cache_policy.h>
 #include <dmfs/container_of.h>
 #include <dmfs/group_commit.h>
+#include <dmfs/hold.h>
 #include <dmfs/kcopyd.h>
 #include <dmfs/target.h>
 #include <dmfs/work.h>
@@ -51,7 +52,7 @@ struct cache {
 	struct dm_dev *meta_dev, *fast, *origin;
 	uint32_t block_sectors, cblocks;
 	uint64_t oblocks; /* whole ones */
-	char *args;       /* what follows the block size in the table line */
+	char *args;	  /* what follows the block size in the table line */
 	enum cache_io_mode io_mode;
 	unsigned md_version;
 	bool want_passdown, loaded;
@@ -83,15 +84,16 @@ struct cache {
 	atomic_bool ticking, idle;
 	uint64_t last_sum, quiet_since_ns; /* the tick's own */
 	/*
-	 * Writes and flushes of the origin that have failed: a flush says so once, to whom it may concern or not, and what was
-	 * written back before it may be lost.
+	 * Writes and flushes of the origin that have failed: a flush says so once, to whom it may concern or not, and
+	 * what was written back before it may be lost.
 	 */
 	atomic_uint origin_failures;
-	_Atomic uint64_t failed_ns;        /* when a migration failed last; 0: not lately */
+	_Atomic uint64_t failed_ns; /* when a migration failed last; 0: not lately */
 
+	pthread_mutex_t hold_lock; /* around the begin and end of held bios */
 	pthread_mutex_t wait_lock;
 	pthread_cond_t none_under_way;
-	unsigned under_way; /* migrations */
+	unsigned under_way;  /* migrations */
 	atomic_uint copying; /* blocks */
 
 	/* Discards: a bit for each so many blocks. */
@@ -105,12 +107,14 @@ struct cache_bio {
 	struct cache *c;
 	struct dm_bio *bio;
 	struct dm_block_claim claim;
+	struct dm_held held; /* while it waits for its claim */
+	atomic_uint arrived; /* of two, the canceller and the granter, when the claim was granted all the same */
 	struct dm_commit_wait commit;
 	struct migration *fill; /* it is the data of a promotion */
 	uint64_t oblock;
 	uint32_t within; /* sectors from the block's begin */
 	uint32_t cblock;
-	bool claimed, through; /* through: a write that went to both devices */
+	bool claimed, through;			  /* through: a write that went to both devices */
 	uint64_t discard_sector, discard_sectors; /* passed down; 0 sectors: nothing */
 };
 
@@ -142,8 +146,8 @@ bool cache_fill(struct cache *c, struct dm_bio *bio);
 /* The write has ended. */
 void cache_fill_written(struct migration *mg, int error);
 /*
- * Takes a block out of the cache as it is, whatever is there.  bio: a write for the origin that waits for it, or NULL.  The
- * caller has no claim, or shared ones that he gives up soon.
+ * Takes a block out of the cache as it is, whatever is there.  bio: a write for the origin that waits for it, or NULL.
+ * The caller has no claim, or shared ones that he gives up soon.
  */
 void cache_invalidate(struct cache *c, uint64_t oblock, struct dm_bio *bio);
 /* Waits until at most so many migrations are under way. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Discards.  What is discarded of the origin need not be copied when it is promoted.  It is remembered in at most MAX_DBLOCKS
- * bits: one for so many blocks of the cache, a power of two.  A write to any part of them clears the bit.
+ * Discards.  What is discarded of the origin need not be copied when it is promoted.  It is remembered in at most
+ * MAX_DBLOCKS bits: one for so many blocks of the cache, a power of two.  A write to any part of them clears the bit.
  */
 #include "cache.h"
 

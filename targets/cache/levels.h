@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A multiqueue: entries in LEVELS lists, each from the one used longest ago to the one used last.  An entry that is hit
- * changes places with the oldest one of a higher level, so the order comes about by itself and levels keep their lengths.
- * Entries are numbers into arrays that several queues may share; an entry is in one queue at most.
+ * changes places with the oldest one of a higher level, so the order comes about by itself and levels keep their
+ * lengths. Entries are numbers into arrays that several queues may share; an entry is in one queue at most.
  */
 #ifndef CACHE_LEVELS_H
 #define CACHE_LEVELS_H

@@ -92,6 +92,72 @@ void cache_to_origin(struct cache *c, struct dm_bio *bio)
 	dm_submit(bio);
 }
 
+/* --- claims ---------------------------------------------------------------------------------------- */
+
+static void granted(struct dm_block_claim *claim);
+
+/* It was granted to somebody who has gone. */
+static void interrupted(struct cache_bio *cb)
+{
+	unclaim(cb->c, cb);
+	dm_bio_end(cb->bio, -EINTR);
+}
+
+/* Who asked for the bio has gone; granted() may run at the same time. */
+static void cancel_waiting(struct dm_held *held)
+{
+	struct cache_bio *cb = held->keeper;
+	struct cache *c = cb->c;
+
+	pthread_mutex_lock(&c->hold_lock); /* by now the claim has been made */
+	pthread_mutex_unlock(&c->hold_lock);
+	if (dm_block_cancel(c->locks, &cb->claim, NULL)) {
+		cb->claimed = false;
+		dm_bio_end(cb->bio, -EINTR);
+	} else if (atomic_fetch_add(&cb->arrived, 1)) {
+		interrupted(cb);
+	}
+}
+
+static bool still_wanted(struct cache_bio *cb)
+{
+	struct cache *c = cb->c;
+	bool wanted;
+
+	pthread_mutex_lock(&c->hold_lock);
+	wanted = dm_held_end(&cb->held);
+	pthread_mutex_unlock(&c->hold_lock);
+	if (!wanted && atomic_fetch_add(&cb->arrived, 1))
+		interrupted(cb);
+	return wanted;
+}
+
+/* Claims number nr of the locks.  False: the bio is not the caller's any more, and goes on when it is granted. */
+static bool claim_block(struct cache *c, struct dm_bio *bio, uint64_t nr, enum dm_block_mode mode)
+{
+	struct cache_bio *cb = bio->private;
+	bool now = false;
+	int error;
+
+	cb->claimed = true;
+	if (dm_block_trylock(c->locks, &cb->claim, nr, nr, mode, NULL))
+		return true;
+	cb->held.keeper = cb;
+	atomic_init(&cb->arrived, 0);
+	pthread_mutex_lock(&c->hold_lock);
+	error = dm_held_begin(&cb->held, bio, cancel_waiting);
+	if (!error)
+		now = dm_block_lock(c->locks, &cb->claim, nr, nr, mode, granted);
+	pthread_mutex_unlock(&c->hold_lock);
+	if (error) {
+		cb->claimed = false;
+		dm_bio_end(bio, error);
+	} else if (now) {
+		granted(&cb->claim);
+	}
+	return false;
+}
+
 /* --- reads --------------------------------------------------------------------------------------- */
 
 static void route_read(struct cache *c, struct dm_bio *bio)
@@ -109,14 +175,6 @@ static void route_read(struct cache *c, struct dm_bio *bio)
 	point_at_origin(c, bio);
 }
 
-static void read_granted(struct dm_block_claim *claim)
-{
-	struct cache_bio *cb = container_of(claim, struct cache_bio, claim);
-
-	route_read(cb->c, cb->bio);
-	dm_submit(cb->bio);
-}
-
 static enum dm_mapio map_read(struct cache *c, struct dm_bio *bio)
 {
 	struct cache_bio *cb = bio->private;
@@ -128,8 +186,7 @@ static enum dm_mapio map_read(struct cache *c, struct dm_bio *bio)
 		point_at_origin(c, bio);
 		return DM_MAPIO_REMAPPED;
 	}
-	cb->claimed = true;
-	if (!dm_block_lock(c->locks, &cb->claim, 2 * cb->oblock + 1, 2 * cb->oblock + 1, DM_BLOCK_SHARED, read_granted))
+	if (!claim_block(c, bio, 2 * cb->oblock + 1, DM_BLOCK_SHARED))
 		return DM_MAPIO_SUBMITTED;
 	route_read(c, bio);
 	return DM_MAPIO_REMAPPED;
@@ -214,14 +271,6 @@ static enum dm_mapio route_write(struct cache *c, struct dm_bio *bio)
 	return DM_MAPIO_REMAPPED;
 }
 
-static void write_granted(struct dm_block_claim *claim)
-{
-	struct cache_bio *cb = container_of(claim, struct cache_bio, claim);
-
-	if (route_write(cb->c, cb->bio) == DM_MAPIO_REMAPPED)
-		dm_submit(cb->bio);
-}
-
 /* A write that makes a copy needless: of the whole block, or of one whose content nobody needs. */
 static bool could_fill(struct cache *c, const struct dm_bio *bio)
 {
@@ -236,18 +285,30 @@ static bool could_fill(struct cache *c, const struct dm_bio *bio)
 static enum dm_mapio map_write(struct cache *c, struct dm_bio *bio)
 {
 	struct cache_bio *cb = bio->private;
-	enum dm_block_mode mode;
 
 	if (cb->oblock >= c->oblocks) {
 		miss(c, cb->oblock, true);
 		point_at_origin(c, bio);
 		return DM_MAPIO_REMAPPED;
 	}
-	mode = could_fill(c, bio) ? DM_BLOCK_EXCLUSIVE : DM_BLOCK_SHARED;
-	cb->claimed = true;
-	if (!dm_block_lock(c->locks, &cb->claim, 2 * cb->oblock, 2 * cb->oblock, mode, write_granted))
+	if (!claim_block(c, bio, 2 * cb->oblock, could_fill(c, bio) ? DM_BLOCK_EXCLUSIVE : DM_BLOCK_SHARED))
 		return DM_MAPIO_SUBMITTED;
 	return route_write(c, bio);
+}
+
+static void granted(struct dm_block_claim *claim)
+{
+	struct cache_bio *cb = container_of(claim, struct cache_bio, claim);
+	enum dm_mapio to = DM_MAPIO_REMAPPED;
+
+	if (!still_wanted(cb))
+		return;
+	if (cb->bio->op == DM_READ)
+		route_read(cb->c, cb->bio);
+	else
+		to = route_write(cb->c, cb->bio);
+	if (to == DM_MAPIO_REMAPPED)
+		dm_submit(cb->bio);
 }
 
 /* --- the target's functions ------------------------------------------------------------------------ */
@@ -310,7 +371,7 @@ enum dm_endio cache_end_io(struct dm_target *ti, struct dm_bio *bio)
 	if (cb->through && bio->error && cb->claimed && cache_is_rw(c) && !resident_dirty(c->resident, cb->cblock))
 		cache_invalidate(c, cb->oblock, NULL); /* the two are not the same any more; the origin is right */
 	cb->through = false;
-	if (bio->error && bio->op != DM_READ)
+	if (bio->error && bio->error != -EINTR && bio->op != DM_READ)
 		atomic_fetch_add(&c->origin_failures, 1);
 	unclaim(c, cb);
 	/* What the write stands on is durable before it is answered. */

@@ -191,8 +191,8 @@ static int write_superblock(struct cache_md *md, bool fresh)
 	if (!r)
 		r = dm_tm_pre_commit(md->tm);
 	if (!r)
-		r = fresh ? dm_bm_write_lock_zero(md->bm, SUPERBLOCK, &sb_validator, &sb) :
-			    dm_bm_write_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+		r = fresh ? dm_bm_write_lock_zero(md->bm, SUPERBLOCK, &sb_validator, &sb)
+			  : dm_bm_write_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
 	if (r)
 		return r;
 	fill_superblock(md, dm_block_data(sb));
@@ -254,9 +254,11 @@ static int load(struct cache_md *md, GError **err)
 	read_superblock(md, dm_block_data(sb));
 	dm_bm_unlock(sb);
 	if (block_sectors != md->block_sectors)
-		return dm_fail(err, EINVAL,
-			       "cache: Error creating metadata object: changing the data block size (from %u to %u sectors) "
-			       "is not supported", block_sectors, md->block_sectors);
+		return dm_fail(
+		    err, EINVAL,
+		    "cache: Error creating metadata object: changing the data block size (from %u to %u sectors) "
+		    "is not supported",
+		    block_sectors, md->block_sectors);
 	if (md->policy.hint_bytes > CACHE_MD_MAX_HINT || md->policy.hint_bytes % 4)
 		return -EILSEQ;
 	r = dm_tm_open(md->bm, SUPERBLOCK, root, sizeof root, &md->tm);
@@ -444,7 +446,8 @@ static int changed(struct cache_md *md, int r)
 	return r;
 }
 
-/* As what every array is, a tree of blocks: cache_restore says that hints have no bytes when it has none, and makes some. */
+/* As what every array is, a tree of blocks: cache_restore says that hints have no bytes when it has none, and makes
+ * some. */
 static int drop_hints(struct cache_md *md)
 {
 	struct dm_btree_info blocks = {.tm = md->tm, .levels = 1, .vt = dm_btree_block_type(md->tm)};

@@ -6,8 +6,8 @@
  * What holds of the format: dirty bits, hints and discards are as the last clean end has left them; without one every
  * cached block counts as dirty, and hints and discards as unknown.
  *
- * One thread at a time, but for cache_md_usage() and cache_md_changed().  A function that changes something and fails has broken
- * the metadata (cache_md_broken()): nothing can be committed any more, cache_md_abort() is all that is left.
+ * One thread at a time, but for cache_md_usage() and cache_md_changed().  A function that changes something and fails
+ * has broken the metadata (cache_md_broken()): nothing can be committed any more, cache_md_abort() is all that is left.
  */
 #ifndef CACHE_METADATA_H
 #define CACHE_METADATA_H
@@ -15,7 +15,7 @@
 #include <dmfs/io.h>
 
 #define CACHE_MD_POLICY_NAME 16 /* bytes, with a zero at the end */
-#define CACHE_MD_MAX_HINT 128   /* bytes */
+#define CACHE_MD_MAX_HINT 128	/* bytes */
 #define CACHE_MD_MAX_OBLOCK ((UINT64_C(1) << 48) - 1)
 
 struct cache_md;
@@ -36,7 +36,7 @@ void cache_md_close(struct cache_md *md);
 
 unsigned cache_md_version(struct cache_md *md);
 uint32_t cache_md_blocks(struct cache_md *md);
-bool cache_md_clean(struct cache_md *md);       /* the last end was a clean one */
+bool cache_md_clean(struct cache_md *md); /* the last end was a clean one */
 bool cache_md_needs_check(struct cache_md *md);
 void cache_md_usage(struct cache_md *md, uint64_t *used, uint64_t *total);
 void cache_md_counters(struct cache_md *md, struct cache_md_counters *out);

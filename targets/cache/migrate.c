@@ -5,9 +5,9 @@
  *   promotion   claims the writes; copies, or zeroes what was discarded; the block is in the cache.
  *   fill        a promotion with a write for data, in place of the copy.  The claim is the write's.
  *   write-back  claims the writes; copies; flushes the origin; the block is clean.
- *   demotion    as a write-back, if the block is dirty; claims the reads; the block is out of the cache; and when that has been
- *               committed the cache block is free.
- *   dropping    claims both; the block is out of the cache as it is; the rest as a demotion.
+ *   demotion    as a write-back, if the block is dirty; claims the reads; the block is out of the cache; and when that
+ * has been committed the cache block is free. dropping    claims both; the block is out of the cache as it is; the rest
+ * as a demotion.
  *
  * Steps that touch the metadata run in the queue c->wq, one at a time.  The sectors being migrated are bounded by
  * migration_threshold, though one migration is always possible.  After a failure the policy is not asked for a second.
@@ -70,10 +70,10 @@ static void release(struct migration *mg)
 static void tell_policy(struct migration *mg, bool success)
 {
 	static const enum cache_work_op ops[] = {
-		[PROMOTION] = CACHE_PROMOTE,
-		[FILL] = CACHE_PROMOTE,
-		[WRITE_BACK] = CACHE_WRITEBACK,
-		[DEMOTION] = CACHE_DEMOTE,
+	    [PROMOTION] = CACHE_PROMOTE,
+	    [FILL] = CACHE_PROMOTE,
+	    [WRITE_BACK] = CACHE_WRITEBACK,
+	    [DEMOTION] = CACHE_DEMOTE,
 	};
 	struct cache_work work = {.cblock = mg->cblock, .oblock = mg->oblock};
 	struct cache *c = mg->c;
@@ -430,7 +430,7 @@ static bool next_work(struct cache *c, struct cache_work *work)
 static void begin(struct cache *c, const struct cache_work *work)
 {
 	static const enum kind kinds[] = {
-		[CACHE_PROMOTE] = PROMOTION, [CACHE_WRITEBACK] = WRITE_BACK, [CACHE_DEMOTE] = DEMOTION};
+	    [CACHE_PROMOTE] = PROMOTION, [CACHE_WRITEBACK] = WRITE_BACK, [CACHE_DEMOTE] = DEMOTION};
 	uint64_t oblock = work->op == CACHE_PROMOTE ? work->oblock : resident_oblock(c->resident, work->cblock);
 	struct migration *mg = migration_new(c, kinds[work->op], oblock, work->cblock);
 

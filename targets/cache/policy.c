@@ -6,10 +6,10 @@ static const struct {
 	const char *name;
 	const struct cache_policy_type *type;
 } policies[] = {
-	{"smq", &cache_policy_smq},
-	{"default", &cache_policy_smq},
-	{"mq", &cache_policy_mq},
-	{"cleaner", &cache_policy_cleaner},
+    {"smq", &cache_policy_smq},
+    {"default", &cache_policy_smq},
+    {"mq", &cache_policy_mq},
+    {"cleaner", &cache_policy_cleaner},
 };
 
 const struct cache_policy_type *cache_policy_find(const char *name)

@@ -10,7 +10,7 @@
 enum { DIRTY = 1, BUSY = 2 };
 
 struct cleaner {
-	uint32_t cblocks, at; /* where it looks next */
+	uint32_t cblocks, at;	    /* where it looks next */
 	uint32_t nr_dirty, nr_busy; /* of the dirty ones, those being written back */
 	uint8_t *state;
 };
@@ -108,20 +108,20 @@ static void cleaner_tick(void *policy)
 }
 
 const struct cache_policy_type cache_policy_cleaner = {
-	.name = "cleaner",
-	.version = {2, 0, 0},
-	.hint_bytes = 4,
-	.create = cleaner_create,
-	.destroy = cleaner_destroy,
-	.print = cleaner_print,
-	.load = cleaner_load,
-	.hit = cleaner_hit,
-	.miss = cleaner_miss,
-	.take_free = cleaner_take_free,
-	.dirty = cleaner_dirty,
-	.work = cleaner_work,
-	.done = cleaner_done,
-	.removed = cleaner_removed,
-	.hint = cleaner_hint,
-	.tick = cleaner_tick,
+    .name = "cleaner",
+    .version = {2, 0, 0},
+    .hint_bytes = 4,
+    .create = cleaner_create,
+    .destroy = cleaner_destroy,
+    .print = cleaner_print,
+    .load = cleaner_load,
+    .hit = cleaner_hit,
+    .miss = cleaner_miss,
+    .take_free = cleaner_take_free,
+    .dirty = cleaner_dirty,
+    .work = cleaner_work,
+    .done = cleaner_done,
+    .removed = cleaner_removed,
+    .hint = cleaner_hint,
+    .tick = cleaner_tick,
 };

@@ -2,8 +2,8 @@
 /*
  * smq, the stochastic multiqueue (cache-policies.rst).
  *
- * Resident blocks are in two multiqueues (levels.h), the clean and the dirty ones.  A hit raises a block by a level.  What
- * leaves the cache is the oldest of the lowest level.  The hint is the level.
+ * Resident blocks are in two multiqueues (levels.h), the clean and the dirty ones.  A hit raises a block by a level.
+ * What leaves the cache is the oldest of the lowest level.  The hint is the level.
  *
  * Origin blocks that are not in the cache are counted in areas of up to 8 blocks, in a third multiqueue, the hotspot
  * queue, of half as many entries as there are cache blocks.  A miss in an area of a high level makes a wish: that this
@@ -12,10 +12,10 @@
  * gain, and where nearly all are misses there is no hot part.   The
  * more misses there are, the faster they raise areas.
  *
- * A miss counts only if it is a new visit to its area: what goes through the origin from begin to end misses each block many
- * times in a row, and then the next.  The ends of the last STREAMS streams are remembered.  A miss of the next block,
- * in the same area, goes on with a stream, and so does one of the same block, as often as it takes to go through a
- * block, if it comes within STREAM_GAP misses.
+ * A miss counts only if it is a new visit to its area: what goes through the origin from begin to end misses each block
+ * many times in a row, and then the next.  The ends of the last STREAMS streams are remembered.  A miss of the next
+ * block, in the same area, goes on with a stream, and so does one of the same block, as often as it takes to go through
+ * a block, if it comes within STREAM_GAP misses.
  *
  * About 21 bytes a cache block.
  */
@@ -30,18 +30,18 @@
 
 #define STREAMS 32u
 #define STREAM_GAP 16u
-#define STREAM_SECTORS 8u  /* the least a stream is thought to go on by */
+#define STREAM_SECTORS 8u /* the least a stream is thought to go on by */
 #define MAX_WISHES 256u
 #define AREA_BLOCKS 8u
 #define MIN_AREAS 1024u
-#define TICKS 5u          /* of a period, after which levels are balanced and thresholds looked at */
+#define TICKS 5u	   /* of a period, after which levels are balanced and thresholds looked at */
 #define BUSY_WRITEBACKS 4u /* a tick */
 #define BALANCE_STEPS 4096u
 #define NEW_LEVEL (LEVELS / 2)
-#define FREE_LEVEL 2u      /* areas of this level are good enough for free blocks */
-#define MOST_LEVELS 16u    /* the highest ones that may be good enough for a full cache */
-#define MOST_RAISE 8u      /* levels, by a miss, where all are misses */
-#define SLACK 8u           /* levels that a dirty block must be below a clean one to leave first */
+#define FREE_LEVEL 2u	/* areas of this level are good enough for free blocks */
+#define MOST_LEVELS 16u /* the highest ones that may be good enough for a full cache */
+#define MOST_RAISE 8u	/* levels, by a miss, where all are misses */
+#define SLACK 8u	/* levels that a dirty block must be below a clean one to leave first */
 
 /* In the two high bits of a block's level byte; a free block's link leads to the next free one. */
 enum state { FREE = 0, PROMISED = 1u << 6, CLEAN = 2u << 6, DIRTY = 3u << 6, STATE = 3u << 6 };
@@ -65,14 +65,14 @@ struct smq {
 	uint8_t *area_level;
 	uint32_t *area, *area_next, *buckets;
 
-	GQueue wishes;         /* of origin blocks */
-	GHashTable *wanted;    /* the same, and those being promoted */
+	GQueue wishes;		       /* of origin blocks */
+	GHashTable *wanted;	       /* the same, and those being promoted */
 	uint32_t demoting, writebacks; /* writebacks: that may yet begin in this tick beside other I/O */
 
 	struct stream streams[STREAMS];
 	unsigned next_stream;
 	uint32_t tick, stream_touches;
-	uint64_t hits, misses;          /* of this period, each origin block once a stream */
+	uint64_t hits, misses; /* of this period, each origin block once a stream */
 	uint64_t all_misses;
 	unsigned promote_level, raise_by;
 };
@@ -506,26 +506,12 @@ static void mq_print(void *policy, GString *out)
 		g_string_append_printf(out, " %s 0", mq_words[i]);
 }
 
-#define SMQ(type_name, type_set, type_print)  \
-	{                                     \
-		.name = type_name,            \
-		.set = type_set,              \
-		.version = {2, 0, 0},         \
-		.hint_bytes = 4,              \
-		.create = smq_create,         \
-		.destroy = smq_destroy,       \
-		.print = type_print,          \
-		.load = smq_load,             \
-		.loaded = smq_loaded,         \
-		.hit = smq_hit,               \
-		.miss = smq_miss,             \
-		.take_free = smq_take_free,   \
-		.dirty = smq_dirty,           \
-		.work = smq_work,             \
-		.done = smq_done,             \
-		.removed = smq_removed,       \
-		.hint = smq_hint,             \
-		.tick = smq_tick,             \
+#define SMQ(type_name, type_set, type_print)                                                                           \
+	{                                                                                                              \
+		.name = type_name, .set = type_set, .version = {2, 0, 0}, .hint_bytes = 4, .create = smq_create,       \
+		.destroy = smq_destroy, .print = type_print, .load = smq_load, .loaded = smq_loaded, .hit = smq_hit,   \
+		.miss = smq_miss, .take_free = smq_take_free, .dirty = smq_dirty, .work = smq_work, .done = smq_done,  \
+		.removed = smq_removed, .hint = smq_hint, .tick = smq_tick,                                            \
 	}
 
 const struct cache_policy_type cache_policy_smq = SMQ("smq", NULL, smq_print);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A hash table whose chains run through the cache blocks (resident.h).  What is stored of a block's number, of the origin or the
- * cache, is one more; 0 is none, so memory that was never written is an empty cache.
+ * A hash table whose chains run through the cache blocks (resident.h).  What is stored of a block's number, of the
+ * origin or the cache, is one more; 0 is none, so memory that was never written is an empty cache.
  *
  * A chain belongs to one of SEQS sequence numbers, which is odd while one of its chains changes.  Who looks
- * something up looks at the number before and after, and again at each step, for the block it stands on may go to another
- * chain meanwhile; then it begins anew.
+ * something up looks at the number before and after, and again at each step, for the block it stands on may go to
+ * another chain meanwhile; then it begins anew.
  */
 #include <glib.h>
 #include <pthread.h>

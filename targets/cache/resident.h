@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What is in the cache, in memory: which origin block each cache block holds, and whether it is dirty or was hit lately.
- * Lookups take no lock.  About 19 bytes a cache block.
+ * What is in the cache, in memory: which origin block each cache block holds, and whether it is dirty or was hit
+ * lately. Lookups take no lock.  About 19 bytes a cache block.
  */
 #ifndef CACHE_RESIDENT_H
 #define CACHE_RESIDENT_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * zoned's reclaim: zones for random writes are few, and chunks that lie in one, or have one as a buffer, are moved out of
- * them.  It begins when at most 30 percent are free, and goes on until 50 are; when no bio has come for 10 seconds, or somebody
- * says `reclaim`, until there is nothing to move; and whenever a write waits for a zone.
+ * zoned's reclaim: zones for random writes are few, and chunks that lie in one, or have one as a buffer, are moved out
+ * of them.  It begins when at most 30 percent are free, and goes on until 50 are; when no bio has come for 10 seconds,
+ * or somebody says `reclaim`, until there is nothing to move; and whenever a write waits for a zone.
  *
  * One thread; it takes a chunk as a write does, if nobody has it, and commits after each.
  */
@@ -102,7 +102,8 @@ static int move_one(struct zoned *z, struct taking *t)
 	return error;
 }
 
-/* Nothing can be moved, and writes wait: what was freed and waits for a commit may be enough, else there is no space. */
+/* Nothing can be moved, and writes wait: what was freed and waits for a commit may be enough, else there is no space.
+ */
 static void last_resort(struct zoned *z, int error)
 {
 	if (zoned_md_pending(z->md) && !dm_group_commit_sync(z->commits)) {

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """dmfs-open: whole disks, as an ordinary user.  tests/kernel/test_open.py has what md and LVM themselves made."""
 
+import hashlib
 import os
 import random
 import re
 import struct
 import subprocess
-import time
 import uuid
 import zlib
 
@@ -17,9 +17,18 @@ import lvm
 from crypt_combos import stream
 from disks import Opener, md_member, md_super
 from luks import QUICK
-from mounted import SECTOR, is_mounted, pattern, quote
+from mounted import SECTOR, is_mounted, quote, sanitized
 
 MIB = 1 << 20
+
+
+def content(length, seed):
+    return random.Random(seed).randbytes(length)
+
+
+def same(a, b):
+    """Whether they are equal, without pytest printing where not."""
+    return len(a) == len(b) and hashlib.sha1(a).digest() == hashlib.sha1(b).digest()
 
 
 @pytest.fixture
@@ -104,7 +113,7 @@ def test_partitions(opener, disk, tool, kind):
             continue
         assert parts[nr]["size"] == sectors * SECTOR and parts[nr]["open"] and parts[nr]["ro"]
         if kind not in ("sun", "sgi"):
-            assert got.read(parts[nr]["name"])[:SECTOR] == stream(f"p{nr}", SECTOR)
+            assert same(got.read(parts[nr]["name"])[:SECTOR], stream(f"p{nr}", SECTOR))
         table = opener.fs[parts[nr]["name"]].table()
         assert table == f"0 {sectors} linear disk.img {start}\n"
     if sizes:
@@ -200,12 +209,12 @@ def cryptsetup(tool, work, size, *options, password=b"sesame", name="luks"):
 def test_luks(opener, disk, tool, work, filesystem, kind):
     """Three deep, and one more: GPT, LUKS, LVM and in that a file system; opened by a key file, by standard input, or locked."""
     fs = filesystem("ext4", 4 * MIB, "deep")
-    text = lvm.group({"root": lvm.linear(len(fs) // 4096, 5)}, name="deep")
-    inner = lvm.header(0, lvm.PE_START + 8000, text) + bytes(5 * 4096)
+    text = lvm.group({"root": lvm.linear(len(fs) // 4096, 5)}, name="deep", pe_count=2000)
+    inner = lvm.header(0, lvm.PE_START + 16000, text) + bytes(5 * 4096)
     inner = inner[:lvm.PE_START * SECTOR].ljust(lvm.PE_START * SECTOR + 5 * 4096, b"\0") + fs
     plain = os.path.join(work, "plain")
     with open(plain, "wb") as f:
-        f.write(inner.ljust((lvm.PE_START + 8000) * SECTOR, b"\0"))
+        f.write(inner.ljust((lvm.PE_START + 16000) * SECTOR, b"\0"))
     path = cryptsetup(tool, work, 32 * MIB, "--type", kind, *(["--luks2-keyslots-size", "256k"] if kind == "luks2" else []))
     key = os.path.join(work, "secret.key")
     with open(key, "wb") as f:
@@ -224,7 +233,7 @@ def test_luks(opener, disk, tool, work, filesystem, kind):
                 f.write(b"wrong")
         got = opener.open(*args, image, given=given)
         assert got["deep-root"]["label"] == "deep" and got["deep-root"]["fstype"] == "ext4"
-        assert got.read("deep-root") == fs
+        assert same(got.read("deep-root"), fs)
         assert got["disk.img-part1"]["fstype"] == "crypto_LUKS" and got["disk.img-part1-crypt"]["fstype"] == "LVM2_member"
         assert got["deep-root"]["parents"] == ["disk.img-part1-crypt"]
         with pytest.raises(OSError):
@@ -251,7 +260,7 @@ def test_bitlocker(opener, work):
     got = opener.open(volume.path)
     name = os.path.basename(volume.path)
     assert got[name]["fstype"] == "BitLocker"
-    assert got.read(f"{name}-crypt")[:len(volume.plain)] == volume.plain
+    assert same(got.read(f"{name}-crypt")[:len(volume.plain)], volume.plain)
     opener.close(volume.path)
 
 
@@ -276,11 +285,11 @@ def test_verity(opener, disk, tool, work, filesystem):
                  {2048: fs, 2048 + 4 * MIB // SECTOR: hashes})
     got = opener.open(image)
     assert got["disk.img-part2"]["fstype"] == "DM_verity_hash"
-    assert got.read("disk.img-part2-verity") == fs and got["disk.img-part2-verity"]["label"] == "trusted"
+    assert same(got.read("disk.img-part2-verity"), fs) and got["disk.img-part2-verity"]["label"] == "trusted"
     opener.close(image)
     other = disk(12 * MIB, "label: dos\nsize=4M\nsize=1M\n", {2048: fs, 2048 + 4 * MIB // SECTOR: hashes}, name="other")
     got = opener.open("--root-hash", root, other)
-    assert got.read("other-part2-verity") == fs
+    assert same(got.read("other-part2-verity"), fs)
     opener.close()
     got = opener.open("--root-hash", root[:-1] + ("0" if root[-1] != "0" else "1"), other)
     assert "no data that fits" in got.stderr and not got.of_type("verity")
@@ -309,21 +318,18 @@ def test_integrity(opener, tool, work):
                                           ("vhdx", ["-o", "subformat=fixed"]), ("vpc", ["-o", "subformat=dynamic"])])
 def test_containers(opener, disk, tool, work, kind, options):
     """What qemu-img made of a disk with a table; its qemu-nbd ends with the device."""
-    raw = disk(24 * MIB, "label: gpt\nsize=4M\nsize=5M\n", {2048: pattern(4 * MIB, 1)})
+    raw = disk(24 * MIB, "label: gpt\nsize=4M\nsize=5M\n", {2048: content(4 * MIB, 1)})
     path = os.path.join(work, f"vm image.{kind}")
     subprocess.run([tool("qemu-img"), "convert", "-O", kind, *options, raw, path], check=True, timeout=60, capture_output=True)
     tool("qemu-nbd")
     got = opener.open(path)
     name = f"vm_image.{kind}"
     assert got[name]["fstype"] == kind
-    assert got.read(f"{name}-{kind}-part1") == pattern(4 * MIB, 1)
+    assert same(got.read(f"{name}-{kind}-part1"), content(4 * MIB, 1))
     socket = re.search(r"socket=(\S+)", opener.fs[f"{name}-{kind}"].table()).group(1)
     pid = int(open(socket + ".pid").read())
     opener.close()
-    deadline = time.monotonic() + 60
-    while os.path.exists(f"/proc/{pid}") and open(f"/proc/{pid}/stat").read().split()[2] != "Z":
-        assert time.monotonic() < deadline, "qemu-nbd goes on"
-        os.sched_yield()
+    assert not os.path.exists(f"/proc/{pid}") or open(f"/proc/{pid}/stat").read().split()[2] == "Z"
     assert not os.path.exists(os.path.dirname(socket))
 
 
@@ -331,13 +337,13 @@ def test_backing_files(opener, work, tool):
     """A qcow2 on a file is open; on what is no file, refused."""
     base, path = os.path.join(work, "base"), os.path.join(work, "top.qcow2")
     with open(base, "wb") as f:
-        f.write(pattern(MIB, 3))
+        f.write(content(MIB, 3))
     subprocess.run([tool("qemu-img"), "create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", path], check=True, cwd=work, timeout=60)
     got = opener.open(path)
-    assert got.read("top.qcow2-qcow2") == pattern(MIB, 3) and "it stands on the file base" in got.stderr
+    assert same(got.read("top.qcow2-qcow2"), content(MIB, 3)) and "it stands on the file base" in got.stderr
     opener.close()
-    subprocess.run([tool("qemu-img"), "rebase", "-u", "-b", "nbd://127.0.0.1:1/x", "-F", "raw", path], check=True, timeout=60) \
-        if not os.chmod(path, 0o644) else None
+    os.chmod(path, 0o644)
+    subprocess.run([tool("qemu-img"), "rebase", "-u", "-b", "nbd://127.0.0.1:1/x", "-F", "raw", path], check=True, timeout=60)
     opener.sums.pop(path)
     got = opener.open(path, check=6)
     assert "is no file" in got.stderr
@@ -349,7 +355,7 @@ def test_backing_files(opener, work, tool):
 
 def test_lvm_by_hand(opener, work):
     """Two physical volumes, one without a text of its own; a text that goes around in its area; stripes, error and zero segments."""
-    data = [pattern(1000 * 4096, n) for n in (1, 2)]
+    data = [content(1000 * 4096, n) for n in (1, 2)]
     striped = lvm.segments((4, 'type = "striped"\nstripe_count = 2\nstripe_size = 8\nstripes = ["pv0", 10, "pv1", 20]'),
                            (1, 'type = "zero"'), (2, 'type = "striped"\nstripe_count = 1\nstripes = [\n"pv1", 7\n]'), (1, 'type = "error"'))
     text = lvm.group({"a-b": striped, "lin": lvm.linear(3, 100)}, pvs=2, name="v-g")
@@ -362,7 +368,7 @@ def test_lvm_by_hand(opener, work):
             assert f.read(7 * 4096) == pe(0, 10) + pe(1, 20) + pe(0, 11) + pe(1, 21) + bytes(4096) + pe(1, 7, 2)
             with pytest.raises(OSError):
                 os.pread(f.fileno(), 4096, 7 * 4096)
-        assert got.read("v--g-lin") == pe(0, 100, 3)
+        assert same(got.read("v--g-lin"), pe(0, 100, 3))
         opener.close()
 
 
@@ -383,11 +389,11 @@ def test_lvm_missing_volume(opener, work):
         "r": lvm.segments((25, raid)),
         **{f"r_r{what}_{n}": (lvm.linear(25 if what == "image" else 25, 100 if what == "image" else 200, f"pv{n}"), lvm.HIDDEN)
            for n in (0, 1) for what in ("meta", "image")}}, pvs=2)
-    data = pattern(1000 * 4096, 5)
+    data = content(1000 * 4096, 5)
     data = data[:200 * 4096] + bytes(25 * 4096) + data[225 * 4096:]
     one = lvm.make(os.path.join(work, "one"), 0, text, data=data)
     got = opener.open(one, check=6)
-    assert got.read("vg-here") == data[:4 * 4096]
+    assert same(got.read("vg-here"), data[:4 * 4096])
     with open(got["vg-gone"]["image"], "rb") as f:
         assert f.read(2 * 4096) == data[10 * 4096:12 * 4096]
         with pytest.raises(OSError):
@@ -429,11 +435,11 @@ HOSTILE = {
 def test_hostile_lvm(opener, work, case):
     """What cannot be is refused by name, and the volume beside it opens."""
     lvs, why = HOSTILE[case]
-    path = lvm.make(os.path.join(work, "pv"), 0, lvm.group({**lvs, "good": lvm.linear(3, 50)}), data=pattern(4096 * 60, 2))
+    path = lvm.make(os.path.join(work, "pv"), 0, lvm.group({**lvs, "good": lvm.linear(3, 50)}), data=content(4096 * 60, 2))
     got = opener.open(path, check=6)
     assert why in got.stderr, got.stderr
     if case != "number too large":
-        assert got.read("vg-good") == pattern(4096 * 60, 2)[50 * 4096:53 * 4096]
+        assert same(got.read("vg-good"), content(4096 * 60, 2)[50 * 4096:53 * 4096])
     assert not got.devices.get("vg-bad", {"open": False})["open"]
     opener.close()
 
@@ -462,7 +468,7 @@ def test_damaged_lvm(opener, work, at):
 def raid5(work, disks=3, chunks=6, bad=None, **kw):
     """Members of a left-symmetric raid5 and what it holds; bad(n): changes of member n's superblock."""
     chunk = 8 * SECTOR
-    data = pattern(chunk * chunks * (disks - 1), 9)
+    data = content(chunk * chunks * (disks - 1), 9)
     members = [bytearray() for _ in range(disks)]
     for row in range(chunks):
         parts = [data[(row * (disks - 1) + k) * chunk:(row * (disks - 1) + k + 1) * chunk] for k in range(disks - 1)]
@@ -471,9 +477,9 @@ def raid5(work, disks=3, chunks=6, bad=None, **kw):
         for d in range(disks):
             members[d] += parity if d == p else parts[(d - p - 1) % disks]
     paths = []
-    for n, content in enumerate(members):
+    for n, body in enumerate(members):
         sb = md_super(n, disks, 5, chunks * 8, layout=2, chunk=8, **(kw | (bad(n) if bad else {})))
-        paths.append(md_member(os.path.join(work, f"m{n}"), content, sb))
+        paths.append(md_member(os.path.join(work, f"m{n}"), body, sb))
     return paths, data
 
 
@@ -481,7 +487,7 @@ def test_md_by_hand(opener, work):
     paths, data = raid5(work)
     for use in (paths, paths[1:], [paths[0], paths[2]], paths[:2]):
         got = opener.open(*use)
-        assert got.read("md-arr") == data and got["md-arr"]["ro"]
+        assert same(got.read("md-arr"), data) and got["md-arr"]["ro"]
         assert ("degraded: 2 of 3" in got.stderr) == (len(use) == 2)
         opener.close()
     got = opener.open(paths[0], check=6)
@@ -492,19 +498,19 @@ def test_md_by_hand(opener, work):
 @pytest.mark.parametrize("change,why", [
     (dict(events=7), "left out of its array"), (dict(roles=[0, 0xfffe, 2]), "spare"), (dict(roles=[0, 0xffff, 2]), "spare"),
     (dict(uuid=bytes(16)), "degraded"), (dict(level=77), "not supported"), (dict(disks=0), "cannot be"),
-    (dict(chunk=7), "no power of two"), (dict(size=1 << 60), "cannot be"), (dict(number=9), "cannot be"),
+    (dict(chunk=7), "no power of two"), (dict(size=1 << 60), "not on the device"), (dict(number=9), "cannot be"),
     (dict(data_size=1 << 50), "not on the device"), (dict(features=1 << 30), "not known"),
 ])
 def test_hostile_md(opener, work, change, why):
     """A member that is old, wrong or hostile: named, the array opens without it."""
     paths, data = raid5(work)
-    content = open(paths[1], "rb").read()[2048 * SECTOR:-64 * SECTOR]
+    body = open(paths[1], "rb").read()[2048 * SECTOR:-64 * SECTOR]
     args = dict(role=1, disks=3, level=5, size=48, layout=2, chunk=8) | change
     os.unlink(paths[1])
-    md_member(paths[1], content, md_super(args.pop("role"), args.pop("disks"), args.pop("level"), args.pop("size"), **args))
+    md_member(paths[1], body, md_super(args.pop("role"), args.pop("disks"), args.pop("level"), args.pop("size"), **args))
     got = opener.open(*paths, check=False)
     assert why in got.stderr, got.stderr
-    assert got.read([d["name"] for d in got.of_type("raid5") if d["open"]][0]) == data
+    assert same(got.read([d["name"] for d in got.of_type("raid5") if d["open"]][0]), data)
     opener.close()
 
 
@@ -620,24 +626,26 @@ def test_mount(opener, disk, work, filesystem, tool):
 # --- speed ----------------------------------------------------------------------------------------------------------------
 
 
-def test_many_partitions_are_quick(opener, disk):
-    path = disk(160 * MIB, "label: gpt\n" + "size=1M\n" * 128)
-    start = time.monotonic()
-    got = opener.open(path)
-    took = time.monotonic() - start
-    assert len(got.of_type("part")) == 128
-    assert took < 20, f"{took:.1f} s"       # the bench says how long; here only that it is no matter of minutes
-    opener.close()
+def cpu_seconds(fs):
+    """Of the daemon and of all that this process has waited for."""
+    used = os.times()
+    return fs.cpu_ticks() / os.sysconf("SC_CLK_TCK") + used.children_user + used.children_system
 
 
-def test_many_volumes_are_quick(opener, work):
-    lvs = {f"lv{n}": lvm.linear(1, n) for n in range(2000)}
-    path = lvm.make(os.path.join(work, "pv"), 0, lvm.group(lvs, pe_count=2000), pe_count=2000)
-    start = time.monotonic()
+@pytest.mark.skipif(bool(sanitized()), reason="sanitizers are slow")
+@pytest.mark.parametrize("what", ["128 partitions", "2000 volumes"])
+def test_many_are_quick(opener, disk, work, what):
+    """Two seconds at most, in processor time, since others may have the machine; twice that for slow ones."""
+    if what == "128 partitions":
+        path, kind, want = disk(160 * MIB, "label: gpt\n" + "size=1M\n" * 128), "part", 128
+    else:
+        lvs = {f"lv{n}": lvm.linear(1, n) for n in range(2000)}
+        path, kind, want = lvm.make(os.path.join(work, "pv"), 0, lvm.group(lvs, pe_count=2000), pe_count=2000), "lvm", 2000
+    before = cpu_seconds(opener.fs)
     got = opener.open(path)
-    took = time.monotonic() - start
-    assert len(got.of_type("lvm")) == 2000
-    assert took < 60, f"{took:.1f} s"
+    took = cpu_seconds(opener.fs) - before
+    assert len(got.of_type(kind)) == want
+    assert took < 4, f"{took:.1f} s"
     opener.close()
 
 

@@ -198,3 +198,32 @@ def test_a_table_on_files_by_path(run, backing):
     with open(path, "rb") as f:
         assert f.read() == data
     assert "(some file)" in run("dmsetup", "deps", "-o", "devname", "b")
+
+
+def test_many_at_once(run):
+    """Programs that make and remove devices beside each other, each seeing its own in /dev and /sys at every moment."""
+    script = r"""
+for i in 1 2 3 4 5; do
+    n=v$1-$i
+    dmsetup create $n --table "0 8 zero" || { echo "create: $?"; exit 1; }
+    dm=$(dmsetup info -c --noheadings -o minor $n)
+    [ -b /dev/mapper/$n ] && [ -b /dev/dm-$dm ] && [ "$(cat /sys/block/dm-$dm/dm/name)" = $n ] &&
+        ls /sys/block | grep -qx dm-$dm && ls /dev/mapper | grep -qx $n || { echo "$n: dm-$dm is not seen"; exit 1; }
+    dmsetup remove $n || { echo "remove: $?"; exit 1; }
+    [ ! -e /dev/mapper/$n ] || { echo "$n: still there"; exit 1; }
+done
+"""
+    all_of_them = [subprocess.Popen(run.argv("sh", "-c", script, "sh", str(i)), env=run.env, stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for i in range(4)]
+    for process in all_of_them:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and not out, out
+    assert run("sh", "-c", "ls /sys/block; ls /dev/mapper") == "control\n"
+
+
+def test_a_daemon_that_dies(run, vol):
+    """Programs are told, and do not hang."""
+    run.fs.kill()
+    run.fs.process.wait(60)
+    assert run.raw("dmsetup", "ls").returncode == 126
+    assert "no dmfs is mounted there" in run.raw("true").stderr

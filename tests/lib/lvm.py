@@ -3,7 +3,7 @@
 
 import struct
 
-SECTOR, MDA, MDA_BYTES, PE_START = 512, 4096, 1 << 20, 2048
+SECTOR, MDA, MDA_BYTES, PE_START = 512, 4096, (1 << 20) - 4096, 2048
 _table = []
 
 

@@ -20,6 +20,17 @@ static const char *default_cipher(const char *type)
 					   : "aes-xts-plain64";
 }
 
+/* It goes into the header's JSON as it is; whether there is such a cipher the table says, which is made of it. */
+static int check_cipher(const char *cipher, GError **err)
+{
+	const char *dash = strchr(cipher, '-');
+	size_t good = strspn(cipher, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-:");
+
+	if (dash && dash != cipher && dash[1] && !cipher[good])
+		return 0;
+	return fail(err, EINVAL, "cipher '%s' is not of the form aes-xts-plain64", cipher);
+}
+
 /* The cipher's key, and the MAC's. */
 static struct key *new_key(const char *cipher, unsigned mac_key, const struct options *o, GError **err)
 {
@@ -144,6 +155,9 @@ int format_with_tags(const char *file, const char *shown, const struct options *
 	if (r)
 		return r;
 	cipher = o->cipher ? o->cipher : default_cipher(kind);
+	r = check_cipher(cipher, err);
+	if (r)
+		return r;
 	k = new_key(cipher, mac_key, o, err);
 	if (!k)
 		return -ENOMEM;

@@ -8,13 +8,18 @@
  */
 #include <errno.h>
 #include <glib/gstdio.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "../common/client.h"
 #include "../common/tree.h"
 #include "open.h"
+
+#define SERVER_MS 10000
 
 struct dev {
 	char *name, *uuid, *table; /* table: where it is needed */
@@ -170,6 +175,25 @@ static bool find_dir(const char *word, gpointer out)
 	return *(char **)out;
 }
 
+/* Ends the qemu-nbd, which mostly has by itself, its last client having gone; afterwards nobody has the image open. */
+static void end_server(const char *pid_file)
+{
+	g_autofree char *text = NULL, *proc = NULL, *cmdline = NULL, *dir = g_path_get_dirname(pid_file);
+	struct pollfd pfd = {.events = POLLIN};
+	gsize len;
+
+	if (!g_file_get_contents(pid_file, &text, NULL, NULL))
+		return;
+	proc = g_strdup_printf("/proc/%d/cmdline", atoi(text));
+	pfd.fd = (int)syscall(SYS_pidfd_open, atoi(text), 0);
+	/* the number may be another's by now */
+	if (pfd.fd >= 0 && g_file_get_contents(proc, &cmdline, &len, NULL) && memmem(cmdline, len, dir, strlen(dir)))
+		if (!syscall(SYS_pidfd_send_signal, pfd.fd, SIGTERM, NULL, 0))
+			poll(&pfd, 1, SERVER_MS);
+	if (pfd.fd >= 0)
+		close(pfd.fd);
+}
+
 static void remove_files(const char *dir)
 {
 	GDir *d = g_dir_open(dir, 0, NULL);
@@ -178,6 +202,8 @@ static void remove_files(const char *dir)
 	while (d && (name = g_dir_read_name(d))) {
 		g_autofree char *path = g_build_filename(dir, name, NULL);
 
+		if (g_str_has_suffix(name, ".pid"))
+			end_server(path);
 		if (strstr(name, ".sock") || g_str_has_suffix(name, ".overlay"))
 			g_unlink(path);
 	}

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* --mount: file systems by FUSE programs, which need no privileges; and unmounting them. */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "../common/tree.h"
 #include "open.h"
+
+#define SERVER_MS 10000
 
 static const struct {
 	const char *fstype, *program, *options, *package;
@@ -108,6 +112,47 @@ static bool is_from(const char *source, const char *mount, const GPtrArray *name
 	return false;
 }
 
+/* Descriptors of the processes of ours that were started with an argument like that. */
+static GArray *servers_of(const char *image)
+{
+	GArray *found = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
+	GDir *proc = g_dir_open("/proc", 0, NULL);
+	const char *pid;
+
+	while (proc && (pid = g_dir_read_name(proc))) {
+		g_autofree char *path = g_build_filename("/proc", pid, "cmdline", NULL), *text = NULL;
+		struct pollfd pfd = {.events = POLLIN};
+		gsize len, word;
+
+		if (!g_ascii_isdigit(*pid) || !g_file_get_contents(path, &text, &len, NULL))
+			continue;
+		for (gsize at = 0; at < len; at += word + 1) {
+			word = strlen(text + at);
+			if (strcmp(text + at, image))
+				continue;
+			pfd.fd = (int)syscall(SYS_pidfd_open, atoi(pid), 0);
+			if (pfd.fd >= 0)
+				g_array_append_val(found, pfd);
+			break;
+		}
+	}
+	if (proc)
+		g_dir_close(proc);
+	return found;
+}
+
+/* Until they have ended, which close the image last. */
+static void wait_for(GArray *servers, int ms)
+{
+	for (unsigned i = 0; i < servers->len; i++) {
+		struct pollfd *pfd = &g_array_index(servers, struct pollfd, i);
+
+		poll(pfd, 1, ms);
+		close(pfd->fd);
+	}
+	g_array_unref(servers);
+}
+
 static int unmount(const char *dir, GError **err)
 {
 	g_autofree char *program = run_find(geteuid() ? "fusermount3" : "umount"), *why = NULL;
@@ -139,8 +184,12 @@ int fs_unmount(const char *mount, GPtrArray *names, GError **err)
 			continue;
 		source = g_strcompress(behind[1]);
 		dir = g_strcompress(words[4]);
-		if (is_from(source, mount, names))
+		if (is_from(source, mount, names)) {
+			GArray *servers = servers_of(source);
+
 			r = unmount(dir, err);
+			wait_for(servers, r ? 0 : SERVER_MS);
+		}
 	}
 	return r;
 }

@@ -51,8 +51,8 @@ static uint32_t lvm_crc(const uint8_t *p, size_t len)
 	return crc;
 }
 
-static void note(GPtrArray *notes, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
-static void note(GPtrArray *notes, const char *fmt, ...)
+static void add_note(GPtrArray *notes, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+static void add_note(GPtrArray *notes, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -77,17 +77,17 @@ static char *text_of(const struct src *s, uint64_t start, uint64_t size, const u
 	g_autofree char *text = NULL;
 
 	if (at < SECTOR || at >= size || !bytes || bytes > size - SECTOR || bytes > MAX_TEXT) {
-		note(notes, "LVM: metadata of %" PRIu64 " bytes at %" PRIu64 " of an area of %" PRIu64 " cannot be", bytes, at, size);
+		add_note(notes, "LVM: metadata of %" PRIu64 " bytes at %" PRIu64 " of an area of %" PRIu64 " cannot be", bytes, at, size);
 		return NULL;
 	}
 	text = g_malloc0(bytes + 1);
 	first = MIN(bytes, size - at);
 	if (src_read(s, start + at, text, first) || src_read(s, start + SECTOR, text + first, bytes - first)) {
-		note(notes, "LVM: the metadata cannot be read");
+		add_note(notes, "LVM: the metadata cannot be read");
 		return NULL;
 	}
 	if (lvm_crc((uint8_t *)text, bytes) != get_le32(where + 16)) {
-		note(notes, "LVM: the metadata at byte %" PRIu64 " is damaged: its checksum differs", start + at);
+		add_note(notes, "LVM: the metadata at byte %" PRIu64 " is damaged: its checksum differs", start + at);
 		return NULL;
 	}
 	*len = bytes;
@@ -101,12 +101,12 @@ static void area_read(const struct src *s, uint64_t start, uint64_t bytes, struc
 	size_t len;
 
 	if (bytes < 2 * SECTOR || start > s->size || bytes > s->size - start || src_read(s, start, header, SECTOR)) {
-		note(notes, "LVM: a metadata area of %" PRIu64 " bytes at %" PRIu64 " is not on the disk", bytes, start);
+		add_note(notes, "LVM: a metadata area of %" PRIu64 " bytes at %" PRIu64 " is not on the disk", bytes, start);
 		return;
 	}
 	if (memcmp(header + 4, mda_magic, 16) || lvm_crc(header + 4, SECTOR - 4) != get_le32(header) ||
 	    get_le32(header + 20) != 1 || get_le64(header + 24) != start || get_le64(header + 32) != bytes) {
-		note(notes, "LVM: the metadata area at byte %" PRIu64 " is damaged", start);
+		add_note(notes, "LVM: the metadata area at byte %" PRIu64 " is damaged", start);
 		return;
 	}
 	if (!get_le64(header + 40) || get_le32(header + 60) & 1)
@@ -144,7 +144,7 @@ static int header_read(const struct src *s, const uint8_t *sector, size_t at, st
 	unsigned pairs = 0, list = 0;
 
 	if (at > SECTOR - 56 || !id_text(sector + at, pv->id)) {
-		note(notes, "LVM: the label's header of the volume is damaged");
+		add_note(notes, "LVM: the label's header of the volume is damaged");
 		return -EINVAL;
 	}
 	pv->bytes = get_le64(sector + at + 32);
@@ -152,7 +152,7 @@ static int header_read(const struct src *s, const uint8_t *sector, size_t at, st
 		uint64_t start, bytes;
 
 		if (at > SECTOR - 16 || ++pairs > MAX_AREAS) {
-			note(notes, "LVM: the label's list of areas does not end");
+			add_note(notes, "LVM: the label's list of areas does not end");
 			return 0;
 		}
 		start = get_le64(sector + at);
@@ -176,7 +176,7 @@ int lvm_pv_read(const struct src *s, struct lvm_pv *pv, GPtrArray *notes)
 		if (memcmp(sector, "LABELONE", 8) || memcmp(sector + 24, "LVM2 001", 8))
 			continue;
 		if (get_le64(sector + 8) != i || lvm_crc(sector + 20, SECTOR - 20) != get_le32(sector + 16)) {
-			note(notes, "LVM: the label in sector %u is damaged", i);
+			add_note(notes, "LVM: the label in sector %u is damaged", i);
 			continue;
 		}
 		return header_read(s, sector, get_le32(sector + 20), pv, notes);

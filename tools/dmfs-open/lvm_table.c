@@ -18,7 +18,7 @@
 
 enum { FRESH, BUSY, DONE, BAD };
 
-#define MAX_DEPTH 64u /* of volumes on volumes */
+#define MAX_LAYERS 64u /* of volumes on volumes */
 
 struct ctx {
 	struct vg *vg;
@@ -163,7 +163,7 @@ static bool is_missing(struct ctx *c, const char *name, unsigned depth)
 {
 	struct vg_lv *lv = g_hash_table_lookup(c->vg->lv_by_name, name);
 
-	if (!lv || lv->missing != MISSING_UNKNOWN || depth == MAX_DEPTH)
+	if (!lv || lv->missing != MISSING_UNKNOWN || depth == MAX_LAYERS)
 		return lv && lv->missing == MISSING_YES;
 	lv->missing = MISSING_NO; /* also for who asks within */
 	for (unsigned s = 0; s < lv->segments->len; s++) {
@@ -765,7 +765,7 @@ static const char *lv_device(struct ctx *c, const char *name, GError **err)
 	}
 	if (lv->state == DONE)
 		return lv->device;
-	if (lv->state == BUSY || c->depth == MAX_DEPTH) {
+	if (lv->state == BUSY || c->depth == MAX_LAYERS) {
 		fail(err, ELOOP, lv->state == BUSY ? "%s stands on itself" : "%s: volumes on volumes are too deep", name);
 		return NULL;
 	}

@@ -24,7 +24,7 @@ bool md_usable(const struct md_super *best, const struct md_super *sb)
 	       sb->events + 1 >= best->events && best->active[sb->role];
 }
 
-static void word(GString *line, const char *device)
+static void add_word(GString *line, const char *device)
 {
 	g_autofree char *quoted = tree_quote(device);
 
@@ -67,7 +67,7 @@ static int table_linear(const struct md_super *best, const struct md_member *mem
 			missing = best->disks - i;
 			break;
 		}
-		word(line, members[i].device);
+		add_word(line, members[i].device);
 		g_string_append_printf(line, " %" PRIu64, members[i].sb->data_offset);
 		add_line(table, sectors, whole_chunks(members[i].sb), line);
 	}
@@ -106,7 +106,7 @@ static void add_zone(const struct md_super *best, const struct md_member *member
 	for (unsigned i = 0; i < in->len; i++) {
 		const struct md_member *m = in->pdata[(i + first) % in->len];
 
-		word(line, m->device);
+		add_word(line, m->device);
 		g_string_append_printf(line, " %" PRIu64, m->sb->data_offset + from);
 	}
 	add_line(table, at, (to - from) * in->len, line);
@@ -241,7 +241,7 @@ static int last_row(const struct md_super *sb, const struct md_member *members, 
 		if (k == near)
 			return fail(err, ENODEV, "all copies of chunk %" PRIu64 " are missing", c);
 		place += k;
-		word(line, members[place % sb->disks].device);
+		add_word(line, members[place % sb->disks].device);
 		g_string_append_printf(line, " %" PRIu64, place / sb->disks * sb->chunk);
 		add_line(table, sectors, sb->chunk, line);
 	}
@@ -283,7 +283,7 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 	whole = best->level == 10 ? whole_rows(best, length, copies) : length;
 	if (best->level == 1 && present == 1) {
 		g_string_append(line, "linear");
-		word(line, only);
+		add_word(line, only);
 		g_string_append(line, " 0");
 	} else {
 		if (best->level != 6 && ++n)
@@ -293,7 +293,7 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 		for (unsigned i = 0; i < best->disks; i++) {
 			g_string_append(line, " -");
 			if (members[i].sb)
-				word(line, members[i].device);
+				add_word(line, members[i].device);
 			else
 				g_string_append(line, " -");
 		}

@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../common/client.h"
 #include "../common/tree.h"
@@ -86,12 +87,20 @@ static char *clean_name(const char *wanted)
 	return g_strdup(name->len ? name->str : "_");
 }
 
+/* A device's, or one of the root's own files. */
+static bool is_taken(const struct plan *p, const char *name)
+{
+	g_autofree char *path = tree_path(p->mount, name, NULL);
+
+	return g_hash_table_contains(p->names, name) || !access(path, F_OK);
+}
+
 char *plan_name(struct plan *p, const char *wanted)
 {
 	g_autofree char *clean = clean_name(wanted);
 	char *name = g_strdup(clean);
 
-	for (unsigned i = 2; g_hash_table_contains(p->names, name) || tree_has_device(p->mount, name); i++) {
+	for (unsigned i = 2; is_taken(p, name); i++) {
 		g_free(name);
 		name = g_strdup_printf("%s_%u", clean, i);
 	}
@@ -120,6 +129,7 @@ void node_stand_on(struct node *n, struct node *parent)
 		return;
 	if (g_ptr_array_find(n->parents, parent, NULL))
 		return;
+	n->depth = MAX(n->depth, parent->depth + 1);
 	g_ptr_array_add(n->parents, parent);
 	g_ptr_array_add(parent->children, n);
 }

@@ -259,7 +259,8 @@ struct node {
 	bool swap_or_fs; /* a file system */
 	char *part_type, *part_uuid, *part_label;
 	char *mounted;
-	bool open, probed;
+	bool open, probed, at_start; /* at_start: a partition that begins where its table does */
+	unsigned depth;
 	char *table, *dm_uuid;
 	bool readonly;
 	char *command; /* instead of a table: what made it, for --dry-run */

@@ -13,6 +13,8 @@
 #include "../common/tree.h"
 #include "open.h"
 
+#define MAX_DEPTH 64u /* of things on things */
+
 /* --- partitions ------------------------------------------------------------------------------------- */
 
 static int by_number(gconstpointer a, gconstpointer b)
@@ -30,6 +32,7 @@ static void open_part(struct plan *p, struct node *disk, struct part *part)
 
 	node_stand_on(n, disk);
 	n->sectors = part->sectors;
+	n->at_start = !part->start;
 	n->part_type = g_strdup(part->type);
 	n->part_uuid = g_strdup(part->uuid);
 	n->part_label = g_strdup(part->name);
@@ -252,6 +255,11 @@ void probe(struct plan *p, struct node *n)
 	struct src s;
 
 	n->probed = true;
+	if (n->depth > MAX_DEPTH) {
+		node_note(p, n, "not looked into: it is %u deep", n->depth);
+		p->failed = true;
+		return;
+	}
 	if (src_open(path, &s, &err)) {
 		node_note(p, n, "%s", err->message);
 		return;
@@ -264,7 +272,7 @@ void probe(struct plan *p, struct node *n)
 		probe_blkid(n, &s);
 		note_refused(p, n);
 		/* an image of a CD may have partitions, too */
-		if (!probe_small(p, n, &s, notes) && (!n->fstype || is_type(n, "iso9660")))
+		if (!probe_small(p, n, &s, notes) && !n->at_start && (!n->fstype || is_type(n, "iso9660")))
 			probe_table(p, n, &s, notes);
 	}
 	say_notes(p, n, notes);

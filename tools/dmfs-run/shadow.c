@@ -2,7 +2,7 @@
 /*
  * Makes the shadow: what is in it that the library does not make itself, when it looks at the mount.
  *
- *	mount, majors, identity     links; identity: the device number of the mount and when it was made
+ *	mount, numbers, identity    links; numbers: preload/base.c; identity: the device number of the mount and when it was made
  *	proc/devices, proc/misc     the kernel's, with the device mapper in them
  *	dev/                        links to what is in the real /dev but block devices, so that a listing has them
  *	lvm/lvm.conf                for LVM
@@ -110,16 +110,24 @@ static unsigned free_major(const char *devices, unsigned except)
 }
 
 /* A ramdisk is what LVM and lsblk take for a disk without partitions. */
-static bool put_devices(const char *dir, GError **err)
+static bool put_devices(const char *dir, const char *mount, GError **err)
 {
-	g_autofree char *text = NULL, *all = NULL, *majors = NULL, *misc = NULL;
+	g_autofree char *text = NULL, *all = NULL, *numbers = NULL, *misc = NULL;
+	g_autofree char *control = g_build_filename(mount, "control", NULL), *events = g_build_filename(mount, "events", NULL);
+	struct stat of_control, of_events;
 	unsigned dm, disk;
+
+	if (stat(control, &of_control))
+		return failed(err, control);
+	if (stat(events, &of_events))
+		return failed(err, events);
 
 	if (!g_file_get_contents("/proc/devices", &text, NULL, NULL))
 		text = g_strdup("Character devices:\n 10 misc\n\nBlock devices:\n");
 	dm = free_major(text, 0);
 	disk = free_major(text, dm);
-	majors = g_strdup_printf("%u:%u", dm, disk);
+	numbers = g_strdup_printf("%u:%u %u:%u %lu %lu", dm, disk, major(of_control.st_dev), minor(of_control.st_dev),
+				  (unsigned long)of_control.st_ino, (unsigned long)of_events.st_ino);
 	{
 		g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
 		g_autoptr(GString) out = g_string_new(NULL);
@@ -135,7 +143,7 @@ static bool put_devices(const char *dir, GError **err)
 		text = g_strdup("");
 	misc = strstr(text, "device-mapper") ? g_strdup("236 device-mapper\n") :
 					       g_strconcat("236 device-mapper\n", text, NULL);
-	return put_link(dir, "majors", majors, err) && put(dir, "proc/devices", all, err) &&
+	return put_link(dir, "numbers", numbers, err) && put(dir, "proc/devices", all, err) &&
 	       put(dir, "proc/misc", misc, err);
 }
 
@@ -196,7 +204,7 @@ static char *identity_of(const char *mount, GError **err)
 static bool fill(const char *shadow, const char *final, const char *mount, const char *identity, GError **err)
 {
 	static const char *const dirs[] = {
-		"dev/mapper", "disk", "name", "minor", "geometry", "proc", "lvm/backup", "lvm/archive", "lvm/profile",
+		"dev/mapper", "disk", "name", "geometry", "proc", "lvm/backup", "lvm/archive", "lvm/profile",
 		"run/cryptsetup", "run/lvm", "run/lock/lvm", "var/lock", "sys/block", "sys/class/block", "sys/dev/block",
 		"sys/devices/virtual/block", NULL};
 	g_autofree char *control = g_build_filename(mount, "control", NULL);
@@ -208,7 +216,7 @@ static bool fill(const char *shadow, const char *final, const char *mount, const
 			return failed(err, path);
 	}
 	put_real_dev(shadow);
-	return put_devices(shadow, err) && put_lvm(shadow, final, err) && put_link(shadow, "mount", mount, err) &&
+	return put_devices(shadow, mount, err) && put_lvm(shadow, final, err) && put_link(shadow, "mount", mount, err) &&
 	       put_link(shadow, "dev/mapper/control", control, err) &&
 	       put_link(shadow, "var/lock/lvm", "../../run/lock/lvm", err) && put_link(shadow, "identity", identity, err);
 }

@@ -185,10 +185,10 @@ struct round {
 	unsigned removed, left;
 };
 
-static int remove_next(const char *name, void *data)
+static int remove_next(const struct listed *d, void *data)
 {
 	struct round *r = data;
-	int error = try_remove(name, r->deferred);
+	int error = try_remove(d->name, r->deferred);
 
 	r->removed += !error;
 	r->left += error == -EBUSY;
@@ -216,28 +216,24 @@ struct listing {
 };
 
 /* struct dm_name_list { u64 dev; u32 next; char name[]; }, then aligned to 8: u32 event number, u32 flags, uuid. */
-static int list_next(const char *name, void *data)
+static int list_next(const struct listed *d, void *data)
 {
 	struct listing *l = data;
 	size_t pfx = strlen(l->io->name), upfx = strlen(l->io->uuid), at = l->out.len;
-	uint64_t dev;
-	uint32_t next = 0, more[2] = {0, 0};
-	struct device d;
+	uint64_t dev = command_dev(d->minor);
+	uint32_t next = 0, more[2] = {d->events, 0};
 
-	if ((pfx && strncmp(l->io->name, name, pfx)) || strlen(name) > 127 || tree_device(name, &d) ||
-	    (upfx && strncmp(l->io->uuid, d.uuid, upfx)))
+	if ((pfx && strncmp(l->io->name, d->name, pfx)) || (upfx && strncmp(l->io->uuid, d->uuid, upfx)))
 		return 0;
-	dev = command_dev(d.minor);
 	text_add(&l->out, &dev, sizeof dev);
 	text_add(&l->out, &next, sizeof next);
-	text_add(&l->out, name, strlen(name) + 1);
+	text_add(&l->out, d->name, strlen(d->name) + 1);
 	command_align(&l->out);
-	more[0] = d.events;
 	if (l->io->flags & DM_UUID_FLAG)
-		more[1] = *d.uuid ? DM_NAME_LIST_FLAG_HAS_UUID : DM_NAME_LIST_FLAG_DOESNT_HAVE_UUID;
+		more[1] = *d->uuid ? DM_NAME_LIST_FLAG_HAS_UUID : DM_NAME_LIST_FLAG_DOESNT_HAVE_UUID;
 	text_add(&l->out, more, sizeof more);
 	if (more[1] == DM_NAME_LIST_FLAG_HAS_UUID)
-		text_add(&l->out, d.uuid, strlen(d.uuid) + 1);
+		text_add(&l->out, d->uuid, strlen(d->uuid) + 1);
 	command_align(&l->out);
 	if (l->out.failed)
 		return -ENOMEM;

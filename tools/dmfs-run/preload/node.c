@@ -130,7 +130,6 @@ void node_stat(struct stat *st, int fd, const char *path)
 
 struct search {
 	dev_t dev;
-	bool inactive;
 };
 
 static bool deps_have(const char *name, const char *message, dev_t wanted)
@@ -152,11 +151,11 @@ static bool deps_have(const char *name, const char *message, dev_t wanted)
 	return false;
 }
 
-static int uses(const char *name, void *data)
+static int uses(const struct listed *d, void *data)
 {
 	const struct search *s = data;
 
-	return deps_have(name, "@numbers deps", s->dev) || deps_have(name, "@numbers inactive deps", s->dev);
+	return deps_have(d->name, "@numbers deps", s->dev) || deps_have(d->name, "@numbers inactive deps", s->dev);
 }
 
 bool node_is_held(const struct node *n)

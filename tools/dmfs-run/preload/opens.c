@@ -74,6 +74,8 @@ static int open_at(int dir, const char *path, int flags, mode_t mode)
 		errno = ENOENT;
 		return -1;
 	}
+	if (fd >= 0 && run.on && flags & O_ACCMODE)
+		writes_mark(fd);
 	if (fd >= 0 && run.on && (flags & (O_EXCL | O_CREAT)) == O_EXCL)
 		return claim(fd);
 	return fd;

@@ -80,8 +80,14 @@ struct device {
 	bool suspended, readonly, live, inactive, deferred;
 };
 
-/* Calls fn with each device's name, in strcmp's order, until it returns not 0, and returns that; or a negative errno. */
-int tree_each(int (*fn)(const char *name, void *data), void *data);
+/* What the root tells of each. */
+struct listed {
+	char name[128], uuid[129];
+	unsigned minor, events;
+};
+
+/* Calls fn with each device, in strcmp's order of names, until it returns not 0, and returns that; or a negative errno. */
+int tree_each(int (*fn)(const struct listed *d, void *data), void *data);
 bool tree_valid_name(const char *name);
 int tree_read(const char *name, const char *file, struct text *out);
 int tree_write(const char *name, const char *file, const void *data, size_t len, int more_flags);
@@ -138,6 +144,10 @@ enum node_kind node_of_fd(int fd, struct node *out);
 void node_stat(struct stat *st, int fd, const char *path);
 /* Whether somebody has it for himself: a table, or another O_EXCL. */
 bool node_is_held(const struct node *n);
+
+/* --- writes.c: a descriptor has been opened, or inherited. ------------------------------------------------------- */
+
+void writes_mark(int fd);
 
 /* --- place.c: where paths lead ------------------------------------------------------------------------------- */
 

@@ -2,9 +2,8 @@
 /*
  * The shadow: what /dev, /sys and /proc say of the mount's devices and of the disks, as files in a directory.
  *
- *	mount, majors            links: the mount's path; DM:DISK
+ *	mount, numbers           links: the mount's path; numbers that do not change (base.c)
  *	disk/, name/             the disks (disks.c)
- *	minor/N -> NAME          what each minor number was called last
  *	dev/mapper/NAME          links to MOUNT/NAME/image, as dev/dm-N
  *	sys/devices/virtual/block/{dm-N,DISK}/   attributes, holders/, slaves/, and .state: what they were written from
  *	sys/{block,class/block}/NAME, sys/dev/block/MAJ:MIN   links to these
@@ -313,13 +312,14 @@ static void ask_limits(const char *name, struct block *b)
 	       &b->logical, &b->physical, &b->io_min, &b->io_opt, &b->granularity, &b->discard);
 }
 
-static int put_mapped(const char *name, void *data)
+static int put_mapped(const struct listed *listed, void *data)
 {
+	const char *name = listed->name;
 	struct text *all = data;
 	struct block b = {.major = run.dm_major, .mapped = true};
 	struct device d;
 	struct stat st;
-	char path[PATH_MAX], number[32];
+	char path[PATH_MAX];
 
 	if (tree_device(name, &d) || (!d.live && !d.inactive))
 		return 0; /* before its first table a device has no disk */
@@ -337,8 +337,6 @@ static int put_mapped(const char *name, void *data)
 	put_slaves(name, b.name);
 	put_link("dev/mapper", name, path);
 	put_link("dev", b.name, path);
-	snprintf(number, sizeof number, "%u", d.minor);
-	put_link("minor", number, name);
 	text_printf(all, "%s\n", b.name);
 	return 0;
 }
@@ -426,14 +424,14 @@ static bool put_partition(const struct disk *d, void *data)
 	return true;
 }
 
-static int put_mapped_partition(const char *name, void *data)
+static int put_mapped_partition(const struct listed *d, void *data)
 {
 	char path[PATH_MAX];
 	struct stat st;
-	long nr = tree_minor(name);
 
-	if (nr >= 0 && path_format(path, "%s/%s/image", run.mount, name) && !NEXT(stat)(path, &st))
-		text_printf(data, "%4u  %7ld %10llu dm-%ld\n", run.dm_major, nr, (unsigned long long)st.st_size >> 10, nr);
+	if (path_format(path, "%s/%s/image", run.mount, d->name) && !NEXT(stat)(path, &st))
+		text_printf(data, "%4u  %7u %10llu dm-%u\n", run.dm_major, d->minor, (unsigned long long)st.st_size >> 10,
+			    d->minor);
 	return 0;
 }
 

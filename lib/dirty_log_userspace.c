@@ -534,6 +534,8 @@ static int refresh(struct far_log *f)
 	uint64_t count;
 	int error = send_syncs(f, ONCE);
 
+	if (!error && (any_pending(f, DM_ULOG_CLEAR_REGION) || f->flush_due)) /* what got no answer before */
+		error = send_marks_and_clears(f, ONCE, false);
 	if (!error)
 		error = request(f, ONCE, DM_ULOG_GET_SYNC_COUNT, NULL, 0, &answer);
 	if (error)

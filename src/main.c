@@ -145,6 +145,20 @@ static int take_log_server(const char *path)
 	return -1;
 }
 
+static int take_log_timeout(const char *arg)
+{
+	const char *number = strchr(arg, '=') + 1;
+	char *end;
+	double seconds = g_ascii_strtod(number, &end);
+
+	if (end == number || *end || !(seconds >= 0.1 && seconds <= MAX_LOG_TIMEOUT)) {
+		fprintf(stderr, "dmfs: -o %s: a number from 0.1 to %u\n", arg, MAX_LOG_TIMEOUT);
+		return -1;
+	}
+	dm_options.log_timeout_ms = (unsigned)(seconds * 1000);
+	return 0;
+}
+
 static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 {
 	unsigned mib;
@@ -172,10 +186,7 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 	case 'l':
 		return take_log_server(strchr(arg, '=') + 1);
 	case 'T':
-		if (take_number(arg, MAX_LOG_TIMEOUT, &dm_options.log_timeout_ms))
-			return -1;
-		dm_options.log_timeout_ms *= 1000;
-		return 0;
+		return take_log_timeout(arg);
 	case 'w':
 		if (take_number(arg, MAX_WAITING, &mib))
 			return -1;

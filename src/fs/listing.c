@@ -66,6 +66,8 @@ void dmfs_op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, str
 			st.st_ino = i ? FUSE_ROOT_ID : ino;
 		} else if (i < 2 + files) {
 			name = l->files[i - 2]->name;
+			if (*name == '.') /* for programs that know of it */
+				continue;
 			st.st_mode = S_IFREG;
 			st.st_ino = l->device ? dmfs_ino(l->device, (unsigned)i - 1) : i;
 		} else {

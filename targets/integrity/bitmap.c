@@ -215,27 +215,18 @@ static uint64_t clearable(const struct integrity *ic)
 	return atomic_load(&ic->recalc) >> ic->l.log2_bit;
 }
 
-static int make_durable(struct integrity *ic)
-{
-	int error = integrity_tags_write_back(ic->tags);
-
-	if (!error && ic->meta_dev)
-		error = dm_flush_sync(ic->dev);
-	return error ? error : dm_flush_sync(ic->meta);
-}
-
 static int clear_bits(void *context)
 {
 	struct integrity *ic = context;
 	struct integrity_bitmap *b = ic->bitmap;
 	struct integrity_sync_claim c;
 	uint64_t n;
-	int error = make_durable(ic); /* most of it, while writes go on */
+	int error = integrity_make_durable(ic); /* most of it, while writes go on */
 
 	if (error)
 		return error;
 	integrity_lock_sync(ic, &c, 0, (ic->l.provided >> ic->l.log2_spb) - 1);
-	error = make_durable(ic);
+	error = integrity_make_durable(ic);
 	n = clearable(ic);
 	if (!error && n) {
 		pthread_mutex_lock(&b->lock);
@@ -351,7 +342,7 @@ int integrity_bitmap_stop(struct integrity *ic)
 	dm_group_commit_settle(ic->bitmap->clears);
 	if (!ic->writes)
 		return 0;
-	error = make_durable(ic);
+	error = integrity_make_durable(ic);
 	if (!error)
 		error = integrity_journal_erase(ic);
 	if (error)

@@ -46,19 +46,22 @@ void integrity_mismatch(struct integrity *ic, uint64_t block)
 
 /* --- flushes --------------------------------------------------------------------------------------------------------- */
 
-static int commit(void *context)
+int integrity_make_durable(struct integrity *ic)
 {
-	struct integrity *ic = context;
-	int error;
+	int error = integrity_tags_write_back(ic->tags);
 
-	if (!ic->writes)
-		return 0;
-	if (ic->journal)
-		return integrity_journal_commit(ic);
-	error = integrity_tags_write_back(ic->tags);
 	if (!error && ic->meta_dev)
 		error = dm_flush_sync(ic->dev);
 	return error ? error : dm_flush_sync(ic->meta);
+}
+
+static int commit(void *context)
+{
+	struct integrity *ic = context;
+
+	if (!ic->writes)
+		return 0;
+	return ic->journal ? integrity_journal_commit(ic) : integrity_make_durable(ic);
 }
 
 /* --- hooks ----------------------------------------------------------------------------------------------------------- */

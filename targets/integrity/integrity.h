@@ -95,6 +95,9 @@ void integrity_fail(struct integrity *ic, const char *what, int error);
 /* A block's tag is not that of its data. */
 void integrity_mismatch(struct integrity *ic, uint64_t block);
 
+/* Writes the tags in memory back, and flushes the devices.  Waits. */
+int integrity_make_durable(struct integrity *ic);
+
 /* options.c */
 int integrity_read_line(struct integrity *ic, int argc, char **argv, GError **err);
 void integrity_print_line(struct integrity *ic, GString *out);

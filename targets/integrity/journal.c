@@ -477,15 +477,6 @@ static void keep_last(GArray *entries)
 	g_array_set_size(entries, n);
 }
 
-static int make_durable(struct integrity *ic)
-{
-	int error = integrity_tags_write_back(ic->tags);
-
-	if (!error && ic->meta_dev)
-		error = dm_flush_sync(ic->dev);
-	return error ? error : dm_flush_sync(ic->meta);
-}
-
 int integrity_journal_homeward(struct integrity *ic, GArray *entries)
 {
 	struct home h = {.ic = ic, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
@@ -505,7 +496,7 @@ int integrity_journal_homeward(struct integrity *ic, GArray *entries)
 	wait_under_way(&h, 0);
 	pthread_mutex_lock(&h.lock); /* the last one has let go of it */
 	pthread_mutex_unlock(&h.lock);
-	return h.error ? h.error : make_durable(ic);
+	return h.error ? h.error : integrity_make_durable(ic);
 }
 
 int integrity_journal_write_home(struct integrity *ic)

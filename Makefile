@@ -3,6 +3,7 @@
 #   make [all]          dmfs and its tools, in build/
 #   make check          all tests; check-unit, check-integration, check-kernel, check-crash, check-fuzz: one kind
 #   make crash          the crash laboratory in full
+#   make check-zoned-kernel  zoned beside the kernel's, under qemu's emulation
 #   make random         random operations on all targets at once, for RANDOM_SEEDS
 #   make fuzz           the fuzzers, for FUZZ_SECONDS each (a quarter for formats)
 #   make bench          the benchmark against its peers
@@ -69,6 +70,7 @@ tool_names := $(basename $(notdir $(wildcard tools/*.c))) $(filter-out common,$(
 # Packages a tool cannot be built without; it is left out where one is missing.
 tool_pkgs_dmfs-luks := libcryptsetup
 tool_pkgs_dmfs-verity := libcryptsetup
+tool_pkgs_dmfs-open := blkid
 tool_names := $(foreach t,$(tool_names),$(if $(filter-out $(tool_optional),$(tool_pkgs_$(t))),,$(t)))
 unit_src := $(wildcard tests/unit/test_*.c)
 unit_common := $(filter-out $(unit_src),$(wildcard tests/unit/*.c))
@@ -82,10 +84,10 @@ unit_bins := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(unit_src))
 crash_bins := $(if $(crash_src),$(B)/tests/crash/crash)
 fuzz_bins := $(patsubst tests/fuzz/%.c,$(B)/tests/fuzz/%,$(fuzz_src))
 
-.PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz crash random fuzz fuzz-bins bench \
+.PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz check-zoned-kernel crash random fuzz fuzz-bins bench \
 	install uninstall clean tests format
 .SECONDARY:
-all: $(programs)
+all: $(programs) $(B)/libdmfs-run.so
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
@@ -97,6 +99,19 @@ $(lib): $(call obj,$(lib_src))
 
 $(B)/dmfs: $(call obj,$(fs_src)) $(lib)
 	$(CC) $(cflags) $(CFLAGS) $(ldflags) $(LDFLAGS) $^ -o $@ $(fuse_libs) $(libs)
+
+# dmfs-run's library is loaded into other programs: it is of itself alone.
+preload := $(B)/libdmfs-run.so
+preload_src := $(wildcard tools/dmfs-run/preload/*.c)
+preload_cflags := -std=gnu11 -Wall -Wextra -Wstrict-prototypes -Wmissing-prototypes -D_GNU_SOURCE -fPIC -fvisibility=hidden \
+	-fno-strict-aliasing -pthread $(if $(WERROR),-Werror)
+
+$(B)/tools/dmfs-run/preload/%.o: tools/dmfs-run/preload/%.c
+	@mkdir -p $(@D)
+	$(CC) $(preload_cflags) $(CPPFLAGS) -U_FORTIFY_SOURCE $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(preload): $(call obj,$(preload_src))
+	$(CC) -shared $(CFLAGS) -Wl,-z,defs -Wl,-z,now $(LDFLAGS) $^ -o $@ -ldl -pthread
 
 define tool_rule
 $(B)/$(1): $(call obj,$(wildcard tools/$(1).c tools/$(1)/*.c tools/common/*.c)) $(lib)
@@ -121,6 +136,8 @@ check: all tests
 	contrib/runtests B=$(B) unit integration kernel crash fuzz
 check-unit check-integration check-kernel check-crash check-fuzz: all tests
 	contrib/runtests B=$(B) $(@:check-%=%)
+check-zoned-kernel: all
+	contrib/runtests B=$(B) zoned-kernel
 crash: all tests
 	contrib/runtests B=$(B) crash-full
 random: all
@@ -138,11 +155,14 @@ install: all
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 755 $(programs) $(DESTDIR)$(BINDIR)
 	install -m 644 dmfs.1 $(DESTDIR)$(MANDIR)/man1
+	install -d $(DESTDIR)$(PREFIX)/lib/dmfs
+	install -m 644 $(preload) $(DESTDIR)$(PREFIX)/lib/dmfs
 	for f in contrib/completion/*; do [ ! -e "$$f" ] || install -m 644 "$$f" $(DESTDIR)$(PREFIX)/share/bash-completion/completions; done
 	for f in contrib/systemd/*; do [ ! -e "$$f" ] || install -m 644 "$$f" $(DESTDIR)$(PREFIX)/lib/systemd/system; done
 
 uninstall:
-	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(programs))) $(DESTDIR)$(MANDIR)/man1/dmfs.1
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(programs))) $(DESTDIR)$(MANDIR)/man1/dmfs.1 \
+		$(DESTDIR)$(PREFIX)/lib/dmfs/libdmfs-run.so
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')

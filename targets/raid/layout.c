@@ -11,6 +11,10 @@
  *   raid5 rs     r mod n                         after P, around
  *   raid4        0                               1
  *   raid5 n      n-1                             0
+ *   raid6 la     n-1 - r mod n        after P    device 0, passing over P and Q
+ *   raid6 ra     r mod n              after P    device 0, passing over P and Q
+ *   raid6 ls     n-1 - r mod n        after P    after Q, around
+ *   raid6 rs     r mod n              after P    after Q, around
  *   raid6 zr     r mod n              after P    device 0, passing over P and Q
  *   raid6 nr     n-1 - (r+1) mod n    after P    device 0, passing over P and Q
  *   raid6 nc     n-1 - r mod n        before P   after P, around
@@ -18,7 +22,8 @@
  *   raid6 X_6    as raid5 X of the first n-1 devices, Q on the last
  *
  * In Q, zr, nr and nc count P's and Q's places too (as DDF does): the
- * exponent is the device's number; else it is the number of data chunks on lower devices.
+ * exponent is the device's number; else it is the number of data chunks on the devices from Q on, around.  (la, ra, ls and
+ * rs are md's; the kernel's dm-raid has no names for them.)
  */
 #include "layout.h"
 
@@ -30,7 +35,7 @@ static bool layout_known(unsigned level, unsigned layout)
 {
 	if (level == 5)
 		return layout <= RAID5_N;
-	return layout == RAID5_N || (layout >= RAID6_ZR && layout <= RAID6_NC) ||
+	return layout <= RAID5_RS || layout == RAID5_N || (layout >= RAID6_ZR && layout <= RAID6_NC) ||
 	       (layout >= RAID6_LA_6 && layout <= RAID6_RS_6);
 }
 
@@ -125,6 +130,13 @@ void raid_row_parity(const struct raid_geo *g, uint64_t row, int *p, int *q)
 		*p = (int)rotate(g->layout, n, row);
 	} else if (g->level == 6) {
 		switch (g->layout) {
+		case RAID5_LA:
+		case RAID5_RA:
+		case RAID5_LS:
+		case RAID5_RS:
+			*p = (int)rotate(g->layout, n, row);
+			*q = (*p + 1) % (int)n;
+			break;
 		case RAID6_ZR:
 			*p = (int)(row % n);
 			*q = (int)((row % n + 1) % n);
@@ -156,7 +168,13 @@ static unsigned around(const struct raid_geo *g)
 		return g->layout == RAID5_LS || g->layout == RAID5_RS ? g->disks : 0;
 	if (g->level == 6 && (g->layout == RAID6_LS_6 || g->layout == RAID6_RS_6))
 		return g->disks - 1;
-	return g->level == 6 && g->layout == RAID6_NC ? g->disks : 0;
+	return g->level == 6 && (g->layout == RAID6_NC || g->layout == RAID5_LS || g->layout == RAID5_RS) ? g->disks : 0;
+}
+
+/* What data begins behind, where it goes around: P, or Q where that is behind P in a circle of both. */
+static unsigned before_data(const struct raid_geo *g, int p, int q)
+{
+	return (unsigned)(raid_geo_from_q(g) ? q : p);
 }
 
 unsigned raid_row_disk(const struct raid_geo *g, uint64_t row, unsigned k)
@@ -166,7 +184,7 @@ unsigned raid_row_disk(const struct raid_geo *g, uint64_t row, unsigned k)
 
 	raid_row_parity(g, row, &p, &q);
 	if (n)
-		return ((unsigned)p + 1 + k) % n;
+		return (before_data(g, p, q) + 1 + k) % n;
 	low = (unsigned)(q >= 0 && q < p ? q : p);
 	high = (unsigned)(q > p ? q : p);
 	if (p >= 0 && k >= low)
@@ -187,7 +205,7 @@ int raid_row_slot(const struct raid_geo *g, uint64_t row, unsigned disk)
 	if (d == q)
 		return -2;
 	if (n)
-		return (d - p - 1 + (int)n) % (int)n;
+		return (int)((disk + n - before_data(g, p, q) - 1) % n);
 	return d - (p >= 0 && d > p) - (q >= 0 && d > q);
 }
 
@@ -198,6 +216,8 @@ unsigned raid_row_exponent(const struct raid_geo *g, uint64_t row, unsigned disk
 	if (raid_geo_by_disk(g))
 		return disk;
 	raid_row_parity(g, row, &p, &q);
+	if (raid_geo_from_q(g)) /* P, which is before Q, comes last */
+		return (disk + g->disks - (unsigned)q - 1) % g->disks;
 	return disk - (unsigned)(d > p) - (unsigned)(d > q);
 }
 

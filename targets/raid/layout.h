@@ -21,7 +21,7 @@
 #define RAID_MAX_DISKS 253u
 
 enum raid_layout {
-	RAID5_LA = 0,
+	RAID5_LA = 0, /* raid6 as well, to RAID5_RS: P and Q rotate together */
 	RAID5_RA = 1,
 	RAID5_LS = 2,
 	RAID5_RS = 3,
@@ -76,6 +76,11 @@ int raid_row_slot(const struct raid_geo *g, uint64_t row, unsigned disk);
 static inline bool raid_geo_by_disk(const struct raid_geo *g)
 {
 	return g->level == 6 && g->layout >= RAID6_ZR && g->layout <= RAID6_NC;
+}
+/* raid6: whether they are counted from the device behind Q on, around; else from the first. */
+static inline bool raid_geo_from_q(const struct raid_geo *g)
+{
+	return g->level == 6 && g->layout <= RAID5_RS;
 }
 /* raid6: Q is the sum of 2^exponent times each data chunk.  disk holds data. */
 unsigned raid_row_exponent(const struct raid_geo *g, uint64_t row, unsigned disk);

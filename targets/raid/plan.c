@@ -269,9 +269,12 @@ static void sources(const struct column *col, unsigned first, struct sources *sr
 	struct raid_stripe *s = col->s;
 	const struct raid_geo *g = &s->c->geo;
 	bool by_disk = raid_geo_by_disk(g);
+	unsigned from = raid_geo_from_q(g) ? (unsigned)s->q + 1 : 0;
 
 	src->n = 0;
-	for (unsigned d = 0; d < s->c->disks; d++) {
+	for (unsigned i = 0; i < s->c->disks; i++) {
+		unsigned d = (from + i) % s->c->disks;
+
 		if (is_parity(s, d)) {
 			if (!by_disk)
 				continue;

@@ -83,11 +83,14 @@ static void draw(struct picture *pic, unsigned level, unsigned layout, unsigned 
 			pic->cell[row][(p + disks - 1) % disks] = Q;
 			fill(pic, row, disks, p + 1, disks);
 		} else {
-			/* nr: right to left, the first row is D D D P Q */
-			p = layout == RAID6_ZR ? r : (2 * disks - 2 - r) % disks;
+			/* nr: right to left, the first row is D D D P Q; la, ls: the first is Q D D D P, or D D D P moved */
+			bool right = layout == RAID6_ZR || layout == RAID5_RA || layout == RAID5_RS;
+			bool around = layout == RAID5_LS || layout == RAID5_RS;
+
+			p = right ? r : layout == RAID6_NR ? (2 * disks - 2 - r) % disks : disks - 1 - r;
 			pic->cell[row][p] = P;
 			pic->cell[row][(p + 1) % disks] = Q;
-			fill(pic, row, disks, 0, 0);
+			fill(pic, row, disks, around ? p + 2 : 0, around ? disks : 0);
 		}
 	}
 }
@@ -97,6 +100,7 @@ static const struct {
 } row_types[] = {
 	{0, 0},	      {5, RAID5_LA},   {5, RAID5_RA},	{5, RAID5_LS},	 {5, RAID5_RS},
 	{5, RAID5_FIRST}, {5, RAID5_N},    {6, RAID6_ZR},	{6, RAID6_NR},	 {6, RAID6_NC},
+	{6, RAID5_LA},	  {6, RAID5_RA},   {6, RAID5_LS},	{6, RAID5_RS},
 	{6, RAID5_N},     {6, RAID6_LA_6}, {6, RAID6_RA_6}, {6, RAID6_LS_6}, {6, RAID6_RS_6},
 };
 
@@ -139,7 +143,7 @@ static void test_rows(void **state)
 	}
 }
 
-/* Q's exponents: DDF's layouts count every device, the others the data chunks in device order. */
+/* Q's exponents: DDF's layouts count every device, the others the data chunks in device order, md's own from Q on. */
 static void test_exponents(void **state)
 {
 	for (unsigned t = 7; t < G_N_ELEMENTS(row_types); t++) {
@@ -147,9 +151,15 @@ static void test_exponents(void **state)
 
 		assert_true(raid_geo_init(&g, 6, row_types[t].layout, 6, 8, 1 << 20));
 		for (unsigned row = 0; row < ROWS; row++) {
-			unsigned nth = 0;
+			unsigned nth = 0, from = 0;
+			int p, q;
 
-			for (unsigned d = 0; d < 6; d++) {
+			raid_row_parity(&g, row, &p, &q);
+			if (row_types[t].layout <= RAID5_RS)
+				from = (unsigned)q + 1;
+			for (unsigned i = 0; i < 6; i++) {
+				unsigned d = (from + i) % 6;
+
 				if (raid_row_slot(&g, row, d) < 0)
 					continue;
 				assert_int_equal(raid_row_exponent(&g, row, d), t <= 9 ? d : nth);
@@ -228,7 +238,7 @@ static void test_refused(void **state)
 	struct raid_geo g;
 
 	assert_false(raid_geo_init(&g, 5, 6, 3, 8, 1000));
-	assert_false(raid_geo_init(&g, 6, RAID5_LS, 4, 8, 1000));
+	assert_false(raid_geo_init(&g, 6, RAID5_FIRST, 4, 8, 1000));
 	assert_false(raid_geo_init(&g, 6, RAID6_ZR, 3, 8, 1000));
 	assert_false(raid_geo_init(&g, 5, RAID5_LS, 3, 24, 1000));
 	assert_false(raid_geo_init(&g, 5, RAID5_LS, 3, 0, 1000));

@@ -3,7 +3,7 @@
  * integrity.
  *
  *   J   a small journal that is full again and again: each block is old or new, with its tag; also with a metadata device, a
- *       MAC and encryption, and with tags from above, which say what a block holds
+ *       MAC and encryption
  *   B   what is dirty is recalculated: then every block reads, checked
  *   D   blocks that were not in flight read, checked; the others' data are what they should be
  *

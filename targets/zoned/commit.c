@@ -136,6 +136,7 @@ static void make_usable(struct zoned_md *md, uint32_t z)
 	} else {
 		zone->wp = 0;
 		zone->flags &= (uint8_t)~ZONE_UNSURE;
+		md->freed++;
 		zoned_list_add(md, zoned_free_list(md, z), z);
 	}
 	pthread_mutex_unlock(&md->lock);

@@ -66,6 +66,7 @@ struct zoned_md {
 	struct zoned_bits *idle_first, *idle_last;
 	size_t bits_n, bits_max, dirty_n;
 	unsigned map_dirty_n;
+	uint64_t freed; /* how many zones became free so far */
 };
 
 static inline const struct zone *zone_of(const struct zoned_md *md, uint32_t z)

@@ -477,6 +477,16 @@ bool zoned_md_dirty(struct zoned_md *md)
 	return dirty;
 }
 
+uint64_t zoned_md_freed(struct zoned_md *md)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&md->lock);
+	n = md->freed;
+	pthread_mutex_unlock(&md->lock);
+	return n;
+}
+
 bool zoned_md_pending(struct zoned_md *md)
 {
 	bool pending;
@@ -554,6 +564,18 @@ void zoned_md_status(struct zoned_md *md, GString *out)
 				       count_free(md, d, ZONE_SEQ), t.seq);
 	}
 	pthread_mutex_unlock(&md->lock);
+}
+
+bool zoned_md_has_random(struct zoned_md *md)
+{
+	bool any;
+
+	pthread_mutex_lock(&md->lock);
+	any = md->lists[FREE_CACHE].n > 0;
+	for (unsigned d = 0; d < md->g.n && !any; d++)
+		any = md->lists[dev_list(d, FREE_RND)].n > 0;
+	pthread_mutex_unlock(&md->lock);
+	return any;
 }
 
 unsigned zoned_md_free_percent(struct zoned_md *md)

@@ -79,6 +79,7 @@ void zoned_chunk_forget(struct zoned_md *md, struct zoned_chunk *c, uint32_t blo
 int zoned_md_commit(struct zoned_md *md, bool *freed);
 /* Whether so much has changed that it should be committed soon; whether zones wait for a commit to be free. */
 bool zoned_md_dirty(struct zoned_md *md);
+uint64_t zoned_md_freed(struct zoned_md *md); /* how many became free since it was opened */
 bool zoned_md_pending(struct zoned_md *md);
 bool zoned_md_mapped(struct zoned_md *md, uint32_t chunk);
 
@@ -89,6 +90,8 @@ int zoned_md_check(struct zoned_md *md, bool repair, zoned_tell tell, void *data
 
 /* --- reclaim: one thread ----------------------------------------------------------------------- */
 
+/* Whether a write that needs a zone for random writes finds one now. */
+bool zoned_md_has_random(struct zoned_md *md);
 /* How much of the zones for random writes is free, in percent; 0: none is, or one. */
 unsigned zoned_md_free_percent(struct zoned_md *md);
 /* Whether any chunk is mapped to a zone for random writes. */

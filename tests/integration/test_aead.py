@@ -120,7 +120,8 @@ def test_linear_between(fs, backing):
     stack, data = Stack(fs, backing, "capi:gcm(aes)-random", KEY, 28, 4096, between=True), pattern(LENGTH, 3)
     dev = stack.make()
     dev.pwrite(data, 0, sync=True)
-    assert dev.table() == f"0 {LENGTH} crypt capi:gcm(aes)-random {'0' * 64} 0 between 0 2 integrity:28:aead sector_size:4096\n"
+    assert dev.table().split()[3:] == ["capi:gcm(aes)-random", "0" * 64, "0", "between", "0", "2", "integrity:28:aead",
+                                       "sector_size:4096"]
     stack.remove()
     dev = stack.make()
     assert read_directly(dev, len(data), 0) == data
@@ -307,7 +308,8 @@ def test_luks_interrupted_filling(luks, work, tool):
 def test_luks_metadata_of_the_header(luks, work, tool):
     """What a program of libcryptsetup's reads in it."""
     path = os.path.join(work, "v.img")
-    luks.format(path, "-I", "hmac-sha512", "-c", "aes-cbc-essiv:sha256", "--sector-size", "512", "--integrity-no-wipe", size="24M")
+    luks.format(path, "-I", "hmac-sha512", "-c", "aes-cbc-essiv:sha256", "--sector-size", "512", "--integrity-no-wipe",
+                size="24M")
     dump = json.loads(subprocess.run([tool("cryptsetup"), "luksDump", "--dump-json-metadata", path], check=True,
                                      capture_output=True).stdout)
     segment = dump["segments"]["0"]

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Makes a LUKS2 volume with authenticated sectors: its header (segment.c), its two devices and what fills them (fill.c). */
+/* Makes a LUKS2 volume with authenticated sectors: its header (segment.c), its two devices and what fills them
+ * (fill.c). */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -121,8 +122,8 @@ static int add_slot(struct crypt_device *cd, const char *shown, const struct opt
 }
 
 /* A header for the cipher that libcryptsetup takes in any case, and then the one that is meant. */
-static int make_header(const char *file, const char *shown, const struct options *o, const char *cipher, const char *kind,
-		       const struct key *k, struct crypt_device **cd, GError **err)
+static int make_header(const char *file, const char *shown, const struct options *o, const char *cipher,
+		       const char *kind, const struct key *k, struct crypt_device **cd, GError **err)
 {
 	struct options stand_in = *o;
 	int r = volume_init(file, o, cd, err);
@@ -144,7 +145,8 @@ static int make_header(const char *file, const char *shown, const struct options
 	return r ? r : format_pbkdf(*cd, CRYPT_LUKS2, o, err);
 }
 
-int format_with_tags(const char *file, const char *shown, const struct options *o, const struct secret *pass, GError **err)
+int format_with_tags(const char *file, const char *shown, const struct options *o, const struct secret *pass,
+		     GError **err)
 {
 	g_autoptr(key) k = NULL;
 	struct crypt_device *cd = NULL;

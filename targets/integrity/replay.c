@@ -284,6 +284,7 @@ int integrity_journal_stop(struct integrity *ic)
 	error = integrity_journal_commit(ic);
 	if (!error)
 		error = integrity_journal_write_home(ic);
+	dm_wq_flush(j->wq); /* what began to bring things home before is over, too */
 	if (error)
 		return error;
 	first = section_of(ic, j->next);

@@ -6,8 +6,9 @@
  *   may_write    bits that are durable: writes to these regions may begin          (atomic words)
  *   unsure       regions that are yet to be recalculated: their tags are not compared (atomic words)
  *
- * Bits are set by a group commit, for all who wait.  They are cleared some time after: while the whole volume is locked, so
- * that no write is under way, tags and data are made durable and the bits go in memory; the disk learns of it after that.
+ * Bits are set by a group commit, for all who wait.  They are cleared some time after: while the whole volume is
+ * locked, so that no write is under way, tags and data are made durable and the bits go in memory; the disk learns of
+ * it after that.
  *
  * Locks: io_lock (the bitmap's writes to the disk, held across I/O), then lock.
  */
@@ -30,7 +31,7 @@ struct integrity_bitmap {
 	struct dm_group_commit *bits, *clears;
 };
 
-/* --- bits -------------------------------------------------------------------------------------------------- */
+/* --- bits ------------------------------------------------------------------------------------- */
 
 static uint64_t bit_of(const struct integrity *ic, uint64_t block)
 {
@@ -82,7 +83,7 @@ static void clear_image(struct integrity_bitmap *b, uint64_t first, uint64_t las
 	}
 }
 
-/* --- to the disk --------------------------------------------------------------------------------------------- */
+/* --- to the disk ------------------------------------------------------------------------------ */
 
 static uint64_t sector_of(const struct integrity *ic, unsigned block)
 {
@@ -110,7 +111,8 @@ static int write_wanted(struct integrity *ic)
 		pthread_mutex_unlock(&b->lock);
 		if (!wanted)
 			continue;
-		error = dm_write_sync(ic->meta, sector_of(ic, i), BITMAP_BLOCK >> DM_SECTOR_SHIFT, copy, DM_FUA | DM_META);
+		error =
+		    dm_write_sync(ic->meta, sector_of(ic, i), BITMAP_BLOCK >> DM_SECTOR_SHIFT, copy, DM_FUA | DM_META);
 		for (unsigned w = 0; w < WORDS_OF_BLOCK && !error; w++)
 			atomic_fetch_or(&b->may_write[(size_t)i * WORDS_OF_BLOCK + w], GUINT64_FROM_LE(copy[w]));
 		if (error) {
@@ -144,7 +146,7 @@ static int commit_bits(void *context)
 	return error;
 }
 
-/* --- before a write --------------------------------------------------------------------------------------------- */
+/* --- before a write --------------------------------------------------------------------------- */
 
 static bool want_bits(struct integrity *ic, uint64_t block, uint64_t blocks)
 {
@@ -172,7 +174,7 @@ int integrity_bitmap_may_write_sync(struct integrity *ic, uint64_t block, uint64
 	return want_bits(ic, block, blocks) ? dm_group_commit_sync(ic->bitmap->bits) : 0;
 }
 
-/* --- recalculation ------------------------------------------------------------------------------------------------ */
+/* --- recalculation ---------------------------------------------------------------------------- */
 
 bool integrity_bitmap_unsure(struct integrity *ic, uint64_t block, uint64_t blocks)
 {
@@ -191,7 +193,9 @@ uint64_t integrity_bitmap_next_unsure(struct integrity *ic, uint64_t block, uint
 		uint64_t set = atomic_load(&b->unsure[w]) & mask_of(w, first, last);
 
 		if (set)
-			return MAX((w * WORD_BITS + (unsigned)__builtin_ctzll(set)) << (ic->l.log2_bit - ic->l.log2_spb), block);
+			return MAX((w * WORD_BITS + (unsigned)__builtin_ctzll(set))
+				       << (ic->l.log2_bit - ic->l.log2_spb),
+				   block);
 	}
 	return end;
 }
@@ -205,7 +209,7 @@ void integrity_bitmap_recalculated(struct integrity *ic, uint64_t block, uint64_
 		clear_atomic(ic->bitmap->unsure, first, after - 1);
 }
 
-/* --- clearing ------------------------------------------------------------------------------------------------------- */
+/* --- clearing --------------------------------------------------------------------------------- */
 
 /* How many bits, from the first on, may go: not those that a recalculation has yet to come to. */
 static uint64_t clearable(const struct integrity *ic)
@@ -215,27 +219,18 @@ static uint64_t clearable(const struct integrity *ic)
 	return atomic_load(&ic->recalc) >> ic->l.log2_bit;
 }
 
-static int make_durable(struct integrity *ic)
-{
-	int error = integrity_tags_write_back(ic->tags);
-
-	if (!error && ic->meta_dev)
-		error = dm_flush_sync(ic->dev);
-	return error ? error : dm_flush_sync(ic->meta);
-}
-
 static int clear_bits(void *context)
 {
 	struct integrity *ic = context;
 	struct integrity_bitmap *b = ic->bitmap;
 	struct integrity_sync_claim c;
 	uint64_t n;
-	int error = make_durable(ic); /* most of it, while writes go on */
+	int error = integrity_make_durable(ic); /* most of it, while writes go on */
 
 	if (error)
 		return error;
 	integrity_lock_sync(ic, &c, 0, (ic->l.provided >> ic->l.log2_spb) - 1);
-	error = make_durable(ic);
+	error = integrity_make_durable(ic);
 	n = clearable(ic);
 	if (!error && n) {
 		pthread_mutex_lock(&b->lock);
@@ -257,7 +252,7 @@ void integrity_bitmap_clear_now(struct integrity *ic)
 	dm_group_commit_soon(ic->bitmap->clears, 0);
 }
 
-/* --- hooks ------------------------------------------------------------------------------------------------------------ */
+/* --- hooks ------------------------------------------------------------------------------------ */
 
 static void set_all(struct integrity *ic, uint64_t from_sector)
 {
@@ -272,7 +267,8 @@ static bool take_image(struct integrity *ic)
 	uint64_t any = 0;
 
 	for (uint64_t w = 0; w < b->words; w++) {
-		uint64_t set = w * WORD_BITS < ic->l.bits ? GUINT64_FROM_LE(b->image[w]) & mask_of(w, 0, ic->l.bits - 1) : 0;
+		uint64_t set =
+		    w * WORD_BITS < ic->l.bits ? GUINT64_FROM_LE(b->image[w]) & mask_of(w, 0, ic->l.bits - 1) : 0;
 
 		any |= set;
 		atomic_store(&b->unsure[w], set);
@@ -310,7 +306,8 @@ static int start_dirty(struct integrity *ic, uint64_t old_provided)
 	return error;
 }
 
-/* The superblock says that there is a bitmap before there is one: what a crash leaves between is at worst too many bits. */
+/* The superblock says that there is a bitmap before there is one: what a crash leaves between is at worst too many
+ * bits. */
 static int start_fresh(struct integrity *ic)
 {
 	struct integrity_bitmap *b = ic->bitmap;
@@ -340,7 +337,8 @@ int integrity_bitmap_start(struct integrity *ic, bool dirty, uint64_t old_provid
 	for (size_t w = 0; w < ic->bitmap->words; w++)
 		atomic_store(&ic->bitmap->may_write[w], 0);
 	error = dirty ? start_dirty(ic, old_provided) : start_fresh(ic);
-	return error ? dm_fail(err, -error, "integrity: the bitmap cannot be read or written: %s", g_strerror(-error)) : 0;
+	return error ? dm_fail(err, -error, "integrity: the bitmap cannot be read or written: %s", g_strerror(-error))
+		     : 0;
 }
 
 int integrity_bitmap_stop(struct integrity *ic)
@@ -351,7 +349,7 @@ int integrity_bitmap_stop(struct integrity *ic)
 	dm_group_commit_settle(ic->bitmap->clears);
 	if (!ic->writes)
 		return 0;
-	error = make_durable(ic);
+	error = integrity_make_durable(ic);
 	if (!error)
 		error = integrity_journal_erase(ic);
 	if (error)

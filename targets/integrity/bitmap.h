@@ -31,8 +31,8 @@ void integrity_bitmap_clear_soon(struct integrity *ic);
 void integrity_bitmap_clear_now(struct integrity *ic);
 
 /*
- * Hooks; they wait.  Start: dirty: the disk has a bitmap, of a volume of old_provided sectors; else a fresh one is made.
- * The superblock is the caller's to write, in the end.
+ * Hooks; they wait.  Start: dirty: the disk has a bitmap, of a volume of old_provided sectors; else a fresh one is
+ * made. The superblock is the caller's to write, in the end.
  */
 int integrity_bitmap_start(struct integrity *ic, bool dirty, uint64_t old_provided, GError **err);
 int integrity_bitmap_stop(struct integrity *ic);

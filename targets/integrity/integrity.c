@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * integrity: a tag for each block, made here from its data and compared when it is read, or handed down with the bios and
- * kept (dm-integrity.rst).
+ * integrity: a tag for each block, made here from its data and compared when it is read, or handed down with the bios
+ * and kept (dm-integrity.rst).
  *
  *   <dev> <reserved sectors> <tag size>|- D|J|B|R <#args> [<arg>…]
  *
@@ -17,7 +17,7 @@
 
 #include <dmfs/claim.h>
 
-/* --- failing ------------------------------------------------------------------------------------------------------- */
+/* --- failing ---------------------------------------------------------------------------------- */
 
 void integrity_fail(struct integrity *ic, const char *what, int error)
 {
@@ -44,24 +44,27 @@ void integrity_mismatch(struct integrity *ic, uint64_t block)
 	dm_target_uevent(ic->ti, words);
 }
 
-/* --- flushes --------------------------------------------------------------------------------------------------------- */
+/* --- flushes ---------------------------------------------------------------------------------- */
 
-static int commit(void *context)
+int integrity_make_durable(struct integrity *ic)
 {
-	struct integrity *ic = context;
-	int error;
+	int error = integrity_tags_write_back(ic->tags);
 
-	if (!ic->writes)
-		return 0;
-	if (ic->journal)
-		return integrity_journal_commit(ic);
-	error = integrity_tags_write_back(ic->tags);
 	if (!error && ic->meta_dev)
 		error = dm_flush_sync(ic->dev);
 	return error ? error : dm_flush_sync(ic->meta);
 }
 
-/* --- hooks ----------------------------------------------------------------------------------------------------------- */
+static int commit(void *context)
+{
+	struct integrity *ic = context;
+
+	if (!ic->writes)
+		return 0;
+	return ic->journal ? integrity_journal_commit(ic) : integrity_make_durable(ic);
+}
+
+/* --- hooks ------------------------------------------------------------------------------------ */
 
 static int integrity_preresume(struct dm_target *ti, GError **err)
 {
@@ -103,7 +106,7 @@ static void integrity_postsuspend(struct dm_target *ti)
 		dm_log_err("integrity: not all could be written at the end: %s", g_strerror(-error));
 }
 
-/* --- status ---------------------------------------------------------------------------------------------------------- */
+/* --- status ----------------------------------------------------------------------------------- */
 
 static void integrity_status(struct dm_target *ti, enum dm_status_type type, GString *out)
 {
@@ -143,7 +146,7 @@ static void integrity_io_hints(struct dm_target *ti, struct dm_limits *limits)
 	}
 }
 
-/* --- making ---------------------------------------------------------------------------------------------------------- */
+/* --- making ----------------------------------------------------------------------------------- */
 
 static void integrity_dtr(struct dm_target *ti)
 {
@@ -176,7 +179,8 @@ static int claim(struct integrity *ic, GError **err)
 	uint64_t sectors = dm_dev_sectors(meta);
 
 	if (sectors < SB_SECTORS || ic->l.start > sectors - SB_SECTORS)
-		return dm_fail(err, EINVAL, "integrity: The device is too small: %" PRIu64 " sectors, the superblock is at %" PRIu64,
+		return dm_fail(err, EINVAL,
+			       "integrity: The device is too small: %" PRIu64 " sectors, the superblock is at %" PRIu64,
 			       sectors, ic->l.start);
 	return dm_claim_range(ic->ti, meta, ic->l.start, sectors - ic->l.start, mode,
 			      ic->meta_dev ? "metadata device" : "device", err);
@@ -252,19 +256,19 @@ static int integrity_ctr(struct dm_target *ti, int argc, char **argv, GError **e
 }
 
 const struct dm_target_type integrity_target = {
-	.name = "integrity",
-	.version = {1, 10, 0},
-	.features = DM_TARGET_SINGLETON | DM_TARGET_TAKES_KEYS,
-	.ctr = integrity_ctr,
-	.dtr = integrity_dtr,
-	.map = integrity_map,
-	.end_io = integrity_end_io,
-	.presuspend = integrity_presuspend,
-	.presuspend_undo = integrity_resume,
-	.postsuspend = integrity_postsuspend,
-	.preresume = integrity_preresume,
-	.resume = integrity_resume,
-	.status = integrity_status,
-	.iterate_devices = integrity_iterate_devices,
-	.io_hints = integrity_io_hints,
+    .name = "integrity",
+    .version = {1, 10, 0},
+    .features = DM_TARGET_SINGLETON | DM_TARGET_TAKES_KEYS,
+    .ctr = integrity_ctr,
+    .dtr = integrity_dtr,
+    .map = integrity_map,
+    .end_io = integrity_end_io,
+    .presuspend = integrity_presuspend,
+    .presuspend_undo = integrity_resume,
+    .postsuspend = integrity_postsuspend,
+    .preresume = integrity_preresume,
+    .resume = integrity_resume,
+    .status = integrity_status,
+    .iterate_devices = integrity_iterate_devices,
+    .io_hints = integrity_io_hints,
 };

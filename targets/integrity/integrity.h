@@ -34,10 +34,10 @@
 
 /* An algorithm, and its key if one was given. */
 struct integrity_alg {
-	char *name;       /* NULL: not given */
+	char *name; /* NULL: not given */
 	bool has_key;
 	struct dm_key key;
-	struct dm_hash *hash;  /* journal_crypt has none */
+	struct dm_hash *hash; /* journal_crypt has none */
 };
 
 struct integrity_journal;
@@ -48,10 +48,10 @@ struct integrity_recalc;
 struct integrity {
 	struct dm_target *ti;
 	struct dm_dev *dev, *meta_dev; /* meta_dev: NULL without one of its own */
-	struct dm_dev *meta;           /* where superblock, journal and tags are: one of the two */
+	struct dm_dev *meta;	       /* where superblock, journal and tags are: one of the two */
 	struct integrity_layout l;
-	char mode;                     /* D, J, B or R */
-	bool writes;                   /* anything at all: not in R, not of a read-only device */
+	char mode;   /* D, J, B or R */
+	bool writes; /* anything at all: not in R, not of a read-only device */
 
 	/* The table's: */
 	unsigned journal_sectors, interleave, buffer_sectors, watermark, commit_ms, flush_ms;
@@ -60,12 +60,11 @@ struct integrity {
 	struct integrity_alg internal_hash, journal_mac, journal_crypt;
 	struct integrity_sections *sections;
 
-	bool formatted;                /* by this table's ctr */
-	bool salted;                   /* tags begin with the superblock's salt */
-	struct integrity_super sb;     /* sb_lock; changes in hooks, and by the recalculation; the salt never */
+	bool salted;		   /* tags begin with the superblock's salt */
+	struct integrity_super sb; /* sb_lock; changes in hooks, and by the recalculation; the salt never */
 	pthread_mutex_t sb_lock;
-	atomic_uint flags;             /* sb's, for who must not wait */
-	_Atomic uint64_t recalc;       /* sectors: tags up to here are right */
+	atomic_uint flags;	 /* sb's, for who must not wait */
+	_Atomic uint64_t recalc; /* sectors: tags up to here are right */
 
 	struct integrity_tags *tags;
 	struct dm_block_lock *locks;
@@ -76,8 +75,8 @@ struct integrity {
 	struct integrity_recalc *recalculation;
 	uint64_t ns_per_block;
 	_Atomic uint64_t mismatches;
-	struct dm_log_limit told;      /* of mismatches */
-	atomic_int failed;             /* for good: the error all I/O gets */
+	struct dm_log_limit told; /* of mismatches */
+	atomic_int failed;	  /* for good: the error all I/O gets */
 };
 
 static inline uint64_t integrity_block_of(const struct integrity *ic, uint64_t sector)
@@ -94,6 +93,9 @@ static inline size_t integrity_block_bytes(const struct integrity *ic)
 void integrity_fail(struct integrity *ic, const char *what, int error);
 /* A block's tag is not that of its data. */
 void integrity_mismatch(struct integrity *ic, uint64_t block);
+
+/* Writes the tags in memory back, and flushes the devices.  Waits. */
+int integrity_make_durable(struct integrity *ic);
 
 /* options.c */
 int integrity_read_line(struct integrity *ic, int argc, char **argv, GError **err);
@@ -116,7 +118,7 @@ struct integrity_piece {
 	struct dm_work work;
 	struct integrity *ic;
 	struct dm_bio *bio; /* whose data it is */
-	uint8_t *tags;      /* of all of them: made here if there is a hash, else those from above */
+	uint8_t *tags;	    /* of all of them: made here if there is a hash, else those from above */
 	bool hashed;
 	/* From any thread, if integrity_piece_run() has returned false. */
 	void (*done)(struct integrity_piece *p, int error);

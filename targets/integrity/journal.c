@@ -2,10 +2,10 @@
 /*
  * The journal in use (journal.h).
  *
- * A write takes free entries, copies its data and tags into them, and makes them known as the newest of their blocks.  A
- * commit closes the section begun, waits for copies into what it writes (they need no I/O), and writes it durably.  When few
- * entries are free, all that is committed goes home: the newest committed entry of each block, under the block's lock,
- * so that readers find either the entry or data and tag that match.
+ * A write takes free entries, copies its data and tags into them, and makes them known as the newest of their blocks. A
+ * commit closes the section begun, waits for copies into what it writes (they need no I/O), and writes it durably. When
+ * few entries are free, all that is committed goes home: the newest committed entry of each block, under the block's
+ * lock, so that readers find either the entry or data and tag that match.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -17,11 +17,11 @@
 
 #include "journal_internal.h"
 
-#define WRITE_BYTES ((size_t)1 << 20) /* of encrypted or empty sections at once */
+#define WRITE_BYTES ((size_t)1 << 20)  /* of encrypted or empty sections at once */
 #define HOME_BYTES ((size_t)128 << 10) /* of a run */
 #define HOME_UNDER_WAY ((size_t)4 << 20)
 
-/* --- entries ------------------------------------------------------------------------------------------------------- */
+/* --- entries ---------------------------------------------------------------------------------- */
 
 static gpointer key_of(uint64_t block)
 {
@@ -47,7 +47,8 @@ static void forget(struct integrity_journal *j, uint64_t block, uint64_t entry)
 {
 	gpointer newest;
 
-	if (g_hash_table_lookup_extended(j->newest, key_of(block), NULL, &newest) && (uint64_t)(uintptr_t)newest == entry) {
+	if (g_hash_table_lookup_extended(j->newest, key_of(block), NULL, &newest) &&
+	    (uint64_t)(uintptr_t)newest == entry) {
 		g_hash_table_remove(j->newest, key_of(block));
 		atomic_fetch_sub(&j->live, 1);
 	}
@@ -85,7 +86,7 @@ void integrity_journal_read(struct integrity *ic, uint64_t entry, const struct i
 		memcpy(tag, integrity_entry_tag(&ic->l, integrity_entry(&ic->l, section, slot)), ic->l.tag_size);
 }
 
-/* --- writes ----------------------------------------------------------------------------------------------------------- */
+/* --- writes ----------------------------------------------------------------------------------- */
 
 /* lock held.  How many entries, up to so many, are the caller's: from *first on; he is copying into their sections. */
 static unsigned take_entries(struct integrity *ic, unsigned wanted, uint64_t *first)
@@ -226,7 +227,7 @@ static int fail(struct integrity *ic, const char *what, int error)
 	return error;
 }
 
-/* --- to the disk --------------------------------------------------------------------------------------------------------- */
+/* --- to the disk ------------------------------------------------------------------------------ */
 
 static uint64_t section_sector(const struct integrity *ic, uint32_t nr)
 {
@@ -256,8 +257,8 @@ int integrity_journal_write_sections(struct integrity *ic, uint8_t *mem, uint32_
 				error = integrity_section_encrypt(ic, copy + k * bytes, first + i + k);
 		}
 		if (!error)
-			error = dm_write_sync(ic->meta, section_sector(ic, first + i), (uint64_t)now * ic->l.section_sectors, from,
-					      DM_FUA | DM_META);
+			error = dm_write_sync(ic->meta, section_sector(ic, first + i),
+					      (uint64_t)now * ic->l.section_sectors, from, DM_FUA | DM_META);
 		if (now < most)
 			break;
 	}
@@ -290,7 +291,7 @@ int integrity_journal_erase(struct integrity *ic)
 	return integrity_journal_write_empty(ic, 0, ic->l.sections, 0);
 }
 
-/* --- commit ----------------------------------------------------------------------------------------------------------------- */
+/* --- commit ----------------------------------------------------------------------------------- */
 
 /* Closes the section begun; entries [*from, *to) are to be committed, nobody copies into them any more. */
 static void close_sections(struct integrity *ic, uint64_t *from, uint64_t *to)
@@ -349,7 +350,7 @@ int integrity_journal_commit(struct integrity *ic)
 	return fail(ic, "writing journal", error);
 }
 
-/* --- home ----------------------------------------------------------------------------------------------------------------------- */
+/* --- home ------------------------------------------------------------------------------------- */
 
 struct home {
 	struct integrity *ic;
@@ -423,7 +424,8 @@ static struct run *gather(struct home *h, const struct homeward *entries, unsign
 	r->tags = g_malloc((size_t)n * ic->l.tag_size);
 	r->iov = (struct iovec){r->data, n * block};
 	for (unsigned i = 0; i < n; i++)
-		integrity_journal_read(ic, entries[i].entry, &r->iov, 1, i * block, r->tags + (size_t)i * ic->l.tag_size);
+		integrity_journal_read(ic, entries[i].entry, &r->iov, 1, i * block,
+				       r->tags + (size_t)i * ic->l.tag_size);
 	return r;
 }
 
@@ -444,14 +446,14 @@ static void send_home(struct home *h, const struct homeward *entries, unsigned n
 		return;
 	}
 	r->bio = (struct dm_bio){
-		.op = DM_WRITE,
-		.dev = ic->dev,
-		.sector = integrity_data_sector(&ic->l, entries[0].block << ic->l.log2_spb),
-		.sectors = (uint64_t)n << ic->l.log2_spb,
-		.iov = &r->iov,
-		.iovcnt = 1,
-		.end = run_written,
-		.private = r,
+	    .op = DM_WRITE,
+	    .dev = ic->dev,
+	    .sector = integrity_data_sector(&ic->l, entries[0].block << ic->l.log2_spb),
+	    .sectors = (uint64_t)n << ic->l.log2_spb,
+	    .iov = &r->iov,
+	    .iovcnt = 1,
+	    .end = run_written,
+	    .private = r,
 	};
 	dm_submit(&r->bio);
 }
@@ -477,15 +479,6 @@ static void keep_last(GArray *entries)
 	g_array_set_size(entries, n);
 }
 
-static int make_durable(struct integrity *ic)
-{
-	int error = integrity_tags_write_back(ic->tags);
-
-	if (!error && ic->meta_dev)
-		error = dm_flush_sync(ic->dev);
-	return error ? error : dm_flush_sync(ic->meta);
-}
-
 int integrity_journal_homeward(struct integrity *ic, GArray *entries)
 {
 	struct home h = {.ic = ic, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
@@ -505,7 +498,7 @@ int integrity_journal_homeward(struct integrity *ic, GArray *entries)
 	wait_under_way(&h, 0);
 	pthread_mutex_lock(&h.lock); /* the last one has let go of it */
 	pthread_mutex_unlock(&h.lock);
-	return h.error ? h.error : make_durable(ic);
+	return h.error ? h.error : integrity_make_durable(ic);
 }
 
 int integrity_journal_write_home(struct integrity *ic)
@@ -553,7 +546,7 @@ static void bring_home(struct dm_work *work)
 		integrity_journal_write_home(ic);
 }
 
-/* --- making ---------------------------------------------------------------------------------------------------------------------- */
+/* --- making ----------------------------------------------------------------------------------- */
 
 int integrity_journal_new(struct integrity *ic, GError **err)
 {
@@ -562,8 +555,8 @@ int integrity_journal_new(struct integrity *ic, GError **err)
 	struct integrity_journal *j;
 
 	if (bytes >= memory)
-		return dm_fail(err, ENOMEM, "integrity: Journal doesn't fit into memory: %" PRIu64 " bytes of %" PRIu64, bytes,
-			       memory);
+		return dm_fail(err, ENOMEM, "integrity: Journal doesn't fit into memory: %" PRIu64 " bytes of %" PRIu64,
+			       bytes, memory);
 	j = g_new0(struct integrity_journal, 1);
 	j->ic = ic;
 	j->bytes = bytes;
@@ -582,7 +575,8 @@ int integrity_journal_new(struct integrity *ic, GError **err)
 	if (j->mem == MAP_FAILED)
 		j->mem = NULL;
 	if (!j->mem || !j->copies)
-		return dm_fail(err, ENOMEM, "integrity: Could not allocate memory for journal: %" PRIu64 " bytes", bytes);
+		return dm_fail(err, ENOMEM, "integrity: Could not allocate memory for journal: %" PRIu64 " bytes",
+			       bytes);
 	return 0;
 }
 

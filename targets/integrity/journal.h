@@ -19,7 +19,7 @@ struct integrity_journal_write {
 	uint64_t block;
 	unsigned blocks;
 	void (*done)(struct integrity_journal_write *w, int error); /* any thread */
-	unsigned entered; /* the journal's own */
+	unsigned entered;					    /* the journal's own */
 	struct integrity_journal_write *next;
 };
 
@@ -38,7 +38,8 @@ bool integrity_journal_find(struct integrity *ic, uint64_t block, unsigned block
 void integrity_journal_read(struct integrity *ic, uint64_t entry, const struct iovec *iov, int iovcnt, size_t at,
 			    uint8_t *tag);
 
-/* These wait.  Commit: what has been done() is durable.  Home: all that is committed is where it belongs, and durable. */
+/* These wait.  Commit: what has been done() is durable.  Home: all that is committed is where it belongs, and durable.
+ */
 int integrity_journal_commit(struct integrity *ic);
 int integrity_journal_write_home(struct integrity *ic);
 

@@ -14,12 +14,13 @@ struct integrity_journal {
 
 	pthread_mutex_t lock;  /* for what follows; short */
 	pthread_cond_t copied; /* a section has no copies under way any more */
-	/* Entries: home ≤ committed ≤ next ≤ home + entries.  The first two, and next after a commit, begin a section. */
+	/* Entries: home ≤ committed ≤ next ≤ home + entries.  The first two, and next after a commit, begin a section.
+	 */
 	uint64_t home, committed, next;
-	unsigned base; /* the commit id of the first time around */
-	unsigned *copies; /* of each section: writes that are copying into it */
-	GHashTable *newest; /* block to its newest entry */
-	_Atomic uint64_t live; /* how many blocks that are */
+	unsigned base;						 /* the commit id of the first time around */
+	unsigned *copies;					 /* of each section: writes that are copying into it */
+	GHashTable *newest;					 /* block to its newest entry */
+	_Atomic uint64_t live;					 /* how many blocks that are */
 	struct integrity_journal_write *waiting, **waiting_tail; /* for free entries */
 
 	pthread_mutex_t commit_lock, home_lock; /* one at a time; held across I/O; home before commit */

@@ -112,7 +112,8 @@ static int too_small(const struct integrity_layout *l, GError **err)
 {
 	return dm_fail(err, EINVAL,
 		       "integrity: The device is too small: %" PRIu64 " sectors, of which %" PRIu64
-		       " are reserved; a superblock and a journal of %u sections take %" PRIu64 ", tags and data follow",
+		       " are reserved; a superblock and a journal of %u sections take %" PRIu64
+		       ", tags and data follow",
 		       l->meta_sectors, l->start, l->sections, l->initial);
 }
 
@@ -155,8 +156,9 @@ static void most_sections(struct integrity_layout *l, uint32_t wished)
 
 int integrity_layout_format(struct integrity_layout *l, unsigned journal_sectors, unsigned interleave, GError **err)
 {
-	uint64_t sectors = journal_sectors ? journal_sectors
-					   : MIN((uint64_t)DEFAULT_MAX_JOURNAL, l->data_sectors >> DEFAULT_JOURNAL_SHIFT);
+	uint64_t sectors = journal_sectors
+			       ? journal_sectors
+			       : MIN((uint64_t)DEFAULT_MAX_JOURNAL, l->data_sectors >> DEFAULT_JOURNAL_SHIFT);
 	uint32_t wished;
 
 	integrity_layout_section(l);

@@ -9,8 +9,8 @@
  * With a metadata device of its own the data are the whole data device, from its sector 0, and one run of tags follows
  * the journal on the metadata device.
  *
- * A journal section: 8 sectors of entries, then the data of each entry, a block.  Entries are dealt out to the 8 sectors
- * one by one: entry n is number n / 8 of sector n % 8.
+ * A journal section: 8 sectors of entries, then the data of each entry, a block.  Entries are dealt out to the 8
+ * sectors one by one: entry n is number n / 8 of sector n % 8.
  *
  *   entry                              sector of entries            sector of data
  *   0    u64 sector of the volume      0    entries                 0    the block's first 504 bytes
@@ -28,37 +28,37 @@
 #include <stdint.h>
 
 #define SB_SECTORS 8u
-#define SECTION_HEAD 8u        /* sectors of entries */
-#define SECTOR_DATA 504u       /* bytes of a journal sector before its commit id */
-#define SECTOR_MAC 8u          /* bytes of the MAC in a sector of entries */
-#define MAX_TAG 255u           /* bytes */
-#define MAX_SPB 8u             /* sectors of a block */
+#define SECTION_HEAD 8u	 /* sectors of entries */
+#define SECTOR_DATA 504u /* bytes of a journal sector before its commit id */
+#define SECTOR_MAC 8u	 /* bytes of the MAC in a sector of entries */
+#define MAX_TAG 255u	 /* bytes */
+#define MAX_SPB 8u	 /* sectors of a block */
 #define DEFAULT_INTERLEAVE 32768u
 #define MIN_LOG2_INTERLEAVE 3u
 #define MAX_LOG2_INTERLEAVE 31u
 #define DEFAULT_MAX_JOURNAL 131072u /* sectors */
-#define BITMAP_BLOCK 4096u     /* bytes of the bitmap that are written at once */
+#define BITMAP_BLOCK 4096u	    /* bytes of the bitmap that are written at once */
 #define MAX_LOG2_BUFFER 22u
 
 struct integrity_layout {
 	/* What is known: */
-	uint64_t start;                       /* sectors before the superblock */
-	uint64_t data_sectors, meta_sectors;  /* of the devices; the same if there is one */
-	bool separate;                        /* a metadata device of its own */
+	uint64_t start;			     /* sectors before the superblock */
+	uint64_t data_sectors, meta_sectors; /* of the devices; the same if there is one */
+	bool separate;			     /* a metadata device of its own */
 	bool journal_mac, fix_padding;
-	unsigned tag_size;                    /* bytes, 1 to MAX_TAG */
-	unsigned log2_spb;                    /* sectors of a block, 0 to 3 */
+	unsigned tag_size; /* bytes, 1 to MAX_TAG */
+	unsigned log2_spb; /* sectors of a block, 0 to 3 */
 	unsigned log2_interleave;
-	uint32_t sections;                    /* of the journal */
-	unsigned log2_buffer;                 /* sectors of a tag buffer; may become less */
+	uint32_t sections;    /* of the journal */
+	unsigned log2_buffer; /* sectors of a tag buffer; may become less */
 	/* What follows: */
-	unsigned entry_size;                  /* bytes */
+	unsigned entry_size; /* bytes */
 	unsigned section_entries, section_sectors;
-	uint64_t entries;                     /* of the whole journal */
-	uint64_t initial;                     /* sectors of superblock and journal */
-	uint64_t run;                         /* sectors of a run's tags */
-	uint64_t provided;                    /* sectors of the volume */
-	unsigned log2_bit;                    /* sectors of a bit of the bitmap */
+	uint64_t entries;  /* of the whole journal */
+	uint64_t initial;  /* sectors of superblock and journal */
+	uint64_t run;	   /* sectors of a run's tags */
+	uint64_t provided; /* sectors of the volume */
+	unsigned log2_bit; /* sectors of a bit of the bitmap */
 	uint64_t bits;
 };
 

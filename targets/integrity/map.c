@@ -66,7 +66,7 @@ static uint64_t device_sector(const struct io *io, unsigned offset_blocks)
 	return integrity_data_sector(&io->ic->l, (io->block + offset_blocks) << io->ic->l.log2_spb);
 }
 
-/* --- the end ---------------------------------------------------------------------------------------- */
+/* --- the end ---------------------------------------------------------------------------------- */
 
 static void end_over(struct io *io, int error)
 {
@@ -124,14 +124,15 @@ enum dm_endio integrity_end_io(struct dm_target *ti, struct dm_bio *bio)
 	if (io->state == OVER)
 		return DM_ENDIO_DONE;
 	if (io->state == TAGS && !bio->error) {
-		integrity_piece_init(&io->piece, io->ic, bio, io->block, io->blocks, tags_at(io, io->tags, 0), small_done);
+		integrity_piece_init(&io->piece, io->ic, bio, io->block, io->blocks, tags_at(io, io->tags, 0),
+				     small_done);
 		if (!integrity_piece_run(&io->piece, &bio->error))
 			return DM_ENDIO_INCOMPLETE;
 	}
 	return finish(io, &bio->error) ? DM_ENDIO_DONE : DM_ENDIO_INCOMPLETE;
 }
 
-/* --- large bios, in pieces ---------------------------------------------------------------------------- */
+/* --- large bios, in pieces -------------------------------------------------------------------- */
 
 struct part {
 	struct integrity_piece piece;
@@ -159,7 +160,8 @@ static void part_done(struct integrity_piece *p, int error)
 	dm_parts_end(parts, error);
 }
 
-/* What this thread is submitting: it is hashed here if it comes back at once, by other threads if a third one brings it. */
+/* What this thread is submitting: it is hashed here if it comes back at once, by other threads if a third one brings
+ * it. */
 static _Thread_local struct part *submitting;
 
 static void part_moved(struct dm_bio *bio)
@@ -200,13 +202,13 @@ static void start_part(void *context, unsigned nr)
 	size_t block = integrity_block_bytes(io->ic);
 
 	part->bio = (struct dm_bio){
-		.op = whole->op,
-		.flags = whole->flags,
-		.dev = io->ic->dev,
-		.sector = device_sector(io, part->first),
-		.sectors = (uint64_t)part->blocks << io->ic->l.log2_spb,
-		.end = part_moved,
-		.private = part,
+	    .op = whole->op,
+	    .flags = whole->flags,
+	    .dev = io->ic->dev,
+	    .sector = device_sector(io, part->first),
+	    .sectors = (uint64_t)part->blocks << io->ic->l.log2_spb,
+	    .end = part_moved,
+	    .private = part,
 	};
 	part_data(part, whole, part->first * block, part->blocks * block);
 	part->large = l;
@@ -253,7 +255,7 @@ static void start_large(struct large *l, unsigned n)
 	dm_spread_start(&(struct dm_spread_run){start_part, l, n}, help);
 }
 
-/* --- bios that have their locks ----------------------------------------------------------------------- */
+/* --- bios that have their locks --------------------------------------------------------------- */
 
 /* Whether a read's tags are wanted at all: to be compared, or by who is above. */
 static bool wants_tags(struct io *io)
@@ -369,7 +371,7 @@ static void lock_granted(struct dm_block_claim *claim)
 		dm_submit(io->bio);
 }
 
-/* --- works that wait ------------------------------------------------------------------------------------- */
+/* --- works that wait -------------------------------------------------------------------------- */
 
 static void sync_granted(struct dm_block_claim *claim)
 {
@@ -479,7 +481,7 @@ static void discard(struct dm_work *work)
 	end_over(io, error);
 }
 
-/* --- map ------------------------------------------------------------------------------------------------ */
+/* --- map -------------------------------------------------------------------------------------- */
 
 static void in_journal(struct integrity_journal_write *w, int error)
 {
@@ -515,8 +517,7 @@ static bool plain(const struct io *io)
 {
 	const struct integrity *ic = io->ic;
 
-	return io->bio->op == DM_READ && !ic->journal && (ic->mode == 'R' || !ic->internal_hash.hash) &&
-	       !io->above;
+	return io->bio->op == DM_READ && !ic->journal && (ic->mode == 'R' || !ic->internal_hash.hash) && !io->above;
 }
 
 enum dm_mapio integrity_map(struct dm_target *ti, struct dm_bio *bio)

@@ -16,7 +16,7 @@
 #define MAX_ARGS 18
 #define TICK_MS 10u /* what bitmap_flush_interval is rounded to */
 
-/* --- algorithms ----------------------------------------------------------------------------------------- */
+/* --- algorithms ------------------------------------------------------------------------------- */
 
 static void alg_clear(struct integrity_alg *a)
 {
@@ -52,22 +52,24 @@ static int make_hash(struct integrity_alg *a, const char *what, GError **err)
 		return r;
 	}
 	if (!a->has_key && dm_hash_needs_key(a->hash))
-		return dm_fail(err, ENOKEY, "integrity: Error setting %s key: %s needs one, as in %s:0123456789abcdef", what,
-			       a->name, a->name);
+		return dm_fail(err, ENOKEY, "integrity: Error setting %s key: %s needs one, as in %s:0123456789abcdef",
+			       what, a->name, a->name);
 	r = a->has_key ? dm_hash_set_key(a->hash, a->key.data, a->key.size, err) : 0;
 	if (r)
 		g_prefix_error(err, "integrity: Error setting %s key: ", what);
 	return r;
 }
 
-/* --- single words -------------------------------------------------------------------------------------------- */
+/* --- single words ----------------------------------------------------------------------------- */
 
 static int read_block_size(struct integrity *ic, const char *value, GError **err)
 {
 	unsigned size;
 
-	if (!dm_parse_uint(value, &size) || size < DM_SECTOR_SIZE || size > MAX_SPB * DM_SECTOR_SIZE || !dm_is_pow2(size))
-		return dm_fail(err, EINVAL, "integrity: Invalid block_size argument '%s': 512, 1024, 2048 or 4096", value);
+	if (!dm_parse_uint(value, &size) || size < DM_SECTOR_SIZE || size > MAX_SPB * DM_SECTOR_SIZE ||
+	    !dm_is_pow2(size))
+		return dm_fail(err, EINVAL, "integrity: Invalid block_size argument '%s': 512, 1024, 2048 or 4096",
+			       value);
 	ic->l.log2_spb = dm_log2(size) - DM_SECTOR_SHIFT;
 	return 0;
 }
@@ -77,8 +79,8 @@ static int read_sectors_per_bit(struct integrity *ic, const char *value, GError 
 	uint64_t sectors;
 
 	if (!dm_parse_u64(value, &sectors))
-		return dm_fail(err, EINVAL, "integrity: Invalid argument sectors_per_bit:%s: a number of sectors is needed",
-			       value);
+		return dm_fail(err, EINVAL,
+			       "integrity: Invalid argument sectors_per_bit:%s: a number of sectors is needed", value);
 	ic->log2_bit = sectors ? dm_log2(sectors) : 0;
 	return 0;
 }
@@ -95,7 +97,8 @@ static int read_number(const char *word, const char *value, unsigned max, unsign
 {
 	if (dm_parse_uint(value, out) && *out <= max)
 		return 0;
-	return dm_fail(err, EINVAL, "integrity: Invalid argument %s:%s: a number from 0 to %u is needed", word, value, max);
+	return dm_fail(err, EINVAL, "integrity: Invalid argument %s:%s: a number from 0 to %u is needed", word, value,
+		       max);
 }
 
 static int read_flag(struct integrity *ic, const char *word, GError **err)
@@ -104,9 +107,9 @@ static int read_flag(struct integrity *ic, const char *word, GError **err)
 		const char *word;
 		bool *flag;
 	} flags[] = {
-		{"recalculate", &ic->recalculate},       {"reset_recalculate", &ic->reset_recalculate},
-		{"allow_discards", &ic->discards},       {"fix_padding", &ic->fix_padding},
-		{"fix_hmac", &ic->fix_hmac},             {"legacy_recalculate", &ic->legacy_recalculate},
+	    {"recalculate", &ic->recalculate}, {"reset_recalculate", &ic->reset_recalculate},
+	    {"allow_discards", &ic->discards}, {"fix_padding", &ic->fix_padding},
+	    {"fix_hmac", &ic->fix_hmac},       {"legacy_recalculate", &ic->legacy_recalculate},
 	};
 
 	for (unsigned i = 0; i < G_N_ELEMENTS(flags); i++)
@@ -124,20 +127,20 @@ static int read_value(struct integrity *ic, const char *word, const char *value,
 		const char *word;
 		unsigned max, *out;
 	} numbers[] = {
-		{"journal_sectors", UINT32_MAX, &ic->journal_sectors},
-		{"interleave_sectors", UINT32_MAX, &ic->interleave},
-		{"buffer_sectors", UINT32_MAX, &ic->buffer_sectors},
-		{"journal_watermark", 100, &ic->watermark},
-		{"commit_time", UINT32_MAX, &ic->commit_ms},
-		{"bitmap_flush_interval", UINT32_MAX - TICK_MS, &ic->flush_ms},
+	    {"journal_sectors", UINT32_MAX, &ic->journal_sectors},
+	    {"interleave_sectors", UINT32_MAX, &ic->interleave},
+	    {"buffer_sectors", UINT32_MAX, &ic->buffer_sectors},
+	    {"journal_watermark", 100, &ic->watermark},
+	    {"commit_time", UINT32_MAX, &ic->commit_ms},
+	    {"bitmap_flush_interval", UINT32_MAX - TICK_MS, &ic->flush_ms},
 	};
 	const struct {
 		const char *word;
 		struct integrity_alg *alg;
 	} algs[] = {
-		{"internal_hash", &ic->internal_hash},
-		{"journal_crypt", &ic->journal_crypt},
-		{"journal_mac", &ic->journal_mac},
+	    {"internal_hash", &ic->internal_hash},
+	    {"journal_crypt", &ic->journal_crypt},
+	    {"journal_mac", &ic->journal_mac},
 	};
 
 	for (unsigned i = 0; i < G_N_ELEMENTS(numbers); i++)
@@ -166,7 +169,7 @@ static int read_word(struct integrity *ic, const char *arg, GError **err)
 	return read_value(ic, word, colon + 1, err);
 }
 
-/* --- the line -------------------------------------------------------------------------------------------------- */
+/* --- the line --------------------------------------------------------------------------------- */
 
 static int read_mode(struct integrity *ic, const char *word, GError **err)
 {
@@ -180,10 +183,11 @@ static int read_mode(struct integrity *ic, const char *word, GError **err)
 static int read_direct(struct integrity *ic, char **argv, GError **err)
 {
 	if (!dm_parse_u64(argv[1], &ic->l.start))
-		return dm_fail(err, EINVAL, "integrity: Invalid starting offset '%s': a number of sectors is needed", argv[1]);
+		return dm_fail(err, EINVAL, "integrity: Invalid starting offset '%s': a number of sectors is needed",
+			       argv[1]);
 	if (strcmp(argv[2], "-") && (!dm_parse_uint(argv[2], &ic->l.tag_size) || !ic->l.tag_size))
-		return dm_fail(err, EINVAL, "integrity: Invalid tag size '%s': 1 to %u bytes, or - for the hash's", argv[2],
-			       MAX_TAG);
+		return dm_fail(err, EINVAL, "integrity: Invalid tag size '%s': 1 to %u bytes, or - for the hash's",
+			       argv[2], MAX_TAG);
 	return read_mode(ic, argv[3], err);
 }
 
@@ -194,7 +198,8 @@ static int check_tag_size(struct integrity *ic, GError **err)
 	if (!ic->l.tag_size)
 		ic->l.tag_size = dm_hash_size(ic->internal_hash.hash);
 	if (ic->l.tag_size > MAX_TAG)
-		return dm_fail(err, EINVAL, "integrity: Too big tag size %u, %u bytes at most", ic->l.tag_size, MAX_TAG);
+		return dm_fail(err, EINVAL, "integrity: Too big tag size %u, %u bytes at most", ic->l.tag_size,
+			       MAX_TAG);
 	return 0;
 }
 
@@ -235,9 +240,10 @@ int integrity_read_line(struct integrity *ic, int argc, char **argv, GError **er
 	int r;
 
 	if (argc <= DIRECT_ARGS)
-		return dm_fail(err, EINVAL,
-			       "integrity: Invalid argument count: %d, <dev> <reserved sectors> <tag size> <mode> <#args> are 5",
-			       argc);
+		return dm_fail(
+		    err, EINVAL,
+		    "integrity: Invalid argument count: %d, <dev> <reserved sectors> <tag size> <mode> <#args> are 5",
+		    argc);
 	set_defaults(ic);
 	r = dm_get_device(ic->ti, argv[0], dm_target_mode(ic->ti), &ic->dev, err);
 	if (!r)
@@ -262,7 +268,7 @@ void integrity_free_options(struct integrity *ic)
 		dm_put_device(ic->ti, ic->dev);
 }
 
-/* --- printing --------------------------------------------------------------------------------------------------- */
+/* --- printing --------------------------------------------------------------------------------- */
 
 /* As it is used: whole entries of the journal. */
 static unsigned watermark(const struct integrity *ic)

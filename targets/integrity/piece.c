@@ -22,7 +22,7 @@ bool integrity_tags_equal(const uint8_t *a, const uint8_t *b, size_t n)
 	return !differs;
 }
 
-/* --- tags ------------------------------------------------------------------------------------------ */
+/* --- tags ------------------------------------------------------------------------------------- */
 
 static void hash_pieces(struct integrity *ic, struct iovec *iov, int n, uint8_t *tag)
 {
@@ -100,7 +100,7 @@ static void make_tags(struct integrity_piece *p)
 	p->hashed = true;
 }
 
-/* --- running ------------------------------------------------------------------------------------------ */
+/* --- running ---------------------------------------------------------------------------------- */
 
 static void run_later(struct dm_work *work)
 {
@@ -122,12 +122,12 @@ void integrity_piece_init(struct integrity_piece *p, struct integrity *ic, struc
 			  unsigned blocks, uint8_t *tags, void (*done)(struct integrity_piece *p, int error))
 {
 	*p = (struct integrity_piece){
-		.tio = {.block = block, .blocks = blocks, .write = bio->op == DM_WRITE, .data = tags, .ready = ready},
-		.work = {.fn = run_later},
-		.ic = ic,
-		.bio = bio,
-		.tags = tags,
-		.done = done,
+	    .tio = {.block = block, .blocks = blocks, .write = bio->op == DM_WRITE, .data = tags, .ready = ready},
+	    .work = {.fn = run_later},
+	    .ic = ic,
+	    .bio = bio,
+	    .tags = tags,
+	    .done = done,
 	};
 }
 

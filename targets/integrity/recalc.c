@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Recalculation (recalc.h): part after part is locked, read, hashed and its tags stored.  The position in the superblock
- * is moved on now and then, after the tags up to it have become durable.
+ * Recalculation (recalc.h): part after part is locked, read, hashed and its tags stored.  The position in the
+ * superblock is moved on now and then, after the tags up to it have become durable.
  */
 #include <inttypes.h>
 
@@ -22,7 +22,7 @@ struct integrity_recalc {
 	uint8_t *data, *tags;
 };
 
-/* --- a part -------------------------------------------------------------------------------------------------- */
+/* --- a part ----------------------------------------------------------------------------------- */
 
 static int recalculate(struct integrity_recalc *r, uint64_t block, unsigned blocks)
 {
@@ -32,7 +32,8 @@ static int recalculate(struct integrity_recalc *r, uint64_t block, unsigned bloc
 				 (uint64_t)blocks << ic->l.log2_spb, r->data, DM_BACKGROUND);
 
 	for (unsigned i = 0; i < blocks && !error; i++)
-		integrity_tag(ic, block + i, &iov, 1, i * integrity_block_bytes(ic), r->tags + (size_t)i * ic->l.tag_size);
+		integrity_tag(ic, block + i, &iov, 1, i * integrity_block_bytes(ic),
+			      r->tags + (size_t)i * ic->l.tag_size);
 	return error ? error : integrity_tags_io_sync(ic->tags, block, blocks, true, r->tags);
 }
 
@@ -115,7 +116,7 @@ static void go_on(struct dm_work *work)
 		dm_wq_queue(r->wq, &r->work);
 }
 
-/* --- from outside ------------------------------------------------------------------------------------------------ */
+/* --- from outside ----------------------------------------------------------------------------- */
 
 void integrity_recalc_start(struct integrity *ic)
 {

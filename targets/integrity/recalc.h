@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Tags made anew from the data, in the background, up to the superblock's position; mode B: of its dirty regions alone. */
+/* Tags made anew from the data, in the background, up to the superblock's position; mode B: of its dirty regions alone.
+ */
 #ifndef INTEGRITY_RECALC_H
 #define INTEGRITY_RECALC_H
 

@@ -25,10 +25,10 @@
 #include "journal_internal.h"
 
 struct found {
-	bool empty;                     /* no entry is in use, or an erasure was cut short */
-	unsigned last, want;            /* the last time around; the id that the oldest section has */
-	uint32_t oldest, whole;         /* the sections to replay */
-	unsigned next_id;               /* after them */
+	bool empty;		/* no entry is in use, or an erasure was cut short */
+	unsigned last, want;	/* the last time around; the id that the oldest section has */
+	uint32_t oldest, whole; /* the sections to replay */
+	unsigned next_id;	/* after them */
 };
 
 static unsigned before(unsigned id)
@@ -41,7 +41,7 @@ static unsigned after(unsigned id)
 	return (id + 1) % COMMIT_IDS;
 }
 
-/* --- reading ------------------------------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 static int read_journal(struct integrity *ic, GError **err)
 {
@@ -77,8 +77,10 @@ static int see_ids(struct integrity *ic, struct found *f, bool seen[COMMIT_IDS],
 
 			if (id < 0)
 				return dm_fail(err, EIO,
-					       "integrity: journal commit id: sector %u of section %u has none; it is not a journal of "
-					       "this device, or journal_crypt is another", j, nr);
+					       "integrity: journal commit id: sector %u of section %u has none; it is "
+					       "not a journal of "
+					       "this device, or journal_crypt is another",
+					       j, nr);
 			seen[id] = true;
 			at[id] = nr;
 		}
@@ -99,7 +101,8 @@ static int missing_id(const bool seen[COMMIT_IDS], unsigned *missing, GError **e
 		for (id = 0; id < COMMIT_IDS && seen[id]; id++)
 			;
 		if (id == COMMIT_IDS)
-			return dm_fail(err, EIO, "integrity: journal commit ids: all four are in use; the journal is broken");
+			return dm_fail(err, EIO,
+				       "integrity: journal commit ids: all four are in use; the journal is broken");
 	}
 	*missing = id;
 	return 0;
@@ -145,7 +148,7 @@ static int look(struct integrity *ic, struct found *f, GError **err)
 	return 0;
 }
 
-/* --- what is replayed ------------------------------------------------------------------------------------------------ */
+/* --- what is replayed ------------------------------------------------------------------------- */
 
 static int verify_entry(struct integrity *ic, uint32_t nr, unsigned slot, uint64_t sector, GError **err)
 {
@@ -154,14 +157,16 @@ static int verify_entry(struct integrity *ic, uint32_t nr, unsigned slot, uint64
 	struct iovec iov;
 
 	if (sector & ((1u << ic->l.log2_spb) - 1))
-		return dm_fail(err, EIO, "integrity: invalid sector in journal: %" PRIu64 " is not the begin of a block", sector);
+		return dm_fail(err, EIO,
+			       "integrity: invalid sector in journal: %" PRIu64 " is not the begin of a block", sector);
 	if (!ic->internal_hash.hash)
 		return 0;
 	data = g_malloc(integrity_block_bytes(ic));
 	iov = (struct iovec){data, integrity_block_bytes(ic)};
 	integrity_entry_get(&ic->l, section, slot, &iov, 1, 0);
 	integrity_tag(ic, sector >> ic->l.log2_spb, &iov, 1, 0, tag);
-	if (integrity_tags_equal(tag, integrity_entry_tag(&ic->l, integrity_entry(&ic->l, section, slot)), ic->l.tag_size))
+	if (integrity_tags_equal(tag, integrity_entry_tag(&ic->l, integrity_entry(&ic->l, section, slot)),
+				 ic->l.tag_size))
 		return 0;
 	return dm_fail(err, EILSEQ, "integrity: tag mismatch when replaying journal, at sector %" PRIu64, sector);
 }
@@ -172,8 +177,10 @@ static int gather(struct integrity *ic, uint32_t nr, uint64_t first_entry, GArra
 	int r = 0;
 
 	if (!integrity_section_mac_right(ic, section_mem(ic, nr), nr))
-		return dm_fail(err, EILSEQ, "integrity: journal mac: that of section %u is wrong: another journal_mac key, or "
-					    "somebody has changed the journal", nr);
+		return dm_fail(err, EILSEQ,
+			       "integrity: journal mac: that of section %u is wrong: another journal_mac key, or "
+			       "somebody has changed the journal",
+			       nr);
 	for (unsigned slot = 0; slot < ic->l.section_entries && !r; slot++) {
 		uint64_t sector = get_le64(integrity_entry(&ic->l, section_mem(ic, nr), slot));
 
@@ -196,8 +203,9 @@ static int replay(struct integrity *ic, const struct found *f, GError **err)
 	if (r)
 		return r;
 	if (entries->len && !ic->writes)
-		return dm_fail(err, EROFS, "integrity: the journal has to be replayed, and the table is read-only; mode R reads "
-					   "without it");
+		return dm_fail(err, EROFS,
+			       "integrity: the journal has to be replayed, and the table is read-only; mode R reads "
+			       "without it");
 	if (entries->len)
 		dm_log_info("integrity: %u blocks are replayed from the journal", entries->len);
 	r = integrity_journal_homeward(ic, entries);
@@ -216,7 +224,7 @@ static int erase(struct integrity *ic, const struct found *f, unsigned id)
 	return error;
 }
 
-/* --- hooks --------------------------------------------------------------------------------------------------------------- */
+/* --- hooks ------------------------------------------------------------------------------------ */
 
 static void go_on_from(struct integrity *ic, uint32_t section, unsigned id)
 {
@@ -276,6 +284,7 @@ int integrity_journal_stop(struct integrity *ic)
 	error = integrity_journal_commit(ic);
 	if (!error)
 		error = integrity_journal_write_home(ic);
+	dm_wq_flush(j->wq); /* what began to bring things home before is over, too */
 	if (error)
 		return error;
 	first = section_of(ic, j->next);

@@ -22,7 +22,7 @@ struct integrity_sections {
 	size_t stream_bytes;
 };
 
-/* --- entries -------------------------------------------------------------------------------------------------- */
+/* --- entries ---------------------------------------------------------------------------------- */
 
 uint8_t *integrity_entry(const struct integrity_layout *l, uint8_t *section, unsigned n)
 {
@@ -63,7 +63,7 @@ void integrity_section_clear(const struct integrity_layout *l, uint8_t *section)
 		put_le64(integrity_entry(l, section, i), UNUSED_SECTOR);
 }
 
-/* --- commit ids and MAC ------------------------------------------------------------------------------------------ */
+/* --- commit ids and MAC ----------------------------------------------------------------------- */
 
 static uint64_t commit_id(const struct integrity_sections *s, uint32_t nr, unsigned sector, unsigned id)
 {
@@ -133,7 +133,7 @@ bool integrity_section_mac_right(const struct integrity *ic, uint8_t *section, u
 	return right;
 }
 
-/* --- encryption -------------------------------------------------------------------------------------------------------- */
+/* --- encryption ------------------------------------------------------------------------------- */
 
 static int set_iv(const struct integrity_sections *s, uint32_t nr)
 {
@@ -165,7 +165,7 @@ static void xor_stream(const struct integrity *ic, uint8_t *section, uint32_t nr
 }
 
 static int crypt_section(const struct integrity *ic, uint8_t *section, uint32_t nr,
-		 gcry_error_t (*fn)(gcry_cipher_hd_t, void *, size_t, const void *, size_t))
+			 gcry_error_t (*fn)(gcry_cipher_hd_t, void *, size_t, const void *, size_t))
 {
 	const struct integrity_sections *s = ic->sections;
 
@@ -186,12 +186,14 @@ int integrity_section_decrypt(const struct integrity *ic, uint8_t *section, uint
 	return crypt_section(ic, section, nr, gcry_cipher_decrypt);
 }
 
-/* --- making --------------------------------------------------------------------------------------------------------------- */
+/* --- making ----------------------------------------------------------------------------------- */
 
 /* Stream ciphers that only a journal may have. */
 static int open_old_stream(const struct integrity_alg *a, gcry_cipher_hd_t *out, bool *known)
 {
-	int algo = !strcmp(a->name, "ecb(arc4)") ? GCRY_CIPHER_ARCFOUR : !strcmp(a->name, "salsa20") ? GCRY_CIPHER_SALSA20 : 0;
+	int algo = !strcmp(a->name, "ecb(arc4)") ? GCRY_CIPHER_ARCFOUR
+		   : !strcmp(a->name, "salsa20") ? GCRY_CIPHER_SALSA20
+						 : 0;
 
 	*known = algo;
 	if (!algo)
@@ -203,7 +205,8 @@ static int open_old_stream(const struct integrity_alg *a, gcry_cipher_hd_t *out,
 }
 
 /* *iv_size: of a block cipher; *stream: it is none. */
-static int open_cipher(const struct integrity_alg *a, gcry_cipher_hd_t *out, unsigned *iv_size, bool *stream, GError **err)
+static int open_cipher(const struct integrity_alg *a, gcry_cipher_hd_t *out, unsigned *iv_size, bool *stream,
+		       GError **err)
 {
 	const struct dm_cipher *cipher;
 	enum dm_cipher_mode mode;
@@ -215,8 +218,9 @@ static int open_cipher(const struct integrity_alg *a, gcry_cipher_hd_t *out, uns
 	r = open_old_stream(a, out, &known);
 	if (known) {
 		*stream = true;
-		return r ? dm_fail(err, -r, "integrity: Error setting encryption key of %s: %zu bytes do not fit", a->name,
-				   a->key.size) : 0;
+		return r ? dm_fail(err, -r, "integrity: Error setting encryption key of %s: %zu bytes do not fit",
+				   a->name, a->key.size)
+			 : 0;
 	}
 	if (dm_cipher_parse("integrity: Invalid journal cipher", a->name, strlen(a->name), &cipher, &mode, err) ||
 	    dm_cipher_check_mode("integrity: Invalid journal cipher", cipher, mode, err))
@@ -248,7 +252,8 @@ static int make_stream(struct integrity_sections *s, const struct integrity *ic,
 	s->stream = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (s->stream == MAP_FAILED) {
 		s->stream = NULL;
-		return dm_fail(err, ENOMEM, "integrity: Could not allocate memory for journal xor: %" G_GUINT64_FORMAT " bytes",
+		return dm_fail(err, ENOMEM,
+			       "integrity: Could not allocate memory for journal xor: %" G_GUINT64_FORMAT " bytes",
 			       bytes);
 	}
 	s->stream_bytes = bytes;

@@ -9,7 +9,8 @@
  *
  * journal_crypt with a stream cipher: the whole journal, in pages of 4096 bytes, is xored with the cipher's stream from
  * its beginning; the four numbers are xored with the 32 bytes of the stream that follow.  With a block cipher: each
- * section is a message of its own; its IV is the section's number (u32, padded with zeroes) encrypted with an IV of zeroes.
+ * section is a message of its own; its IV is the section's number (u32, padded with zeroes) encrypted with an IV of
+ * zeroes.
  */
 #ifndef INTEGRITY_SECTION_H
 #define INTEGRITY_SECTION_H

@@ -20,15 +20,15 @@ enum integrity_found integrity_super_parse(const uint8_t *bytes, struct integrit
 	if (memcmp(bytes, magic, sizeof magic))
 		return all_zero(bytes, SB_BYTES) ? SUPER_ZEROES : SUPER_NONE;
 	*sb = (struct integrity_super){
-		.version = bytes[8],
-		.log2_interleave = bytes[9],
-		.tag_size = get_le16(bytes + 10),
-		.sections = get_le32(bytes + 12),
-		.provided = get_le64(bytes + 16),
-		.flags = get_le32(bytes + 24),
-		.log2_spb = bytes[28],
-		.log2_blocks_per_bit = bytes[29],
-		.recalc = get_le64(bytes + 32),
+	    .version = bytes[8],
+	    .log2_interleave = bytes[9],
+	    .tag_size = get_le16(bytes + 10),
+	    .sections = get_le32(bytes + 12),
+	    .provided = get_le64(bytes + 16),
+	    .flags = get_le32(bytes + 24),
+	    .log2_spb = bytes[28],
+	    .log2_blocks_per_bit = bytes[29],
+	    .recalc = get_le64(bytes + 32),
 	};
 	memcpy(sb->salt, bytes + 48, SALT_BYTES);
 	return SUPER_FOUND;
@@ -86,23 +86,28 @@ int integrity_super_check(const struct integrity_super *sb, const struct integri
 		return dm_fail(err, EINVAL, "integrity: Unknown version %u of the superblock; 1 to %u are known",
 			       sb->version, SB_MAX_VERSION);
 	if (sb->tag_size != l->tag_size)
-		return dm_fail(err, EINVAL,
-			       "integrity: Tag size doesn't match the information in superblock: %u in the table, %u on the "
-			       "device", l->tag_size, sb->tag_size);
+		return dm_fail(
+		    err, EINVAL,
+		    "integrity: Tag size doesn't match the information in superblock: %u in the table, %u on the "
+		    "device",
+		    l->tag_size, sb->tag_size);
 	if (sb->log2_spb != l->log2_spb)
-		return dm_fail(err, EINVAL,
-			       "integrity: Block size doesn't match the information in superblock: %u in the table, %" PRIu64
-			       " on the device", DM_SECTOR_SIZE << l->log2_spb,
-			       sb->log2_spb < 32 ? (uint64_t)DM_SECTOR_SIZE << sb->log2_spb : 0);
+		return dm_fail(
+		    err, EINVAL,
+		    "integrity: Block size doesn't match the information in superblock: %u in the table, %" PRIu64
+		    " on the device",
+		    DM_SECTOR_SIZE << l->log2_spb, sb->log2_spb < 32 ? (uint64_t)DM_SECTOR_SIZE << sb->log2_spb : 0);
 	if (!sb->sections)
 		return dm_fail(err, EINVAL, "integrity: Corrupted superblock, journal_sections is 0");
 	if (l->separate ? sb->log2_interleave != 0
 			: sb->log2_interleave < MIN_LOG2_INTERLEAVE || sb->log2_interleave > MAX_LOG2_INTERLEAVE)
-		return dm_fail(err, EINVAL,
-			       "integrity: Invalid interleave_sectors in the superblock: 2^%u; %s", sb->log2_interleave,
-			       l->separate ? "with a metadata device it is 2^0" : "2^3 to 2^31, or a metadata device is missing");
+		return dm_fail(err, EINVAL, "integrity: Invalid interleave_sectors in the superblock: 2^%u; %s",
+			       sb->log2_interleave,
+			       l->separate ? "with a metadata device it is 2^0"
+					   : "2^3 to 2^31, or a metadata device is missing");
 	if (!!(sb->flags & SB_JOURNAL_MAC) != l->journal_mac)
-		return dm_fail(err, EINVAL, "integrity: Journal mac mismatch: the device was formatted with%s journal_mac",
+		return dm_fail(err, EINVAL,
+			       "integrity: Journal mac mismatch: the device was formatted with%s journal_mac",
 			       l->journal_mac ? "out" : "");
 	return 0;
 }

@@ -24,8 +24,8 @@
 
 #define SHARDS 16u
 #define BUDGET ((size_t)32 << 20) /* bytes of all buffers */
-#define MIN_BUFFERS 4u            /* a shard's, whatever their size */
-#define MAX_LOG2_IO 11u           /* sectors of a buffer at most: what is asked for beyond is read in parts */
+#define MIN_BUFFERS 4u		  /* a shard's, whatever their size */
+#define MAX_LOG2_IO 11u		  /* sectors of a buffer at most: what is asked for beyond is read in parts */
 #define BATCH_BYTES ((size_t)4 << 20)
 
 struct buffer {
@@ -34,12 +34,12 @@ struct buffer {
 	struct shard *shard;
 	struct buffer *prev, *next; /* the clock's ring */
 	atomic_uint pins;
-	bool used;                  /* since the clock's hand was here */
+	bool used; /* since the clock's hand was here */
 	bool reading;
 	size_t dirty_from, dirty_to; /* bytes; none if they are equal */
 	struct integrity_tag_io *waiting;
-	pthread_mutex_t lock;       /* the content */
-	struct dm_bio bio;          /* reads it */
+	pthread_mutex_t lock; /* the content */
+	struct dm_bio bio;    /* reads it */
 	struct iovec iov;
 };
 
@@ -48,14 +48,13 @@ struct shard {
 	GHashTable *buffers; /* nr to buffer */
 	struct buffer *hand;
 	struct integrity_tag_io *no_room;
-	struct integrity_tags *t;
 } __attribute__((aligned(64)));
 
 struct integrity_tags {
 	struct integrity_layout l;
 	struct dm_dev *dev;
 	unsigned log2_bytes; /* of a buffer */
-	unsigned most;       /* buffers of a shard */
+	unsigned most;	     /* buffers of a shard */
 	struct shard shards[SHARDS];
 	struct dm_wq *wq;
 	struct dm_work make_room;
@@ -84,7 +83,7 @@ static uint64_t first_sector(const struct integrity_tags *t, uint64_t nr)
 	return t->l.start + t->l.initial + (nr << (t->log2_bytes - DM_SECTOR_SHIFT));
 }
 
-/* --- the clock; the shard's lock is held ---------------------------------------------------------- */
+/* --- the clock; the shard's lock is held ------------------------------------------------------ */
 
 static void ring_add(struct shard *s, struct buffer *b)
 {
@@ -132,7 +131,7 @@ static bool give_one_up(struct shard *s)
 	return false;
 }
 
-/* --- reading a buffer ------------------------------------------------------------------------------ */
+/* --- reading a buffer ------------------------------------------------------------------------- */
 
 static void wake(struct integrity_tag_io *list, int error)
 {
@@ -181,15 +180,15 @@ static struct buffer *new_buffer(struct integrity_tags *t, struct shard *s, uint
 	pthread_mutex_init(&b->lock, NULL);
 	b->iov = (struct iovec){b->data, bytes};
 	b->bio = (struct dm_bio){
-		.op = DM_READ,
-		.flags = DM_META,
-		.dev = t->dev,
-		.sector = first_sector(t, nr),
-		.sectors = bytes >> DM_SECTOR_SHIFT,
-		.iov = &b->iov,
-		.iovcnt = 1,
-		.end = buffer_read,
-		.private = b,
+	    .op = DM_READ,
+	    .flags = DM_META,
+	    .dev = t->dev,
+	    .sector = first_sector(t, nr),
+	    .sectors = bytes >> DM_SECTOR_SHIFT,
+	    .iov = &b->iov,
+	    .iovcnt = 1,
+	    .end = buffer_read,
+	    .private = b,
 	};
 	g_hash_table_insert(s->buffers, &b->nr, b);
 	ring_add(s, b);
@@ -231,7 +230,7 @@ static void put(struct buffer *b)
 	atomic_fetch_sub(&b->pins, 1);
 }
 
-/* --- transfers ------------------------------------------------------------------------------------- */
+/* --- transfers -------------------------------------------------------------------------------- */
 
 static void write_to(struct buffer *b, size_t at, const uint8_t *data, size_t len)
 {
@@ -303,7 +302,8 @@ static void wait_for(struct waiter *w)
 
 int integrity_tags_io_sync(struct integrity_tags *t, uint64_t block, unsigned blocks, bool write, uint8_t *data)
 {
-	struct waiter w = {.io = {.block = block, .blocks = blocks, .write = write, .data = data, .ready = wake_waiter}};
+	struct waiter w = {
+	    .io = {.block = block, .blocks = blocks, .write = write, .data = data, .ready = wake_waiter}};
 	int r;
 
 	pthread_mutex_init(&w.lock, NULL);
@@ -315,7 +315,7 @@ int integrity_tags_io_sync(struct integrity_tags *t, uint64_t block, unsigned bl
 	return r < 0 ? r : 0;
 }
 
-/* --- write-back -------------------------------------------------------------------------------------- */
+/* --- write-back ------------------------------------------------------------------------------- */
 
 struct write_back {
 	struct dm_bio bio;
@@ -419,15 +419,15 @@ static void write_one(struct integrity_tags *t, struct write_back *w)
 	pthread_mutex_unlock(&w->b->lock);
 	w->iov = (struct iovec){w->copy, len};
 	w->bio = (struct dm_bio){
-		.op = DM_WRITE,
-		.flags = DM_META,
-		.dev = t->dev,
-		.sector = first_sector(t, w->b->nr) + (w->from >> DM_SECTOR_SHIFT),
-		.sectors = len >> DM_SECTOR_SHIFT,
-		.iov = &w->iov,
-		.iovcnt = 1,
-		.end = written,
-		.private = w,
+	    .op = DM_WRITE,
+	    .flags = DM_META,
+	    .dev = t->dev,
+	    .sector = first_sector(t, w->b->nr) + (w->from >> DM_SECTOR_SHIFT),
+	    .sectors = len >> DM_SECTOR_SHIFT,
+	    .iov = &w->iov,
+	    .iovcnt = 1,
+	    .end = written,
+	    .private = w,
 	};
 	pthread_mutex_lock(&batch->lock);
 	batch->bytes += len;
@@ -483,7 +483,7 @@ static void make_room(struct dm_work *work)
 	}
 }
 
-/* --- making ------------------------------------------------------------------------------------------- */
+/* --- making ----------------------------------------------------------------------------------- */
 
 struct integrity_tags *integrity_tags_new(const struct integrity_layout *l, struct dm_dev *dev)
 {
@@ -498,7 +498,6 @@ struct integrity_tags *integrity_tags_new(const struct integrity_layout *l, stru
 
 		pthread_mutex_init(&s->lock, NULL);
 		s->buffers = g_hash_table_new(hash_nr, same_nr);
-		s->t = t;
 	}
 	pthread_mutex_init(&t->write_lock, NULL);
 	t->make_room.fn = make_room;

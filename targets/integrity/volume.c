@@ -13,7 +13,7 @@
 #include "journal.h"
 #include "section.h"
 
-/* --- the superblock ---------------------------------------------------------------------------------------- */
+/* --- the superblock --------------------------------------------------------------------------- */
 
 void integrity_publish_super(struct integrity *ic)
 {
@@ -39,19 +39,21 @@ static int read_super(struct integrity *ic, struct integrity_super *sb, enum int
 	int error;
 
 	if (sectors < SB_SECTORS || ic->l.start > sectors - SB_SECTORS)
-		return dm_fail(err, EINVAL, "integrity: The device is too small: %" PRIu64 " sectors, the superblock is at %" PRIu64,
+		return dm_fail(err, EINVAL,
+			       "integrity: The device is too small: %" PRIu64 " sectors, the superblock is at %" PRIu64,
 			       sectors, ic->l.start);
 	error = dm_read_sync(ic->meta, ic->l.start, SB_SECTORS, bytes, DM_META);
 	if (error)
 		return dm_fail(err, -error, "integrity: Error reading superblock: %s", g_strerror(-error));
 	*found = integrity_super_parse(bytes, sb);
 	if (*found == SUPER_FOUND && ic->mode != 'R' && !integrity_super_mac_right(sb, ic->journal_mac.hash, bytes))
-		return dm_fail(err, EILSEQ, "integrity: Error reading superblock: its MAC is wrong: another journal_mac key, or "
-					    "somebody has changed it");
+		return dm_fail(err, EILSEQ,
+			       "integrity: Error reading superblock: its MAC is wrong: another journal_mac key, or "
+			       "somebody has changed it");
 	return 0;
 }
 
-/* --- formatting ----------------------------------------------------------------------------------------------- */
+/* --- formatting ------------------------------------------------------------------------------- */
 
 static int fill_super(struct integrity *ic, GError **err)
 {
@@ -59,12 +61,12 @@ static int fill_super(struct integrity *ic, GError **err)
 	struct integrity_super *sb = &ic->sb;
 
 	*sb = (struct integrity_super){
-		.log2_interleave = l->log2_interleave,
-		.tag_size = l->tag_size,
-		.log2_spb = l->log2_spb,
-		.sections = l->sections,
-		.provided = l->provided,
-		.flags = l->journal_mac ? SB_JOURNAL_MAC : 0,
+	    .log2_interleave = l->log2_interleave,
+	    .tag_size = l->tag_size,
+	    .log2_spb = l->log2_spb,
+	    .sections = l->sections,
+	    .provided = l->provided,
+	    .flags = l->journal_mac ? SB_JOURNAL_MAC : 0,
 	};
 	if (ic->fix_padding && !l->separate)
 		sb->flags |= SB_FIXED_PADDING;
@@ -83,17 +85,18 @@ static int write_format(struct integrity *ic, GError **err)
 	if (ic->mode == 'R')
 		return 0;
 	if (!ic->writes)
-		return dm_fail(err, EROFS, "integrity: The device is not initialized, and a read-only table cannot format it");
+		return dm_fail(err, EROFS,
+			       "integrity: The device is not initialized, and a read-only table cannot format it");
 	error = integrity_journal_erase(ic);
 	if (!error)
 		error = integrity_write_super(ic);
 	if (error)
-		return dm_fail(err, -error, "integrity: Error initializing journal or superblock: %s", g_strerror(-error));
-	ic->formatted = true;
+		return dm_fail(err, -error, "integrity: Error initializing journal or superblock: %s",
+			       g_strerror(-error));
 	return 0;
 }
 
-/* --- opening -------------------------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static int layout(struct integrity *ic, enum integrity_found found, GError **err)
 {
@@ -121,8 +124,9 @@ static int layout(struct integrity *ic, enum integrity_found found, GError **err
 	ic->salted = ic->sb.flags & SB_FIXED_HMAC;
 	if (ic->ti->len > ic->l.provided)
 		return dm_fail(err, EINVAL,
-			       "integrity: Not enough provided sectors for requested mapping size: %" PRIu64 " are provided, %"
-			       PRIu64 " wanted", ic->l.provided, ic->ti->len);
+			       "integrity: Not enough provided sectors for requested mapping size: %" PRIu64
+			       " are provided, %" PRIu64 " wanted",
+			       ic->l.provided, ic->ti->len);
 	return 0;
 }
 
@@ -147,9 +151,10 @@ static int check_recalculation(struct integrity *ic, GError **err)
 	if (!ic->internal_hash.hash)
 		return dm_fail(err, EINVAL, "integrity: Recalculate can only be specified with internal_hash");
 	if (ic->sb.recalc < ic->l.provided && recalculation_is_unsafe(ic))
-		return dm_fail(err, EOPNOTSUPP,
-			       "integrity: Recalculating with HMAC is disabled for security reasons - if you really need it, "
-			       "use the argument \"legacy_recalculate\"");
+		return dm_fail(
+		    err, EOPNOTSUPP,
+		    "integrity: Recalculating with HMAC is disabled for security reasons - if you really need it, "
+		    "use the argument \"legacy_recalculate\"");
 	return 0;
 }
 
@@ -163,8 +168,10 @@ int integrity_open_volume(struct integrity *ic, GError **err)
 	if (r)
 		return r;
 	if (found == SUPER_NONE && ic->mode != 'R')
-		return dm_fail(err, EINVAL, "integrity: The device is not initialized: at sector %" PRIu64
-			       " is neither a superblock nor 4096 bytes of zeroes", ic->l.start);
+		return dm_fail(err, EINVAL,
+			       "integrity: The device is not initialized: at sector %" PRIu64
+			       " is neither a superblock nor 4096 bytes of zeroes",
+			       ic->l.start);
 	r = layout(ic, found, err);
 	if (!r)
 		r = check_recalculation(ic, err);
@@ -176,7 +183,7 @@ int integrity_open_volume(struct integrity *ic, GError **err)
 	return found == SUPER_FOUND ? 0 : write_format(ic, err);
 }
 
-/* --- resuming --------------------------------------------------------------------------------------------------- */
+/* --- resuming --------------------------------------------------------------------------------- */
 
 /* Another table may have written it since ctr; nobody else may. */
 static int read_super_again(struct integrity *ic, uint64_t *old_provided, GError **err)
@@ -192,7 +199,8 @@ static int read_super_again(struct integrity *ic, uint64_t *old_provided, GError
 	    sb.tag_size != ic->l.tag_size || sb.log2_spb != ic->l.log2_spb ||
 	    (sb.flags ^ ic->sb.flags) & (SB_JOURNAL_MAC | SB_FIXED_PADDING | SB_FIXED_HMAC) ||
 	    memcmp(sb.salt, ic->sb.salt, SALT_BYTES))
-		return dm_fail(err, EINVAL, "integrity: the superblock is not the one that was there when the table was loaded");
+		return dm_fail(err, EINVAL,
+			       "integrity: the superblock is not the one that was there when the table was loaded");
 	*old_provided = sb.provided;
 	pthread_mutex_lock(&ic->sb_lock);
 	ic->sb = sb;
@@ -224,9 +232,11 @@ static int take_over_bitmap(struct integrity *ic, GError **err)
 	if (error)
 		return dm_fail(err, -error, "integrity: the bitmap cannot be read: %s", g_strerror(-error));
 	if (any && !ic->internal_hash.hash)
-		return dm_fail(err, EINVAL, "integrity: the bitmap has dirty regions, which only an internal_hash can recalculate");
+		return dm_fail(err, EINVAL,
+			       "integrity: the bitmap has dirty regions, which only an internal_hash can recalculate");
 	if (!ic->writes)
-		return any ? dm_fail(err, EROFS, "integrity: the bitmap has dirty regions, and the table is read-only") : 0;
+		return any ? dm_fail(err, EROFS, "integrity: the bitmap has dirty regions, and the table is read-only")
+			   : 0;
 	if (any) {
 		pthread_mutex_lock(&ic->sb_lock);
 		ic->sb.flags |= SB_RECALCULATING;

@@ -2,10 +2,9 @@
 /*
  * integrity.
  *
- *   J   a small journal that is full again and again: each block is old or new, with its tag; also with a metadata device, a
- *       MAC and encryption, and with tags from above, which say what a block holds
- *   B   what is dirty is recalculated: then every block reads, checked
- *   D   blocks that were not in flight read, checked; the others' data are what they should be
+ *   J   a small journal that is full again and again: each block is old or new, with its tag; also with a metadata
+ * device, a MAC and encryption B   what is dirty is recalculated: then every block reads, checked D   blocks that were
+ * not in flight read, checked; the others' data are what they should be
  *
  * prepare() has the tags of what was never written made.
  */
@@ -21,11 +20,12 @@
 static const struct kind {
 	const char *name, *tag, *words;
 } kinds[] = {
-	{"integrity_j", "128 J", "internal_hash:crc32c" JOURNAL},
-	{"integrity_meta", "128 J", "meta_device:meta internal_hash:hmac(sha256):00 journal_mac:hmac(sha256):01 fix_hmac "
-				    "journal_crypt:ctr(aes):000102030405060708090a0b0c0d0e0f journal_sectors:160 buffer_sectors:8"},
-	{"integrity_b", "4 B", "internal_hash:crc32c sectors_per_bit:32 bitmap_flush_interval:10" JOURNAL},
-	{"integrity_d", "4 D", "internal_hash:crc32c" JOURNAL},
+    {"integrity_j", "128 J", "internal_hash:crc32c" JOURNAL},
+    {"integrity_meta", "128 J",
+     "meta_device:meta internal_hash:hmac(sha256):00 journal_mac:hmac(sha256):01 fix_hmac "
+     "journal_crypt:ctr(aes):000102030405060708090a0b0c0d0e0f journal_sectors:160 buffer_sectors:8"},
+    {"integrity_b", "4 B", "internal_hash:crc32c sectors_per_bit:32 bitmap_flush_interval:10" JOURNAL},
+    {"integrity_d", "4 D", "internal_hash:crc32c" JOURNAL},
 };
 
 static const struct kind *kind_of(struct lab *lab)
@@ -107,8 +107,15 @@ static void use_integrity(struct lab *lab)
 	lab_random_io(lab, 30, "vol", NULL);
 }
 
+struct kept {
+	bool faults; /* writes have failed, perhaps */
+};
+
 static void use_shortly(struct lab *lab)
 {
+	struct kept *kept = lab_private(lab, sizeof *kept);
+
+	kept->faults = true;
 	lab_random_io(lab, 15, "vol", NULL);
 }
 
@@ -118,16 +125,17 @@ static bool excuse_failed(struct lab *lab, const char *volume)
 	return true;
 }
 
-/* --- B ------------------------------------------------------------------------------------------------------- */
+/* --- B ---------------------------------------------------------------------------------------- */
 
 static int check_bitmap(struct lab *lab, GError **err)
 {
+	struct kept *kept = lab_private(lab, sizeof *kept);
 	int error = wait_recalculated(lab, err);
 
-	return error || lab_faulty(lab) ? error : read_checked(lab, 0, VOLUME, err);
+	return error || kept->faults ? error : read_checked(lab, 0, VOLUME, err);
 }
 
-/* --- D ------------------------------------------------------------------------------------------------------- */
+/* --- D ---------------------------------------------------------------------------------------- */
 
 /* The first half was written and flushed before the step, the second one after it. */
 static int open_direct(struct lab *lab, GError **err)
@@ -165,38 +173,38 @@ static void use_direct(struct lab *lab)
 }
 
 LAB_CUSTOMER(integrity_j) = {
-	.slices = {{"data", DEVICE}},
-	.prepare = prepare_integrity,
-	.open = open_integrity,
-	.workload = use_integrity,
-	.fault_workload = use_shortly,
-	.check = check_integrity,
+    .slices = {{"data", DEVICE}},
+    .prepare = prepare_integrity,
+    .open = open_integrity,
+    .workload = use_integrity,
+    .fault_workload = use_shortly,
+    .check = check_integrity,
 };
 
 LAB_CUSTOMER(integrity_meta) = {
-	.slices = {{"data", VOLUME}, {"meta", 512}},
-	.prepare = prepare_integrity,
-	.open = open_integrity,
-	.workload = use_integrity,
-	.fault_workload = use_shortly,
-	.check = check_integrity,
+    .slices = {{"data", VOLUME}, {"meta", 512}},
+    .prepare = prepare_integrity,
+    .open = open_integrity,
+    .workload = use_integrity,
+    .fault_workload = use_shortly,
+    .check = check_integrity,
 };
 
 LAB_CUSTOMER(integrity_b) = {
-	.slices = {{"data", DEVICE}},
-	.prepare = prepare_integrity,
-	.open = open_integrity,
-	.workload = use_integrity,
-	.fault_workload = use_shortly,
-	.check = check_bitmap,
-	.excuse = excuse_failed,
+    .slices = {{"data", DEVICE}},
+    .prepare = prepare_integrity,
+    .open = open_integrity,
+    .workload = use_integrity,
+    .fault_workload = use_shortly,
+    .check = check_bitmap,
+    .excuse = excuse_failed,
 };
 
 LAB_CUSTOMER(integrity_d) = {
-	.slices = {{"data", DEVICE}},
-	.prepare = prepare_integrity,
-	.open = open_direct,
-	.workload = use_direct,
-	.fault_workload = use_shortly,
-	.excuse = excuse_failed,
+    .slices = {{"data", DEVICE}},
+    .prepare = prepare_integrity,
+    .open = open_direct,
+    .workload = use_direct,
+    .fault_workload = use_shortly,
+    .excuse = excuse_failed,
 };

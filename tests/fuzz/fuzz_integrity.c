@@ -53,8 +53,14 @@ static int make_alg(struct integrity_alg *a, const char *name)
 /* What the table's line below says. */
 static void prepare(struct integrity *ic, unsigned how)
 {
-	ic->l = (struct integrity_layout){.start = START, .data_sectors = DEVICE, .meta_sectors = DEVICE, .tag_size = TAG,
-					  .log2_interleave = 7, .sections = SECTIONS, .fix_padding = true, .log2_buffer = 3,
+	ic->l = (struct integrity_layout){.start = START,
+					  .data_sectors = DEVICE,
+					  .meta_sectors = DEVICE,
+					  .tag_size = TAG,
+					  .log2_interleave = 7,
+					  .sections = SECTIONS,
+					  .fix_padding = true,
+					  .log2_buffer = 3,
 					  .journal_mac = how & 8};
 	if (integrity_layout_open(&ic->l, NULL))
 		abort();
@@ -84,8 +90,12 @@ static void clear(struct integrity *ic)
 
 static void make_super(struct integrity *ic, struct input *in)
 {
-	struct integrity_super sb = {.log2_interleave = 7, .tag_size = TAG, .sections = SECTIONS, .provided = ic->l.provided,
-				     .flags = SB_FIXED_PADDING | (ic->l.journal_mac ? SB_JOURNAL_MAC : 0), .log2_blocks_per_bit = 3};
+	struct integrity_super sb = {.log2_interleave = 7,
+				     .tag_size = TAG,
+				     .sections = SECTIONS,
+				     .provided = ic->l.provided,
+				     .flags = SB_FIXED_PADDING | (ic->l.journal_mac ? SB_JOURNAL_MAC : 0),
+				     .log2_blocks_per_bit = 3};
 	uint8_t *bytes = image + START * DM_SECTOR_SIZE;
 
 	integrity_super_print(&sb, NULL, false, false, bytes);
@@ -163,7 +173,8 @@ static char *make_line(unsigned how, uint64_t sectors)
 		g_string_append(words, " journal_crypt:ctr(aes):000102030405060708090a0b0c0d0e0f");
 	if (how & 32 && ++n)
 		g_string_append(words, " commit_time:0");
-	g_string_printf(line, "0 %u integrity f0 %u %u %c %u%s", (unsigned)sectors, START, TAG, "JDBR"[how & 3], n, words->str);
+	g_string_printf(line, "0 %u integrity f0 %u %u %c %u%s", (unsigned)sectors, START, TAG, "JDBR"[how & 3], n,
+			words -> str);
 	return g_string_free(line, FALSE);
 }
 

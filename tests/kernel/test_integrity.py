@@ -4,9 +4,10 @@
 import mmap
 import os
 import re
+import subprocess
 
 
-from mounted import SECTOR, pattern, quote
+from mounted import SECTOR, build_dir, pattern, quote
 
 SLICE = 16384       # sectors of a volume's device
 
@@ -74,7 +75,7 @@ def test_lines_and_bytes(kernel, fs, backing):
     lines += [f"0 8 integrity $D4 {64 * (len(RECALCULATED) - i)} {rest}" for i, rest in enumerate(RECALCULATED)]
     theirs, ours = ([backing(SLICE), backing(8192), backing(4096), backing(64, b"rubbish" + bytes(4089)), backing(SLICE)]
                     for _ in range(2))
-    k, d = kernel.tables(lines, theirs), kernel.tables_dmfs(fs, lines, ours)
+    k, d = kernel.tables(lines, theirs, timeout=250), kernel.tables_dmfs(fs, lines, ours)
     wrong = [(line, a, b) for line, a, b in zip(lines, k, d) if printed(a) != printed(b)]
     assert not wrong, "\n".join(f"{line}\n kernel {a!r}\n dmfs   {b!r}" for line, a, b in wrong)
     assert sum(a.accepted for a in k) >= 38
@@ -160,14 +161,26 @@ def write_aligned(dev, data):
         os.fsync(fd)
 
 
-def test_there_and_back(kernel, dmfs, backing, work):
+def tool(*args):
+    subprocess.run([os.path.join(build_dir(), "dmfs-integrity"), *map(str, args)], capture_output=True, check=True, timeout=60)
+
+
+def test_there_and_back(kernel, dmfs, backing, work, monkeypatch):
     """Ours is killed with journals full and bits set, the kernel goes on and is switched off, ours goes on."""
     path = backing(len(VOLUMES) * (SLICE + META))
     sizes = {}
     fs = dmfs()
+    monkeypatch.setenv("DMFS_MOUNT", fs.mountpoint)
     open_all(fs, path, sizes)
     for i in range(len(VOLUMES)):
         write_aligned(fs[f"v{i}"], contents(i, sizes, 0))
+    made, theirs, key = backing(SLICE), backing(SLICE), os.path.join(work, "key")
+    with open(key, "wb") as f:
+        f.write(bytes(range(32)))
+    tool("format", made, "-I", "sha256", "-s", 4096)
+    tool("open", made, "made", "-I", "sha256")
+    write_aligned(fs["made"], contents(0, sizes, 0)[:1 << 20])
+    tool("close", "made")
     fs.kill()
     half_recalculated(path)
 
@@ -193,8 +206,18 @@ def test_there_and_back(kernel, dmfs, backing, work):
             done
             sync /dev/mapper/v{i}
             [ $(dmsetup status v{i} | cut -d' ' -f4) = 0 ]""")
+    # integritysetup opens what dmfs-integrity has made, and the other way round
+    script.append(f"""
+        integritysetup open /dev/ubdb ours -I sha256 >/dev/null
+        cmp {files[0, 0]} /dev/mapper/ours -n {1 << 20}
+        dd if={files[0, 1]} of=/dev/mapper/ours bs=4096 count=64 conv=notrunc,fsync 2>/dev/null
+        integritysetup close ours
+        integritysetup format -q --no-wipe /dev/ubdc -I hmac-sha256 --integrity-key-file {key} --integrity-key-size 32 >/dev/null
+        integritysetup open /dev/ubdc theirs -I hmac-sha256 --integrity-key-file {key} --integrity-key-size 32
+        dd if={files[0, 1]} of=/dev/mapper/theirs bs=4096 count=64 conv=notrunc,fsync 2>/dev/null
+        integritysetup close theirs""")
     script.append("echo 0 >rc; sync -f rc; echo o >/proc/sysrq-trigger; sleep 60")
-    kernel.run("\n".join(script), [path], check=False)
+    kernel.run("\n".join(script), [path, made, theirs], check=False, timeout=250)
     half_recalculated(path)
 
     fs = dmfs()
@@ -207,3 +230,8 @@ def test_there_and_back(kernel, dmfs, backing, work):
         assert dev.pread(sizes[i] * SECTOR, 0) == contents(i, sizes, 1), VOLUMES[i]
         assert dev.status().split()[3] == "0", (VOLUMES[i], dev.status())
     assert "replayed from the journal" in fs.read("log")
+    monkeypatch.setenv("DMFS_MOUNT", fs.mountpoint)
+    tool("open", made, "made", "-I", "sha256")
+    tool("open", theirs, "theirs", "-I", "hmac-sha256", "--integrity-key-file", key, "--integrity-key-size", 32)
+    for name in ("made", "theirs"):
+        assert fs[name].pread(1 << 18, 0) == contents(0, sizes, 1)[:1 << 18]

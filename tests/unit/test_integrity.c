@@ -12,12 +12,17 @@
 
 #define DEVICE 16384u
 
-/* --- the layout ---------------------------------------------------------------------------------------------- */
+/* --- the layout ------------------------------------------------------------------------------- */
 
 static struct integrity_layout layout_of(unsigned tag, unsigned log2_spb, bool mac, bool fix_padding)
 {
-	return (struct integrity_layout){.data_sectors = DEVICE, .meta_sectors = DEVICE, .tag_size = tag, .log2_spb = log2_spb,
-					 .journal_mac = mac, .fix_padding = fix_padding, .log2_buffer = 7};
+	return (struct integrity_layout){.data_sectors = DEVICE,
+					 .meta_sectors = DEVICE,
+					 .tag_size = tag,
+					 .log2_spb = log2_spb,
+					 .journal_mac = mac,
+					 .fix_padding = fix_padding,
+					 .log2_buffer = 7};
 }
 
 /* 8 MiB: sectors provided and of the journal. */
@@ -28,12 +33,13 @@ static void formats_as_the_kernel_does(void **state)
 		bool mac, fix_padding;
 		unsigned provided, journal;
 	} cases[] = {
-		{4, 0, false, false, 15944, 176}, {16, 0, false, false, 15224, 128}, {32, 0, false, false, 14240, 88},
-		{128, 0, false, false, 8056, 128}, {129, 0, false, false, 7800, 128},
+	    {4, 0, false, false, 15944, 176},  {16, 0, false, false, 15224, 128}, {32, 0, false, false, 14240, 88},
+	    {128, 0, false, false, 8056, 128}, {129, 0, false, false, 7800, 128},
 	};
 
 	for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
-		struct integrity_layout l = layout_of(cases[i].tag, cases[i].log2_spb, cases[i].mac, cases[i].fix_padding);
+		struct integrity_layout l =
+		    layout_of(cases[i].tag, cases[i].log2_spb, cases[i].mac, cases[i].fix_padding);
 
 		assert_int_equal(integrity_layout_format(&l, 0, 0, NULL), 0);
 		assert_int_equal(l.provided, cases[i].provided);
@@ -62,7 +68,8 @@ static void nothing_lies_on_anything_else(void **state)
 		for (uint64_t b = 0; b < l.provided >> l.log2_spb; b++) {
 			uint64_t data = integrity_data_sector(&l, b << l.log2_spb) * DM_SECTOR_SIZE;
 			uint64_t tag = (l.start + l.initial) * DM_SECTOR_SIZE + integrity_tag_at(&l, b);
-			uint64_t buffer = (uint64_t)DM_SECTOR_SIZE << l.log2_buffer, in = integrity_tag_at(&l, b) / buffer * buffer;
+			uint64_t buffer = (uint64_t)DM_SECTOR_SIZE << l.log2_buffer,
+				 in = integrity_tag_at(&l, b) / buffer * buffer;
 
 			assert_true(data + block <= DEVICE * DM_SECTOR_SIZE);
 			for (unsigned i = 0; i < block; i++)
@@ -72,7 +79,8 @@ static void nothing_lies_on_anything_else(void **state)
 			/* the buffer with the tag's first byte lies in the run's tags */
 			assert_true(integrity_run_left(&l, b) >= 1);
 			assert_true((l.start + l.initial) * DM_SECTOR_SIZE + in + buffer <=
-				    integrity_data_sector(&l, dm_round_down(b << l.log2_spb, 1u << l.log2_interleave)) * DM_SECTOR_SIZE);
+				    integrity_data_sector(&l, dm_round_down(b << l.log2_spb, 1u << l.log2_interleave)) *
+					DM_SECTOR_SIZE);
 		}
 	}
 }
@@ -95,14 +103,21 @@ static void hostile_numbers_are_refused_or_fit(void **state)
 		if (!l.separate)
 			assert_true(integrity_data_sector(&l, l.provided - 1) < l.data_sectors);
 		integrity_layout_bitmap(&l, (unsigned)g_rand_int_range(rand, 0, 64));
-		assert_true(l.bits <= UINT32_MAX && (uint64_t)integrity_layout_bitmap_blocks(&l) * 8 <= dm_round_up(l.initial, 8));
+		assert_true(l.bits <= UINT32_MAX &&
+			    (uint64_t)integrity_layout_bitmap_blocks(&l) * 8 <= dm_round_up(l.initial, 8));
 	}
 }
 
 static void superblocks_come_back(void **state)
 {
-	struct integrity_super sb = {.log2_interleave = 15, .tag_size = 32, .log2_spb = 3, .log2_blocks_per_bit = 9,
-				     .sections = 77, .flags = SB_RECALCULATING, .provided = 123456, .recalc = 999};
+	struct integrity_super sb = {.log2_interleave = 15,
+				     .tag_size = 32,
+				     .log2_spb = 3,
+				     .log2_blocks_per_bit = 9,
+				     .sections = 77,
+				     .flags = SB_RECALCULATING,
+				     .provided = 123456,
+				     .recalc = 999};
 	uint8_t bytes[SB_BYTES];
 	struct integrity_super got;
 
@@ -121,7 +136,7 @@ static void superblocks_come_back(void **state)
 	assert_int_equal(integrity_super_parse(bytes, &got), SUPER_NONE);
 }
 
-/* --- tags from above ------------------------------------------------------------------------------------------- */
+/* --- tags from above -------------------------------------------------------------------------- */
 
 #define TAG 28u
 #define BLOCK_SECTORS 8u
@@ -143,8 +158,14 @@ static int submit(struct dm_mapped *md, enum dm_op op, uint64_t block, unsigned 
 {
 	struct iovec iov[2] = {{data, 700}, {data + 700, blocks * BLOCK - 700}};
 	bool ended = false;
-	struct dm_bio bio = {.op = op, .dev = &md->dev, .sector = block * BLOCK_SECTORS, .sectors = blocks * BLOCK_SECTORS,
-			     .iov = iov, .iovcnt = 2, .tags = {tags, TAG, BLOCK_SECTORS}, .end = note_end,
+	struct dm_bio bio = {.op = op,
+			     .dev = &md->dev,
+			     .sector = block * BLOCK_SECTORS,
+			     .sectors = blocks * BLOCK_SECTORS,
+			     .iov = iov,
+			     .iovcnt = 2,
+			     .tags = {tags, TAG, BLOCK_SECTORS},
+			     .end = note_end,
 			     .private = &ended};
 
 	if (!tags)
@@ -234,11 +255,9 @@ static int setup(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(formats_as_the_kernel_does),
-		cmocka_unit_test(nothing_lies_on_anything_else),
-		cmocka_unit_test(hostile_numbers_are_refused_or_fit),
-		cmocka_unit_test(superblocks_come_back),
-		cmocka_unit_test(tags_from_above_are_kept),
+	    cmocka_unit_test(formats_as_the_kernel_does),	  cmocka_unit_test(nothing_lies_on_anything_else),
+	    cmocka_unit_test(hostile_numbers_are_refused_or_fit), cmocka_unit_test(superblocks_come_back),
+	    cmocka_unit_test(tags_from_above_are_kept),
 	};
 
 	return cmocka_run_group_tests(tests, setup, NULL);

@@ -51,14 +51,16 @@ static int read_key(const char *path, int size, guint8 *key, size_t *len, GError
 	if (n < 0)
 		return fail(err, EIO, "key file %s cannot be read", path);
 	if (size < 0 || size > MAX_KEY || *len < (size_t)size || !*len)
-		return fail(err, EINVAL, "key file %s has %zu bytes, %d are wanted (%d at most)", path, *len, size, MAX_KEY);
+		return fail(err, EINVAL, "key file %s has %zu bytes, %d are wanted (%d at most)", path, *len, size,
+			    MAX_KEY);
 	if (size)
 		*len = (size_t)size;
 	return 0;
 }
 
 /* " WORD:ALGORITHM[:KEY]", if the algorithm is given. */
-static int add_alg(GString *out, unsigned *n, const char *word, const char *alg, const char *file, int size, GError **err)
+static int add_alg(GString *out, unsigned *n, const char *word, const char *alg, const char *file, int size,
+		   GError **err)
 {
 	g_autofree char *name = NULL;
 	guint8 key[MAX_KEY];
@@ -129,17 +131,19 @@ static int add_words(GString *out, unsigned *n, const char *device, const struct
 	add_flag(out, n, o->recalculate_reset, "reset_recalculate");
 	add_flag(out, n, o->legacy_recalculate, "legacy_recalculate");
 	add_flag(out, n, o->discards, "allow_discards");
-	r = add_alg(out, n, "internal_hash", o->integrity ? o->integrity : "crc32c", o->integrity_key_file, o->integrity_key_size,
-		    err);
+	r = add_alg(out, n, "internal_hash", o->integrity ? o->integrity : "crc32c", o->integrity_key_file,
+		    o->integrity_key_size, err);
 	if (!r)
 		r = add_alg(out, n, "journal_mac", o->journal_integrity, o->journal_integrity_key_file,
 			    o->journal_integrity_key_size, err);
 	if (!r)
-		r = add_alg(out, n, "journal_crypt", o->journal_crypt, o->journal_crypt_key_file, o->journal_crypt_key_size, err);
+		r = add_alg(out, n, "journal_crypt", o->journal_crypt, o->journal_crypt_key_file,
+			    o->journal_crypt_key_size, err);
 	return r;
 }
 
-char *table_line(const char *device, const struct integrity_super *sb, guint64 sectors, const struct options *o, GError **err)
+char *table_line(const char *device, const struct integrity_super *sb, guint64 sectors, const struct options *o,
+		 GError **err)
 {
 	const char *mode = o->recovery ? "R" : o->bitmap ? "B" : o->no_journal ? "D" : "J";
 	g_autofree char *data = tree_quote(o->data_device ? o->data_device : device);

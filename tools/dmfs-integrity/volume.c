@@ -21,7 +21,7 @@ static char *whole_path(const char *device)
 	return g_path_is_absolute(device) ? g_strdup(device) : g_canonicalize_filename(device, NULL);
 }
 
-/* --- format --------------------------------------------------------------------------------------------------- */
+/* --- format ----------------------------------------------------------------------------------- */
 
 /* The superblock's place becomes zeroes, for that is what is formatted; old: what was there. */
 static int clear_super(const char *device, bool whatever, guint8 old[SB_BYTES], GError **err)
@@ -34,8 +34,10 @@ static int clear_super(const char *device, bool whatever, guint8 old[SB_BYTES], 
 	if (pread(fd, old, SB_BYTES, 0) != SB_BYTES)
 		r = fail(err, EINVAL, "%s is too small, or cannot be read", device);
 	else if (memcmp(old, zeroes, SB_BYTES) && !whatever)
-		r = fail(err, EEXIST, "%s does not begin with zeroes: there is something on it; --batch-mode formats it all the same",
-			 device);
+		r = fail(
+		    err, EEXIST,
+		    "%s does not begin with zeroes: there is something on it; --batch-mode formats it all the same",
+		    device);
 	else if (pwrite(fd, zeroes, SB_BYTES, 0) != SB_BYTES || fsync(fd))
 		r = fail(err, EIO, "%s cannot be written: %s", device, g_strerror(errno));
 	close(fd);
@@ -58,7 +60,8 @@ static void show_progress(guint64 done, guint64 total)
 	unsigned percent = (unsigned)(done * 100 / MAX(total, 1));
 
 	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\rwiping: %3u %% of %" G_GUINT64_FORMAT " MiB%s", percent, total >> 20, done == total ? "\n" : "");
+		fprintf(stderr, "\rwiping: %3u %% of %" G_GUINT64_FORMAT " MiB%s", percent, total >> 20,
+			done == total ? "\n" : "");
 }
 
 /* Zeroes all over the volume, so that each sector has a tag. */
@@ -128,7 +131,7 @@ int volume_format(const char *device, const struct options *o, GError **err)
 	return r ? r : closed ? fail(err, -closed, "%s", later->message) : 0;
 }
 
-/* --- open, close ------------------------------------------------------------------------------------------------ */
+/* --- open, close ------------------------------------------------------------------------------ */
 
 int volume_open(const char *device, const char *name, const struct options *o, GError **err)
 {
@@ -188,7 +191,7 @@ int volume_close(const char *name, const struct options *o, GError **err)
 	return r ? fail(err, -r, "%s: %s", name, g_strerror(-r)) : 0;
 }
 
-/* --- telling ------------------------------------------------------------------------------------------------------ */
+/* --- telling ---------------------------------------------------------------------------------- */
 
 /* The value behind "WORD:" among a table's words, or NULL; up to the colon behind the algorithm, where a key begins. */
 static char *value_of(char **words, const char *word, bool alg)
@@ -238,8 +241,10 @@ int volume_status(const char *name, const struct options *o, GError **err)
 	print_value(t, "metadata device:", "meta_device", false);
 	printf("  %-20s%s sectors\n", "size:", t[1]);
 	printf("  %-20s%s\n", "mode:",
-	       *t[6] == 'J' ? "read/write, journal" : *t[6] == 'B' ? "read/write, bitmap"
-	       : *t[6] == 'D' ? "read/write, no journal" : "recovery");
+	       *t[6] == 'J'   ? "read/write, journal"
+	       : *t[6] == 'B' ? "read/write, bitmap"
+	       : *t[6] == 'D' ? "read/write, no journal"
+			      : "recovery");
 	print_value(t, "journal sectors:", "journal_sectors", false);
 	print_value(t, "journal watermark:", "journal_watermark", false);
 	print_value(t, "journal commit time:", "commit_time", false);
@@ -252,7 +257,8 @@ int volume_status(const char *name, const struct options *o, GError **err)
 
 int volume_dump(const char *device, GError **err)
 {
-	static const char *const flags[] = {"have_journal_mac", "recalculating", "dirty_bitmap", "fix_padding", "fix_hmac"};
+	static const char *const flags[] = {"have_journal_mac", "recalculating", "dirty_bitmap", "fix_padding",
+					    "fix_hmac"};
 	struct integrity_super sb;
 	int r = super_load(device, &sb, err);
 

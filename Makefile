@@ -86,7 +86,7 @@ fuzz_bins := $(patsubst tests/fuzz/%.c,$(B)/tests/fuzz/%,$(fuzz_src))
 .PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz crash random fuzz fuzz-bins bench \
 	install uninstall clean tests format
 .SECONDARY:
-all: $(programs)
+all: $(programs) $(B)/libdmfs-run.so
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
@@ -98,6 +98,19 @@ $(lib): $(call obj,$(lib_src))
 
 $(B)/dmfs: $(call obj,$(fs_src)) $(lib)
 	$(CC) $(cflags) $(CFLAGS) $(ldflags) $(LDFLAGS) $^ -o $@ $(fuse_libs) $(libs)
+
+# dmfs-run's library is loaded into other programs: it is of itself alone.
+preload := $(B)/libdmfs-run.so
+preload_src := $(wildcard tools/dmfs-run/preload/*.c)
+preload_cflags := -std=gnu11 -Wall -Wextra -Wstrict-prototypes -Wmissing-prototypes -D_GNU_SOURCE -fPIC -fvisibility=hidden \
+	-fno-strict-aliasing -pthread $(if $(WERROR),-Werror)
+
+$(B)/tools/dmfs-run/preload/%.o: tools/dmfs-run/preload/%.c
+	@mkdir -p $(@D)
+	$(CC) $(preload_cflags) $(CPPFLAGS) -U_FORTIFY_SOURCE $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(preload): $(call obj,$(preload_src))
+	$(CC) -shared $(CFLAGS) -Wl,-z,defs -Wl,-z,now $(LDFLAGS) $^ -o $@ -ldl -pthread
 
 define tool_rule
 $(B)/$(1): $(call obj,$(wildcard tools/$(1).c tools/$(1)/*.c tools/common/*.c)) $(lib)
@@ -139,11 +152,14 @@ install: all
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 755 $(programs) $(DESTDIR)$(BINDIR)
 	install -m 644 dmfs.1 $(DESTDIR)$(MANDIR)/man1
+	install -d $(DESTDIR)$(PREFIX)/lib/dmfs
+	install -m 644 $(preload) $(DESTDIR)$(PREFIX)/lib/dmfs
 	for f in contrib/completion/*; do [ ! -e "$$f" ] || install -m 644 "$$f" $(DESTDIR)$(PREFIX)/share/bash-completion/completions; done
 	for f in contrib/systemd/*; do [ ! -e "$$f" ] || install -m 644 "$$f" $(DESTDIR)$(PREFIX)/lib/systemd/system; done
 
 uninstall:
-	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(programs))) $(DESTDIR)$(MANDIR)/man1/dmfs.1
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(notdir $(programs))) $(DESTDIR)$(MANDIR)/man1/dmfs.1 \
+		$(DESTDIR)$(PREFIX)/lib/dmfs/libdmfs-run.so
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')

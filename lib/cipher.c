@@ -96,25 +96,35 @@ int dm_cipher_parse(const char *who, const char *text, size_t len, const struct 
 
 int dm_cipher_check_mode(const char *who, const struct dm_cipher *c, enum dm_cipher_mode mode, GError **err)
 {
-	if (mode == DM_CIPHER_STREAM)
+	if (mode == DM_CIPHER_STREAM || mode == DM_CIPHER_POLY1305)
 		return 0;
 	if (c->block == 1 && (c->algo[0] || mode != DM_CIPHER_ECB))
 		return dm_fail(err, EINVAL, "%s: %s is no block cipher, it works only as %s", who, c->name,
 			       c->algo[0] ? "capi:chacha20" : "cipher_null-ecb");
-	if (mode == DM_CIPHER_XTS && c->block != 16)
-		return dm_fail(err, EINVAL, "%s: xts takes ciphers with blocks of 16 bytes, %s has %u", who, c->name,
-			       c->block);
+	if ((mode == DM_CIPHER_XTS || mode == DM_CIPHER_GCM) && c->block != 16)
+		return dm_fail(err, EINVAL, "%s: %s takes ciphers with blocks of 16 bytes, %s has %u", who,
+			       mode == DM_CIPHER_XTS ? "xts" : "gcm", c->name, c->block);
 	return 0;
 }
 
 unsigned dm_cipher_iv_size(const struct dm_cipher *c, enum dm_cipher_mode mode)
 {
-	return mode == DM_CIPHER_STREAM ? DM_CIPHER_MAX_IV : mode == DM_CIPHER_ECB ? 0 : c->block;
+	switch (mode) {
+	case DM_CIPHER_ECB:
+		return 0;
+	case DM_CIPHER_STREAM:
+		return DM_CIPHER_MAX_IV;
+	case DM_CIPHER_GCM:
+	case DM_CIPHER_POLY1305:
+		return 12;
+	default:
+		return c->block;
+	}
 }
 
 unsigned dm_cipher_granule(const struct dm_cipher *c, enum dm_cipher_mode mode)
 {
-	return mode == DM_CIPHER_STREAM || mode == DM_CIPHER_CTR ? 1 : c->block;
+	return mode == DM_CIPHER_CTR || mode == DM_CIPHER_GCM ? 1 : c->block;
 }
 
 /* --- keys ---------------------------------------------------------------------------------- */
@@ -173,7 +183,8 @@ int dm_cipher_open(const struct dm_cipher *c, enum dm_cipher_mode mode, const ui
 	static const int modes[] = {
 		[DM_CIPHER_ECB] = GCRY_CIPHER_MODE_ECB, [DM_CIPHER_CBC] = GCRY_CIPHER_MODE_CBC,
 		[DM_CIPHER_CTR] = GCRY_CIPHER_MODE_CTR, [DM_CIPHER_XTS] = GCRY_CIPHER_MODE_XTS,
-		[DM_CIPHER_STREAM] = GCRY_CIPHER_MODE_STREAM,
+		[DM_CIPHER_STREAM] = GCRY_CIPHER_MODE_STREAM, [DM_CIPHER_GCM] = GCRY_CIPHER_MODE_GCM,
+		[DM_CIPHER_POLY1305] = GCRY_CIPHER_MODE_POLY1305,
 	};
 	size_t half = mode == DM_CIPHER_XTS ? len / 2 : len, padded;
 	uint8_t full[DM_CIPHER_MAX_KEY];

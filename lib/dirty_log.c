@@ -5,13 +5,21 @@
  *
  *   core <#params> <region size> [sync | nosync]
  *
+ * "userspace" hands the log over to a server (dirty_log_userspace.c) if the mount was told of one.  Without it
+ * the logs that such servers have are here, for one node: core and disk by other names,
+ *
+ *   userspace <#params> <UUID> [integrated_flush] clustered-core [<#params>] <region size> [sync | nosync]
+ *   userspace <#params> <UUID> [integrated_flush] clustered-disk [<#params>] <log device> <region size> [sync | nosync]
+ *
  * A bitmap is allocated only if memory for it can be had: with the smallest
  * regions a large mirror's is hundreds of megabytes.
  */
 #include <inttypes.h>
 
 #include "dirty_log.h"
+#include "userspace_args.h"
 
+#include <dmfs/options.h>
 #include <dmfs/rounding.h>
 
 /* --- the local part ------------------------------------------------------------- */
@@ -43,11 +51,6 @@ static int parse_region_size(struct dm_dirty_log *log, const char *who, const ch
 		return dm_fail(err, EINVAL, "%s: region count %" PRIu64 " exceeds the limit of %u: regions of %u sectors "
 					    "are too small for %" PRIu64, who, log->regions, UINT32_MAX, size, len);
 	return 0;
-}
-
-size_t dm_log_bitmap_bytes(uint64_t regions)
-{
-	return (regions + 63) / 64 * 8;
 }
 
 int dm_log_local_init(struct dm_dirty_log *log, struct local_log *l, const char *who, int argc, char **argv,
@@ -135,6 +138,15 @@ uint64_t dm_log_sync_count(struct dm_dirty_log *log)
 	return atomic_load(&l->sync_count);
 }
 
+void dm_log_print_type(struct dm_dirty_log *log, unsigned params, GString *out)
+{
+	if (!log->prefix)
+		g_string_append_printf(out, "%s %u", log->type->name, params);
+	else
+		g_string_append_printf(out, "userspace %u %s %s", params + 2 + (strchr(log->prefix, ' ') != NULL), log->prefix,
+				       log->type->name);
+}
+
 void dm_log_print_sync(struct local_log *l, GString *out)
 {
 	if (l->sync != LOG_DEFAULT_SYNC)
@@ -213,58 +225,82 @@ static void core_status(struct dm_dirty_log *log, enum dm_status_type type, GStr
 	struct core_log *c = log->context;
 
 	if (type == DM_STATUS_INFO) {
-		g_string_append(out, "1 core");
+		g_string_append_printf(out, "1 %s", log->type->name);
 		return;
 	}
-	g_string_append_printf(out, "core %d %" PRIu32, c->local.sync == LOG_DEFAULT_SYNC ? 1 : 2, log->region_sectors);
+	dm_log_print_type(log, c->local.sync == LOG_DEFAULT_SYNC ? 1 : 2, out);
+	g_string_append_printf(out, " %" PRIu32, log->region_sectors);
 	dm_log_print_sync(&c->local, out);
 }
 
-static const struct dm_dirty_log_type core_log_type = {
-	.name = "core",
-	.in_memory = true,
-	.ctr = core_ctr,
-	.dtr = core_dtr,
-	.resume = core_resume,
-	.is_clean = core_is_clean,
-	.in_sync = dm_log_in_sync,
-	.flush = core_flush,
-	.mark_region = core_mark_region,
-	.clear_region = core_clear_region,
-	.get_resync_work = dm_log_get_resync_work,
-	.set_region_sync = dm_log_set_region_sync,
-	.sync_count = dm_log_sync_count,
-	.status = core_status,
-};
+#define CORE_LOG(its_name)                                                                                            \
+	{                                                                                                             \
+		.name = its_name, .in_memory = true, .ctr = core_ctr, .dtr = core_dtr, .resume = core_resume,         \
+		.is_clean = core_is_clean, .in_sync = dm_log_in_sync, .flush = core_flush,                            \
+		.mark_region = core_mark_region, .clear_region = core_clear_region,                                   \
+		.get_resync_work = dm_log_get_resync_work, .set_region_sync = dm_log_set_region_sync,                 \
+		.sync_count = dm_log_sync_count, .status = core_status,                                               \
+	}
+
+static const struct dm_dirty_log_type core_log_type = CORE_LOG("core");
+static const struct dm_dirty_log_type clustered_core_log_type = CORE_LOG("clustered-core");
 
 /* --- all of them ------------------------------------------------------------------- */
 
 static const struct dm_dirty_log_type *const types[] = {&core_log_type, &dm_disk_log_type};
+static const struct dm_dirty_log_type *const clustered_types[] = {&clustered_core_log_type, &dm_clustered_disk_log_type};
 
-static const struct dm_dirty_log_type *find_type(const char *name)
+static const struct dm_dirty_log_type *find_type(const struct dm_dirty_log_type *const *list, size_t n, const char *name)
 {
-	for (unsigned i = 0; i < G_N_ELEMENTS(types); i++)
-		if (!strcmp(types[i]->name, name))
-			return types[i];
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(list[i]->name, name))
+			return list[i];
 	return NULL;
+}
+
+/* A userspace log's own type, and what of its arguments is that one's. */
+static int choose_userspace(struct dm_dirty_log *log, const char *who, int *argc, char ***argv, GError **err)
+{
+	struct dm_userspace_args args;
+	int error = dm_userspace_args(who, *argc, *argv, &args, err);
+
+	if (error)
+		return error;
+	log->prefix = args.prefix;
+	if (dm_options.log_server) {
+		log->type = &dm_userspace_log_type;
+		return 0;
+	}
+	log->type = find_type(clustered_types, G_N_ELEMENTS(clustered_types), args.type);
+	if (!log->type)
+		return dm_fail(err, EINVAL, "%s: unknown userspace log type '%.32s', clustered-core or clustered-disk would be "
+					    "right, or -o log_server with a server that knows it", who, args.type);
+	*argc = args.argc;
+	*argv = args.argv;
+	return 0;
+}
+
+static int choose(struct dm_dirty_log *log, const char *who, const char *name, int *argc, char ***argv, GError **err)
+{
+	if (!strcmp(name, "userspace"))
+		return choose_userspace(log, who, argc, argv, err);
+	log->type = find_type(types, G_N_ELEMENTS(types), name);
+	return log->type ? 0 : dm_fail(err, EINVAL, "%s: unknown log type '%.32s', core, disk or userspace would be right",
+				       who, name);
 }
 
 int dm_dirty_log_new(struct dm_target *ti, const char *who, const char *type_name, int argc, char **argv,
 		     struct dm_dirty_log **out, GError **err)
 {
-	const struct dm_dirty_log_type *type = find_type(type_name);
-	struct dm_dirty_log *log;
+	struct dm_dirty_log *log = g_new0(struct dm_dirty_log, 1);
 	int error;
 
-	if (!type && !strcmp(type_name, "userspace"))
-		return dm_fail(err, EINVAL, "%s: log type 'userspace' is not supported, core or disk would be right", who);
-	if (!type)
-		return dm_fail(err, EINVAL, "%s: unknown log type '%.32s', core or disk would be right", who, type_name);
-	log = g_new0(struct dm_dirty_log, 1);
-	log->type = type;
 	log->ti = ti;
-	error = type->ctr(log, argc, argv, err);
+	error = choose(log, who, type_name, &argc, &argv, err);
+	if (!error)
+		error = log->type->ctr(log, argc, argv, err);
 	if (error) {
+		g_free(log->prefix);
 		g_free(log);
 		return error;
 	}
@@ -277,5 +313,6 @@ void dm_dirty_log_free(struct dm_dirty_log *log)
 	if (!log)
 		return;
 	log->type->dtr(log);
+	g_free(log->prefix);
 	g_free(log);
 }

@@ -5,6 +5,8 @@
 
 #include <dmfs/dirty_log.h>
 
+#include "dirty_log_format.h"
+
 enum log_sync {
 	LOG_DEFAULT_SYNC, /* what the log remembers */
 	LOG_NOSYNC,       /* the user says that all legs are the same */
@@ -22,14 +24,14 @@ struct local_log {
 /* argv: <region size> [sync | nosync]. */
 int dm_log_local_init(struct dm_dirty_log *log, struct local_log *l, const char *who, int argc, char **argv,
 		      GError **err);
-extern const struct dm_dirty_log_type dm_disk_log_type;
+extern const struct dm_dirty_log_type dm_disk_log_type, dm_clustered_disk_log_type, dm_userspace_log_type;
 
-/* Of a bitmap, in memory and on disk: whole 64-bit words. */
-size_t dm_log_bitmap_bytes(uint64_t regions);
 int dm_log_in_sync(struct dm_dirty_log *log, uint64_t region, bool may_wait);
 bool dm_log_get_resync_work(struct dm_dirty_log *log, uint64_t *region);
 void dm_log_set_region_sync(struct dm_dirty_log *log, uint64_t region, bool in_sync);
 uint64_t dm_log_sync_count(struct dm_dirty_log *log);
+/* Appends how a table line begins: "core 1", or "userspace 3 UUID clustered-core"; params: what follows. */
+void dm_log_print_type(struct dm_dirty_log *log, unsigned params, GString *out);
 /* Appends " sync" or " nosync" if the table said so. */
 void dm_log_print_sync(struct local_log *l, GString *out);
 

@@ -4,17 +4,8 @@
  *
  *   disk <#params> <log device> <region size> [sync | nosync]
  *
- * The format is the kernel's, all numbers little-endian:
- *
- *   bytes 0 to 3     magic 0x4d695272
- *   bytes 4 to 7     version, 2 (1 was the same)
- *   bytes 8 to 15    number of regions
- *   bytes 16 to 1023 not used; kept as found
- *   from byte 1024   a bit a region, bit r % 8 of byte r / 8: set means clean;
- *                    zero bits up to a multiple of 64
- *
- * rounded up to the device's logical blocks.  Sixteen zero bytes at the beginning are a new log.  Anything else that is
- * not a log of this many regions is refused at load: a stranger's bits would call regions clean that are not.
+ * The format is in dirty_log_format.h, rounded up to the device's logical blocks.  Anything that is neither new nor a log
+ * of this many regions is refused at load: a stranger's bits would call regions clean that are not.
  *
  * The whole area is kept in memory.  Changes are noted a block at a time, so a flush writes only what has changed.  A
  * mark is on the disk, flushed, before flush returns; a cleared region may reach it any time later.
@@ -23,20 +14,16 @@
 #include <stdlib.h>
 
 #include "dirty_log.h"
+#include "dirty_log_format.h"
 
 #include <dmfs/claim.h>
-#include <dmfs/le.h>
 
-#define MAGIC 0x4d695272u
-#define VERSION 2u
-#define BITMAP_OFFSET 1024u
-#define HEADER_BYTES 16u
 #define BLOCK_BYTES 4096u
 
 struct disk_log {
 	struct local_log local; /* first */
 	struct dm_dev *dev;
-	uint8_t *area, *clean_bits; /* area + BITMAP_OFFSET */
+	uint8_t *area, *clean_bits; /* area + DM_LOG_BITMAP_OFFSET */
 	size_t area_bytes, block_bytes;
 	uint8_t *changed;      /* a bit a block */
 	GArray *changed_blocks; /* of size_t, the bits set above */
@@ -47,43 +34,22 @@ struct disk_log {
 
 /* --- the header ---------------------------------------------------------------------- */
 
-static void put_header(uint8_t *p, uint64_t regions)
-{
-	put_le32(p, MAGIC);
-	put_le32(p + 4, VERSION);
-	put_le64(p + 8, regions);
-}
-
-static bool header_is_new(const uint8_t *p)
-{
-	static const uint8_t zeroes[HEADER_BYTES];
-
-	return !memcmp(p, zeroes, HEADER_BYTES);
-}
-
-static bool header_is_log(const uint8_t *p)
-{
-	uint32_t version = get_le32(p + 4);
-
-	return get_le32(p) == MAGIC && version >= 1 && version <= VERSION;
-}
-
 static int check_header(struct dm_dirty_log *log, const uint8_t *p, GError **err)
 {
 	struct disk_log *d = log->context;
 	g_autoptr(GString) name = g_string_new(NULL);
 	uint64_t regions = get_le64(p + 8);
 
-	if (header_is_new(p))
+	if (dm_log_header_is_new(p))
 		return 0;
 	dm_dev_print(d->dev, name);
-	if (get_le32(p) != MAGIC)
+	if (get_le32(p) != DM_LOG_MAGIC)
 		return dm_fail(err, EINVAL, "%s: log device %s holds no dirty log: magic 0x%08" PRIx32 ", 0x%08x would be "
 					    "right, or zeroes, or sync or nosync in the table", log->ti->type->name,
-			       name->str, get_le32(p), MAGIC);
-	if (!header_is_log(p))
+			       name->str, get_le32(p), DM_LOG_MAGIC);
+	if (!dm_log_header_is_log(p))
 		return dm_fail(err, EINVAL, "%s: incompatible disk log version %" PRIu32 " on %s, %u would be right",
-			       log->ti->type->name, get_le32(p + 4), name->str, VERSION);
+			       log->ti->type->name, get_le32(p + 4), name->str, DM_LOG_VERSION);
 	if (regions != log->regions)
 		return dm_fail(err, EINVAL, "%s: the log on %s is of %" PRIu64 " regions, here there are %" PRIu64
 					    " of %" PRIu32 " sectors: sync or nosync in the table begins it anew",
@@ -193,7 +159,7 @@ static int allocate(struct dm_dirty_log *log, GError **err)
 {
 	struct disk_log *d = log->context;
 	struct dm_limits limits;
-	size_t need = BITMAP_OFFSET + dm_log_bitmap_bytes(log->regions), blocks;
+	size_t need = DM_LOG_BITMAP_OFFSET + dm_log_bitmap_bytes(log->regions), blocks;
 	void *area = NULL;
 
 	dm_dev_limits(d->dev, &limits);
@@ -213,7 +179,7 @@ static int allocate(struct dm_dirty_log *log, GError **err)
 		return dm_fail(err, ENOMEM, "%s: no memory for a log of %zu bytes", log->ti->type->name, d->area_bytes);
 	memset(area, 0, d->area_bytes);
 	d->area = area;
-	d->clean_bits = d->area + BITMAP_OFFSET;
+	d->clean_bits = d->area + DM_LOG_BITMAP_OFFSET;
 	d->changed_blocks = g_array_new(FALSE, FALSE, sizeof(size_t));
 	return 0;
 }
@@ -256,8 +222,8 @@ static int disk_ctr(struct dm_dirty_log *log, int argc, char **argv, GError **er
 
 	log->context = d;
 	if (argc < 2 || argc > 3)
-		error = dm_fail(err, EINVAL, "%s: wrong number of arguments to the disk dirty region log: its device, "
-					     "region size and sync or nosync would be right", who);
+		error = dm_fail(err, EINVAL, "%s: wrong number of arguments to the %s dirty region log: its device, "
+					     "region size and sync or nosync would be right", who, log->type->name);
 	else
 		error = dm_log_local_init(log, &d->local, who, argc - 1, argv + 1, err);
 	log->context = d;
@@ -321,17 +287,17 @@ static int disk_resume(struct dm_dirty_log *log)
 	error = dm_read_sync(d->dev, 0, d->area_bytes >> DM_SECTOR_SHIFT, d->area, DM_META);
 	if (error)
 		fail_device(log, "read", error);
-	else if ((d->local.sync == LOG_DEFAULT_SYNC || d->resumed) && header_is_log(d->area))
+	else if ((d->local.sync == LOG_DEFAULT_SYNC || d->resumed) && dm_log_header_is_log(d->area))
 		known = MIN(get_le64(d->area + 8), log->regions);
 	if (known < log->regions)
 		note_all(d);
 	nosync = d->local.sync == LOG_NOSYNC && !d->resumed;
 	d->resumed = true;
 	note_change(d, 0);
-	note_change(d, BITMAP_OFFSET + bytes - 1);
+	note_change(d, DM_LOG_BITMAP_OFFSET + bytes - 1);
 	fill_bits(d->clean_bits, known, log->regions, nosync);
 	fill_bits(d->clean_bits, log->regions, bytes * 8, false);
-	put_header(d->area, log->regions);
+	dm_log_put_header(d->area, log->regions);
 	memcpy(d->local.sync_bits, d->clean_bits, bytes);
 	atomic_store(&d->local.sync_count, count_bits(d->clean_bits, bytes));
 	d->local.search = 0;
@@ -356,7 +322,7 @@ static void disk_mark_region(struct dm_dirty_log *log, uint64_t region)
 	if (!dm_region_bit_test(d->clean_bits, region))
 		return;
 	dm_region_bit_clear(d->clean_bits, region);
-	note_change(d, BITMAP_OFFSET + region / 8);
+	note_change(d, DM_LOG_BITMAP_OFFSET + region / 8);
 	d->marked = true;
 }
 
@@ -367,7 +333,7 @@ static void disk_clear_region(struct dm_dirty_log *log, uint64_t region)
 	if (dm_region_bit_test(d->clean_bits, region))
 		return;
 	dm_region_bit_set(d->clean_bits, region);
-	note_change(d, BITMAP_OFFSET + region / 8);
+	note_change(d, DM_LOG_BITMAP_OFFSET + region / 8);
 }
 
 static void disk_status(struct dm_dirty_log *log, enum dm_status_type type, GString *out)
@@ -375,32 +341,27 @@ static void disk_status(struct dm_dirty_log *log, enum dm_status_type type, GStr
 	struct disk_log *d = log->context;
 
 	if (type == DM_STATUS_INFO) {
-		g_string_append(out, "3 disk ");
+		g_string_append_printf(out, "3 %s ", log->type->name);
 		dm_dev_print(d->dev, out);
 		g_string_append_printf(out, " %c",
 				       atomic_load(&d->flush_failed) ? 'F' : atomic_load(&d->failed) ? 'D' : 'A');
 		return;
 	}
-	g_string_append_printf(out, "disk %d ", d->local.sync == LOG_DEFAULT_SYNC ? 2 : 3);
+	dm_log_print_type(log, d->local.sync == LOG_DEFAULT_SYNC ? 2 : 3, out);
+	g_string_append_c(out, ' ');
 	dm_dev_print(d->dev, out);
 	g_string_append_printf(out, " %" PRIu32, log->region_sectors);
 	dm_log_print_sync(&d->local, out);
 }
 
-const struct dm_dirty_log_type dm_disk_log_type = {
-	.name = "disk",
-	.ctr = disk_ctr,
-	.dtr = disk_dtr,
-	.preresume = check_device,
-	.postsuspend = disk_flush,
-	.resume = disk_resume,
-	.is_clean = disk_is_clean,
-	.in_sync = dm_log_in_sync,
-	.flush = disk_flush,
-	.mark_region = disk_mark_region,
-	.clear_region = disk_clear_region,
-	.get_resync_work = dm_log_get_resync_work,
-	.set_region_sync = dm_log_set_region_sync,
-	.sync_count = dm_log_sync_count,
-	.status = disk_status,
-};
+#define DISK_LOG(its_name)                                                                                            \
+	{                                                                                                             \
+		.name = its_name, .ctr = disk_ctr, .dtr = disk_dtr, .preresume = check_device,                        \
+		.postsuspend = disk_flush, .resume = disk_resume, .is_clean = disk_is_clean,                          \
+		.in_sync = dm_log_in_sync, .flush = disk_flush, .mark_region = disk_mark_region,                      \
+		.clear_region = disk_clear_region, .get_resync_work = dm_log_get_resync_work,                         \
+		.set_region_sync = dm_log_set_region_sync, .sync_count = dm_log_sync_count, .status = disk_status,    \
+	}
+
+const struct dm_dirty_log_type dm_disk_log_type = DISK_LOG("disk");
+const struct dm_dirty_log_type dm_clustered_disk_log_type = DISK_LOG("clustered-disk");

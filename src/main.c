@@ -20,6 +20,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,6 +51,8 @@ static struct {
 
 #define MAX_THREADS 128u
 #define MAX_NBD_TIMEOUT 1000000u /* seconds */
+#define MAX_LOG_TIMEOUT 1000000u /* seconds */
+#define LOG_TIMEOUT 15u		 /* the kernel's */
 #define MAX_PATH_CHECK 1000000u /* seconds */
 #define MAX_WAITING (1u << 24)   /* MiB */
 
@@ -60,6 +63,8 @@ static const struct fuse_opt fs_opts[] = {
 	FUSE_OPT_KEY("threads=", 't'), /* not "%u": that takes "4x" for 4 and -1 for 4294967295 */
 	FUSE_OPT_KEY("nbd_timeout=", 'n'),
 	FUSE_OPT_KEY("path-check=", 'p'),
+	FUSE_OPT_KEY("log_server=", 'l'),
+	FUSE_OPT_KEY("log_timeout=", 'T'),
 	FUSE_OPT_KEY("max_waiting=", 'w'),
 	FUSE_OPT_KEY("images=", 'i'),
 	FUSE_OPT_KEY("max_read=", 'r'),
@@ -92,6 +97,8 @@ static void usage(FILE *to)
 	      "     images=DIR   show the images alone in this directory, too\n"
 	      "     max_waiting=N  MiB that the data of waiting writes may take (a quarter of the memory)\n"
 	      "     nbd_timeout=N  seconds after which a request to an NBD server fails (60)\n"
+	      "     log_server=SOCKET  who has the userspace dirty logs of mirrors (dmfs-logd)\n"
+	      "     log_timeout=N  seconds after which a request to it is sent again (15)\n"
 	      "     path-check=N   multipath looks every N seconds whether a failed path answers again\n"
 	      "     missing-snapshots=invalidate|wait  what happens when an origin comes back without them (invalidate)\n"
 	      "     verity-keys=FILE.pem  whose signatures of verity's root hashes count\n"
@@ -125,6 +132,19 @@ static int take_value(const char *arg, int (*take)(const char *, GError **))
 	return -1;
 }
 
+/* The daemon changes its directory. */
+static int take_log_server(const char *path)
+{
+	struct sockaddr_un un;
+
+	g_free(dm_options.log_server);
+	dm_options.log_server = *path ? g_canonicalize_filename(path, NULL) : NULL;
+	if (dm_options.log_server && strlen(dm_options.log_server) < sizeof un.sun_path)
+		return 0;
+	fprintf(stderr, "dmfs: -o log_server=%s: a socket's path, of at most %zu bytes\n", path, sizeof un.sun_path - 1);
+	return -1;
+}
+
 static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 {
 	unsigned mib;
@@ -149,6 +169,13 @@ static int take_arg(void *data, const char *arg, int key, struct fuse_args *out)
 		return take_number(arg, MAX_NBD_TIMEOUT, &dmfs_options.nbd_timeout);
 	case 'p':
 		return take_number(arg, MAX_PATH_CHECK, &dm_options.path_check_seconds);
+	case 'l':
+		return take_log_server(strchr(arg, '=') + 1);
+	case 'T':
+		if (take_number(arg, MAX_LOG_TIMEOUT, &dm_options.log_timeout_ms))
+			return -1;
+		dm_options.log_timeout_ms *= 1000;
+		return 0;
 	case 'w':
 		if (take_number(arg, MAX_WAITING, &mib))
 			return -1;
@@ -380,6 +407,7 @@ int main(int argc, char **argv)
 	int status = 2;
 
 	dmfs_options.nbd_timeout = 60;
+	dm_options.log_timeout_ms = LOG_TIMEOUT * 1000;
 	if (fuse_opt_parse(&args, &dmfs_options, fs_opts, take_arg) < 0)
 		return 2;
 	if (opts.help || opts.show_version) {
@@ -398,5 +426,6 @@ int main(int argc, char **argv)
 	g_free(opts.state);
 	g_free(opts.create);
 	g_free(opts.images);
+	g_free(dm_options.log_server);
 	return status;
 }

@@ -3,6 +3,7 @@
 #include "list.h"
 
 #define TARGETS(T) \
+	T(cache)           \
 	T(clone)           \
 	T(crypt)           \
 	T(delay)           \
@@ -11,6 +12,7 @@
 	T(unstriped)       \
 	T(verity)          \
 	T(switch)          \
+	T(integrity)       \
 	T(log_writes)      \
 	T(mirror)          \
 	T(raid)            \
@@ -23,7 +25,9 @@
 	T(zero)            \
 	T(striped)         \
 	T(linear)          \
+	T(writecache)      \
 	T(era)             \
+	T(zoned)           \
 	T(error)           \
 	T(io_err)
 

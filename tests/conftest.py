@@ -13,6 +13,7 @@ import pytest
 import mounted
 import nbd_server
 from mounted import SECTOR
+from run import Run
 
 running = set()     # daemons of the current test, for the watchdog
 
@@ -129,6 +130,19 @@ def backing(work):
         return path
 
     return make
+
+
+@pytest.fixture
+def run(fs, tool, work, backing):
+    """run("dmsetup", "ls") under dmfs-run (run.py); run.disk(NAME, mib) makes a disk image that is /dev/NAME."""
+    r = Run(fs, tool("dmfs-run"), work)
+
+    def disk(name, mib):
+        r.disks.append(backing(mib * 2048, name=name))
+        return f"/dev/{name}"
+
+    r.disk = disk
+    return r
 
 
 @pytest.fixture

@@ -15,7 +15,16 @@
 #define DM_CIPHER_MAX_KEY 128 /* bytes of one handle's: two halves of 32 for xts, and room */
 #define DM_CIPHER_MAX_IV 16
 
-enum dm_cipher_mode { DM_CIPHER_ECB, DM_CIPHER_CBC, DM_CIPHER_CTR, DM_CIPHER_XTS, DM_CIPHER_STREAM };
+enum dm_cipher_mode {
+	DM_CIPHER_ECB,
+	DM_CIPHER_CBC,
+	DM_CIPHER_CTR,
+	DM_CIPHER_XTS,
+	DM_CIPHER_STREAM,
+	/* These make a tag, too (gcry_cipher_gettag()).  No name that the functions below read means them. */
+	DM_CIPHER_GCM,      /* of ciphers with blocks of 16 bytes */
+	DM_CIPHER_POLY1305, /* chacha20's, RFC 7539 */
+};
 
 struct dm_cipher {
 	const char *name;                    /* the kernel's */

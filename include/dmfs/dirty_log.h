@@ -32,7 +32,7 @@
 
 #include <dmfs/target.h>
 
-#define DM_LOG_ASK_AGAIN_MS 1000
+#define DM_LOG_ASK_AGAIN_MS 250
 
 struct dm_dirty_log;
 
@@ -70,8 +70,14 @@ struct dm_dirty_log_type {
 	 * DM_LOG_ASK_AGAIN_MS.  May be absent: there is no other host.
 	 */
 	bool (*is_remote_recovering)(struct dm_dirty_log *, uint64_t region);
-	/* The daemon ends: what waits for a server fails, now and from now on.  From any thread.  May be absent. */
+	/*
+	 * The daemon ends, or (the target suspends) for a while: nobody waits for a server that does not answer, until
+	 * go_on_waiting().  From any thread.  May be absent.
+	 */
 	void (*end_waiting)(struct dm_dirty_log *);
+	void (*go_on_waiting)(struct dm_dirty_log *);
+	/* Asks the server what sync_count and status tell from now on.  May wait.  May be absent. */
+	void (*refresh)(struct dm_dirty_log *);
 	uint64_t (*sync_count)(struct dm_dirty_log *);
 	/* INFO: "<#words> <name> ..."; TABLE: "<name> <#params> <params>". */
 	void (*status)(struct dm_dirty_log *, enum dm_status_type, GString *);
@@ -82,11 +88,12 @@ struct dm_dirty_log {
 	struct dm_target *ti;
 	uint32_t region_sectors;
 	uint64_t regions; /* of ti->len */
+	char *prefix; /* of a userspace log: its UUID and [integrated_flush], as words of a table; else NULL.  g_free() */
 	void *context;
 };
 
 /*
- * Makes a log of a named type ("core", "disk") in a target's ctr, for ti->len
+ * Makes a log of a named type ("core", "disk", "userspace") in a target's ctr, for ti->len
  * sectors.  who: the target's name, for error texts.
  */
 int dm_dirty_log_new(struct dm_target *ti, const char *who, const char *type, int argc, char **argv,
@@ -109,6 +116,18 @@ static inline void dm_dirty_log_end_waiting(struct dm_dirty_log *log)
 {
 	if (log->type->end_waiting)
 		log->type->end_waiting(log);
+}
+
+static inline void dm_dirty_log_go_on_waiting(struct dm_dirty_log *log)
+{
+	if (log->type->go_on_waiting)
+		log->type->go_on_waiting(log);
+}
+
+/* Whether other hosts write by the same log, which then is never asked without may_wait. */
+static inline bool dm_dirty_log_is_shared(const struct dm_dirty_log *log)
+{
+	return log->type->is_remote_recovering;
 }
 
 /*

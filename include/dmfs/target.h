@@ -51,8 +51,11 @@ enum dm_endio {
 
 enum dm_status_type {
 	DM_STATUS_INFO,  /* what `status` prints after the target's name */
-	DM_STATUS_TABLE, /* what `table` prints there; loads again; keys as zeroes */
+	DM_STATUS_TABLE, /* what `table` prints there; loads again; keys as zeroes unless dm_status_tells_keys() */
 };
+
+/* In status: whoever asks is told keys, too.  No message and no suspend is under way then. */
+bool dm_status_tells_keys(void);
 
 enum dm_target_features {
 	/* FLUSH means a FLUSH of every device the target has got and nothing else: map never sees one. */

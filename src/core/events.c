@@ -157,13 +157,36 @@ static void raise_event(struct dm_mapped *md, const char *action, const char *ta
 	explicit_bzero(uuid, strlen(uuid));
 }
 
+static atomic_uint_least64_t changed_ns;
+
+/* Each change has a time of its own, whatever the clock's steps. */
+void dm_devices_touch(void)
+{
+	uint64_t before = atomic_load(&changed_ns), now;
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	do
+		now = MAX((uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec, before + 1);
+	while (!atomic_compare_exchange_weak(&changed_ns, &before, now));
+}
+
+struct timespec dm_devices_changed(void)
+{
+	uint64_t ns = atomic_load(&changed_ns);
+
+	return (struct timespec){(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+}
+
 void dm_event_added(struct dm_mapped *md)
 {
+	dm_devices_touch();
 	raise_event(md, "add", NULL, NULL, NULL, false);
 }
 
 void dm_event_removed(struct dm_mapped *md)
 {
+	dm_devices_touch();
 	raise_event(md, "remove", NULL, NULL, NULL, true);
 }
 
@@ -178,6 +201,7 @@ void dm_event_renamed(struct dm_mapped *md, const char *old_name)
 {
 	g_autoptr(GString) words = g_string_new("DM_OLD_NAME=");
 
+	dm_devices_touch();
 	dm_event_value(words, old_name);
 	count_if_live(md);
 	raise_event(md, "change", NULL, NULL, words->str, false);
@@ -186,6 +210,7 @@ void dm_event_renamed(struct dm_mapped *md, const char *old_name)
 /* Of a device without a table it is but a step in making it. */
 void dm_event_uuid_set(struct dm_mapped *md)
 {
+	dm_devices_touch();
 	if (!atomic_load(&md->live))
 		return;
 	count_if_live(md);
@@ -194,6 +219,7 @@ void dm_event_uuid_set(struct dm_mapped *md)
 
 void dm_event_resumed(struct dm_mapped *md)
 {
+	dm_devices_touch();
 	raise_event(md, "change", NULL, NULL, NULL, false);
 }
 
@@ -203,6 +229,7 @@ void dm_event_run_resized(struct dm_work *work)
 
 	if (dm_front && dm_front->resized)
 		dm_front->resized(md);
+	dm_devices_touch();
 	if (!dm_mapped_removed(md))
 		raise_event(md, "change", NULL, NULL, "RESIZE=1", false);
 	dm_mapped_unref(md);

@@ -13,6 +13,13 @@
 
 #include "mapped.h"
 
+/*
+ * When a device was last made, removed, renamed or given a uuid, or its tables or whether it is suspended changed; zero:
+ * never.  A later change has a later time.
+ */
+struct timespec dm_devices_changed(void);
+void dm_devices_touch(void);
+
 void dm_event_added(struct dm_mapped *md);
 void dm_event_removed(struct dm_mapped *md);
 void dm_event_renamed(struct dm_mapped *md, const char *old_name);

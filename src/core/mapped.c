@@ -283,6 +283,8 @@ int dm_mapped_load(struct dm_mapped *md, struct dm_table *t, GError **err)
 		error = check_immutable(md, t, err);
 	if (!error)
 		error = dm_state_change(&c, err);
+	if (!error)
+		dm_devices_touch();
 	pthread_mutex_unlock(&md->control);
 	dm_block_end();
 	dm_table_drop(c.inactive); /* the old one, or the refused one */
@@ -547,6 +549,7 @@ int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(
 	error = check_removed(md, err);
 	if (!error && !atomic_load(&md->suspended)) /* again is no error, as with dmsetup */
 		error = suspend_locked(md, flags, interrupted, data, err);
+	dm_devices_touch();
 	pthread_mutex_unlock(&md->control);
 	dm_block_end();
 	return error;

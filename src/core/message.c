@@ -6,7 +6,9 @@
 
 #include "devices.h"
 #include "message.h"
+#include "state.h"
 #include "stats.h"
+#include "zone_message.h"
 
 static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, const struct dm_opener *who, GString *reply,
 		GError **err)
@@ -66,6 +68,72 @@ static int tell_flushed(struct dm_mapped *md, int argc, char **argv, GString *re
 	return 0;
 }
 
+/* All keys of a table; no message changes them meanwhile. */
+static void tell_keys(struct dm_mapped *md, struct dm_table *t, GString *reply)
+{
+	dm_block_begin();
+	dm_mapped_lock_hooks(md, NULL, NULL);
+	dm_table_print(t, DM_STATUS_TABLE, reply); /* how long it is */
+	g_string_set_size(reply, 2 * reply->len + 4096);
+	g_string_truncate(reply, 0);
+	dm_table_print_keys(t, reply);
+	dm_mapped_unlock_hooks(md);
+	dm_block_end();
+}
+
+static int tell_numbered(struct dm_mapped *md, bool inactive, const char *what, GString *reply, GError **err)
+{
+	static const char *const all[] = {"table", "keys", "status", "deps", NULL};
+	struct dm_table *t;
+
+	if (!what || !g_strv_contains(all, what))
+		return dm_fail(err, EINVAL, "@numbers [inactive] takes table, keys, status, 'flush status' or deps");
+	t = inactive ? dm_mapped_inactive(md) : dm_mapped_live(md);
+	if (t && !strcmp(what, "deps"))
+		dm_table_print_deps(t, reply);
+	else if (t && !strcmp(what, "keys"))
+		tell_keys(md, t, reply);
+	else if (t)
+		dm_table_print(t, *what == 't' ? DM_STATUS_TABLE : DM_STATUS_INFO, reply);
+	dm_table_unref(t);
+	return 0;
+}
+
+/*
+ * "@numbers [inactive] table|keys|status|deps", "@numbers flush status": what other files and messages tell, but
+ * devices of this mount are 0:MINOR, so that a word says of itself whether it is one; keys: the table with its keys.
+ */
+static int tell_numbers(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
+{
+	bool inactive = argc == 3 && !strcmp(argv[1], "inactive");
+	bool flush = argc == 3 && !strcmp(argv[1], "flush");
+	int error;
+
+	dm_print_minors = true;
+	if (flush)
+		error = tell_flushed(md, argc - 1, argv + 1, reply, err);
+	else
+		error = tell_numbered(md, inactive, argc == 2 ? argv[1] : inactive ? argv[2] : NULL, reply, err);
+	dm_print_minors = false;
+	return error;
+}
+
+/* "@limits": what of its limits a program can ask a block device; bytes, but for what is named sectors. */
+static int tell_limits(struct dm_mapped *md, int argc, GString *reply, GError **err)
+{
+	struct dm_limits l;
+
+	if (argc > 1)
+		return dm_fail(err, EINVAL, "@limits takes no arguments");
+	dm_dev_limits(&md->dev, &l);
+	g_string_append_printf(reply, "logical_block_size %u\nphysical_block_size %u\nio_min %u\nio_opt %u\n",
+			       (unsigned)l.logical_block_size, (unsigned)l.physical_block_size, (unsigned)l.io_min,
+			       (unsigned)l.io_opt);
+	g_string_append_printf(reply, "discard_granularity %u\nmax_discard_sectors %" PRIu64 "\n",
+			       (unsigned)l.discard_granularity, (uint64_t)l.max_discard_sectors);
+	return 0;
+}
+
 /* Messages to the device itself. */
 static int device_message(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
 {
@@ -73,6 +141,12 @@ static int device_message(struct dm_mapped *md, int argc, char **argv, GString *
 		return tell_inactive(md, argc, argv, reply, err);
 	if (!strcmp(argv[0], "@flush"))
 		return tell_flushed(md, argc, argv, reply, err);
+	if (!strcmp(argv[0], "@zone"))
+		return dm_zone_message(md, argc, argv, reply, err);
+	if (!strcmp(argv[0], "@numbers"))
+		return tell_numbers(md, argc, argv, reply, err);
+	if (!strcmp(argv[0], "@limits"))
+		return tell_limits(md, argc, reply, err);
 	if (g_ascii_strcasecmp(argv[0], "@cancel_deferred_remove"))
 		return dm_stats_message(md, argc, argv, reply, err);
 	if (argc > 1)
@@ -83,7 +157,9 @@ static int device_message(struct dm_mapped *md, int argc, char **argv, GString *
 bool dm_message_asks(const char *text)
 {
 	text += strspn(text, "0123456789 \t");
-	return g_str_has_prefix(text, "@inactive ") || g_str_has_prefix(text, "@flush ");
+	return g_str_has_prefix(text, "@inactive ") || g_str_has_prefix(text, "@flush ") ||
+	       g_str_has_prefix(text, "@zone report") ||
+	       g_str_has_prefix(text, "@numbers ") || g_str_has_prefix(text, "@limits");
 }
 
 /* One at a time, and none beside a hook: the table is live before it and after it. */

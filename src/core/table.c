@@ -182,11 +182,27 @@ static char *dev_name(struct dm_dev *dev)
 	return g_string_free(name, FALSE);
 }
 
+/*
+ * How large a device is or is about to be.  LVM loads all tables of a stack before it resumes the first, and the kernel
+ * looks at sizes no sooner than at resume.  Before its first table a dmfs device may become any size.
+ */
+static uint64_t future_sectors(struct dm_dev *dev)
+{
+	uint64_t sectors = dm_dev_sectors(dev);
+	struct dm_mapped *md = dm_dev_mapped(dev);
+	struct dm_table *next = md ? dm_mapped_inactive(md) : NULL;
+
+	if (next)
+		sectors = MAX(sectors, next->sectors);
+	dm_table_unref(next);
+	return md && !sectors ? UINT64_MAX : sectors;
+}
+
 /* The device must hold the area, and the area must fit its blocks. */
 static int check_area(struct dm_target *ti, struct dm_dev *dev, uint64_t start, uint64_t len, void *data)
 {
 	struct area_check *check = data;
-	uint64_t sectors = dm_dev_sectors(dev), end;
+	uint64_t sectors = future_sectors(dev), end;
 	struct dm_limits limits;
 	g_autofree char *name = NULL;
 	unsigned block;
@@ -501,6 +517,20 @@ static void ask_status(struct dm_target *ti, enum dm_status_type type, GString *
 	ti->type->status(ti, type, out);
 	dm_wait_allow();
 	pthread_rwlock_unlock(&ti->table->md->shown);
+}
+
+static _Thread_local bool tells_keys;
+
+bool dm_status_tells_keys(void)
+{
+	return tells_keys;
+}
+
+void dm_table_print_keys(struct dm_table *t, GString *out)
+{
+	tells_keys = true;
+	dm_table_print(t, DM_STATUS_TABLE, out);
+	tells_keys = false;
 }
 
 void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out)

@@ -81,6 +81,8 @@ static inline struct dm_target *dm_table_target(const struct dm_table *t, unsign
 struct dm_target *dm_table_find(const struct dm_table *t, uint64_t sector);
 
 /* "START LENGTH TYPE STATUS" lines. */
+/* The table with its keys.  out has room for all of it already, so that no copy of a key stays behind. */
+void dm_table_print_keys(struct dm_table *t, GString *out);
 void dm_table_print(struct dm_table *t, enum dm_status_type type, GString *out);
 /* Names of the devices it uses, one a line. */
 void dm_table_print_deps(struct dm_table *t, GString *out);

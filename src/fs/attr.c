@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "core/events.h"
 #include "core/state.h"
 #include "node.h"
 
@@ -21,6 +22,14 @@ static struct timespec mounted;
 void dmfs_attr_init(void)
 {
 	clock_gettime(CLOCK_REALTIME, &mounted);
+}
+
+/* The root's times tell who keeps a picture of the devices whether it is still true. */
+static struct timespec last_change(void)
+{
+	struct timespec t = dm_devices_changed();
+
+	return t.tv_sec > mounted.tv_sec || (t.tv_sec == mounted.tv_sec && t.tv_nsec > mounted.tv_nsec) ? t : mounted;
 }
 
 /*
@@ -45,6 +54,8 @@ void dmfs_fill_attr(fuse_ino_t ino, const struct dmfs_file *file, struct dmfs_de
 	st->st_blksize = 4096;
 	st->st_mode = file ? S_IFREG | file->mode : S_IFDIR | 0755;
 	st->st_atim = st->st_mtim = st->st_ctim = d ? d->created : mounted;
+	if (ino == FUSE_ROOT_ID)
+		st->st_mtim = st->st_ctim = last_change();
 	if (file == &dmfs_image_file) {
 		uint64_t sectors = dm_mapped_sectors(d->md);
 		struct dm_owner owner;

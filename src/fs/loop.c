@@ -286,12 +286,15 @@ static void hand_over(struct worker *w, size_t size)
 
 static void handle(struct worker *w, size_t size)
 {
-	/* An image is always ready.  io_uring asks before each request, and waits for this answer. */
+	/*
+	 * An image is always ready.  io_uring asks before each request, and waits for this answer.  (Not where there are
+	 * images alone: that there is no poll is told once, by libfuse.)
+	 */
 	static const struct fuse_poll_out ready = {.revents = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM};
 	const struct fuse_in_header *in = header_of(w->buf);
 	uint32_t opcode = in->opcode;
 
-	if (opcode == FUSE_POLL && dmfs_is_image(in->nodeid)) {
+	if (opcode == FUSE_POLL && w->loop == &loops[DMFS_TREE] && dmfs_is_image(in->nodeid)) {
 		dmfs_channel_answer(w->channel, in->unique, &ready, sizeof ready);
 		return;
 	}
@@ -399,7 +402,7 @@ bool dmfs_loop_ready(unsigned nr)
 
 bool dmfs_loop_stopped(unsigned nr)
 {
-	return loops[nr].stopped;
+	return __atomic_load_n(&loops[nr].stopped, __ATOMIC_RELAXED);
 }
 
 bool dmfs_loop_settled(unsigned nr)

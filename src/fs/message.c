@@ -25,12 +25,11 @@ static int message_write(struct dmfs_handle *h, fuse_req_t req, char *text, size
 	if (reply->len && reply->str[reply->len - 1] != '\n')
 		g_string_append_c(reply, '\n');
 	pthread_mutex_lock(&h->lock);
-	if (h->data)
-		g_string_free(h->data, TRUE);
+	dmfs_text_free(h->data); /* there may be keys in it */
 	h->data = g_string_new(reply->str);
 	pthread_mutex_unlock(&h->lock);
 	if (error || asks) {
-		g_string_free(reply, TRUE);
+		dmfs_text_free(reply);
 		return error;
 	}
 	pthread_mutex_lock(&md->lock);
@@ -59,8 +58,7 @@ static int message_text(struct dmfs_handle *h, GString *out)
 
 static void message_release(struct dmfs_handle *h)
 {
-	if (h->data)
-		g_string_free(h->data, TRUE);
+	dmfs_text_free(h->data);
 }
 
 const struct dmfs_file dmfs_message_file = {

@@ -12,8 +12,7 @@
 
 static void handle_free(struct dmfs_handle *h)
 {
-	if (h->text)
-		g_string_free(h->text, TRUE);
+	dmfs_text_free(h->text);
 	dmfs_text_free(h->partial);
 	pthread_mutex_destroy(&h->lock);
 	dmfs_device_put(h->device);

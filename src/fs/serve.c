@@ -166,7 +166,8 @@ static bool begun_or_told(void)
 
 int dmfs_serve_begin(void)
 {
-	for (unsigned nr = 0; nr < DMFS_MOUNTS; nr++)
+	/* The tree last: who sees it finds the directory of images, too. */
+	for (unsigned nr = DMFS_MOUNTS; nr-- > 0;)
 		if (dmfs_mounts[nr].session && dmfs_mount_up(nr, dmfs_options.threads)) {
 			end();
 			return -1;

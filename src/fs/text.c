@@ -49,8 +49,7 @@ void dmfs_text_read(fuse_req_t req, struct dmfs_handle *h, size_t size, off_t of
 		GString *text = g_string_new(NULL);
 
 		error = h->file->read_text ? h->file->read_text(h, text) : 0;
-		if (h->text)
-			g_string_free(h->text, TRUE);
+		dmfs_text_free(h->text);
 		h->text = text;
 	}
 	if (error)

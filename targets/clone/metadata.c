@@ -98,205 +98,205 @@ static const struct dm_validator sb_validator = {"clone superblock", sb_prepare,
 
 /* --- opening ------------------------------------------------------------------------- */
 
-static int commit_superblock(struct clone_md *md, bool fresh)
+static int commit_superblock(struct clone_md *meta, bool fresh)
 {
 	struct dm_block *sb;
 	char *p;
-	int r = dm_tm_pre_commit(md->tm);
+	int r = dm_tm_pre_commit(meta->tm);
 
 	if (!r)
-		r = fresh ? dm_bm_write_lock_zero(md->bm, SUPERBLOCK, &sb_validator, &sb) :
-			    dm_bm_write_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+		r = fresh ? dm_bm_write_lock_zero(meta->bm, SUPERBLOCK, &sb_validator, &sb) :
+			    dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 	if (r)
 		return r;
 	p = dm_block_data(sb);
 	put_le64(p + SB_MAGIC, MAGIC);
 	put_le32(p + SB_VERSION, VERSION);
-	dm_sm_copy_root(dm_tm_sm(md->tm), p + SB_SM_ROOT);
-	put_le64(p + SB_REGION, md->region_sectors);
-	put_le64(p + SB_TARGET, md->target_sectors);
-	put_le64(p + SB_BITSET, md->root);
-	return dm_tm_commit(md->tm, sb);
+	dm_sm_copy_root(dm_tm_sm(meta->tm), p + SB_SM_ROOT);
+	put_le64(p + SB_REGION, meta->region_sectors);
+	put_le64(p + SB_TARGET, meta->target_sectors);
+	put_le64(p + SB_BITSET, meta->root);
+	return dm_tm_commit(meta->tm, sb);
 }
 
-static int format(struct clone_md *md)
+static int format(struct clone_md *meta)
 {
-	int r = dm_tm_create(md->bm, SUPERBLOCK, dm_bm_nr_blocks(md->bm), &md->tm);
+	int r = dm_tm_create(meta->bm, SUPERBLOCK, dm_bm_nr_blocks(meta->bm), &meta->tm);
 
 	if (r)
 		return r;
-	dm_bitset_info_init(&md->info, md->tm);
-	r = dm_bitset_empty(&md->info, &md->root);
+	dm_bitset_info_init(&meta->info, meta->tm);
+	r = dm_bitset_empty(&meta->info, &meta->root);
 	if (!r)
-		r = dm_bitset_resize(&md->info, md->root, 0, (uint32_t)md->nr_regions, false, &md->root);
+		r = dm_bitset_resize(&meta->info, meta->root, 0, (uint32_t)meta->nr_regions, false, &meta->root);
 	if (!r)
-		r = dm_bitset_flush(&md->info, &md->root);
-	return r ? r : commit_superblock(md, true);
+		r = dm_bitset_flush(&meta->info, &meta->root);
+	return r ? r : commit_superblock(meta, true);
 }
 
 /* Bits past the last region are of no meaning. */
-static uint64_t word_mask(const struct clone_md *md, uint64_t word)
+static uint64_t word_mask(const struct clone_md *meta, uint64_t word)
 {
-	uint64_t rest = md->nr_regions - word * 64;
+	uint64_t rest = meta->nr_regions - word * 64;
 
 	return rest >= 64 ? UINT64_MAX : (UINT64_C(1) << rest) - 1;
 }
 
 static int load_word(void *context, uint32_t index, const void *value)
 {
-	struct clone_md *md = context;
+	struct clone_md *meta = context;
 	uint64_t bits;
 
-	if (index >= md->nr_words)
+	if (index >= meta->nr_words)
 		return 0;
-	bits = get_le64(value) & word_mask(md, index);
-	atomic_init(&md->words[index], bits);
-	md->nr_hydrated += (unsigned)__builtin_popcountll(bits);
-	md->loaded = md->nr_hydrated;
+	bits = get_le64(value) & word_mask(meta, index);
+	atomic_init(&meta->words[index], bits);
+	meta->nr_hydrated += (unsigned)__builtin_popcountll(bits);
+	meta->loaded = meta->nr_hydrated;
 	return 0;
 }
 
-static int load(struct clone_md *md, int (*fn)(void *, uint32_t, const void *), GError **err)
+static int load(struct clone_md *meta, int (*fn)(void *, uint32_t, const void *), GError **err)
 {
 	struct dm_block *sb;
 	uint64_t region, target;
 	char root[128];
-	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 
 	if (r)
 		return r;
 	region = get_le64((char *)dm_block_data(sb) + SB_REGION);
 	target = get_le64((char *)dm_block_data(sb) + SB_TARGET);
-	md->root = get_le64((char *)dm_block_data(sb) + SB_BITSET);
+	meta->root = get_le64((char *)dm_block_data(sb) + SB_BITSET);
 	memcpy(root, (char *)dm_block_data(sb) + SB_SM_ROOT, sizeof root);
 	dm_bm_unlock(sb);
-	if (region != md->region_sectors || target != md->target_sectors)
+	if (region != meta->region_sectors || target != meta->target_sectors)
 		return dm_fail(err, EINVAL,
 			       "clone: Region and/or target size don't match the ones in metadata: regions of %" PRIu64
 			       " sectors, a target of %" PRIu64 " there, %" PRIu32 " and %" PRIu64 " here",
-			       region, target, md->region_sectors, md->target_sectors);
-	r = dm_tm_open(md->bm, SUPERBLOCK, root, sizeof root, &md->tm);
+			       region, target, meta->region_sectors, meta->target_sectors);
+	r = dm_tm_open(meta->bm, SUPERBLOCK, root, sizeof root, &meta->tm);
 	if (r)
 		return r;
-	dm_bitset_info_init(&md->info, md->tm);
-	return dm_array_walk(&md->info.array, md->root, fn, md);
+	dm_bitset_info_init(&meta->info, meta->tm);
+	return dm_array_walk(&meta->info.array, meta->root, fn, meta);
 }
 
-static int is_all_zeroes(struct clone_md *md, bool *zeroes)
+static int is_all_zeroes(struct clone_md *meta, bool *zeroes)
 {
 	struct dm_block *b;
 	const char *p;
-	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, NULL, &b);
+	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, NULL, &b);
 
 	if (r)
 		return r;
 	p = dm_block_data(b);
 	*zeroes = !p[0] && !memcmp(p, p + 1, DM_META_BLOCK_SIZE - 1);
 	dm_bm_unlock(b);
-	dm_bm_forget(md->bm, SUPERBLOCK); /* it has been cached without a validator */
+	dm_bm_forget(meta->bm, SUPERBLOCK); /* it has been cached without a validator */
 	return 0;
 }
 
-static void update_usage(struct clone_md *md, struct dm_tm *tm)
+static void update_usage(struct clone_md *meta, struct dm_tm *tm)
 {
 	struct dm_sm *sm = dm_tm_sm(tm);
 
-	pthread_mutex_lock(&md->usage_lock);
-	md->total = dm_sm_nr_blocks(sm);
-	md->used = md->total - dm_sm_nr_free(sm);
-	pthread_mutex_unlock(&md->usage_lock);
+	pthread_mutex_lock(&meta->usage_lock);
+	meta->total = dm_sm_nr_blocks(sm);
+	meta->used = meta->total - dm_sm_nr_free(sm);
+	pthread_mutex_unlock(&meta->usage_lock);
 }
 
 int clone_md_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_sectors, struct clone_md **out,
 		  GError **err)
 {
-	struct clone_md *md = g_new0(struct clone_md, 1);
+	struct clone_md *meta = g_new0(struct clone_md, 1);
 	bool zeroes = false;
 	int r;
 
-	pthread_mutex_init(&md->usage_lock, NULL);
-	pthread_mutex_init(&md->lock, NULL);
-	md->dev = dev;
-	md->target_sectors = target_sectors;
-	md->region_sectors = region_sectors;
-	md->nr_regions = target_sectors / region_sectors + (target_sectors % region_sectors != 0);
-	md->nr_words = (md->nr_regions + 63) / 64;
-	md->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
-	if (md->nr_regions > UINT32_MAX) {
-		clone_md_close(md);
+	pthread_mutex_init(&meta->usage_lock, NULL);
+	pthread_mutex_init(&meta->lock, NULL);
+	meta->dev = dev;
+	meta->target_sectors = target_sectors;
+	meta->region_sectors = region_sectors;
+	meta->nr_regions = target_sectors / region_sectors + (target_sectors % region_sectors != 0);
+	meta->nr_words = (meta->nr_regions + 63) / 64;
+	meta->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	if (meta->nr_regions > UINT32_MAX) {
+		clone_md_close(meta);
 		return dm_fail(err, EINVAL, "clone: %" PRIu64 " regions are more than 2^32; make them larger",
-			       md->nr_regions);
+			       meta->nr_regions);
 	}
-	md->words = g_try_malloc0(md->nr_words * 8);
-	md->dirty = g_try_malloc0((md->nr_words + 63) / 64 * 8);
-	r = md->words && md->dirty ? is_all_zeroes(md, &zeroes) : -ENOMEM;
+	meta->words = g_try_malloc0(meta->nr_words * 8);
+	meta->dirty = g_try_malloc0((meta->nr_words + 63) / 64 * 8);
+	r = meta->words && meta->dirty ? is_all_zeroes(meta, &zeroes) : -ENOMEM;
 	if (!r)
-		r = zeroes ? format(md) : load(md, load_word, err);
+		r = zeroes ? format(meta) : load(meta, load_word, err);
 	if (r) {
-		clone_md_close(md);
+		clone_md_close(meta);
 		if (err && !*err)
 			dm_fail(err, -r, "clone: Failed to %s metadata: %s", zeroes ? "format" : "load",
 				g_strerror(-r));
 		return r;
 	}
-	update_usage(md, md->tm);
-	*out = md;
+	update_usage(meta, meta->tm);
+	*out = meta;
 	return 0;
 }
 
-void clone_md_close(struct clone_md *md)
+void clone_md_close(struct clone_md *meta)
 {
-	if (!md)
+	if (!meta)
 		return;
-	if (md->tm)
-		dm_tm_free(md->tm);
-	if (md->bm)
-		dm_bm_free(md->bm);
-	g_free((void *)md->words);
-	g_free((void *)md->dirty);
-	pthread_mutex_destroy(&md->usage_lock);
-	pthread_mutex_destroy(&md->lock);
-	g_free(md);
+	if (meta->tm)
+		dm_tm_free(meta->tm);
+	if (meta->bm)
+		dm_bm_free(meta->bm);
+	g_free((void *)meta->words);
+	g_free((void *)meta->dirty);
+	pthread_mutex_destroy(&meta->usage_lock);
+	pthread_mutex_destroy(&meta->lock);
+	g_free(meta);
 }
 
 /* --- bits ------------------------------------------------------------------------------- */
 
-uint64_t clone_md_nr_regions(struct clone_md *md)
+uint64_t clone_md_nr_regions(struct clone_md *meta)
 {
-	return md->nr_regions;
+	return meta->nr_regions;
 }
 
-uint64_t clone_md_nr_hydrated(struct clone_md *md)
+uint64_t clone_md_nr_hydrated(struct clone_md *meta)
 {
-	return atomic_load_explicit(&md->nr_hydrated, memory_order_relaxed);
+	return atomic_load_explicit(&meta->nr_hydrated, memory_order_relaxed);
 }
 
-uint64_t clone_md_nr_committed(struct clone_md *md)
+uint64_t clone_md_nr_committed(struct clone_md *meta)
 {
-	return atomic_load(&md->loaded) + atomic_load(&md->durable);
+	return atomic_load(&meta->loaded) + atomic_load(&meta->durable);
 }
 
-void clone_md_usage(struct clone_md *md, uint64_t *used, uint64_t *total)
+void clone_md_usage(struct clone_md *meta, uint64_t *used, uint64_t *total)
 {
-	pthread_mutex_lock(&md->usage_lock);
-	*used = md->used;
-	*total = md->total;
-	pthread_mutex_unlock(&md->usage_lock);
+	pthread_mutex_lock(&meta->usage_lock);
+	*used = meta->used;
+	*total = meta->total;
+	pthread_mutex_unlock(&meta->usage_lock);
 }
 
-bool clone_md_hydrated(struct clone_md *md, uint64_t region)
+bool clone_md_hydrated(struct clone_md *meta, uint64_t region)
 {
-	return !md->words ||
-	       atomic_load_explicit(&md->words[region / 64], memory_order_acquire) >> (region % 64) & 1;
+	return !meta->words ||
+	       atomic_load_explicit(&meta->words[region / 64], memory_order_acquire) >> (region % 64) & 1;
 }
 
-void clone_md_set(struct clone_md *md, uint64_t region, uint64_t n)
+void clone_md_set(struct clone_md *meta, uint64_t region, uint64_t n)
 {
 	uint64_t end = region + n;
 
-	if (!md->words)
+	if (!meta->words)
 		return;
-	pthread_mutex_lock(&md->lock);
+	pthread_mutex_lock(&meta->lock);
 	for (uint64_t word = region / 64; word * 64 < end; word++) {
 		uint64_t bits = UINT64_MAX, fresh;
 
@@ -304,23 +304,23 @@ void clone_md_set(struct clone_md *md, uint64_t region, uint64_t n)
 			bits &= UINT64_MAX << (region % 64);
 		if (end - word * 64 < 64)
 			bits &= (UINT64_C(1) << (end % 64)) - 1;
-		fresh = bits & ~atomic_load_explicit(&md->words[word], memory_order_relaxed);
+		fresh = bits & ~atomic_load_explicit(&meta->words[word], memory_order_relaxed);
 		if (!fresh)
 			continue;
 		/* Who sees a bit sees that it is not durable. */
-		atomic_fetch_or(&md->dirty[word / 64], UINT64_C(1) << (word % 64));
-		atomic_fetch_add(&md->set, (unsigned)__builtin_popcountll(fresh));
-		atomic_fetch_or(&md->words[word], fresh);
-		atomic_fetch_add(&md->nr_hydrated, (unsigned)__builtin_popcountll(fresh));
+		atomic_fetch_or(&meta->dirty[word / 64], UINT64_C(1) << (word % 64));
+		atomic_fetch_add(&meta->set, (unsigned)__builtin_popcountll(fresh));
+		atomic_fetch_or(&meta->words[word], fresh);
+		atomic_fetch_add(&meta->nr_hydrated, (unsigned)__builtin_popcountll(fresh));
 	}
-	pthread_mutex_unlock(&md->lock);
+	pthread_mutex_unlock(&meta->lock);
 }
 
 /* The first bit at or after `from`, and below `end`, that differs from those of `same`, all set or all clear. */
-static uint64_t next_other(struct clone_md *md, uint64_t from, uint64_t end, uint64_t same)
+static uint64_t next_other(struct clone_md *meta, uint64_t from, uint64_t end, uint64_t same)
 {
 	while (from < end) {
-		uint64_t other = (atomic_load(&md->words[from / 64]) ^ same) & UINT64_MAX << (from % 64);
+		uint64_t other = (atomic_load(&meta->words[from / 64]) ^ same) & UINT64_MAX << (from % 64);
 
 		if (other)
 			return MIN(end, from / 64 * 64 + (unsigned)__builtin_ctzll(other));
@@ -329,19 +329,19 @@ static uint64_t next_other(struct clone_md *md, uint64_t from, uint64_t end, uin
 	return end;
 }
 
-uint64_t clone_md_next(struct clone_md *md, uint64_t from, uint64_t end)
+uint64_t clone_md_next(struct clone_md *meta, uint64_t from, uint64_t end)
 {
-	return md->words ? next_other(md, from, end, UINT64_MAX) : end;
+	return meta->words ? next_other(meta, from, end, UINT64_MAX) : end;
 }
 
-uint64_t clone_md_next_hydrated(struct clone_md *md, uint64_t from, uint64_t end)
+uint64_t clone_md_next_hydrated(struct clone_md *meta, uint64_t from, uint64_t end)
 {
-	return md->words ? next_other(md, from, end, 0) : MIN(from, end);
+	return meta->words ? next_other(meta, from, end, 0) : MIN(from, end);
 }
 
-bool clone_md_dirty(struct clone_md *md)
+bool clone_md_dirty(struct clone_md *meta)
 {
-	return atomic_load(&md->durable) != atomic_load(&md->set);
+	return atomic_load(&meta->durable) != atomic_load(&meta->set);
 }
 
 /* --- commit ------------------------------------------------------------------------------ */
@@ -352,36 +352,36 @@ struct changed {
 };
 
 /* Takes words that differ from the disk, from word *at on, at most SLICE; moves *at on. */
-static void take_dirty(struct clone_md *md, uint64_t *at, GArray *out)
+static void take_dirty(struct clone_md *meta, uint64_t *at, GArray *out)
 {
 	g_array_set_size(out, 0);
-	pthread_mutex_lock(&md->lock);
-	for (; *at < md->nr_words && out->len < SLICE; *at += 64) {
-		_Atomic uint64_t *dirty = &md->dirty[*at / 64];
+	pthread_mutex_lock(&meta->lock);
+	for (; *at < meta->nr_words && out->len < SLICE; *at += 64) {
+		_Atomic uint64_t *dirty = &meta->dirty[*at / 64];
 		uint64_t bits = atomic_load(dirty) ? atomic_exchange(dirty, 0) : 0;
 
 		for (; bits; bits &= bits - 1) {
 			struct changed c = {.word = (uint32_t)(*at + (unsigned)__builtin_ctzll(bits))};
 
-			c.bits = atomic_load(&md->words[c.word]);
+			c.bits = atomic_load(&meta->words[c.word]);
 			g_array_append_val(out, c);
 		}
 	}
-	pthread_mutex_unlock(&md->lock);
+	pthread_mutex_unlock(&meta->lock);
 }
 
 /* They did not get into the tree: they still differ. */
-static void give_back(struct clone_md *md, GArray *all)
+static void give_back(struct clone_md *meta, GArray *all)
 {
 	for (guint i = 0; i < all->len; i++) {
 		uint32_t word = g_array_index(all, struct changed, i).word;
 
-		atomic_fetch_or(&md->dirty[word / 64], UINT64_C(1) << (word % 64));
+		atomic_fetch_or(&meta->dirty[word / 64], UINT64_C(1) << (word % 64));
 	}
 }
 
 /* Neighbours together: a block of the array is looked up once for all of its words. */
-static int write_words(struct clone_md *md, GArray *all)
+static int write_words(struct clone_md *meta, GArray *all)
 {
 	g_autofree uint64_t *values = g_new(uint64_t, all->len);
 	int r = 0;
@@ -391,9 +391,9 @@ static int write_words(struct clone_md *md, GArray *all)
 
 		for (n = 0; i + n < all->len && c[n].word == c->word + n; n++)
 			values[n] = GUINT64_TO_LE(c[n].bits);
-		r = dm_array_set_run(&md->info.array, md->root, c->word, n, values, &md->root);
+		r = dm_array_set_run(&meta->info.array, meta->root, c->word, n, values, &meta->root);
 	}
-	md->written |= all->len > 0;
+	meta->written |= all->len > 0;
 	return r;
 }
 
@@ -402,75 +402,75 @@ static int write_words(struct clone_md *md, GArray *all)
  * slice is taken, then the data flushed, then the slice written.  What was set before the
  * call is in one of them; one of the later ones may hold more.
  */
-int clone_md_commit(struct clone_md *md, struct dm_dev *dest)
+int clone_md_commit(struct clone_md *meta, struct dm_dev *dest)
 {
 	uint64_t set, at = 0;
 	GArray *slice;
 	int r;
 
-	if (md->broken)
+	if (meta->broken)
 		return -EIO;
-	if (!md->words)
+	if (!meta->words)
 		return dm_flush_sync(dest);
-	pthread_mutex_lock(&md->lock);
-	set = atomic_load(&md->set);
-	pthread_mutex_unlock(&md->lock);
-	if (set == atomic_load(&md->durable) && !md->written)
-		at = md->nr_words;
+	pthread_mutex_lock(&meta->lock);
+	set = atomic_load(&meta->set);
+	pthread_mutex_unlock(&meta->lock);
+	if (set == atomic_load(&meta->durable) && !meta->written)
+		at = meta->nr_words;
 	slice = g_array_new(FALSE, FALSE, sizeof(struct changed));
 	do {
-		take_dirty(md, &at, slice);
+		take_dirty(meta, &at, slice);
 		r = dm_flush_sync(dest);
 		if (!r && slice->len)
-			md->broken = (r = write_words(md, slice)) != 0;
+			meta->broken = (r = write_words(meta, slice)) != 0;
 		if (r)
-			give_back(md, slice);
-	} while (!r && at < md->nr_words);
+			give_back(meta, slice);
+	} while (!r && at < meta->nr_words);
 	g_array_free(slice, TRUE);
-	if (!r && md->written) {
-		md->broken = (r = commit_superblock(md, false)) != 0;
-		md->written = md->broken;
-		update_usage(md, md->tm);
+	if (!r && meta->written) {
+		meta->broken = (r = commit_superblock(meta, false)) != 0;
+		meta->written = meta->broken;
+		update_usage(meta, meta->tm);
 	}
 	if (!r)
-		atomic_store(&md->durable, set);
+		atomic_store(&meta->durable, set);
 	return r;
 }
 
-bool clone_md_broken(struct clone_md *md)
+bool clone_md_broken(struct clone_md *meta)
 {
-	return md->broken;
+	return meta->broken;
 }
 
 static int count_word(void *context, uint32_t index, const void *value)
 {
-	struct clone_md *md = context;
+	struct clone_md *meta = context;
 
-	if (index < md->nr_words)
-		md->nr_hydrated += (unsigned)__builtin_popcountll(get_le64(value) & word_mask(md, index));
+	if (index < meta->nr_words)
+		meta->nr_hydrated += (unsigned)__builtin_popcountll(get_le64(value) & word_mask(meta, index));
 	return 0;
 }
 
-int clone_md_abort(struct clone_md *md)
+int clone_md_abort(struct clone_md *meta)
 {
 	struct clone_md disk = {
-		.bm = dm_bm_new(md->dev, DM_META_BLOCK_SIZE, CACHE_BYTES),
-		.target_sectors = md->target_sectors,
-		.region_sectors = md->region_sectors,
-		.nr_regions = md->nr_regions,
-		.nr_words = md->nr_words,
+		.bm = dm_bm_new(meta->dev, DM_META_BLOCK_SIZE, CACHE_BYTES),
+		.target_sectors = meta->target_sectors,
+		.region_sectors = meta->region_sectors,
+		.nr_regions = meta->nr_regions,
+		.nr_words = meta->nr_words,
 	};
 	GError *err = NULL;
 	int r;
 
-	md->broken = true;
+	meta->broken = true;
 	r = load(&disk, count_word, &err);
 	if (err)
 		dm_log_err("%s", err->message);
 	g_clear_error(&err);
 	if (!r) {
-		atomic_store(&md->loaded, atomic_load(&disk.nr_hydrated) - atomic_load(&md->durable));
-		update_usage(md, disk.tm);
+		atomic_store(&meta->loaded, atomic_load(&disk.nr_hydrated) - atomic_load(&meta->durable));
+		update_usage(meta, disk.tm);
 	}
 	if (disk.tm)
 		dm_tm_free(disk.tm);
@@ -478,9 +478,9 @@ int clone_md_abort(struct clone_md *md)
 	return r;
 }
 
-void clone_md_release(struct clone_md *md)
+void clone_md_release(struct clone_md *meta)
 {
-	g_free((void *)md->words);
-	g_free((void *)md->dirty);
-	md->words = md->dirty = NULL;
+	g_free((void *)meta->words);
+	g_free((void *)meta->dirty);
+	meta->words = meta->dirty = NULL;
 }

@@ -12,6 +12,7 @@
  */
 #include "bounce.h"
 
+#include <dmfs/rounding.h>
 #include <glib.h>
 #include <pthread.h>
 #include <sched.h>
@@ -32,6 +33,7 @@ struct stash {
 struct bounce_pool {
 	void (*start)(void *, struct bounce *, struct dm_bio *);
 	void *context;
+	unsigned meta, block;
 	unsigned nr_stashes;
 	struct stash *stashes;
 	_Atomic size_t bytes; /* of all buffers; changes only when one is made or freed */
@@ -50,12 +52,18 @@ static unsigned class_of(size_t bytes)
 	return c;
 }
 
+/* What a buffer and its meta bytes take. */
+static size_t class_size(const struct bounce_pool *pool, unsigned size_class)
+{
+	return class_bytes[size_class] + class_bytes[size_class] / pool->block * pool->meta;
+}
+
 static struct stash *my_stash(struct bounce_pool *pool)
 {
 	return &pool->stashes[(unsigned)MAX(sched_getcpu(), 0) % pool->nr_stashes];
 }
 
-static struct bounce *stash_take(struct stash *s, unsigned size_class)
+static struct bounce *stash_take(struct bounce_pool *pool, struct stash *s, unsigned size_class)
 {
 	struct bounce *b;
 
@@ -63,7 +71,7 @@ static struct bounce *stash_take(struct stash *s, unsigned size_class)
 	b = s->free[size_class];
 	if (b) {
 		s->free[size_class] = b->next;
-		s->bytes -= class_bytes[size_class];
+		s->bytes -= class_size(pool, size_class);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return b;
@@ -71,7 +79,7 @@ static struct bounce *stash_take(struct stash *s, unsigned size_class)
 
 static void bounce_destroy(struct bounce *b)
 {
-	atomic_fetch_sub(&b->pool->bytes, class_bytes[b->size_class]);
+	atomic_fetch_sub(&b->pool->bytes, class_size(b->pool, b->size_class));
 	free(b->buf);
 	g_free(b);
 }
@@ -90,20 +98,22 @@ static bool reserve(struct bounce_pool *pool, size_t bytes)
 
 static struct bounce *bounce_make(struct bounce_pool *pool, unsigned size_class)
 {
+	size_t size = class_size(pool, size_class);
 	struct bounce *b;
 	uint8_t *buf;
 
-	if (!reserve(pool, class_bytes[size_class]))
+	if (!reserve(pool, size))
 		return NULL;
-	buf = aligned_alloc(4096, class_bytes[size_class]);
+	buf = aligned_alloc(4096, dm_round_up(size, 4096));
 	if (!buf) {
-		atomic_fetch_sub(&pool->bytes, class_bytes[size_class]);
+		atomic_fetch_sub(&pool->bytes, size);
 		return NULL;
 	}
 	b = g_new0(struct bounce, 1);
 	b->pool = pool;
 	b->size_class = size_class;
 	b->buf = buf;
+	b->meta = pool->meta ? buf + class_bytes[size_class] : NULL;
 	return b;
 }
 
@@ -112,7 +122,7 @@ static bool make_room(struct bounce_pool *pool, unsigned but_class)
 {
 	for (unsigned i = 0; i < pool->nr_stashes; i++)
 		for (unsigned c = CLASSES; c-- > 0;) {
-			struct bounce *b = c == but_class ? NULL : stash_take(&pool->stashes[i], c);
+			struct bounce *b = c == but_class ? NULL : stash_take(pool, &pool->stashes[i], c);
 
 			if (b) {
 				bounce_destroy(b);
@@ -124,14 +134,14 @@ static bool make_room(struct bounce_pool *pool, unsigned but_class)
 
 static struct bounce *bounce_get(struct bounce_pool *pool, unsigned size_class)
 {
-	struct bounce *b = stash_take(my_stash(pool), size_class);
+	struct bounce *b = stash_take(pool, my_stash(pool), size_class);
 
 	if (b)
 		return b;
 	do {
 		b = bounce_make(pool, size_class);
 		for (unsigned i = 0; !b && i < pool->nr_stashes; i++)
-			b = stash_take(&pool->stashes[i], size_class);
+			b = stash_take(pool, &pool->stashes[i], size_class);
 	} while (!b && make_room(pool, size_class));
 	return b;
 }
@@ -196,7 +206,7 @@ void bounce_submit(struct bounce_pool *pool, struct dm_bio *orig)
 void bounce_put(struct bounce *b)
 {
 	struct bounce_pool *pool = b->pool;
-	size_t bytes = class_bytes[b->size_class];
+	size_t bytes = class_size(pool, b->size_class);
 	struct stash *s = my_stash(pool);
 	bool keep;
 
@@ -221,10 +231,13 @@ size_t bounce_pool_bytes(struct bounce_pool *pool)
 	return atomic_load(&pool->bytes);
 }
 
-struct bounce_pool *bounce_pool_new(void (*start)(void *context, struct bounce *b, struct dm_bio *orig), void *context)
+struct bounce_pool *bounce_pool_new(void (*start)(void *context, struct bounce *b, struct dm_bio *orig), void *context,
+				    unsigned meta, unsigned block)
 {
 	struct bounce_pool *pool = g_new0(struct bounce_pool, 1);
 
+	pool->meta = meta;
+	pool->block = block;
 	pool->start = start;
 	pool->context = context;
 	pool->nr_stashes = MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
@@ -244,7 +257,7 @@ void bounce_pool_free(struct bounce_pool *pool)
 		return;
 	for (unsigned i = 0; i < pool->nr_stashes; i++) {
 		for (unsigned c = 0; c < CLASSES; c++)
-			while ((b = stash_take(&pool->stashes[i], c)))
+			while ((b = stash_take(pool, &pool->stashes[i], c)))
 				bounce_destroy(b);
 		pthread_mutex_destroy(&pool->stashes[i].lock);
 	}

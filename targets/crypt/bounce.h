@@ -25,10 +25,15 @@ struct bounce {
 	struct bounce *next; /* the pool's */
 	unsigned size_class;
 	uint8_t *buf;
+	uint8_t *meta; /* room for the pool's meta bytes for each block of buf; NULL if that is 0 */
 };
 
-/* start is called with a bounce whose buffer is big enough, in bounce_submit() or bounce_put(). */
-struct bounce_pool *bounce_pool_new(void (*start)(void *context, struct bounce *b, struct dm_bio *orig), void *context);
+/*
+ * start is called with a bounce whose buffer is big enough, in bounce_submit() or bounce_put().  meta: bytes that go with each
+ * block of so many bytes, at most as many.
+ */
+struct bounce_pool *bounce_pool_new(void (*start)(void *context, struct bounce *b, struct dm_bio *orig), void *context,
+				    unsigned meta, unsigned block);
 /* With all bounces put back. */
 void bounce_pool_free(struct bounce_pool *pool);
 

@@ -58,6 +58,12 @@ static int open_essiv(const struct crypt_spec *spec, const uint8_t *key, size_t 
 	return r;
 }
 
+/* The MAC's key is hashed with the cipher's. */
+static size_t essiv_key_size(const struct crypt_engine *e)
+{
+	return e->layout.subkey + e->spec.mac_size;
+}
+
 static void take_extra_key(const struct crypt_engine *e, const uint8_t *extra, struct crypt_lane *lane)
 {
 	if (e->spec.iv == CRYPT_IV_LMK && e->layout.extra) {
@@ -81,7 +87,7 @@ static int lane_fill(const struct crypt_engine *e, const uint8_t *key, struct cr
 
 		r = dm_cipher_open(spec->cipher, spec->mode, subkey, e->layout.subkey, &lane->data[i]);
 		if (!r && spec->essiv.name)
-			r = open_essiv(spec, subkey, e->layout.subkey, &lane->essiv[i]);
+			r = open_essiv(spec, subkey, essiv_key_size(e), &lane->essiv[i]);
 	}
 	if (!r && spec->iv == CRYPT_IV_ELEPHANT)
 		r = dm_cipher_open(dm_cipher_find("aes", 3), DM_CIPHER_ECB, key + e->layout.extra_at, e->layout.extra,
@@ -166,12 +172,31 @@ int crypt_engine_new(const struct crypt_spec *spec, size_t key_size, unsigned se
 	return 0;
 }
 
+int crypt_engine_store(struct crypt_engine *e, unsigned meta_size, GError **err)
+{
+	unsigned iv = e->spec.iv == CRYPT_IV_RANDOM ? e->spec.iv_size : 0, tag;
+
+	if (e->spec.auth && meta_size <= iv)
+		return dm_fail(err, EINVAL, "crypt: integrity: %u bytes for each sector have no room for a tag beside an IV of %u",
+			       meta_size, iv);
+	if (!e->spec.auth && iv && meta_size != iv)
+		return dm_fail(err, EINVAL, "crypt: integrity: %u bytes for each sector, the IV has %u", meta_size, iv);
+	tag = e->spec.auth ? meta_size - iv : 0;
+	if (tag && crypt_check_tag(&e->spec, meta_size, tag, err))
+		return -EINVAL;
+	e->tag_size = tag;
+	e->meta_size = tag + iv;
+	return 0;
+}
+
 void crypt_engine_wipe_key(struct crypt_engine *e)
 {
 	for (unsigned i = 0; i < e->nr_slots; i++) {
 		lane_free(e, e->slots[i].lane);
 		e->slots[i].lane = NULL;
 	}
+	dm_hash_free(e->mac);
+	e->mac = NULL;
 	dm_secmem_free(e->key);
 	e->key = NULL;
 	e->has_key = false;
@@ -191,30 +216,50 @@ void crypt_engine_free(struct crypt_engine *e)
 /* The best of a few runs over one big sector: others may have the CPU in between. */
 static unsigned measure(struct crypt_engine *e)
 {
-	uint8_t *buf = g_malloc0(CRYPT_MAX_SECTOR);
+	uint8_t *buf = g_malloc0(CRYPT_MAX_SECTOR), *meta = g_malloc0((size_t)CRYPT_MAX_SECTOR / DM_SECTOR_SIZE * CRYPT_MAX_META);
 	struct iovec iov = {buf, CRYPT_MAX_SECTOR};
 	uint64_t best = UINT64_MAX;
 
 	for (unsigned i = 0; i < 4; i++) {
 		uint64_t t = dm_now_ns();
 
-		crypt_engine_decrypt(e, 0, &iov, 1, 0, CRYPT_MAX_SECTOR);
+		crypt_engine_encrypt(e, 0, &iov, 1, 0, buf, meta, CRYPT_MAX_SECTOR);
 		best = MIN(best, dm_now_ns() - t);
 	}
+	g_free(meta);
 	g_free(buf);
 	return (unsigned)MIN(best / (CRYPT_MAX_SECTOR / 1024), UINT_MAX);
+}
+
+static int make_mac(const struct crypt_engine *e, const struct dm_key *key, struct dm_hash **out, GError **err)
+{
+	g_autoptr(GError) why = NULL;
+
+	if (e->spec.auth != CRYPT_AUTH_MAC)
+		return 0;
+	if (!dm_hash_new(e->spec.mac, out, &why) &&
+	    !dm_hash_set_key(*out, key->data + e->layout.extra_at, e->layout.extra, &why))
+		return 0;
+	dm_hash_free(*out);
+	*out = NULL;
+	return dm_fail(err, EINVAL, "crypt: authenc: %s", why->message);
 }
 
 int crypt_engine_set_key(struct crypt_engine *e, const struct dm_key *key, GError **err)
 {
 	struct crypt_lane *lane = NULL;
+	struct dm_hash *mac = NULL;
 	uint8_t *copy = NULL;
 	int r;
 
 	if (key->size != e->layout.size)
 		return dm_fail(err, EINVAL, "crypt: the key has %zu bytes, it must have %zu", key->size, e->layout.size);
+	if (make_mac(e, key, &mac, err))
+		return -EINVAL;
 	/* the first lane is made now: it tells whether the key is good */
 	r = lane_new(e, key->data, &lane);
+	if (r)
+		dm_hash_free(mac);
 	if (r == -ENOMEM)
 		return dm_fail(err, ENOMEM, "crypt: no locked memory for the keys");
 	if (r)
@@ -224,11 +269,13 @@ int crypt_engine_set_key(struct crypt_engine *e, const struct dm_key *key, GErro
 		copy = dm_secmem_alloc(key->size);
 		if (!copy) {
 			lane_free(e, lane);
+			dm_hash_free(mac);
 			return dm_fail(err, ENOMEM, "crypt: no locked memory for the key");
 		}
 		memcpy(copy, key->data, key->size);
 	}
 	crypt_engine_wipe_key(e);
+	e->mac = mac;
 	e->key = copy;
 	e->has_key = true;
 	e->slots[0].lane = lane;
@@ -261,66 +308,98 @@ static size_t cursor_piece(const struct cursor *c)
 	return c->left ? c->iov->iov_len - c->at : 0;
 }
 
-typedef int (*sector_fn)(const struct crypt_engine *, struct crypt_lane *, unsigned, uint64_t, const uint8_t *, uint8_t *);
+typedef int (*sector_fn)(const struct crypt_engine *, struct crypt_lane *, const struct crypt_unit *, const uint8_t *,
+			 uint8_t *);
+
+/* Sectors that go through one lane. */
+struct job {
+	const struct crypt_engine *e;
+	struct crypt_lane *lane;
+	sector_fn fn;
+	uint64_t sector; /* of 512 bytes: the next one */
+	uint8_t *meta;   /* the next one's, or NULL */
+};
 
 /* Whole sectors that lie in one piece. */
-static int run_piece(const struct crypt_engine *e, struct crypt_lane *lane, sector_fn fn, uint64_t sector,
-		     const uint8_t *src, uint8_t *dst, size_t len)
+static int run_piece(struct job *j, const uint8_t *src, uint8_t *dst, size_t len)
 {
+	const struct crypt_engine *e = j->e;
 	unsigned step = e->sector_size >> DM_SECTOR_SHIFT, keys = e->spec.keycount - 1;
 	unsigned shift = e->iv_large ? e->sector_shift : 0;
-	int r = 0;
 
-	for (size_t at = 0; at < len && !r; at += e->sector_size, sector += step)
-		r = fn(e, lane, sector & keys, sector >> shift, src + at, dst + at);
-	return r;
+	for (size_t at = 0; at < len; at += e->sector_size) {
+		struct crypt_unit u = {j->sector & keys, j->sector >> shift, j->sector - e->iv_offset, j->meta};
+		int r = j->fn(e, j->lane, &u, src + at, dst + at);
+
+		if (r)
+			return r;
+		j->sector += step;
+		if (j->meta)
+			j->meta += e->meta_size;
+	}
+	return 0;
 }
 
-/* dst NULL: in place. */
-static int run(struct crypt_engine *e, sector_fn fn, uint64_t sector, const struct iovec *iov, int iovcnt, size_t offset,
-	       uint8_t *dst, size_t len)
+/* dst NULL: in place.  The job stops at the sector that fails. */
+static int run(struct job *j, const struct iovec *iov, int iovcnt, size_t offset, uint8_t *dst, size_t len)
 {
-	struct crypt_slot *slot = slot_get(e);
 	uint8_t split[CRYPT_MAX_SECTOR];
 	bool used_split = false;
 	struct cursor c;
 	int r = 0;
 
-	if (!slot)
-		return -ENOMEM;
 	cursor_set(&c, iov, iovcnt, offset);
-	for (size_t done = 0, n; done < len && !r; done += n, sector += n >> DM_SECTOR_SHIFT) {
+	for (size_t done = 0, n; done < len && !r; done += n) {
 		size_t piece = MIN(cursor_piece(&c), len - done);
 
-		n = piece - piece % e->sector_size;
+		n = piece - piece % j->e->sector_size;
 		if (n) {
 			uint8_t *p = (uint8_t *)c.iov->iov_base + c.at;
 
-			r = run_piece(e, slot->lane, fn, sector, p, dst ? dst + done : p, n);
+			r = run_piece(j, p, dst ? dst + done : p, n);
 		} else { /* a sector across several entries of the iov */
-			n = e->sector_size;
+			n = j->e->sector_size;
 			used_split = true;
 			dm_iov_read(iov, iovcnt, offset + done, split, n);
-			r = run_piece(e, slot->lane, fn, sector, split, dst ? dst + done : split, n);
+			r = run_piece(j, split, dst ? dst + done : split, n);
 			if (!dst && !r)
 				dm_iov_write(iov, iovcnt, offset + done, split, n);
 		}
 		cursor_set(&c, c.iov, c.left, c.at + n);
 	}
-	slot_put(slot);
 	if (used_split)
 		explicit_bzero(split, sizeof(split));
 	return r;
 }
 
 int crypt_engine_encrypt(struct crypt_engine *e, uint64_t sector, const struct iovec *iov, int iovcnt, size_t offset,
-			 uint8_t *dst, size_t len)
+			 uint8_t *dst, uint8_t *meta, size_t len)
 {
-	return run(e, crypt_sector_encrypt, sector, iov, iovcnt, offset, dst, len);
+	struct crypt_slot *slot = slot_get(e);
+	struct job j = {e, NULL, e->spec.auth ? crypt_sector_seal : crypt_sector_encrypt, sector, meta};
+	int r;
+
+	if (!slot)
+		return -ENOMEM;
+	j.lane = slot->lane;
+	r = run(&j, iov, iovcnt, offset, dst, len);
+	slot_put(slot);
+	return r;
 }
 
 int crypt_engine_decrypt(struct crypt_engine *e, uint64_t sector, const struct iovec *iov, int iovcnt, size_t offset,
-			 size_t len)
+			 uint8_t *meta, size_t len, uint64_t *bad)
 {
-	return run(e, crypt_sector_decrypt, sector, iov, iovcnt, offset, NULL, len);
+	struct crypt_slot *slot = slot_get(e);
+	struct job j = {e, NULL, e->spec.auth ? crypt_sector_open : crypt_sector_decrypt, sector, meta};
+	int r;
+
+	if (!slot)
+		return -ENOMEM;
+	j.lane = slot->lane;
+	r = run(&j, iov, iovcnt, offset, NULL, len);
+	slot_put(slot);
+	if (r == -EILSEQ)
+		*bad = j.sector - e->iv_offset;
+	return r;
 }

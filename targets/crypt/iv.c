@@ -10,6 +10,7 @@
  *   null       zeroes
  *   eboiv      the byte offset, little-endian, encrypted as a block of zeroes is under it as the IV
  *   elephant   eboiv; and BitLocker's diffuser around the cipher
+ *   random     what the system's generator gives; it is stored beside the sector, behind its tag
  *   lmk        Loop-AES: the MD5 of the plaintext from byte 16 on and of 56 bits
  *              of N; with a seed, it goes before them, and is not counted in
  *              MD5's length.  When reading, decryption with a zero IV
@@ -25,6 +26,7 @@
 
 #include <dmfs/le.h>
 #include <dmfs/target.h>
+#include <sys/random.h>
 
 static void xor_bytes(uint8_t *dst, const uint8_t *src, size_t len)
 {
@@ -219,13 +221,17 @@ static int elephant(const struct crypt_engine *e, struct crypt_lane *lane, bool 
 
 /* --- one sector ------------------------------------------------------------------------------ */
 
-/* essiv's step, then into the handle. */
-static int set_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, uint8_t *iv)
+static int essiv_step(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, uint8_t *iv)
+{
+	return lane->essiv && gcry_cipher_encrypt(lane->essiv[key], iv, e->spec.iv_size, NULL, 0) ? -EIO : 0;
+}
+
+int crypt_iv_set(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, const uint8_t *iv)
 {
 	gcry_cipher_hd_t hd = lane->data[key];
 
-	if (lane->essiv && gcry_cipher_encrypt(lane->essiv[key], iv, e->spec.iv_size, NULL, 0))
-		return -EIO;
+	if (!e->spec.iv_size || !hd)
+		return 0;
 	if (e->spec.mode == DM_CIPHER_CTR)
 		return gcry_cipher_setctr(hd, iv, e->spec.iv_size) ? -EIO : 0;
 	return gcry_cipher_setiv(hd, iv, e->spec.iv_size) ? -EIO : 0;
@@ -237,18 +243,45 @@ static int eboiv_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsig
 	uint8_t offset[DM_CIPHER_MAX_IV] = {0};
 
 	put_le64(offset, n * e->sector_size);
-	if (set_iv(e, lane, key, offset))
+	if (essiv_step(e, lane, key, offset) || crypt_iv_set(e, lane, key, offset))
 		return -EIO;
 	memset(iv, 0, e->spec.iv_size);
 	return gcry_cipher_encrypt(lane->data[key], iv, e->spec.iv_size, NULL, 0) ? -EIO : 0;
 }
 
-/* plain: the sector's plaintext if it is known (encryption), for lmk; else NULL. */
-static int make_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, uint64_t n, const uint8_t *plain)
+/* A system call for each sector would cost as much as its encryption. */
+static int random_iv(struct crypt_lane *lane, unsigned size, uint8_t *iv)
 {
-	unsigned size = e->spec.iv_size;
-	uint8_t iv[DM_CIPHER_MAX_IV] = {0};
+	if (lane->random_left < size) {
+		/* so few bytes come whole, once the generator is ready */
+		if (getrandom(lane->random, sizeof(lane->random), 0) != sizeof(lane->random))
+			return -EIO;
+		lane->random_left = sizeof(lane->random);
+	}
+	lane->random_left -= size;
+	memcpy(iv, lane->random + lane->random_left, size);
+	return 0;
+}
 
+/* The IV is behind the tag. */
+static int stored_iv(const struct crypt_engine *e, struct crypt_lane *lane, const struct crypt_unit *u, bool encrypt,
+		     uint8_t *iv)
+{
+	uint8_t *place = u->meta + e->tag_size;
+
+	if (encrypt && random_iv(lane, e->spec.iv_size, place))
+		return -EIO;
+	memcpy(iv, place, e->spec.iv_size);
+	return 0;
+}
+
+int crypt_iv_make(const struct crypt_engine *e, struct crypt_lane *lane, const struct crypt_unit *u,
+		  const uint8_t *plain, uint8_t iv[DM_CIPHER_MAX_IV])
+{
+	unsigned size = e->spec.iv_size, key = u->key;
+	uint64_t n = u->iv_sector;
+
+	memset(iv, 0, DM_CIPHER_MAX_IV);
 	switch (e->spec.iv) {
 	case CRYPT_IV_NONE:
 		return 0;
@@ -278,13 +311,24 @@ static int make_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsign
 		if (eboiv_iv(e, lane, key, n, iv))
 			return -EIO;
 		break;
+	case CRYPT_IV_RANDOM:
+		if (stored_iv(e, lane, u, plain != NULL, iv))
+			return -EIO;
+		break;
 	}
-	return set_iv(e, lane, key, iv);
+	return essiv_step(e, lane, key, iv);
+}
+
+static int make_iv(const struct crypt_engine *e, struct crypt_lane *lane, const struct crypt_unit *u, const uint8_t *plain)
+{
+	uint8_t iv[DM_CIPHER_MAX_IV];
+
+	return crypt_iv_make(e, lane, u, plain, iv) || crypt_iv_set(e, lane, u->key, iv) ? -EIO : 0;
 }
 
 /* libgcrypt works in place when it is given no input. */
-static int run_cipher(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, bool encrypt,
-		      const uint8_t *src, uint8_t *dst)
+int crypt_cipher_run(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, bool encrypt,
+		     const uint8_t *src, uint8_t *dst)
 {
 	size_t len = e->sector_size, in_len = src == dst ? 0 : len;
 	const uint8_t *in = src == dst ? NULL : src;
@@ -299,36 +343,36 @@ static int run_cipher(const struct crypt_engine *e, struct crypt_lane *lane, uns
 	return r ? -EIO : 0;
 }
 
-int crypt_sector_encrypt(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, uint64_t iv_sector,
+int crypt_sector_encrypt(const struct crypt_engine *e, struct crypt_lane *lane, const struct crypt_unit *u,
 			 const uint8_t *src, uint8_t *dst)
 {
 	if (e->spec.iv == CRYPT_IV_ELEPHANT) {
-		if (elephant(e, lane, true, iv_sector, src, dst))
+		if (elephant(e, lane, true, u->iv_sector, src, dst))
 			return -EIO;
 		src = dst;
 	}
-	if (make_iv(e, lane, key, iv_sector, src) || run_cipher(e, lane, key, true, src, dst))
+	if (make_iv(e, lane, u, src) || crypt_cipher_run(e, lane, u->key, true, src, dst))
 		return -EIO;
 	if (e->spec.iv == CRYPT_IV_TCW)
-		tcw_whiten(lane, iv_sector, dst);
+		tcw_whiten(lane, u->iv_sector, dst);
 	return 0;
 }
 
-int crypt_sector_decrypt(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, uint64_t iv_sector,
+int crypt_sector_decrypt(const struct crypt_engine *e, struct crypt_lane *lane, const struct crypt_unit *u,
 			 const uint8_t *src, uint8_t *dst)
 {
 	uint8_t iv[DM_CIPHER_MAX_IV];
 
 	if (e->spec.iv == CRYPT_IV_TCW) {
 		memmove(dst, src, e->sector_size);
-		tcw_whiten(lane, iv_sector, dst);
+		tcw_whiten(lane, u->iv_sector, dst);
 		src = dst;
 	}
-	if (make_iv(e, lane, key, iv_sector, NULL) || run_cipher(e, lane, key, false, src, dst))
+	if (make_iv(e, lane, u, NULL) || crypt_cipher_run(e, lane, u->key, false, src, dst))
 		return -EIO;
 	if (e->spec.iv == CRYPT_IV_LMK) {
-		lmk_iv(lane, iv_sector, dst, iv);
+		lmk_iv(lane, u->iv_sector, dst, iv);
 		xor_bytes(dst, iv, e->spec.iv_size);
 	}
-	return e->spec.iv == CRYPT_IV_ELEPHANT ? elephant(e, lane, false, iv_sector, dst, dst) : 0;
+	return e->spec.iv == CRYPT_IV_ELEPHANT ? elephant(e, lane, false, u->iv_sector, dst, dst) : 0;
 }

@@ -9,7 +9,12 @@
  *   capi:essiv(MODE(cipher),hash)-ivmode            the kernel's template, spelt out
  *   capi:chacha20-ivmode
  *
- * MODE is ecb, cbc, ctr or xts.
+ * MODE is ecb, cbc, ctr or xts.  Authenticated modes:
+ *
+ *   capi:gcm(cipher)-ivmode
+ *   capi:rfc7539(chacha20,poly1305)-ivmode
+ *   capi:authenc(MAC,MODE(cipher))-ivmode       MAC: hmac(hash), cmac(cipher), or a hash that takes a key
+ *
  * What follows an IV mode that takes no options, and an IV mode for ecb, mean
  * nothing; the kernel takes them, so they are taken with a warning.
  */
@@ -25,6 +30,7 @@ static const struct {
 	{"plain", CRYPT_IV_PLAIN}, {"plain64", CRYPT_IV_PLAIN64}, {"plain64be", CRYPT_IV_PLAIN64BE},
 	{"benbi", CRYPT_IV_BENBI}, {"null", CRYPT_IV_NULL},       {"lmk", CRYPT_IV_LMK},
 	{"tcw", CRYPT_IV_TCW},     {"eboiv", CRYPT_IV_EBOIV},     {"elephant", CRYPT_IV_ELEPHANT},
+	{"random", CRYPT_IV_RANDOM},
 };
 
 static bool is_word(const char *s, size_t len, const char *word)
@@ -89,9 +95,6 @@ static int settle_iv(struct crypt_spec *spec, const char *ivmode, size_t len, co
 		spec->iv = CRYPT_IV_PLAIN64;
 		return 0;
 	}
-	if (is_word(ivmode, len, "random"))
-		return dm_fail(err, EINVAL, "crypt: IV mode random needs a device that stores the IVs (integrity), "
-					    "which is not supported");
 	spec->ignored = ivopts;
 	for (i = 0; i < (int)G_N_ELEMENTS(iv_modes); i++)
 		if (is_word(ivmode, len, iv_modes[i].name)) {
@@ -101,8 +104,10 @@ static int settle_iv(struct crypt_spec *spec, const char *ivmode, size_t len, co
 	if (i == (int)G_N_ELEMENTS(iv_modes))
 		return dm_fail(err, EINVAL,
 			       "crypt: IV mode '%.*s' is not one of plain, plain64, plain64be, essiv:HASH, benbi, null, "
-			       "lmk, tcw, eboiv, elephant",
+			       "lmk, tcw, eboiv, elephant, random",
 			       (int)len, ivmode);
+	if (spec->auth && spec->iv >= CRYPT_IV_LMK && spec->iv != CRYPT_IV_RANDOM)
+		return dm_fail(err, EINVAL, "crypt: IV mode %s does not go with authenticated modes", iv_modes[i].name);
 	if (spec->iv == CRYPT_IV_LMK && spec->mode != DM_CIPHER_CBC)
 		return dm_fail(err, EINVAL, "crypt: IV mode lmk takes cbc: in other modes what was written could not be read");
 	if ((spec->iv == CRYPT_IV_EBOIV || spec->iv == CRYPT_IV_ELEPHANT) && spec->granule != spec->iv_size)
@@ -135,23 +140,71 @@ static bool is_authenticated(const char *s, size_t len)
 	return false;
 }
 
-static int parse_api(const char *text, struct crypt_spec *spec, GError **err)
+/* MAC,MODE(CIPHER) */
+static int parse_authenc(const char *inside, size_t len, struct crypt_spec *spec, GError **err)
 {
-	const char *end = text + strlen(text), *ivopts = strrchr(text, ':'), *ivmode = NULL;
-	const char *iv_end = ivopts ? ivopts : end, *comma, *inside;
-	size_t name_len, inside_len, len;
+	const char *comma = memchr(inside, ',', len);
+	size_t name_len = comma ? (size_t)(comma - inside) : 0;
+	struct dm_hash *mac = NULL;
 
-	if (ivopts)
-		ivopts++;
-	ivmode = memrchr(text, '-', iv_end - text);
-	len = (ivmode ? ivmode : iv_end) - text;
-	if (ivmode)
-		ivmode++;
+	if (!name_len || name_len >= sizeof(spec->mac))
+		return dm_fail(err, EINVAL, "crypt: authenc(%.*s) is not of the form authenc(MAC,MODE(CIPHER))", (int)len,
+			       inside);
+	memcpy(spec->mac, inside, name_len);
+	if (dm_gcrypt_init(err))
+		return -EINVAL;
+	if (dm_hash_new(spec->mac, &mac, NULL))
+		return dm_fail(err, EINVAL, "crypt: authenc: MAC '%s' is not hmac(HASH) or cmac(CIPHER) of one there is",
+			       spec->mac);
+	spec->mac_size = dm_hash_size(mac);
+	dm_hash_free(mac);
+	spec->auth = CRYPT_AUTH_MAC;
+	if (dm_cipher_parse("crypt", comma + 1, inside + len - comma - 1, &spec->cipher, &spec->mode, err))
+		return -EINVAL;
+	/* the kernel takes it, but makes other tags than those of aead.c */
+	if (spec->mode == DM_CIPHER_ECB)
+		return dm_fail(err, EINVAL, "crypt: authenc takes a mode that has an IV: cbc, ctr, xts");
+	return 0;
+}
+
+static int parse_aead(const char *text, size_t len, struct crypt_spec *spec, GError **err)
+{
+	size_t name_len, inside_len;
+	const char *inside;
+
+	spec->auth = CRYPT_AUTH_CIPHER;
+	if (split_call(text, len, &name_len, &inside, &inside_len)) {
+		if (is_word(text, name_len, "gcm")) {
+			spec->mode = DM_CIPHER_GCM;
+			return dm_cipher_read("crypt", inside, inside_len, &spec->cipher, err);
+		}
+		if (is_word(text, name_len, "rfc7539") && is_word(inside, inside_len, "chacha20,poly1305")) {
+			spec->mode = DM_CIPHER_POLY1305;
+			return dm_cipher_read("crypt", "chacha20", strlen("chacha20"), &spec->cipher, err);
+		}
+		if (is_word(text, name_len, "authenc"))
+			return parse_authenc(inside, inside_len, spec, err);
+	}
+	return dm_fail(err, EINVAL,
+		       "crypt: '%.*s' is not an authenticated mode there is: gcm(CIPHER), rfc7539(chacha20,poly1305), "
+		       "authenc(MAC,MODE(CIPHER))%s",
+		       (int)len, text,
+		       g_str_has_prefix(text, "aegis128") ? "; no library here has aegis128" : "");
+}
+
+/* What is before the IV mode. */
+static int parse_api_cipher(const char *text, size_t len, bool aead, struct crypt_spec *spec, GError **err)
+{
+	const char *comma, *inside;
+	size_t name_len, inside_len;
+
+	if (aead)
+		return parse_aead(text, len, spec, err);
 	if (is_authenticated(text, len))
 		return dm_fail(err, EINVAL,
-			       "crypt: '%.*s' is an authenticated mode, which needs integrity: and is not supported",
+			       "crypt: '%.*s' is an authenticated mode, which needs integrity:BYTES:aead and a device that "
+			       "stores tags",
 			       (int)len, text);
-	spec->keycount = ivmode && is_word(ivmode, iv_end - ivmode, "lmk") ? 64 : 1;
 	if (split_call(text, len, &name_len, &inside, &inside_len) && is_word(text, name_len, "essiv")) {
 		comma = memrchr(inside, ',', inside_len);
 		if (!comma)
@@ -162,7 +215,23 @@ static int parse_api(const char *text, struct crypt_spec *spec, GError **err)
 		text = inside;
 		len = comma - inside;
 	}
-	if (dm_cipher_parse("crypt", text, len, &spec->cipher, &spec->mode, err) || settle_mode(spec, err))
+	return dm_cipher_parse("crypt", text, len, &spec->cipher, &spec->mode, err);
+}
+
+static int parse_api(const char *text, bool aead, struct crypt_spec *spec, GError **err)
+{
+	const char *end = text + strlen(text), *ivopts = strrchr(text, ':'), *ivmode = NULL;
+	const char *iv_end = ivopts ? ivopts : end;
+	size_t len;
+
+	if (ivopts)
+		ivopts++;
+	ivmode = memrchr(text, '-', iv_end - text);
+	len = (ivmode ? ivmode : iv_end) - text;
+	if (ivmode)
+		ivmode++;
+	spec->keycount = ivmode && !aead && is_word(ivmode, iv_end - ivmode, "lmk") ? 64 : 1;
+	if (parse_api_cipher(text, len, aead, spec, err) || settle_mode(spec, err))
 		return -EINVAL;
 	return settle_iv(spec, ivmode, ivmode ? iv_end - ivmode : 0, ivopts, err);
 }
@@ -218,11 +287,15 @@ static int parse_plain(const char *text, struct crypt_spec *spec, GError **err)
 	return settle_iv(spec, ivmode, iv_len, rest, err);
 }
 
-int crypt_spec_parse(const char *text, struct crypt_spec *spec, GError **err)
+int crypt_spec_parse(const char *text, bool aead, struct crypt_spec *spec, GError **err)
 {
 	memset(spec, 0, sizeof(*spec));
 	if (!strncmp(text, "capi:", 5))
-		return parse_api(text + 5, spec, err);
+		return parse_api(text + 5, aead, spec, err);
+	if (aead)
+		return dm_fail(err, EINVAL,
+			       "crypt: cipher '%s' is not an authenticated mode as integrity:BYTES:aead takes it, such as "
+			       "capi:gcm(aes)-random", text);
 	return parse_plain(text, spec, err);
 }
 
@@ -268,6 +341,12 @@ int crypt_spec_layout(const struct crypt_spec *spec, size_t key_size, unsigned s
 			       spec->keycount);
 	if (layout_special(spec, sector_size, out, err))
 		return -EINVAL;
+	if (spec->auth == CRYPT_AUTH_MAC) {
+		if (key_size < spec->mac_size)
+			return dm_fail(err, EINVAL, "crypt: the key has %zu bytes, it needs the cipher's and then %u for %s",
+				       key_size, spec->mac_size, spec->mac);
+		out->extra = spec->mac_size;
+	}
 	out->subkey = (key_size - out->extra) / spec->keycount;
 	/* lmk's seed follows keys of its own length, the others' extra key is at the very end */
 	out->extra_at = spec->iv == CRYPT_IV_LMK ? out->extra * spec->keycount : key_size - out->extra;

@@ -14,6 +14,10 @@
  * with no_read_workqueue, for writes with no_write_workqueue.  A piece is written by the thread that
  * encrypted it, which is what submit_from_crypt_cpus asks for.
  *
+ * Above a device that stores tags (integrity without a hash of its own) a bio beneath carries a payload with what is stored
+ * beside each sector: the tag of an authenticated mode, a random IV.  A read's lives as long as the read, a write's is the
+ * bounce's.
+ *
  * The key changes only by a message while the device is suspended, when no bio is on its way, and no resume comes
  * before the message is over; so the data path looks at the engine without a lock.
  */
@@ -48,7 +52,7 @@ static const struct {
 	{"submit_from_crypt_cpus", OPT_SUBMIT_FROM_CRYPT},
 	{"no_read_workqueue", OPT_NO_READ_WQ},
 	{"no_write_workqueue", OPT_NO_WRITE_WQ},
-	{"iv_large_sectors", OPT_IV_LARGE}, /* printed last, behind sector_size */
+	{"iv_large_sectors", OPT_IV_LARGE}, /* printed last, behind integrity and sector_size */
 };
 
 struct crypt {
@@ -56,6 +60,9 @@ struct crypt {
 	uint64_t start, iv_offset;
 	bool zoned; /* the device has zones */
 	unsigned options, sector_size;
+	unsigned integrity; /* bytes for each sector, as they were given; 0: none */
+	bool aead;
+	char *profile; /* as it was given: aead, none */
 	char *cipher;      /* as it was given */
 	char *description; /* of the key in the keyring, or NULL */
 	struct crypt_engine *engine;
@@ -66,6 +73,7 @@ struct crypt {
 struct crypt_io {
 	uint64_t sector; /* what the IV of the bio's first sector is made of */
 	bool decrypt;    /* when it comes back: not what went in pieces */
+	uint8_t *meta;   /* what comes with it; or NULL */
 };
 
 /* --- making ---------------------------------------------------------------------------------- */
@@ -85,6 +93,23 @@ static int read_sector_size(struct dm_target *ti, struct crypt *c, const char *v
 	return 0;
 }
 
+/* integrity:BYTES:PROFILE */
+static int read_integrity(struct crypt *c, const char *word, GError **err)
+{
+	g_auto(GStrv) parts = g_strsplit(word, ":", 3);
+
+	if (g_strv_length(parts) != 3 || !dm_parse_uint(parts[1], &c->integrity) || !c->integrity ||
+	    c->integrity > CRYPT_MAX_META)
+		return dm_fail(err, EINVAL, "crypt: '%s' is not of the form integrity:BYTES:aead or integrity:BYTES:none with 1 to "
+			       "%u bytes for each sector", word, CRYPT_MAX_META);
+	c->aead = !g_ascii_strcasecmp(parts[2], "aead");
+	if (!c->aead && g_ascii_strcasecmp(parts[2], "none"))
+		return dm_fail(err, EINVAL, "crypt: integrity: '%s' is not one of aead, none", parts[2]);
+	g_free(c->profile);
+	c->profile = g_steal_pointer(&parts[2]);
+	return 0;
+}
+
 static int read_option(struct dm_target *ti, struct crypt *c, const char *word, GError **err)
 {
 	for (size_t i = 0; i < G_N_ELEMENTS(option_names); i++)
@@ -95,11 +120,11 @@ static int read_option(struct dm_target *ti, struct crypt *c, const char *word, 
 	if (g_str_has_prefix(word, "sector_size:"))
 		return read_sector_size(ti, c, strchr(word, ':') + 1, err);
 	if (g_str_has_prefix(word, "integrity:"))
-		return dm_fail(err, EINVAL, "crypt: '%s' needs a device that stores tags (integrity), which is not supported",
-			       word);
+		return read_integrity(c, word, err);
 	return dm_fail(err, EINVAL,
 		       "crypt: option '%s' is not one of allow_discards, same_cpu_crypt, submit_from_crypt_cpus, "
-		       "no_read_workqueue, no_write_workqueue, sector_size:BYTES, iv_large_sectors",
+		       "no_read_workqueue, no_write_workqueue, integrity:BYTES:aead, integrity:BYTES:none, sector_size:BYTES, "
+		       "iv_large_sectors",
 		       word);
 }
 
@@ -116,6 +141,30 @@ static int read_options(struct dm_target *ti, struct crypt *c, struct dm_args *a
 	if (!c->sector_size)
 		c->sector_size = DM_SECTOR_SIZE;
 	return r;
+}
+
+/* Whether the device stores what is to be stored beside the sectors. */
+static int check_tags(struct crypt *c, const struct dm_limits *limits, GError **err)
+{
+	g_autoptr(GString) name = NULL;
+
+	if (!c->engine->meta_size ||
+	    (limits->tag_bytes == c->integrity && limits->tag_block == c->sector_size &&
+	     c->start % (c->sector_size >> DM_SECTOR_SHIFT) == 0))
+		return 0;
+	name = g_string_new(NULL);
+	dm_dev_print(c->dev, name);
+	if (!limits->tag_bytes)
+		return dm_fail(err, EINVAL, "crypt: %s stores no tags; integrity:%u:%s takes a device that does, as target integrity "
+			       "without internal_hash", name->str, c->integrity, c->profile);
+	if (limits->tag_bytes != c->integrity)
+		return dm_fail(err, EINVAL, "crypt: integrity:%u:%s does not fit %s, which stores tags of %u bytes", c->integrity,
+			       c->profile, name->str, limits->tag_bytes);
+	if (limits->tag_block != c->sector_size)
+		return dm_fail(err, EINVAL, "crypt: sector_size %u does not fit %s, which stores a tag for each %u bytes",
+			       c->sector_size, name->str, limits->tag_block);
+	return dm_fail(err, EINVAL, "crypt: device sector %" PRIu64 " is not a multiple of sector_size %u", c->start,
+		       c->sector_size);
 }
 
 /* The place of the data; the engine checks that the device holds it. */
@@ -135,22 +184,28 @@ static int read_place(struct dm_target *ti, struct crypt *c, char **argv, GError
 		return r;
 	dm_dev_limits(c->dev, &limits);
 	c->zoned = limits.zone_model != DM_ZONES_NONE;
-	return 0;
+	c->engine->iv_offset = c->iv_offset;
+	return check_tags(c, &limits, err);
 }
 
 static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 {
 	struct dm_key key;
 	struct crypt_spec spec;
-	int r = crypt_spec_parse(c->cipher, &spec, err);
+	int r = crypt_spec_parse(c->cipher, c->aead, &spec, err);
 
 	if (r)
 		return r;
 	if (spec.ignored)
 		dm_log_warn("crypt: in cipher '%s' '%s' means nothing", c->cipher, spec.ignored);
+	if (spec.iv == CRYPT_IV_RANDOM && !c->integrity)
+		return dm_fail(err, EINVAL, "crypt: IV mode random needs integrity:BYTES:aead or integrity:%u:none and a device "
+			       "that stores the IVs", spec.iv_size);
 	r = dm_key_read("crypt", key_arg, &key, err);
 	if (!r)
 		r = crypt_engine_new(&spec, key.size, c->sector_size, c->options & OPT_IV_LARGE, &c->engine, err);
+	if (!r && c->integrity)
+		r = crypt_engine_store(c->engine, c->integrity, err);
 	if (!r)
 		r = crypt_engine_set_key(c->engine, &key, err);
 	c->description = g_steal_pointer(&key.description);
@@ -163,6 +218,7 @@ static void crypt_free(struct crypt *c)
 	crypt_engine_free(c->engine);
 	bounce_pool_free(c->bounces);
 	g_free(c->cipher);
+	g_free(c->profile);
 	g_free(c->description);
 	g_free(c);
 }
@@ -199,7 +255,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		crypt_free(c);
 		return r;
 	}
-	c->bounces = bounce_pool_new(start_write, ti);
+	c->bounces = bounce_pool_new(start_write, ti, c->engine->meta_size, c->sector_size);
 	ti->private = c;
 	ti->secret = c->engine->layout.size && !c->description;
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
@@ -214,6 +270,48 @@ static void crypt_dtr(struct dm_target *ti)
 
 	dm_put_device(ti, c->dev);
 	crypt_free(c);
+}
+
+/* --- tags ------------------------------------------------------------------------------------ */
+
+/* Bytes stored beside so many sectors. */
+static size_t meta_bytes(const struct crypt *c, uint64_t sectors)
+{
+	return sectors / (c->sector_size >> DM_SECTOR_SHIFT) * c->engine->meta_size;
+}
+
+static struct dm_tags payload(const struct crypt *c, uint8_t *meta)
+{
+	return (struct dm_tags){meta, c->engine->meta_size, c->sector_size >> DM_SECTOR_SHIFT};
+}
+
+/* A sector does not fit its tag. */
+static void tell_tampered(struct dm_target *ti, uint64_t sector)
+{
+	static struct dm_log_limit limit;
+	g_autofree char *words = NULL;
+	g_autoptr(GString) name = NULL;
+
+	if (!dm_log_allowed(&limit))
+		return;
+	name = g_string_new(NULL);
+	dm_mapped_name(dm_target_mapped(ti), name);
+	words = g_strdup_printf("DM_TARGET=crypt DM_ACTION=INTEGRITY_AEAD_ERROR DM_SECTOR=%" PRIu64, sector);
+	dm_log_err("crypt: %s: INTEGRITY AEAD ERROR, sector %" PRIu64, name->str, sector);
+	dm_target_uevent(ti, words);
+}
+
+/* What a read has brought, where it lies; sector is what its first IV is made of. */
+static int decrypt(struct dm_target *ti, uint64_t sector, struct dm_bio *bio, uint8_t *meta)
+{
+	struct crypt *c = ti->private;
+	uint64_t bad;
+	int r = crypt_engine_decrypt(c->engine, sector, bio->iov, bio->iovcnt, 0, meta, bio->sectors << DM_SECTOR_SHIFT, &bad);
+
+	if (r != -EILSEQ)
+		return r ? -EIO : 0;
+	tell_tampered(ti, bad);
+	return -EILSEQ;
 }
 
 /* --- writes ---------------------------------------------------------------------------------- */
@@ -248,10 +346,11 @@ static void start_write(void *context, struct bounce *b, struct dm_bio *orig)
 		.sectors = orig->sectors,
 		.iov = &b->iov,
 		.iovcnt = 1,
+		.tags = payload(c, b->meta),
 		.end = write_done,
 		.private = b,
 	};
-	if (crypt_engine_encrypt(c->engine, offset + c->iv_offset, orig->iov, orig->iovcnt, 0, b->buf, len))
+	if (crypt_engine_encrypt(c->engine, offset + c->iv_offset, orig->iov, orig->iovcnt, 0, b->buf, b->meta, len))
 		dm_bio_end(&b->bio, -EIO);
 	else if (orig->end == piece_done)
 		dm_submit_now(&b->bio);
@@ -270,7 +369,8 @@ struct piece {
 struct large {
 	struct dm_parts parts; /* first */
 	struct dm_target *ti;
-	size_t piece; /* bytes */
+	size_t piece;  /* bytes */
+	uint8_t *meta; /* what comes with all of a read, behind the pieces; or NULL */
 	struct piece pieces[];
 };
 
@@ -290,9 +390,8 @@ static void piece_read(struct dm_bio *bio)
 	uint64_t sector = dm_target_offset(p->large->ti, p->large->parts.whole->sector) + c->iv_offset;
 	size_t at = (size_t)(p - p->large->pieces) * p->large->piece;
 
-	if (!bio->error && crypt_engine_decrypt(c->engine, sector + (at >> DM_SECTOR_SHIFT), bio->iov, bio->iovcnt, 0,
-						bio->sectors << DM_SECTOR_SHIFT))
-		bio->error = -EIO;
+	if (!bio->error)
+		bio->error = decrypt(p->large->ti, sector + (at >> DM_SECTOR_SHIFT), bio, bio->tags.data);
 	piece_done(bio);
 }
 
@@ -333,6 +432,7 @@ static void start_piece(void *context, unsigned nr)
 		p->bio.dev = c->dev;
 		p->bio.sector = c->start + dm_target_offset(l->ti, p->bio.sector);
 		p->bio.end = piece_read;
+		p->bio.tags = dm_tags_from(payload(c, l->meta), at >> DM_SECTOR_SHIFT);
 		dm_submit_now(&p->bio);
 	}
 }
@@ -354,6 +454,7 @@ static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 	struct crypt *c = ti->private;
 	size_t len = bio->sectors << DM_SECTOR_SHIFT, piece = piece_bytes(c);
 	unsigned alone = OPT_SAME_CPU | (bio->op == DM_READ ? OPT_NO_READ_WQ : OPT_NO_WRITE_WQ), pieces;
+	size_t meta = bio->op == DM_READ ? meta_bytes(c, bio->sectors) : 0;
 	struct large *l;
 	bool help;
 
@@ -365,8 +466,9 @@ static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 	if (!help)
 		piece = PIECE_MAX;
 	pieces = (unsigned)dm_div_up(len, piece);
-	l = g_malloc(sizeof(*l) + pieces * sizeof(l->pieces[0]));
+	l = g_malloc(sizeof(*l) + pieces * sizeof(l->pieces[0]) + meta);
 	dm_parts_init(&l->parts, bio, pieces);
+	l->meta = meta ? (uint8_t *)&l->pieces[pieces] : NULL;
 	l->ti = ti;
 	l->piece = piece;
 	dm_spread_start(&(struct dm_spread_run){start_piece, l, pieces}, help);
@@ -385,6 +487,7 @@ static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
 		return DM_MAPIO_KILL;
 	io->sector = offset + c->iv_offset;
 	io->decrypt = false;
+	io->meta = NULL;
 	if (dm_op_has_data(bio->op) && start_large(ti, bio))
 		return DM_MAPIO_SUBMITTED;
 	if (bio->op == DM_WRITE) {
@@ -392,6 +495,10 @@ static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
 		return DM_MAPIO_SUBMITTED;
 	}
 	io->decrypt = bio->op == DM_READ;
+	if (io->decrypt && c->engine->meta_size) {
+		io->meta = g_malloc(meta_bytes(c, bio->sectors));
+		bio->tags = payload(c, io->meta);
+	}
 	bio->dev = c->dev;
 	bio->sector = c->start + offset;
 	return DM_MAPIO_REMAPPED;
@@ -399,12 +506,11 @@ static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
 
 static enum dm_endio crypt_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
-	struct crypt *c = ti->private;
 	struct crypt_io *io = bio->private;
 
-	if (io->decrypt && !bio->error && crypt_engine_decrypt(c->engine, io->sector, bio->iov, bio->iovcnt, 0,
-							       bio->sectors << DM_SECTOR_SHIFT))
-		bio->error = -EIO;
+	if (io->decrypt && !bio->error)
+		bio->error = decrypt(ti, io->sector, bio, io->meta);
+	g_free(io->meta);
 	return DM_ENDIO_DONE;
 }
 
@@ -502,8 +608,11 @@ static void print_key(struct crypt *c, GString *out)
 	if (c->description) {
 		g_string_append_printf(out, ":%zu:%s", size, c->description);
 	} else if (size) {
+		const uint8_t *key = dm_status_tells_keys() ? c->engine->key : NULL;
+
 		g_string_set_size(out, at + 2 * size);
-		memset(out->str + at, '0', 2 * size);
+		for (size_t i = 0; i < 2 * size; i++)
+			out->str[at + i] = "0123456789abcdef"[key ? key[i / 2] >> (i % 2 ? 0 : 4) & 15 : 0];
 	} else {
 		g_string_append_c(out, '-');
 	}
@@ -512,12 +621,14 @@ static void print_key(struct crypt *c, GString *out)
 static void print_options(struct crypt *c, GString *out)
 {
 	bool large = c->sector_size != DM_SECTOR_SIZE;
-	unsigned n = __builtin_popcount(c->options) + large;
+	unsigned n = __builtin_popcount(c->options) + large + (c->integrity != 0);
 
 	if (!n)
 		return;
 	g_string_append_printf(out, " %u", n);
 	for (size_t i = 0; i < G_N_ELEMENTS(option_names); i++) {
+		if (c->integrity && option_names[i].bit == OPT_IV_LARGE)
+			g_string_append_printf(out, " integrity:%u:%s", c->integrity, c->profile);
 		if (large && option_names[i].bit == OPT_IV_LARGE)
 			g_string_append_printf(out, " sector_size:%u", c->sector_size);
 		if (c->options & option_names[i].bit)

@@ -138,271 +138,271 @@ static const struct dm_validator sb_validator = {.name = "era superblock", .prep
 
 static int writesets_inc(void *context, const void *values, unsigned n)
 {
-	struct era_md *md = context;
+	struct era_md *meta = context;
 	int r = 0;
 
 	for (unsigned i = 0; i < n && !r; i++)
-		r = dm_tm_inc(md->tm, get_le64((const char *)values + i * WRITESET_SIZE + 4));
+		r = dm_tm_inc(meta->tm, get_le64((const char *)values + i * WRITESET_SIZE + 4));
 	return r;
 }
 
 static int writesets_dec(void *context, const void *values, unsigned n)
 {
-	struct era_md *md = context;
+	struct era_md *meta = context;
 	int r = 0;
 
 	for (unsigned i = 0; i < n && !r; i++)
-		r = dm_bitset_del(&md->archived, get_le64((const char *)values + i * WRITESET_SIZE + 4));
+		r = dm_bitset_del(&meta->archived, get_le64((const char *)values + i * WRITESET_SIZE + 4));
 	return r;
 }
 
-static void init_infos(struct era_md *md)
+static void init_infos(struct era_md *meta)
 {
 	static const struct dm_btree_value_type era_type = {.size = 4};
 
-	dm_bitset_info_init(&md->bitset, md->tm);
-	dm_bitset_info_init(&md->archived, md->tm);
-	md->writesets = (struct dm_btree_info){
-		.tm = md->tm,
+	dm_bitset_info_init(&meta->bitset, meta->tm);
+	dm_bitset_info_init(&meta->archived, meta->tm);
+	meta->writesets = (struct dm_btree_info){
+		.tm = meta->tm,
 		.levels = 1,
-		.vt = {.context = md, .size = WRITESET_SIZE, .inc = writesets_inc, .dec = writesets_dec},
+		.vt = {.context = meta, .size = WRITESET_SIZE, .inc = writesets_inc, .dec = writesets_dec},
 	};
-	dm_array_info_init(&md->eras, md->tm, &era_type);
+	dm_array_info_init(&meta->eras, meta->tm, &era_type);
 }
 
 /* --- opening and committing --------------------------------------------------------------- */
 
-static void update_usage(struct era_md *md)
+static void update_usage(struct era_md *meta)
 {
-	struct dm_sm *sm = dm_tm_sm(md->tm);
+	struct dm_sm *sm = dm_tm_sm(meta->tm);
 
-	pthread_mutex_lock(&md->usage_lock);
-	md->usage.total = dm_sm_nr_blocks(sm);
-	md->usage.used = md->usage.total - dm_sm_nr_free(sm);
-	md->usage.snap = md->snap;
-	md->usage.era = atomic_load(&md->era);
-	pthread_mutex_unlock(&md->usage_lock);
+	pthread_mutex_lock(&meta->usage_lock);
+	meta->usage.total = dm_sm_nr_blocks(sm);
+	meta->usage.used = meta->usage.total - dm_sm_nr_free(sm);
+	meta->usage.snap = meta->snap;
+	meta->usage.era = atomic_load(&meta->era);
+	pthread_mutex_unlock(&meta->usage_lock);
 }
 
-static int write_superblock(struct era_md *md, bool fresh)
+static int write_superblock(struct era_md *meta, bool fresh)
 {
 	struct dm_block *sb;
 	char *p;
 	int r = 0;
 
-	if (md->current.root)
-		r = dm_bitset_flush(&md->bitset, &md->current.root);
+	if (meta->current.root)
+		r = dm_bitset_flush(&meta->bitset, &meta->current.root);
 	if (!r)
-		r = dm_tm_pre_commit(md->tm);
+		r = dm_tm_pre_commit(meta->tm);
 	if (!r)
-		r = fresh ? dm_bm_write_lock_zero(md->bm, SUPERBLOCK, &sb_validator, &sb) :
-			    dm_bm_write_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+		r = fresh ? dm_bm_write_lock_zero(meta->bm, SUPERBLOCK, &sb_validator, &sb) :
+			    dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 	if (r)
 		return r;
 	p = dm_block_data(sb);
 	put_le64(p + SB_MAGIC, MAGIC);
 	put_le32(p + SB_VERSION, VERSION);
-	dm_sm_copy_root(dm_tm_sm(md->tm), p + SB_SM_ROOT);
-	put_le32(p + SB_BLOCK_SECTORS, md->block_sectors);
+	dm_sm_copy_root(dm_tm_sm(meta->tm), p + SB_SM_ROOT);
+	put_le32(p + SB_BLOCK_SECTORS, meta->block_sectors);
 	put_le32(p + SB_META_SECTORS, DM_META_BLOCK_SECTORS);
-	put_le32(p + SB_BLOCKS, md->blocks);
-	put_le32(p + SB_ERA, atomic_load(&md->era));
-	put_le32(p + SB_WRITESET_BITS, md->current.bits);
-	put_le64(p + SB_WRITESET_ROOT, md->current.root);
-	put_le64(p + SB_WRITESETS, md->writesets_root);
-	put_le64(p + SB_ERAS, md->eras_root);
-	put_le64(p + SB_SNAP, md->snap);
-	return dm_tm_commit(md->tm, sb);
+	put_le32(p + SB_BLOCKS, meta->blocks);
+	put_le32(p + SB_ERA, atomic_load(&meta->era));
+	put_le32(p + SB_WRITESET_BITS, meta->current.bits);
+	put_le64(p + SB_WRITESET_ROOT, meta->current.root);
+	put_le64(p + SB_WRITESETS, meta->writesets_root);
+	put_le64(p + SB_ERAS, meta->eras_root);
+	put_le64(p + SB_SNAP, meta->snap);
+	return dm_tm_commit(meta->tm, sb);
 }
 
 /* Notes that the metadata in memory is of no use after an error in the midst of a change. */
-static int broke(struct era_md *md, int r)
+static int broke(struct era_md *meta, int r)
 {
-	if (r && !md->broken) {
-		md->broken = true;
+	if (r && !meta->broken) {
+		meta->broken = true;
 		dm_log_err("era metadata: %s; no write to a block not written in this era is possible any more",
 			   g_strerror(-r));
 	}
 	return r;
 }
 
-static int format(struct era_md *md)
+static int format(struct era_md *meta)
 {
-	int r = dm_tm_create(md->bm, SUPERBLOCK, dm_bm_nr_blocks(md->bm), &md->tm);
+	int r = dm_tm_create(meta->bm, SUPERBLOCK, dm_bm_nr_blocks(meta->bm), &meta->tm);
 
 	if (r)
 		return r;
-	init_infos(md);
-	r = dm_btree_empty(&md->writesets, &md->writesets_root);
+	init_infos(meta);
+	r = dm_btree_empty(&meta->writesets, &meta->writesets_root);
 	if (!r)
-		r = dm_array_empty(&md->eras, &md->eras_root);
-	return r ? r : write_superblock(md, true);
+		r = dm_array_empty(&meta->eras, &meta->eras_root);
+	return r ? r : write_superblock(meta, true);
 }
 
-static int load(struct era_md *md, GError **err)
+static int load(struct era_md *meta, GError **err)
 {
 	struct dm_block *sb;
 	uint32_t block_sectors;
 	char root[DM_SM_ROOT_SIZE];
 	const char *p;
-	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 
 	if (r)
 		return r;
 	p = dm_block_data(sb);
 	memcpy(root, p + SB_SM_ROOT, sizeof root);
 	block_sectors = get_le32(p + SB_BLOCK_SECTORS);
-	md->blocks = get_le32(p + SB_BLOCKS);
-	atomic_init(&md->era, get_le32(p + SB_ERA));
-	md->current = (struct writeset){get_le32(p + SB_WRITESET_BITS), get_le64(p + SB_WRITESET_ROOT)};
-	md->writesets_root = get_le64(p + SB_WRITESETS);
-	md->eras_root = get_le64(p + SB_ERAS);
-	md->snap = get_le64(p + SB_SNAP);
+	meta->blocks = get_le32(p + SB_BLOCKS);
+	atomic_init(&meta->era, get_le32(p + SB_ERA));
+	meta->current = (struct writeset){get_le32(p + SB_WRITESET_BITS), get_le64(p + SB_WRITESET_ROOT)};
+	meta->writesets_root = get_le64(p + SB_WRITESETS);
+	meta->eras_root = get_le64(p + SB_ERAS);
+	meta->snap = get_le64(p + SB_SNAP);
 	dm_bm_unlock(sb);
-	if (block_sectors != md->block_sectors)
+	if (block_sectors != meta->block_sectors)
 		return dm_fail(err, EINVAL,
 			       "era: Error reading metadata: changing the data block size (from %u to %u sectors) is not "
 			       "supported",
-			       block_sectors, md->block_sectors);
-	r = dm_tm_open(md->bm, SUPERBLOCK, root, sizeof root, &md->tm);
+			       block_sectors, meta->block_sectors);
+	r = dm_tm_open(meta->bm, SUPERBLOCK, root, sizeof root, &meta->tm);
 	if (!r)
-		init_infos(md);
+		init_infos(meta);
 	return r;
 }
 
-static int is_all_zeroes(struct era_md *md, bool *zeroes)
+static int is_all_zeroes(struct era_md *meta, bool *zeroes)
 {
 	struct dm_block *b;
 	const char *p;
-	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, NULL, &b);
+	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, NULL, &b);
 
 	if (r)
 		return r;
 	p = dm_block_data(b);
 	*zeroes = !p[0] && !memcmp(p, p + 1, DM_META_BLOCK_SIZE - 1);
 	dm_bm_unlock(b);
-	dm_bm_forget(md->bm, SUPERBLOCK); /* it has been cached without a validator */
+	dm_bm_forget(meta->bm, SUPERBLOCK); /* it has been cached without a validator */
 	return 0;
 }
 
 int era_md_open(struct dm_dev *dev, uint32_t block_sectors, struct era_md **out, GError **err)
 {
-	struct era_md *md = g_new0(struct era_md, 1);
+	struct era_md *meta = g_new0(struct era_md, 1);
 	bool zeroes = false;
 	int r;
 
-	pthread_mutex_init(&md->usage_lock, NULL);
-	md->marked = g_array_new(FALSE, FALSE, sizeof(struct range));
-	md->block_sectors = block_sectors;
-	md->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
-	r = is_all_zeroes(md, &zeroes);
+	pthread_mutex_init(&meta->usage_lock, NULL);
+	meta->marked = g_array_new(FALSE, FALSE, sizeof(struct range));
+	meta->block_sectors = block_sectors;
+	meta->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	r = is_all_zeroes(meta, &zeroes);
 	if (!r)
-		r = zeroes ? format(md) : load(md, err);
+		r = zeroes ? format(meta) : load(meta, err);
 	if (!r)
-		md->words = g_try_malloc0(MAX(dm_div_up((uint64_t)md->blocks, 32), 1) * 8);
-	if (!r && !md->words)
+		meta->words = g_try_malloc0(MAX(dm_div_up((uint64_t)meta->blocks, 32), 1) * 8);
+	if (!r && !meta->words)
 		r = -ENOMEM;
 	if (r) {
-		era_md_close(md);
+		era_md_close(meta);
 		if (err && !*err)
 			dm_fail(err, -r, "era: Error reading metadata: %s", g_strerror(-r));
 		return r;
 	}
-	update_usage(md);
-	*out = md;
+	update_usage(meta);
+	*out = meta;
 	return 0;
 }
 
-void era_md_close(struct era_md *md)
+void era_md_close(struct era_md *meta)
 {
-	if (!md)
+	if (!meta)
 		return;
-	if (md->tm)
-		dm_tm_free(md->tm);
-	dm_bm_free(md->bm);
-	g_array_free(md->marked, TRUE);
-	g_free((void *)md->words);
-	pthread_mutex_destroy(&md->usage_lock);
-	g_free(md);
+	if (meta->tm)
+		dm_tm_free(meta->tm);
+	dm_bm_free(meta->bm);
+	g_array_free(meta->marked, TRUE);
+	g_free((void *)meta->words);
+	pthread_mutex_destroy(&meta->usage_lock);
+	g_free(meta);
 }
 
-void era_md_usage(struct era_md *md, struct era_usage *out)
+void era_md_usage(struct era_md *meta, struct era_usage *out)
 {
-	pthread_mutex_lock(&md->usage_lock);
-	*out = md->usage;
-	pthread_mutex_unlock(&md->usage_lock);
+	pthread_mutex_lock(&meta->usage_lock);
+	*out = meta->usage;
+	pthread_mutex_unlock(&meta->usage_lock);
 }
 
-uint32_t era_md_blocks(struct era_md *md)
+uint32_t era_md_blocks(struct era_md *meta)
 {
-	return md->blocks;
+	return meta->blocks;
 }
 
-int era_md_resize(struct era_md *md, uint32_t blocks, GError **err)
+int era_md_resize(struct era_md *meta, uint32_t blocks, GError **err)
 {
 	uint8_t none[4] = {0};
 	_Atomic uint64_t *words;
 	int r;
 
-	if (md->broken)
+	if (meta->broken)
 		return dm_fail(err, EIO, "era: the metadata has failed");
 	words = g_try_malloc0(MAX(dm_div_up((uint64_t)blocks, 32), 1) * 8);
 	if (!words)
 		return dm_fail(err, ENOMEM, "era: no memory for %u blocks", blocks);
-	r = broke(md, dm_array_resize(&md->eras, md->eras_root, md->blocks, blocks, none, &md->eras_root));
+	r = broke(meta, dm_array_resize(&meta->eras, meta->eras_root, meta->blocks, blocks, none, &meta->eras_root));
 	if (r) {
 		g_free((void *)words);
 		return dm_fail(err, -r, "era: the metadata cannot be made of %u blocks: %s", blocks, g_strerror(-r));
 	}
 	/* No era is current, so no bit of the old words counts. */
-	g_free((void *)md->words);
-	md->words = words;
-	md->blocks = blocks;
+	g_free((void *)meta->words);
+	meta->words = words;
+	meta->blocks = blocks;
 	return 0;
 }
 
 /* --- eras ------------------------------------------------------------------------------------ */
 
-int era_md_archive(struct era_md *md)
+int era_md_archive(struct era_md *meta)
 {
 	uint8_t value[WRITESET_SIZE];
-	uint64_t key = atomic_load(&md->era);
+	uint64_t key = atomic_load(&meta->era);
 	int r;
 
-	if (md->broken)
+	if (meta->broken)
 		return -EIO;
-	if (!md->current.root)
+	if (!meta->current.root)
 		return 0;
-	r = dm_bitset_flush(&md->bitset, &md->current.root);
-	put_le32(value, md->current.bits);
-	put_le64(value + 4, md->current.root);
+	r = dm_bitset_flush(&meta->bitset, &meta->current.root);
+	put_le32(value, meta->current.bits);
+	put_le64(value + 4, meta->current.root);
 	if (!r)
-		r = dm_btree_insert(&md->writesets, md->writesets_root, &key, value, &md->writesets_root, NULL);
-	md->current = (struct writeset){0};
-	return broke(md, r);
+		r = dm_btree_insert(&meta->writesets, meta->writesets_root, &key, value, &meta->writesets_root, NULL);
+	meta->current = (struct writeset){0};
+	return broke(meta, r);
 }
 
-static int begin_era(struct era_md *md)
+static int begin_era(struct era_md *meta)
 {
-	int r = dm_bitset_empty(&md->bitset, &md->current.root);
+	int r = dm_bitset_empty(&meta->bitset, &meta->current.root);
 
 	if (!r)
-		r = dm_bitset_resize(&md->bitset, md->current.root, 0, md->blocks, false, &md->current.root);
-	md->current.bits = md->blocks;
+		r = dm_bitset_resize(&meta->bitset, meta->current.root, 0, meta->blocks, false, &meta->current.root);
+	meta->current.bits = meta->blocks;
 	return r;
 }
 
-int era_md_new_era(struct era_md *md)
+int era_md_new_era(struct era_md *meta)
 {
-	int r = era_md_archive(md);
+	int r = era_md_archive(meta);
 
 	if (r)
 		return r;
-	r = begin_era(md);
+	r = begin_era(meta);
 	if (!r)
-		atomic_fetch_add(&md->era, 1);
-	broke(md, r);
-	return r ? r : era_md_commit(md);
+		atomic_fetch_add(&meta->era, 1);
+	broke(meta, r);
+	return r ? r : era_md_commit(meta);
 }
 
 /* --- marks -------------------------------------------------------------------------------------- */
@@ -419,12 +419,12 @@ static uint32_t bits_of(uint32_t w, uint32_t first, uint32_t last)
 	return bits;
 }
 
-bool era_md_marked(struct era_md *md, uint32_t first, uint32_t last)
+bool era_md_marked(struct era_md *meta, uint32_t first, uint32_t last)
 {
-	uint32_t era = atomic_load_explicit(&md->era, memory_order_acquire);
+	uint32_t era = atomic_load_explicit(&meta->era, memory_order_acquire);
 
 	for (uint32_t w = first / 32; w <= last / 32; w++) {
-		uint64_t word = atomic_load_explicit(&md->words[w], memory_order_acquire);
+		uint64_t word = atomic_load_explicit(&meta->words[w], memory_order_acquire);
 
 		if (word >> 32 != era || ~(uint32_t)word & bits_of(w, first, last))
 			return false;
@@ -433,163 +433,163 @@ bool era_md_marked(struct era_md *md, uint32_t first, uint32_t last)
 }
 
 /* They are durable: from now on who looks need not wait. */
-static void publish(struct era_md *md, const struct range *range)
+static void publish(struct era_md *meta, const struct range *range)
 {
-	uint64_t era = atomic_load(&md->era);
+	uint64_t era = atomic_load(&meta->era);
 
 	for (uint32_t w = range->first / 32; w <= range->last / 32; w++) {
-		uint64_t word = atomic_load(&md->words[w]);
+		uint64_t word = atomic_load(&meta->words[w]);
 
 		if (word >> 32 != era)
 			word = era << 32;
-		atomic_store_explicit(&md->words[w], word | bits_of(w, range->first, range->last), memory_order_release);
+		atomic_store_explicit(&meta->words[w], word | bits_of(w, range->first, range->last), memory_order_release);
 	}
 }
 
-int era_md_mark(struct era_md *md, uint32_t first, uint32_t last)
+int era_md_mark(struct era_md *meta, uint32_t first, uint32_t last)
 {
 	struct range range = {first, last};
 	int r = 0;
 
-	if (md->broken || !md->current.root)
+	if (meta->broken || !meta->current.root)
 		return -EIO;
 	for (uint64_t b = first; b <= last && !r; b++)
-		r = dm_bitset_set(&md->bitset, &md->current.root, (uint32_t)b, true);
+		r = dm_bitset_set(&meta->bitset, &meta->current.root, (uint32_t)b, true);
 	if (!r)
-		g_array_append_val(md->marked, range);
-	return broke(md, r);
+		g_array_append_val(meta->marked, range);
+	return broke(meta, r);
 }
 
-int era_md_commit(struct era_md *md)
+int era_md_commit(struct era_md *meta)
 {
-	int r = md->broken ? -EIO : broke(md, write_superblock(md, false));
+	int r = meta->broken ? -EIO : broke(meta, write_superblock(meta, false));
 
 	if (!r) {
-		for (guint i = 0; i < md->marked->len; i++)
-			publish(md, &g_array_index(md->marked, struct range, i));
-		update_usage(md);
+		for (guint i = 0; i < meta->marked->len; i++)
+			publish(meta, &g_array_index(meta->marked, struct range, i));
+		update_usage(meta);
 	}
-	g_array_set_size(md->marked, 0);
+	g_array_set_size(meta->marked, 0);
 	return r;
 }
 
 /* --- digestion ------------------------------------------------------------------------------------- */
 
 /* Finds the oldest archived writeset; -ENODATA: there is none. */
-static int begin_digest(struct era_md *md)
+static int begin_digest(struct era_md *meta)
 {
 	uint8_t value[WRITESET_SIZE];
 	uint64_t from = 0;
-	int r = dm_btree_lookup_next(&md->writesets, md->writesets_root, &from, &md->digest.era, value);
+	int r = dm_btree_lookup_next(&meta->writesets, meta->writesets_root, &from, &meta->digest.era, value);
 
 	if (r)
 		return r;
-	md->digest.set = (struct writeset){MIN(get_le32(value), md->blocks), get_le64(value + 4)};
-	md->digest.word = 0;
-	md->digest.active = true;
+	meta->digest.set = (struct writeset){MIN(get_le32(value), meta->blocks), get_le64(value + 4)};
+	meta->digest.word = 0;
+	meta->digest.active = true;
 	return 0;
 }
 
-static int end_digest(struct era_md *md)
+static int end_digest(struct era_md *meta)
 {
-	int r = dm_btree_remove(&md->writesets, md->writesets_root, &md->digest.era, &md->writesets_root);
+	int r = dm_btree_remove(&meta->writesets, meta->writesets_root, &meta->digest.era, &meta->writesets_root);
 
-	md->digest.active = false;
-	broke(md, r);
-	return r ? r : era_md_commit(md);
+	meta->digest.active = false;
+	broke(meta, r);
+	return r ? r : era_md_commit(meta);
 }
 
 /* Enters the era of a writeset for the blocks of a word of its bitset. */
-static int digest_word(struct era_md *md, uint32_t word, uint64_t bits)
+static int digest_word(struct era_md *meta, uint32_t word, uint64_t bits)
 {
 	uint8_t era[4];
 	int r = 0;
 
-	put_le32(era, (uint32_t)md->digest.era);
+	put_le32(era, (uint32_t)meta->digest.era);
 	for (; bits && !r; bits &= bits - 1) {
 		uint64_t block = (uint64_t)word * 64 + (unsigned)__builtin_ctzll(bits);
 
-		if (block >= md->digest.set.bits)
+		if (block >= meta->digest.set.bits)
 			break;
-		r = dm_array_set(&md->eras, md->eras_root, (uint32_t)block, era, &md->eras_root);
+		r = dm_array_set(&meta->eras, meta->eras_root, (uint32_t)block, era, &meta->eras_root);
 	}
 	return r;
 }
 
-int era_md_digest(struct era_md *md, bool *more)
+int era_md_digest(struct era_md *meta, bool *more)
 {
 	uint32_t words, looked_at = 0, moved = 0;
-	int r = md->broken ? -EIO : 0;
+	int r = meta->broken ? -EIO : 0;
 
 	*more = false;
-	if (!r && !md->digest.active)
-		r = begin_digest(md);
+	if (!r && !meta->digest.active)
+		r = begin_digest(meta);
 	if (r)
-		return r == -ENODATA ? 0 : broke(md, r);
-	words = (uint32_t)dm_div_up((uint64_t)md->digest.set.bits, 64);
-	while (md->digest.word < words && looked_at++ < DIGEST_WORDS && moved < DIGEST_BITS && !r) {
+		return r == -ENODATA ? 0 : broke(meta, r);
+	words = (uint32_t)dm_div_up((uint64_t)meta->digest.set.bits, 64);
+	while (meta->digest.word < words && looked_at++ < DIGEST_WORDS && moved < DIGEST_BITS && !r) {
 		uint8_t value[8];
 
-		r = dm_array_get(&md->archived.array, md->digest.set.root, md->digest.word, value);
+		r = dm_array_get(&meta->archived.array, meta->digest.set.root, meta->digest.word, value);
 		if (!r) {
 			moved += (uint32_t)__builtin_popcountll(get_le64(value));
-			r = digest_word(md, md->digest.word++, get_le64(value));
+			r = digest_word(meta, meta->digest.word++, get_le64(value));
 		}
 	}
 	if (r)
-		return broke(md, r);
+		return broke(meta, r);
 	*more = true;
-	return md->digest.word < words ? 0 : end_digest(md);
+	return meta->digest.word < words ? 0 : end_digest(meta);
 }
 
 /* --- metadata snapshots ------------------------------------------------------------------------------- */
 
-int era_md_take_snap(struct era_md *md, GError **err)
+int era_md_take_snap(struct era_md *meta, GError **err)
 {
 	struct dm_block *copy;
 	bool inc;
 	int r;
 
-	if (md->snap)
-		return dm_fail(err, EINVAL, "era: there already is a metadata snapshot, at block %" PRIu64, md->snap);
-	r = era_md_new_era(md);
+	if (meta->snap)
+		return dm_fail(err, EINVAL, "era: there already is a metadata snapshot, at block %" PRIu64, meta->snap);
+	r = era_md_new_era(meta);
 	if (!r)
-		r = broke(md, dm_tm_inc(md->tm, SUPERBLOCK));
+		r = broke(meta, dm_tm_inc(meta->tm, SUPERBLOCK));
 	if (!r)
-		r = broke(md, dm_tm_shadow_block(md->tm, SUPERBLOCK, &sb_validator, &copy, &inc));
+		r = broke(meta, dm_tm_shadow_block(meta->tm, SUPERBLOCK, &sb_validator, &copy, &inc));
 	if (!r) {
-		md->snap = dm_block_location(copy);
-		dm_tm_unlock(md->tm, copy);
-		r = broke(md, dm_tm_inc(md->tm, md->writesets_root));
+		meta->snap = dm_block_location(copy);
+		dm_tm_unlock(meta->tm, copy);
+		r = broke(meta, dm_tm_inc(meta->tm, meta->writesets_root));
 	}
 	if (!r)
-		r = broke(md, dm_tm_inc(md->tm, md->eras_root));
+		r = broke(meta, dm_tm_inc(meta->tm, meta->eras_root));
 	if (!r)
-		r = era_md_commit(md);
+		r = era_md_commit(meta);
 	return r ? dm_fail(err, -r, "era: no metadata snapshot: %s", g_strerror(-r)) : 0;
 }
 
-int era_md_drop_snap(struct era_md *md, GError **err)
+int era_md_drop_snap(struct era_md *meta, GError **err)
 {
-	dm_block_t writesets = 0, eras = 0, snap = md->snap;
+	dm_block_t writesets = 0, eras = 0, snap = meta->snap;
 	struct dm_block *copy;
 	int r;
 
 	if (!snap)
 		return dm_fail(err, EINVAL, "era: there is no metadata snapshot");
-	r = md->broken ? -EIO : dm_tm_read_lock(md->tm, snap, &sb_validator, &copy);
+	r = meta->broken ? -EIO : dm_tm_read_lock(meta->tm, snap, &sb_validator, &copy);
 	if (!r) {
 		writesets = get_le64((char *)dm_block_data(copy) + SB_WRITESETS);
 		eras = get_le64((char *)dm_block_data(copy) + SB_ERAS);
-		dm_tm_unlock(md->tm, copy);
-		md->snap = 0;
-		r = broke(md, dm_btree_del(&md->writesets, writesets));
+		dm_tm_unlock(meta->tm, copy);
+		meta->snap = 0;
+		r = broke(meta, dm_btree_del(&meta->writesets, writesets));
 	}
 	if (!r)
-		r = broke(md, dm_array_del(&md->eras, eras));
+		r = broke(meta, dm_array_del(&meta->eras, eras));
 	if (!r)
-		r = broke(md, dm_tm_dec(md->tm, snap));
+		r = broke(meta, dm_tm_dec(meta->tm, snap));
 	if (!r)
-		r = era_md_commit(md);
+		r = era_md_commit(meta);
 	return r ? dm_fail(err, -r, "era: the metadata snapshot cannot be dropped: %s", g_strerror(-r)) : 0;
 }

@@ -26,7 +26,7 @@ static int next_leg(struct mirror_bio *b)
 	uint64_t region = mirror_region(ms, b->offset);
 	unsigned n = ms->nr_legs;
 
-	if (!region_in_sync(ms, region) && !dm_region_bit_test(ms->degraded, region)) {
+	if (!(ms->shared ? b->in_sync : region_in_sync(ms, region) || dm_region_bit_test(ms->degraded, region))) {
 		unsigned primary = atomic_load(&ms->primary);
 
 		return b->step++ || leg_is_stale(&ms->legs[primary]) ? -1 : (int)primary;
@@ -41,7 +41,7 @@ static int next_leg(struct mirror_bio *b)
 	return -1;
 }
 
-static bool point_at_leg(struct mirror_bio *b)
+bool mirror_point_at_leg(struct mirror_bio *b)
 {
 	int leg = next_leg(b);
 
@@ -57,15 +57,22 @@ static enum dm_mapio map_read(struct mirror_bio *b)
 {
 	b->first = (unsigned)((b->offset >> BALANCE_SHIFT) % b->ms->nr_legs);
 	b->step = 0;
-	return point_at_leg(b) ? DM_MAPIO_REMAPPED : DM_MAPIO_KILL;
+	b->requeue = b->unsent = false;
+	if (b->ms->shared) {
+		shared_ask(b);
+		return DM_MAPIO_SUBMITTED;
+	}
+	return mirror_point_at_leg(b) ? DM_MAPIO_REMAPPED : DM_MAPIO_KILL;
 }
 
 static enum dm_endio read_end(struct mirror_bio *b)
 {
-	if (!b->bio->error || b->bio->error == -EINTR)
+	if (b->requeue)
+		return DM_ENDIO_REQUEUE;
+	if (!b->bio->error || b->bio->error == -EINTR || b->unsent)
 		return DM_ENDIO_DONE;
 	mirror_fail_leg(b->ms, b->leg, LEG_READ_ERROR);
-	if (!point_at_leg(b))
+	if (!mirror_point_at_leg(b))
 		return DM_ENDIO_DONE;
 	dm_submit(b->bio);
 	return DM_ENDIO_INCOMPLETE;
@@ -207,6 +214,11 @@ static void mirror_write(struct mirror_bio *b)
 	pthread_mutex_lock(&shard->lock);
 	reg = region_get(ms, nr, false);
 	is_new = !reg;
+	if (is_new && ms->shared) {
+		pthread_mutex_unlock(&shard->lock);
+		shared_ask(b);
+		return;
+	}
 	if (is_new)
 		reg = region_get(ms, nr, true);
 	waits = wait_or_enter(b, reg, is_new);
@@ -268,7 +280,7 @@ static void leave_region(struct mirror_bio *b)
 
 	pthread_mutex_lock(&shard->lock);
 	reg->pending--;
-	if (reg->state == REGION_NOSYNC && !reg->pending)
+	if (reg->state == REGION_NOSYNC && !reg->pending && !b->ms->shared)
 		region_drop(b->ms, reg); /* the log knows as much */
 	pthread_mutex_unlock(&shard->lock);
 	b->region = NULL;

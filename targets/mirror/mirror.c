@@ -33,6 +33,10 @@ static void replace_primary(struct mirror *ms, unsigned leg)
 {
 	if (atomic_load(&ms->primary) != leg)
 		return;
+	if (ms->shared) {
+		dm_log_err_limit("mirror: the first leg failed: with a shared log no other can take its place");
+		return;
+	}
 	if (!atomic_load(&ms->in_sync)) {
 		dm_log_err_limit("mirror: primary leg %u failed while out-of-sync: reads may fail", leg);
 		return;
@@ -116,9 +120,14 @@ static void hold(struct mirror_bio *b)
 		release(&b->ms->holds, b->bio, error == -EAGAIN ? -EIO : error);
 }
 
-/* Whether some leg that missed nothing has what the bio wrote. */
+/* Whether some leg that missed nothing has what the bio wrote; with a shared log, whether the first leg has. */
 static bool some_leg_has_it(struct mirror_bio *b)
 {
+	for (unsigned i = 0; i < b->nr && b->ms->shared; i++)
+		if (!b->legs[i].bio.error && b->legs[i].leg == atomic_load(&b->ms->primary))
+			return true;
+	if (b->ms->shared)
+		return false;
 	for (unsigned i = 0; i < b->nr; i++)
 		if (!b->legs[i].bio.error && !leg_is_stale(&b->ms->legs[b->legs[i].leg]))
 			return true;
@@ -145,7 +154,7 @@ static void mend_discard(struct mirror_bio *b)
 
 	for (unsigned i = 0; i < b->nr; i++)
 		error = error ? error : b->legs[i].bio.error;
-	if (region_in_sync(ms, nr)) {
+	if (ms->shared ? b->region->state == REGION_DIRTY : region_in_sync(ms, nr)) {
 		atomic_store(&ms->in_sync, false);
 		region_lost_sync(ms, nr);
 		g_array_append_val(ms->again, nr);
@@ -178,7 +187,8 @@ static void deal_with(struct mirror_bio *b)
 	}
 	if (sent)
 		legs_missed(b);
-	if (sent ? !some_leg_has_it(b) : !some_leg_is_left(ms) || (b->log_failed && ms->keep_log))
+	if (sent ? !some_leg_has_it(b)
+		 : !some_leg_is_left(ms) || (b->log_failed && (ms->keep_log || !ms->handle_errors)))
 		mirror_write_end(b, -EIO);
 	else if (ms->handle_errors && !ms->keep_log)
 		hold(b);
@@ -257,6 +267,8 @@ static void work(struct dm_work *w)
 	struct dm_bio *bio;
 
 	take_jobs(ms, &jobs);
+	if (ms->shared)
+		shared_work(ms);
 	regions_mark(ms, jobs.to_mark);
 	if (jobs.flush_failed)
 		mirror_fail_flush(ms);
@@ -269,6 +281,8 @@ static void work(struct dm_work *w)
 	raise_event(ms);
 	recovery_start(ms);
 	check_in_sync(ms);
+	if (ms->shared)
+		shared_arm(ms);
 	g_array_free(jobs.to_clean, TRUE);
 }
 
@@ -284,9 +298,9 @@ static void mirror_presuspend(struct dm_target *ti)
 	dm_hold_open(&ms->holds, &held);
 	while ((bio = dm_bio_list_pop(&held)))
 		release(&ms->holds, bio, -EIO);
+	if (ms->shared)
+		shared_suspending(ms);
 	recovery_stop(ms);
-	if (ms->log->type->presuspend && ms->log->type->presuspend(ms->log))
-		dm_log_warn("mirror: log presuspend failed");
 }
 
 static void begin(struct mirror *ms)
@@ -301,7 +315,11 @@ static void begin(struct mirror *ms)
 
 static void mirror_presuspend_undo(struct dm_target *ti)
 {
-	begin(ti->private);
+	struct mirror *ms = ti->private;
+
+	if (ms->shared)
+		shared_resuming(ms);
+	begin(ms);
 }
 
 /*
@@ -314,6 +332,7 @@ static void quiet(struct mirror *ms)
 	dm_wq_flush(ms->wq);
 	dm_wq_flush(ms->io_wq);
 	dm_timer_cancel_sync(&ms->timer);
+	dm_timer_cancel_sync(&ms->ask_timer);
 	dm_wq_flush(ms->io_wq);
 	dm_wq_flush(ms->wq);
 	atomic_store(&ms->timer_armed, false);
@@ -324,7 +343,11 @@ static void mirror_postsuspend(struct dm_target *ti)
 	struct mirror *ms = ti->private;
 
 	dm_block_begin();
+	dm_dirty_log_end_waiting(ms->log); /* nobody's I/O waits for it any more */
 	quiet(ms);
+	/* Not before: the worker has the log to itself. */
+	if (ms->log->type->presuspend && ms->log->type->presuspend(ms->log))
+		dm_log_warn("mirror: log presuspend failed");
 	regions_settle(ms);
 	raise_event(ms);
 	if (ms->log->type->postsuspend && ms->log->type->postsuspend(ms->log))
@@ -343,6 +366,8 @@ static void mirror_resume(struct dm_target *ti)
 {
 	struct mirror *ms = ti->private;
 
+	if (ms->shared)
+		shared_resuming(ms);
 	if (ms->log->type->resume && ms->log->type->resume(ms->log))
 		dm_log_warn("mirror: log resume failed");
 	g_array_set_size(ms->again, 0);
@@ -350,6 +375,13 @@ static void mirror_resume(struct dm_target *ti)
 	if (ms->log->type->sync_count(ms->log) < ms->log->regions)
 		atomic_store(&ms->in_sync, false);
 	begin(ms);
+}
+
+static void mirror_end_waiting(struct dm_target *ti)
+{
+	struct mirror *ms = ti->private;
+
+	dm_dirty_log_end_waiting(ms->log);
 }
 
 /* --- the constructor ------------------------------------------------------------------------ */
@@ -445,6 +477,7 @@ static struct mirror *mirror_new(struct dm_target *ti)
 	ms->worker.fn = work;
 	ms->cleaner.fn = mirror_clean_work;
 	ms->timer.fn = mirror_clean_timer;
+	shared_init(ms);
 	atomic_init(&ms->throttle.percent, 100);
 	for (unsigned i = 0; i < SHARDS; i++) {
 		pthread_mutex_init(&ms->shards[i].lock, NULL);
@@ -463,6 +496,7 @@ static void mirror_free(struct mirror *ms)
 	dm_wq_free(ms->wq);
 	dm_block_lock_free(ms->sectors);
 	dm_hold_destroy(&ms->holds);
+	shared_destroy(ms);
 	for (unsigned i = 0; i < SHARDS; i++) {
 		g_hash_table_destroy(ms->shards[i].regions);
 		pthread_mutex_destroy(&ms->shards[i].lock);
@@ -504,6 +538,7 @@ static int mirror_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 		mirror_free(ms);
 		return error;
 	}
+	ms->shared = dm_dirty_log_is_shared(ms->log);
 	ms->region_shift = dm_log2(ms->log->region_sectors);
 	ms->in_sync = ms->log->type->sync_count(ms->log) == ms->log->regions;
 	ms->wq = dm_wq_new("mirror", 1);
@@ -643,6 +678,7 @@ const struct dm_target_type mirror_target = {
 	.postsuspend = mirror_postsuspend,
 	.preresume = mirror_preresume,
 	.resume = mirror_resume,
+	.end_waiting = mirror_end_waiting,
 	.status = mirror_status,
 	.message = mirror_message,
 	.iterate_devices = mirror_iterate_devices,

@@ -26,6 +26,8 @@
  * regions to clean.  The worker alone makes a leg stale or, when all is in sync, well again, unless
  * regions are out of sync anyway: so between the two no failure is forgotten.
  *
+ * A log may be shared with other hosts; what is different then is in shared.c.
+ *
  * Locks, the outer first: a shard's, ms->lock.  Both are held for moments.
  */
 #ifndef DMFS_TARGETS_MIRROR_H
@@ -87,6 +89,9 @@ struct mirror_bio {
 	struct dm_block_claim claim; /* a write's */
 	bool claimed;
 	struct region *region; /* counted in its pending */
+	bool in_sync;   /* a shared log's answer to a read */
+	bool unsent;    /* a read that no leg has failed */
+	uint64_t turn;  /* of the worker, when it began to wait for an answer */
 	bool requeue;   /* end_io gives it back for after the resume */
 	bool log_failed; /* its region could not be marked */
 	bool blocked;   /* it was not sent, for a leg has failed */
@@ -98,11 +103,18 @@ struct mirror_bio {
 	struct leg_bio legs[];
 };
 
+/* Bios that wait for what a shared log says of their regions. */
+struct asking {
+	struct dm_hold bios;
+	GArray *regions; /* of uint64_t: to ask about; under ms->lock */
+};
+
 struct mirror {
 	struct dm_target *ti;
 	struct dm_dirty_log *log;
 	unsigned region_shift;
 	bool handle_errors, keep_log;
+	bool shared; /* the log is one of other hosts', too */
 	unsigned nr_legs;
 	struct leg *legs;
 	atomic_uint primary;
@@ -133,6 +145,13 @@ struct mirror {
 	bool announce, announced; /* all is in sync: flush the legs and say so; flushed */
 	bool recovering;       /* recovery may start */
 	unsigned runs;
+
+	/* Of a shared log. */
+	struct asking reads, writes;
+	struct dm_timer ask_timer;
+	atomic_bool ask_due, turning_away;
+	atomic_uint_fast64_t turn, ask_at_ns; /* when the timer comes; UINT64_MAX: it does not */
+	GArray *denied; /* of uint64_t: regions to write to that others have; the worker's */
 
 	/* The worker's. */
 	bool announcing;
@@ -169,6 +188,8 @@ enum dm_mapio mirror_map(struct dm_target *ti, struct dm_bio *bio);
 enum dm_endio mirror_end_io(struct dm_target *ti, struct dm_bio *bio);
 /* Ends a write or flush: it leaves its region, and those that waited for it go on. */
 void mirror_write_end(struct mirror_bio *b, int error);
+/* Points a read at the next leg to try; false: there is none. */
+bool mirror_point_at_leg(struct mirror_bio *b);
 /* Lets writes that have waited go on. */
 void mirror_redispatch(struct dm_bio_list *list);
 
@@ -176,6 +197,8 @@ void mirror_redispatch(struct dm_bio_list *list);
 /* Finds or makes a region; NULL if it is in sync, not in the hash, and `make` is false.  Its shard's lock held. */
 struct region *region_get(struct mirror *ms, uint64_t nr, bool make);
 void region_drop(struct mirror *ms, struct region *reg);
+/* One that is not in the hash; its shard's lock held. */
+struct region *region_make(struct mirror *ms, uint64_t nr, enum region_state state);
 /* A region begins to be written to while it is clean; its shard's lock held. */
 void region_begin_dirty(struct mirror *ms, struct region *reg);
 /* The worker's: marks regions and lets their writes go. */
@@ -196,6 +219,17 @@ void regions_settle(struct mirror *ms);
 void recovery_start(struct mirror *ms);
 void runs_finish(struct mirror *ms, struct run *list);
 void recovery_stop(struct mirror *ms);
+
+/* shared.c: a log that other hosts share.  Before a bio goes on: it will, as read or write, when there is an answer. */
+void shared_ask(struct mirror_bio *b);
+/* The worker's turn; and that there will be one when it is time to ask again. */
+void shared_work(struct mirror *ms);
+void shared_arm(struct mirror *ms);
+/* In presuspend; in resume, or when it was for nothing. */
+void shared_suspending(struct mirror *ms);
+void shared_resuming(struct mirror *ms);
+void shared_init(struct mirror *ms);
+void shared_destroy(struct mirror *ms);
 
 /* mirror.c */
 void mirror_fail_leg(struct mirror *ms, unsigned leg, enum leg_error kind);

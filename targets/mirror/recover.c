@@ -135,21 +135,30 @@ static bool needs_copy(struct mirror *ms, uint64_t nr)
 	reg = region_get(ms, nr, false);
 	copying = reg && reg->state == REGION_RECOVERING;
 	pthread_mutex_unlock(&shard->lock);
-	return !copying && !region_in_sync(ms, nr);
+	if (copying || !ms->shared)
+		return !copying && !region_in_sync(ms, nr);
+	if (ms->log->type->in_sync(ms->log, nr, true) == 0)
+		return true;
+	if (!reg)
+		ms->log->type->clear_region(ms->log, nr); /* a server that gave it to us for nothing has it back */
+	return false;
 }
 
 /* The next region to copy; the worker's own list first. */
 static bool next_region(struct mirror *ms, uint64_t *nr)
 {
-	do {
+	for (;;) {
 		if (ms->again->len) {
 			*nr = g_array_index(ms->again, uint64_t, ms->again->len - 1);
 			g_array_set_size(ms->again, ms->again->len - 1);
 		} else if (!ms->log->type->get_resync_work(ms->log, nr)) {
 			return false;
 		}
-	} while (!needs_copy(ms, *nr));
-	return true;
+		if (needs_copy(ms, *nr))
+			return true;
+		if (ms->shared) /* it may say so for ever */
+			return false;
+	}
 }
 
 static struct run *run_new(struct mirror *ms, uint64_t first)
@@ -251,6 +260,8 @@ static void region_recovered(struct mirror *ms, uint64_t nr, bool ok)
 		reg->touched = false;
 		reg->flush = atomic_load(&ms->flushes);
 	} else {
+		if (ms->shared)
+			ms->log->type->set_region_sync(ms->log, nr, false);
 		region_drop(ms, reg); /* the log has it as out of sync */
 	}
 	pthread_mutex_unlock(&shard->lock);

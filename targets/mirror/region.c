@@ -20,24 +20,27 @@
 
 /* --- the hash ---------------------------------------------------------------------- */
 
+struct region *region_make(struct mirror *ms, uint64_t nr, enum region_state state)
+{
+	struct region *reg = g_new0(struct region, 1);
+
+	reg->nr = nr;
+	reg->state = state;
+	dm_bio_list_init(&reg->marking);
+	g_hash_table_add(mirror_shard(ms, nr)->regions, reg);
+	if (state == REGION_DIRTY)
+		mirror_arm_cleaner(ms);
+	return reg;
+}
+
 struct region *region_get(struct mirror *ms, uint64_t nr, bool make)
 {
-	struct shard *shard = mirror_shard(ms, nr);
-	struct region *reg = g_hash_table_lookup(shard->regions, &nr);
+	struct region *reg = g_hash_table_lookup(mirror_shard(ms, nr)->regions, &nr);
+	enum region_state state = ms->log->type->in_memory ? REGION_DIRTY : REGION_MARKING;
 
 	if (reg || !make)
 		return reg;
-	reg = g_new0(struct region, 1);
-	reg->nr = nr;
-	dm_bio_list_init(&reg->marking);
-	if (!region_in_sync(ms, nr))
-		reg->state = REGION_NOSYNC;
-	else
-		reg->state = ms->log->type->in_memory ? REGION_DIRTY : REGION_MARKING;
-	g_hash_table_add(shard->regions, reg);
-	if (reg->state == REGION_DIRTY)
-		mirror_arm_cleaner(ms);
-	return reg;
+	return region_make(ms, nr, region_in_sync(ms, nr) ? state : REGION_NOSYNC);
 }
 
 void region_drop(struct mirror *ms, struct region *reg)
@@ -271,11 +274,12 @@ void regions_settle(struct mirror *ms)
 /* --- out of sync ------------------------------------------------------------------------ */
 
 /* In this order: who finds the region out of sync must see where its data is. */
-static void lose_sync(struct mirror *ms, uint64_t nr)
+static void lose_sync(struct mirror *ms, uint64_t nr, const struct region *reg)
 {
-	if (!region_in_sync(ms, nr))
+	if (ms->shared ? !reg || reg->state != REGION_DIRTY : !region_in_sync(ms, nr))
 		return;
-	dm_region_bit_set(ms->degraded, nr);
+	if (!ms->shared) /* there, it is on the first leg */
+		dm_region_bit_set(ms->degraded, nr);
 	ms->log->type->set_region_sync(ms->log, nr, false);
 }
 
@@ -285,8 +289,8 @@ void region_lost_sync(struct mirror *ms, uint64_t nr)
 	struct region *reg;
 
 	pthread_mutex_lock(&shard->lock);
-	lose_sync(ms, nr);
 	reg = region_get(ms, nr, false);
+	lose_sync(ms, nr, reg);
 	if (reg && reg->state == REGION_DIRTY)
 		reg->state = REGION_NOSYNC;
 	pthread_mutex_unlock(&shard->lock);
@@ -306,7 +310,7 @@ void regions_lost_sync(struct mirror *ms)
 
 			if (reg->state != REGION_DIRTY)
 				continue;
-			lose_sync(ms, reg->nr);
+			lose_sync(ms, reg->nr, reg);
 			reg->state = REGION_NOSYNC;
 			if (!reg->pending && dm_bio_list_empty(&reg->marking))
 				g_hash_table_iter_remove(&iter);

@@ -202,18 +202,34 @@ static bool all_partial(const struct raid *r)
 	return raid_has_bitmap(r) && r->geo.level != 10;
 }
 
+static bool by_bitmap(const struct raid *r)
+{
+	return r->bitmap && (r->action == RAID_RESYNC || (r->action == RAID_RECOVER && all_partial(r)));
+}
+
 /* Passes over what needs nothing. */
 static void skip(struct raid *r)
 {
-	bool by_bitmap = r->bitmap && (r->action == RAID_RESYNC || (r->action == RAID_RECOVER && all_partial(r)));
-
-	while (by_bitmap && r->sync_next < r->sync_end) {
+	while (by_bitmap(r) && r->sync_next < r->sync_end) {
 		uint64_t region = r->sync_next >> r->bitmap->shift;
 
 		if (wanted(r, region))
 			break;
 		r->sync_next = MIN((region + 1) << r->bitmap->shift, r->sync_end);
 	}
+}
+
+/* The end of a window that begins at sync_next and is not longer than n: where something needs nothing. */
+static uint64_t window_end(const struct raid *r, uint64_t n)
+{
+	uint64_t end = MIN(r->sync_next + n - r->sync_next % n, r->sync_end);
+
+	if (!by_bitmap(r))
+		return end;
+	for (uint64_t region = (r->sync_next >> r->bitmap->shift) + 1; region << r->bitmap->shift < end; region++)
+		if (!wanted(r, region))
+			return region << r->bitmap->shift;
+	return end;
 }
 
 static void update_done(struct raid *r)
@@ -348,8 +364,8 @@ static bool dispatch(struct raid *r)
 					  .action = r->action,
 					  .work.fn = w->work.fn,
 					  .started_ns = dm_now_ns()};
-		w->sectors = r->action == RAID_RESHAPE ? raid_reshape_window(r, r->sync_next)
-						       : MIN(n - r->sync_next % n, r->sync_end - r->sync_next);
+		w->sectors = r->action == RAID_RESHAPE ? raid_reshape_window(r, r->sync_next) :
+							 window_end(r, n) - r->sync_next;
 		r->sync_next += w->sectors;
 		dm_wq_queue(r->sync_wq, &w->work);
 	}

@@ -82,7 +82,7 @@ static void tell_state(struct dm_work *work)
 		atomic_fetch_sub(&o->unmarked, 1);
 	pthread_mutex_unlock(&o->absent_lock);
 	if (ok)
-		origin_retry(o, &bios);
+		run_parked(&bios);
 	else
 		fail_all(&bios);
 }

@@ -18,34 +18,20 @@
 
 #include "snapshot.h"
 
+#include <dmfs/container_of.h>
+
 #define SMALL_SECTORS 128u
 #define BUFFER_ALIGN 4096u
 
 static void copied(struct pending *pe, int error);
 
-/* --- shards' lists --------------------------------------------------------------- */
-
-struct pending *pending_find(struct shard *shard, uint64_t chunk)
-{
-	struct pending *pe = shard->pending;
-
-	while (pe && pe->commit.old_chunk != chunk)
-		pe = pe->next;
-	return pe;
-}
-
-static void unlink_pending(struct pending *pe)
-{
-	*pe->prev = pe->next;
-	if (pe->next)
-		pe->next->prev = pe->prev;
-}
-
 /* --- what to do after the locks ----------------------------------------------------- */
 
 void to_start_init(struct to_start *start)
 {
-	*start = (struct to_start){NULL, &start->copies, NULL};
+	*start = (struct to_start){.tail = &start->copies};
+	dm_bio_list_init(&start->again);
+	dm_bio_list_init(&start->dead);
 }
 
 /* --- the copy ------------------------------------------------------------------------- */
@@ -171,25 +157,37 @@ static void start_copy(struct pending *pe)
 		read_origin(pe);
 		return;
 	}
-	if (pe->first) { /* follows when the chunk is there, before any that waits already */
-		struct shard *shard = snap_shard(s, pe->commit.old_chunk);
-
-		pthread_mutex_lock(&shard->lock);
-		pe->first->next = pe->snapshot_bios.head;
-		if (!pe->snapshot_bios.head)
-			pe->snapshot_bios.tail = &pe->first->next;
-		pe->snapshot_bios.head = pe->first;
-		pthread_mutex_unlock(&shard->lock);
-		pe->first = NULL;
-	}
+	pe->follows = true;
 	dm_kcopyd_copy(s->cow->kcopyd, &(struct dm_region){s->origin_dev, start, size}, 1,
 		       &(struct dm_region){s->cow_dev, pe->commit.new_chunk << s->cow->shift, size}, 0, kcopyd_done,
 		       pe);
 }
 
+void run_parked(struct dm_bio_list *bios)
+{
+	struct dm_bio *bio;
+
+	while ((bio = dm_bio_list_pop(bios))) {
+		struct snap_bio *sb = bio->private;
+		enum dm_mapio what;
+
+		if (sb->origin) {
+			if (origin_guard(sb->origin, bio))
+				sb->go(bio);
+			continue;
+		}
+		what = snapshot_map(sb->snap->ti, bio);
+		if (what == DM_MAPIO_REMAPPED)
+			dm_submit(bio);
+		else if (what == DM_MAPIO_KILL)
+			dm_bio_end(bio, -EIO);
+	}
+}
+
 void to_start_run(struct to_start *start)
 {
 	struct pending *pe = start->copies, *next;
+	struct dm_bio *bio;
 
 	for (; pe; pe = next) {
 		next = pe->next_start;
@@ -201,106 +199,90 @@ void to_start_run(struct to_start *start)
 		start->drops = g_slist_delete_link(start->drops, start->drops);
 		snap_mark_dropped(s);
 	}
+	while ((bio = dm_bio_list_pop(&start->dead)))
+		dm_bio_end(bio, -EINTR);
+	run_parked(&start->again);
 }
 
 /* --- the end of it ------------------------------------------------------------------------- */
 
-static void fail_bios(struct dm_bio *first, struct dm_bio_list *bios)
-{
-	struct dm_bio *bio;
-
-	if (first)
-		dm_bio_end(first, -EIO);
-	while ((bio = dm_bio_list_pop(bios)))
-		dm_bio_end(bio, -EIO);
-}
-
-static struct dm_bio_list take_list(struct dm_bio_list *from)
-{
-	struct dm_bio_list to = *from;
-
-	dm_bio_list_init(from);
-	return to;
-}
-
-void pending_end(struct pending *pe, struct dm_bio_list *origin_bios)
+/* Who waited for it looks at the chunk again. */
+static void pending_over(struct pending *pe)
 {
 	struct snapshot *s = pe->snap;
-	struct origin *o = s->origin;
+	struct dm_bio_list parked;
 
+	dm_bio_list_init(&parked);
+	dm_block_unlock(s->cow->copies, &pe->claim, &parked);
 	free(pe->buffer);
 	g_free(pe->iov);
 	g_free(pe);
 	snap_release(s);
-	/* Whoever sends these bios keeps the origin. */
-	origin_retry(o, origin_bios);
+	/* What these bios are of stays until they have ended. */
+	run_parked(&parked);
 }
 
-void pending_drained(struct shard *shard, uint64_t chunk, struct dm_bio_list *origin_bios, struct pending **ended)
+/* No read of the origin is under way any more that began before the exception was there. */
+static void drained(struct dm_block_claim *drain)
 {
-	struct pending *pe = pending_find(shard, chunk);
+	struct pending *pe = container_of(drain, struct pending, drain);
+	struct snapshot *s = pe->snap;
+	struct shard *shard = snap_shard(s, pe->commit.old_chunk);
 
-	*ended = NULL;
-	if (!pe || !pe->draining || snap_chunk_tracked(shard, chunk))
+	dm_block_unlock(s->cow->users, drain, NULL);
+	pthread_mutex_lock(&shard->lock);
+	exceptions_find(&shard->complete, pe->commit.old_chunk)->draining = false;
+	pthread_mutex_unlock(&shard->lock);
+	pending_over(pe);
+}
+
+static void add_exception(struct snapshot *s, const struct snap_commit *c)
+{
+	struct shard *shard = snap_shard(s, c->old_chunk);
+
+	pthread_mutex_lock(&shard->lock);
+	exceptions_add(&shard->complete, c->old_chunk, c->new_chunk);
+	exceptions_find(&shard->complete, c->old_chunk)->draining = true;
+	pthread_mutex_unlock(&shard->lock);
+}
+
+/* The write that the copy was made for. */
+static void end_first(struct pending *pe, bool ok)
+{
+	struct dm_bio *first = pe->first;
+
+	if (!first)
 		return;
-	unlink_pending(pe);
-	dm_bio_list_init(origin_bios);
-	if (pe->origin_bios.head)
-		*origin_bios = pe->origin_bios;
-	*ended = pe;
+	if (!ok) {
+		dm_bio_end(first, -EIO);
+	} else if (pe->follows) {
+		snap_remap(pe->snap, first, pe->commit.new_chunk);
+		dm_submit(first);
+	} else {
+		dm_bio_end(first, 0);
+	}
 }
 
 /* The exception is durable, or nothing became of it. */
 static void committed(struct snap_commit *c, bool ok)
 {
-	struct pending *pe = (struct pending *)c, *ended = NULL;
+	struct pending *pe = (struct pending *)c;
 	struct snapshot *s = pe->snap;
-	struct shard *shard = snap_shard(s, c->old_chunk);
-	struct dm_bio_list snapshot_bios, origin_bios;
-	struct dm_bio *first = pe->first, *bio;
-	uint64_t new_chunk = c->new_chunk;
+	uint64_t chunk = c->old_chunk;
 	struct to_start start;
 
 	to_start_init(&start);
 	if (!ok)
 		snap_invalidate(s, "Error reading/writing", &start);
 	ok = ok && snap_state(s) == SNAP_VALID;
-
-	snap_hold(s); /* until the bios are on their way */
-	pthread_mutex_lock(&shard->lock);
 	if (ok)
-		exceptions_add(&shard->complete, c->old_chunk, c->new_chunk);
-	dm_bio_list_init(&snapshot_bios);
-	if (pe->snapshot_bios.head)
-		snapshot_bios = take_list(&pe->snapshot_bios);
-	pe->draining = true;
-	pe->first = NULL;
-	/* pe may be gone from here on, unless it is ours to end */
-	if (ok) {
-		pending_drained(shard, c->old_chunk, &origin_bios, &ended);
-	} else {
-		unlink_pending(pe);
-		dm_bio_list_init(&origin_bios);
-		if (pe->origin_bios.head)
-			origin_bios = pe->origin_bios;
-		ended = pe;
-	}
-	pthread_mutex_unlock(&shard->lock);
-
-	if (!ok) {
-		fail_bios(first, &snapshot_bios);
-	} else {
-		if (first)
-			dm_bio_end(first, 0);
-		while ((bio = dm_bio_list_pop(&snapshot_bios))) {
-			snap_remap(s, bio, new_chunk);
-			dm_submit(bio);
-		}
-	}
+		add_exception(s, c);
+	end_first(pe, ok);
 	to_start_run(&start);
-	if (ended)
-		pending_end(ended, &origin_bios);
-	snap_release(s);
+	if (!ok)
+		pending_over(pe);
+	else if (dm_block_lock(s->cow->users, &pe->drain, chunk, chunk, DM_BLOCK_EXCLUSIVE, drained))
+		drained(&pe->drain);
 }
 
 static void copied(struct pending *pe, int error)
@@ -316,26 +298,44 @@ static void copied(struct pending *pe, int error)
 	snap_commit(pe->snap->cow->store, &pe->commit);
 }
 
-struct pending *pending_new(struct snapshot *s, struct shard *shard, uint64_t chunk, struct to_start *start)
+/* --- the beginning --------------------------------------------------------------------------- */
+
+int pending_claim(struct snapshot *s, uint64_t chunk, struct dm_bio *bio, struct pending **out)
 {
 	struct pending *pe = g_new0(struct pending, 1);
+	int r = dm_block_lock_or_park(s->cow->copies, &pe->claim, chunk, bio);
 
+	if (r) {
+		g_free(pe);
+		return r;
+	}
+	pe->snap = s;
 	pe->commit.old_chunk = chunk;
 	pe->commit.done = committed;
+	*out = pe;
+	return 0;
+}
+
+void pending_drop(struct pending *pe, struct to_start *start)
+{
+	dm_block_unlock(pe->snap->cow->copies, &pe->claim, &start->again);
+	g_free(pe);
+}
+
+bool pending_begin(struct pending *pe, struct dm_bio *first, struct dm_bio *waits, struct to_start *start)
+{
+	struct snapshot *s = pe->snap;
+	struct dm_block_claim unused;
+
 	if (snap_alloc(s->cow->store, &pe->commit)) {
-		g_free(pe);
-		return NULL;
+		pending_drop(pe, start);
+		return false;
 	}
 	snap_hold(s);
-	pe->snap = s;
-	dm_bio_list_init(&pe->origin_bios);
-	dm_bio_list_init(&pe->snapshot_bios);
-	pe->next = shard->pending;
-	if (pe->next)
-		pe->next->prev = &pe->next;
-	pe->prev = &shard->pending;
-	shard->pending = pe;
+	pe->first = first;
+	if (waits && dm_block_lock_or_park(s->cow->copies, &unused, pe->commit.old_chunk, waits) < 0)
+		dm_bio_list_add(&start->dead, waits);
 	*start->tail = pe;
 	start->tail = &pe->next_start;
-	return pe;
+	return true;
 }

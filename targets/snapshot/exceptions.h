@@ -17,7 +17,7 @@
 struct exception {
 	uint64_t old_chunk; /* UINT64_MAX: an empty entry */
 	uint64_t new_chunk : 63;
-	uint64_t merging : 1; /* it is on its way back into the origin */
+	uint64_t draining : 1; /* reads of the origin that began before may be under way */
 };
 
 struct exception_set {

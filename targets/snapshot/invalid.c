@@ -110,19 +110,16 @@ void snap_invalid_end(struct snapshot *s)
 
 static void all_may_write(struct snapshot *s)
 {
-	struct origin *o = s->origin;
 	struct dm_bio_list bios;
 
+	dm_bio_list_init(&bios);
 	pthread_mutex_lock(&s->lock);
 	atomic_store(&s->state, SNAP_INVALID);
-	bios = s->wait_invalid;
-	if (!bios.head)
-		bios.tail = &bios.head;
-	dm_bio_list_init(&s->wait_invalid);
+	dm_bio_list_take(&s->wait_invalid, &bios);
 	pthread_mutex_unlock(&s->lock);
 	dm_target_event(s->ti, NULL, NULL);
 	snap_release(s);
-	origin_retry(o, &bios);
+	run_parked(&bios);
 }
 
 static void tell_state(struct dm_work *work)

@@ -7,75 +7,34 @@
  */
 #include "snapshot.h"
 
-/* --- tracking ----------------------------------------------------------------------- */
+#include <dmfs/container_of.h>
+#include <dmfs/later.h>
 
-void snap_track(struct shard *shard, struct dm_bio *bio, uint64_t chunk)
+static struct snap_bio *snap_bio(struct dm_bio *bio)
 {
-	struct tracked *t = &((struct snap_bio *)bio->private)->tracked;
-
-	t->chunk = chunk;
-	t->on = true;
-	t->next = shard->tracked;
-	if (t->next)
-		t->next->prev = &t->next;
-	t->prev = &shard->tracked;
-	shard->tracked = t;
+	return bio->private;
 }
 
-bool snap_chunk_tracked(struct shard *shard, uint64_t chunk)
+/* The bio reads the origin, or what stands for that: nobody waits to change the chunk before it is complete. */
+static void use_chunk(struct snapshot *s, struct dm_bio *bio, uint64_t chunk)
 {
-	struct tracked *t = shard->tracked;
+	struct snap_bio *sb = snap_bio(bio);
 
-	while (t && t->chunk != chunk)
-		t = t->next;
-	return t;
-}
-
-static void untrack(struct tracked *t)
-{
-	*t->prev = t->next;
-	if (t->next)
-		t->next->prev = t->prev;
-	t->on = false;
-}
-
-/* A write to a chunk that a merge waits for has ended. */
-static void merge_drained(struct snapshot *s)
-{
-	pthread_mutex_lock(&s->lock);
-	if (--s->merge_draining == 0)
-		pthread_cond_signal(&s->merge_wake);
-	pthread_mutex_unlock(&s->lock);
+	sb->uses = dm_block_trylock(s->cow->users, &sb->use, chunk, chunk, DM_BLOCK_SHARED, NULL);
+	g_assert(sb->uses);
 }
 
 enum dm_endio snapshot_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
-	struct tracked *t = &((struct snap_bio *)bio->private)->tracked;
-	struct pending *ended = NULL;
-	struct dm_bio_list origin_bios;
-	struct exception *e;
-	struct shard *shard;
-	bool drained = false;
+	struct snap_bio *sb = snap_bio(bio);
 
 	if (bio->op == DM_DISCARD && bio->error == -EOPNOTSUPP)
 		bio->error = 0; /* only a hint to the device beneath */
-	if (!t->on)
+	if (!sb->uses)
 		return DM_ENDIO_DONE;
-	shard = snap_shard(s, t->chunk);
-	pthread_mutex_lock(&shard->lock);
-	untrack(t);
-	if (s->merging) {
-		e = exceptions_find(&shard->complete, t->chunk);
-		drained = e && e->merging && !snap_chunk_tracked(shard, t->chunk);
-	} else if (shard->pending) {
-		pending_drained(shard, t->chunk, &origin_bios, &ended);
-	}
-	pthread_mutex_unlock(&shard->lock);
-	if (drained)
-		merge_drained(s);
-	if (ended)
-		pending_end(ended, &origin_bios);
+	sb->uses = false;
+	dm_block_unlock(s->cow->users, &sb->use, NULL);
 	/* The origin may have changed under a read that an invalid snapshot could not protect. */
 	if (!s->merging && bio->op == DM_READ && snap_state(s) != SNAP_VALID)
 		bio->error = -EIO;
@@ -101,26 +60,42 @@ static void overflow(struct snapshot *s, struct to_start *start)
 	}
 }
 
-/* A write to a chunk without an exception; shard->lock held, and given up. */
-static enum dm_mapio write_new(struct snapshot *s, struct shard *shard, struct dm_bio *bio, uint64_t chunk)
+/* True, and the bio goes to the COW device, if the chunk has an exception. */
+static bool remap_complete(struct snapshot *s, struct dm_bio *bio, uint64_t chunk)
 {
-	struct pending *pe = pending_find(shard, chunk);
-	struct to_start start;
+	struct shard *shard = snap_shard(s, chunk);
+	struct exception *e;
 
-	to_start_init(&start);
-	if (pe) {
-		dm_bio_list_add(&pe->snapshot_bios, bio);
-		pthread_mutex_unlock(&shard->lock);
-		return DM_MAPIO_SUBMITTED;
-	}
-	pe = pending_new(s, shard, chunk, &start);
-	if (pe)
-		pe->first = bio;
+	pthread_mutex_lock(&shard->lock);
+	e = exceptions_find(&shard->complete, chunk);
+	if (e)
+		snap_remap(s, bio, e->new_chunk);
 	pthread_mutex_unlock(&shard->lock);
-	if (!pe)
+	return e;
+}
+
+/* A write to a chunk that had no exception a moment ago. */
+static enum dm_mapio write_new(struct snapshot *s, struct dm_bio *bio, uint64_t chunk)
+{
+	enum dm_mapio what = DM_MAPIO_SUBMITTED;
+	struct to_start start;
+	struct pending *pe;
+	int r = pending_claim(s, chunk, bio, &pe);
+
+	if (r < 0)
+		dm_bio_end(bio, r);
+	if (r)
+		return DM_MAPIO_SUBMITTED;
+	to_start_init(&start);
+	if (remap_complete(s, bio, chunk)) {
+		pending_drop(pe, &start);
+		what = DM_MAPIO_REMAPPED;
+	} else if (!pending_begin(pe, bio, NULL, &start)) {
 		overflow(s, &start);
+		what = DM_MAPIO_KILL;
+	}
 	to_start_run(&start);
-	return pe ? DM_MAPIO_SUBMITTED : DM_MAPIO_KILL;
+	return what;
 }
 
 /* Whole chunks with an exception become zeroes; parts of them are up to the COW device; the rest stays. */
@@ -130,7 +105,8 @@ static enum dm_mapio discard(struct snapshot *s, struct shard *shard, struct dm_
 
 	if (bio->nr) { /* the second bio of discard_passdown_origin, which no exception is made for */
 		bio->dev = s->origin_dev;
-		snap_track(shard, bio, chunk);
+		if (!e)
+			use_chunk(s, bio, chunk);
 		pthread_mutex_unlock(&shard->lock);
 		return DM_MAPIO_REMAPPED;
 	}
@@ -146,6 +122,16 @@ static enum dm_mapio discard(struct snapshot *s, struct shard *shard, struct dm_
 	return DM_MAPIO_REMAPPED;
 }
 
+static void own(struct snapshot *s, struct dm_bio *bio)
+{
+	struct snap_bio *sb = snap_bio(bio);
+
+	sb->bio = bio;
+	sb->snap = s;
+	sb->uses = false;
+	sb->origin = NULL;
+}
+
 enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
@@ -153,7 +139,7 @@ enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 	struct shard *shard;
 	uint64_t chunk;
 
-	((struct snap_bio *)bio->private)->tracked.on = false;
+	own(s, bio);
 	if (bio->op == DM_FLUSH) {
 		bio->dev = s->cow_dev;
 		return DM_MAPIO_REMAPPED;
@@ -171,12 +157,10 @@ enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 		snap_remap(s, bio, e->new_chunk);
 	} else if (bio->op == DM_READ) {
 		bio->dev = s->origin_dev;
-		snap_track(shard, bio, chunk);
-	} else {
-		return write_new(s, shard, bio, chunk);
+		use_chunk(s, bio, chunk);
 	}
 	pthread_mutex_unlock(&shard->lock);
-	return DM_MAPIO_REMAPPED;
+	return e || bio->op == DM_READ ? DM_MAPIO_REMAPPED : write_new(s, bio, chunk);
 }
 
 /* --- snapshot-merge ---------------------------------------------------------------------- */
@@ -186,8 +170,26 @@ static enum dm_mapio merge_origin(struct snapshot *s, struct dm_bio *bio)
 	bio->dev = s->origin_dev;
 	if (bio->op == DM_READ)
 		return DM_MAPIO_REMAPPED;
-	guard_init(bio, dm_submit);
+	guard_init(s->origin, bio, dm_submit);
 	return origin_guard(s->origin, bio) ? DM_MAPIO_REMAPPED : DM_MAPIO_SUBMITTED;
+}
+
+static enum dm_mapio merge_rw(struct snapshot *s, struct dm_bio *bio)
+{
+	return remap_complete(s, bio, bio->sector >> s->cow->shift) ? DM_MAPIO_REMAPPED : merge_origin(s, bio);
+}
+
+/* The chunk is not being copied back any more. */
+static void merge_go_on(struct dm_block_claim *use)
+{
+	struct snap_bio *sb = container_of(use, struct snap_bio, use);
+	struct dm_bio_list out;
+
+	if (merge_rw(sb->snap, sb->bio) != DM_MAPIO_REMAPPED)
+		return;
+	dm_bio_list_init(&out);
+	dm_bio_list_add(&out, sb->bio);
+	dm_submit_async(&out);
 }
 
 /*
@@ -197,11 +199,10 @@ static enum dm_mapio merge_origin(struct snapshot *s, struct dm_bio *bio)
 enum dm_mapio merge_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
-	struct exception *e;
-	struct shard *shard;
+	struct snap_bio *sb = snap_bio(bio);
 	uint64_t chunk;
 
-	((struct snap_bio *)bio->private)->tracked.on = false;
+	own(s, bio);
 	if (bio->op == DM_FLUSH) {
 		bio->dev = bio->nr ? s->cow_dev : s->origin_dev;
 		return DM_MAPIO_REMAPPED;
@@ -212,23 +213,11 @@ enum dm_mapio merge_map(struct dm_target *ti, struct dm_bio *bio)
 	}
 	if (snap_state(s) != SNAP_VALID)
 		return merge_origin(s, bio);
-
+	if (bio->op == DM_READ)
+		return merge_rw(s, bio);
 	chunk = bio->sector >> s->cow->shift;
-	shard = snap_shard(s, chunk);
-	pthread_mutex_lock(&shard->lock);
-	e = exceptions_find(&shard->complete, chunk);
-	if (e && e->merging && bio->op != DM_READ) {
-		pthread_mutex_lock(&s->lock);
-		dm_bio_list_add(&s->wait_merge, bio);
-		pthread_mutex_unlock(&s->lock);
-		pthread_mutex_unlock(&shard->lock);
+	sb->uses = true;
+	if (!dm_block_lock(s->cow->users, &sb->use, chunk, chunk, DM_BLOCK_SHARED, merge_go_on))
 		return DM_MAPIO_SUBMITTED;
-	}
-	if (e) {
-		snap_remap(s, bio, e->new_chunk);
-		if (bio->op != DM_READ)
-			snap_track(shard, bio, chunk);
-	}
-	pthread_mutex_unlock(&shard->lock);
-	return e ? DM_MAPIO_REMAPPED : merge_origin(s, bio);
+	return merge_rw(s, bio);
 }

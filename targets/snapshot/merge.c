@@ -4,8 +4,8 @@
  * first, a batch of one metadata area at a time.
  *
  *   1. Other snapshots of the origin save what they still share with it.
- *   2. The batch's exceptions are marked: writes to these chunks wait from now
- *      on, those under way to the COW device are waited for.
+ *   2. The batch's chunks are claimed: writes to them wait from now on, those under way to the COW device are
+ *      waited for.
  *   3. The chunks are copied, neighbours in one go, and the origin is flushed.
  *   4. The exceptions are taken off the store, durably, and out of memory: the
  *      origin has these chunks, and the writes that waited go there.
@@ -34,6 +34,8 @@ struct batch {
 		uint64_t old_chunk, new_chunk, chunks;
 		struct dm_bio guard; /* asks for the origin's sectors; never sent */
 		struct snap_bio guard_bio;
+		struct dm_block_claim claim;
+		struct batch *batch;
 	} *runs;
 	atomic_bool copy_failed;
 };
@@ -43,14 +45,14 @@ struct batch {
 static void count_add(struct snapshot *s, unsigned long n)
 {
 	pthread_mutex_lock(&s->lock);
-	s->merge_draining += n;
+	s->merge_awaits += n;
 	pthread_mutex_unlock(&s->lock);
 }
 
 static void count_done(struct snapshot *s)
 {
 	pthread_mutex_lock(&s->lock);
-	if (--s->merge_draining == 0)
+	if (--s->merge_awaits == 0)
 		pthread_cond_signal(&s->merge_wake);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -58,7 +60,7 @@ static void count_done(struct snapshot *s)
 static void count_wait(struct snapshot *s)
 {
 	pthread_mutex_lock(&s->lock);
-	while (s->merge_draining)
+	while (s->merge_awaits)
 		pthread_cond_wait(&s->merge_wake, &s->lock);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -98,7 +100,8 @@ static void find_runs(struct batch *b)
 			b->runs[b->n_runs - 1].chunks++;
 		else
 			b->runs[b->n_runs++] = (struct run){
-				.old_chunk = b->pairs[i].old_chunk, .new_chunk = b->pairs[i].new_chunk, .chunks = 1};
+				.old_chunk = b->pairs[i].old_chunk, .new_chunk = b->pairs[i].new_chunk, .chunks = 1,
+				.batch = b};
 	}
 }
 
@@ -160,18 +163,16 @@ static struct dm_region run_region(struct snapshot *s, const struct run *r)
 static void guarded(struct dm_bio *bio)
 {
 	struct run *r = container_of(bio, struct run, guard);
-	struct batch *b = (struct batch *)r->guard.iov; /* ours to use: it has no data */
 
-	count_done(b->s);
+	count_done(r->batch->s);
 }
 
 /* What another snapshot misses by it could not be kept. */
 static void guard_failed(struct dm_bio *bio)
 {
 	struct run *r = container_of(bio, struct run, guard);
-	struct batch *b = (struct batch *)r->guard.iov;
 
-	atomic_store(&b->copy_failed, true);
+	atomic_store(&r->batch->copy_failed, true);
 	guarded(bio);
 }
 
@@ -190,33 +191,41 @@ static void guard_runs(struct batch *b)
 			.dev = s->origin_dev,
 			.sector = where.sector,
 			.sectors = where.sectors,
-			.iov = (struct iovec *)b,
 			.end = guard_failed,
 			.private = &r->guard_bio,
 		};
-		guard_init(&r->guard, guarded);
+		guard_init(s->origin, &r->guard, guarded);
 		if (origin_guard(s->origin, &r->guard))
 			guarded(&r->guard);
 	}
 	count_wait(s);
 }
 
-static void mark(struct batch *b, bool merging)
+static void claim_granted(struct dm_block_claim *claim)
+{
+	count_done(container_of(claim, struct run, claim)->batch->s);
+}
+
+static void claim_runs(struct batch *b)
 {
 	struct snapshot *s = b->s;
 
-	for (unsigned i = 0; i < b->n; i++) {
-		uint64_t chunk = b->pairs[i].old_chunk;
-		struct shard *shard = snap_shard(s, chunk);
+	count_add(s, b->n_runs);
+	for (unsigned i = 0; i < b->n_runs; i++) {
+		struct run *r = &b->runs[i];
 
-		pthread_mutex_lock(&shard->lock);
-		exceptions_find(&shard->complete, chunk)->merging = merging;
-		/* The last write's end counts it down. */
-		if (merging && snap_chunk_tracked(shard, chunk))
-			count_add(s, 1);
-		pthread_mutex_unlock(&shard->lock);
+		if (dm_block_lock(s->cow->users, &r->claim, r->old_chunk, r->old_chunk + r->chunks - 1, DM_BLOCK_EXCLUSIVE,
+				  claim_granted))
+			count_done(s);
 	}
 	count_wait(s);
+}
+
+/* Writes that waited for the batch go where its chunks are now. */
+static void release_runs(struct batch *b)
+{
+	for (unsigned i = 0; i < b->n_runs; i++)
+		dm_block_unlock(b->s->cow->users, &b->runs[i].claim, NULL);
 }
 
 static void run_copied(int read_error, unsigned long write_errors, void *context)
@@ -278,30 +287,13 @@ static void forget(struct batch *b)
 	}
 }
 
-/* Writes that waited for the batch go where its chunks are now. */
-static void release_writes(struct snapshot *s)
-{
-	struct dm_bio_list bios;
-	struct dm_bio *bio;
-
-	pthread_mutex_lock(&s->lock);
-	bios = s->wait_merge;
-	if (!bios.head)
-		bios.tail = &bios.head;
-	dm_bio_list_init(&s->wait_merge);
-	pthread_mutex_unlock(&s->lock);
-	while ((bio = dm_bio_list_pop(&bios)))
-		if (merge_map(s->ti, bio) == DM_MAPIO_REMAPPED)
-			dm_submit(bio);
-}
-
 static bool merge_batch(struct batch *b)
 {
 	struct snapshot *s = b->s;
 	bool ok;
 
 	guard_runs(b);
-	mark(b, true);
+	claim_runs(b);
 	ok = !atomic_load(&b->copy_failed) && copy_runs(b);
 	if (ok && dm_flush_sync(s->origin_dev)) {
 		dm_log_err("snapshot: Flush after merge failed: shutting down merge.");
@@ -313,9 +305,7 @@ static bool merge_batch(struct batch *b)
 	}
 	if (ok)
 		forget(b);
-	else
-		mark(b, false);
-	release_writes(s);
+	release_runs(b);
 	return ok;
 }
 
@@ -352,7 +342,6 @@ static void merge_run(struct dm_work *work)
 void merge_init(struct snapshot *s)
 {
 	pthread_cond_init(&s->merge_wake, NULL);
-	dm_bio_list_init(&s->wait_merge);
 	s->merge_work.fn = merge_run;
 	if (s->merging)
 		s->merge_wq = dm_wq_new("snapshot-merge", 1);

@@ -113,30 +113,43 @@ pthread_mutex_t *origin_slot(struct origin *o)
 
 /* --- guarding writes ----------------------------------------------------------------------- */
 
+/* Whether a chunk is complete, and nobody reads it from the origin. */
+static bool is_saved(struct snapshot *s, uint64_t chunk)
+{
+	struct shard *shard = snap_shard(s, chunk);
+	struct exception *e;
+	bool saved;
+
+	pthread_mutex_lock(&shard->lock);
+	e = exceptions_find(&shard->complete, chunk);
+	saved = e && !e->draining;
+	pthread_mutex_unlock(&shard->lock);
+	return saved;
+}
+
 /*
  * Whether a chunk of the origin is complete in a snapshot.  If not, its copy is
  * begun if need be, and bio (if not NULL) is kept by what it has to wait for.
  */
 static bool guard_chunk(struct snapshot *s, uint64_t chunk, struct dm_bio *bio, struct to_start *start)
 {
-	struct shard *shard;
 	struct pending *pe;
 	bool wait;
+	int r;
 
 	if (snap_state(s) == SNAP_VALID) {
-		shard = snap_shard(s, chunk);
-		pthread_mutex_lock(&shard->lock);
-		pe = pending_find(shard, chunk);
-		if (!pe && exceptions_find(&shard->complete, chunk)) {
-			pthread_mutex_unlock(&shard->lock);
+		if (is_saved(s, chunk))
+			return true;
+		r = pending_claim(s, chunk, bio, &pe);
+		if (r < 0)
+			dm_bio_list_add(&start->dead, bio);
+		if (r)
+			return false;
+		if (is_saved(s, chunk)) { /* since we looked */
+			pending_drop(pe, start);
 			return true;
 		}
-		if (!pe)
-			pe = pending_new(s, shard, chunk, start);
-		if (pe && bio)
-			dm_bio_list_add(&pe->origin_bios, bio);
-		pthread_mutex_unlock(&shard->lock);
-		if (pe)
+		if (pending_begin(pe, NULL, bio, start))
 			return false;
 		snap_invalidate(s, "Unable to allocate exception", start);
 	}
@@ -199,10 +212,11 @@ static bool guard_first(struct origin *o, struct dm_bio *bio, struct to_start *s
 	return true;
 }
 
-void guard_init(struct dm_bio *bio, void (*go)(struct dm_bio *))
+void guard_init(struct origin *o, struct dm_bio *bio, void (*go)(struct dm_bio *))
 {
 	struct snap_bio *sb = bio->private;
 
+	sb->origin = o;
 	sb->safe_to = bio->sector;
 	sb->guarded = false;
 	sb->go = go;
@@ -231,18 +245,6 @@ bool origin_guard(struct origin *o, struct dm_bio *bio)
 	}
 	to_start_run(&start);
 	return safe;
-}
-
-void origin_retry(struct origin *o, struct dm_bio_list *bios)
-{
-	struct dm_bio *bio;
-
-	while ((bio = dm_bio_list_pop(bios))) {
-		struct snap_bio *sb = bio->private;
-
-		if (origin_guard(o, bio))
-			sb->go(bio);
-	}
 }
 
 /* --- snapshot-origin ------------------------------------------------------------------------- */
@@ -282,7 +284,7 @@ static enum dm_mapio origin_map(struct dm_target *ti, struct dm_bio *bio)
 	bio->dev = ot->dev;
 	if (bio->op == DM_READ || bio->op == DM_FLUSH)
 		return DM_MAPIO_REMAPPED;
-	guard_init(bio, dm_submit);
+	guard_init(ot->origin, bio, dm_submit);
 	return origin_guard(ot->origin, bio) ? DM_MAPIO_REMAPPED : DM_MAPIO_SUBMITTED;
 }
 

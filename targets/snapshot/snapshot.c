@@ -57,6 +57,8 @@ static struct cow *cow_new(struct snapshot *s)
 
 	g_assert(cow);
 	*cow = (struct cow){.store = snap_store_new(s->kind, s->cow_dev), .kcopyd = dm_kcopyd_client_new(NULL, 0)};
+	cow->copies = dm_block_lock_new(0);
+	cow->users = dm_block_lock_new(0);
 	for (unsigned i = 0; i < SHARDS; i++)
 		pthread_mutex_init(&cow->shards[i].lock, NULL);
 	return cow;
@@ -68,6 +70,8 @@ static void cow_free(struct cow *cow)
 		return;
 	dm_kcopyd_client_free(cow->kcopyd);
 	snap_store_free(cow->store);
+	dm_block_lock_free(cow->copies);
+	dm_block_lock_free(cow->users);
 	for (unsigned i = 0; i < SHARDS; i++) {
 		exceptions_clear(&cow->shards[i].complete);
 		pthread_mutex_destroy(&cow->shards[i].lock);

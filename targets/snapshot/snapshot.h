@@ -12,13 +12,17 @@
  * absent.c     snapshots that the state has and that could not be loaded
  * store.c      exceptions on disk; exceptions.c: in memory
  *
- * A chunk of a snapshot is in one of these states, under its shard's lock:
- *   unchanged    no exception; reads go to the origin and are tracked while they do
- *   pending      in shard->pending: it is being copied to the COW store
- *   draining     in shard->pending and in shard->complete: copied and durable, but a read of the origin that began
- *                before has not ended yet, so the origin must not change
- *   complete     in shard->complete alone
- *   merging      complete, and marked: being copied back; writes wait
+ * Two block locks (block_lock.h) say who works on a chunk of a snapshot:
+ *   cow->copies   who copies it to the COW store has it; who needs the copy is parked with him
+ *   cow->users    reads of the origin have it together, and of a merge the writes to the COW device; who is to change
+ *                 what they stand on has it alone
+ * And so it is in one of these states:
+ *   unchanged    no exception; reads go to the origin
+ *   pending      claimed in copies: it is being copied to the COW store
+ *   draining     an exception, marked: copied and durable, but a read of the origin that began before has not ended
+ *                yet, so the origin must not change; still claimed in copies
+ *   complete     an exception
+ *   merging      an exception, claimed in users: being copied back; writes wait
  * An origin's chunk is written only when it is complete in every snapshot.
  *
  * Locks, from the outer to the inner:
@@ -37,6 +41,8 @@
 #include "exceptions.h"
 #include "store.h"
 
+#include <dmfs/block_lock.h>
+#include <dmfs/hold.h>
 #include <dmfs/kcopyd.h>
 #include <dmfs/rows.h>
 #include <dmfs/work.h>
@@ -48,17 +54,14 @@
 struct pending;
 struct snapshot;
 
-/* A bio that must have ended before its chunk may go to its next state. */
-struct tracked {
-	struct tracked *next, **prev; /* in its shard */
-	uint64_t chunk;
-	bool on; /* who has the bio may look without the lock */
-};
-
 /* bio->private in all three targets. */
 struct snap_bio {
-	struct tracked tracked;
+	struct dm_bio *bio;
+	struct snapshot *snap; /* whose it is; of the two snapshot targets */
+	struct dm_block_claim use; /* in cow->users */
+	bool uses;
 	/* A write to the origin: */
+	struct origin *origin; /* NULL: it is none */
 	uint64_t safe_to;              /* all before this sector is complete in all snapshots */
 	bool guarded;                  /* copies of all of its chunks were begun once */
 	void (*go)(struct dm_bio *);   /* it may be written now */
@@ -67,8 +70,6 @@ struct snap_bio {
 struct shard {
 	pthread_mutex_t lock;
 	struct exception_set complete;
-	struct pending *pending;
-	struct tracked *tracked;
 } __attribute__((aligned(64)));
 
 /* What is handed over from one table's target to another's: the exceptions and where they lie. */
@@ -78,6 +79,7 @@ struct cow {
 	uint32_t chunk_sectors;
 	unsigned shift;
 	atomic_bool unmarked; /* it is invalid, and its store does not say so */
+	struct dm_block_lock *copies, *users;
 	struct shard shards[SHARDS];
 };
 
@@ -116,8 +118,7 @@ struct snapshot {
 	struct dm_work merge_work;
 	atomic_bool merge_stop;
 	atomic_bool merge_running;
-	struct dm_bio_list wait_merge; /* writes to chunks being merged; under lock */
-	unsigned long merge_draining;  /* chunks with writes under way; under lock */
+	unsigned long merge_awaits; /* steps of the merge that have not ended; under lock */
 	pthread_cond_t merge_wake;
 };
 
@@ -139,12 +140,12 @@ struct origin {
 struct pending {
 	struct snap_commit commit; /* first: old and new chunk */
 	struct snapshot *snap;
-	struct pending *next, **prev; /* in its shard */
+	struct dm_block_claim claim; /* in cow->copies */
+	struct dm_block_claim drain; /* in cow->users, when the exception is durable */
 	struct pending *next_start;
-	struct dm_bio_list origin_bios, snapshot_bios; /* under the shard's lock */
-	bool draining;
 	uint64_t sectors;     /* of the chunk; fewer at the origin's end */
 	struct dm_bio *first; /* the write to the snapshot that made it; its data goes with the chunk */
+	bool follows;         /* or it is sent when the chunk is there */
 	struct dm_bio io;
 	struct iovec *iov;
 	char *buffer;
@@ -154,6 +155,8 @@ struct pending {
 struct to_start {
 	struct pending *copies, **tail;
 	GSList *drops; /* snapshots whose stores are to be marked invalid; each held */
+	struct dm_bio_list again; /* were parked with somebody who has gone */
+	struct dm_bio_list dead;  /* their callers are */
 };
 
 static inline unsigned shard_of(uint64_t chunk)
@@ -176,8 +179,6 @@ void snap_hold(struct snapshot *s);    /* something is under way */
 void snap_release(struct snapshot *s); /* and has ended: s may be gone after it */
 
 /* map.c */
-bool snap_chunk_tracked(struct shard *shard, uint64_t chunk); /* shard->lock held */
-void snap_track(struct shard *shard, struct dm_bio *bio, uint64_t chunk); /* the same */
 enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio);
 enum dm_mapio merge_map(struct dm_target *ti, struct dm_bio *bio);
 enum dm_endio snapshot_end_io(struct dm_target *ti, struct dm_bio *bio);
@@ -191,12 +192,20 @@ uint64_t snapshot_provisioned(struct dm_target *ti, uint64_t sector, uint64_t se
 /* copy.c */
 void to_start_init(struct to_start *start);
 void to_start_run(struct to_start *start); /* no locks held */
-/* A new exception for a chunk without one, added to `start`; NULL if the store is full.  shard->lock held. */
-struct pending *pending_new(struct snapshot *s, struct shard *shard, uint64_t chunk, struct to_start *start);
-struct pending *pending_find(struct shard *shard, uint64_t chunk); /* shard->lock held */
-/* Ends a draining exception if nothing holds it up any more; to be retried are its origin bios. shard->lock held. */
-void pending_drained(struct shard *shard, uint64_t chunk, struct dm_bio_list *origin_bios, struct pending **ended);
-void pending_end(struct pending *pe, struct dm_bio_list *origin_bios); /* no locks held */
+/*
+ * Claims a chunk for a copy: 0, and *pe.  1: it is another's, with whom the bio (may be NULL) is parked.  -EINTR: its
+ * caller is dead.  The lock of the origin's snapshots may be held.
+ */
+int pending_claim(struct snapshot *s, uint64_t chunk, struct dm_bio *bio, struct pending **pe);
+/* No copy is needed: the chunk is complete. */
+void pending_drop(struct pending *pe, struct to_start *start);
+/*
+ * Adds the copy to `start`.  first: the write to the snapshot that it is for; or waits: one to the origin, that is parked
+ * with it; or neither.  False: the store is full, and the claim given up.
+ */
+bool pending_begin(struct pending *pe, struct dm_bio *first, struct dm_bio *waits, struct to_start *start);
+/* Looks at bios again that were parked; no locks held. */
+void run_parked(struct dm_bio_list *bios);
 
 /* invalid.c */
 /* The snapshot is of no use any more; why is for the log.  No bio is sent before to_start_run(). */
@@ -230,10 +239,8 @@ void origin_unlock_all(struct origin *o);
  * Sees to it that [bio->sector, +sectors) of the origin may be written.  True: now.  False: the bio was kept, and
  * its go() is called when it may.  guard_init() first; no locks held.
  */
-void guard_init(struct dm_bio *bio, void (*go)(struct dm_bio *));
+void guard_init(struct origin *o, struct dm_bio *bio, void (*go)(struct dm_bio *));
 bool origin_guard(struct origin *o, struct dm_bio *bio);
-/* Guards bios again that waited for one exception. */
-void origin_retry(struct origin *o, struct dm_bio_list *bios);
 
 /* merge.c */
 void merge_init(struct snapshot *s);

@@ -50,7 +50,7 @@ static const struct dm_validator sb_validator = {"thin superblock", sb_prepare, 
 
 /* --- references of the trees' values --- */
 
-static int add_data(struct thin_md *md, const void *values, unsigned n, int delta)
+static int add_data(struct thin_md *meta, const void *values, unsigned n, int delta)
 {
 	for (unsigned i = 0, run; i < n; i += run) {
 		dm_block_t b = get_le64(values + 8 * i) >> 24;
@@ -58,135 +58,135 @@ static int add_data(struct thin_md *md, const void *values, unsigned n, int delt
 
 		for (run = 1; i + run < n && get_le64(values + 8 * (i + run)) >> 24 == b + run;)
 			run++;
-		r = delta > 0 ? dm_sm_inc(md->data_sm, b, b + run) : dm_sm_dec(md->data_sm, b, b + run);
+		r = delta > 0 ? dm_sm_inc(meta->data_sm, b, b + run) : dm_sm_dec(meta->data_sm, b, b + run);
 		if (r)
 			return r;
 	}
 	return 0;
 }
 
-static int data_inc(void *md, const void *values, unsigned n)
+static int data_inc(void *meta, const void *values, unsigned n)
 {
-	return add_data(md, values, n, 1);
+	return add_data(meta, values, n, 1);
 }
 
-static int data_dec(void *md, const void *values, unsigned n)
+static int data_dec(void *meta, const void *values, unsigned n)
 {
-	return add_data(md, values, n, -1);
+	return add_data(meta, values, n, -1);
 }
 
 static void data_freed(void *context, dm_block_t b, dm_block_t e, bool fresh)
 {
-	struct thin_md *md = context;
+	struct thin_md *meta = context;
 
-	if (md->freed)
-		ranges_add(md->freed, b, e);
+	if (meta->freed)
+		ranges_add(meta->freed, b, e);
 	if (fresh)
-		ranges_add(&md->quarantine, b, e);
+		ranges_add(&meta->quarantine, b, e);
 }
 
-static bool data_equal(void *md, const void *a, const void *b)
+static bool data_equal(void *meta, const void *a, const void *b)
 {
 	return get_le64(a) >> 24 == get_le64(b) >> 24;
 }
 
 static int tree_inc(void *context, const void *values, unsigned n)
 {
-	struct thin_md *md = context;
+	struct thin_md *meta = context;
 
-	return dm_tm_inc_many(md->tm, values, n);
+	return dm_tm_inc_many(meta->tm, values, n);
 }
 
 static int tree_dec(void *context, const void *values, unsigned n)
 {
-	struct thin_md *md = context;
+	struct thin_md *meta = context;
 	int r = 0;
 
 	for (unsigned i = 0; i < n && !r; i++)
-		r = dm_btree_del(&md->bottom, get_le64(values + 8 * i));
+		r = dm_btree_del(&meta->bottom, get_le64(values + 8 * i));
 	return r;
 }
 
 static bool is_busy(void *context, dm_block_t b)
 {
-	struct thin_md *md = context;
+	struct thin_md *meta = context;
 
-	return ranges_has(&md->reserved, b) || ranges_has(&md->quarantine, b) || ranges_has(&md->discarding, b);
+	return ranges_has(&meta->reserved, b) || ranges_has(&meta->quarantine, b) || ranges_has(&meta->discarding, b);
 }
 
-static void set_up_trees(struct thin_md *md)
+static void set_up_trees(struct thin_md *meta)
 {
-	struct dm_btree_value_type data = {md, 8, data_inc, data_dec, data_equal};
+	struct dm_btree_value_type data = {meta, 8, data_inc, data_dec, data_equal};
 
-	md->info = (struct dm_btree_info){md->tm, 2, data};
-	md->bottom = (struct dm_btree_info){md->tm, 1, data};
-	md->top = (struct dm_btree_info){md->tm, 1, {md, 8, tree_inc, tree_dec, NULL}};
-	md->details = (struct dm_btree_info){md->tm, 1, {.size = 24}};
-	dm_sm_disk_set_busy(md->data_sm, is_busy, md);
-	dm_sm_disk_set_freed(md->data_sm, data_freed, md);
+	meta->info = (struct dm_btree_info){meta->tm, 2, data};
+	meta->bottom = (struct dm_btree_info){meta->tm, 1, data};
+	meta->top = (struct dm_btree_info){meta->tm, 1, {meta, 8, tree_inc, tree_dec, NULL}};
+	meta->details = (struct dm_btree_info){meta->tm, 1, {.size = 24}};
+	dm_sm_disk_set_busy(meta->data_sm, is_busy, meta);
+	dm_sm_disk_set_freed(meta->data_sm, data_freed, meta);
 }
 
 /* --- numbers for who holds no lock --- */
 
-static void update_stats(struct thin_md *md)
+static void update_stats(struct thin_md *meta)
 {
-	uint64_t set_aside = md->reserved.count, data_free = dm_sm_nr_free(md->data_sm);
+	uint64_t set_aside = meta->reserved.count, data_free = dm_sm_nr_free(meta->data_sm);
 
-	atomic_store(&md->meta_free, dm_sm_nr_free(dm_tm_sm(md->tm)));
-	atomic_store(&md->meta_total, dm_sm_nr_blocks(dm_tm_sm(md->tm)));
-	atomic_store(&md->data_free, data_free - MIN(data_free, set_aside));
-	atomic_store(&md->data_total, dm_sm_nr_blocks(md->data_sm));
-	set_aside += md->discarding.count + md->quarantine.count;
-	atomic_store(&md->data_available, data_free - MIN(data_free, set_aside));
+	atomic_store(&meta->meta_free, dm_sm_nr_free(dm_tm_sm(meta->tm)));
+	atomic_store(&meta->meta_total, dm_sm_nr_blocks(dm_tm_sm(meta->tm)));
+	atomic_store(&meta->data_free, data_free - MIN(data_free, set_aside));
+	atomic_store(&meta->data_total, dm_sm_nr_blocks(meta->data_sm));
+	set_aside += meta->discarding.count + meta->quarantine.count;
+	atomic_store(&meta->data_available, data_free - MIN(data_free, set_aside));
 }
 
-void thin_md_released(struct thin_md *md)
+void thin_md_released(struct thin_md *meta)
 {
-	atomic_fetch_add(&md->releases, 1);
-	if (!md->data_sm) /* failed */
+	atomic_fetch_add(&meta->releases, 1);
+	if (!meta->data_sm) /* failed */
 		return;
-	dm_sm_disk_rewind(md->data_sm);
-	update_stats(md);
+	dm_sm_disk_rewind(meta->data_sm);
+	update_stats(meta);
 }
 
-bool thin_md_has_space(struct thin_md *md)
+bool thin_md_has_space(struct thin_md *meta)
 {
-	return atomic_load(&md->data_available) && atomic_load(&md->releases) != atomic_load(&md->no_space_at);
+	return atomic_load(&meta->data_available) && atomic_load(&meta->releases) != atomic_load(&meta->no_space_at);
 }
 
-uint64_t thin_md_free_meta(struct thin_md *md)
+uint64_t thin_md_free_meta(struct thin_md *meta)
 {
-	uint64_t n = atomic_load(&md->meta_free);
+	uint64_t n = atomic_load(&meta->meta_free);
 
-	return n - MIN(n, md->reserve);
+	return n - MIN(n, meta->reserve);
 }
 
-uint64_t thin_md_free_data(struct thin_md *md)
+uint64_t thin_md_free_data(struct thin_md *meta)
 {
-	return atomic_load(&md->data_free);
+	return atomic_load(&meta->data_free);
 }
 
-void thin_md_get_stats(struct thin_md *md, struct thin_md_stats *st)
+void thin_md_get_stats(struct thin_md *meta, struct thin_md_stats *st)
 {
 	*st = (struct thin_md_stats){
-		.transaction = atomic_load(&md->transaction),
-		.held_root = atomic_load(&md->held_root),
-		.meta_total = atomic_load(&md->meta_total),
-		.data_total = atomic_load(&md->data_total),
-		.needs_check = md->flags & THIN_NEEDS_CHECK,
-		.failed = atomic_load(&md->failed),
+		.transaction = atomic_load(&meta->transaction),
+		.held_root = atomic_load(&meta->held_root),
+		.meta_total = atomic_load(&meta->meta_total),
+		.data_total = atomic_load(&meta->data_total),
+		.needs_check = meta->flags & THIN_NEEDS_CHECK,
+		.failed = atomic_load(&meta->failed),
 	};
-	st->meta_used = st->meta_total - thin_md_free_meta(md);
-	st->data_used = st->data_total - thin_md_free_data(md);
+	st->meta_used = st->meta_total - thin_md_free_meta(meta);
+	st->data_used = st->data_total - thin_md_free_data(meta);
 }
 
-bool thin_md_is_torn(struct thin_md *md)
+bool thin_md_is_torn(struct thin_md *meta)
 {
 	bool torn;
 
-	pthread_mutex_lock(&md->change);
-	torn = md->torn;
-	pthread_mutex_unlock(&md->change);
+	pthread_mutex_lock(&meta->change);
+	torn = meta->torn;
+	pthread_mutex_unlock(&meta->change);
 	return torn;
 }
 
@@ -195,66 +195,66 @@ uint64_t thin_md_dev_blocks(struct dm_dev *dev)
 	return MIN(dm_dev_sectors(dev) / DM_META_BLOCK_SECTORS, DM_SM_METADATA_MAX_BLOCKS);
 }
 
-static void set_reserve(struct thin_md *md)
+static void set_reserve(struct thin_md *meta)
 {
-	md->reserve = MIN(dm_sm_nr_blocks(dm_tm_sm(md->tm)) / 10, MAX_RESERVE);
+	meta->reserve = MIN(dm_sm_nr_blocks(dm_tm_sm(meta->tm)) / 10, MAX_RESERVE);
 }
 
 /* --- changes --- */
 
-int thin_md_begin(struct thin_md *md)
+int thin_md_begin(struct thin_md *meta)
 {
 	dm_block_begin();
-	atomic_fetch_add(&md->waiting, 1);
-	pthread_mutex_lock(&md->change);
-	atomic_fetch_sub(&md->waiting, 1);
-	md->served++;
-	if (md->yielding)
-		pthread_cond_broadcast(&md->turn);
-	if (!atomic_load(&md->failed) && !md->read_only) {
-		pthread_rwlock_wrlock(&md->root_lock);
+	atomic_fetch_add(&meta->waiting, 1);
+	pthread_mutex_lock(&meta->change);
+	atomic_fetch_sub(&meta->waiting, 1);
+	meta->served++;
+	if (meta->yielding)
+		pthread_cond_broadcast(&meta->turn);
+	if (!atomic_load(&meta->failed) && !meta->read_only) {
+		pthread_rwlock_wrlock(&meta->root_lock);
 		dm_block_end();
 		return 0;
 	}
-	pthread_mutex_unlock(&md->change);
+	pthread_mutex_unlock(&meta->change);
 	dm_block_end();
-	return atomic_load(&md->failed) ? -EINVAL : -EPERM;
+	return atomic_load(&meta->failed) ? -EINVAL : -EPERM;
 }
 
-void thin_md_end(struct thin_md *md, bool changed, int error)
+void thin_md_end(struct thin_md *meta, bool changed, int error)
 {
-	bool first = changed && !md->dirty;
+	bool first = changed && !meta->dirty;
 
-	md->dirty |= changed;
-	md->torn |= changed && error;
-	update_stats(md);
-	pthread_rwlock_unlock(&md->root_lock);
-	pthread_mutex_unlock(&md->change);
+	meta->dirty |= changed;
+	meta->torn |= changed && error;
+	update_stats(meta);
+	pthread_rwlock_unlock(&meta->root_lock);
+	pthread_mutex_unlock(&meta->change);
 	if (first)
-		md->ops->changed(md->pool);
+		meta->ops->changed(meta->pool);
 }
 
-void thin_md_yield(struct thin_md *md)
+void thin_md_yield(struct thin_md *meta)
 {
 	uint64_t until;
 
-	pthread_mutex_lock(&md->change);
-	until = md->served + atomic_load(&md->waiting);
-	md->yielding++;
-	while (md->served < until)
-		pthread_cond_wait(&md->turn, &md->change);
-	md->yielding--;
-	pthread_mutex_unlock(&md->change);
+	pthread_mutex_lock(&meta->change);
+	until = meta->served + atomic_load(&meta->waiting);
+	meta->yielding++;
+	while (meta->served < until)
+		pthread_cond_wait(&meta->turn, &meta->change);
+	meta->yielding--;
+	pthread_mutex_unlock(&meta->change);
 }
 
 /* --- commit --- */
 
-static int write_details(struct thin_md *md)
+static int write_details(struct thin_md *meta)
 {
 	GHashTableIter it;
 	gpointer value;
 
-	g_hash_table_iter_init(&it, md->devices);
+	g_hash_table_iter_init(&it, meta->devices);
 	while (g_hash_table_iter_next(&it, NULL, &value)) {
 		struct thin_dev *td = value;
 		uint8_t le[24];
@@ -266,7 +266,7 @@ static int write_details(struct thin_md *md)
 		put_le64(le + 8, td->transaction);
 		put_le32(le + 16, td->created);
 		put_le32(le + 20, td->snapshotted);
-		r = dm_btree_insert(&md->details, md->details_root, &td->id, le, &md->details_root, NULL);
+		r = dm_btree_insert(&meta->details, meta->details_root, &td->id, le, &meta->details_root, NULL);
 		if (r)
 			return r;
 	}
@@ -274,12 +274,12 @@ static int write_details(struct thin_md *md)
 }
 
 /* Only now: until it is durable, a FLUSH must wait for the commit, and an abort lose the changes with notice. */
-static void forget_changes(struct thin_md *md)
+static void forget_changes(struct thin_md *meta)
 {
 	GHashTableIter it;
 	gpointer value;
 
-	g_hash_table_iter_init(&it, md->devices);
+	g_hash_table_iter_init(&it, meta->devices);
 	while (g_hash_table_iter_next(&it, NULL, &value)) {
 		struct thin_dev *td = value;
 
@@ -289,78 +289,78 @@ static void forget_changes(struct thin_md *md)
 	}
 }
 
-static void fill_superblock(struct thin_md *md, uint8_t *p)
+static void fill_superblock(struct thin_md *meta, uint8_t *p)
 {
-	put_le32(p + SB_FLAGS, md->flags);
-	put_le32(p + SB_TIME, md->time);
-	put_le64(p + SB_TRANSACTION, md->transaction);
-	put_le64(p + SB_HELD, md->held_root);
-	dm_sm_copy_root(md->data_sm, p + SB_DATA_SM);
-	dm_sm_copy_root(dm_tm_sm(md->tm), p + SB_META_SM);
-	put_le64(p + SB_MAPPINGS, md->root);
-	put_le64(p + SB_DETAILS, md->details_root);
+	put_le32(p + SB_FLAGS, meta->flags);
+	put_le32(p + SB_TIME, meta->time);
+	put_le64(p + SB_TRANSACTION, meta->transaction);
+	put_le64(p + SB_HELD, meta->held_root);
+	dm_sm_copy_root(meta->data_sm, p + SB_DATA_SM);
+	dm_sm_copy_root(dm_tm_sm(meta->tm), p + SB_META_SM);
+	put_le64(p + SB_MAPPINGS, meta->root);
+	put_le64(p + SB_DETAILS, meta->details_root);
 }
 
 /* The part of a commit after the data is safe; `change` is held. */
-static int write_transaction(struct thin_md *md)
+static int write_transaction(struct thin_md *meta)
 {
 	struct dm_block *sb;
-	int r = write_details(md);
+	int r = write_details(meta);
 
 	if (!r)
-		r = dm_tm_pre_commit(md->tm);
+		r = dm_tm_pre_commit(meta->tm);
 	if (!r)
-		r = dm_bm_write_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+		r = dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 	if (r)
 		return r;
-	fill_superblock(md, dm_block_data(sb));
-	put_le64(dm_block_data(sb) + SB_META_BLOCKS, dm_sm_nr_blocks(dm_tm_sm(md->tm)));
-	return dm_tm_commit(md->tm, sb);
+	fill_superblock(meta, dm_block_data(sb));
+	put_le64(dm_block_data(sb) + SB_META_BLOCKS, dm_sm_nr_blocks(dm_tm_sm(meta->tm)));
+	return dm_tm_commit(meta->tm, sb);
 }
 
-static int commit_locked(struct thin_md *md)
+static int commit_locked(struct thin_md *meta)
 {
-	int r = md->ops->flush_data(md->pool);
+	int r = meta->ops->flush_data(meta->pool);
 
-	if (!r && dm_sm_has_freed(md->data_sm))
-		md->ops->drain(md->pool);
+	if (!r && dm_sm_has_freed(meta->data_sm))
+		meta->ops->drain(meta->pool);
 	if (!r)
-		r = write_transaction(md);
+		r = write_transaction(meta);
 	if (r)
 		return r;
-	forget_changes(md);
-	ranges_clear(&md->quarantine);
-	md->dirty = false;
-	thin_md_released(md);
+	forget_changes(meta);
+	ranges_clear(&meta->quarantine);
+	meta->dirty = false;
+	thin_md_released(meta);
 	return 0;
 }
 
-int thin_md_commit(struct thin_md *md, bool *did)
+int thin_md_commit(struct thin_md *meta, bool *did)
 {
 	int r = 0;
 
 	if (did)
 		*did = false;
 	dm_block_begin();
-	pthread_mutex_lock(&md->change);
-	if (atomic_load(&md->failed)) {
+	pthread_mutex_lock(&meta->change);
+	if (atomic_load(&meta->failed)) {
 		r = -EINVAL;
-	} else if (md->dirty) {
-		r = commit_locked(md);
+	} else if (meta->dirty) {
+		r = commit_locked(meta);
 		if (did)
 			*did = !r;
 	}
-	pthread_mutex_unlock(&md->change);
+	pthread_mutex_unlock(&meta->change);
 	dm_block_end();
 	return r;
 }
 
-void thin_md_touch(struct thin_md *md)
+void thin_md_touch(struct thin_md *meta)
 {
 	dm_block_begin();
-	pthread_mutex_lock(&md->change);
-	md->dirty = true;
-	pthread_mutex_unlock(&md->change);
+	pthread_mutex_lock(&meta->change);
+	meta->dirty = true;
+	pthread_mutex_unlock(&meta->change);
 	dm_block_end();
 }
 
@@ -379,158 +379,158 @@ static int is_all_zeroes(struct dm_bm *bm, bool *zeroes)
 	return 0;
 }
 
-static int format(struct thin_md *md)
+static int format(struct thin_md *meta)
 {
-	uint64_t blocks = thin_md_dev_blocks(md->dev);
+	uint64_t blocks = thin_md_dev_blocks(meta->dev);
 	struct dm_block *sb;
 	uint8_t *p;
-	int r = dm_tm_create(md->bm, SUPERBLOCK, blocks, &md->tm);
+	int r = dm_tm_create(meta->bm, SUPERBLOCK, blocks, &meta->tm);
 
 	if (r)
 		return r;
-	md->data_sm = dm_sm_disk_create(md->tm, 0, &r);
+	meta->data_sm = dm_sm_disk_create(meta->tm, 0, &r);
 	if (r)
 		return r;
-	set_up_trees(md);
-	r = dm_btree_empty(&md->info, &md->root);
+	set_up_trees(meta);
+	r = dm_btree_empty(&meta->info, &meta->root);
 	if (!r)
-		r = dm_btree_empty(&md->details, &md->details_root);
+		r = dm_btree_empty(&meta->details, &meta->details_root);
 	if (!r)
-		r = dm_tm_pre_commit(md->tm);
+		r = dm_tm_pre_commit(meta->tm);
 	if (!r)
-		r = dm_bm_write_lock_zero(md->bm, SUPERBLOCK, &sb_validator, &sb);
+		r = dm_bm_write_lock_zero(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 	if (r)
 		return r;
 	p = dm_block_data(sb);
-	fill_superblock(md, p);
+	fill_superblock(meta, p);
 	put_le64(p + SB_MAGIC_AT, SB_MAGIC);
 	put_le32(p + SB_VERSION_AT, SB_VERSION);
-	put_le32(p + SB_BLOCK_SECTORS, md->block_sectors);
+	put_le32(p + SB_BLOCK_SECTORS, meta->block_sectors);
 	put_le32(p + SB_META_BLOCK_SECTORS, DM_META_BLOCK_SECTORS);
 	put_le64(p + SB_META_BLOCKS, blocks);
-	return dm_tm_commit(md->tm, sb);
+	return dm_tm_commit(meta->tm, sb);
 }
 
-static int read_superblock(struct thin_md *md, const uint8_t *p, GError **err)
+static int read_superblock(struct thin_md *meta, const uint8_t *p, GError **err)
 {
 	uint32_t sectors = get_le32(p + SB_BLOCK_SECTORS);
 	int r;
 
-	if (sectors != md->block_sectors)
+	if (sectors != meta->block_sectors)
 		return dm_fail(err, EINVAL, "thin-pool: the metadata has data blocks of %u sectors, the table says %u", sectors,
-			       md->block_sectors);
-	if (get_le32(p + SB_INCOMPAT) || (get_le32(p + SB_COMPAT_RO) && !md->read_only))
+			       meta->block_sectors);
+	if (get_le32(p + SB_INCOMPAT) || (get_le32(p + SB_COMPAT_RO) && !meta->read_only))
 		return dm_fail(err, EINVAL, "thin-pool: the metadata has features %x and %x that are not known",
 			       get_le32(p + SB_INCOMPAT), get_le32(p + SB_COMPAT_RO));
-	r = dm_tm_open(md->bm, SUPERBLOCK, p + SB_META_SM, SM_ROOT_SPACE, &md->tm);
+	r = dm_tm_open(meta->bm, SUPERBLOCK, p + SB_META_SM, SM_ROOT_SPACE, &meta->tm);
 	if (!r)
-		md->data_sm = dm_sm_disk_open(md->tm, p + SB_DATA_SM, SM_ROOT_SPACE, &r);
+		meta->data_sm = dm_sm_disk_open(meta->tm, p + SB_DATA_SM, SM_ROOT_SPACE, &r);
 	if (r)
 		return r;
-	md->flags = get_le32(p + SB_FLAGS);
-	md->time = get_le32(p + SB_TIME);
-	md->transaction = get_le64(p + SB_TRANSACTION);
-	md->held_root = get_le64(p + SB_HELD);
-	md->root = get_le64(p + SB_MAPPINGS);
-	md->details_root = get_le64(p + SB_DETAILS);
-	set_up_trees(md);
+	meta->flags = get_le32(p + SB_FLAGS);
+	meta->time = get_le32(p + SB_TIME);
+	meta->transaction = get_le64(p + SB_TRANSACTION);
+	meta->held_root = get_le64(p + SB_HELD);
+	meta->root = get_le64(p + SB_MAPPINGS);
+	meta->details_root = get_le64(p + SB_DETAILS);
+	set_up_trees(meta);
 	return 0;
 }
 
-static int read_metadata(struct thin_md *md, GError **err)
+static int read_metadata(struct thin_md *meta, GError **err)
 {
 	struct dm_block *sb;
-	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 
 	if (r)
 		return r;
-	r = read_superblock(md, dm_block_data(sb), err);
+	r = read_superblock(meta, dm_block_data(sb), err);
 	dm_bm_unlock(sb);
 	return r;
 }
 
-static void drop(struct thin_md *md)
+static void drop(struct thin_md *meta)
 {
-	dm_sm_free(md->data_sm);
-	dm_tm_free(md->tm);
-	dm_bm_free(md->bm);
-	md->data_sm = NULL;
-	md->tm = NULL;
-	md->bm = NULL;
+	dm_sm_free(meta->data_sm);
+	dm_tm_free(meta->tm);
+	dm_bm_free(meta->bm);
+	meta->data_sm = NULL;
+	meta->tm = NULL;
+	meta->bm = NULL;
 }
 
-static int open_or_format(struct thin_md *md, bool may_format, GError **err)
+static int open_or_format(struct thin_md *meta, bool may_format, GError **err)
 {
 	bool zeroes;
 	int r;
 
-	md->bm = dm_bm_new(md->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
-	dm_bm_set_read_only(md->bm, md->read_only);
-	r = is_all_zeroes(md->bm, &zeroes);
+	meta->bm = dm_bm_new(meta->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	dm_bm_set_read_only(meta->bm, meta->read_only);
+	r = is_all_zeroes(meta->bm, &zeroes);
 	if (!r && zeroes && !may_format)
 		return dm_fail(err, EPERM, "thin-pool: the metadata device is not formatted, and read_only");
 	if (!r)
-		r = zeroes ? format(md) : read_metadata(md, err);
+		r = zeroes ? format(meta) : read_metadata(meta, err);
 	if (r)
 		return r;
-	set_reserve(md);
-	update_stats(md);
+	set_reserve(meta);
+	update_stats(meta);
 	return 0;
 }
 
 int thin_md_open(struct dm_dev *dev, uint32_t block_sectors, bool may_format, const struct thin_md_ops *ops, void *pool,
 		 struct thin_md **out, GError **err)
 {
-	struct thin_md *md = g_new0(struct thin_md, 1);
+	struct thin_md *meta = g_new0(struct thin_md, 1);
 	int r;
 
-	pthread_mutex_init(&md->change, NULL);
-	pthread_cond_init(&md->turn, NULL);
-	pthread_rwlock_init(&md->root_lock, NULL);
-	md->dev = dm_dev_get(dev);
-	md->block_sectors = block_sectors;
-	md->read_only = !may_format;
-	md->ops = ops;
-	md->pool = pool;
-	md->devices = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
-	md->cache = map_cache_new(MAP_SLOTS_LOG2);
-	r = open_or_format(md, may_format, err);
+	pthread_mutex_init(&meta->change, NULL);
+	pthread_cond_init(&meta->turn, NULL);
+	pthread_rwlock_init(&meta->root_lock, NULL);
+	meta->dev = dm_dev_get(dev);
+	meta->block_sectors = block_sectors;
+	meta->read_only = !may_format;
+	meta->ops = ops;
+	meta->pool = pool;
+	meta->devices = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
+	meta->cache = map_cache_new(MAP_SLOTS_LOG2);
+	r = open_or_format(meta, may_format, err);
 	if (!r) {
-		*out = md;
+		*out = meta;
 		return 0;
 	}
-	thin_md_close(md);
+	thin_md_close(meta);
 	if (err && *err)
 		return r;
 	return dm_fail(err, -r, "thin-pool: error creating metadata object: %s", g_strerror(-r));
 }
 
-void thin_md_close(struct thin_md *md)
+void thin_md_close(struct thin_md *meta)
 {
-	if (!md)
+	if (!meta)
 		return;
-	drop(md);
-	g_hash_table_destroy(md->devices);
-	map_cache_free(md->cache);
-	ranges_clear(&md->reserved);
-	ranges_clear(&md->quarantine);
-	ranges_clear(&md->discarding);
-	dm_dev_put(md->dev);
-	pthread_rwlock_destroy(&md->root_lock);
-	pthread_mutex_destroy(&md->change);
-	pthread_cond_destroy(&md->turn);
-	g_free(md);
+	drop(meta);
+	g_hash_table_destroy(meta->devices);
+	map_cache_free(meta->cache);
+	ranges_clear(&meta->reserved);
+	ranges_clear(&meta->quarantine);
+	ranges_clear(&meta->discarding);
+	dm_dev_put(meta->dev);
+	pthread_rwlock_destroy(&meta->root_lock);
+	pthread_mutex_destroy(&meta->change);
+	pthread_cond_destroy(&meta->turn);
+	g_free(meta);
 }
 
 /* --- abort and flags --- */
 
 /* What open devices knew of the lost transaction goes too. */
-static int reload_device(struct thin_md *md, struct thin_dev *td)
+static int reload_device(struct thin_md *meta, struct thin_dev *td)
 {
 	uint8_t le[24];
-	int r = dm_btree_lookup(&md->details, md->details_root, &td->id, le);
+	int r = dm_btree_lookup(&meta->details, meta->details_root, &td->id, le);
 
-	atomic_store(&td->cookie, ++md->next_cookie);
+	atomic_store(&td->cookie, ++meta->next_cookie);
 	if (atomic_load(&td->changed))
 		atomic_store(&td->aborted, true);
 	atomic_store(&td->changed, false);
@@ -543,22 +543,22 @@ static int reload_device(struct thin_md *md, struct thin_dev *td)
 	return 0;
 }
 
-static int reopen(struct thin_md *md)
+static int reopen(struct thin_md *meta)
 {
 	GHashTableIter it;
 	gpointer value;
 	int r;
 
-	drop(md);
-	md->bm = dm_bm_new(md->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
-	r = read_metadata(md, NULL);
+	drop(meta);
+	meta->bm = dm_bm_new(meta->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	r = read_metadata(meta, NULL);
 	if (r)
 		return r;
-	g_hash_table_iter_init(&it, md->devices);
+	g_hash_table_iter_init(&it, meta->devices);
 	while (g_hash_table_iter_next(&it, NULL, &value)) {
 		struct thin_dev *td = value;
 
-		r = reload_device(md, td);
+		r = reload_device(meta, td);
 		if (!td->opens)
 			g_hash_table_iter_remove(&it);
 		else if (r)
@@ -567,74 +567,74 @@ static int reopen(struct thin_md *md)
 	return 0;
 }
 
-int thin_md_abort(struct thin_md *md)
+int thin_md_abort(struct thin_md *meta)
 {
 	int r;
 
-	pthread_mutex_lock(&md->change);
-	pthread_rwlock_wrlock(&md->root_lock);
-	r = atomic_load(&md->failed) ? -EINVAL : reopen(md);
+	pthread_mutex_lock(&meta->change);
+	pthread_rwlock_wrlock(&meta->root_lock);
+	r = atomic_load(&meta->failed) ? -EINVAL : reopen(meta);
 	if (r)
-		atomic_store(&md->failed, true);
+		atomic_store(&meta->failed, true);
 	else
-		update_stats(md);
-	md->generation++;
-	md->dirty = md->torn = false;
-	ranges_clear(&md->quarantine); /* nothing more is allocated before the pool is repaired */
-	pthread_rwlock_unlock(&md->root_lock);
-	pthread_mutex_unlock(&md->change);
+		update_stats(meta);
+	meta->generation++;
+	meta->dirty = meta->torn = false;
+	ranges_clear(&meta->quarantine); /* nothing more is allocated before the pool is repaired */
+	pthread_rwlock_unlock(&meta->root_lock);
+	pthread_mutex_unlock(&meta->change);
 	return r;
 }
 
-int thin_md_set_needs_check(struct thin_md *md)
+int thin_md_set_needs_check(struct thin_md *meta)
 {
 	struct dm_block *sb;
 	int r = -EINVAL;
 
-	pthread_mutex_lock(&md->change);
-	if (!atomic_load(&md->failed)) {
-		md->flags |= THIN_NEEDS_CHECK;
-		dm_bm_set_read_only(md->bm, false);
-		r = dm_bm_write_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+	pthread_mutex_lock(&meta->change);
+	if (!atomic_load(&meta->failed)) {
+		meta->flags |= THIN_NEEDS_CHECK;
+		dm_bm_set_read_only(meta->bm, false);
+		r = dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 		if (!r) {
-			put_le32(dm_block_data(sb) + SB_FLAGS, md->flags);
+			put_le32(dm_block_data(sb) + SB_FLAGS, meta->flags);
 			dm_bm_unlock(sb);
-			if (dm_bm_flush(md->bm))
+			if (dm_bm_flush(meta->bm))
 				dm_log_err("thin: needs_check could not be written to the metadata device");
 		}
-		dm_bm_set_read_only(md->bm, md->read_only);
+		dm_bm_set_read_only(meta->bm, meta->read_only);
 	}
-	pthread_mutex_unlock(&md->change);
+	pthread_mutex_unlock(&meta->change);
 	return r;
 }
 
-void thin_md_set_read_only(struct thin_md *md, bool read_only)
+void thin_md_set_read_only(struct thin_md *meta, bool read_only)
 {
-	pthread_mutex_lock(&md->change);
-	md->read_only = read_only;
-	if (md->bm)
-		dm_bm_set_read_only(md->bm, read_only);
-	pthread_mutex_unlock(&md->change);
+	pthread_mutex_lock(&meta->change);
+	meta->read_only = read_only;
+	if (meta->bm)
+		dm_bm_set_read_only(meta->bm, read_only);
+	pthread_mutex_unlock(&meta->change);
 }
 
-void thin_md_set_dev(struct thin_md *md, struct dm_dev *dev)
+void thin_md_set_dev(struct thin_md *meta, struct dm_dev *dev)
 {
 	struct dm_dev *old;
 
-	pthread_mutex_lock(&md->change);
-	pthread_rwlock_wrlock(&md->root_lock);
-	old = md->dev;
-	md->dev = dm_dev_get(dev);
-	if (md->bm)
-		dm_bm_set_dev(md->bm, dev);
-	pthread_rwlock_unlock(&md->root_lock);
-	pthread_mutex_unlock(&md->change);
+	pthread_mutex_lock(&meta->change);
+	pthread_rwlock_wrlock(&meta->root_lock);
+	old = meta->dev;
+	meta->dev = dm_dev_get(dev);
+	if (meta->bm)
+		dm_bm_set_dev(meta->bm, dev);
+	pthread_rwlock_unlock(&meta->root_lock);
+	pthread_mutex_unlock(&meta->change);
 	dm_dev_put(old);
 }
 
 /* --- sizes --- */
 
-static int resize(struct thin_md *md, struct dm_sm *sm, uint64_t blocks)
+static int resize(struct thin_md *meta, struct dm_sm *sm, uint64_t blocks)
 {
 	uint64_t old = dm_sm_nr_blocks(sm);
 
@@ -643,56 +643,56 @@ static int resize(struct thin_md *md, struct dm_sm *sm, uint64_t blocks)
 	return blocks > old ? dm_sm_extend(sm, blocks - old) : 0;
 }
 
-int thin_md_resize_data(struct thin_md *md, uint64_t blocks)
+int thin_md_resize_data(struct thin_md *meta, uint64_t blocks)
 {
-	int r = thin_md_begin(md);
+	int r = thin_md_begin(meta);
 
 	if (r)
 		return r;
-	r = resize(md, md->data_sm, blocks);
-	thin_md_end(md, true, r);
+	r = resize(meta, meta->data_sm, blocks);
+	thin_md_end(meta, true, r);
 	return r;
 }
 
-int thin_md_resize_meta(struct thin_md *md, uint64_t blocks)
+int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks)
 {
-	int r = thin_md_begin(md);
+	int r = thin_md_begin(meta);
 
 	if (r)
 		return r;
-	r = resize(md, dm_tm_sm(md->tm), blocks);
+	r = resize(meta, dm_tm_sm(meta->tm), blocks);
 	if (!r)
-		set_reserve(md);
-	thin_md_end(md, true, r);
+		set_reserve(meta);
+	thin_md_end(meta, true, r);
 	return r;
 }
 
 /* --- the held root --- */
 
-int thin_md_set_transaction(struct thin_md *md, uint64_t from, uint64_t to)
+int thin_md_set_transaction(struct thin_md *meta, uint64_t from, uint64_t to)
 {
-	int r = thin_md_begin(md);
+	int r = thin_md_begin(meta);
 
 	if (r)
 		return r;
-	if (md->transaction == from)
-		md->transaction = to;
+	if (meta->transaction == from)
+		meta->transaction = to;
 	else
 		r = -EINVAL;
-	thin_md_end(md, !r, r);
+	thin_md_end(meta, !r, r);
 	return r;
 }
 
 /* A copy of the superblock as of a moment ago, which keeps its trees but no space maps. */
-static int hold(struct thin_md *md)
+static int hold(struct thin_md *meta)
 {
 	struct dm_block *sb, *copy;
 	uint8_t *p;
-	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 
 	if (r)
 		return r;
-	r = dm_tm_new_block(md->tm, &sb_validator, &copy);
+	r = dm_tm_new_block(meta->tm, &sb_validator, &copy);
 	if (r) {
 		dm_bm_unlock(sb);
 		return r;
@@ -700,63 +700,63 @@ static int hold(struct thin_md *md)
 	p = dm_block_data(copy);
 	memcpy(p, dm_block_data(sb), DM_META_BLOCK_SIZE);
 	memset(p + SB_DATA_SM, 0, SB_MAPPINGS - SB_DATA_SM);
-	md->held_root = dm_block_location(copy);
-	r = dm_tm_inc(md->tm, get_le64(p + SB_MAPPINGS));
+	meta->held_root = dm_block_location(copy);
+	r = dm_tm_inc(meta->tm, get_le64(p + SB_MAPPINGS));
 	if (!r)
-		r = dm_tm_inc(md->tm, get_le64(p + SB_DETAILS));
-	dm_tm_unlock(md->tm, copy);
+		r = dm_tm_inc(meta->tm, get_le64(p + SB_DETAILS));
+	dm_tm_unlock(meta->tm, copy);
 	dm_bm_unlock(sb);
 	return r;
 }
 
 /* The commit before it must not hold the root lock, which bios that it waits for may want. */
-int thin_md_hold(struct thin_md *md)
+int thin_md_hold(struct thin_md *meta)
 {
 	int r;
 
-	pthread_mutex_lock(&md->change);
-	r = atomic_load(&md->failed) ? -EINVAL : md->read_only ? -EPERM : md->held_root ? -EBUSY : 0;
-	if (!r && md->dirty) {
-		r = commit_locked(md);
-		md->torn |= r;
+	pthread_mutex_lock(&meta->change);
+	r = atomic_load(&meta->failed) ? -EINVAL : meta->read_only ? -EPERM : meta->held_root ? -EBUSY : 0;
+	if (!r && meta->dirty) {
+		r = commit_locked(meta);
+		meta->torn |= r;
 	}
 	if (r) {
-		pthread_mutex_unlock(&md->change);
+		pthread_mutex_unlock(&meta->change);
 		return r;
 	}
-	pthread_rwlock_wrlock(&md->root_lock);
-	r = hold(md);
-	thin_md_end(md, true, r);
+	pthread_rwlock_wrlock(&meta->root_lock);
+	r = hold(meta);
+	thin_md_end(meta, true, r);
 	return r;
 }
 
-static int release(struct thin_md *md)
+static int release(struct thin_md *meta)
 {
-	dm_block_t held = md->held_root, mappings, details;
+	dm_block_t held = meta->held_root, mappings, details;
 	struct dm_block *copy;
-	int r = dm_tm_read_lock(md->tm, held, &sb_validator, &copy);
+	int r = dm_tm_read_lock(meta->tm, held, &sb_validator, &copy);
 
 	if (r)
 		return r;
 	mappings = get_le64(dm_block_data(copy) + SB_MAPPINGS);
 	details = get_le64(dm_block_data(copy) + SB_DETAILS);
-	dm_tm_unlock(md->tm, copy);
-	md->held_root = 0;
-	r = dm_btree_del(&md->info, mappings);
+	dm_tm_unlock(meta->tm, copy);
+	meta->held_root = 0;
+	r = dm_btree_del(&meta->info, mappings);
 	if (!r)
-		r = dm_btree_del(&md->details, details);
-	return r ? r : dm_tm_dec(md->tm, held);
+		r = dm_btree_del(&meta->details, details);
+	return r ? r : dm_tm_dec(meta->tm, held);
 }
 
-int thin_md_release(struct thin_md *md)
+int thin_md_release(struct thin_md *meta)
 {
 	bool held;
-	int r = thin_md_begin(md);
+	int r = thin_md_begin(meta);
 
 	if (r)
 		return r;
-	held = md->held_root;
-	r = held ? release(md) : -EINVAL;
-	thin_md_end(md, held, r);
+	held = meta->held_root;
+	r = held ? release(meta) : -EINVAL;
+	thin_md_end(meta, held, r);
 	return r;
 }

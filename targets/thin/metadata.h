@@ -42,7 +42,7 @@ struct thin_md;
 
 /* An open thin device; details of devices that changed stay until the commit. */
 struct thin_dev {
-	struct thin_md *md;
+	struct thin_md *meta;
 	uint64_t id;
 	unsigned opens;
 	_Atomic uint64_t cookie; /* its name in the mapping cache; a new one forgets all its mappings there */
@@ -112,42 +112,42 @@ struct thin_md {
 int thin_md_open(struct dm_dev *dev, uint32_t block_sectors, bool may_format, const struct thin_md_ops *ops, void *pool,
 		 struct thin_md **out, GError **err);
 /* What is not committed is lost.  All devices must be closed. */
-void thin_md_close(struct thin_md *md);
+void thin_md_close(struct thin_md *meta);
 /* The same device, opened by another table. */
-void thin_md_set_dev(struct thin_md *md, struct dm_dev *dev);
+void thin_md_set_dev(struct thin_md *meta, struct dm_dev *dev);
 
 /* 0 also if there was nothing to do, then *did (may be NULL) is false. */
-int thin_md_commit(struct thin_md *md, bool *did);
+int thin_md_commit(struct thin_md *meta, bool *did);
 /* The next commit writes, even if nothing has changed. */
-void thin_md_touch(struct thin_md *md);
+void thin_md_touch(struct thin_md *meta);
 /* Goes back to the last commit.  On an error the metadata is failed. */
-int thin_md_abort(struct thin_md *md);
+int thin_md_abort(struct thin_md *meta);
 /* Whether a change has failed half-way, so that only thin_md_abort() is left. */
-bool thin_md_is_torn(struct thin_md *md);
-int thin_md_set_needs_check(struct thin_md *md);
-void thin_md_set_read_only(struct thin_md *md, bool read_only);
-void thin_md_get_stats(struct thin_md *md, struct thin_md_stats *st);
+bool thin_md_is_torn(struct thin_md *meta);
+int thin_md_set_needs_check(struct thin_md *meta);
+void thin_md_set_read_only(struct thin_md *meta, bool read_only);
+void thin_md_get_stats(struct thin_md *meta, struct thin_md_stats *st);
 /* Free metadata blocks beyond the reserve, and free data blocks, at the last look. */
-uint64_t thin_md_free_meta(struct thin_md *md);
-uint64_t thin_md_free_data(struct thin_md *md);
+uint64_t thin_md_free_meta(struct thin_md *meta);
+uint64_t thin_md_free_data(struct thin_md *meta);
 /* Whether there may be blocks for the allocator that last found none. */
-bool thin_md_has_space(struct thin_md *md);
-int thin_md_resize_data(struct thin_md *md, uint64_t blocks);
-int thin_md_resize_meta(struct thin_md *md, uint64_t blocks);
+bool thin_md_has_space(struct thin_md *meta);
+int thin_md_resize_data(struct thin_md *meta, uint64_t blocks);
+int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks);
 /* Blocks that a metadata device of that size can have. */
 uint64_t thin_md_dev_blocks(struct dm_dev *dev);
 
 /* Devices: -EEXIST, -ENODATA (no such device), -EBUSY (open). */
-int thin_md_create(struct thin_md *md, uint64_t id);
-int thin_md_snap(struct thin_md *md, uint64_t id, uint64_t origin);
+int thin_md_create(struct thin_md *meta, uint64_t id);
+int thin_md_snap(struct thin_md *meta, uint64_t id, uint64_t origin);
 /* Takes at most max mappings away; the device goes with the last one, and *done is true. */
-int thin_md_delete(struct thin_md *md, uint64_t id, uint64_t max, bool *done);
-int thin_md_open_device(struct thin_md *md, uint64_t id, struct thin_dev **out);
+int thin_md_delete(struct thin_md *meta, uint64_t id, uint64_t max, bool *done);
+int thin_md_open_device(struct thin_md *meta, uint64_t id, struct thin_dev **out);
 void thin_md_close_device(struct thin_dev *td);
 
-int thin_md_set_transaction(struct thin_md *md, uint64_t from, uint64_t to); /* -EINVAL: from is not the current one */
-int thin_md_hold(struct thin_md *md);    /* -EBUSY: there is a held root already */
-int thin_md_release(struct thin_md *md); /* -EINVAL: there is none */
+int thin_md_set_transaction(struct thin_md *meta, uint64_t from, uint64_t to); /* -EINVAL: from is not the current one */
+int thin_md_hold(struct thin_md *meta);    /* -EBUSY: there is a held root already */
+int thin_md_release(struct thin_md *meta); /* -EINVAL: there is none */
 
 struct thin_mapping {
 	uint64_t block; /* of the data device */
@@ -164,7 +164,7 @@ int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint6
 int thin_md_highest(struct thin_dev *td, uint64_t *block); /* without waiting; -ENODATA: nothing is mapped */
 /* Sets a free data block aside for a block, for thin_md_insert() or thin_md_unreserve().  -ENOSPC. */
 int thin_md_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block);
-void thin_md_unreserve(struct thin_md *md, uint64_t data_block);
+void thin_md_unreserve(struct thin_md *meta, uint64_t data_block);
 /*
  * Maps a block that is mapped to expected now (THIN_NO_BLOCK: not mapped) to
  * a reserved data block.  -EAGAIN: it is mapped otherwise.
@@ -177,17 +177,17 @@ int thin_md_provision(struct thin_dev *td, uint64_t block);
  * be NULL) gets the data blocks without references now; they stay unallocated until thin_md_discarded().
  */
 int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct ranges *freed, bool *more);
-void thin_md_discarded(struct thin_md *md, struct ranges *freed);
+void thin_md_discarded(struct thin_md *meta, struct ranges *freed);
 
 /* Between batches: waits until those who want to change something now have done so. */
-void thin_md_yield(struct thin_md *md);
+void thin_md_yield(struct thin_md *meta);
 
 /* Inside the metadata: metadata.c */
-struct thin_dev *thin_md_get(struct thin_md *md, uint64_t id, bool create, int *error);
+struct thin_dev *thin_md_get(struct thin_md *meta, uint64_t id, bool create, int *error);
 /* Sets td->top; the same locks. */
 void thin_md_read_top(struct thin_dev *td);
-int thin_md_begin(struct thin_md *md); /* takes the locks for a change; fails on failed or read-only metadata */
-void thin_md_end(struct thin_md *md, bool changed, int error);
-void thin_md_released(struct thin_md *md); /* `change` is held */
+int thin_md_begin(struct thin_md *meta); /* takes the locks for a change; fails on failed or read-only metadata */
+void thin_md_end(struct thin_md *meta, bool changed, int error);
+void thin_md_released(struct thin_md *meta); /* `change` is held */
 
 #endif

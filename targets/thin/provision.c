@@ -223,7 +223,7 @@ static int map_filled(struct fill *f)
 		r = thin_md_insert(f->thin->td, f->block, f->expected, f->data_block);
 	if (!r)
 		return 0;
-	thin_md_unreserve(pool->md, f->data_block);
+	thin_md_unreserve(pool->meta, f->data_block);
 	return !f->error && r == -ENOSPC ? -EIO : r;
 }
 

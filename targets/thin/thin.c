@@ -344,7 +344,7 @@ static int open_thin(struct thin *t, const char *id_text, GError **err)
 	t->listed = !pool_add_thin(t->pool, t);
 	if (!t->listed)
 		return dm_fail(err, EINVAL, "thin: unable to activate device %" PRIu64 " while the pool is suspended", id);
-	r = thin_md_open_device(t->pool->md, id, &t->td);
+	r = thin_md_open_device(t->pool->meta, id, &t->td);
 	if (r)
 		return dm_fail(err, -r, "thin: couldn't open device %" PRIu64 " of the pool: %s", id,
 			       r == -ENODATA ? "there is none" : g_strerror(-r));

@@ -217,7 +217,7 @@ static int grow_data(struct pool_target *pt, bool *grown, GError **err)
 	struct thin_md_stats st;
 	int r;
 
-	thin_md_get_stats(pt->pool->md, &st);
+	thin_md_get_stats(pt->pool->meta, &st);
 	if (blocks < st.data_total)
 		return dm_fail(err, EINVAL, "thin-pool: pool target (%" PRIu64 " blocks) too small: expected %" PRIu64, blocks,
 			       st.data_total);
@@ -229,7 +229,7 @@ static int grow_data(struct pool_target *pt, bool *grown, GError **err)
 	}
 	if (st.data_total)
 		dm_log_info("thin-pool: growing the data device from %" PRIu64 " to %" PRIu64 " blocks", st.data_total, blocks);
-	r = thin_md_resize_data(pt->pool->md, blocks);
+	r = thin_md_resize_data(pt->pool->meta, blocks);
 	*grown = !r;
 	if (!r)
 		return 0;
@@ -244,7 +244,7 @@ static int grow_metadata(struct pool_target *pt, bool *grown, GError **err)
 	struct thin_md_stats st;
 	int r;
 
-	thin_md_get_stats(pt->pool->md, &st);
+	thin_md_get_stats(pt->pool->meta, &st);
 	if (blocks < st.meta_total)
 		return dm_fail(err, EINVAL, "thin-pool: metadata device (%" PRIu64 " blocks) too small: expected %" PRIu64,
 			       blocks, st.meta_total);
@@ -257,7 +257,7 @@ static int grow_metadata(struct pool_target *pt, bool *grown, GError **err)
 	dm_log_info("thin-pool: growing the metadata device from %" PRIu64 " to %" PRIu64 " blocks", st.meta_total, blocks);
 	if (pool_mode(pt->pool) == PM_OUT_OF_METADATA_SPACE)
 		pool_set_mode(pt->pool, PM_WRITE);
-	r = thin_md_resize_meta(pt->pool->md, blocks);
+	r = thin_md_resize_meta(pt->pool->meta, blocks);
 	*grown = *grown || !r;
 	if (!r)
 		return 0;
@@ -300,7 +300,7 @@ static void pool_target_commit(struct dm_target *ti)
 
 	if (dm_target_suspending(ti) || pool_mode(pt->pool) >= PM_OUT_OF_METADATA_SPACE)
 		return;
-	thin_md_touch(pt->pool->md);
+	thin_md_touch(pt->pool->meta);
 	pool_commit(pt->pool, NULL);
 }
 
@@ -317,7 +317,7 @@ static int failed(struct thin_pool *pool, int r, const char *what, uint64_t id, 
 {
 	if (!r)
 		return 0;
-	if (thin_md_is_torn(pool->md))
+	if (thin_md_is_torn(pool->meta))
 		pool_metadata_failed(pool, what, r);
 	return dm_fail(err, -r, "thin-pool: %s %" PRIu64 ": %s", what, id,
 		       r == -EEXIST	? "that device exists already"
@@ -331,7 +331,7 @@ static int message_create_thin(struct thin_pool *pool, char **argv, GError **err
 	uint64_t id;
 	int r = read_id(argv[1], &id, err);
 
-	return r ? r : failed(pool, thin_md_create(pool->md, id), "create_thin", id, err);
+	return r ? r : failed(pool, thin_md_create(pool->meta, id), "create_thin", id, err);
 }
 
 static int message_create_snap(struct thin_pool *pool, char **argv, GError **err)
@@ -341,7 +341,7 @@ static int message_create_snap(struct thin_pool *pool, char **argv, GError **err
 
 	if (!r)
 		r = read_id(argv[2], &origin, err);
-	return r ? r : failed(pool, thin_md_snap(pool->md, id, origin), "create_snap", id, err);
+	return r ? r : failed(pool, thin_md_snap(pool->meta, id, origin), "create_snap", id, err);
 }
 
 static int message_delete(struct thin_pool *pool, char **argv, GError **err)
@@ -353,8 +353,8 @@ static int message_delete(struct thin_pool *pool, char **argv, GError **err)
 	if (r)
 		return r;
 	while (!r && !done) { /* others go on between the batches */
-		r = thin_md_delete(pool->md, id, DELETE_BATCH, &done);
-		thin_md_yield(pool->md);
+		r = thin_md_delete(pool->meta, id, DELETE_BATCH, &done);
+		thin_md_yield(pool->meta);
 	}
 	return failed(pool, r, "delete", id, err);
 }
@@ -366,7 +366,7 @@ static int message_set_transaction_id(struct thin_pool *pool, char **argv, GErro
 
 	if (!dm_parse_u64(argv[1], &from) || !dm_parse_u64(argv[2], &to))
 		return dm_fail(err, EINVAL, "thin-pool: set_transaction_id: '%s' and '%s' must be numbers", argv[1], argv[2]);
-	r = thin_md_set_transaction(pool->md, from, to);
+	r = thin_md_set_transaction(pool->meta, from, to);
 	if (r == -EINVAL)
 		return dm_fail(err, EINVAL, "thin-pool: set_transaction_id: the current id is not %" PRIu64, from);
 	return failed(pool, r, "set_transaction_id", to, err);
@@ -374,7 +374,7 @@ static int message_set_transaction_id(struct thin_pool *pool, char **argv, GErro
 
 static int message_reserve(struct thin_pool *pool, char **argv, GError **err)
 {
-	int r = thin_md_hold(pool->md);
+	int r = thin_md_hold(pool->meta);
 
 	if (r == -EBUSY)
 		return dm_fail(err, EBUSY, "thin-pool: there is a metadata snapshot already: release it before taking another");
@@ -383,7 +383,7 @@ static int message_reserve(struct thin_pool *pool, char **argv, GError **err)
 
 static int message_release(struct thin_pool *pool, char **argv, GError **err)
 {
-	int r = thin_md_release(pool->md);
+	int r = thin_md_release(pool->meta);
 
 	if (r == -EINVAL)
 		return dm_fail(err, EINVAL, "thin-pool: there is no metadata snapshot to release");
@@ -452,7 +452,7 @@ static void print_state(struct pool_target *pt, GString *out)
 	enum pool_mode mode = pool_mode(pool);
 	struct thin_md_stats st;
 
-	thin_md_get_stats(pool->md, &st);
+	thin_md_get_stats(pool->meta, &st);
 	g_string_append_printf(out, "%" PRIu64 " %" PRIu64 "/%" PRIu64 " %" PRIu64 "/%" PRIu64 " ", st.transaction,
 			       st.meta_used, st.meta_total, st.data_used, st.data_total);
 	if (st.held_root)

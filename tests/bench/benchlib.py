@@ -13,6 +13,7 @@ import dataclasses
 import fnmatch
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -55,6 +56,8 @@ class Job:
     depth: int = 1
     direct: bool = True
     span: int = 0           # of the file, 0: all
+    engine: str = ""        # fio's; by default libaio with a depth, else psync; "qemu:AIO": qemu-img bench
+    threads: int = 1
 
     @property
     def unit(self):
@@ -133,10 +136,14 @@ class Bench:
     def fio(self, path, job, span=None, seconds=None, extra=()):
         """Runs one job and returns its IOPS or MB/s.  extra: more arguments, of another job in the same run, too."""
         span = span or job.span or self.size
+        if job.engine.startswith("qemu:"):
+            return self.qemu_bench(path, job, span)
         cmd = ["fio", "--name=job", f"--filename={path}", f"--rw={job.rw}", f"--bs={job.bs}", f"--size={span}",
                f"--direct={int(job.direct)}", f"--iodepth={job.depth}", "--output-format=json", "--thread",
                "--gtod_reduce=1", "--randrepeat=0", "--overwrite=1", "--invalidate=1", "--fallocate=none",
-               f"--ioengine={'libaio' if job.depth > 1 else 'psync'}"]
+               f"--ioengine={job.engine or ('libaio' if job.depth > 1 else 'psync')}"]
+        if job.threads > 1:
+            cmd += [f"--numjobs={job.threads}", "--group_reporting"]
         if job.direct:
             cmd += ["--time_based", f"--runtime={int((seconds or self.seconds) * 1000)}ms", "--ramp_time=200ms",
                     "--norandommap"]
@@ -149,6 +156,18 @@ class Bench:
         result = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
         side = result["read" if "read" in job.rw else "write"]
         return side["iops"] if job.unit == "IOPS" else side["bw_bytes"] / 1e6
+
+    def qemu_bench(self, path, job, span):
+        """What a virtual machine's disk does: sequential requests, for about as long as a job of fio's."""
+        count = int(60000 * self.seconds)
+        cmd = [program("qemu-img", "qemu-utils"), "bench", "-t", "none", "-i", job.engine.split(":")[1], "-f", "raw",
+               "-d", str(job.depth), "-s", str(job.bs), "-c", str(count), *(["-w"] if "write" in job.rw else []), path]
+        assert span >= job.bs
+        done = subprocess.run(cmd, capture_output=True, text=True, timeout=300, check=False)
+        took = re.search(r"completed in ([0-9.]+) seconds", done.stdout)
+        if done.returncode or not took:
+            raise Skip(f"qemu-img bench on {path}: {(done.stderr or done.stdout).strip()[-300:]}")
+        return count / float(took.group(1))
 
     def open(self, name):
         """The path of a subject, opened now if it was not; Skip if it cannot be had here."""

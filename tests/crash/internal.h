@@ -206,6 +206,8 @@ void lab_close_devices(struct lab *lab);
 void lab_close_slices(struct lab *lab);
 int lab_open_stack(struct lab *lab, GError **err);
 struct volume *lab_open_volume(struct lab *lab, const char *name);
+/* A request widened to whole logical blocks of the volume, which is open. */
+void lab_whole_blocks(const struct volume *v, uint64_t *sector, uint64_t *len);
 int lab_submit(struct volume *v, enum dm_op op, unsigned flags, uint64_t sector, uint64_t sectors, void *buf);
 uint64_t lab_mark(struct lab *lab);      /* model.lock held */
 bool lab_verify(struct lab *lab, bool settled); /* all open volumes */

@@ -348,8 +348,20 @@ int lab_read(struct lab *lab, const char *volume, uint64_t sector, uint64_t sect
 
 /* --- random requests ------------------------------------------------------------------------------------- */
 
-static void random_request(struct lab *lab, const char *volume, uint64_t size)
+void lab_whole_blocks(const struct volume *v, uint64_t *sector, uint64_t *len)
 {
+	struct dm_limits limits;
+	uint64_t block, end = *sector + *len;
+
+	dm_dev_limits(&v->md->dev, &limits);
+	block = MAX(limits.logical_block_size >> DM_SECTOR_SHIFT, 1);
+	*sector -= *sector % block;
+	*len = (end + block - 1) / block * block - *sector;
+}
+
+static void random_request(struct lab *lab, const char *volume, const struct volume *v)
+{
+	uint64_t size = v->sectors;
 	unsigned kind = lab_random(lab, 100);
 	uint64_t max = MIN(MAX_IO, size);
 	uint64_t len = lab_random(lab, 2) ? 1 + lab_random(lab, 8) : 1 + lab_random(lab, (unsigned)max);
@@ -359,6 +371,7 @@ static void random_request(struct lab *lab, const char *volume, uint64_t size)
 	sector = lab_random(lab, (unsigned)(size - len + 1));
 	if (lab_random(lab, 3) == 0) /* often in one place, so that much is written over */
 		sector = lab_random(lab, (unsigned)MIN(size - len + 1, MAX_IO));
+	lab_whole_blocks(v, &sector, &len);
 	if (kind < 50)
 		lab_write(lab, volume, sector, len, 0);
 	else if (kind < 58)
@@ -389,7 +402,7 @@ void lab_random_io(struct lab *lab, unsigned count, const char *volume, ...)
 		struct volume *v = lab_open_volume(lab, name);
 
 		if (v)
-			random_request(lab, name, v->sectors);
+			random_request(lab, name, v);
 		else
 			no_volume(lab, name);
 	}

@@ -62,9 +62,11 @@ static void write_anew(struct lab *lab, struct volume *v, unsigned number, GRand
 {
 	uint64_t len = MIN(1 + g_rand_int(rand) % 32, v->sectors);
 	uint64_t sector = g_rand_int(rand) % (v->sectors - len + 1);
-	g_autofree uint8_t *data = g_malloc(len * DM_SECTOR_SIZE);
+	g_autofree uint8_t *data = NULL;
 	int error;
 
+	lab_whole_blocks(v, &sector, &len);
+	data = g_malloc(len * DM_SECTOR_SIZE);
 	for (uint64_t i = 0; i < len; i++)
 		stamp(data + i * DM_SECTOR_SIZE, ~lab->model.run, 0, sector + i, number);
 	error = lab_submit(v, DM_WRITE, 0, sector, len, data);

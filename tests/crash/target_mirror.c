@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * mirror with a disk log: of two legs, and of three used by several threads.
+ * mirror with a disk log: of two legs, and of three used by several threads; and with a userspace log on a disk.
  *
  * Before the stack is built on what a power loss has left, the legs are
  * compared wherever the log says clean; when all is in sync, everywhere.
@@ -61,7 +61,8 @@ static int open_mirror(struct lab *lab, unsigned n, GError **err)
 	g_autoptr(GString) line = g_string_new(NULL);
 	int error = lab_first_open(lab) ? 0 : compare_clean(lab, n, err);
 
-	g_string_printf(line, "0 %u mirror disk 2 log %u %u", SECTORS, REGION, n);
+	g_string_printf(line, "0 %u mirror %s log %u %u", SECTORS,
+			lab_is(lab, "userlog") ? "userspace 5 uuid integrated_flush clustered-disk" : "disk 2", REGION, n);
 	for (unsigned i = 0; i < n; i++)
 		g_string_append_printf(line, " %s 0", legs[(first + i) % n]);
 	g_string_append(line, " 2 handle_errors keep_log");
@@ -156,7 +157,7 @@ static int log_is_clean(struct lab *lab)
 	g_autofree char *status = lab_status(lab, "vol");
 	uint8_t log[BITMAP + REGIONS / 8];
 
-	if (!status || !strstr(status, " disk log A") || lab_read_raw(lab, "log", 0, log, sizeof log, NULL))
+	if (!status || !strstr(status, "disk log A") || lab_read_raw(lab, "log", 0, log, sizeof log, NULL))
 		return -1;
 	for (unsigned r = 0; r < REGIONS; r++)
 		if (!(log[BITMAP + r / 8] >> (r % 8) & 1))
@@ -201,6 +202,15 @@ LAB_CUSTOMER(mirror) = {
 	.slices = {{"log", 8}, {"a", SECTORS}, {"b", SECTORS}},
 	.open = open_two,
 	.workload = use_two,
+	.check = check_two,
+	.fault_workload = use_shortly,
+};
+
+/* What is its own is its name and its line: shorter than the others. */
+LAB_CUSTOMER(userlog) = {
+	.slices = {{"log", 8}, {"a", SECTORS}, {"b", SECTORS}},
+	.open = open_two,
+	.workload = use_shortly,
 	.check = check_two,
 	.fault_workload = use_shortly,
 };

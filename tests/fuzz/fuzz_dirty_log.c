@@ -84,10 +84,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	t = make_table(len, region, hows[data[2] >> 6]);
 	if (!t)
 		return 0;
-	if (dm_mapped_swap(md, dm_table_ref(t), NULL, NULL, NULL)) {
-		dm_table_unref(t);
-		return 0;
-	}
+	if (dm_mapped_swap(md, t, NULL, NULL, NULL))
+		return 0; /* which waits until it alone has the table */
+	t = dm_mapped_live(md);
 	check(t, (len + region - 1) / region);
 	dm_table_unref(t);
 	return 0;

@@ -96,7 +96,7 @@ BAD = [
     ("aes-lrw-benbi", KEY, "0 {} 0", "chaining mode 'lrw' is not one of ecb, cbc, ctr, xts"),
     ("aes-cbc-plain63", KEY, "0 {} 0", "IV mode 'plain63'"),
     ("aes-cbc-essiv:sha0", KEY, "0 {} 0", "hash 'sha0' is not one of"),
-    ("aes-cbc-random", KEY, "0 {} 0", "random needs a device"),
+    ("aes-cbc-random", KEY, "0 {} 0", "random needs integrity:BYTES:aead or integrity:16:none"),
     ("capi:gcm(aes)-random", KEY, "0 {} 0", "authenticated mode"),
     ("aes-cbc-plain", KEY[:-2], "0 {} 0", "the key has 31 bytes, aes takes 16 or 24 or 32"),
     ("aes-cbc-plain", KEY[:-1], "0 {} 0", "63 hexadecimal digits, an even number"),
@@ -109,7 +109,11 @@ BAD = [
     ("aes-cbc-plain", KEY, "0 {} 0 1 sector_size:4096", "length 1001 is not a multiple"),
     ("aes-cbc-plain", KEY, "0 {} 0 2 sector_size:512 sector_size:1024", "given as 512 and as 1024"),
     ("aes-cbc-lmk", KEY, "0 {} 0 1 sector_size:1024", "1001 is not a multiple|lmk takes sectors"),
-    ("aes-cbc-plain", KEY, "0 {} 0 1 integrity:16:none", "integrity:16:none' needs a device"),
+    ("aes-cbc-random", KEY, "0 {} 0 1 integrity:16:none", "stores no tags; integrity:16:none takes a device that does"),
+    ("capi:gcm(aes)-random", KEY, "0 {} 0 1 integrity:28:aead", "stores no tags; integrity:28:aead"),
+    ("capi:gcm(aes)-random", KEY, "0 {} 0 1 integrity:17:aead", "leaves 5 bytes for the tag"),
+    ("aes-gcm-random", KEY, "0 {} 0 1 integrity:28:aead", r"such as capi:gcm\(aes\)-random"),
+    ("capi:aegis128-random", KEY, "0 {} 0 1 integrity:32:aead", "no library here has aegis128"),
 ]
 
 

@@ -4,6 +4,7 @@
 What they show is tested beside their targets.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ import pytest
 
 import lvm
 import mounted
+import nbd_server
+import zones
 from mounted import SECTOR, pattern, unmount
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../contrib/examples")
@@ -229,12 +232,77 @@ def era_backup(example, fs):
     fs["an era"].message("take_metadata_snap")      # the one that failed has given up its own
 
 
+def writecache_remove(example, fs):
+    for name in ("the origin", "the cache"):
+        example.file(name, M)
+    origin, cache = (mounted.quote(os.path.join(example.dir, name)) for name in ("the origin", "the cache"))
+    line = f"0 {M} writecache s {origin} {cache} 4096 0"
+    dev = fs.mkdir("a vol", line)
+    dev.pwrite(pattern(M), 0)
+    with dev.open():        # it is in use
+        example("writecache-remove", "a vol")
+    assert re.fullmatch(rf"0 {M} linear /\S+/a\\ #dir/the\\ origin 0\n", dev.table())
+    assert dev.pread(M * SECTOR, 0) == pattern(M)
+    with open(os.path.join(example.dir, "the origin"), "rb") as f:
+        assert f.read() == pattern(M)
+    fails(example, fs, "writecache-remove", "a vol", before=["a vol"])
+    fs.mkdir("slow", f"0 {M} linear {origin} 0")
+    dev.load(line.replace(origin, "slow"))
+    dev.pwrite(pattern(8, 7), 0, sync=True)
+    fs["slow"].load(f"0 {M} error")     # what cannot be written back stays in the cache
+    fails(example, fs, "writecache-remove", "a vol", before=["a vol", "slow"])
+    assert dev.table().startswith(f"0 {M} writecache") and not dev.suspended() and dev.pread(4096, 0) == pattern(8, 7)
+    for name in ("a vol", "slow"):
+        fs[name].remove()
+
+
+def zoned_format(example, fs):
+    for name in "a disk", "another":
+        zones.make(os.path.join(example.dir, name), 16, 512, 5)
+    example("zoned-format", "a disk")
+    assert fs["dmz-a_disk"].status().split()[2:4] == ["zoned", "16"]
+    example("zoned-format", "another", example.file("a file", 8 * 512))
+    assert fs["dmz-another"].status().split()[2:6] == ["zoned", "24", "zones", "6/6"]
+    fails(example, fs, "zoned-format", "no such file", before=["dmz-a_disk", "dmz-another"])
+    fs["dmz-a_disk"].remove()
+    fs["dmz-another"].remove()
+
+
 def multipath_nbd(example, fs):
     done = example("multipath-nbd", os.path.join(example.dir, "disk image"), check=False)
     if done.returncode == 77:
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
     assert fs.devices() == []
+
+
+def cache_nbd(example, fs):
+    """The cache is taken away under a mounted file system, and the server's file alone has all that was written."""
+    need_root()
+    disk, fast = (os.path.join(example.dir, example.file(name, n)) for name, n in (("the disk", 32 * M), ("the fast", 4 * M)))
+    tool_path("nbdinfo")
+    subprocess.run([tool_path("mke2fs"), "-q", "-F", "-t", "ext4", disk], timeout=60, check=True)
+    os.mkdir(os.path.join(example.dir, "a mnt"))
+    sock = os.path.join(os.path.dirname(example.dir), "sock")
+    server = nbd_server.Server([nbd_server.program("nbdkit"), "-f", "-U", sock, "file", disk], sock).start()
+    try:
+        done = example("cache-nbd", server.uri, "the fast", "a mnt", "sh", "-c",
+                       'head -c 3000000 /dev/urandom >"a mnt/new"; md5sum <"a mnt/new"; cat "$DMFS_MOUNT/cache/status"', check=False)
+        if "mount" in done.stderr:
+            pytest.skip(done.stderr)
+        assert done.returncode == 0, done.stderr
+        assert "smq" in done.stdout and "linear nbd" in fs["cache"].table()
+        assert not os.path.exists(fast + ".meta")
+        assert unmount(os.path.join(example.dir, "a mnt")).returncode == 0
+        fs["cache"].remove()
+        digest = done.stdout.split()[0]
+        subprocess.run([tool_path("debugfs"), "-R", "dump new back", disk], timeout=60, check=True, capture_output=True,
+                       cwd=example.dir)
+        with open(os.path.join(example.dir, "back"), "rb") as f:
+            assert hashlib.md5(f.read()).hexdigest() == digest
+        fails(example, fs, "cache-nbd", server.uri, "no such file", "a mnt")
+    finally:
+        server.kill()
 
 
 def clone(example, fs):
@@ -303,6 +371,18 @@ def open_disk(example, fs):
     fails(example, fs, "open-disk", "no such file")
 
 
+def mirror_cluster(example, fs):
+    """Has its own mounts, in its own temporary directory, and leaves none."""
+    for name in ("leg a", "leg#b"):
+        example.file(name, 16 * M, pattern(2000, len(name)))
+    done = example("mirror-cluster", "leg a", "leg#b")
+    assert "the legs are the same" in done.stdout and done.stdout.count(" 256/256 1 AA 1 clustered-core") == 2
+    assert example("mirror-cluster", "leg a", "nobody", check=False).returncode
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        assert not re.search(r"/mnt[12] .*fuse\.dmfs", f.read())
+>>>>>>> main
+
+
 CASES = {
     "crypt-aes-cbc": one_file("crypt-aes-cbc", "crypt1"),
     "delay-rw": one_file("delay-rw", "delayed"),
@@ -315,7 +395,9 @@ CASES = {
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
     "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
-    "open-disk": open_disk, "clone-filesystem": clone, "clone-slow": None,
+    "writecache-remove": writecache_remove, "zoned-format": zoned_format,
+    "clone-filesystem": clone, "clone-slow": None, "cache-nbd": cache_nbd,
+    "mirror-cluster": mirror_cluster, "open-disk": open_disk,
 }
 
 

@@ -357,3 +357,22 @@ def test_a_name_with_a_comma(dmfs, work):
     d.mkdir("vol", "0 8 zero")
     assert os.listdir(images) == ["vol"]
     assert d.unmount() == 0
+
+
+def test_nobody_is_asked_for_poll_there(dmfs, work, backing):
+    """The kernel asks once, and knows from then on that there is none; so io_uring need not wait for an answer each time."""
+    images = os.path.join(work, "images")
+    os.mkdir(images)
+    d = dmfs(options=f"debug,images={images}")
+    dev = d.mkdir("vol", f"0 8 linear {quote(backing(8))} 0")
+    for name, asked in ((os.path.join(images, "vol"), 1), (dev.image, 0)):
+        before = d.stderr().count("opcode: POLL")
+        fd = os.open(name, os.O_RDWR)
+        for _ in range(5):
+            poller = select.poll()
+            poller.register(fd, select.POLLIN | select.POLLOUT)
+            assert poller.poll(0) == [(fd, select.POLLIN | select.POLLOUT)]
+        os.close(fd)
+        # those for the tree's images are answered before libfuse sees them
+        assert d.stderr().count("opcode: POLL") - before == asked
+    assert d.unmount() == 0

@@ -149,7 +149,10 @@ def test_uuid_that_is_none(luks, volume):
     (lambda m: m["segments"]["0"].update(type="linear"), 'segment of type "linear", not "crypt"|not a valid'),
     (lambda m: m["segments"]["0"].update(integrity={"type": "hmac(sha256)", "journal_encryption": "none",
                                                     "journal_integrity": "none"}),
-     r"authenticated sectors \(integrity hmac\(sha256\)\)"),
+     "no integrity superblock at sector 32768"),
+    (lambda m: m["segments"]["0"].update(integrity={"type": "hmac(sha3-256)", "journal_encryption": "none",
+                                                    "journal_integrity": "none"}),
+     r"authenticated by hmac\(sha3-256\), which is not known here"),
     (lambda m: m["segments"].update({"1": dict(m["segments"]["0"], offset=str(18 * MIB))}), "2 segments|not a valid"),
 ])
 def test_what_luks2_asks_for_in_vain(luks, volume, change, match):

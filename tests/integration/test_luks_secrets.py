@@ -148,6 +148,7 @@ def readable(work, fs):
             yield name, f.read()
 
 
+@pytest.mark.alone
 def test_volume_key_is_nowhere(luks, work, tool, dmfs):
     """Not in the state database, an argument, the environment, a log or a control file."""
     cryptsetup, path, key = tool("cryptsetup"), os.path.join(work, "v.img"), os.path.join(work, "key")

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from mounted import SECTOR
+from mounted import SECTOR, build_dir
 
 TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 PAGE = os.path.join(TOP, "dmfs.1")
@@ -94,6 +94,6 @@ def run(fs, where, lines):
         made -= {name for line in lines if "mkdir" in line for name in re.findall(r"mnt/([\w-]+)", line)}
         script, text = "\n".join(["set -e", *(f"mkdir mnt/{name}" for name in sorted(made)), *lines]), ""
     done = subprocess.run(["/bin/sh", "-c", script], input=text, cwd=where, capture_output=True, text=True, timeout=60,
-                          check=False)
+                          check=False, env=os.environ | {"PATH": f"{build_dir()}:{os.environ['PATH']}"})
     assert done.returncode == 0, f"{script}\n{text}\n{done.stdout}{done.stderr}"
     assert fs.devices()

@@ -26,7 +26,7 @@ WORK = {
     "suid": "", "dev": "", "auto_unmount": "",
     "max_read=0": "", "max_read=1": "max_read=4096", "max_read=4096": "max_read=4096", "max_read=8192": "max_read=8192",
     "max_read=131072": "max_read=131072", "max_read=1048576": "max_read=1048576", "max_read=4294967295": "",
-    "writeback": "", "threads=1": "", "threads=128": "", "nbd_timeout=1": "",
+    "writeback": "", "threads=1": "", "threads=128": "", "nbd_timeout=1": "", "log_server=/nobody": "", "log_timeout=1": "",
     "missing-snapshots=wait": "", "missing-snapshots=invalidate": "",
 }
 REFUSED = """
@@ -38,7 +38,7 @@ REFUSED = """
     congestion_threshold=3 async_read sync_read atomic_o_trunc no_remote_lock no_remote_flock no_remote_posix_lock
     splice_read no_splice_read splice_write splice_move auto_inval_data no_auto_inval_data readdirplus=no async_dio
     no_async_dio writeback_cache no_writeback_cache time_gran=1
-    context=a fscontext=a remount bind nonsense threads=0 threads=129 threads=x nbd_timeout=0
+    context=a fscontext=a remount bind nonsense threads=0 threads=129 threads=x nbd_timeout=0 log_timeout=0 log_timeout=x log_server=
     missing-snapshots= missing-snapshots=x
 """.split()
 
@@ -46,8 +46,9 @@ REFUSED = """
 def children():
     found = []
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children", encoding="ascii") as f:
-            found += [int(word) for word in f.read().split()]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):     # a thread that has ended since
+            with open(f"/proc/self/task/{task}/children", encoding="ascii") as f:
+                found += [int(word) for word in f.read().split()]
     return found
 
 

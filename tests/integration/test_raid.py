@@ -467,3 +467,253 @@ def test_journal_that_fails(fs, backing):
     assert e.value.errno == errno.EIO
     assert status(dev)["journal"] == "D"
     assert dev.pread(len(model), 0) == model
+
+
+# --- what is refused -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(fs, backing):
+    """A raid5 array that has been used, not loaded now."""
+    a, dev = make(fs, backing, ("raid5_ls", 4, ()), size=1024)
+    wait_whole(dev)
+    scribble(dev, 1, count=5)
+    dev.remove()
+    return a
+
+
+def refuse(fs, a, text, *params, code=errno.EINVAL, **kw):
+    """A line is refused with a text, and nothing is written."""
+    before = [content(path) for path in (*a.meta, *a.data)]
+    name = f"bad{len(fs.devices())}"
+    dev = fs.mkdir(name)
+    dev.refuse(a.line(*params, **kw) + "\n", code=code, match=text)
+    dev.remove()
+    assert [content(path) for path in (*a.meta, *a.data)] == before
+
+
+@pytest.mark.parametrize("change,text", [
+    ({"features": 3}, "Unknown flag.s. in compatible feature flags of device 1"),
+    ({"incompat": 1}, "No incompatible feature flags supported yet, device 1"),
+    ({"index": 2}, "Cannot change device positions in raid set: device 1 was number 2"),
+    ({"index": 4000000000}, "Cannot change device positions"),
+    ({"layout": 3}, "Invalid superblocks: device 1 is of an array with level 5, layout 0x3"),
+    ({"chunk": 32}, "Invalid superblocks"), ({"disks": 3}, "Invalid superblocks"), ({"level": 6}, "Invalid superblocks"),
+    ({"data_offset": 64}, "Invalid superblocks: data offsets of device 1"),
+], ids=str)
+def test_superblocks_that_disagree(fs, whole, change, text):
+    change_superblock(whole.meta[1], **change)
+    refuse(fs, whole, text)
+
+
+@pytest.mark.parametrize("change,text", [
+    ({"level": 7, "new_level": 7}, "Invalid superblocks"), ({"layout": 77}, "Invalid superblocks"),
+    ({"chunk": 33}, "Invalid superblocks"), ({"chunk": 0}, "Invalid superblocks"),
+    ({"disks": 1 << 31}, "Invalid superblocks"), ({"disks": 0}, "Invalid superblocks"),
+    ({"data_offset": 8}, "Component device.s. too small"), ({"data_offset": NONE}, "Component device.s. too small"),
+    ({"flags": 1, "reshape": 7, "delta": 5}, "Invalid superblocks"),
+    ({"flags": 1, "reshape": 7}, "reshape_position 7 is not at a step"),
+    ({"flags": 1, "reshape": 0}, "No space for forward reshape"),
+], ids=str)
+def test_superblocks_that_make_no_sense(fs, whole, change, text):
+    for path in whole.meta:
+        change_superblock(path, **change)
+    refuse(fs, whole, text, code=(errno.EINVAL, errno.ENOSPC))
+
+
+def test_arrays_that_are_not_whole(fs, whole, backing):
+    refuse(fs, whole, "Insufficient redundancy to activate array: 2 of 4", missing=(0, 2))
+    refuse(fs, whole, "Component device.s. too small: device 0", length=whole.length() + 3 * 64)
+    refuse(fs, whole, "2 of 4 devices are missing", "rebuild 1", missing=(2,))
+    refuse(fs, whole, "Insufficient redundancy", "rebuild 1", "rebuild 2")
+    kept = content(whole.meta[1])
+    with open(whole.meta[1], "wb") as f:
+        f.truncate(88 * SECTOR)
+    refuse(fs, whole, "1 new device.s. injected into existing raid set without")
+    refuse(fs, whole, "1 'rebuild' devices cannot be injected into a raid set with 1 other", "rebuild 0")
+    with open(whole.meta[1], "wb") as f:
+        f.write(kept)
+    # of another array: the same shape, but not its place
+    refuse(fs, whole, "Cannot change device positions",
+           pairs=[(m, d) for m, d in zip(whole.meta, whole.data)][::-1])
+    # not synchronised, and a device gone
+    for path in whole.meta:
+        change_superblock(path, resync=64)
+    refuse(fs, whole, "cannot start dirty degraded array", code=errno.EIO, missing=(1,))
+
+
+def test_bitmaps_that_make_no_sense(fs, whole):
+    def patch(at, data):
+        for path in whole.meta:
+            with open(path, "r+b") as f:
+                f.seek(4096 + at)
+                f.write(data)
+
+    kept = [content(path) for path in whole.meta]
+    for at, data, text in ((0, b"bitx", "bad magic"), (4, b"\x63", "unrecognized superblock version 99"),
+                           (52, b"\x01\x03\0\0", "not a power of 2"), (52, b"\0\0\0\0", "not a power of 2"),
+                           (56, b"\0\0\0\0", "daemon sleep"), (60, b"\xff\xff\xff\x7f", "write-behind"),
+                           (40, b"\xff" * 8, "bitmap cut short")):
+        patch(at, data)
+        refuse(fs, whole, text)
+        for path, good in zip(whole.meta, kept):
+            with open(path, "wb") as f:
+                f.write(good)
+    for path in whole.meta:
+        os.truncate(path, 4096)
+    refuse(fs, whole, "bitmap cut short")
+    for path in whole.meta:
+        os.truncate(path, 0)
+    refuse(fs, whole, "superblock|Insufficient|too small|new device")
+
+
+def test_a_device_that_missed_events_is_rebuilt(fs, whole):
+    """It is not called failed, but it is older than one lost update explains."""
+    sb = superblock(whole.meta[2])
+    change_superblock(whole.meta[2], events=sb["events"] - 3)
+    damage(whole.data[2], 0, 1024)
+    dev = fs.mkdir("r", whole.line())
+    wait_whole(dev)
+    assert check(dev) == 0
+
+
+# --- in the background ----------------------------------------------------------------------------------------
+
+
+def test_goes_on_after_a_remount(dmfs, backing, work):
+    """A rebuild that a restart interrupts goes on where it was, and a line with `rebuild` does not begin it anew."""
+    state = os.path.join(work, "state")
+    fs = dmfs(state)
+    a, dev = make(fs, backing, ("raid1", 2, ()), size=32768)
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    dev.load(a.line("rebuild 1", "max_recovery_rate 4000"))
+    while int(status(dev)["ratio"].split("/")[0]) < 8192:
+        pass
+    assert status(dev)["health"] == "Aa" and status(dev)["action"] == "recover"
+    fs.unmount()
+    reached = superblock(a.meta[1])["recovery"]
+    assert 0 < reached < 32768
+    fs = dmfs(state)
+    dev = fs["r"]
+    assert int(status(dev)["ratio"].split("/")[0]) >= reached
+    assert " rebuild 1 " in dev.table()
+    dev.message("frozen")
+    assert status(dev)["action"] == "frozen"
+    wait_status(dev, " frozen ")
+    dev.message("idle")
+    dev.load(a.line())
+    wait_whole(dev)
+    assert dev.pread(len(model), 0) == model and check(dev) == 0
+    fs.unmount()
+
+
+def test_messages(fs, backing):
+    a, dev = make(fs, backing, ("raid1", 2, ()), extra=("max_recovery_rate 100",))
+    assert status(dev)["action"] == "resync" and status(dev)["health"] == "aa"
+    for word in ("check", "repair", "resync", "recover", "nonsense"):
+        with pytest.raises(OSError) as e:
+            dev.message(word)
+        assert e.value.errno == errno.EBUSY
+    dev.message("frozen")
+    assert status(dev)["action"] == "frozen"
+    dev.message("idle")
+    assert status(dev)["action"] == "resync"
+    dev.load(a.line())
+    wait_whole(dev)
+    with pytest.raises(OSError) as e:
+        dev.message("nonsense")
+    assert e.value.errno == errno.EINVAL
+    damage(a.data[1], 100)
+    dev.message("check extra words")
+    wait_status(dev, " idle 128 ")
+    dev.message("repair")
+    wait_status(dev, " idle 0 ")
+    assert check(dev) == 0 and content(a.data[0]) == content(a.data[1])
+
+
+def test_rates(fs, backing):
+    """A rate that is asked for is kept, and named devices are compared by it."""
+    import time
+    a, dev = make(fs, backing, ("raid1", 2, ()), size=8192, extra=("max_recovery_rate 2000",))
+    begin = time.monotonic()
+    wait_whole(dev)
+    assert time.monotonic() - begin > 1.2       # 4 MiB at 2 MB/s, less the first window
+
+
+def test_dirty_regions_alone_are_resynchronised(dmfs, backing):
+    fs = dmfs()
+    a, dev = make(fs, backing, ("raid1", 2, ()), extra=("region_size 256", "daemon_sleep 60000"))
+    wait_whole(dev)
+    dev.suspend()
+    dev.resume()
+    dev.pwrite(pattern(8), 5 * 256 * SECTOR, sync=True)
+    fs.kill()
+    fs.wait()
+    assert dirty_regions(a.meta[0], SIZE // 256) == {5} == dirty_regions(a.meta[1], SIZE // 256)
+    damage(a.data[1], 0, SIZE)
+    fs = dmfs()
+    dev = fs.mkdir("r", a.line("region_size 256"))
+    wait_whole(dev)
+    one, other = content(a.data[0]), content(a.data[1])
+    same = {r for r in range(SIZE // 256) if one[r * 256 * SECTOR:][:256 * SECTOR] == other[r * 256 * SECTOR:][:256 * SECTOR]}
+    assert same == {5}
+
+
+def test_write_behind(fs, backing):
+    """A write is answered without the write-mostly leg; a flush of the table waits for it, and reads of it see it."""
+    a = Array(backing, "raid1", 2, SIZE)
+    slow = fs.mkdir("slow", f"0 {SIZE} delay {quote(a.data[1])} 0 0 {quote(a.data[1])} 0 300")
+    dev = fs.mkdir("r", a.line("nosync", "write_mostly 1", "max_write_behind 64",
+                               pairs=[(a.meta[0], a.data[0]), (a.meta[1], "slow")]))
+    import time
+    begin = time.monotonic()
+    with dev.open(os.O_RDWR | os.O_DIRECT) as fd:
+        import mmap
+        buf = mmap.mmap(-1, 4096)
+        buf.write(pattern(8))
+        for i in range(8):
+            os.pwrite(fd, buf, i * 4096)
+    assert time.monotonic() - begin < 1.5        # eight times 300 ms else
+    dev.remove()
+    slow.remove()
+    assert content(a.data[0])[:8 * 4096] == content(a.data[1])[:8 * 4096] == pattern(8) * 8
+    assert dirty_regions(a.meta[0], 1) == set()
+
+
+def test_discards(fs, backing):
+    for t in (("raid0", 3, ()), ("raid1", 2, ()), ("raid10", 4, ())):
+        a, dev = make(fs, backing, t, name=f"r{t[0]}")
+        wait_whole(dev)
+        dev.pwrite(pattern(SIZE), 0, sync=True)
+        dev.discard(64 * 512, 1024 * 512)
+        assert dev.pread(1024 * SECTOR, 64 * 512) == bytes(1024 * SECTOR)
+        assert dev.pread(64 * SECTOR, 0) == pattern(SIZE)[:64 * SECTOR]
+        if t[0] != "raid0":
+            assert check(dev) == 0
+
+
+def test_many_threads(fs, backing):
+    """Overlapping writes from several threads, a device failing and coming back meanwhile: parity stays right."""
+    s = Stack(fs, backing, ("raid5_ls", 4, ()), params=("stripe_cache 32",), chunk=64)
+    dev, errors = s.dev, []
+
+    def write(seed):
+        try:
+            scribble(dev, seed, count=150, size=600 * SECTOR, model=bytearray(600 * SECTOR))
+        except OSError as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    wait_whole(dev)
+    s.fail(3)
+    for t in threads:
+        t.join()
+    s.mend(3)
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev)
+    assert not errors
+    assert check(dev) == 0

@@ -31,8 +31,8 @@ GUEST = """
 while read -r line; do
     printf '%b\\n' "$line" | sed "s|\\$D0|$D0|g; s|\\$D1|$D1|g" | dmsetup create d || exit 9
     for r in {ranges}; do
-        blkdiscard -f -o ${{r%:*}} -l ${{r#*:}} /dev/mapper/d >/dev/null 2>/tmp/discard-error && echo yes || {{
-            grep -q 'not supported' /tmp/discard-error && echo no || cat /tmp/discard-error; }}
+        blkdiscard -f -o ${{r%:*}} -l ${{r#*:}} /dev/mapper/d >/dev/null 2>{error} && echo yes || {{
+            grep -q 'not supported' {error} && echo no || cat {error}; }}
     done
     dmsetup remove d || exit 9
 done <{lines}
@@ -45,7 +45,7 @@ def test_which_tables_take_discards(kernel, fs, backing, work):
     with open(lines, "w", encoding="ascii") as f:
         for _, table in TABLES:
             f.write(table.format(n=N, h=N // 2).replace("\n", "\\n") + "\n")
-    out = kernel.run(GUEST.format(lines=lines, ranges=" ".join(f"{a}:{b}" for a, b in RANGES)),
+    out = kernel.run(GUEST.format(lines=lines, error=os.path.join(work, "error"), ranges=" ".join(f"{a}:{b}" for a, b in RANGES)),
                      [backing(N), backing(N)]).out.split("\n")
     ours = []
     for name, table in TABLES:

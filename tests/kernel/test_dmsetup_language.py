@@ -798,3 +798,31 @@ def test_language(name, theirs, fs, tool, backing, work):
     wrong = [difference(k, o) for k, o in zip(kernel, ours) if k != o]
     assert not wrong, "\n".join(wrong)
     assert len(kernel) == len(ours) > 10, done.stderr
+
+
+def through_run(text, majors, n_disks=2):
+    """What the real dmsetup printed under dmfs-run, as the kernel's; majors: of the device mapper and of disks."""
+    for i in range(n_disks):
+        text = re.sub(rf"\b{majors[1]}:{i}\b", f"D{i}", text)
+        text = re.sub(rf"\b{majors[1]}, {i}\b", f"D{i}", text)
+    return kernel_text(text, majors[0])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_language_of_dmsetup_itself(name, theirs, fs, tool, backing, work):
+    """The same scripts through the real dmsetup under dmfs-run: nothing may differ."""
+    disks = [backing(8192, name=f"ubd{letter}") for letter in "ab"]
+    run = [tool("dmfs-run"), "-m", fs.mountpoint, *(word for disk in disks for word in ("-d", disk))]
+    env = os.environ | {"PATH": uml.PATH, "LC_ALL": "C", "WORK": work, "D0": "/dev/ubda", "D1": "/dev/ubdb"}
+    numbers = "awk '/^Block/ { b = 1 } b && /device-mapper/ { d = $1 } b && /ramdisk/ { r = $1 } END { print d, r }' " \
+              "/proc/devices"
+    majors = subprocess.run([*run, "sh", "-c", numbers], text=True, capture_output=True, timeout=60, env=env,
+                            check=True).stdout.split()
+    done = subprocess.run([*run, "/bin/bash", "-c", PRELUDE + SCRIPTS[name][0] + "exit 0\n"], cwd=work, text=True,
+                          capture_output=True, timeout=300, stdin=subprocess.DEVNULL, env=env | {"MAJOR": majors[0]})
+    assert done.returncode == 0, done.stderr
+    kernel, ours = split(kernel_text(theirs[name], theirs["major"].strip())), split(through_run(done.stdout, majors))
+    wrong = [difference(k, o) for k, o in zip(kernel, ours) if k != o]
+    assert not wrong, "\n".join(wrong)
+    assert len(kernel) == len(ours) > 10, done.stderr

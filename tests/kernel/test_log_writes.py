@@ -90,19 +90,21 @@ def content(path):
 
 
 def test_lines(kernel, fs, backing):
+    # the kernel lets two targets write one log, each over the other's entries
+    one_log = "0 100 log-writes $D0 $D1\n100 1 log-writes $D2 $D1"
     kernel.compare(fs, [
         f"0 {SIZE} log-writes $D0 $D1",
         "0 100 log-writes $D0 $D1",
         "0 100 log-writes $D0 $D1 extra",
         "0 100 zero\n100 100 log-writes $D0 $D1",
-        "0 100 log-writes $D0 $D1\n100 1 log-writes $D2 $D1",
+        one_log,
         "0 100 log-writes",
         "0 100 log-writes $D0",
         "0 100 log-writes $D0 /nonexistent",
         "0 100 log-writes /nonexistent $D0",
         f"0 {SIZE + 1} log-writes $D0 $D1",
         "0 100 log_writes $D0 $D1",
-    ], [backing(SIZE), backing(SIZE), backing(SIZE)])
+    ], [backing(SIZE), backing(SIZE), backing(SIZE)], except_for=[one_log])
 
 
 def test_same_log(kernel, fs, backing, work, tool):

@@ -4,7 +4,8 @@
 The daemon runs in the foreground as our child, so its exit status and what it
 printed (a sanitizer's report, above all) are known.  Nothing here sleeps to
 wait for something: mounts are seen through poll(2) on /proc/self/mountinfo,
-ends of processes through a pidfd.
+ends of processes through a pidfd.  (Only an unmount that finds the mount busy
+is tried again after a while.)
 """
 
 import contextlib
@@ -95,13 +96,22 @@ def wait_mount(path, process, deadline=60, mounted=True):
             os.close(pidfd)
 
 
-def unmount(path, lazy=False):
-    """umount as root, fusermount3 otherwise; the CompletedProcess."""
+def unmount(path, lazy=False, patient=True):
+    """umount as root, fusermount3 otherwise; the CompletedProcess.
+
+    patient: a mount that is busy is tried again for a while.  Programs that look at every dmfs in sight (dmfs-luks, those
+    of tests that run beside this one) may be in it for a moment, and nothing tells when they have left.
+    """
     if os.geteuid() == 0:
         cmd = ["umount"] + (["-l"] if lazy else []) + [path]
     else:
         cmd = ["fusermount3", "-u"] + (["-z"] if lazy else []) + [path]
-    return subprocess.run(cmd, capture_output=True, text=True, timeout=120)
+    end = time.monotonic() + 20
+    while True:
+        done = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
+        if not patient or not done.returncode or "busy" not in done.stderr or time.monotonic() > end:
+            return done
+        time.sleep(0.02)
 
 
 def quote(path):
@@ -348,9 +358,9 @@ class Dmfs:
     def wait(self, deadline=120):
         return self.process.wait(deadline)
 
-    def unmount(self):
+    def unmount(self, patient=True):
         """Unmounts as a user would and returns the daemon's exit status; EBUSY is an OSError."""
-        done = unmount(self.mountpoint)
+        done = unmount(self.mountpoint, patient=patient)
         if done.returncode:
             raise OSError(errno.EBUSY if "busy" in done.stderr else errno.EINVAL, done.stderr.strip())
         return self.wait()

@@ -73,7 +73,7 @@ static void setup_init(struct setup *s)
 	s->tail = &s->under_way;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->more, NULL);
-	s->pool = bounce_pool_new(start, s);
+	s->pool = bounce_pool_new(start, s, 0, 512);
 }
 
 static void setup_clear(struct setup *s)
@@ -165,7 +165,7 @@ static void test_no_recursion(void **state)
 
 	setup_init(&s);
 	bounce_pool_free(s.pool);
-	s.pool = bounce_pool_new(start_and_end, &s);
+	s.pool = bounce_pool_new(start_and_end, &s, 0, 512);
 	s.hold = true;
 	for (unsigned i = 0; i < 100000; i++) {
 		bios[i] = (struct dm_bio){.op = DM_WRITE, .sectors = 2048};

@@ -50,7 +50,7 @@ static struct crypt_engine *make_engine(const char *spec_text, const uint8_t *ke
 	struct crypt_spec spec;
 	GError *err = NULL;
 
-	if (crypt_spec_parse(spec_text, &spec, &err) ||
+	if (crypt_spec_parse(spec_text, false, &spec, &err) ||
 	    crypt_engine_new(&spec, key_len, sector_size, large, &e, &err) || crypt_engine_set_key(e, &key, &err))
 		fail_msg("%s: %s", spec_text, err->message);
 	return e;
@@ -69,14 +69,14 @@ static void encrypt(struct crypt_engine *e, uint64_t sector, const uint8_t *src,
 {
 	struct iovec iov = {(void *)src, len};
 
-	assert_int_equal(crypt_engine_encrypt(e, sector, &iov, 1, 0, dst, len), 0);
+	assert_int_equal(crypt_engine_encrypt(e, sector, &iov, 1, 0, dst, NULL, len), 0);
 }
 
 static void decrypt(struct crypt_engine *e, uint64_t sector, uint8_t *data, size_t len)
 {
 	struct iovec iov = {data, len};
 
-	assert_int_equal(crypt_engine_decrypt(e, sector, &iov, 1, 0, len), 0);
+	assert_int_equal(crypt_engine_decrypt(e, sector, &iov, 1, 0, NULL, len, NULL), 0);
 }
 
 static void test_kernel_vectors(void **state)
@@ -157,14 +157,14 @@ static void test_pieces(void **state)
 			for (size_t at = 0; at < BYTES; at += cuts[c])
 				iov[n++] = (struct iovec){plain + at, MIN(cuts[c], BYTES - at)};
 			memset(out, 0, BYTES);
-			assert_int_equal(crypt_engine_encrypt(e, 7, iov, n, 0, out, 1024), 0);
-			assert_int_equal(crypt_engine_encrypt(e, 9, iov, n, 1024, out + 1024, BYTES - 1024), 0);
+			assert_int_equal(crypt_engine_encrypt(e, 7, iov, n, 0, out, NULL, 1024), 0);
+			assert_int_equal(crypt_engine_encrypt(e, 9, iov, n, 1024, out + 1024, NULL, BYTES - 1024), 0);
 			assert_memory_equal(out, whole, BYTES);
 			assert_memory_equal(plain, copy, BYTES);
 			for (int i = 0; i < n; i++)
 				iov[i].iov_base = out + ((uint8_t *)iov[i].iov_base - plain);
-			assert_int_equal(crypt_engine_decrypt(e, 7, iov, n, 0, 1536), 0);
-			assert_int_equal(crypt_engine_decrypt(e, 10, iov, n, 1536, BYTES - 1536), 0);
+			assert_int_equal(crypt_engine_decrypt(e, 7, iov, n, 0, NULL, 1536, NULL), 0);
+			assert_int_equal(crypt_engine_decrypt(e, 10, iov, n, 1536, NULL, BYTES - 1536, NULL), 0);
 			assert_memory_equal(out, plain, BYTES);
 		}
 		crypt_engine_free(e);
@@ -185,8 +185,8 @@ static void *work(void *data)
 	for (unsigned i = 0; i < 50 && !w->failed; i++) {
 		struct iovec iov = {(void *)w->plain, BYTES}, back = {out, BYTES};
 
-		w->failed = crypt_engine_encrypt(w->e, 0, &iov, 1, 0, out, BYTES) || memcmp(out, w->whole, BYTES) ||
-			    crypt_engine_decrypt(w->e, 0, &back, 1, 0, BYTES) || memcmp(out, w->plain, BYTES);
+		w->failed = crypt_engine_encrypt(w->e, 0, &iov, 1, 0, out, NULL, BYTES) || memcmp(out, w->whole, BYTES) ||
+			    crypt_engine_decrypt(w->e, 0, &back, 1, 0, NULL, BYTES, NULL) || memcmp(out, w->plain, BYTES);
 	}
 	return NULL;
 }
@@ -230,7 +230,7 @@ static void test_wipe(void **state)
 	uint8_t other[32], *arena;
 
 	stream("other", other, sizeof(other));
-	assert_int_equal(crypt_spec_parse("aes-cbc-plain64", &spec, NULL), 0);
+	assert_int_equal(crypt_spec_parse("aes-cbc-plain64", false, &spec, NULL), 0);
 	assert_int_equal(dm_key_read("crypt", "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f", &key, NULL), 0);
 	assert_true(dm_secmem_owns(key.data));
 	assert_int_equal(key.size, 32);
@@ -238,17 +238,17 @@ static void test_wipe(void **state)
 	assert_int_equal(prctl(PR_GET_DUMPABLE), 0);
 	arena = key.data;
 	assert_int_equal(crypt_engine_new(&spec, 32, 512, false, &e, NULL), 0);
-	assert_int_equal(crypt_engine_encrypt(e, 0, &iov, 1, 0, data, 512), -ENOMEM);
+	assert_int_equal(crypt_engine_encrypt(e, 0, &iov, 1, 0, data, NULL, 512), -ENOMEM);
 	assert_int_equal(crypt_engine_set_key(e, &key, NULL), 0);
 	dm_key_clear(&key);
 	assert_true(holds(arena, 16384, "\0\1\2\3\4\5\6\7\10\11\12\13\14\15\16\17", 16)); /* the engine's own */
-	assert_int_equal(crypt_engine_encrypt(e, 0, &iov, 1, 0, data, 512), 0);
+	assert_int_equal(crypt_engine_encrypt(e, 0, &iov, 1, 0, data, NULL, 512), 0);
 	crypt_engine_wipe_key(e);
 	assert_false(holds(arena, 16384, "\0\1\2\3\4\5\6\7\10\11\12\13\14\15\16\17", 16));
 	assert_int_equal(dm_secmem_used(), 0);
 	for (unsigned i = 0; i < 16384; i++)
 		assert_int_equal(arena[i], 0);
-	assert_int_equal(crypt_engine_encrypt(e, 0, &iov, 1, 0, data, 512), -ENOMEM);
+	assert_int_equal(crypt_engine_encrypt(e, 0, &iov, 1, 0, data, NULL, 512), -ENOMEM);
 	crypt_engine_free(e);
 }
 

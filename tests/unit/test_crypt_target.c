@@ -359,7 +359,7 @@ static void test_refused(void **state)
 	expect_refused(x, KEY, "0", "0", "1 sector_size:8192", "sector_size '8192'");
 	expect_refused(x, KEY, "0", "0", "1 sector_size:", "sector_size ''");
 	expect_refused(x, KEY, "0", "0", "2 sector_size:512 sector_size:1024", "given as 512 and as 1024");
-	expect_refused(x, KEY, "0", "0", "1 integrity:28:aead", "'integrity:28:aead' needs a device");
+	expect_refused(x, KEY, "0", "0", "1 integrity:28:aead", "'aes-xts-plain64' is not an authenticated mode");
 	expect_refused("capi:gcm(aes)-random", KEY, "0", "0", "", "authenticated mode");
 	expect_refused("aes-cbc-lmk", KEY, "0", "0", "1 sector_size:4096", "lmk takes sectors of 512");
 	expect_refused("aes-cbc-plain", ":32:logon:dmfs:key", "0", "0", "", "type logon");

@@ -320,9 +320,13 @@ static void sizes_and_arguments(void **state)
 	static const char *const bad[][2] = {
 		{"core", "wrong number"},	  {"core 8 sync 3", "wrong number"},   {"core 0", "region size '0'"},
 		{"core 1", "region size '1'"},	  {"core 12", "region size '12'"},     {"core 8x", "region size '8x'"},
-		{"core 1024", "length 797"},	  {"core 8 maybe", "'maybe'"},	       {"userspace x 8", "not supported"},
+		{"core 1024", "length 797"},	  {"core 8 maybe", "'maybe'"},	       {"userspace x 8", "Too few"},
 		{"clustered-disk 8", "unknown"},  {"disk", "wrong number"},	       {"disk 8", "wrong number"},
 		{"disk /nonexistent 8", "/none"}, {"disk /nonexistent 8 a b", "wrong number"},
+		{"userspace u 8 clustered-core", "type '8'"}, {"userspace u integrated_flush clustered-core", "wrong number"},
+		{"userspace u clustered-core 1", "region size '1'"}, {"userspace u clustered-core 3 8", "unrecognised sync"},
+		{"userspace u clustered-disk 8", "wrong number"},
+		{"userspace u clustered-disk 2 /nonexistent 8", "/none"}, {"userspace u disk /nonexistent 8", "type 'disk'"},
 	};
 	struct file f;
 	struct dm_table *t;
@@ -330,6 +334,9 @@ static void sizes_and_arguments(void **state)
 
 	for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++)
 		refused(100, bad[i][1], bad[i][0]);
+	args = g_strdup_printf("userspace %0129d clustered-core 8", 0);
+	refused(100, "129 bytes", args);
+	g_clear_pointer(&args, g_free);
 	/* 1024 + 16 bytes are three sectors */
 	file_open(&f, 1024);
 	args = g_strdup_printf("disk %s %u", f.path, REGION);
@@ -367,6 +374,40 @@ static void core_forgets(void **state)
 	assert_true(live->type->get_resync_work(live, &r) && r == 50);
 	assert_false(live->type->get_resync_work(live, &r));
 	dm_table_unref(t);
+}
+
+/* Without a server they are core and disk by other names; the types' own count of parameters may be there or not. */
+static void userspace_logs_for_one_node(void **state)
+{
+	static const char *const lines[][2] = {
+		{"userspace u clustered-core 8", "userspace 3 u clustered-core 8"},
+		{"userspace u clustered-core 1 8", "userspace 3 u clustered-core 8"},
+		{"userspace u clustered-core 2 8 nosync", "userspace 4 u clustered-core 8 nosync"},
+		{"userspace a\\ b Integrated_Flush clustered-core 8 sync",
+		 "userspace 5 a\\ b integrated_flush clustered-core 8 sync"},
+	};
+	struct file f;
+	struct dm_table *t;
+
+	for (unsigned i = 0; i < G_N_ELEMENTS(lines); i++) {
+		t = make(100, NULL, "%s", lines[i][0]);
+		assert_non_null(t);
+		resume();
+		text(DM_STATUS_INFO, "1 clustered-core%s", "");
+		text(DM_STATUS_TABLE, lines[i][1], "");
+		dm_table_unref(t);
+	}
+	file_open(&f, 8192);
+	t = make(100, NULL, "userspace u clustered-disk 3 %s 8 nosync", f.path);
+	assert_non_null(t);
+	resume();
+	live->type->mark_region(live, 9);
+	assert_int_equal(live->type->flush(live), 0);
+	assert_true(bit(&f, 8) && !bit(&f, 9));
+	text(DM_STATUS_INFO, "3 clustered-disk %s A", f.path);
+	text(DM_STATUS_TABLE, "userspace 5 u clustered-disk %s 8 nosync", f.path);
+	dm_table_unref(t);
+	file_close(&f);
 }
 
 static void a_device_that_fails_is_written_when_it_is_back(void **state)
@@ -455,6 +496,7 @@ int main(void)
 		cmocka_unit_test(bits_past_the_last_region_count_for_nothing),
 		cmocka_unit_test(sizes_and_arguments),
 		cmocka_unit_test(core_forgets),
+		cmocka_unit_test(userspace_logs_for_one_node),
 		cmocka_unit_test(a_device_that_fails_is_written_when_it_is_back),
 		cmocka_unit_test(a_log_far_away),
 	};

@@ -114,6 +114,7 @@ static void mounts_of_dmfs(void **state)
 		"32 1 0:42 / /d rw - fuse.dmfs dmfs rw\n"
 		"33 1 0:43 / /d rw - ext4 /dev/sda1 rw\n" /* hides it */
 		"34 1 0:44 / /e - fuse.dmfs2 dmfs rw\n"
+		"35 1 0:45 / /f rw - fuse.dmfs-images dmfs rw\n"
 		"35 1 0:45 / /f rw\n"
 		"\n"
 		"nonsense\n");

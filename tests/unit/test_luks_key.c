@@ -119,7 +119,7 @@ static void a_line_of_zeroes_needs_none(void **state)
 {
 	struct stage s = {0};
 
-	assert_int_equal(stage_line_zero(&s, "0 8 ", NULL), 0);
+	assert_int_equal(stage_line_keyless(&s, "0 8 zero\n", NULL), 0);
 	assert_string_equal(s.table.data, "0 8 zero\n");
 	secret_clear(&s.table);
 }

@@ -34,7 +34,7 @@ static void agrees_with_a_model(void **state)
 
 		assert_non_null(e);
 		assert_int_equal(e->new_chunk, GPOINTER_TO_SIZE(v));
-		assert_false(e->merging);
+		assert_false(e->draining);
 	}
 	for (uint64_t chunk = 1; chunk < 50000; chunk++)
 		assert_int_equal(exceptions_find(&set, chunk) != NULL,

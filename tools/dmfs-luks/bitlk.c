@@ -187,12 +187,13 @@ static int add_lines(const char *path, const char *cipher, const struct fve *f, 
 		const struct fve_segment *s = &g_array_index(segments, struct fve_segment, i);
 		g_autofree char *range = g_strdup_printf("%" PRIu64 " %" PRIu64 " ", s->start, s->sectors);
 		g_autofree char *head = g_strdup_printf("%scrypt %s ", range, cipher);
+		g_autofree char *zeroes = g_strconcat(range, "zero\n", NULL);
 		/* the IV is the sector's number in the file */
 		g_autofree char *tail = g_strdup_printf(" %" PRIu64 " %s %" PRIu64 "%s\n", s->from, file, s->from,
 							large || discards ? options : "");
 
 		if (s->zero)
-			r = stage_line_zero(stage, range, err);
+			r = stage_line_keyless(stage, zeroes, err);
 		else
 			r = stage_line(stage, head, k, tail, err);
 	}

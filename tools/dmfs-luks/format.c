@@ -225,29 +225,10 @@ static int format_fail(GError **err, int code, const char *file, const char *nam
 	return fail(err, code, "%s: %s", name, text->str);
 }
 
-static int format_device(struct crypt_device *cd, const char *type, const char *file, const char *name,
-			 const struct options *o, GError **err)
+static int read_pbkdf(const char *type, const struct options *o, struct crypt_pbkdf_type *out, GError **err)
 {
-	bool luks2 = !strcmp(type, CRYPT_LUKS2);
-	g_autofree char *cipher = NULL, *mode = NULL;
-	struct crypt_pbkdf_type pbkdf;
-	struct crypt_params_luks2 params2 = {
-	    .sector_size = (uint32_t)o->sector_size,
-	    .label = o->label,
-	    .data_device = o->header ? file : NULL,
-	    .pbkdf = &pbkdf,
-	};
-	struct crypt_params_luks1 params1 = {
-	    .hash = o->hash ? o->hash : "sha256",
-	    .data_device = o->header ? file : NULL,
-	};
-	int r = split_cipher(o->cipher ? o->cipher : "aes-xts-plain64", &cipher, &mode, err);
-	/* as cryptsetup: 256 bits of AES, which xts takes twice */
-	size_t key_bytes = (size_t)(o->key_bits ? o->key_bits : mode && g_str_has_prefix(mode, "xts") ? 512 : 256) / 8;
+	struct crypt_pbkdf_type pbkdf = *crypt_get_pbkdf_default(type);
 
-	if (r)
-		return r;
-	pbkdf = *crypt_get_pbkdf_default(type);
 	if (o->pbkdf) {
 		const struct crypt_pbkdf_type *named = crypt_get_pbkdf_type_params(o->pbkdf);
 
@@ -268,6 +249,45 @@ static int format_device(struct crypt_device *cd, const char *type, const char *
 		pbkdf.time_ms = 0;
 		pbkdf.flags |= CRYPT_PBKDF_NO_BENCHMARK;
 	}
+	*out = pbkdf;
+	return 0;
+}
+
+int format_pbkdf(struct crypt_device *cd, const char *type, const struct options *o, GError **err)
+{
+	struct crypt_pbkdf_type pbkdf;
+	int r = read_pbkdf(type, o, &pbkdf, err);
+
+	if (r)
+		return r;
+	r = crypt_set_pbkdf_type(cd, &pbkdf);
+	return r < 0 ? volume_fail(err, -r, "pbkdf") : 0;
+}
+
+int format_header(struct crypt_device *cd, const char *type, const char *file, const char *name, const struct options *o,
+		  GError **err)
+{
+	bool luks2 = !strcmp(type, CRYPT_LUKS2);
+	g_autofree char *cipher = NULL, *mode = NULL;
+	struct crypt_pbkdf_type pbkdf;
+	struct crypt_params_luks2 params2 = {
+	    .sector_size = (uint32_t)o->sector_size,
+	    .label = o->label,
+	    .data_device = o->header ? file : NULL,
+	    .pbkdf = &pbkdf,
+	};
+	struct crypt_params_luks1 params1 = {
+	    .hash = o->hash ? o->hash : "sha256",
+	    .data_device = o->header ? file : NULL,
+	};
+	int r = split_cipher(o->cipher ? o->cipher : "aes-xts-plain64", &cipher, &mode, err);
+	/* as cryptsetup: 256 bits of AES, which xts takes twice */
+	size_t key_bytes = (size_t)(o->key_bits ? o->key_bits : mode && g_str_has_prefix(mode, "xts") ? 512 : 256) / 8;
+
+	if (!r)
+		r = read_pbkdf(type, o, &pbkdf, err);
+	if (r)
+		return r;
 	r = crypt_set_pbkdf_type(cd, &pbkdf);
 	if (r < 0)
 		return volume_fail(err, -r, "pbkdf");
@@ -276,7 +296,7 @@ static int format_device(struct crypt_device *cd, const char *type, const char *
 }
 
 /* A header makes a short file longer, but leaves it without data.  name: of the file, for people. */
-static int check_room(struct crypt_device *cd, const char *file, const char *name, GError **err)
+int format_check_room(struct crypt_device *cd, const char *file, const char *name, GError **err)
 {
 	uint64_t sectors, offset = crypt_get_data_offset(cd);
 	int r = volume_sectors(file, &sectors, err);
@@ -298,6 +318,19 @@ static char *stand_in(const struct target *t, int *fd, GError **err)
 	return NULL;
 }
 
+static int rehearse_tags(const char *path, const char *name, const struct options *o, GError **err)
+{
+	g_autoptr(GError) why = NULL;
+	g_autoptr(GString) text = NULL;
+	int r = format_with_tags(path, name, o, NULL, &why);
+
+	if (!r)
+		return 0;
+	text = g_string_new(why ? why->message : g_strerror(-r));
+	g_string_replace(text, path, name, 0);
+	return fail(err, -r, "%s", text->str);
+}
+
 /* In memory at first: what libcryptsetup refuses, or what has no room, is to change nothing. */
 static int rehearse(const char *type, const struct target *data, const struct target *header, const struct options *o,
 		    GError **err)
@@ -310,11 +343,15 @@ static int rehearse(const char *type, const struct target *data, const struct ta
 	if (path && header)
 		header_path = stand_in(header, &header_fd, err);
 	in_memory.header = header_path;
-	r = !path || (header && !header_path) ? -ENOMEM : volume_init(path, &in_memory, &cd, err);
-	if (!r)
-		r = format_device(cd, type, path, data->file, &in_memory, err);
-	if (!r)
-		r = check_room(cd, path, data->file, err);
+	r = !path || (header && !header_path) ? -ENOMEM : 0;
+	if (!r && o->integrity)
+		r = rehearse_tags(path, data->file, &in_memory, err);
+	else if (!r)
+		r = volume_init(path, &in_memory, &cd, err);
+	if (!r && !o->integrity)
+		r = format_header(cd, type, path, data->file, &in_memory, err);
+	if (!r && !o->integrity)
+		r = format_check_room(cd, path, data->file, err);
 	crypt_free(cd);
 	if (data_fd >= 0)
 		close(data_fd);
@@ -327,12 +364,17 @@ static int format_now(const char *type, const struct target *data, const struct 
 		      const struct secret *pass, GError **err)
 {
 	struct crypt_device *cd = NULL;
-	int r = volume_init(data->file, o, &cd, err);
+	int r;
 
+	if (o->integrity) {
+		r = header ? forget_old_headers(data, err) : 0;
+		return r ? r : format_with_tags(data->file, data->file, o, pass, err);
+	}
+	r = volume_init(data->file, o, &cd, err);
 	if (!r)
-		r = format_device(cd, type, data->file, data->file, o, err);
+		r = format_header(cd, type, data->file, data->file, o, err);
 	if (!r)
-		r = check_room(cd, data->file, data->file, err);
+		r = format_check_room(cd, data->file, data->file, err);
 	if (!r) {
 		r = crypt_keyslot_add_by_volume_key(cd, o->key_slot, NULL, 0, pass->data ? pass->data : "", pass->len);
 		r = r < 0 ? volume_fail(err, -r, data->file) : 0;
@@ -350,6 +392,8 @@ static int settle(const char *type, struct options *o, GError **err)
 		return fail(err, EINVAL, "type '%s' cannot be formatted, only luks1 and luks2", type);
 	if (!strcmp(type, CRYPT_LUKS1) && (o->sector_size || o->label || (o->pbkdf && strcmp(o->pbkdf, "pbkdf2"))))
 		return fail(err, EINVAL, "LUKS1 has sectors of 512 bytes, no label, and pbkdf2");
+	if (o->integrity && strcmp(type, CRYPT_LUKS2))
+		return fail(err, EINVAL, "--integrity: only for luks2");
 	if (o->key_slot != CRYPT_ANY_SLOT && (o->key_slot < 0 || o->key_slot >= crypt_keyslot_max(type)))
 		return fail(err, EINVAL, "there is no key slot %d: a %s header has 0 to %d", o->key_slot, type,
 			    crypt_keyslot_max(type) - 1);

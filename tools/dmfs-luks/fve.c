@@ -8,6 +8,8 @@
 #include "../common/fail.h"
 #include "fve.h"
 
+#include <dmfs/le.h>
+
 #define BLOCK_HEADER 64 /* in front of the metadata: version, state, volume size */
 #define HEADER 48	/* of the metadata: its size, the method */
 #define ENTRY_HEADER 8	/* size, type, value type, version */
@@ -23,21 +25,6 @@ static const uint8_t guid_normal[16] = {0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8
 					0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01};
 static const uint8_t guid_conversion[16] = {0x3b, 0x4d, 0xa8, 0x92, 0x80, 0xdd, 0x0e, 0x4d,
 					    0x9e, 0x4e, 0xb1, 0xe3, 0x28, 0x4e, 0xae, 0xd8};
-
-static unsigned le16(const uint8_t *p)
-{
-	return (unsigned)p[0] | (unsigned)p[1] << 8;
-}
-
-static uint32_t le32(const uint8_t *p)
-{
-	return le16(p) | (uint32_t)le16(p + 2) << 16;
-}
-
-static uint64_t le64(const uint8_t *p)
-{
-	return le32(p) | (uint64_t)le32(p + 4) << 32;
-}
 
 /* --- the boot sector ------------------------------------------------------------------------------ */
 
@@ -68,11 +55,11 @@ int fve_read_boot(const uint8_t *boot, struct fve *v, GError **err)
 			    "it is a BitLocker volume that is encrypted on write, which is not supported");
 	if (memcmp(guid, guid_normal, 16))
 		return fail(err, EINVAL, "its BitLocker boot sector has an unknown GUID");
-	v->sector_size = le16(boot + 11) ? le16(boot + 11) : 512;
+	v->sector_size = get_le16(boot + 11) ? get_le16(boot + 11) : 512;
 	if (v->sector_size != 512 && v->sector_size != 4096)
 		return fail(err, EOPNOTSUPP, "BitLocker sectors of %u bytes are not supported", v->sector_size);
 	for (unsigned i = 0; i < 3; i++) {
-		v->metadata[i] = le64(guid + 16 + 8 * i);
+		v->metadata[i] = get_le64(guid + 16 + 8 * i);
 		if (!v->metadata[i] || v->metadata[i] % v->sector_size ||
 		    v->metadata[i] > INT64_MAX - FVE_METADATA_BYTES)
 			return fail(err, EINVAL, "its BitLocker metadata is said to be at byte %" PRIu64,
@@ -98,7 +85,7 @@ static struct fve_sealed sealed(const uint8_t *p, size_t size)
 /* The size of the entry at p, of which there are left bytes; 0: there is none, or it is damaged. */
 static size_t entry(const uint8_t *p, size_t left)
 {
-	size_t size = left >= ENTRY_HEADER ? le16(p) : 0;
+	size_t size = left >= ENTRY_HEADER ? get_le16(p) : 0;
 
 	return size >= ENTRY_HEADER && size <= left ? size : 0;
 }
@@ -109,14 +96,14 @@ static void read_vmk(const uint8_t *p, size_t size, struct fve *v)
 	const uint8_t *key = NULL;
 	struct fve_sealed vmk = {0};
 
-	if (size < ENTRY_HEADER + VMK_HEADER || le16(p + ENTRY_HEADER + VMK_HEADER - 2) != PROTECTION_CLEAR_KEY)
+	if (size < ENTRY_HEADER + VMK_HEADER || get_le16(p + ENTRY_HEADER + VMK_HEADER - 2) != PROTECTION_CLEAR_KEY)
 		return;
 	for (size_t at = ENTRY_HEADER + VMK_HEADER, n; (n = entry(p + at, size - at)); at += n) {
-		if (le16(p + at + 2) != ENTRY_PROPERTY)
+		if (get_le16(p + at + 2) != ENTRY_PROPERTY)
 			continue;
-		if (le16(p + at + 4) == VALUE_KEY && n >= ENTRY_HEADER + 4 + 32)
+		if (get_le16(p + at + 4) == VALUE_KEY && n >= ENTRY_HEADER + 4 + 32)
 			key = p + at + ENTRY_HEADER + 4;
-		else if (le16(p + at + 4) == VALUE_SEALED)
+		else if (get_le16(p + at + 4) == VALUE_SEALED)
 			vmk = sealed(p + at, n);
 	}
 	if (key && vmk.bytes) {
@@ -127,18 +114,18 @@ static void read_vmk(const uint8_t *p, size_t size, struct fve *v)
 
 static void read_entry(const uint8_t *p, size_t size, struct fve *v)
 {
-	switch (le16(p + 2)) {
+	switch (get_le16(p + 2)) {
 	case ENTRY_VMK:
 		read_vmk(p, size, v);
 		break;
 	case ENTRY_FVEK:
-		if (le16(p + 4) == VALUE_SEALED && !v->fvek.bytes)
+		if (get_le16(p + 4) == VALUE_SEALED && !v->fvek.bytes)
 			v->fvek = sealed(p, size);
 		break;
 	case ENTRY_VOLUME_HEADER:
 		if (size >= ENTRY_HEADER + 16) {
-			v->header_at = le64(p + ENTRY_HEADER);
-			v->header_bytes = le64(p + ENTRY_HEADER + 8);
+			v->header_at = get_le64(p + ENTRY_HEADER);
+			v->header_bytes = get_le64(p + ENTRY_HEADER + 8);
 		}
 		break;
 	}
@@ -150,18 +137,18 @@ int fve_read_metadata(const uint8_t *block, size_t len, struct fve *v, GError **
 
 	if (len < BLOCK_HEADER + HEADER || memcmp(block, signature, 8))
 		return fail(err, EINVAL, "its BitLocker metadata is missing");
-	if (le16(block + 10) != 2)
-		return fail(err, EOPNOTSUPP, "its BitLocker metadata has version %u, not 2", le16(block + 10));
-	if (le16(block + 12) != STATE_ENCRYPTED || le16(block + 14) != STATE_ENCRYPTED)
+	if (get_le16(block + 10) != 2)
+		return fail(err, EOPNOTSUPP, "its BitLocker metadata has version %u, not 2", get_le16(block + 10));
+	if (get_le16(block + 12) != STATE_ENCRYPTED || get_le16(block + 14) != STATE_ENCRYPTED)
 		return fail(
 		    err, EOPNOTSUPP,
 		    "it is not wholly encrypted (BitLocker state %u, going to %u): let Windows finish that first",
-		    le16(block + 12), le16(block + 14));
-	v->volume_bytes = le64(block + 16);
-	size = le32(block + BLOCK_HEADER);
+		    get_le16(block + 12), get_le16(block + 14));
+	v->volume_bytes = get_le64(block + 16);
+	size = get_le32(block + BLOCK_HEADER);
 	if (size < HEADER || size > len - BLOCK_HEADER)
 		return fail(err, EINVAL, "its BitLocker metadata has a size of %zu", size);
-	v->method = le16(block + BLOCK_HEADER + 36);
+	v->method = get_le16(block + BLOCK_HEADER + 36);
 	end = BLOCK_HEADER + size;
 	for (size_t at = BLOCK_HEADER + HEADER, n; (n = entry(block + at, end - at)); at += n)
 		read_entry(block + at, n, v);
@@ -174,7 +161,7 @@ int fve_read_metadata(const uint8_t *block, size_t len, struct fve *v, GError **
 
 bool fve_next_passphrase(const uint8_t *block, size_t len, size_t *at, const uint8_t **salt, struct fve_sealed *vmk)
 {
-	size_t size = le32(block + BLOCK_HEADER), end = MIN(len, BLOCK_HEADER + size), n;
+	size_t size = get_le32(block + BLOCK_HEADER), end = MIN(len, BLOCK_HEADER + size), n;
 
 	if (!*at)
 		*at = BLOCK_HEADER + HEADER;
@@ -183,13 +170,13 @@ bool fve_next_passphrase(const uint8_t *block, size_t len, size_t *at, const uin
 
 		*salt = NULL;
 		*vmk = (struct fve_sealed){0};
-		if (le16(p + 2) != ENTRY_VMK || n < ENTRY_HEADER + VMK_HEADER ||
-		    le16(p + ENTRY_HEADER + VMK_HEADER - 2) != PROTECTION_PASSPHRASE)
+		if (get_le16(p + 2) != ENTRY_VMK || n < ENTRY_HEADER + VMK_HEADER ||
+		    get_le16(p + ENTRY_HEADER + VMK_HEADER - 2) != PROTECTION_PASSPHRASE)
 			continue;
 		for (size_t i = ENTRY_HEADER + VMK_HEADER, m; (m = entry(p + i, n - i)); i += m) {
-			if (le16(p + i + 4) == VALUE_STRETCH && m >= ENTRY_HEADER + 4 + 16)
+			if (get_le16(p + i + 4) == VALUE_STRETCH && m >= ENTRY_HEADER + 4 + 16)
 				*salt = p + i + ENTRY_HEADER + 4;
-			else if (le16(p + i + 4) == VALUE_SEALED)
+			else if (get_le16(p + i + 4) == VALUE_SEALED)
 				*vmk = sealed(p + i, m);
 		}
 		if (*salt && vmk->bytes) {

@@ -104,7 +104,7 @@ int stage_line(struct stage *s, const char *head, const struct key *k, const cha
 	return append(s, head, k, tail, err);
 }
 
-int stage_line_zero(struct stage *s, const char *range, GError **err)
+int stage_line_keyless(struct stage *s, const char *line, GError **err)
 {
-	return append(s, range, NULL, "zero\n", err);
+	return append(s, line, NULL, "", err);
 }

@@ -4,7 +4,8 @@
  *
  * The data is one range, from the header's offset to the end of the file (or
  * as long as LUKS2's segment says); IVs count from the range's begin, or
- * LUKS2's iv_tweak more, which libcryptsetup does not tell.
+ * LUKS2's iv_tweak more, which libcryptsetup does not tell.  With authenticated sectors that range is the device
+ * beneath, which stores the tags, and the data is as long as its superblock says (integrity.c).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -21,6 +22,7 @@ struct layout {
 	uint64_t start, sectors; /* of the file, in 512 bytes */
 	uint64_t iv;		 /* of the first */
 	int sector_size;
+	struct integrity integrity; /* integrity_clear() */
 };
 
 static const char *segment(const char *json, const char *member)
@@ -76,14 +78,10 @@ static char *requirement(struct crypt_device *cd, const char *json)
 static int check_segment(struct crypt_device *cd, const char *json, const char *file, GError **err)
 {
 	static const char *const segments[] = {"segments", NULL};
-	struct crypt_params_integrity ip = {0};
 	g_autofree char *type = json_text(segment(json, "type")), *needs = requirement(cd, json);
 
 	if (needs)
 		return fail(err, EOPNOTSUPP, "%s: %s", file, needs);
-	if (!crypt_get_integrity_info(cd, &ip) && (ip.tag_size || (ip.integrity && *ip.integrity)))
-		return fail(err, EOPNOTSUPP, "%s: it has authenticated sectors (integrity %s), which are not supported",
-			    file, ip.integrity ? ip.integrity : "");
 	if (json_members(json_find(json, segments)) != 1)
 		return fail(err, EOPNOTSUPP, "%s: its data has %u segments, not one", file,
 			    json_members(json_find(json, segments)));
@@ -148,7 +146,11 @@ static int read_luks2(struct crypt_device *cd, const char *file, struct layout *
 		return fail(err, EINVAL, "%s: its LUKS2 metadata has a size of %" PRIu64 ", not of sectors of %d bytes",
 			    file, bytes, l->sector_size);
 	l->sectors = bytes / 512;
-	return 0;
+	r = integrity_of_header(cd, file, &l->integrity, err);
+	if (!r && l->integrity.type && bytes)
+		r = fail(err, EOPNOTSUPP, "%s: its LUKS2 metadata has a size of %" PRIu64 " for data with integrity %s", file,
+			 bytes, l->integrity.type);
+	return r;
 }
 
 /* --- where it is ---------------------------------------------------------------------------------------- */
@@ -202,10 +204,27 @@ static int read_layout(struct crypt_device *cd, const char *file, const struct o
 		return fail(err, EINVAL, "%s: no room for data", file);
 	place.from = l->start * 512;
 	place.to = place.from + l->sectors * 512;
-	return place_check(&place, o, err);
+	r = place_check(&place, o, err);
+	if (!r && l->integrity.type)
+		r = integrity_read_super(file, l->start, l->sector_size, &l->integrity, err);
+	if (!r && l->integrity.provided > l->sectors)
+		r = fail(err, EINVAL, "%s has %" PRIu64 " sectors from sector %" PRIu64 " on, too few for %" PRIu64
+			 " and their tags: was it cut short?", file, l->sectors, l->start, l->integrity.provided);
+	return r;
 }
 
-static void activation_options(struct crypt_device *cd, const struct options *o, int sector_size, GString *tail)
+/* What the header says of how it is activated, and the command line. */
+static uint32_t activation_flags(struct crypt_device *cd, const struct options *o)
+{
+	uint32_t flags = 0;
+
+	if (crypt_persistent_flags_get(cd, CRYPT_FLAGS_ACTIVATION, &flags))
+		flags = 0; /* LUKS1 keeps none */
+	return flags | (o->allow_discards ? CRYPT_ACTIVATE_ALLOW_DISCARDS : 0) |
+	       (o->no_journal ? CRYPT_ACTIVATE_NO_JOURNAL : 0);
+}
+
+static void activation_options(uint32_t flags, const struct layout *l, GString *tail)
 {
 	static const struct {
 		uint32_t flag;
@@ -218,28 +237,27 @@ static void activation_options(struct crypt_device *cd, const struct options *o,
 	    {CRYPT_ACTIVATE_NO_WRITE_WORKQUEUE, "no_write_workqueue"},
 	};
 	g_autoptr(GString) list = g_string_new(NULL);
-	uint32_t flags = 0;
 	unsigned n = 0;
 
-	if (crypt_persistent_flags_get(cd, CRYPT_FLAGS_ACTIVATION, &flags))
-		flags = 0; /* LUKS1 keeps none */
-	if (o->allow_discards)
-		flags |= CRYPT_ACTIVATE_ALLOW_DISCARDS;
 	for (size_t i = 0; i < G_N_ELEMENTS(words); i++)
 		if (flags & words[i].flag) {
 			g_string_append_printf(list, " %s", words[i].word);
 			n++;
 		}
-	if (sector_size != 512) {
-		g_string_append_printf(list, " sector_size:%d", sector_size);
+	if (l->integrity.type) {
+		g_string_append_printf(list, " integrity:%u:%s", l->integrity.tag_size, integrity_profile(l->integrity.type));
+		n++;
+	}
+	if (l->sector_size != 512) {
+		g_string_append_printf(list, " sector_size:%d", l->sector_size);
 		n++;
 	}
 	if (n)
 		g_string_append_printf(tail, " %u%s", n, list->str);
 }
 
-static int add_line(struct crypt_device *cd, const char *file, const struct options *o, const struct key *k,
-		    const struct layout *l, struct volume *v, GError **err)
+static int add_line(struct crypt_device *cd, const char *file, uint32_t flags, const struct key *k, const struct layout *l,
+		    struct volume *v, GError **err)
 {
 	g_autofree char *path = volume_quoted(file);
 	g_autofree char *head =
@@ -247,9 +265,38 @@ static int add_line(struct crypt_device *cd, const char *file, const struct opti
 	g_autoptr(GString) tail = g_string_new(NULL);
 
 	g_string_append_printf(tail, " %" PRIu64 " %s %" PRIu64, l->iv, path, l->start);
-	activation_options(cd, o, l->sector_size, tail);
+	activation_options(flags, l, tail);
 	g_string_append_c(tail, '\n');
 	return stage_line(stage_new(v, ""), head, k, tail->str, err);
+}
+
+/* NAME on NAME_dif. */
+static int add_two(struct crypt_device *cd, const char *file, const char *name, uint32_t flags, const struct key *k,
+		   const struct layout *l, struct volume *v, GError **err)
+{
+	g_autofree char *spec = g_strdup_printf("%s-%s", crypt_get_cipher(cd), crypt_get_cipher_mode(cd)), *head = NULL;
+	g_autofree char *cipher = integrity_table_cipher(l->integrity.type, spec);
+	g_autofree char *dif = g_strconcat(name, INTEGRITY_SUFFIX, NULL), *quoted = volume_quoted(dif);
+	g_autoptr(GString) tail = g_string_new(NULL);
+	int r = integrity_add_stage(v, file, l->start, l->sector_size, flags & CRYPT_ACTIVATE_NO_JOURNAL ? 'D' : 'J',
+				    &l->integrity, false, err);
+
+	if (r)
+		return r;
+	head = g_strdup_printf("0 %" PRIu64 " crypt %s ", l->integrity.provided, cipher);
+	g_string_append_printf(tail, " %" PRIu64 " %s 0", l->iv, quoted);
+	activation_options(flags & ~(uint32_t)CRYPT_ACTIVATE_ALLOW_DISCARDS, l, tail);
+	g_string_append_c(tail, '\n');
+	return stage_line(stage_new(v, ""), head, k, tail->str, err);
+}
+
+static int check_flags(const char *file, const struct options *o, const struct layout *l, GError **err)
+{
+	if (l->integrity.type && o->allow_discards)
+		return fail(err, EINVAL, "%s: --allow-discards: a discard would leave sectors whose tags are wrong", file);
+	if (!l->integrity.type && o->no_journal)
+		return fail(err, EINVAL, "%s: --integrity-no-journal: it has no tags, and so no journal", file);
+	return 0;
 }
 
 /* --- the key -------------------------------------------------------------------------------------------- */
@@ -339,21 +386,37 @@ static int get_key(struct crypt_device *cd, const char *file, const struct optio
 	return r || done ? r : volume_key_by_passphrase(cd, file, o, k, NULL, NULL, err);
 }
 
-int luks_open(struct crypt_device *cd, const char *file, const struct options *o, struct volume *v, GError **err)
+int luks_open(struct crypt_device *cd, const char *file, const char *name, const struct options *o, struct volume *v,
+	      GError **err)
 {
-	g_autoptr(key) k = NULL;
+	return luks_open_with(cd, file, name, o, NULL, v, err);
+}
+
+int luks_open_with(struct crypt_device *cd, const char *file, const char *name, const struct options *o, struct key *given,
+		   struct volume *v, GError **err)
+{
+	g_autoptr(key) own = NULL;
+	struct key *k = given;
 	struct layout layout;
+	uint32_t flags = activation_flags(cd, o);
 	int r = read_layout(cd, file, o, &layout, err);
 
-	if (r)
-		return r;
-	volume_set_place(v, file, layout.start * 512, (layout.start + layout.sectors) * 512);
-	k = key_new((size_t)MAX(crypt_get_volume_key_size(cd), 1), err);
-	if (!k)
-		return -ENOMEM;
-	r = get_key(cd, file, o, k, err);
+	if (!r)
+		r = check_flags(file, o, &layout, err);
+	if (!r) {
+		volume_set_place(v, file, layout.start * 512, (layout.start + layout.sectors) * 512);
+	}
+	if (!r && !given) {
+		k = own = key_new((size_t)MAX(crypt_get_volume_key_size(cd), 1), err);
+		r = k ? get_key(cd, file, o, k, err) : -ENOMEM;
+	}
 	if (!r)
 		r = key_prove_luks(k, cd, file, err);
-	k->unused = !strcmp(crypt_get_cipher(cd), "cipher_null");
-	return r ? r : add_line(cd, file, o, k, &layout, v, err);
+	if (!r) {
+		k->unused = !strcmp(crypt_get_cipher(cd), "cipher_null");
+		r = layout.integrity.type ? add_two(cd, file, name, flags, k, &layout, v, err)
+					  : add_line(cd, file, flags, k, &layout, v, err);
+	}
+	integrity_clear(&layout.integrity);
+	return r;
 }

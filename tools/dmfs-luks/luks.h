@@ -9,10 +9,10 @@
  *   header.c  which header it is, and why it cannot be loaded
  *   place.c   where the data must not be (storage.c: what a path stands on; around.c:
  *             who else is there)
- *   luks.c    LUKS (json.c: its metadata; token.c: its tokens)
+ *   luks.c    LUKS (json.c: its metadata; token.c: its tokens; integrity.c: LUKS2 with authenticated sectors)
  *   bitlk.c   BitLocker (fve.c: its metadata)
  *   tcrypt.c  TrueCrypt and VeraCrypt (tchead.c: their headers; tcrange.c: where the data is)
- *   format.c  makes a new LUKS volume
+ *   format.c  makes a new LUKS volume (format_tags.c, segment.c, fill.c: with authenticated sectors)
  *   tree.c    the mounted control tree
  *
  * Keys and passphrases are in memory of crypt_safe_alloc(), which is locked
@@ -42,12 +42,14 @@ struct options {
 	int key_slot, token_id;
 	char *volume_key_file;
 	bool token_only, readonly, shared, allow_discards, batch;
+	bool no_journal; /* --integrity-no-journal; format: from then on */
 	int tries;
 	/* TrueCrypt, VeraCrypt */
 	bool tcrypt_hidden, tcrypt_backup, tcrypt_system, no_veracrypt;
 	int pim;
 	/* format */
-	char *cipher, *hash, *pbkdf, *uuid, *label, *size;
+	char *cipher, *hash, *pbkdf, *uuid, *label, *size, *integrity;
+	bool no_wipe;
 	int key_bits, sector_size, iter_time, pbkdf_memory, pbkdf_parallel, pbkdf_iterations;
 };
 
@@ -95,8 +97,8 @@ void key_prove_sealed(struct key *k);
 struct key *key_of_layer(const struct tc_header *h, unsigned layer, GError **err);
 /* Adds a line to a table: head, the key in hexadecimal ("-" if it is unused), tail.  -EPERM: it is not proven. */
 int stage_line(struct stage *s, const char *head, const struct key *k, const char *tail, GError **err);
-/* A line of the target zero. */
-int stage_line_zero(struct stage *s, const char *range, GError **err);
+/* Adds lines that have no key in them: of the targets zero and integrity. */
+int stage_line_keyless(struct stage *s, const char *line, GError **err);
 
 /* --- header.c --------------------------------------------------------------------------------- */
 
@@ -131,9 +133,9 @@ void place_warn(const char *file);
 
 /* --- volume.c --------------------------------------------------------------------------------- */
 
-/* One device of a volume: a cascade of ciphers has several, the one on the file first. */
+/* One device of a volume: a cascade of ciphers has several, and so has a volume with tags, the one on the file first. */
 struct stage {
-	char *suffix; /* of its name: "" for the last, "_1", "_2" for those beneath */
+	char *suffix; /* of its name: "" for the last, "_1", "_2", "_dif" for those beneath */
 	struct secret table;
 };
 
@@ -149,6 +151,8 @@ struct volume {
 /* Unlocks a file; name: the device's, which the tables of a cascade need. */
 int volume_open(const char *file, const char *name, const struct options *o, struct volume **out, GError **err);
 void volume_free(struct volume *v);
+/* For a volume's stages, none yet. */
+GPtrArray *volume_stages(void);
 /* A crypt_device for a file and perhaps a detached header. */
 int volume_init(const char *file, const struct options *o, struct crypt_device **out, GError **err);
 /* The text of an error of libcryptsetup's, its last message if it had one. */
@@ -188,10 +192,55 @@ char *token_why_not(struct crypt_device *cd, const struct options *o, struct key
 /* A key slot's cipher that libcryptsetup has not itself, where the kernel lends none; g_free(); or NULL. */
 char *luks_foreign_cipher(struct crypt_device *cd);
 /* What is in the file, if it is of that kind; path: absolute; name: the device's. */
-int luks_open(struct crypt_device *cd, const char *path, const struct options *o, struct volume *v, GError **err);
+int luks_open(struct crypt_device *cd, const char *path, const char *name, const struct options *o, struct volume *v,
+	      GError **err);
+/* The same with a key that is there already; NULL: as luks_open(). */
+int luks_open_with(struct crypt_device *cd, const char *path, const char *name, const struct options *o, struct key *given,
+		   struct volume *v, GError **err);
 int bitlk_open(struct crypt_device *cd, const char *path, const struct options *o, struct volume *v, GError **err);
 int tcrypt_open(struct crypt_device *cd, const char *path, const char *name, const struct options *o, struct volume *v,
 		GError **err);
+
+/* --- integrity.c ------------------------------------------------------------------------------ */
+
+#define INTEGRITY_SUFFIX "_dif" /* cryptsetup's */
+
+/* What is stored beside the sectors. */
+struct integrity {
+	char *type;	   /* as in the header; NULL: nothing */
+	unsigned tag_size; /* bytes, a stored IV included */
+	uint64_t provided; /* sectors that there are for data */
+};
+
+/* Of an --integrity: its name in the header, which stays, and how many bytes of key its MAC takes. */
+int integrity_kind(const char *option, const char **header, unsigned *mac_key, GError **err);
+/* What a table calls a cipher, of that type; g_free(). */
+char *integrity_table_cipher(const char *type, const char *spec);
+const char *integrity_profile(const char *type);
+/* -EOPNOTSUPP: it has a type that is not known here. */
+int integrity_of_header(struct crypt_device *cd, const char *file, struct integrity *in, GError **err);
+/* Reads how much there is for data from the superblock, at a sector of the file, which must be the header's. */
+int integrity_read_super(const char *file, uint64_t start, int sector_size, struct integrity *in, GError **err);
+void integrity_clear(struct integrity *in);
+/* mode: J or D; new: it gets its superblock now. */
+int integrity_add_stage(struct volume *v, const char *file, uint64_t start, int sector_size, char mode,
+			const struct integrity *in, bool new, GError **err);
+
+/* --- format.c, segment.c, fill.c, format_tags.c ------------------------------------------------- */
+
+/* Writes a header without key slots to what cd was made for; shown: the file's name for people. */
+int format_header(struct crypt_device *cd, const char *type, const char *file, const char *shown, const struct options *o,
+		  GError **err);
+/* How key slots are made from now on. */
+int format_pbkdf(struct crypt_device *cd, const char *type, const struct options *o, GError **err);
+/* -ENOSPC: the header leaves no room for data. */
+int format_check_room(struct crypt_device *cd, const char *file, const char *shown, GError **err);
+/* A new LUKS2 header, which has no key slots, gets another cipher, an integrity type and another volume key. */
+int segment_make(const char *file, const char *cipher, const char *type, const struct key *k, GError **err);
+/* Makes a volume's devices in this process and takes them away again; zeroes: in between it fills the last of them. */
+int fill_volume(const struct volume *v, const char *name, bool zeroes, GError **err);
+/* All of a volume with --integrity; pass: NULL: only what there is to find fault with. */
+int format_with_tags(const char *file, const char *shown, const struct options *o, const struct secret *pass, GError **err);
 
 int volume_format(const char *file, const struct options *o, GError **err);
 

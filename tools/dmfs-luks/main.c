@@ -105,7 +105,7 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 {
 	char *type = NULL;
 	gboolean token_only = FALSE, readonly = FALSE, shared = FALSE, discards = FALSE, batch = FALSE, hidden = FALSE,
-		 backup = FALSE, system = FALSE, no_vera = FALSE;
+		 backup = FALSE, system = FALSE, no_vera = FALSE, no_journal = FALSE, no_wipe = FALSE;
 	const GOptionEntry entries[] = {
 		{"mount", 'm', 0, G_OPTION_ARG_FILENAME, &o->mount, "The dmfs ($DMFS_MOUNT, or the only one)", "DIR"},
 		{"type", 0, 0, G_OPTION_ARG_STRING, &type, "luks, luks1, luks2, bitlk, tcrypt", "TYPE"},
@@ -119,6 +119,8 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		{"readonly", 'r', 0, G_OPTION_ARG_NONE, &readonly, "Open it for reading only", NULL},
 		{"shared", 0, 0, G_OPTION_ARG_NONE, &shared, "Also if something else writes to the file", NULL},
 		{"allow-discards", 0, 0, G_OPTION_ARG_NONE, &discards, "Let discards reach the file", NULL},
+		{"integrity-no-journal", 0, 0, G_OPTION_ARG_NONE, &no_journal,
+		 "Tags without a journal: faster, a crash breaks sectors; format: for good", NULL},
 		{"tries", 'T', 0, G_OPTION_ARG_INT, &o->tries, "How often to ask for the passphrase (3)", "N"},
 		{"token-only", 0, 0, G_OPTION_ARG_NONE, &token_only, "Use a LUKS2 token, never a passphrase", NULL},
 		{"token-id", 0, 0, G_OPTION_ARG_INT, &o->token_id, "Use this LUKS2 token", "N"},
@@ -132,6 +134,10 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		{"key-size", 's', 0, G_OPTION_ARG_INT, &o->key_bits, "format: of the volume key (512 for xts, 256)", "BITS"},
 		{"hash", 'h', 0, G_OPTION_ARG_STRING, &o->hash, "format: for the key slot (sha256); tcrypt: try this one only", "HASH"},
 		{"sector-size", 0, 0, G_OPTION_ARG_INT, &o->sector_size, "format: 512 to 4096", "BYTES"},
+		{"integrity", 'I', 0, G_OPTION_ARG_STRING, &o->integrity,
+		 "format: authenticate sectors: aead, poly1305, hmac-sha256, ...", "TYPE"},
+		{"integrity-no-wipe", 0, 0, G_OPTION_ARG_NONE, &no_wipe,
+		 "format: do not fill it: what was never written cannot be read", NULL},
 		{"pbkdf", 0, 0, G_OPTION_ARG_STRING, &o->pbkdf, "format: argon2id, argon2i, pbkdf2", "NAME"},
 		{"iter-time", 'i', 0, G_OPTION_ARG_INT, &o->iter_time, "format: how long unlocking takes (2000)", "MS"},
 		{"pbkdf-memory", 0, 0, G_OPTION_ARG_INT, &o->pbkdf_memory, "format: and how much memory", "KIB"},
@@ -154,6 +160,8 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 	o->shared = shared;
 	o->allow_discards = discards;
 	o->batch = batch;
+	o->no_journal = no_journal;
+	o->no_wipe = no_wipe;
 	o->tcrypt_hidden = hidden;
 	o->tcrypt_backup = backup;
 	o->tcrypt_system = system;
@@ -175,8 +183,12 @@ static int check_options(const struct command *c, const struct options *o, GErro
 		const char *what;
 	} rules[] = {
 		{o->size || o->cipher || o->key_bits || o->sector_size || o->pbkdf || o->iter_time || o->pbkdf_memory ||
-			 o->pbkdf_parallel || o->pbkdf_iterations || o->uuid || o->label || o->batch,
-		 formats, "--size, --cipher, --key-size, --sector-size, --pbkdf..., --iter-time, --uuid, --label, --batch: only for format"},
+			 o->pbkdf_parallel || o->pbkdf_iterations || o->uuid || o->label || o->batch || o->integrity ||
+			 o->no_wipe,
+		 formats, "--size, --cipher, --key-size, --sector-size, --pbkdf..., --iter-time, --uuid, --label, --integrity, --integrity-no-wipe, --batch: only for format"},
+		{o->no_wipe, o->integrity, "--integrity-no-wipe: only with --integrity"},
+		{o->no_journal, opens || (formats && o->integrity),
+		 "--integrity-no-journal: only for open, and for format with --integrity"},
 		{o->readonly || o->shared || o->allow_discards || tokens || o->volume_key_file, opens,
 		 "--readonly, --shared, --allow-discards, --token-..., --volume-key-file: only for open"},
 		{o->tcrypt_hidden || o->tcrypt_backup || o->tcrypt_system || o->no_veracrypt || o->pim, opens && tcrypt,
@@ -227,6 +239,7 @@ static void options_clear(struct options *o)
 	g_free(o->uuid);
 	g_free(o->label);
 	g_free(o->size);
+	g_free(o->integrity);
 }
 
 int main(int argc, char **argv)

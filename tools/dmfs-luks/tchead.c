@@ -9,6 +9,8 @@
 #include "hash.h"
 #include "tchead.h"
 
+#include <dmfs/le.h>
+
 #define SALT 64
 #define BODY (TC_HEADER_BYTES - SALT)
 #define KEYS_AT 192 /* in the body, to its end */
@@ -142,26 +144,16 @@ static int decrypt(int algo, int mode, const unsigned char *key, size_t key_len,
 	return e ? -EINVAL : 0;
 }
 
-static uint32_t be32(const unsigned char *p)
-{
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static uint64_t be64(const unsigned char *p)
-{
-	return (uint64_t)be32(p) << 32 | be32(p + 4);
-}
-
 /* Whether it has been decrypted rightly: magic and checksums. */
 static bool is_header(const unsigned char *body, bool vera)
 {
-	unsigned version = be32(body + 4) >> 16;
+	unsigned version = get_be32(body + 4) >> 16;
 
 	if (memcmp(body, vera ? "VERA" : "TRUE", 4))
 		return false;
-	if (version > 3 && crc32_of(body, KEYS_AT - 4) != be32(body + KEYS_AT - 4))
+	if (version > 3 && crc32_of(body, KEYS_AT - 4) != get_be32(body + KEYS_AT - 4))
 		return false;
-	return crc32_of(body + KEYS_AT, BODY - KEYS_AT) == be32(body + 8);
+	return crc32_of(body + KEYS_AT, BODY - KEYS_AT) == get_be32(body + 8);
 }
 
 /* The key of one of n layers, xts: all first halves, then all second halves. */
@@ -253,13 +245,13 @@ int tc_read_header(const unsigned char *header, const char *pass, size_t pass_le
 	}
 	if (found) {
 		out->checked = true;
-		out->version = be32(body + 4) >> 16;
-		out->hidden_bytes = be64(body + 28);
-		out->volume_bytes = be64(body + 36);
-		out->data_at = be64(body + 44);
-		out->data_bytes = be64(body + 52);
-		out->flags = be32(body + 60);
-		out->sector_size = be32(body + 64) ? be32(body + 64) : 512;
+		out->version = get_be32(body + 4) >> 16;
+		out->hidden_bytes = get_be64(body + 28);
+		out->volume_bytes = get_be64(body + 36);
+		out->data_at = get_be64(body + 44);
+		out->data_bytes = get_be64(body + 52);
+		out->flags = get_be32(body + 60);
+		out->sector_size = get_be32(body + 64) ? get_be32(body + 64) : 512;
 	}
 	crypt_safe_free(keys);
 	crypt_safe_free(body);

@@ -79,18 +79,36 @@ static bool is_ours(const char *mount, const char *name)
 	return uuid && g_str_has_prefix(uuid, "CRYPT-");
 }
 
-/* The device beneath, NAME_1 or NAME_2, if this one's table stands on it and it is a part of the volume; or NULL. */
-static char *part_beneath(const char *mount, const char *name)
+/* CRYPT-TYPE-UUID-…: TCRYPT has no uuid. */
+static bool same_volume(const char *a, const char *b)
 {
-	g_autofree char *table = client_read(mount, name, "table"), *uuid = NULL;
-	g_auto(GStrv) words = table ? client_split(g_strchomp(table)) : NULL;
-	const char *device = words && g_strv_length(words) >= 8 && !strcmp(words[2], "crypt") ? words[6] : NULL;
+	g_auto(GStrv) x = g_strsplit(a, "-", 4), y = g_strsplit(b, "-", 4);
+
+	return g_strv_length(x) == 4 && g_strv_length(y) == 4 && !strcmp(x[0], "CRYPT") && !strcmp(y[0], "CRYPT") &&
+	       !strcmp(x[1], y[1]) && !strcmp(x[2], y[2]);
+}
+
+/* Whether it is called as a part of a volume: NAME_1 or NAME_2 of a cascade, NAME_dif with the tags. */
+static bool is_part_name(const char *device)
+{
 	size_t len = device ? strlen(device) : 0;
 
-	if (len < 3 || device[len - 2] != '_' || !strchr("12", device[len - 1]) || strchr(device, '/'))
+	return len >= 3 && !strchr(device, '/') &&
+	       ((device[len - 2] == '_' && strchr("12", device[len - 1])) || g_str_has_suffix(device, INTEGRITY_SUFFIX));
+}
+
+/* The device beneath if this one's table stands on it and it is a part of the volume; or NULL. */
+static char *part_beneath(const char *mount, const char *name)
+{
+	g_autofree char *table = client_read(mount, name, "table"), *uuid = NULL, *mine = NULL;
+	g_auto(GStrv) words = table ? client_split(g_strchomp(table)) : NULL;
+	const char *device = words && g_strv_length(words) >= 8 && !strcmp(words[2], "crypt") ? words[6] : NULL;
+
+	if (!is_part_name(device))
 		return NULL;
 	uuid = client_read(mount, device, "uuid");
-	return uuid && g_str_has_prefix(uuid, "CRYPT-TCRYPT-") ? g_strdup(device) : NULL;
+	mine = client_read(mount, name, "uuid");
+	return uuid && mine && same_volume(uuid, mine) ? g_strdup(device) : NULL;
 }
 
 int tree_close(const char *mount, const char *name, GError **err)
@@ -165,6 +183,24 @@ static void print_table(char *table)
 		printf("  size:        %" PRIu64 " sectors\n", end);
 }
 
+/* "START LENGTH integrity DEVICE START TAG MODE …" and its status "… MISMATCHES PROVIDED …" */
+static void print_beneath(const char *mount, const char *name)
+{
+	g_autofree char *dif = part_beneath(mount, name), *table = dif ? client_read(mount, dif, "table") : NULL;
+	g_auto(GStrv) w = table ? client_split(g_strchomp(table)) : NULL;
+	static const char *const modes[] = {"J", "journal", "D", "no journal", "B", "bitmap", "R", "recovery"};
+	const char *mode;
+
+	if (!w || g_strv_length(w) < 7 || strcmp(w[2], "integrity"))
+		return;
+	mode = w[6];
+	for (unsigned i = 0; i < G_N_ELEMENTS(modes); i += 2)
+		if (!strcmp(w[6], modes[i]))
+			mode = modes[i + 1];
+	printf("  integrity:   %s bytes beside each sector, on %s (%s)\n", w[5], dif, mode);
+	printf("  data device: %s at %s sectors\n", w[3], w[4]);
+}
+
 int tree_status(const char *mount, const char *name, GError **err)
 {
 	g_autofree char *uuid = NULL, *table = NULL, *info = NULL, *image = NULL;
@@ -184,6 +220,7 @@ int tree_status(const char *mount, const char *name, GError **err)
 	printf("%s is active%s.\n", image, strstr(info, "SUSPENDED") ? " and suspended" : "");
 	printf("  type:        %s\n", g_strv_length(words) >= 3 && !strcmp(words[0], "CRYPT") ? words[1] : "unknown");
 	print_table(table);
+	print_beneath(mount, name);
 	printf("  mode:        %s\n", strstr(info, "READ-ONLY") ? "readonly" : "read/write");
 	return 0;
 }

@@ -128,6 +128,11 @@ static void stage_free(gpointer p)
 	g_free(s);
 }
 
+GPtrArray *volume_stages(void)
+{
+	return g_ptr_array_new_with_free_func(stage_free);
+}
+
 void volume_free(struct volume *v)
 {
 	if (!v)
@@ -268,7 +273,7 @@ static int unlock(const char *path, const char *name, const struct options *o, s
 		r = header_load(cd, o->header ? o->header : path, o, err);
 	if (!r && !tcrypt)
 		r = !strcmp(crypt_get_type(cd), CRYPT_BITLK) ? bitlk_open(cd, path, o, v, err)
-							     : luks_open(cd, path, o, v, err);
+							     : luks_open(cd, path, name, o, v, err);
 	if (!r) {
 		v->type = g_strdup(tcrypt ? CRYPT_TCRYPT : crypt_get_type(cd));
 		v->uuid = plain_uuid(tcrypt ? NULL : crypt_get_uuid(cd));
@@ -307,7 +312,7 @@ int volume_open(const char *file, const char *name, const struct options *o, str
 		return r;
 	v = g_new0(struct volume, 1);
 	v->claim = claim;
-	v->stages = g_ptr_array_new_with_free_func(stage_free);
+	v->stages = volume_stages();
 	r = unlock(path, name, &with_paths, v, err);
 	if (r)
 		volume_free(v);

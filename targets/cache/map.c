@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Where a bio goes (cache.h says what the claims are for).
+ *
+ * A read that finds its block in the cache claims it and looks again.  One that does not goes to the origin without a
+ * claim: at the moment it looked, the origin had everything that was answered before.  A write claims first.
+ *
+ * When the metadata cannot be written any more, clean blocks are written through and nothing goes into or out of the
+ * cache, so that the metadata on the disk stays true.
+ */
+#include "cache.h"
+
+/* --- counting --------------------------------------------------------------------------------- */
+
+static void count(struct cache *c, enum cache_count which)
+{
+	static _Thread_local unsigned slot;
+	static atomic_uint threads;
+
+	if (!slot)
+		slot = atomic_fetch_add(&threads, 1) % CACHE_COUNT_SLOTS + 1;
+	atomic_fetch_add_explicit(&c->slots[slot - 1].n[which], 1, memory_order_relaxed);
+	cache_note_activity(c);
+}
+
+uint64_t cache_sum(struct cache *c, enum cache_count which)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < CACHE_COUNT_SLOTS; i++)
+		sum += atomic_load_explicit(&c->slots[i].n[which], memory_order_relaxed);
+	return sum;
+}
+
+/* Once a block and tick; and if somebody else talks to the policy just now, not at all. */
+static void hit(struct cache *c, uint32_t cblock, bool write)
+{
+	count(c, write ? WRITE_HITS : READ_HITS);
+	if (!resident_touch(c->resident, cblock) || pthread_mutex_trylock(&c->policy_lock))
+		return;
+	c->type->hit(c->policy, cblock, write);
+	pthread_mutex_unlock(&c->policy_lock);
+}
+
+static void miss(struct cache *c, uint64_t oblock, bool write)
+{
+	bool work;
+
+	count(c, write ? WRITE_MISSES : READ_MISSES);
+	if (c->io_mode == CACHE_PASSTHROUGH || oblock >= c->oblocks || !cache_is_rw(c) ||
+	    pthread_mutex_trylock(&c->policy_lock))
+		return;
+	work = c->type->miss(c->policy, oblock, write);
+	pthread_mutex_unlock(&c->policy_lock);
+	if (work)
+		cache_wake(c);
+}
+
+/* --- where to --------------------------------------------------------------------------------- */
+
+static void unclaim(struct cache *c, struct cache_bio *cb)
+{
+	if (!cb->claimed)
+		return;
+	cb->claimed = false;
+	dm_block_unlock(c->locks, &cb->claim, NULL);
+}
+
+static uint64_t offset_of(const struct cache *c, const struct cache_bio *cb)
+{
+	return cb->oblock * c->block_sectors + cb->within;
+}
+
+static void point_at_origin(struct cache *c, struct dm_bio *bio)
+{
+	bio->dev = c->origin;
+	bio->sector = offset_of(c, bio->private);
+}
+
+static void point_at_cache(struct cache *c, struct dm_bio *bio, uint32_t cblock)
+{
+	struct cache_bio *cb = bio->private;
+
+	cb->cblock = cblock;
+	bio->dev = c->fast;
+	bio->sector = (uint64_t)cblock * c->block_sectors + cb->within;
+}
+
+void cache_to_origin(struct cache *c, struct dm_bio *bio)
+{
+	point_at_origin(c, bio);
+	dm_submit(bio);
+}
+
+/* --- reads --------------------------------------------------------------------------------------- */
+
+static void route_read(struct cache *c, struct dm_bio *bio)
+{
+	struct cache_bio *cb = bio->private;
+	uint32_t cblock;
+
+	if (resident_find(c->resident, cb->oblock, &cblock)) {
+		hit(c, cblock, false);
+		point_at_cache(c, bio, cblock);
+		return;
+	}
+	unclaim(c, cb);
+	miss(c, cb->oblock, false);
+	point_at_origin(c, bio);
+}
+
+static void read_granted(struct dm_block_claim *claim)
+{
+	struct cache_bio *cb = container_of(claim, struct cache_bio, claim);
+
+	route_read(cb->c, cb->bio);
+	dm_submit(cb->bio);
+}
+
+static enum dm_mapio map_read(struct cache *c, struct dm_bio *bio)
+{
+	struct cache_bio *cb = bio->private;
+	uint32_t cblock;
+
+	if (cb->oblock >= c->oblocks || c->io_mode == CACHE_PASSTHROUGH ||
+	    !resident_find(c->resident, cb->oblock, &cblock)) {
+		miss(c, cb->oblock, false);
+		point_at_origin(c, bio);
+		return DM_MAPIO_REMAPPED;
+	}
+	cb->claimed = true;
+	if (!dm_block_lock(c->locks, &cb->claim, 2 * cb->oblock + 1, 2 * cb->oblock + 1, DM_BLOCK_SHARED, read_granted))
+		return DM_MAPIO_SUBMITTED;
+	route_read(c, bio);
+	return DM_MAPIO_REMAPPED;
+}
+
+/* --- writes --------------------------------------------------------------------------------------- */
+
+/* Both at once; the whole ends with the last. */
+struct through {
+	struct dm_parts parts;
+	struct dm_bio origin, fast;
+};
+
+static void part_ended(struct dm_bio *part)
+{
+	dm_parts_end(part->private, part->error);
+}
+
+static void write_through(struct cache *c, struct dm_bio *bio, uint32_t cblock)
+{
+	struct through *t = g_new0(struct through, 1);
+	struct cache_bio *cb = bio->private;
+
+	cb->through = true;
+	dm_parts_init(&t->parts, bio, 2);
+	point_at_cache(c, bio, cblock);
+	t->fast = *bio;
+	t->fast.end = part_ended;
+	t->fast.private = &t->parts;
+	t->fast.next = NULL;
+	t->fast.origin = NULL; /* half of it would be worse than none */
+	t->origin = t->fast;
+	t->origin.dev = c->origin;
+	t->origin.sector = offset_of(c, cb);
+	dm_submit(&t->origin);
+	dm_submit(&t->fast);
+}
+
+static void make_dirty(struct cache *c, uint32_t cblock)
+{
+	if (!resident_set_dirty(c->resident, cblock, true))
+		return;
+	pthread_mutex_lock(&c->policy_lock);
+	c->type->dirty(c->policy, cblock, true);
+	pthread_mutex_unlock(&c->policy_lock);
+}
+
+static enum dm_mapio write_hit(struct cache *c, struct dm_bio *bio, uint32_t cblock)
+{
+	struct cache_bio *cb = bio->private;
+
+	hit(c, cblock, true);
+	if (c->io_mode == CACHE_PASSTHROUGH) {
+		unclaim(c, cb);
+		if (cache_is_rw(c))
+			cache_invalidate(c, cb->oblock, bio);
+		else
+			dm_bio_end(bio, -EIO); /* that the block is not valid any more could not be remembered */
+		return DM_MAPIO_SUBMITTED;
+	}
+	if (c->io_mode == CACHE_WRITETHROUGH || (!cache_is_rw(c) && !resident_dirty(c->resident, cblock))) {
+		write_through(c, bio, cblock);
+		return DM_MAPIO_SUBMITTED;
+	}
+	make_dirty(c, cblock);
+	point_at_cache(c, bio, cblock);
+	return DM_MAPIO_REMAPPED;
+}
+
+static enum dm_mapio route_write(struct cache *c, struct dm_bio *bio)
+{
+	struct cache_bio *cb = bio->private;
+	uint32_t cblock;
+
+	if (resident_find(c->resident, cb->oblock, &cblock))
+		return write_hit(c, bio, cblock);
+	if (cb->claim.mode == DM_BLOCK_EXCLUSIVE && cache_fill(c, bio))
+		return DM_MAPIO_SUBMITTED;
+	cache_undiscard(c, cb->oblock);
+	miss(c, cb->oblock, true);
+	point_at_origin(c, bio);
+	return DM_MAPIO_REMAPPED;
+}
+
+static void write_granted(struct dm_block_claim *claim)
+{
+	struct cache_bio *cb = container_of(claim, struct cache_bio, claim);
+
+	if (route_write(cb->c, cb->bio) == DM_MAPIO_REMAPPED)
+		dm_submit(cb->bio);
+}
+
+/* A write that makes a copy needless: of the whole block, or of one whose content nobody needs. */
+static bool could_fill(struct cache *c, const struct dm_bio *bio)
+{
+	const struct cache_bio *cb = bio->private;
+	uint32_t cblock;
+
+	return c->io_mode == CACHE_WRITEBACK_MODE && cache_is_rw(c) &&
+	       (bio->sectors == c->block_sectors || cache_discarded(c, cb->oblock)) &&
+	       !resident_find(c->resident, cb->oblock, &cblock);
+}
+
+static enum dm_mapio map_write(struct cache *c, struct dm_bio *bio)
+{
+	struct cache_bio *cb = bio->private;
+	enum dm_block_mode mode;
+
+	if (cb->oblock >= c->oblocks) {
+		miss(c, cb->oblock, true);
+		point_at_origin(c, bio);
+		return DM_MAPIO_REMAPPED;
+	}
+	mode = could_fill(c, bio) ? DM_BLOCK_EXCLUSIVE : DM_BLOCK_SHARED;
+	cb->claimed = true;
+	if (!dm_block_lock(c->locks, &cb->claim, 2 * cb->oblock, 2 * cb->oblock, mode, write_granted))
+		return DM_MAPIO_SUBMITTED;
+	return route_write(c, bio);
+}
+
+/* --- the target's functions ------------------------------------------------------------------------ */
+
+static void committed(struct dm_commit_wait *wait, int error)
+{
+	dm_bio_end(container_of(wait, struct cache_bio, commit)->bio, error);
+}
+
+static void end_after_commit(struct cache *c, struct dm_bio *bio)
+{
+	struct cache_bio *cb = bio->private;
+
+	cb->commit.done = committed;
+	dm_group_commit(c->commits, &cb->commit);
+}
+
+enum dm_mapio cache_map(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct cache *c = ti->private;
+	struct cache_bio *cb = bio->private;
+	uint64_t offset = dm_target_offset(ti, bio->sector);
+
+	cb->c = c;
+	cb->bio = bio;
+	cb->fill = NULL;
+	cb->claimed = cb->through = false;
+	if (atomic_load_explicit(&c->mode, memory_order_relaxed) == CACHE_FAIL)
+		return DM_MAPIO_KILL;
+	if (bio->op == DM_FLUSH) {
+		end_after_commit(c, bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	if (bio->op == DM_DISCARD)
+		return cache_map_discard(c, bio, offset);
+	cb->oblock = offset / c->block_sectors;
+	cb->within = (uint32_t)(offset % c->block_sectors);
+	return bio->op == DM_READ ? map_read(c, bio) : map_write(c, bio);
+}
+
+enum dm_endio cache_end_io(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct cache *c = ti->private;
+	struct cache_bio *cb = bio->private;
+
+	if (bio->op == DM_FLUSH)
+		return DM_ENDIO_DONE;
+	if (bio->op == DM_DISCARD) {
+		if (!bio->error)
+			cache_set_discarded(c, cb->discard_sector, cb->discard_sectors);
+		return DM_ENDIO_DONE;
+	}
+	if (cb->fill) {
+		struct migration *mg = cb->fill;
+
+		cb->fill = NULL;
+		cache_fill_written(mg, bio->error);
+		return DM_ENDIO_INCOMPLETE;
+	}
+	if (cb->through && bio->error && cb->claimed && cache_is_rw(c) && !resident_dirty(c->resident, cb->cblock))
+		cache_invalidate(c, cb->oblock, NULL); /* the two are not the same any more; the origin is right */
+	cb->through = false;
+	if (bio->error && bio->op != DM_READ)
+		atomic_fetch_add(&c->origin_failures, 1);
+	unclaim(c, cb);
+	/* What the write stands on is durable before it is answered. */
+	if (!bio->error && bio->op == DM_WRITE && (bio->flags & DM_FUA) && cache_md_changed(c->md)) {
+		bio->flags &= ~(unsigned)DM_FUA;
+		end_after_commit(c, bio);
+		return DM_ENDIO_INCOMPLETE;
+	}
+	return DM_ENDIO_DONE;
+}

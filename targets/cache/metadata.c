@@ -1,0 +1,637 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A cache's metadata (metadata.h).
+ *
+ * Block 0, little endian:
+ *
+ *     0  u32  CRC-32C of the rest of the block, seed 9031977
+ *     4  u32  flags: 1 clean end, 2 needs a check
+ *     8  u64  number of this block, 0
+ *    16       uuid, 16 bytes, unused
+ *    32  u64  magic 06142003, an octal number
+ *    40  u32  version, 1 or 2
+ *    44       name of the policy whose hints these are, 16 bytes
+ *    60  u32  bytes of a hint
+ *    64       root of the metadata space map, 128 bytes
+ *   192  u64  root of the mapping, an array of u64: origin block << 16 | 1 in use | 2 dirty (of version 1 only)
+ *   200  u64  root of the hints, an array; 0: there are none
+ *   208  u64  root of the discards, a bitset
+ *   216  u64  block size of the discards, sectors
+ *   224  u64  number of bits there
+ *   232  u32  block size of the data, sectors
+ *   236  u32  block size of the metadata, 8 sectors
+ *   240  u32  number of cache blocks
+ *   244  u32  features: compatible, +4 compatible when read-only, +8 incompatible; all 0
+ *   256  u32  read hits, +4 read misses, +8 write hits, +12 write misses
+ *   272  u32  version of the policy, three numbers
+ *   284  u64  root of the dirty bits, a bitset; version 2 only
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "metadata.h"
+
+#include <dmfs/bitset.h>
+#include <dmfs/le.h>
+#include <dmfs/target.h>
+#include <dmfs/transaction_manager.h>
+
+#define SUPERBLOCK 0
+#define SEED 9031977
+#define MAGIC UINT64_C(06142003)
+#define CACHE_BYTES (8u << 20)
+
+enum sb {
+	SB_FLAGS = 4,
+	SB_BLOCKNR = 8,
+	SB_MAGIC = 32,
+	SB_VERSION = 40,
+	SB_POLICY = 44,
+	SB_HINT_BYTES = 60,
+	SB_SM_ROOT = 64,
+	SB_MAPPING = 192,
+	SB_HINTS = 200,
+	SB_DISCARDS = 208,
+	SB_DBLOCK_SECTORS = 216,
+	SB_DBLOCKS = 224,
+	SB_BLOCK_SECTORS = 232,
+	SB_META_SECTORS = 236,
+	SB_BLOCKS = 240,
+	SB_INCOMPAT = 252,
+	SB_COUNTERS = 256,
+	SB_POLICY_VERSION = 272,
+	SB_DIRTY = 284,
+};
+
+#define FLAG_CLEAN 1u
+#define FLAG_NEEDS_CHECK 2u
+#define VALUE_VALID 1u
+#define VALUE_DIRTY 2u
+
+struct cache_md {
+	struct dm_dev *dev;
+	struct dm_bm *bm;
+	struct dm_tm *tm;
+	struct dm_array_info mapping, hints;
+	struct dm_bitset_info dirty, discards;
+	unsigned version;
+	uint32_t flags, block_sectors, blocks;
+	dm_block_t mapping_root, hints_root, discards_root, dirty_root;
+	uint64_t dblock_sectors, dblocks;
+	struct cache_md_policy policy;
+	struct cache_md_counters counters;
+	atomic_bool changed;
+	bool broken;
+	pthread_mutex_t usage_lock;
+	uint64_t used, total;
+};
+
+static void sb_prepare(void *context, dm_block_t where, void *data, size_t size)
+{
+	put_le64((char *)data + SB_BLOCKNR, where);
+	put_le32(data, dm_bm_checksum((char *)data + 4, size - 4, SEED));
+}
+
+static int sb_check(void *context, dm_block_t where, const void *data, size_t size)
+{
+	const char *p = data;
+	uint32_t version = get_le32(p + SB_VERSION);
+
+	if (get_le64(p + SB_BLOCKNR) != where) {
+		dm_log_err("cache metadata: superblock says it is block %" PRIu64 ", wanted %" PRIu64,
+			   get_le64(p + SB_BLOCKNR), where);
+		return -ENOTBLK;
+	}
+	if (get_le64(p + SB_MAGIC) != MAGIC) {
+		dm_log_err("cache metadata: superblock has magic %" PRIu64 ", wanted %" PRIu64, get_le64(p + SB_MAGIC),
+			   MAGIC);
+		return -EILSEQ;
+	}
+	if (get_le32(p) != dm_bm_checksum(p + 4, size - 4, SEED)) {
+		dm_log_err("cache metadata: superblock's checksum is wrong");
+		return -EILSEQ;
+	}
+	if (version < 1 || version > 2) {
+		dm_log_err("cache metadata: version %u, 1 and 2 are known", version);
+		return -EINVAL;
+	}
+	if (get_le32(p + SB_INCOMPAT)) {
+		dm_log_err("cache metadata: it has features %#x, which are not known", get_le32(p + SB_INCOMPAT));
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static const struct dm_validator sb_validator = {.name = "cache superblock", .prepare = sb_prepare, .check = sb_check};
+
+static void init_hints(struct cache_md *md)
+{
+	const struct dm_btree_value_type type = {.size = md->policy.hint_bytes};
+
+	dm_array_info_init(&md->hints, md->tm, &type);
+}
+
+static void init_infos(struct cache_md *md)
+{
+	static const struct dm_btree_value_type type = {.size = 8};
+
+	dm_array_info_init(&md->mapping, md->tm, &type);
+	dm_bitset_info_init(&md->dirty, md->tm);
+	dm_bitset_info_init(&md->discards, md->tm);
+	init_hints(md);
+}
+
+/* --- the superblock -------------------------------------------------------------------------- */
+
+static void update_usage(struct cache_md *md)
+{
+	struct dm_sm *sm = dm_tm_sm(md->tm);
+
+	pthread_mutex_lock(&md->usage_lock);
+	md->total = dm_sm_nr_blocks(sm);
+	md->used = md->total - dm_sm_nr_free(sm);
+	pthread_mutex_unlock(&md->usage_lock);
+}
+
+static void fill_superblock(struct cache_md *md, char *p)
+{
+	put_le32(p + SB_FLAGS, md->flags);
+	put_le64(p + SB_MAGIC, MAGIC);
+	put_le32(p + SB_VERSION, md->version);
+	memcpy(p + SB_POLICY, md->policy.name, CACHE_MD_POLICY_NAME);
+	put_le32(p + SB_HINT_BYTES, md->policy.hint_bytes);
+	dm_sm_copy_root(dm_tm_sm(md->tm), p + SB_SM_ROOT);
+	put_le64(p + SB_MAPPING, md->mapping_root);
+	put_le64(p + SB_HINTS, md->hints_root);
+	put_le64(p + SB_DISCARDS, md->discards_root);
+	put_le64(p + SB_DBLOCK_SECTORS, md->dblock_sectors);
+	put_le64(p + SB_DBLOCKS, md->dblocks);
+	put_le32(p + SB_BLOCK_SECTORS, md->block_sectors);
+	put_le32(p + SB_META_SECTORS, DM_META_BLOCK_SECTORS);
+	put_le32(p + SB_BLOCKS, md->blocks);
+	put_le32(p + SB_COUNTERS, md->counters.read_hits);
+	put_le32(p + SB_COUNTERS + 4, md->counters.read_misses);
+	put_le32(p + SB_COUNTERS + 8, md->counters.write_hits);
+	put_le32(p + SB_COUNTERS + 12, md->counters.write_misses);
+	for (unsigned i = 0; i < 3; i++)
+		put_le32(p + SB_POLICY_VERSION + 4 * i, md->policy.version[i]);
+	if (md->version >= 2)
+		put_le64(p + SB_DIRTY, md->dirty_root);
+}
+
+static int write_superblock(struct cache_md *md, bool fresh)
+{
+	struct dm_block *sb;
+	int r = dm_bitset_flush(&md->discards, &md->discards_root);
+
+	if (!r && md->version >= 2)
+		r = dm_bitset_flush(&md->dirty, &md->dirty_root);
+	if (!r)
+		r = dm_tm_pre_commit(md->tm);
+	if (!r)
+		r = fresh ? dm_bm_write_lock_zero(md->bm, SUPERBLOCK, &sb_validator, &sb) :
+			    dm_bm_write_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+	if (r)
+		return r;
+	fill_superblock(md, dm_block_data(sb));
+	return dm_tm_commit(md->tm, sb);
+}
+
+static void read_superblock(struct cache_md *md, const char *p)
+{
+	md->flags = get_le32(p + SB_FLAGS);
+	md->version = get_le32(p + SB_VERSION);
+	memcpy(md->policy.name, p + SB_POLICY, CACHE_MD_POLICY_NAME);
+	md->policy.name[CACHE_MD_POLICY_NAME - 1] = '\0';
+	md->policy.hint_bytes = get_le32(p + SB_HINT_BYTES);
+	md->mapping_root = get_le64(p + SB_MAPPING);
+	md->hints_root = get_le64(p + SB_HINTS);
+	md->discards_root = get_le64(p + SB_DISCARDS);
+	md->dblock_sectors = get_le64(p + SB_DBLOCK_SECTORS);
+	md->dblocks = get_le64(p + SB_DBLOCKS);
+	md->blocks = get_le32(p + SB_BLOCKS);
+	md->counters.read_hits = get_le32(p + SB_COUNTERS);
+	md->counters.read_misses = get_le32(p + SB_COUNTERS + 4);
+	md->counters.write_hits = get_le32(p + SB_COUNTERS + 8);
+	md->counters.write_misses = get_le32(p + SB_COUNTERS + 12);
+	for (unsigned i = 0; i < 3; i++)
+		md->policy.version[i] = get_le32(p + SB_POLICY_VERSION + 4 * i);
+	if (md->version >= 2)
+		md->dirty_root = get_le64(p + SB_DIRTY);
+}
+
+/* --- opening ----------------------------------------------------------------------------------- */
+
+static int format(struct cache_md *md)
+{
+	int r = dm_tm_create(md->bm, SUPERBLOCK, dm_bm_nr_blocks(md->bm), &md->tm);
+
+	if (r)
+		return r;
+	init_infos(md);
+	md->flags = FLAG_CLEAN;
+	r = dm_array_empty(&md->mapping, &md->mapping_root);
+	if (!r)
+		r = dm_bitset_empty(&md->discards, &md->discards_root);
+	if (!r && md->version >= 2)
+		r = dm_bitset_empty(&md->dirty, &md->dirty_root);
+	return r ? r : write_superblock(md, true);
+}
+
+static int load(struct cache_md *md, GError **err)
+{
+	struct dm_block *sb;
+	uint32_t block_sectors;
+	char root[DM_SM_ROOT_SIZE];
+	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+
+	if (r)
+		return r;
+	memcpy(root, (char *)dm_block_data(sb) + SB_SM_ROOT, sizeof root);
+	block_sectors = get_le32((char *)dm_block_data(sb) + SB_BLOCK_SECTORS);
+	read_superblock(md, dm_block_data(sb));
+	dm_bm_unlock(sb);
+	if (block_sectors != md->block_sectors)
+		return dm_fail(err, EINVAL,
+			       "cache: Error creating metadata object: changing the data block size (from %u to %u sectors) "
+			       "is not supported", block_sectors, md->block_sectors);
+	if (md->policy.hint_bytes > CACHE_MD_MAX_HINT || md->policy.hint_bytes % 4)
+		return -EILSEQ;
+	r = dm_tm_open(md->bm, SUPERBLOCK, root, sizeof root, &md->tm);
+	if (!r)
+		init_infos(md);
+	return r;
+}
+
+static int is_all_zeroes(struct cache_md *md, bool *zeroes)
+{
+	struct dm_block *b;
+	const char *p;
+	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, NULL, &b);
+
+	if (r)
+		return r;
+	p = dm_block_data(b);
+	*zeroes = !p[0] && !memcmp(p, p + 1, DM_META_BLOCK_SIZE - 1);
+	dm_bm_unlock(b);
+	dm_bm_forget(md->bm, SUPERBLOCK); /* it has been cached without a validator */
+	return 0;
+}
+
+int cache_md_open(struct dm_dev *dev, uint32_t block_sectors, unsigned version, struct cache_md **out, GError **err)
+{
+	struct cache_md *md = g_new0(struct cache_md, 1);
+	bool zeroes = false;
+	int r;
+
+	pthread_mutex_init(&md->usage_lock, NULL);
+	md->dev = dev;
+	md->block_sectors = block_sectors;
+	md->version = version;
+	md->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	r = is_all_zeroes(md, &zeroes);
+	if (!r)
+		r = zeroes ? format(md) : load(md, err);
+	if (r) {
+		cache_md_close(md);
+		if (err && !*err)
+			dm_fail(err, -r, "cache: Error creating metadata object: %s", g_strerror(-r));
+		return r;
+	}
+	update_usage(md);
+	*out = md;
+	return 0;
+}
+
+void cache_md_close(struct cache_md *md)
+{
+	if (!md)
+		return;
+	if (md->tm)
+		dm_tm_free(md->tm);
+	dm_bm_free(md->bm);
+	pthread_mutex_destroy(&md->usage_lock);
+	g_free(md);
+}
+
+unsigned cache_md_version(struct cache_md *md)
+{
+	return md->version;
+}
+
+uint32_t cache_md_blocks(struct cache_md *md)
+{
+	return md->blocks;
+}
+
+bool cache_md_clean(struct cache_md *md)
+{
+	return md->flags & FLAG_CLEAN;
+}
+
+bool cache_md_needs_check(struct cache_md *md)
+{
+	return md->flags & FLAG_NEEDS_CHECK;
+}
+
+void cache_md_usage(struct cache_md *md, uint64_t *used, uint64_t *total)
+{
+	pthread_mutex_lock(&md->usage_lock);
+	*used = md->used;
+	*total = md->total;
+	pthread_mutex_unlock(&md->usage_lock);
+}
+
+void cache_md_counters(struct cache_md *md, struct cache_md_counters *out)
+{
+	*out = md->counters;
+}
+
+void cache_md_set_counters(struct cache_md *md, const struct cache_md_counters *counters)
+{
+	md->counters = *counters;
+}
+
+/* --- loading -------------------------------------------------------------------------------------- */
+
+struct loader {
+	struct dm_array_cursor mapping, hints;
+	struct dm_bitset_cursor dirty;
+};
+
+static bool hints_count(struct cache_md *md, const struct cache_md_policy *policy)
+{
+	return cache_md_clean(md) && md->hints_root && policy->hint_bytes &&
+	       policy->hint_bytes == md->policy.hint_bytes && policy->version[0] == md->policy.version[0] &&
+	       !strncmp(policy->name, md->policy.name, CACHE_MD_POLICY_NAME);
+}
+
+static int load_one(struct cache_md *md, struct loader *l, bool hints, uint32_t i, cache_md_load_fn fn, void *context)
+{
+	uint64_t value = get_le64(dm_array_cursor_get(&l->mapping));
+	bool dirty = true;
+
+	if (value & ~(uint64_t)(VALUE_VALID | VALUE_DIRTY) & 0xffff)
+		return -EILSEQ;
+	if (!(value & VALUE_VALID))
+		return 0;
+	if (cache_md_clean(md))
+		dirty = md->version >= 2 ? dm_bitset_cursor_get(&l->dirty) : value & VALUE_DIRTY;
+	return fn(context, i, value >> 16, dirty, hints ? dm_array_cursor_get(&l->hints) : NULL);
+}
+
+int cache_md_load(struct cache_md *md, const struct cache_md_policy *policy, cache_md_load_fn fn, void *context)
+{
+	g_autofree struct loader *l = g_new0(struct loader, 1);
+	bool hints = hints_count(md, policy), bits = md->version >= 2 && cache_md_clean(md);
+	int r;
+
+	if (!md->blocks)
+		return 0;
+	r = dm_array_cursor_begin(&md->mapping, md->mapping_root, md->blocks, &l->mapping);
+	if (!r && bits)
+		r = dm_bitset_cursor_begin(&md->dirty, md->dirty_root, md->blocks, &l->dirty);
+	if (!r && hints)
+		r = dm_array_cursor_begin(&md->hints, md->hints_root, md->blocks, &l->hints);
+	for (uint32_t i = 0; !r; i++) {
+		r = load_one(md, l, hints, i, fn, context);
+		if (r || i + 1 == md->blocks)
+			break;
+		r = dm_array_cursor_next(&l->mapping);
+		if (!r && bits)
+			r = dm_bitset_cursor_next(&l->dirty);
+		if (!r && hints)
+			r = dm_array_cursor_next(&l->hints);
+	}
+	return r == -ENODATA ? -EILSEQ : r;
+}
+
+int cache_md_load_discards(struct cache_md *md, void (*fn)(void *context, uint64_t sector, uint64_t sectors),
+			   void *context)
+{
+	g_autofree struct dm_bitset_cursor *c = NULL;
+	uint64_t sector;
+	int r;
+
+	if (!cache_md_clean(md) || !md->dblocks || !md->dblock_sectors)
+		return 0;
+	if (md->dblocks > UINT32_MAX || __builtin_mul_overflow(md->dblocks, md->dblock_sectors, &sector))
+		return -EILSEQ;
+	c = g_new0(struct dm_bitset_cursor, 1);
+	r = dm_bitset_cursor_begin(&md->discards, md->discards_root, (uint32_t)md->dblocks, c);
+	for (uint64_t i = 0; !r; i++) {
+		if (dm_bitset_cursor_get(c))
+			fn(context, i * md->dblock_sectors, md->dblock_sectors);
+		if (i + 1 == md->dblocks)
+			break;
+		r = dm_bitset_cursor_next(c);
+	}
+	return r == -ENODATA ? -EILSEQ : r;
+}
+
+/* --- changes ---------------------------------------------------------------------------------------- */
+
+/* Of a change: it has been made, or has failed half-way. */
+static int changed(struct cache_md *md, int r)
+{
+	atomic_store(&md->changed, true);
+	if (r && !md->broken) {
+		md->broken = true;
+		dm_log_err("cache metadata: %s", g_strerror(-r));
+	}
+	return r;
+}
+
+int cache_md_resize(struct cache_md *md, uint32_t blocks)
+{
+	uint8_t none[8] = {0};
+	int r;
+
+	if (md->broken)
+		return -EIO;
+	r = dm_array_resize(&md->mapping, md->mapping_root, md->blocks, blocks, none, &md->mapping_root);
+	if (!r && md->version >= 2)
+		r = dm_bitset_resize(&md->dirty, md->dirty_root, md->blocks, blocks, false, &md->dirty_root);
+	if (!r && md->hints_root) { /* they are of another number of blocks, and are written anew at the clean end */
+		r = dm_array_del(&md->hints, md->hints_root);
+		md->hints_root = 0;
+	}
+	if (!r)
+		md->blocks = blocks;
+	return changed(md, r);
+}
+
+static int set_value(struct cache_md *md, uint32_t cblock, uint64_t value)
+{
+	uint8_t raw[8];
+
+	if (md->broken)
+		return -EIO;
+	put_le64(raw, value);
+	return changed(md, dm_array_set(&md->mapping, md->mapping_root, cblock, raw, &md->mapping_root));
+}
+
+int cache_md_insert(struct cache_md *md, uint32_t cblock, uint64_t oblock)
+{
+	return set_value(md, cblock, oblock << 16 | VALUE_VALID);
+}
+
+int cache_md_remove(struct cache_md *md, uint32_t cblock)
+{
+	return set_value(md, cblock, 0);
+}
+
+struct bits {
+	bool (*fn)(void *context, uint32_t index);
+	void *context;
+};
+
+static int give_bit(void *context, uint32_t index, bool *value)
+{
+	struct bits *bits = context;
+
+	*value = bits->fn(bits->context, index);
+	return 0;
+}
+
+/* A bitset takes the place of another. */
+static int new_bitset(struct dm_bitset_info *info, dm_block_t *root, uint32_t size, struct bits *bits)
+{
+	int r = dm_bitset_flush(info, root);
+
+	if (!r)
+		r = dm_bitset_del(info, *root);
+	return r ? r : dm_bitset_new(info, root, size, give_bit, bits);
+}
+
+/* Version 1: the flag of each value that is not as it should be. */
+static int write_dirty_flags(struct cache_md *md, struct bits *bits)
+{
+	g_autofree struct dm_array_cursor *c = g_new0(struct dm_array_cursor, 1);
+	g_autoptr(GArray) wrong = g_array_new(FALSE, FALSE, 4);
+	int r = dm_array_cursor_begin(&md->mapping, md->mapping_root, md->blocks, c);
+
+	for (uint32_t i = 0; !r; i++) {
+		uint64_t value = get_le64(dm_array_cursor_get(c));
+
+		if (value & VALUE_VALID && !(value & VALUE_DIRTY) != !bits->fn(bits->context, i))
+			g_array_append_val(wrong, i);
+		if (i + 1 == md->blocks)
+			break;
+		r = dm_array_cursor_next(c);
+	}
+	for (guint i = 0; i < wrong->len && !r; i++) {
+		uint32_t at = g_array_index(wrong, uint32_t, i);
+		uint8_t raw[8];
+
+		r = dm_array_get(&md->mapping, md->mapping_root, at, raw);
+		put_le64(raw, get_le64(raw) ^ VALUE_DIRTY);
+		if (!r)
+			r = dm_array_set(&md->mapping, md->mapping_root, at, raw, &md->mapping_root);
+	}
+	return r;
+}
+
+int cache_md_write_dirty(struct cache_md *md, bool (*dirty)(void *context, uint32_t cblock), void *context)
+{
+	struct bits bits = {dirty, context};
+
+	if (md->broken)
+		return -EIO;
+	if (md->version >= 2)
+		return changed(md, new_bitset(&md->dirty, &md->dirty_root, md->blocks, &bits));
+	return md->blocks ? changed(md, write_dirty_flags(md, &bits)) : 0;
+}
+
+int cache_md_write_discards(struct cache_md *md, uint64_t dblock_sectors, uint32_t dblocks,
+			    bool (*discarded)(void *context, uint32_t dblock), void *context)
+{
+	struct bits bits = {discarded, context};
+
+	if (md->broken)
+		return -EIO;
+	md->dblock_sectors = dblock_sectors;
+	md->dblocks = dblocks;
+	return changed(md, new_bitset(&md->discards, &md->discards_root, dblocks, &bits));
+}
+
+struct hint_giver {
+	void (*fn)(void *context, uint32_t cblock, void *out);
+	void *context;
+};
+
+static int give_hint(void *context, uint32_t index, void *value)
+{
+	struct hint_giver *giver = context;
+
+	giver->fn(giver->context, index, value);
+	return 0;
+}
+
+int cache_md_write_hints(struct cache_md *md, const struct cache_md_policy *policy,
+			 void (*hint)(void *context, uint32_t cblock, void *out), void *context)
+{
+	struct hint_giver giver = {hint, context};
+	int r = 0;
+
+	if (md->broken)
+		return -EIO;
+	if (md->hints_root)
+		r = dm_array_del(&md->hints, md->hints_root);
+	md->hints_root = 0;
+	md->policy = *policy;
+	init_hints(md);
+	if (!r && policy->hint_bytes)
+		r = dm_array_new(&md->hints, &md->hints_root, md->blocks, give_hint, &giver);
+	return changed(md, r);
+}
+
+/* --- commits ------------------------------------------------------------------------------------------ */
+
+bool cache_md_changed(struct cache_md *md)
+{
+	return atomic_load_explicit(&md->changed, memory_order_acquire);
+}
+
+bool cache_md_broken(struct cache_md *md)
+{
+	return md->broken;
+}
+
+int cache_md_commit(struct cache_md *md, bool clean)
+{
+	int r;
+
+	if (md->broken)
+		return -EIO;
+	md->flags = clean ? md->flags | FLAG_CLEAN : md->flags & ~FLAG_CLEAN;
+	r = changed(md, write_superblock(md, false));
+	if (!r) {
+		atomic_store(&md->changed, false);
+		update_usage(md);
+	}
+	return r;
+}
+
+/* With a block manager of its own: nothing that was changed may get to the disk. */
+int cache_md_abort(struct cache_md *md)
+{
+	struct dm_bm *bm = dm_bm_new(md->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	struct dm_block *sb;
+	int r = dm_bm_write_lock(bm, SUPERBLOCK, &sb_validator, &sb);
+
+	md->broken = true;
+	if (!r) {
+		char *p = dm_block_data(sb);
+
+		put_le32(p + SB_FLAGS, get_le32(p + SB_FLAGS) | FLAG_NEEDS_CHECK);
+		dm_bm_unlock(sb);
+		r = dm_bm_flush(bm);
+	}
+	dm_bm_free(bm);
+	if (!r)
+		md->flags |= FLAG_NEEDS_CHECK;
+	return r;
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * zoned's reclaim: zones for random writes are few, and chunks that lie in one, or have one as a buffer, are moved out of
+ * them.  It begins when at most 30 percent are free, and goes on until 50 are; when no bio has come for 10 seconds, or somebody
+ * says `reclaim`, until there is nothing to move; and whenever a write waits for a zone.
+ *
+ * One thread; it takes a chunk as a write does, if nobody has it, and commits after each.
+ */
+#include <dmfs/container_of.h>
+
+#include "zoned.h"
+
+#define LOW_PERCENT 30u
+#define HIGH_PERCENT 50u
+
+static bool is_idle(struct zoned *z)
+{
+	return dm_now_ns() - atomic_load(&z->last_io_ns) >= ZONED_IDLE_NS;
+}
+
+/* While it moves a chunk: whether to leave it half done. */
+static bool should_stop(void *context)
+{
+	struct zoned *z = context;
+
+	return atomic_load(&z->stopped) && !dm_hold_count(&z->starving);
+}
+
+static bool wanted(struct zoned *z, bool running)
+{
+	if (dm_hold_count(&z->starving))
+		return true;
+	if (atomic_load(&z->stopped))
+		return false;
+	if (atomic_load(&z->forced) || is_idle(z))
+		return true;
+	return zoned_md_free_percent(z->md) <= (running ? HIGH_PERCENT - 1 : LOW_PERCENT);
+}
+
+/* --- taking a chunk ---------------------------------------------------------------------------- */
+
+struct taking {
+	struct dm_block_claim claim;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool granted;
+};
+
+static void taken(struct dm_block_claim *claim)
+{
+	struct taking *t = container_of(claim, struct taking, claim);
+
+	pthread_mutex_lock(&t->lock);
+	t->granted = true;
+	pthread_cond_signal(&t->cond);
+	pthread_mutex_unlock(&t->lock);
+}
+
+/* Waits for its turn: who has it waits for nothing but I/O. */
+static void take_anyway(struct zoned *z, struct taking *t, uint32_t chunk)
+{
+	if (dm_block_lock(z->lock, &t->claim, chunk, chunk, DM_BLOCK_EXCLUSIVE, taken))
+		return;
+	pthread_mutex_lock(&t->lock);
+	while (!t->granted)
+		pthread_cond_wait(&t->cond, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+}
+
+/* A chunk to move, with its lock; ZONED_UNMAPPED: there is none. */
+static uint32_t take_victim(struct zoned *z, struct taking *t)
+{
+	uint32_t chunk;
+
+	t->granted = false;
+	for (unsigned nth = 0; (chunk = zoned_md_victim(z->md, nth)) != ZONED_UNMAPPED; nth++)
+		if (dm_block_trylock(z->lock, &t->claim, chunk, chunk, DM_BLOCK_EXCLUSIVE, NULL))
+			return chunk;
+	chunk = zoned_md_victim(z->md, 0);
+	if (chunk != ZONED_UNMAPPED)
+		take_anyway(z, t, chunk);
+	return chunk;
+}
+
+/* --- moving --------------------------------------------------------------------------------------- */
+
+/* One chunk.  -ENOENT: there is none; else 0 or why it was not moved. */
+static int move_one(struct zoned *z, struct taking *t)
+{
+	uint32_t chunk = take_victim(z, t);
+	struct zoned_chunk c;
+	int error;
+
+	if (chunk == ZONED_UNMAPPED)
+		return -ENOENT;
+	error = zoned_chunk_get(z->md, chunk, true, &c);
+	if (!error) {
+		error = zoned_md_move(z->md, &c, should_stop, z);
+		zoned_chunk_put(z->md, &c);
+	}
+	dm_block_unlock(z->lock, &t->claim, NULL);
+	return error;
+}
+
+/* Nothing can be moved, and writes wait: what was freed and waits for a commit may be enough, else there is no space. */
+static void last_resort(struct zoned *z, int error)
+{
+	if (zoned_md_pending(z->md) && !dm_group_commit_sync(z->commits)) {
+		zoned_feed(z);
+		return;
+	}
+	dm_log_err_limit("zoned: no zone can be freed for a write: %s", g_strerror(-error));
+	dm_hold_fail(&z->starving, error == -ENOENT ? -ENOSPC : error);
+}
+
+static void reclaim(struct dm_work *work)
+{
+	struct zoned *z = container_of(work, struct zoned, reclaim);
+	struct taking t = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+	int error = 0;
+
+	/* Somebody may have been fed already. */
+	if (zoned_md_free_percent(z->md))
+		zoned_feed(z);
+	for (bool running = false; !error && wanted(z, running); running = true) {
+		error = move_one(z, &t);
+		if (!error)
+			error = dm_group_commit_sync(z->commits);
+		if (!error)
+			zoned_feed(z);
+	}
+	if (error && dm_hold_count(&z->starving))
+		last_resort(z, error);
+	atomic_store(&z->forced, false);
+	pthread_mutex_destroy(&t.lock);
+	pthread_cond_destroy(&t.cond);
+}
+
+void zoned_reclaim_now(struct zoned *z)
+{
+	dm_wq_queue(z->reclaim_wq, &z->reclaim);
+}
+
+/* --- when -------------------------------------------------------------------------------------------- */
+
+static void look_idle(struct dm_timer *timer)
+{
+	struct zoned *z = container_of(timer, struct zoned, idle);
+
+	if (atomic_load(&z->stopped))
+		return;
+	if (is_idle(z))
+		zoned_reclaim_now(z);
+	else
+		dm_timer_arm(timer, atomic_load(&z->last_io_ns) + ZONED_IDLE_NS);
+}
+
+void zoned_reclaim_init(struct zoned *z)
+{
+	z->reclaim.fn = reclaim;
+	z->idle.fn = look_idle;
+}
+
+void zoned_reclaim_check(struct zoned *z)
+{
+	if (atomic_load(&z->stopped))
+		return;
+	if (zoned_md_free_percent(z->md) <= LOW_PERCENT)
+		zoned_reclaim_now(z);
+	dm_timer_arm(&z->idle, dm_now_ns() + ZONED_IDLE_NS);
+}
+
+void zoned_reclaim_stop(struct zoned *z)
+{
+	dm_timer_cancel_sync(&z->idle);
+	dm_wq_flush_work(z->reclaim_wq, &z->reclaim);
+}

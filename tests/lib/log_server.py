@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Servers of userspace dirty logs: dmfs-logd as a process, and one in Python that can be told to misbehave.
+
+The messages are struct dm_ulog_request of linux/dm-log-userspace.h, a packet each.
+"""
+
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+
+from mounted import REPORTS, build_dir
+
+NAMES = ("? CTR DTR PRESUSPEND POSTSUSPEND RESUME GET_REGION_SIZE IS_CLEAN IN_SYNC FLUSH MARK_REGION CLEAR_REGION "
+         "GET_RESYNC_WORK SET_REGION_SYNC GET_SYNC_COUNT STATUS_INFO STATUS_TABLE IS_REMOTE_RECOVERING").split()
+HEADER = struct.Struct("=Q129s3xIiIII")
+assert HEADER.size == 160
+
+
+class Message:
+    def __init__(self, luid=1, uuid=b"u", error=0, seq=0, type=1, data=b"", version=3, size=None):
+        self.luid, self.uuid, self.error, self.seq, self.type = luid, uuid, error, seq, type
+        self.data, self.version, self.size = data, version, size
+
+    @classmethod
+    def parse(cls, raw):
+        luid, uuid, version, error, seq, kind, size = HEADER.unpack_from(raw)
+        assert size == len(raw) - HEADER.size
+        return cls(luid, uuid.split(b"\0")[0], error, seq, kind, raw[HEADER.size:], version)
+
+    @property
+    def name(self):
+        return NAMES[self.type & 255]
+
+    def pack(self):
+        size = len(self.data) if self.size is None else self.size
+        return HEADER.pack(self.luid, self.uuid, self.version, self.error, self.seq, self.type, size) + self.data
+
+    def regions(self):
+        return struct.unpack(f"={len(self.data) // 8}Q", self.data)
+
+
+class Logd:
+    """dmfs-logd on a socket in a directory of its own."""
+
+    def __init__(self, *args):
+        self.dir = tempfile.mkdtemp(prefix="dmfs-logd-")
+        self.socket = os.path.join(self.dir, "socket")
+        self.args, self.process = args, None
+        self.start()
+
+    def start(self, *args):
+        """Until it listens.  A socket that a killed one left behind is replaced, so another inode is waited for."""
+        old = os.stat(self.socket).st_ino if os.path.exists(self.socket) else None
+        with open(os.path.join(self.dir, "stderr"), "ab") as err:
+            self.process = subprocess.Popen([os.path.join(build_dir(), "dmfs-logd"), *self.args, *args, self.socket],
+                                            stdin=subprocess.DEVNULL, stdout=err, stderr=err, cwd="/")
+        for _ in range(2000):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"dmfs-logd: exit {self.process.returncode}: {self.stderr()}")
+            if os.path.exists(self.socket) and (old is None or os.stat(self.socket).st_ino != old or self._answers()):
+                if self._answers():
+                    return
+            select.select([], [], [], 0.01)     # looks again
+        raise TimeoutError("dmfs-logd does not listen")
+
+    def _answers(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            try:
+                s.connect(self.socket)
+            except OSError:
+                return False
+        return True
+
+    def stderr(self):
+        with open(os.path.join(self.dir, "stderr"), encoding="utf-8", errors="replace") as f:
+            return f.read()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(60)
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def close(self):
+        code = 0
+        if self.process.poll() is None:
+            code = self.terminate()
+        text = self.stderr()
+        for name in os.listdir(self.dir):
+            os.unlink(os.path.join(self.dir, name))
+        os.rmdir(self.dir)
+        assert code in (0, -9) and not REPORTS.search(text), f"dmfs-logd: exit {code}: {text}"
+
+
+class Client:
+    """Speaks to a server as a daemon would; one log."""
+
+    def __init__(self, path, uuid=b"u", luid=1, timeout=20):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.settimeout(timeout)
+        self.sock.connect(path)
+        self.uuid, self.luid, self.seq = uuid, luid, 0
+
+    def ask(self, name, data=b"", **kw):
+        """The answer's data, or the negative errno."""
+        self.seq += 1
+        self.sock.send(Message(**{"luid": self.luid, "uuid": self.uuid, "seq": self.seq, "type": NAMES.index(name),
+                                  "data": data, **kw}).pack())
+        answer = Message.parse(self.sock.recv(20000))
+        assert (answer.seq, answer.luid, answer.uuid, answer.name) == (self.seq, self.luid, self.uuid, name)
+        return answer.error or answer.data
+
+    def region(self, name, *regions):
+        return self.ask(name, struct.pack(f"={len(regions)}Q", *regions))
+
+    def number(self, name, *regions):
+        data = self.region(name, *regions)
+        return data if isinstance(data, int) else struct.unpack("=q", data)[0]
+
+    def work(self):
+        any_, region = struct.unpack("=qQ", self.ask("GET_RESYNC_WORK"))
+        return region if any_ else None
+
+    def remote(self, region):
+        return struct.unpack("=qQ", self.region("IS_REMOTE_RECOVERING", region))[0]
+
+    def set_sync(self, region, in_sync):
+        return self.ask("SET_REGION_SYNC", struct.pack("=Qq", region, in_sync))
+
+    def begin(self, words):
+        for name, data in (("CTR", words.encode() + b"\0"), ("RESUME", b"")):
+            answer = self.ask(name, data)
+            assert not isinstance(answer, int), (name, errno.errorcode[-answer])
+        return self
+
+    def close(self):
+        self.sock.close()
+
+
+class Server:
+    """A server in a thread: one log of `regions`, all in sync unless said otherwise; what it was asked is in `seen`.
+
+    twist(server, connection, message) may answer itself (with server.reply) and return True; what is left is answered as
+    it should be.
+    """
+
+    def __init__(self, region_sectors=64, regions=32, in_sync=True, twist=None, path=None):
+        self.dir = tempfile.mkdtemp(prefix="dmfs-log-server-")
+        self.socket = path or os.path.join(self.dir, "socket")
+        self.region_sectors, self.regions = region_sectors, regions
+        self.sync = set(range(regions)) if in_sync else set()
+        self.given, self.marked = set(), set()
+        self.twist, self.seen, self.errors = twist, [], []
+        self.changed = threading.Condition()
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(self.socket)
+        self.listener.listen(8)
+        self.wake, self._wake = os.pipe()
+        self.conns = []
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        while True:
+            ready, _, _ = select.select([self.listener, self.wake, *self.conns], [], [])
+            if self.wake in ready:
+                return
+            for s in ready:
+                if s is self.listener:
+                    self.conns.append(s.accept()[0])
+                    continue
+                try:
+                    raw = s.recv(20000)
+                except OSError:
+                    raw = b""
+                if not raw:
+                    s.close()
+                    self.conns.remove(s)
+                    continue
+                try:
+                    self._take(s, Message.parse(raw))
+                except Exception as e:      # a client that has gone, or a test's own mistake
+                    self.errors.append(e)
+
+    def _take(self, s, m):
+        with self.changed:
+            self.seen.append(m)
+            self.changed.notify_all()
+        if not (self.twist and self.twist(self, s, m)):
+            self.reply(s, m, self.answer(m))
+
+    def reply(self, s, m, data=b"", **kw):
+        s.send(Message(**{"luid": m.luid, "uuid": m.uuid, "seq": m.seq, "type": m.type, "data": data, **kw}).pack())
+
+    def answer(self, m):
+        if m.name == "GET_REGION_SIZE":
+            return struct.pack("=Q", self.region_sectors)
+        if m.name in ("IN_SYNC", "IS_CLEAN"):
+            return struct.pack("=q", m.regions()[0] in self.sync)
+        if m.name == "GET_SYNC_COUNT":
+            return struct.pack("=Q", len(self.sync))
+        if m.name in ("FLUSH", "MARK_REGION"):
+            self.marked |= set(m.regions())
+        elif m.name == "CLEAR_REGION":
+            self.marked -= set(m.regions())
+        elif m.name == "SET_REGION_SYNC":
+            region, in_sync = struct.unpack("=Qq", m.data)
+            (self.sync.add if in_sync else self.sync.discard)(region)
+        elif m.name == "GET_RESYNC_WORK":
+            left = sorted(set(range(self.regions)) - self.sync - self.given)
+            self.given |= set(left[:1])
+            return struct.pack("=qQ", bool(left), left[0] if left else 0)
+        elif m.name == "STATUS_INFO":
+            return b"1 clustered-core\0"
+        elif m.name == "IS_REMOTE_RECOVERING":
+            return struct.pack("=qQ", 0, 0)
+        return b""
+
+    def names(self):
+        with self.changed:
+            return [m.name for m in self.seen]
+
+    def wait_for(self, what, deadline=30):
+        """Until what(messages seen) is true."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: what(self.seen), deadline), [m.name for m in self.seen]
+
+    def close(self):
+        os.write(self._wake, b"x")
+        self.thread.join(10)
+        for s in (self.listener, *self.conns):
+            s.close()
+        os.close(self.wake)
+        os.close(self._wake)
+        if os.path.exists(self.socket):
+            os.unlink(self.socket)
+        os.rmdir(self.dir)

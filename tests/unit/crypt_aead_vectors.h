@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Made by tests/lib/aead_combos.py: what Linux 6.1's dm-crypt writes for a plaintext of 16384 bytes, and its tags
+ * behind it; the first half of the SHA-256 of both.  Those without a random IV.
+ */
+/* clang-format off */
+{"capi:gcm(aes)-plain64", 32, 16, 512, 0, 0, "4ab567aff7a83388999427ae5619777d"},
+{"capi:gcm(aes)-plain64", 32, 16, 4096, 1, 16, "bb173678104d72114c0656303d0f18ec"},
+{"capi:gcm(aes)-plain64", 32, 16, 4096, 0, 16, "1f09d3fc66d3fa9b2e566f90e5dd8073"},
+{"capi:gcm(aes)-plain64", 32, 16, 512, 0, 7, "667b66b02a43c81a645b901c24b7131f"},
+{"capi:gcm(aes)-plain64", 32, 12, 4096, 0, 0, "41fefe9a3c67ef5b5aa1da1debce70cc"},
+{"capi:gcm(aes)-plain64", 32, 4, 512, 0, 0, "634604482affb395fe050fa7b2870ff9"},
+{"capi:gcm(aes)-plain", 32, 16, 512, 0, 0, "16d33577cb22081866bba2cb2b3a1261"},
+{"capi:gcm(aes)-plain64be", 32, 16, 512, 0, 0, "31a19d8f93253937f1a018444738f36c"},
+{"capi:gcm(aes)-benbi", 32, 16, 512, 0, 0, "0f869f3fc2cd004602bef22dba8cd08f"},
+{"capi:gcm(aes)-null", 32, 16, 512, 0, 0, "19386873d4aa71f2bb347c0e26b81962"},
+{"capi:gcm(serpent)-plain64", 32, 16, 512, 0, 0, "d12745152142bfc5b0948b9e259e3cd0"},
+{"capi:gcm(camellia)-plain64", 32, 13, 512, 0, 0, "5d62d9e56b723c02d5bcab3344865ab9"},
+{"capi:rfc7539(chacha20,poly1305)-plain64", 32, 16, 512, 0, 0, "395bf329a2cb24f4f5a3f87c41a3d62b"},
+{"capi:rfc7539(chacha20,poly1305)-plain64", 32, 16, 4096, 0, 0, "8419e697ea324446e8588bb6c8539869"},
+{"capi:authenc(hmac(sha256),xts(aes))-plain64", 96, 32, 512, 0, 0, "1187c9a60add555dc8dcc154675fbd3d"},
+{"capi:authenc(hmac(sha256),xts(aes))-plain64", 96, 20, 512, 0, 0, "0e6afa52ec6629cbf2b996681a27dd2a"},
+{"capi:authenc(hmac(sha256),xts(aes))-benbi", 96, 32, 512, 0, 0, "e8bd8d20c1a85fa4a2e475fb8fa755c6"},
+{"capi:authenc(hmac(sha1),xts(aes))-plain64", 84, 20, 512, 0, 0, "ddcf3f7573c0dba3000d6494d8170e7a"},
+{"capi:authenc(hmac(sha512),xts(aes))-plain64", 128, 64, 512, 0, 0, "22a25b9b9d9f8cf58543fbfdd9940c54"},
+{"capi:authenc(hmac(sha256),cbc(aes))-plain64", 64, 32, 512, 0, 0, "419a274083024c219dbde9de6b3c487b"},
+{"capi:authenc(hmac(sha256),cbc(aes))-essiv:sha256", 64, 32, 512, 0, 0, "306f75479cb9d26a97de77ba67e0d658"},
+{"capi:authenc(hmac(sha256),cbc(aes))-essiv:sha256", 48, 32, 4096, 0, 0, "b79f64fe34b0840229f0e34c3b1f2036"},
+{"capi:authenc(hmac(sha256),cbc(aes))-essiv:sha256", 64, 32, 4096, 1, 8, "4f1a08f3b6ef3c096e69009015a1ca99"},
+{"capi:authenc(hmac(sha256),ctr(aes))-plain64", 64, 32, 512, 0, 0, "9eded54b9ccca68edb35f2054c833634"},
+{"capi:authenc(hmac(sha3-256),xts(aes))-plain64", 96, 32, 512, 0, 0, "69731388e19e706d7c30617ce2d5b5ed"},
+{"capi:authenc(hmac(rmd160),xts(aes))-plain64", 84, 20, 512, 0, 0, "06d9beae6c7501a3cba4ed15a4b53061"},
+{"capi:authenc(hmac(md5),xts(aes))-plain64", 80, 16, 512, 0, 0, "3f159dcbc9beaaaee61a4a7e9dcaedef"},
+{"capi:authenc(cmac(aes),xts(aes))-plain64", 80, 16, 512, 0, 0, "654b263bbf57fb374149e0cdf323d718"},
+{"capi:authenc(crc32c,xts(aes))-plain64", 68, 4, 512, 0, 0, "dec3e4ad946fe2e178c807deb0fecb35"},
+{"capi:authenc(blake2b-256,xts(aes))-plain64", 96, 32, 512, 0, 0, "ab1bb1604256975c5f9d213d139a3b1c"},

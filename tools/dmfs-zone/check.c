@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* dmfs-zone dm-check, dm-repair: whether the metadata of the target zoned say what can be (targets/zoned/check.c). */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "../common/fail.h"
+#include "dm.h"
+
+static void print_error(const char *text, void *repair)
+{
+	printf("%s%s\n", text, *(bool *)repair ? ": repaired" : "");
+}
+
+int dm_check(char **names, unsigned n, bool repair, GError **err)
+{
+	struct zoned_super sb;
+	struct zoned_geometry g;
+	struct zoned_md *md;
+	unsigned found = 0;
+	int r = devices_open(names, n, repair, &g, err);
+
+	if (!r)
+		r = zoned_md_open(&g, repair, &md, err);
+	if (!r) {
+		zoned_md_super(md, &sb);
+		printf("%" PRIu32 " zones of %u sectors, %" PRIu32 " chunks, metadata version %" PRIu32 ", generation %" PRIu64
+		       "\n",
+		       g.zones, g.zone_sectors, sb.chunks, sb.version, sb.generation);
+		r = zoned_md_check(md, repair, print_error, &repair, &found, err);
+		zoned_md_close(md);
+	}
+	devices_close(&g);
+	if (!r && found && !repair)
+		r = fail(err, EUCLEAN, "%u errors; dm-repair mends them", found);
+	return r;
+}

@@ -380,7 +380,6 @@ def mirror_cluster(example, fs):
     assert example("mirror-cluster", "leg a", "nobody", check=False).returncode
     with open("/proc/self/mountinfo", encoding="utf-8") as f:
         assert not re.search(r"/mnt[12] .*fuse\.dmfs", f.read())
->>>>>>> main
 
 
 CASES = {

@@ -239,6 +239,8 @@ char *run_find(const char *program);
 int run(char *const *argv, bool quiet_input, char **out, char **why);
 /* A directory of one's own for sockets and files of this run; made the first time. */
 const char *run_dir(GError **err);
+/* Removes it if nothing is in it. */
+void run_dir_done(void);
 /* The words as a shell reads them. */
 char *run_shell_text(char *const *argv);
 

@@ -3,6 +3,7 @@
 #   make [all]          dmfs and its tools, in build/
 #   make check          all tests; check-unit, check-integration, check-kernel, check-crash, check-fuzz: one kind
 #   make crash          the crash laboratory in full
+#   make check-zoned-kernel  zoned beside the kernel's, under qemu's emulation
 #   make random         random operations on all targets at once, for RANDOM_SEEDS
 #   make fuzz           the fuzzers, for FUZZ_SECONDS each (a quarter for formats)
 #   make bench          the benchmark against its peers
@@ -83,7 +84,7 @@ unit_bins := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(unit_src))
 crash_bins := $(if $(crash_src),$(B)/tests/crash/crash)
 fuzz_bins := $(patsubst tests/fuzz/%.c,$(B)/tests/fuzz/%,$(fuzz_src))
 
-.PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz crash random fuzz fuzz-bins bench \
+.PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz check-zoned-kernel crash random fuzz fuzz-bins bench \
 	install uninstall clean tests format
 .SECONDARY:
 all: $(programs) $(B)/libdmfs-run.so
@@ -135,6 +136,8 @@ check: all tests
 	contrib/runtests B=$(B) unit integration kernel crash fuzz
 check-unit check-integration check-kernel check-crash check-fuzz: all tests
 	contrib/runtests B=$(B) $(@:check-%=%)
+check-zoned-kernel: all
+	contrib/runtests B=$(B) zoned-kernel
 crash: all tests
 	contrib/runtests B=$(B) crash-full
 random: all

@@ -10,7 +10,8 @@ demo_packages="e2fsprogs mount util-linux"
 demo_optional="fuse2fs"
 test_packages="libcmocka-dev python3 python3-pytest $demo_packages"
 test_optional="user-mode-linux dmsetup kmod clang libclang-rt-dev cryptsetup-bin keyutils thin-provisioning-tools qemu-utils
-	python3-pytest-xdist nbdkit libnbd-bin sqlite3 jq attr bc file fdisk btrfs-progs ntfs-3g mdadm lvm2 $demo_optional"
+	python3-pytest-xdist nbdkit libnbd-bin sqlite3 jq attr bc file lvm2 kpartx fdisk fio btrfs-progs ntfs-3g mdadm $demo_optional"
+# make check-zoned-kernel wants qemu-system-x86 and linux-image-amd64 too, which are large: they are not installed from here
 bench_packages="python3 fio $demo_packages"
 bench_optional="qemu-system-common qemu-utils nbdkit libnbd-bin"
 

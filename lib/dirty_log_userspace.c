@@ -27,11 +27,13 @@
 
 #include <dmfs/options.h>
 #include <dmfs/rounding.h>
+#include <dmfs/work.h>
 
 #define FIRST_PAUSE_MS 20 /* between attempts to find the server again; doubled up to */
 #define LAST_PAUSE_MS 1000
 #define CTR_ATTEMPTS 2
 #define MAX_STATUS 4096u
+#define LEASE_MS 2000u /* in touch for so long; dmfs-logd's time of grace is longer by what I/O under way may take */
 
 struct far_log {
 	struct dm_dirty_log *log;
@@ -49,6 +51,8 @@ struct far_log {
 	bool flush_due;           /* clears have been sent without a FLUSH */
 	bool no_work;             /* until the next refresh */
 	atomic_bool failing;      /* the last refresh had no answer */
+	atomic_uint_fast64_t contact_ns; /* when the last request was sent that was answered */
+	atomic_uint_fast64_t introductions;
 	atomic_uint_fast64_t sync_count;
 	pthread_mutex_t lock; /* the text */
 	char *status;
@@ -74,7 +78,26 @@ enum patience { ONCE, HOLD };
 
 static int ask(struct far_log *f, unsigned type, const void *data, size_t size, struct ulog *answer)
 {
-	return ulog_link_request(f->link, type, data, size, answer);
+	uint64_t now = dm_now_ns();
+	int error = ulog_link_request(f->link, type, data, size, answer);
+
+	if (error != -ENOTCONN && error != -ETIMEDOUT)
+		atomic_store(&f->contact_ns, now);
+	return error;
+}
+
+static bool far_in_touch(struct dm_dirty_log *log)
+{
+	struct far_log *f = log->context;
+
+	return dm_now_ns() - atomic_load(&f->contact_ns) < MIN(LEASE_MS, dm_options.log_timeout_ms) * UINT64_C(1000000);
+}
+
+static uint64_t far_introductions(struct dm_dirty_log *log)
+{
+	struct far_log *f = log->context;
+
+	return atomic_load(&f->introductions);
 }
 
 /* Sends a set of regions, in groups. */
@@ -147,8 +170,10 @@ static int check_region_size(struct far_log *f)
 static int introduce(struct far_log *f)
 {
 	struct ulog answer;
-	int error = ask(f, DM_ULOG_CTR, f->ctr_words->str, f->ctr_words->len + 1, &answer);
+	int error;
 
+	atomic_fetch_add(&f->introductions, 1);
+	error = ask(f, DM_ULOG_CTR, f->ctr_words->str, f->ctr_words->len + 1, &answer);
 	if (!error)
 		error = check_region_size(f);
 	if (!error && f->resumed)
@@ -729,7 +754,8 @@ static int far_ctr(struct dm_dirty_log *log, int argc, char **argv, GError **err
 	if (!error) {
 		f->link = ulog_link_new(dm_options.log_server, f->args.uuid, dm_options.log_timeout_ms);
 		ulog_link_set_late(f->link, DM_ULOG_GET_RESYNC_WORK, late_work, f);
-		error = ask_in_ctr(f, DM_ULOG_CTR, f->ctr_words->str, f->ctr_words->len + 1, &answer, err);
+		/* Without its NUL, as the kernel sends it; with it when it introduces itself again. */
+		error = ask_in_ctr(f, DM_ULOG_CTR, f->ctr_words->str, f->ctr_words->len, &answer, err);
 	}
 	f->known = !error;
 	if (!error)
@@ -761,6 +787,8 @@ const struct dm_dirty_log_type dm_userspace_log_type = {
 	.end_waiting = far_end_waiting,
 	.go_on_waiting = far_go_on_waiting,
 	.refresh = far_refresh,
+	.in_touch = far_in_touch,
+	.introductions = far_introductions,
 	.sync_count = far_sync_count,
 	.status = far_status,
 };

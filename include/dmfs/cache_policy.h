@@ -44,8 +44,8 @@ struct cache_policy_type {
 	unsigned version[3]; /* hints of another first number do not count */
 	unsigned hint_bytes; /* a multiple of 4, at most 128; 0: it has none */
 
-	/* All blocks are free at first; oblocks may grow beyond what is said here.  NULL: no memory. */
-	void *(*create)(uint32_t cblocks, uint64_t oblocks);
+	/* All blocks are free at first.  NULL: no memory. */
+	void *(*create)(uint32_t cblocks, uint64_t oblocks, uint32_t block_sectors);
 	void (*destroy)(void *policy);
 	/* A tunable: 0 or -EINVAL.  Absent: there are none. */
 	int (*set)(void *policy, const char *key, const char *value);

@@ -78,6 +78,13 @@ struct dm_dirty_log_type {
 	void (*go_on_waiting)(struct dm_dirty_log *);
 	/* Asks the server what sync_count and status tell from now on.  May wait.  May be absent. */
 	void (*refresh)(struct dm_dirty_log *);
+	/*
+	 * A server that comes back after a crash gives its clients some time to mark again what they had; then it goes to
+	 * others.  So what is marked counts only for a while after an answer (in_touch), and not any more once we
+	 * have had to introduce ourselves to a new server: then all is to be asked about again.  At once, any thread.
+	 */
+	bool (*in_touch)(struct dm_dirty_log *);
+	uint64_t (*introductions)(struct dm_dirty_log *);
 	uint64_t (*sync_count)(struct dm_dirty_log *);
 	/* INFO: "<#words> <name> ..."; TABLE: "<name> <#params> <params>". */
 	void (*status)(struct dm_dirty_log *, enum dm_status_type, GString *);

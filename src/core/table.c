@@ -184,7 +184,7 @@ static char *dev_name(struct dm_dev *dev)
 
 /*
  * How large a device is or is about to be.  LVM loads all tables of a stack before it resumes the first, and the kernel
- * looks at sizes no sooner than at resume.  Before its first table a dmfs device may become any size.
+ * looks at sizes no sooner than at resume.
  */
 static uint64_t future_sectors(struct dm_dev *dev)
 {
@@ -195,7 +195,7 @@ static uint64_t future_sectors(struct dm_dev *dev)
 	if (next)
 		sectors = MAX(sectors, next->sectors);
 	dm_table_unref(next);
-	return md && !sectors ? UINT64_MAX : sectors;
+	return sectors;
 }
 
 /* The device must hold the area, and the area must fit its blocks. */

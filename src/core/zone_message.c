@@ -4,8 +4,9 @@
  *
  *	@zone report|reset|open|close|finish [<offset> [<length>]]
  *
- * Both in sectors; without them it is all from there on.  A report has a line a zone, as `blkzone report` prints it.  To reset all there
- * is leaves conventional zones alone; everything else stops at the first zone that it cannot be done with.
+ * Both in sectors; without them it is all from there on.  A report has a line a zone, as `blkzone report` prints it. To
+ * reset all there is leaves conventional zones alone; everything else stops at the first zone that it cannot be done
+ * with.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -49,8 +50,8 @@ static int report(struct dm_mapped *md, const struct range *r, unsigned zone_sec
 static int check_aligned(const struct range *r, uint64_t sectors, unsigned zone_sectors, GError **err)
 {
 	if (r->sector % zone_sectors)
-		return dm_fail(err, EINVAL, "@zone: offset %" PRIu64 " is not aligned to zones of %u sectors", r->sector,
-			       zone_sectors);
+		return dm_fail(err, EINVAL, "@zone: offset %" PRIu64 " is not aligned to zones of %u sectors",
+			       r->sector, zone_sectors);
 	if (r->end % zone_sectors && r->end != sectors)
 		return dm_fail(err, EINVAL, "@zone: length %" PRIu64 " is not aligned to zones of %u sectors",
 			       r->end - r->sector, zone_sectors);
@@ -92,7 +93,8 @@ int dm_zone_message(struct dm_mapped *md, int argc, char **argv, GString *reply,
 	while (argc > 1 && i < G_N_ELEMENTS(commands) && strcmp(argv[1], commands[i].name))
 		i++;
 	if (argc < 2 || argc > 4 || i == G_N_ELEMENTS(commands))
-		return dm_fail(err, EINVAL, "@zone takes report, reset, open, close or finish, and offset and length in sectors");
+		return dm_fail(err, EINVAL,
+			       "@zone takes report, reset, open, close or finish, and offset and length in sectors");
 	dm_dev_limits(&md->dev, &limits);
 	if (!limits.zone_model)
 		return dm_fail(err, EOPNOTSUPP, "@zone: the device has no zones");

@@ -4,7 +4,7 @@
 
 const struct dmfs_file *const dmfs_root_files[] = {
 	&dmfs_control_file, &dmfs_targets_file, &dmfs_version_file, &dmfs_log_file,
-	&dmfs_events_file,  &dmfs_concise_file, NULL,
+	&dmfs_events_file,  &dmfs_concise_file, &dmfs_devices_file, NULL,
 };
 
 const struct dmfs_file *const dmfs_device_files[] = {

@@ -645,7 +645,7 @@ int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, en
 	ask_limits(s);
 	dm_block_end();
 	*out = &s->dev;
-	return s->block_device ? 0 : dm_zoned_file_wrap(who, p, mode, out, err);
+	return s->block_device ? dm_zoned_block_wrap(out, err) : dm_zoned_file_wrap(who, p, mode, out, err);
 }
 
 /* As much as there is, up to room bytes; or a negative errno. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What a zoned disk lets happen to its zones (zoned.h), by ZBC as Linux understands it: conditions, write pointers, and
- * bounds of how many zones are open, or active (open or closed).  A zone that is to be opened while as many are open as may be
- * has one closed that was opened by a write alone.
+ * bounds of how many zones are open, or active (open or closed).  A zone that is to be opened while as many are open as
+ * may be has one closed that was opened by a write alone.
  */
 #include <errno.h>
 
@@ -24,10 +24,10 @@ void zone_rules_clear(struct zone_rules *r)
 
 static unsigned *counter(struct zone_rules *r, unsigned condition)
 {
-	return condition == DM_ZONE_IMPLICITLY_OPEN ? &r->implicit :
-	       condition == DM_ZONE_EXPLICITLY_OPEN ? &r->explicit_ :
-	       condition == DM_ZONE_CLOSED	    ? &r->closed :
-						      NULL;
+	return condition == DM_ZONE_IMPLICITLY_OPEN   ? &r->implicit
+	       : condition == DM_ZONE_EXPLICITLY_OPEN ? &r->explicit_
+	       : condition == DM_ZONE_CLOSED	      ? &r->closed
+						      : NULL;
 }
 
 static void forget_implicit(struct zone_rules *r, unsigned i)
@@ -184,9 +184,9 @@ int zone_rules_may_reset(const struct zone_rules *r, unsigned i)
 	const struct zones_zone *zone = &r->z.zone[i];
 
 	return zone->type == DM_ZONE_CONVENTIONAL || zone->condition == DM_ZONE_READONLY ||
-			       zone->condition == DM_ZONE_OFFLINE ?
-		       -EIO :
-		       0;
+		       zone->condition == DM_ZONE_OFFLINE
+		   ? -EIO
+		   : 0;
 }
 
 void zone_rules_reset(struct zone_rules *r, unsigned i)

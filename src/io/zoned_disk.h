@@ -27,14 +27,14 @@ struct zoned_disk {
 	pthread_mutex_t lock;
 	struct zone_rules r;
 	struct zone_write **writes; /* a zone's that are under way; by zone */
-	GArray *changed;            /* unsigned: zones to be kept */
-	uint8_t *is_changed;        /* a bit a zone */
+	GArray *changed;	    /* unsigned: zones to be kept */
+	uint8_t *is_changed;	    /* a bit a zone */
 	struct dm_bio_list waiting;
 	struct dm_wq *wq;
 	struct dm_work work;
 	/* The queue's. */
 	struct zones_keeper *keeper; /* NULL: it is only read */
-	size_t batches;              /* bytes since the whole was written */
+	size_t batches;		     /* bytes since the whole was written */
 	size_t base;
 	unsigned commits;
 	bool broken; /* what the keeper has is not known: the whole is written anew */

@@ -4,9 +4,9 @@
  *
  * All stores of one file share one disk: its zones are the same by whatever table or name they are reached.
  *
- * Conventional zones are the file itself.  A write to a sequential zone moves its write pointer when it is sent; how far
- * a zone is written for good is where the first write begins that has not ended.  A FLUSH notes that of all zones that
- * have changed, makes the file durable, and then has what it noted kept.  So the zones that are kept never promise
+ * Conventional zones are the file itself.  A write to a sequential zone moves its write pointer when it is sent; how
+ * far a zone is written for good is where the first write begins that has not ended.  A FLUSH notes that of all zones
+ * that have changed, makes the file durable, and then has what it noted kept.  So the zones that are kept never promise
  * data that are not there, and never less than a FLUSH did.  A reset is kept before the zone may be written again; else
  * a crash could leave old zones with new data in them.
  *
@@ -65,66 +65,90 @@ static struct zones_zone as_written(const struct zoned_disk *d, unsigned i)
 	return zone;
 }
 
-/* What is to be kept now.  True: it is the whole.  The lock is held. */
-static bool note_zones(struct zoned_disk *d, GString *out)
+static void print_all(const struct zoned_disk *d, GString *out)
 {
-	bool whole = d->broken || d->batches > MAX(WHOLE_AFTER, d->base);
-
-	if (whole) {
-		zones_print_head(&d->r.z, out);
-		for (unsigned i = 0; i < d->r.z.n; i++)
-			zones_print_zone(&d->r.z, i, as_written(d, i), out);
-	} else {
-		for (guint k = 0; k < d->changed->len; k++) {
-			unsigned i = g_array_index(d->changed, unsigned, k);
-
-			zones_print_zone(&d->r.z, i, as_written(d, i), out);
-		}
-	}
-	for (guint k = 0; k < d->changed->len; k++)
-		d->is_changed[g_array_index(d->changed, unsigned, k) / 8] = 0;
-	g_array_set_size(d->changed, 0);
-	return whole;
+	for (unsigned i = 0; i < d->r.z.n; i++)
+		zones_print_zone(&d->r.z, i, as_written(d, i), out);
 }
 
-static int keep_whole(struct zoned_disk *d, const GString *text)
+/* Lines of what is to be kept now: of the zones that have changed, or of all.  The lock is held. */
+static void note_zones(struct zoned_disk *d, bool all, GString *out)
 {
-	int error = d->keeper->rewrite(d->keeper, text);
+	if (all)
+		print_all(d, out);
+	for (guint k = 0; k < d->changed->len; k++) {
+		unsigned i = g_array_index(d->changed, unsigned, k);
 
-	d->broken = error != 0;
+		if (!all)
+			zones_print_zone(&d->r.z, i, as_written(d, i), out);
+		d->is_changed[i / 8] &= (uint8_t) ~(1u << i % 8);
+	}
+	g_array_set_size(d->changed, 0);
+}
+
+static int keep_whole(struct zoned_disk *d, const GString *lines)
+{
+	g_autoptr(GString) text = g_string_new(NULL);
+	int error;
+
+	zones_print_head(&d->r.z, text);
+	g_string_append_len(text, lines->str, (gssize)lines->len);
+	error = d->keeper->rewrite(d->keeper, text);
 	if (error)
 		return error;
 	d->base = text->len;
 	d->batches = 0;
 	d->commits = 0;
+	d->broken = false;
 	return 0;
 }
 
-static int keep_batch(struct zoned_disk *d, GString *lines)
+static int keep_batch(struct zoned_disk *d, const GString *lines)
 {
+	g_autoptr(GString) batch = NULL;
 	int error;
 
 	if (!lines->len)
 		return 0;
-	zones_print_commit(d->commits + 1, 0, lines);
-	error = d->keeper->append(d->keeper, lines);
-	d->broken |= error != 0;
+	batch = g_string_new_len(lines->str, (gssize)lines->len);
+	zones_print_commit(d->commits + 1, 0, batch);
+	error = d->keeper->append(d->keeper, batch);
 	if (error)
 		return error;
 	d->commits++;
-	d->batches += lines->len;
+	d->batches += batch->len;
 	return 0;
 }
 
-/* All that was written becomes durable, the data first. */
-static int keep_all(struct zoned_disk *d, struct dm_dev *inner)
+/*
+ * Lines of all zones: as the whole text, or if that cannot be, as in a directory where nothing may be made, as a batch;
+ * then it is tried again when there are twice as many.
+ */
+static int keep_lines(struct zoned_disk *d, const GString *lines, bool all)
 {
-	g_autoptr(GString) text = g_string_new(NULL);
-	bool whole;
+	int error = all ? keep_whole(d, lines) : -EAGAIN;
+
+	if (!error)
+		return 0;
+	if (all)
+		dm_log_err_limit("zoned: the zones file cannot be written anew: %s; it is added to",
+				 g_strerror(-error));
+	error = keep_batch(d, lines);
+	if (all && !error)
+		d->base = d->batches * 2;
+	d->broken = error ? true : all ? false : d->broken;
+	return error;
+}
+
+/* All that was written becomes durable, the data first.  anew: the zones file is to be a plain report. */
+static int keep_all(struct zoned_disk *d, struct dm_dev *inner, bool anew)
+{
+	g_autoptr(GString) lines = g_string_new(NULL);
+	bool all = anew || d->broken || d->batches > MAX(WHOLE_AFTER, d->base);
 	int error;
 
 	pthread_mutex_lock(&d->lock);
-	whole = note_zones(d, text);
+	note_zones(d, all, lines);
 	pthread_mutex_unlock(&d->lock);
 	error = dm_flush_sync(inner);
 	if (!d->keeper)
@@ -132,7 +156,7 @@ static int keep_all(struct zoned_disk *d, struct dm_dev *inner)
 	if (error)
 		d->broken = true; /* what was noted is forgotten, but not kept */
 	else
-		error = whole ? keep_whole(d, text) : keep_batch(d, text);
+		error = keep_lines(d, lines, all);
 	return error;
 }
 
@@ -152,7 +176,7 @@ static int keep_reset(struct zoned_disk *d, unsigned first, unsigned last)
 		zones_print_zone(&d->r.z, i, zone, text);
 	}
 	pthread_mutex_unlock(&d->lock);
-	return keep_batch(d, text);
+	return keep_lines(d, text, false);
 }
 
 /* --- what waits for it ------------------------------------------------------------------------ */
@@ -183,7 +207,7 @@ static int reset(struct zoned_dev *zd, const struct dm_bio *bio)
 
 	if (bio->op == DM_ZONE_RESET && zone_rules_may_reset(&d->r, first))
 		return -EIO;
-	error = d->broken ? keep_all(d, zd->inner) : 0;
+	error = d->broken ? keep_all(d, zd->inner, false) : 0;
 	if (!error)
 		error = keep_reset(d, first, last);
 	for (unsigned i = first; i <= last && !error; i++) {
@@ -249,7 +273,7 @@ static void do_waiting(struct dm_work *work)
 			continue;
 		}
 		if (kept != zd->inner) {
-			error = keep_all(d, zd->inner);
+			error = keep_all(d, zd->inner, false);
 			kept = zd->inner;
 		}
 		if (!error && (bio->flags & DM_PREFLUSH)) {
@@ -398,7 +422,8 @@ static uint32_t readable(struct zoned_disk *d, unsigned i)
 
 	if (__atomic_load_n(&zone->condition, __ATOMIC_RELAXED) == DM_ZONE_OFFLINE)
 		return 0;
-	return zone->type == DM_ZONE_CONVENTIONAL ? zones_length(&d->r.z, i) : __atomic_load_n(&zone->wp, __ATOMIC_ACQUIRE);
+	return zone->type == DM_ZONE_CONVENTIONAL ? zones_length(&d->r.z, i)
+						  : __atomic_load_n(&zone->wp, __ATOMIC_ACQUIRE);
 }
 
 static void read_part(struct zoned_dev *zd, struct dm_parts *parts, uint64_t sector, uint64_t sectors)
@@ -547,12 +572,12 @@ static int zoned_report(struct dm_dev *dev, uint64_t sector, uint64_t max, dm_zo
 		zone = z->zone[i];
 		pthread_mutex_unlock(&d->lock);
 		out = (struct dm_zone){
-			.type = zone.type,
-			.condition = zone.condition,
-			.start = zones_start(z, (unsigned)i),
-			.sectors = zones_length(z, (unsigned)i),
-			.capacity = zone.capacity,
-			.wp = zones_start(z, (unsigned)i) + zone.wp,
+		    .type = zone.type,
+		    .condition = zone.condition,
+		    .start = zones_start(z, (unsigned)i),
+		    .sectors = zones_length(z, (unsigned)i),
+		    .capacity = zone.capacity,
+		    .wp = zones_start(z, (unsigned)i) + zone.wp,
 		};
 		error = fn(&out, data);
 	}
@@ -650,10 +675,8 @@ static void close_disk(struct zoned_disk *d, struct dm_dev *inner)
 		return;
 	dm_block_begin();
 	dm_wq_flush(d->wq);
-	if (d->changed->len || d->batches || d->broken) {
-		d->broken = true;
-		error = keep_all(d, inner);
-	}
+	if (d->changed->len || d->batches || d->broken)
+		error = keep_all(d, inner, true);
 	dm_block_end();
 	if (error)
 		dm_log_err("zoned: the zones file could not be written at the end: %s", g_strerror(-error));
@@ -676,16 +699,16 @@ static void zoned_free(struct dm_dev *dev)
 }
 
 static const struct dm_dev_ops zoned_ops = {
-	.submit = zoned_submit,
-	.sectors = zoned_sectors,
-	.extent = zoned_extent,
-	.provisioned = zoned_provisioned,
-	.limits = zoned_limits,
-	.report_zones = zoned_report,
-	.print = zoned_print,
-	.identity = zoned_identity,
-	.file = zoned_file,
-	.free = zoned_free,
+    .submit = zoned_submit,
+    .sectors = zoned_sectors,
+    .extent = zoned_extent,
+    .provisioned = zoned_provisioned,
+    .limits = zoned_limits,
+    .report_zones = zoned_report,
+    .print = zoned_print,
+    .identity = zoned_identity,
+    .file = zoned_file,
+    .free = zoned_free,
 };
 
 struct dm_dev *zoned_dev_new(struct dm_dev *inner, struct zoned_disk *d)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Which files are zoned disks: those with a zones file beside them when they are opened, and by whatever other name they
- * are opened while they are.
+ * Which files are zoned disks: those with a zones file beside them when they are opened, and by whatever other name
+ * they are opened while they are.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -66,7 +66,8 @@ static int upgrade(struct zoned_disk *d, const struct dm_opener *who, const stru
 	if (!same_zones(&z, &d->r.z)) {
 		d->keeper->close(d->keeper);
 		d->keeper = NULL;
-		error = dm_fail(err, EBUSY, "%s" ZONES_SUFFIX " was changed while the disk was in use for reading", p->path);
+		error = dm_fail(err, EBUSY, "%s" ZONES_SUFFIX " was changed while the disk was in use for reading",
+				p->path);
 	} else {
 		d->base = z.base_bytes;
 		d->batches = z.bytes - z.base_bytes;
@@ -87,8 +88,8 @@ static int open_disk(const struct dm_opener *who, const struct dm_store_path *p,
 	if (error)
 		return error == -ENOENT ? 0 : error;
 	if (dm_dev_sectors(inner) != z.sectors) {
-		error = dm_fail(err, EINVAL, "%s has %" PRIu64 " sectors, the zones of %s" ZONES_SUFFIX " %" PRIu64, p->path,
-				dm_dev_sectors(inner), p->path, z.sectors);
+		error = dm_fail(err, EINVAL, "%s has %" PRIu64 " sectors, the zones of %s" ZONES_SUFFIX " %" PRIu64,
+				p->path, dm_dev_sectors(inner), p->path, z.sectors);
 		if (keeper)
 			keeper->close(keeper);
 		zones_clear(&z);
@@ -103,8 +104,8 @@ static int open_disk(const struct dm_opener *who, const struct dm_store_path *p,
 	return 0;
 }
 
-int dm_zoned_file_wrap(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode, struct dm_dev **dev,
-		       GError **err)
+int dm_zoned_file_wrap(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode,
+		       struct dm_dev **dev, GError **err)
 {
 	bool write = mode & DM_MODE_WRITE;
 	struct zoned_disk *d;

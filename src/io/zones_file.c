@@ -3,8 +3,8 @@
  * The zones file beside a file (zones_text.h): reading it, adding to it, and writing it anew.
  *
  * Two programs that write one disk would each believe their own write pointers.  So who writes has the file locked
- * (fcntl(2), F_OFD_SETLK).  Written anew it is another file that takes the name by rename(2): it is locked before that, and who
- * opens a file and gets its lock looks whether it still has the name.
+ * (fcntl(2), F_OFD_SETLK).  Written anew it is another file that takes the name by rename(2): it is locked before that,
+ * and who opens a file and gets its lock looks whether it still has the name.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,8 +26,8 @@ struct zones_file {
 	struct dm_opener who;
 	char *path;
 	int fd;
-	off_t end;  /* of what is good */
-	bool trim;  /* there is something behind it, which a crash has left */
+	off_t end; /* of what is good */
+	bool trim; /* there is something behind it, which a crash has left */
 };
 
 static int lock_file(int fd)
@@ -68,8 +68,8 @@ static int file_append(struct zones_keeper *k, const GString *batch)
 		error = -errno;
 	if (!error)
 		f->end += (off_t)batch->len;
-	else if (ftruncate(f->fd, f->end) < 0) /* the next batch goes over it, or the whole is written anew */
-		dm_log_err_limit("zoned: %s: %s", f->path, g_strerror(errno));
+	else
+		f->trim = true;
 	return error;
 }
 
@@ -192,8 +192,8 @@ static int open_once(const struct dm_opener *who, const char *path, bool write, 
 	struct dm_store_path found;
 	int fd, error = dm_store_find(who, path, &found, &why);
 
-	if (error == -ENOENT)
-		return error;
+	if (error == -ENOENT || error == -ENAMETOOLONG) /* then there can be none either */
+		return -ENOENT;
 	if (error) {
 		g_propagate_error(err, g_steal_pointer(&why));
 		return error;
@@ -210,7 +210,8 @@ static int open_once(const struct dm_opener *who, const char *path, bool write, 
 	if (error == -EAGAIN)
 		dm_fail(err, EBUSY, "%s: the zoned disk is in use by another program: its zones file is locked", path);
 	else if (error)
-		dm_log_warn("zoned: %s cannot be locked (%s): other programs are not kept from it", path, g_strerror(-error));
+		dm_log_warn("zoned: %s cannot be locked (%s): other programs are not kept from it", path,
+			    g_strerror(-error));
 	error = error == -EAGAIN ? -EBUSY : same_file(fd, path);
 	if (error)
 		close(fd);

@@ -44,12 +44,12 @@ void zones_print_line(const struct dm_zone *zone, GString *out)
 void zones_print_zone(const struct zones *z, unsigned i, struct zones_zone zone, GString *out)
 {
 	struct dm_zone full = {
-		.type = zone.type,
-		.condition = zone.condition,
-		.start = zones_start(z, i),
-		.sectors = zones_length(z, i),
-		.capacity = zone.capacity,
-		.wp = zones_start(z, i) + zone.wp,
+	    .type = zone.type,
+	    .condition = zone.condition,
+	    .start = zones_start(z, i),
+	    .sectors = zones_length(z, i),
+	    .capacity = zone.capacity,
+	    .wp = zones_start(z, i) + zone.wp,
 	};
 
 	zones_print_line(&full, out);
@@ -59,9 +59,9 @@ void zones_print_head(const struct zones *z, GString *out)
 {
 	g_string_append_printf(out,
 			       MAGIC "1\n# model %s\n# max-open %u\n# max-active %u\n# logical-block %u\n"
-			       "# reads-beyond-wptr %s\n",
-			       z->model == DM_ZONES_HOST_AWARE ? "host-aware" : "host-managed", z->max_open, z->max_active,
-			       z->logical_block, z->reads_fail ? "fail" : "zeroes");
+				     "# reads-beyond-wptr %s\n",
+			       z->model == DM_ZONES_HOST_AWARE ? "host-aware" : "host-managed", z->max_open,
+			       z->max_active, z->logical_block, z->reads_fail ? "fail" : "zeroes");
 }
 
 /* The first digits of the SHA-256. */
@@ -183,7 +183,8 @@ static int make_zone(struct reader *r, const struct line *l, struct zones_zone *
 		return refuse(r, "a capacity of 0x%" PRIx64 " sectors in a zone of 0x%" PRIx64, l->cap, l->len);
 	*out = (struct zones_zone){.capacity = (uint32_t)l->cap, .type = (uint8_t)l->type};
 	if (l->type == DM_ZONE_CONVENTIONAL)
-		return l->condition ? refuse(r, "a conventional zone of condition %" PRIu64 ", not 0", l->condition) : 0;
+		return l->condition ? refuse(r, "a conventional zone of condition %" PRIu64 ", not 0", l->condition)
+				    : 0;
 	if (!known_condition(l->condition))
 		return refuse(r, "zone condition %" PRIu64 " is not known", l->condition);
 	if (l->condition < DM_ZONE_READONLY && l->wptr > l->cap)
@@ -210,12 +211,13 @@ static int add_zone(struct reader *r, const struct line *l)
 
 	if (!r->zones->len) {
 		if (!dm_is_pow2(l->len) || l->len < ZONES_MIN_SECTORS || l->len > 1u << 31)
-			return refuse(r, "zones of 0x%" PRIx64 " sectors: a power of two from %u to 2^31 is needed", l->len,
-				      ZONES_MIN_SECTORS);
+			return refuse(r, "zones of 0x%" PRIx64 " sectors: a power of two from %u to 2^31 is needed",
+				      l->len, ZONES_MIN_SECTORS);
 		z->zone_sectors = (uint32_t)l->len;
 	}
 	if (l->start != z->sectors)
-		return refuse(r, "a zone at sector 0x%" PRIx64 ", the one before ends at 0x%" PRIx64, l->start, z->sectors);
+		return refuse(r, "a zone at sector 0x%" PRIx64 ", the one before ends at 0x%" PRIx64, l->start,
+			      z->sectors);
 	if (z->sectors % z->zone_sectors)
 		return refuse(r, "a zone after one that is shorter than 0x%" PRIx32 " sectors", z->zone_sectors);
 	if (!l->len || l->len > z->zone_sectors || l->len % ZONES_MIN_SECTORS)
@@ -238,7 +240,7 @@ static int read_comment(struct reader *r, const char *line)
 		const char *key;
 		unsigned *number;
 	} numbers[] = {
-		{"max-open", &r->z->max_open}, {"max-active", &r->z->max_active}, {"logical-block", &r->z->logical_block}};
+	    {"max-open", &r->z->max_open}, {"max-active", &r->z->max_active}, {"logical-block", &r->z->logical_block}};
 	const char *key = words[0] && words[1] ? words[1] : "", *value = *key && words[2] ? words[2] : "";
 	guint64 n;
 
@@ -272,7 +274,8 @@ static int read_base(struct reader *r)
 	while (!error) {
 		const char *before = r->at;
 
-		if (!next_line(r, text, sizeof text)) /* an end without a newline is what a crash has left, or else there are too few zones */
+		if (!next_line(r, text, sizeof text)) /* an end without a newline is what a crash has left, or else
+							 there are too few zones */
 			break;
 		if (g_str_has_prefix(text, "# commit "))
 			return refuse(r, "ends a batch, and no zone was changed in it");
@@ -303,9 +306,9 @@ static bool read_batch(struct reader *r)
 	uint64_t number;
 
 	while (next_line(r, text, sizeof text) && split_line(text, &l)) {
-		struct zones_zone *zone = l.start < r->z->sectors ?
-						  &g_array_index(r->zones, struct zones_zone, l.start / r->z->zone_sectors) :
-						  NULL;
+		struct zones_zone *zone =
+		    l.start < r->z->sectors ? &g_array_index(r->zones, struct zones_zone, l.start / r->z->zone_sectors)
+					    : NULL;
 
 		if (!zone || l.start % r->z->zone_sectors || l.cap != zone->capacity || l.type != zone->type)
 			return false;
@@ -339,7 +342,8 @@ static int check_whole(struct reader *r)
 	for (unsigned i = 0; i < r->zones->len; i++)
 		if (g_array_index(r->zones, struct zones_zone, i).type == wrong)
 			return dm_fail(r->err, EINVAL, "%s: zone %u is of type %s, which no %s disk has", r->name, i,
-				       type_name(wrong), z->model == DM_ZONES_HOST_AWARE ? "host-aware" : "host-managed");
+				       type_name(wrong),
+				       z->model == DM_ZONES_HOST_AWARE ? "host-aware" : "host-managed");
 	return 0;
 }
 

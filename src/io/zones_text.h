@@ -8,19 +8,20 @@
  *	# max-active 0
  *	# logical-block 512
  *	# reads-beyond-wptr zeroes
- *	  start: 0x000000000, len 0x080000, cap 0x080000, wptr 0x000000 reset:0 non-seq:0, zcond: 0(nw) [type: 1(CONVENTIONAL)]
+ *	  start: 0x000000000, len 0x080000, cap 0x080000, wptr 0x000000 reset:0 non-seq:0, zcond: 0(nw) [type: 1(…)]
  *	  …
  *
- * A line a zone, as `blkzone report` prints it (util-linux; numbers in sectors, wptr from the zone's start), in order, from sector 0,
- * without a gap; older ones have no cap.  So what blkzone prints of a disk is a zones file.  Comments before them say what
- * such a report lacks; each may be left out.
+ * A line a zone, as `blkzone report` prints it (util-linux; numbers in sectors, wptr from the zone's start), in order,
+ * from sector 0, without a gap; older ones have no cap.  So what blkzone prints of a disk is a zones file.  Comments
+ * before them say what such a report lacks; each may be left out.
  *
  * What has changed since follows, a batch for each FLUSH: lines of the zones that did, then
  *
  *	# commit NUMBER SUM
  *
- * with the number of the batch, from 1, and the first 16 hexadecimal digits of the SHA-256 of all bytes of the batch, up to
- * the blank before them.  At the first batch that is not whole the file ends: it is what a crash has left of one that nobody was told of.
+ * with the number of the batch, from 1, and the first 16 hexadecimal digits of the SHA-256 of all bytes of the batch,
+ * up to the blank before them.  At the first batch that is not whole the file ends: it is what a crash has left of one
+ * that nobody was told of.
  */
 #ifndef DMFS_IO_ZONES_TEXT_H
 #define DMFS_IO_ZONES_TEXT_H
@@ -38,7 +39,7 @@ struct zones_zone {
 struct zones {
 	enum dm_zone_model model;
 	unsigned max_open, max_active, logical_block;
-	bool reads_fail; /* beyond the write pointer; else they give zeroes */
+	bool reads_fail;       /* beyond the write pointer; else they give zeroes */
 	uint32_t zone_sectors; /* a power of two; the last zone may be shorter */
 	uint64_t sectors;
 	unsigned n;
@@ -64,8 +65,8 @@ static inline uint32_t zones_length(const struct zones *z, unsigned i)
 }
 
 /*
- * Reads a text into *z, which zones_clear() frees; name: of the file, for errors.  0, -EINVAL.  Zones that were open are closed, or
- * empty, as after a power cycle.
+ * Reads a text into *z, which zones_clear() frees; name: of the file, for errors.  0, -EINVAL.  Zones that were open
+ * are closed, or empty, as after a power cycle.
  */
 int zones_parse(const char *text, size_t len, const char *name, struct zones *z, GError **err);
 void zones_clear(struct zones *z);

@@ -85,10 +85,14 @@ static void save_counters(struct cache *c)
 	cache_md_set_counters(c->md, &n);
 }
 
-/* md_lock is held: nothing changes the metadata after the flush, and before it is written. */
+/*
+ * md_lock is held: nothing changes the metadata after the flush, and before it is written.  What the metadata says of the
+ * origin is true without a flush of it: what was written back has been flushed since.
+ */
 static int commit(struct cache *c, bool clean)
 {
 	struct flushes r = flush_devices(c);
+	int error;
 
 	if (!cache_is_rw(c))
 		return atomic_load(&c->lost) ? -EIO : r.fast ? r.fast : r.origin;
@@ -96,13 +100,11 @@ static int commit(struct cache *c, bool clean)
 		return r.fast ? r.fast : r.origin;
 	if (r.fast) /* what the metadata is to speak of may be gone */
 		return cache_md_result(c, r.fast);
-	if (r.origin) { /* what has been written back was flushed before; so this can be done again */
-		if (!clean)
-			cache_commit_soon(c);
+	if (r.origin && clean)
 		return r.origin;
-	}
 	save_counters(c);
-	return cache_md_result(c, cache_md_commit(c->md, clean));
+	error = cache_md_result(c, cache_md_commit(c->md, clean));
+	return error ? error : r.origin;
 }
 
 static int commit_all(void *context)
@@ -279,7 +281,7 @@ static void free_state(struct cache *c, struct state *s)
 static int make_state(struct cache *c, struct state *s, GError **err)
 {
 	s->resident = resident_new(c->cblocks);
-	s->policy = c->type->create(c->cblocks, c->oblocks);
+	s->policy = c->type->create(c->cblocks, c->oblocks, c->block_sectors);
 	if (!s->resident || !s->policy)
 		return dm_fail(err, ENOMEM, "cache: no memory for %u blocks", c->cblocks);
 	for (char **word = c->policy_args; word[0]; word += 2)
@@ -414,7 +416,7 @@ static int load_block(void *context, uint32_t cblock, uint64_t oblock, bool dirt
 			g_array_append_val(l->gone, cblock);
 		return 0;
 	}
-	if (!resident_insert(l->state->resident, oblock, cblock))
+	if (!resident_load(l->state->resident, oblock, cblock))
 		return dm_fail(l->err, EILSEQ, "cache: the metadata has block %" PRIu64 " of the origin twice", oblock);
 	resident_set_dirty(l->state->resident, cblock, dirty);
 	c->type->load(l->state->policy, cblock, dirty, hint);

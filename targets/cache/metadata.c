@@ -444,6 +444,16 @@ static int changed(struct cache_md *md, int r)
 	return r;
 }
 
+/* As what every array is, a tree of blocks: cache_restore says that hints have no bytes when it has none, and makes some. */
+static int drop_hints(struct cache_md *md)
+{
+	struct dm_btree_info blocks = {.tm = md->tm, .levels = 1, .vt = dm_btree_block_type(md->tm)};
+	int r = md->hints_root ? dm_btree_del(&blocks, md->hints_root) : 0;
+
+	md->hints_root = 0;
+	return r;
+}
+
 int cache_md_resize(struct cache_md *md, uint32_t blocks)
 {
 	uint8_t none[8] = {0};
@@ -454,10 +464,8 @@ int cache_md_resize(struct cache_md *md, uint32_t blocks)
 	r = dm_array_resize(&md->mapping, md->mapping_root, md->blocks, blocks, none, &md->mapping_root);
 	if (!r && md->version >= 2)
 		r = dm_bitset_resize(&md->dirty, md->dirty_root, md->blocks, blocks, false, &md->dirty_root);
-	if (!r && md->hints_root) { /* they are of another number of blocks, and are written anew at the clean end */
-		r = dm_array_del(&md->hints, md->hints_root);
-		md->hints_root = 0;
-	}
+	if (!r) /* they are of another number of blocks, and are written anew at the clean end */
+		r = drop_hints(md);
 	if (!r)
 		md->blocks = blocks;
 	return changed(md, r);
@@ -574,13 +582,11 @@ int cache_md_write_hints(struct cache_md *md, const struct cache_md_policy *poli
 			 void (*hint)(void *context, uint32_t cblock, void *out), void *context)
 {
 	struct hint_giver giver = {hint, context};
-	int r = 0;
+	int r;
 
 	if (md->broken)
 		return -EIO;
-	if (md->hints_root)
-		r = dm_array_del(&md->hints, md->hints_root);
-	md->hints_root = 0;
+	r = drop_hints(md);
 	md->policy = *policy;
 	init_hints(md);
 	if (!r && policy->hint_bytes)

@@ -97,7 +97,7 @@ static void finish(struct migration *mg, int error)
 	struct cache *c = mg->c;
 
 	release(mg);
-	if (error && error != -ECANCELED) {
+	if (error && !(error == -ECANCELED && mg->kind == PROMOTION)) {
 		atomic_store(&c->failed_ns, dm_now_ns());
 		cache_note_activity(c);
 	}
@@ -184,7 +184,8 @@ static void given_up(struct dm_commit_wait *wait, int error)
 {
 	struct migration *mg = container_of(wait, struct migration, commit);
 
-	tell_policy(mg, !error);
+	/* An error of the origin's flush is not about the metadata; any other ends the writing of it. */
+	tell_policy(mg, cache_is_rw(mg->c));
 	finish(mg, 0);
 }
 

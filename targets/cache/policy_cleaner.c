@@ -15,7 +15,7 @@ struct cleaner {
 	uint8_t *state;
 };
 
-static void *cleaner_create(uint32_t cblocks, uint64_t oblocks)
+static void *cleaner_create(uint32_t cblocks, uint64_t oblocks, uint32_t block_sectors)
 {
 	struct cleaner *c = g_new0(struct cleaner, 1);
 

@@ -9,12 +9,13 @@
  * queue, of half as many entries as there are cache blocks.  A miss in an area of a high level makes a wish: that this
  * block be promoted.  How high depends: while blocks are free a few misses are enough.  When the cache is full only the
  * hottest areas will do, the fewer the better or the worse the cache does: where nearly all are hits there is little to
- * gain, and where nearly all are misses there is no hot part.  If areas come and go without being
- * hit again, hits raise them faster.
+ * gain, and where nearly all are misses there is no hot part.   The
+ * more misses there are, the faster they raise areas.
  *
- * A miss counts as one that says something only if it is no continuation: what goes through the origin from begin to end
- * misses each block many times in a row, and then the next.  The ends of the last STREAMS streams are remembered; a
- * miss of the same block, in the same tick, or of the next one goes on with a stream.
+ * A miss counts only if it is a new visit to its area: what goes through the origin from begin to end misses each block many
+ * times in a row, and then the next.  The ends of the last STREAMS streams are remembered.  A miss of the next block,
+ * in the same area, goes on with a stream, and so does one of the same block, as often as it takes to go through a
+ * block, if it comes within STREAM_GAP misses.
  *
  * About 21 bytes a cache block.
  */
@@ -28,22 +29,26 @@
 #include <dmfs/rounding.h>
 
 #define STREAMS 32u
+#define STREAM_GAP 16u
+#define STREAM_SECTORS 8u  /* the least a stream is thought to go on by */
 #define MAX_WISHES 256u
 #define AREA_BLOCKS 8u
 #define MIN_AREAS 1024u
-#define TICKS 10u          /* of a period, after which levels are balanced and thresholds looked at */
+#define TICKS 5u          /* of a period, after which levels are balanced and thresholds looked at */
+#define BUSY_WRITEBACKS 4u /* a tick */
 #define BALANCE_STEPS 4096u
 #define NEW_LEVEL (LEVELS / 2)
 #define FREE_LEVEL 2u      /* areas of this level are good enough for free blocks */
-#define MOST_LEVELS 12u    /* the highest ones that may be good enough for a full cache */
+#define MOST_LEVELS 16u    /* the highest ones that may be good enough for a full cache */
+#define MOST_RAISE 8u      /* levels, by a miss, where all are misses */
 #define SLACK 8u           /* levels that a dirty block must be below a clean one to leave first */
 
 /* In the two high bits of a block's level byte; a free block's link leads to the next free one. */
 enum state { FREE = 0, PROMISED = 1u << 6, CLEAN = 2u << 6, DIRTY = 3u << 6, STATE = 3u << 6 };
 
 struct stream {
-	uint64_t at;
-	uint32_t tick;
+	uint64_t at, last; /* the block, and the number of the miss */
+	uint32_t touches;  /* of this block in a row; 0: there is no stream here */
 };
 
 struct smq {
@@ -62,13 +67,13 @@ struct smq {
 
 	GQueue wishes;         /* of origin blocks */
 	GHashTable *wanted;    /* the same, and those being promoted */
-	uint32_t demoting;
+	uint32_t demoting, writebacks; /* writebacks: that may yet begin in this tick beside other I/O */
 
 	struct stream streams[STREAMS];
 	unsigned next_stream;
-	uint32_t tick;
+	uint32_t tick, stream_touches;
 	uint64_t hits, misses;          /* of this period, each origin block once a stream */
-	uint64_t known_areas, new_areas; /* misses by whether the area was there */
+	uint64_t all_misses;
 	unsigned promote_level, raise_by;
 };
 
@@ -106,11 +111,12 @@ static void choose_areas(struct smq *s, uint64_t oblocks)
 	s->bucket_mask = (uint32_t)(buckets - 1);
 }
 
-static void *smq_create(uint32_t cblocks, uint64_t oblocks)
+static void *smq_create(uint32_t cblocks, uint64_t oblocks, uint32_t block_sectors)
 {
 	struct smq *s = g_new0(struct smq, 1);
 
 	s->cblocks = cblocks;
+	s->stream_touches = block_sectors / STREAM_SECTORS;
 	choose_areas(s, oblocks);
 	g_queue_init(&s->wishes);
 	s->links = g_try_malloc_n((size_t)cblocks + 1, sizeof *s->links);
@@ -301,21 +307,30 @@ static uint32_t entry_of(struct smq *s, uint64_t oblock, bool *fresh)
 	return e;
 }
 
-/* Whether a miss is the begin of something, rather than the continuation of a stream. */
-static bool begins(struct smq *s, uint64_t oblock)
+/* Whether a miss is within a stream's visit to an area, or, beyond what going through its block takes, one more use. */
+static bool goes_on(struct smq *s, struct stream *stream, uint64_t oblock)
+{
+	bool same = stream->at == oblock, same_area = stream->at >> s->area_shift == oblock >> s->area_shift;
+	bool near = s->all_misses - stream->last <= STREAM_GAP;
+
+	stream->last = s->all_misses;
+	if (same && near)
+		return ++stream->touches <= s->stream_touches;
+	stream->at = oblock;
+	stream->touches = 1;
+	return near && same_area;
+}
+
+/* Whether a miss is a new visit to its area. */
+static bool visits(struct smq *s, uint64_t oblock)
 {
 	for (unsigned i = 0; i < STREAMS; i++) {
 		struct stream *stream = &s->streams[i];
 
-		if (!stream->tick || (oblock != stream->at && oblock != stream->at + 1))
-			continue;
-		if (oblock == stream->at && stream->tick != s->tick + 1)
-			break;
-		stream->at = oblock;
-		stream->tick = s->tick + 1;
-		return false;
+		if (stream->touches && (oblock == stream->at || oblock == stream->at + 1))
+			return !goes_on(s, stream, oblock);
 	}
-	s->streams[s->next_stream] = (struct stream){oblock, s->tick + 1};
+	s->streams[s->next_stream] = (struct stream){oblock, s->all_misses, 1};
 	s->next_stream = (s->next_stream + 1) % STREAMS;
 	return true;
 }
@@ -332,17 +347,13 @@ static bool wish(struct smq *s, uint64_t oblock)
 static bool smq_miss(void *policy, uint64_t oblock, bool write)
 {
 	struct smq *s = policy;
-	bool fresh, begin = begins(s, oblock);
+	bool fresh, visit = visits(s, oblock);
 	uint32_t e = entry_of(s, oblock, &fresh);
 	unsigned need = s->nr_free > g_queue_get_length(&s->wishes) ? FREE_LEVEL : s->promote_level;
 
 	s->misses++;
-	if (!begin) {
-		levels_renew(&s->hot, e);
-		return false;
-	}
-	*(fresh ? &s->new_areas : &s->known_areas) += 1;
-	if (!fresh)
+	s->all_misses++;
+	if (visit && !fresh)
 		levels_raise(&s->hot, e, s->raise_by);
 	return levels_of(&s->hot, e) >= need && wish(s, oblock);
 }
@@ -376,8 +387,8 @@ static bool demote(struct smq *s, struct cache_work *out)
 
 	if (s->demoting + s->nr_free >= g_queue_get_length(&s->wishes))
 		return false;
-	clean = levels_lowest(&s->clean, NEW_LEVEL);
-	dirty = levels_lowest(&s->dirty, NEW_LEVEL);
+	clean = levels_lowest(&s->clean, LEVELS);
+	dirty = levels_lowest(&s->dirty, LEVELS);
 	if (clean == LEVELS_NONE ||
 	    (dirty != LEVELS_NONE && levels_of(&s->dirty, dirty) + SLACK < levels_of(&s->clean, clean)))
 		clean = dirty;
@@ -389,15 +400,17 @@ static bool demote(struct smq *s, struct cache_work *out)
 	return true;
 }
 
-/* When there is time, or when few clean blocks are left: so a demotion rarely has to write. */
+/* When there is time; and slowly when few clean blocks are left, so that not every demotion has to write. */
 static bool write_back(struct smq *s, enum cache_room room, struct cache_work *out)
 {
 	uint32_t cblock = levels_lowest(&s->dirty, LEVELS);
 
 	if (cblock == LEVELS_NONE || room == CACHE_ROOM_NONE)
 		return false;
-	if (room == CACHE_ROOM_BUSY && s->dirty.total <= s->cblocks / 4 * 3)
+	if (room == CACHE_ROOM_BUSY && (s->dirty.total <= s->cblocks / 4 * 3 || !s->writebacks))
 		return false;
+	if (room == CACHE_ROOM_BUSY)
+		s->writebacks--;
 	set_busy(s, cblock, true);
 	*out = (struct cache_work){.op = CACHE_WRITEBACK, .cblock = cblock};
 	return true;
@@ -437,22 +450,20 @@ static void smq_done(void *policy, const struct cache_work *work, bool success)
 
 static void look_at_performance(struct smq *s)
 {
-	uint64_t all = s->hits + s->misses, areas = s->known_areas + s->new_areas;
+	uint64_t all = s->hits + s->misses, less = MIN(MIN(4 * s->hits, 2 * s->misses), all);
 
-	if (all) { /* most levels where half are hits, one where all are or none is */
-		uint64_t less = MIN(s->hits, s->misses);
-
-		s->promote_level = LEVELS - 1 - (unsigned)(2 * less * (MOST_LEVELS - 1) / all);
+	if (all) { /* most levels where a quarter to a half are hits, one where all are or none is */
+		s->promote_level = LEVELS - 1 - (unsigned)(less * (MOST_LEVELS - 1) / all);
+		s->raise_by = 1 + (unsigned)(s->misses * (MOST_RAISE - 1) / all);
 	}
-	if (areas)
-		s->raise_by = s->known_areas * 4 < areas ? 4 : s->known_areas * 2 < areas ? 2 : 1;
-	s->hits = s->misses = s->known_areas = s->new_areas = 0;
+	s->hits = s->misses = 0;
 }
 
 static void smq_tick(void *policy)
 {
 	struct smq *s = policy;
 
+	s->writebacks = BUSY_WRITEBACKS;
 	if (++s->tick % TICKS)
 		return;
 	levels_balance(&s->clean, BALANCE_STEPS);

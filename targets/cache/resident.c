@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A hash table whose chains run through the cache blocks (resident.h).
+ * A hash table whose chains run through the cache blocks (resident.h).  What is stored of a block's number, of the origin or the
+ * cache, is one more; 0 is none, so memory that was never written is an empty cache.
  *
  * A chain belongs to one of SEQS sequence numbers, which is odd while one of its chains changes.  Who looks
  * something up looks at the number before and after, and again at each step, for the block it stands on may go to another
@@ -16,7 +17,7 @@
 #include <dmfs/rounding.h>
 
 #define SEQS 1024u
-#define END UINT32_MAX
+#define END 0u
 
 struct seq {
 	atomic_uint n;
@@ -49,17 +50,15 @@ struct resident *resident_new(uint32_t cblocks)
 	pthread_mutex_init(&r->lock, NULL);
 	r->cblocks = cblocks;
 	r->mask = (uint32_t)(buckets - 1);
-	r->oblocks = g_try_malloc_n((size_t)cblocks + 1, 8);
-	r->next = g_try_malloc_n((size_t)cblocks + 1, 4);
-	r->buckets = g_try_malloc_n(buckets, 4);
+	r->oblocks = g_try_malloc0_n((size_t)cblocks + 1, 8);
+	r->next = g_try_malloc0_n((size_t)cblocks + 1, 4);
+	r->buckets = g_try_malloc0_n(buckets, 4);
 	r->dirty = g_try_malloc0_n(words(cblocks), 8);
 	r->touched = g_try_malloc0_n(words(cblocks), 8);
 	if (!r->oblocks || !r->next || !r->buckets || !r->dirty || !r->touched) {
 		resident_free(r);
 		return NULL;
 	}
-	memset((void *)r->oblocks, 0xff, (size_t)cblocks * 8);
-	memset((void *)r->buckets, 0xff, buckets * 4);
 	return r;
 }
 
@@ -96,15 +95,15 @@ static int look(struct resident *r, uint32_t bucket, atomic_uint *seq, unsigned 
 	uint32_t at = atomic_load(&r->buckets[bucket]);
 
 	while (at != END) {
-		uint64_t found = atomic_load(&r->oblocks[at]);
+		uint64_t found = atomic_load(&r->oblocks[at - 1]);
 
 		if (atomic_load(seq) != before)
 			return -1;
-		if (found == oblock) {
-			*cblock = at;
+		if (found == oblock + 1) {
+			*cblock = at - 1;
 			return 1;
 		}
-		at = atomic_load(&r->next[at]);
+		at = atomic_load(&r->next[at - 1]);
 	}
 	return atomic_load(seq) == before ? 0 : -1;
 }
@@ -126,7 +125,7 @@ bool resident_find(struct resident *r, uint64_t oblock, uint32_t *cblock)
 
 uint64_t resident_oblock(struct resident *r, uint32_t cblock)
 {
-	return atomic_load(&r->oblocks[cblock]);
+	return atomic_load(&r->oblocks[cblock]) - 1; /* 0 becomes RESIDENT_NONE */
 }
 
 static _Atomic uint32_t *link_to(struct resident *r, uint32_t bucket, uint64_t oblock)
@@ -134,9 +133,16 @@ static _Atomic uint32_t *link_to(struct resident *r, uint32_t bucket, uint64_t o
 	_Atomic uint32_t *link = &r->buckets[bucket];
 	uint32_t at;
 
-	while ((at = atomic_load(link)) != END && atomic_load(&r->oblocks[at]) != oblock)
-		link = &r->next[at];
+	while ((at = atomic_load(link)) != END && atomic_load(&r->oblocks[at - 1]) != oblock + 1)
+		link = &r->next[at - 1];
 	return link;
+}
+
+static void enter(struct resident *r, uint32_t bucket, uint64_t oblock, uint32_t cblock)
+{
+	atomic_store_explicit(&r->oblocks[cblock], oblock + 1, memory_order_release);
+	atomic_store_explicit(&r->next[cblock], atomic_load(&r->buckets[bucket]), memory_order_release);
+	atomic_store_explicit(&r->buckets[bucket], cblock + 1, memory_order_release);
 }
 
 bool resident_insert(struct resident *r, uint64_t oblock, uint32_t cblock)
@@ -149,14 +155,23 @@ bool resident_insert(struct resident *r, uint64_t oblock, uint32_t cblock)
 	fresh = atomic_load(link_to(r, bucket, oblock)) == END;
 	if (fresh) {
 		atomic_fetch_add(seq, 1);
-		atomic_store(&r->oblocks[cblock], oblock);
-		atomic_store(&r->next[cblock], atomic_load(&r->buckets[bucket]));
-		atomic_store(&r->buckets[bucket], cblock);
+		enter(r, bucket, oblock, cblock);
 		atomic_fetch_add(seq, 1);
 		atomic_fetch_add(&r->count, 1);
 	}
 	pthread_mutex_unlock(&r->lock);
 	return fresh;
+}
+
+bool resident_load(struct resident *r, uint64_t oblock, uint32_t cblock)
+{
+	uint32_t bucket = bucket_of(r, oblock);
+
+	if (atomic_load(link_to(r, bucket, oblock)) != END)
+		return false;
+	enter(r, bucket, oblock, cblock);
+	atomic_store_explicit(&r->count, atomic_load(&r->count) + 1, memory_order_relaxed);
+	return true;
 }
 
 void resident_remove(struct resident *r, uint32_t cblock)
@@ -165,14 +180,14 @@ void resident_remove(struct resident *r, uint32_t cblock)
 
 	resident_set_dirty(r, cblock, false);
 	pthread_mutex_lock(&r->lock);
-	oblock = atomic_load(&r->oblocks[cblock]);
+	oblock = resident_oblock(r, cblock);
 	if (oblock != RESIDENT_NONE) {
 		uint32_t bucket = bucket_of(r, oblock);
 		atomic_uint *seq = seq_of(r, bucket);
 
 		atomic_fetch_add(seq, 1);
 		atomic_store(link_to(r, bucket, oblock), atomic_load(&r->next[cblock]));
-		atomic_store(&r->oblocks[cblock], RESIDENT_NONE);
+		atomic_store(&r->oblocks[cblock], 0);
 		atomic_fetch_add(seq, 1);
 		atomic_fetch_sub(&r->count, 1);
 	}

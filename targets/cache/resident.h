@@ -23,6 +23,8 @@ bool resident_find(struct resident *r, uint64_t oblock, uint32_t *cblock);
 uint64_t resident_oblock(struct resident *r, uint32_t cblock);
 /* The cache block is clean.  False: the origin block is there already. */
 bool resident_insert(struct resident *r, uint64_t oblock, uint32_t cblock);
+/* The same, while nobody else calls: for the loading of very many. */
+bool resident_load(struct resident *r, uint64_t oblock, uint32_t cblock);
 /* And what was dirty is not. */
 void resident_remove(struct resident *r, uint32_t cblock);
 uint32_t resident_count(struct resident *r);

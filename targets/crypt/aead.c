@@ -6,8 +6,8 @@
  *   iv_size bytes   the IV that the cipher gets
  *   the sector      encrypted
  *
- * by the mode itself (gcm: NIST SP 800-38D; chacha20 with poly1305: RFC 7539) or, of authenc, by a MAC, which may be cut.
- * What is stored beside the sector is the tag and, if the IV is random, then the IV.
+ * by the mode itself (gcm: NIST SP 800-38D; chacha20 with poly1305: RFC 7539) or, of authenc, by a MAC, which may be
+ * cut. What is stored beside the sector is the tag and, if the IV is random, then the IV.
  *
  * So a sector is found out that was changed, or moved, or whose tag or IV was.  One that was put back as
  * it had been before, with its tag, is not.
@@ -22,14 +22,14 @@
 int crypt_check_tag(const struct crypt_spec *spec, unsigned meta_size, unsigned tag_size, GError **err)
 {
 	if (spec->auth == CRYPT_AUTH_MAC && tag_size > spec->mac_size)
-		return dm_fail(err, EINVAL, "crypt: integrity:%u leaves %u bytes for the tag, %s has %u", meta_size, tag_size,
-			       spec->mac, spec->mac_size);
+		return dm_fail(err, EINVAL, "crypt: integrity:%u leaves %u bytes for the tag, %s has %u", meta_size,
+			       tag_size, spec->mac, spec->mac_size);
 	if (spec->mode == DM_CIPHER_GCM && tag_size != 4 && tag_size != 8 && (tag_size < 12 || tag_size > 16))
 		return dm_fail(err, EINVAL, "crypt: integrity:%u leaves %u bytes for the tag, gcm has 4, 8 or 12 to 16",
 			       meta_size, tag_size);
 	if (spec->mode == DM_CIPHER_POLY1305 && tag_size != 16)
-		return dm_fail(err, EINVAL, "crypt: integrity:%u leaves %u bytes for the tag, poly1305 has 16", meta_size,
-			       tag_size);
+		return dm_fail(err, EINVAL, "crypt: integrity:%u leaves %u bytes for the tag, poly1305 has 16",
+			       meta_size, tag_size);
 	return 0;
 }
 
@@ -63,9 +63,9 @@ static int begin(const struct crypt_engine *e, struct crypt_lane *lane, const ui
 		 size_t head_len)
 {
 	return gcry_cipher_setiv(lane->data[0], iv, e->spec.iv_size) ||
-			       gcry_cipher_authenticate(lane->data[0], head, head_len) ?
-		       -EIO :
-		       0;
+		       gcry_cipher_authenticate(lane->data[0], head, head_len)
+		   ? -EIO
+		   : 0;
 }
 
 int crypt_sector_seal(const struct crypt_engine *e, struct crypt_lane *lane, const struct crypt_unit *u,
@@ -79,9 +79,9 @@ int crypt_sector_seal(const struct crypt_engine *e, struct crypt_lane *lane, con
 	head_len = make_head(e, u, iv, head);
 	if (e->spec.auth == CRYPT_AUTH_CIPHER)
 		return begin(e, lane, iv, head, head_len) || crypt_cipher_run(e, lane, 0, true, src, dst) ||
-				       gcry_cipher_gettag(lane->data[0], u->meta, e->tag_size) ?
-			       -EIO :
-			       0;
+			       gcry_cipher_gettag(lane->data[0], u->meta, e->tag_size)
+			   ? -EIO
+			   : 0;
 	if (crypt_iv_set(e, lane, 0, iv) || crypt_cipher_run(e, lane, 0, true, src, dst))
 		return -EIO;
 	mac(e, head, head_len, dst, digest);

@@ -91,7 +91,7 @@ static int lane_fill(const struct crypt_engine *e, const uint8_t *key, struct cr
 	}
 	if (!r && spec->iv == CRYPT_IV_ELEPHANT)
 		r = dm_cipher_open(dm_cipher_find("aes", 3), DM_CIPHER_ECB, key + e->layout.extra_at, e->layout.extra,
-				      &lane->elephant);
+				   &lane->elephant);
 	if (!r)
 		take_extra_key(e, key + e->layout.extra_at, lane);
 	return r;
@@ -102,7 +102,7 @@ static int lane_new(const struct crypt_engine *e, const uint8_t *key, struct cry
 {
 	static const uint8_t none[1];
 	struct crypt_lane *lane =
-		dm_secmem_alloc(sizeof(*lane) + (e->spec.iv == CRYPT_IV_ELEPHANT ? e->sector_size : 0));
+	    dm_secmem_alloc(sizeof(*lane) + (e->spec.iv == CRYPT_IV_ELEPHANT ? e->sector_size : 0));
 	int r;
 
 	if (!lane)
@@ -177,7 +177,8 @@ int crypt_engine_store(struct crypt_engine *e, unsigned meta_size, GError **err)
 	unsigned iv = e->spec.iv == CRYPT_IV_RANDOM ? e->spec.iv_size : 0, tag;
 
 	if (e->spec.auth && meta_size <= iv)
-		return dm_fail(err, EINVAL, "crypt: integrity: %u bytes for each sector have no room for a tag beside an IV of %u",
+		return dm_fail(err, EINVAL,
+			       "crypt: integrity: %u bytes for each sector have no room for a tag beside an IV of %u",
 			       meta_size, iv);
 	if (!e->spec.auth && iv && meta_size != iv)
 		return dm_fail(err, EINVAL, "crypt: integrity: %u bytes for each sector, the IV has %u", meta_size, iv);
@@ -216,7 +217,8 @@ void crypt_engine_free(struct crypt_engine *e)
 /* The best of a few runs over one big sector: others may have the CPU in between. */
 static unsigned measure(struct crypt_engine *e)
 {
-	uint8_t *buf = g_malloc0(CRYPT_MAX_SECTOR), *meta = g_malloc0((size_t)CRYPT_MAX_SECTOR / DM_SECTOR_SIZE * CRYPT_MAX_META);
+	uint8_t *buf = g_malloc0(CRYPT_MAX_SECTOR),
+		*meta = g_malloc0((size_t)CRYPT_MAX_SECTOR / DM_SECTOR_SIZE * CRYPT_MAX_META);
 	struct iovec iov = {buf, CRYPT_MAX_SECTOR};
 	uint64_t best = UINT64_MAX;
 
@@ -253,7 +255,8 @@ int crypt_engine_set_key(struct crypt_engine *e, const struct dm_key *key, GErro
 	int r;
 
 	if (key->size != e->layout.size)
-		return dm_fail(err, EINVAL, "crypt: the key has %zu bytes, it must have %zu", key->size, e->layout.size);
+		return dm_fail(err, EINVAL, "crypt: the key has %zu bytes, it must have %zu", key->size,
+			       e->layout.size);
 	if (make_mac(e, key, &mac, err))
 		return -EINVAL;
 	/* the first lane is made now: it tells whether the key is good */
@@ -317,7 +320,7 @@ struct job {
 	struct crypt_lane *lane;
 	sector_fn fn;
 	uint64_t sector; /* of 512 bytes: the next one */
-	uint8_t *meta;   /* the next one's, or NULL */
+	uint8_t *meta;	 /* the next one's, or NULL */
 };
 
 /* Whole sectors that lie in one piece. */

@@ -437,12 +437,15 @@ static void start_piece(void *context, unsigned nr)
 	}
 }
 
-/* How much a core does before another can take the next piece: at most what stays in its cache. */
+/*
+ * How much a core does before another can take the next piece: at most what stays in its cache; and that where each piece
+ * costs the device beneath a way of its own to the tags.
+ */
 static size_t piece_bytes(const struct crypt *c)
 {
 	size_t bytes = (size_t)PIECE_NS * 1024 / MAX(c->engine->ns_per_kib, 1) / CRYPT_MAX_SECTOR * CRYPT_MAX_SECTOR;
 
-	return CLAMP(bytes, CRYPT_MAX_SECTOR, PIECE_MAX);
+	return CLAMP(bytes, c->engine->meta_size ? PIECE_MAX : CRYPT_MAX_SECTOR, PIECE_MAX);
 }
 
 /*

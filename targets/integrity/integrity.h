@@ -116,7 +116,7 @@ struct integrity_piece {
 	struct dm_work work;
 	struct integrity *ic;
 	struct dm_bio *bio; /* whose data it is */
-	uint8_t *tags;      /* room for them all, if there is a hash */
+	uint8_t *tags;      /* of all of them: made here if there is a hash, else those from above */
 	bool hashed;
 	/* From any thread, if integrity_piece_run() has returned false. */
 	void (*done)(struct integrity_piece *p, int error);

@@ -112,8 +112,8 @@ static void copy_block(struct integrity *ic, const struct integrity_journal_writ
 	integrity_entry_put(&ic->l, section, slot_of(ic, entry), w->bio->iov, w->bio->iovcnt, at);
 	if (ic->internal_hash.hash)
 		integrity_tag(ic, w->block + nr, w->bio->iov, w->bio->iovcnt, at, tag);
-	else if (w->bio->tags.data)
-		memcpy(tag, w->bio->tags.data + (size_t)nr * ic->l.tag_size, ic->l.tag_size);
+	else if (w->tags)
+		memcpy(tag, w->tags + (size_t)nr * ic->l.tag_size, ic->l.tag_size);
 	else
 		memset(tag, 0, ic->l.tag_size);
 	put_le64(e, (w->block + nr) << ic->l.log2_spb);

@@ -15,6 +15,7 @@
 /* A write on its way into the journal, embedded in its bio's room. */
 struct integrity_journal_write {
 	struct dm_bio *bio;
+	const uint8_t *tags; /* without a hash; NULL: zeroes */
 	uint64_t block;
 	unsigned blocks;
 	void (*done)(struct integrity_journal_write *w, int error); /* any thread */

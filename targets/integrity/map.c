@@ -41,13 +41,13 @@ struct io {
 	unsigned blocks;
 	enum state state;
 	bool fua;
+	uint8_t *above; /* the bio's tags, which go no further down; or NULL */
 	union {
 		struct dm_commit_wait wait;
 		struct integrity_journal_write journal;
 		struct dm_work work;
 	};
 	struct integrity_piece piece;
-	struct dm_tags above; /* a small bio's payload, which the data device is not to see */
 	uint8_t tags[]; /* a small bio's */
 };
 
@@ -106,6 +106,12 @@ static void finish_and_end(struct io *io, int error)
 		end_over(io, error);
 }
 
+/* Where the tags of the bio's blocks are, from one on: in the room for those made here, or above. */
+static uint8_t *tags_at(const struct io *io, uint8_t *room, unsigned first)
+{
+	return (io->ic->internal_hash.hash ? room : io->above) + (size_t)first * io->ic->l.tag_size;
+}
+
 static void small_done(struct integrity_piece *p, int error)
 {
 	finish_and_end(container_of(p, struct io, piece), error);
@@ -118,8 +124,7 @@ enum dm_endio integrity_end_io(struct dm_target *ti, struct dm_bio *bio)
 	if (io->state == OVER)
 		return DM_ENDIO_DONE;
 	if (io->state == TAGS && !bio->error) {
-		bio->tags = io->above;
-		integrity_piece_init(&io->piece, io->ic, bio, io->block, io->blocks, io->tags, small_done);
+		integrity_piece_init(&io->piece, io->ic, bio, io->block, io->blocks, tags_at(io, io->tags, 0), small_done);
 		if (!integrity_piece_run(&io->piece, &bio->error))
 			return DM_ENDIO_INCOMPLETE;
 	}
@@ -163,9 +168,8 @@ static void part_moved(struct dm_bio *bio)
 	struct large *l = part->large;
 	int error;
 
-	bio->tags = dm_tags_from(l->io->bio->tags, (uint64_t)part->first << l->io->ic->l.log2_spb);
 	integrity_piece_init(&part->piece, l->io->ic, bio, l->io->block + part->first, part->blocks,
-			     l->tags + (size_t)part->first * l->io->ic->l.tag_size, part_done);
+			     l->check ? tags_at(l->io, l->tags, part->first) : NULL, part_done);
 	if (bio->error || !l->check)
 		part_done(&part->piece, bio->error);
 	else if (submitting != part)
@@ -258,7 +262,7 @@ static bool wants_tags(struct io *io)
 	uint64_t end = (io->block + io->blocks) << ic->l.log2_spb;
 
 	if (!ic->internal_hash.hash)
-		return io->bio->tags.data;
+		return io->above;
 	if (ic->mode == 'R')
 		return false;
 	if (io->bio->op == DM_WRITE)
@@ -285,8 +289,6 @@ static bool go(struct io *io)
 		return false;
 	}
 	io->state = tags ? TAGS : UNLOCK;
-	io->above = bio->tags;
-	bio->tags.data = NULL;
 	bio->dev = ic->dev;
 	bio->sector = device_sector(io, 0);
 	return true;
@@ -308,7 +310,7 @@ static void read_mixed(struct io *io, const uint64_t *entries)
 		from = i + 1;
 		if (i < io->blocks)
 			integrity_journal_read(ic, entries[i], bio->iov, bio->iovcnt, i * integrity_block_bytes(ic),
-					       bio->tags.data ? bio->tags.data + (size_t)i * ic->l.tag_size : NULL);
+					       io->above ? tags_at(io, NULL, i) : NULL);
 	}
 	if (n) {
 		start_large(l, n);
@@ -494,6 +496,7 @@ static void in_journal(struct integrity_journal_write *w, int error)
 static void write_to_journal(struct io *io)
 {
 	io->journal.bio = io->bio;
+	io->journal.tags = io->above;
 	io->journal.block = io->block;
 	io->journal.blocks = io->blocks;
 	io->journal.done = in_journal;
@@ -502,7 +505,7 @@ static void write_to_journal(struct io *io)
 
 static enum dm_mapio map_discard(struct io *io)
 {
-	io->work.fn = discard;
+	io->work = (struct dm_work){.fn = discard};
 	dm_wq_queue(io->ic->slow_wq, &io->work);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -513,7 +516,7 @@ static bool plain(const struct io *io)
 	const struct integrity *ic = io->ic;
 
 	return io->bio->op == DM_READ && !ic->journal && (ic->mode == 'R' || !ic->internal_hash.hash) &&
-	       !io->bio->tags.data;
+	       !io->above;
 }
 
 enum dm_mapio integrity_map(struct dm_target *ti, struct dm_bio *bio)
@@ -544,6 +547,8 @@ enum dm_mapio integrity_map(struct dm_target *ti, struct dm_bio *bio)
 		return map_discard(io);
 	io->fua = bio->op == DM_WRITE && bio->flags & DM_FUA;
 	bio->flags &= ~(unsigned)DM_FUA;
+	io->above = bio->tags.data;
+	bio->tags.data = NULL;
 	if (plain(io)) {
 		bio->dev = ic->dev;
 		bio->sector = device_sector(io, 0);

@@ -129,8 +129,6 @@ void integrity_piece_init(struct integrity_piece *p, struct integrity *ic, struc
 		.tags = tags,
 		.done = done,
 	};
-	if (!ic->internal_hash.hash)
-		p->tio.data = bio->tags.data;
 }
 
 bool integrity_piece_run(struct integrity_piece *p, int *error)

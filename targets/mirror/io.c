@@ -214,7 +214,7 @@ static void mirror_write(struct mirror_bio *b)
 	pthread_mutex_lock(&shard->lock);
 	reg = region_get(ms, nr, false);
 	is_new = !reg;
-	if (is_new && ms->shared) {
+	if (ms->shared && (is_new || reg->state == REGION_LOST || !shared_in_touch(ms))) {
 		pthread_mutex_unlock(&shard->lock);
 		shared_ask(b);
 		return;
@@ -280,7 +280,7 @@ static void leave_region(struct mirror_bio *b)
 
 	pthread_mutex_lock(&shard->lock);
 	reg->pending--;
-	if (reg->state == REGION_NOSYNC && !reg->pending && !b->ms->shared)
+	if (reg->state == (b->ms->shared ? REGION_LOST : REGION_NOSYNC) && !reg->pending)
 		region_drop(b->ms, reg); /* the log knows as much */
 	pthread_mutex_unlock(&shard->lock);
 	b->region = NULL;

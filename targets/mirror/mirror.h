@@ -10,6 +10,7 @@
  *   DIRTY       in sync and marked: writes go to all legs at once
  *   NOSYNC      out of sync: writes go where its data is (see below)
  *   RECOVERING  out of sync, being copied, or about to be
+ *   LOST        another host has it (a shared log): as if it were not there, but for what is under way
  *
  * A write has a claim for its sectors (block_lock.h) from before it looks at its region to its end, and a copy one for
  * its regions: so writes to the same sector come one after the other, and wait while it is copied.
@@ -54,7 +55,7 @@ struct leg {
 	atomic_bool flush_failed; /* the cleaner tells the worker */
 };
 
-enum region_state { REGION_MARKING, REGION_DIRTY, REGION_NOSYNC, REGION_RECOVERING };
+enum region_state { REGION_MARKING, REGION_DIRTY, REGION_NOSYNC, REGION_RECOVERING, REGION_LOST };
 
 struct run;
 struct mirror_bio;
@@ -150,6 +151,7 @@ struct mirror {
 	struct asking reads, writes;
 	struct dm_timer ask_timer;
 	atomic_bool ask_due, turning_away;
+	atomic_uint_fast64_t settled; /* the log's introductions for which all regions have been asked about */
 	atomic_uint_fast64_t turn, ask_at_ns; /* when the timer comes; UINT64_MAX: it does not */
 	GArray *denied; /* of uint64_t: regions to write to that others have; the worker's */
 
@@ -225,6 +227,8 @@ void shared_ask(struct mirror_bio *b);
 /* The worker's turn; and that there will be one when it is time to ask again. */
 void shared_work(struct mirror *ms);
 void shared_arm(struct mirror *ms);
+/* Whether what is marked is ours still; else it has to be asked about. */
+bool shared_in_touch(struct mirror *ms);
 /* In presuspend; in resume, or when it was for nothing. */
 void shared_suspending(struct mirror *ms);
 void shared_resuming(struct mirror *ms);

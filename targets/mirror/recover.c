@@ -23,6 +23,7 @@ struct run {
 	unsigned group[DM_KCOPYD_MAX_REGIONS]; /* the legs being copied to */
 	unsigned group_size;
 	bool failed;
+	bool later; /* it was not begun: the log has to be asked first */
 	struct dm_block_claim claim;
 	struct run *whole; /* it is one region of this, which has failed */
 	unsigned parts;    /* such ones that are not through; the worker's */
@@ -108,9 +109,10 @@ static void copy(struct run *run)
 {
 	int source = find_source(run->ms, run->first);
 
+	run->later = run->ms->shared && !shared_in_touch(run->ms);
 	run->failed = source < 0;
 	run->next_leg = 0;
-	if (source < 0) {
+	if (source < 0 || run->later) {
 		run_done(run);
 		return;
 	}
@@ -125,7 +127,8 @@ static void run_quiesced(struct dm_block_claim *claim)
 
 /* --- making runs ------------------------------------------------------------------------ */
 
-static bool needs_copy(struct mirror *ms, uint64_t nr)
+/* again: it is from the worker's own list, so it may have become another host's. */
+static bool needs_copy(struct mirror *ms, uint64_t nr, bool again)
 {
 	struct shard *shard = mirror_shard(ms, nr);
 	struct region *reg;
@@ -137,7 +140,7 @@ static bool needs_copy(struct mirror *ms, uint64_t nr)
 	pthread_mutex_unlock(&shard->lock);
 	if (copying || !ms->shared)
 		return !copying && !region_in_sync(ms, nr);
-	if (ms->log->type->in_sync(ms->log, nr, true) == 0)
+	if (ms->log->type->in_sync(ms->log, nr, true) == 0 && (!again || !dm_dirty_log_is_remote_recovering(ms->log, nr)))
 		return true;
 	if (!reg)
 		ms->log->type->clear_region(ms->log, nr); /* a server that gave it to us for nothing has it back */
@@ -148,13 +151,15 @@ static bool needs_copy(struct mirror *ms, uint64_t nr)
 static bool next_region(struct mirror *ms, uint64_t *nr)
 {
 	for (;;) {
-		if (ms->again->len) {
+		bool again = ms->again->len;
+
+		if (again) {
 			*nr = g_array_index(ms->again, uint64_t, ms->again->len - 1);
 			g_array_set_size(ms->again, ms->again->len - 1);
 		} else if (!ms->log->type->get_resync_work(ms->log, nr)) {
 			return false;
 		}
-		if (needs_copy(ms, *nr))
+		if (needs_copy(ms, *nr, again))
 			return true;
 		if (ms->shared) /* it may say so for ever */
 			return false;
@@ -253,7 +258,10 @@ static void region_recovered(struct mirror *ms, uint64_t nr, bool ok)
 
 	pthread_mutex_lock(&shard->lock);
 	reg = region_get(ms, nr, false);
-	if (ok) {
+	if (reg->state == REGION_LOST) {
+		if (!reg->pending)
+			region_drop(ms, reg);
+	} else if (ok) {
 		ms->log->type->set_region_sync(ms->log, nr, true);
 		dm_region_bit_clear(ms->degraded, nr);
 		reg->state = REGION_DIRTY; /* as the log has it; the cleaner comes */
@@ -284,6 +292,26 @@ static void split(struct run *run)
 	}
 }
 
+/* Its regions are the worker's to begin with again; what there is to say to the log is said then. */
+static void put_off(struct run *run)
+{
+	struct mirror *ms = run->ms;
+
+	for (uint64_t nr = run->first; nr < run->first + run->count; nr++) {
+		struct shard *shard = mirror_shard(ms, nr);
+		struct region *reg;
+
+		pthread_mutex_lock(&shard->lock);
+		reg = region_get(ms, nr, false);
+		if (reg->pending)
+			reg->state = REGION_LOST;
+		else
+			region_drop(ms, reg);
+		pthread_mutex_unlock(&shard->lock);
+		g_array_append_val(ms->again, nr);
+	}
+}
+
 /* Lets the writes go on that wait for the run, or for what it is a part of. */
 static void run_over(struct run *run)
 {
@@ -303,11 +331,13 @@ void runs_finish(struct mirror *ms, struct run *list)
 		struct run *run = list;
 
 		list = run->next;
-		if (run->failed && run->count > 1) {
+		if (run->failed && run->count > 1 && !run->later) {
 			split(run);
 			continue;
 		}
-		for (unsigned i = 0; i < run->count; i++)
+		if (run->later)
+			put_off(run);
+		for (unsigned i = 0; i < run->count && !run->later; i++)
 			region_recovered(ms, run->first + i, !run->failed);
 		mirror_arm_cleaner(ms);
 		run_over(run);

@@ -15,6 +15,9 @@
  * What is out of sync is on the first leg: that much all hosts know of each other.  So a write that the first leg
  * missed has failed, and no other leg ever takes its place.
  *
+ * What is marked counts only as long as we are in touch with the server.  If not, writes ask again, and no copy begins; and
+ * when it turns out that it had forgotten us, every region in the hash is asked about: what another has got is LOST.
+ *
  * The bios wait in holds, so those who wait for them can go; the worker asks, and takes those it has an answer for.
  */
 #include "mirror.h"
@@ -22,7 +25,7 @@
 #include <dmfs/container_of.h>
 #include <dmfs/later.h>
 
-#define IDLE_ASK_MS 1000u /* how often the server is asked what became of the whole */
+#define IDLE_ASK_MS 500u /* how often the server is asked what became of the whole; that keeps us in touch */
 #define MS 1000000u
 
 /* --- bios come --------------------------------------------------------------------- */
@@ -156,10 +159,15 @@ static void let_write(struct mirror *ms, uint64_t nr, enum region_state state)
 {
 	struct shard *shard = mirror_shard(ms, nr);
 	struct dm_bio_list list;
+	struct region *reg;
 
 	pthread_mutex_lock(&shard->lock);
-	if (!region_get(ms, nr, false))
-		region_make(ms, nr, state)->touched = true;
+	reg = region_get(ms, nr, false);
+	if (!reg)
+		reg = region_make(ms, nr, state);
+	if (reg->state == REGION_LOST)
+		reg->state = state;
+	reg->touched = true;
 	pthread_mutex_unlock(&shard->lock);
 	if (state == REGION_DIRTY)
 		mirror_arm_cleaner(ms);
@@ -172,6 +180,10 @@ static void fail_writes(struct mirror *ms, uint64_t nr)
 	struct dm_bio_list list;
 	struct dm_bio *bio;
 
+	if (atomic_load(&ms->turning_away)) { /* that is why there was no answer */
+		turn_away(ms);
+		return;
+	}
 	take_writes(ms, nr, &list);
 	while ((bio = dm_bio_list_pop(&list))) {
 		struct mirror_bio *b = bio->private;
@@ -184,10 +196,12 @@ static void fail_writes(struct mirror *ms, uint64_t nr)
 static bool is_known(struct mirror *ms, uint64_t nr)
 {
 	struct shard *shard = mirror_shard(ms, nr);
+	struct region *reg;
 	bool known;
 
 	pthread_mutex_lock(&shard->lock);
-	known = region_get(ms, nr, false);
+	reg = region_get(ms, nr, false);
+	known = reg && reg->state != REGION_LOST;
 	pthread_mutex_unlock(&shard->lock);
 	return known;
 }
@@ -211,7 +225,7 @@ static void mark(struct mirror *ms, const GArray *regions)
 	for (unsigned i = 0; i < regions->len; i++)
 		ms->log->type->mark_region(ms->log, g_array_index(regions, uint64_t, i));
 	ok = !ms->log->type->flush(ms->log);
-	if (!ok)
+	if (!ok && !atomic_load(&ms->turning_away))
 		atomic_store(&ms->log_failure, true);
 	for (unsigned i = 0; i < regions->len; i++) {
 		uint64_t nr = g_array_index(regions, uint64_t, i);
@@ -257,6 +271,82 @@ static void answer_writes(struct mirror *ms, const GArray *regions)
 	g_array_free(to_mark, TRUE);
 }
 
+/* --- the worker: a server that has forgotten us ------------------------------------------- */
+
+static GArray *all_regions(struct mirror *ms)
+{
+	GArray *all = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+
+	for (unsigned i = 0; i < SHARDS; i++) {
+		GHashTableIter iter;
+		gpointer reg;
+
+		pthread_mutex_lock(&ms->shards[i].lock);
+		g_hash_table_iter_init(&iter, ms->shards[i].regions);
+		while (g_hash_table_iter_next(&iter, &reg, NULL))
+			g_array_append_val(all, ((struct region *)reg)->nr);
+		pthread_mutex_unlock(&ms->shards[i].lock);
+	}
+	return all;
+}
+
+static void lose(struct mirror *ms, uint64_t nr)
+{
+	struct shard *shard = mirror_shard(ms, nr);
+	struct region *reg;
+
+	pthread_mutex_lock(&shard->lock);
+	reg = region_get(ms, nr, false);
+	if (reg && !reg->pending && reg->state != REGION_RECOVERING)
+		region_drop(ms, reg);
+	else if (reg)
+		reg->state = REGION_LOST;
+	pthread_mutex_unlock(&shard->lock);
+	ms->log->type->clear_region(ms->log, nr);
+}
+
+/* False: there is no server, and nobody waits for it. */
+static bool ask_about_all(struct mirror *ms)
+{
+	GArray *all = all_regions(ms);
+	bool lost = false;
+	int in_sync = 0;
+
+	for (unsigned i = 0; i < all->len && in_sync >= 0; i++) {
+		uint64_t nr = g_array_index(all, uint64_t, i);
+
+		in_sync = ms->log->type->in_sync(ms->log, nr, true);
+		if (in_sync || !dm_dirty_log_is_remote_recovering(ms->log, nr))
+			continue;
+		lose(ms, nr);
+		lost = true;
+	}
+	g_array_free(all, TRUE);
+	if (lost)
+		ms->log->type->flush(ms->log);
+	return in_sync >= 0;
+}
+
+bool shared_in_touch(struct mirror *ms)
+{
+	return ms->log->type->in_touch(ms->log) && atomic_load(&ms->settled) == ms->log->type->introductions(ms->log);
+}
+
+/* nr: a region to ask about, if there is nothing else. */
+static void get_in_touch(struct mirror *ms, uint64_t nr)
+{
+	uint64_t n;
+
+	if (!ms->log->type->in_touch(ms->log))
+		ms->log->type->in_sync(ms->log, nr, true);
+	while ((n = ms->log->type->introductions(ms->log)) != atomic_load(&ms->settled)) {
+		if (!ask_about_all(ms))
+			break;
+		if (n == ms->log->type->introductions(ms->log))
+			atomic_store(&ms->settled, n);
+	}
+}
+
 static void look_at_all(struct mirror *ms)
 {
 	ms->log->type->refresh(ms->log);
@@ -276,6 +366,8 @@ void shared_work(struct mirror *ms)
 	if (due && !atomic_load(&ms->stopped))
 		look_at_all(ms);
 	answer_reads(ms, reads, turn);
+	if (writes->len || ms->log->type->introductions(ms->log) != atomic_load(&ms->settled))
+		get_in_touch(ms, writes->len ? g_array_index(writes, uint64_t, 0) : 0);
 	answer_writes(ms, writes);
 	g_array_free(reads, TRUE);
 	g_array_free(writes, TRUE);
@@ -317,6 +409,7 @@ void shared_suspending(struct mirror *ms)
 void shared_resuming(struct mirror *ms)
 {
 	atomic_store(&ms->turning_away, false);
+	atomic_store(&ms->log_failure, false); /* the server is asked anew */
 	atomic_store(&ms->ask_at_ns, UINT64_MAX);
 	dm_dirty_log_go_on_waiting(ms->log);
 }

@@ -305,7 +305,8 @@ static int register_and_read(struct snapshot *s, GError **err)
 	struct dm_target *active;
 	int r;
 
-	s->origin_sectors = dm_dev_sectors(s->origin_dev);
+	/* of an origin that waits for its first resume, as much as the table says */
+	s->origin_sectors = MAX(dm_dev_sectors(s->origin_dev), s->ti->len);
 	s->origin = origin_get(s->origin_dev);
 	pthread_mutex_lock(&s->origin->control);
 	r = check_handover(s, err);

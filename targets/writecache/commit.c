@@ -17,7 +17,7 @@
 
 #define LOAD_BYTES (1u << 20)
 #define IN_FLIGHT 64u
-#define AHEAD 16u
+#define AHEAD 16u /* entries between a look ahead and its use */
 
 /* --- errors and kicks --------------------------------------------------------------------- */
 
@@ -234,7 +234,8 @@ static void load_free(struct writecache *wc, struct wc_index *ix, uint32_t e, ui
 }
 
 /* A valid entry; the other one of the same block, if there is one, is older or newer. */
-static int load_valid(struct writecache *wc, struct wc_index *ix, uint32_t e, uint64_t sector, uint64_t seq, bool *changed)
+static int load_valid(struct writecache *wc, struct wc_index *ix, uint32_t e, uint64_t sector, uint64_t seq, uint32_t now,
+		      bool *changed)
 {
 	uint64_t block = sector >> wc->block_shift, other_seq;
 	struct wc_shard *s = wc_shard_of(ix, block);
@@ -260,24 +261,27 @@ static int load_valid(struct writecache *wc, struct wc_index *ix, uint32_t e, ui
 		load_free(wc, ix, lost, 0, changed);
 	}
 	if (other == WC_NONE || lost == other)
-		wc_insert(ix, s, e, block, WC_COMMITTED, wc_now_ms());
+		wc_insert(ix, s, e, block, WC_COMMITTED, now);
 	return 0;
 }
 
 static int load_entries(struct writecache *wc, struct wc_index *ix, bool *changed)
 {
+	uint32_t now = wc_now_ms();
 	uint64_t sector, seq;
 	int error = 0, r;
 
 	for (uint32_t e = 0; e < wc->n_blocks; e++) {
-		if (e + AHEAD < wc->n_blocks)
-			wc_prefetch(ix, sector_of(wc->meta, e + AHEAD) >> wc->block_shift);
+		if (e + 2 * AHEAD < wc->n_blocks) {
+			wc_prefetch(ix, sector_of(wc->meta, e + 2 * AHEAD) >> wc->block_shift);
+			wc_prefetch_entry(ix, sector_of(wc->meta, e + AHEAD) >> wc->block_shift);
+		}
 		wc_entry_read(wc->meta, e, &sector, &seq);
 		if (seq >= wc->seq) {
 			load_free(wc, ix, e, seq, changed);
 			continue;
 		}
-		r = load_valid(wc, ix, e, sector, seq, changed);
+		r = load_valid(wc, ix, e, sector, seq, now, changed);
 		if (r)
 			error = r;
 	}

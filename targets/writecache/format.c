@@ -47,9 +47,9 @@ int wc_super_read(const void *buf, uint64_t bytes, uint32_t block_bytes, struct 
 	if (super->block_bytes != block_bytes)
 		return dm_fail(err, EINVAL, "writecache: Block size does not match superblock: %" PRIu32 ", that has %" PRIu32,
 			       block_bytes, super->block_bytes);
-	if (super->blocks > WC_MAX_BLOCKS)
-		return dm_fail(err, EINVAL, "writecache: Overflow in size calculation: the superblock has %" PRIu64 " blocks",
-			       super->blocks);
+	if (!super->blocks || super->blocks > WC_MAX_BLOCKS)
+		return dm_fail(err, EINVAL, "writecache: Overflow in size calculation: the superblock has %" PRIu64 " blocks, "
+					    "1 to %u are possible", super->blocks, WC_MAX_BLOCKS);
 	if (wc_meta_bytes(super->blocks, block_bytes) + super->blocks * block_bytes > bytes)
 		return dm_fail(err, EINVAL, "writecache: Memory area is too small: %" PRIu64 " blocks of %" PRIu32 " bytes and "
 					    "their metadata need more than its %" PRIu64 " bytes", super->blocks, block_bytes,

@@ -1,41 +1,72 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* writecache's index (index.h): shards of hash chains through the entries, and a map of bits without a lock. */
-#include <glib.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 
 #include <dmfs/rounding.h>
 
 #include "index.h"
 
+#define HUGE (4u << 20) /* bytes from which on large pages are worth asking for: nearly each access is to another page */
+
 /* --- life --------------------------------------------------------------------------------- */
+
+/* Zeroes; NULL: there is not so much memory. */
+static void *map_memory(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	if (bytes >= HUGE)
+		madvise(p, bytes, MADV_HUGEPAGE);
+	return p;
+}
+
+static void unmap_memory(void *p, size_t bytes)
+{
+	if (p)
+		munmap(p, bytes);
+}
+
+static size_t entries_bytes(const struct wc_index *ix)
+{
+	return ((size_t)ix->n + 1) * sizeof *ix->entries;
+}
+
+static size_t buckets_bytes(const struct wc_index *ix)
+{
+	return (size_t)ix->shard_buckets * WC_SHARDS * sizeof *ix->buckets;
+}
 
 struct wc_index *wc_index_new(uint32_t n)
 {
 	struct wc_index *ix = aligned_alloc(_Alignof(struct wc_index), sizeof *ix);
-	size_t words = dm_div_up(n, 64), sums = dm_div_up(words, 64), buckets;
+	size_t words = dm_div_up(n, 64), sums = dm_div_up(words, 64);
 
 	if (!ix)
 		return NULL;
 	memset(ix, 0, sizeof *ix);
 	ix->n = n;
 	ix->shard_buckets = n / WC_SHARDS + 1;
-	buckets = (size_t)ix->shard_buckets * WC_SHARDS;
-	ix->entries = calloc(n ? n : 1, sizeof *ix->entries);
-	ix->buckets = malloc(buckets * sizeof *ix->buckets);
+	ix->entries = map_memory(entries_bytes(ix));
+	ix->buckets = map_memory(buckets_bytes(ix));
 	ix->free = calloc(words + 1, sizeof *ix->free);
 	ix->summary = calloc(sums + 1, sizeof *ix->summary);
 	for (unsigned i = 0; i < WC_SHARDS; i++) {
 		struct wc_shard *s = &ix->shards[i];
 
 		pthread_mutex_init(&s->lock, NULL);
-		s->buckets = ix->buckets + (size_t)i * ix->shard_buckets;
+		if (ix->buckets)
+			s->buckets = ix->buckets + (size_t)i * ix->shard_buckets;
 		s->oldest = s->newest = s->freeing = WC_NONE;
 	}
 	if (!ix->entries || !ix->buckets || !ix->free || !ix->summary) {
 		wc_index_free(ix);
 		return NULL;
 	}
-	memset(ix->buckets, 0xff, buckets * sizeof *ix->buckets);
+	memset(ix->buckets, 0xff, buckets_bytes(ix));
 	return ix;
 }
 
@@ -45,8 +76,8 @@ void wc_index_free(struct wc_index *ix)
 		return;
 	for (unsigned i = 0; i < WC_SHARDS; i++)
 		pthread_mutex_destroy(&ix->shards[i].lock);
-	free(ix->entries);
-	free(ix->buckets);
+	unmap_memory(ix->entries, entries_bytes(ix));
+	unmap_memory(ix->buckets, buckets_bytes(ix));
 	free(ix->free);
 	free(ix->summary);
 	free(ix);
@@ -76,6 +107,14 @@ static uint32_t *bucket_of(struct wc_index *ix, struct wc_shard *s, uint64_t blo
 void wc_prefetch(struct wc_index *ix, uint64_t block)
 {
 	__builtin_prefetch(bucket_of(ix, wc_shard_of(ix, block), block), 1);
+}
+
+void wc_prefetch_entry(struct wc_index *ix, uint64_t block)
+{
+	uint32_t e = *bucket_of(ix, wc_shard_of(ix, block), block);
+
+	if (e != WC_NONE)
+		__builtin_prefetch(&ix->entries[e]);
 }
 
 static uint32_t next_of(struct wc_index *ix, uint32_t e, uint64_t block)

@@ -74,8 +74,9 @@ struct wc_shard *wc_shard_of(struct wc_index *ix, uint64_t block);
 /* The newest entry of a block, or WC_NONE; the next older one of the same block. */
 uint32_t wc_find(struct wc_index *ix, struct wc_shard *s, uint64_t block);
 uint32_t wc_older(struct wc_index *ix, uint32_t e);
-/* For who is going to look for a block soon. */
+/* For who is going to look for a block in a while; and then for who has called that, and is going to soon. */
 void wc_prefetch(struct wc_index *ix, uint64_t block);
+void wc_prefetch_entry(struct wc_index *ix, uint64_t block);
 /* Puts an entry in, as the newest of the block and the last that came. */
 void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state, uint32_t age_ms);
 /* Takes it out of the order, and out of the index. */

@@ -237,7 +237,7 @@ static void enter(struct writecache *wc, const struct wc_run *run)
 		wc_insert(wc->ix, w.shard, run->entry + (uint32_t)i, run->block + i, WC_NEW, now);
 	}
 	walk_end(&w);
-	if (atomic_fetch_add(&wc->n_new, added) + added >= wc->opt.autocommit_blocks)
+	if (atomic_fetch_add(&wc->n_new, added) + added >= wc->opt.autocommit_blocks || atomic_load(&wc->any_blocked))
 		wc_kick(wc);
 	else if (!atomic_exchange(&wc->autocommit_armed, true))
 		dm_group_commit_soon(wc->commits, wc->opt.autocommit_ms * UINT64_C(1000000));
@@ -296,20 +296,21 @@ static void mem_work(struct dm_work *work)
 	copy_mem(io->wc, io);
 }
 
+/* Until a block is free.  As soon as the lock is let go the bio may have ended, and the target with it. */
 static void wait_for_room(struct writecache *wc, struct dm_bio *bio)
 {
 	int error;
 
+	pthread_mutex_lock(&wc->lock);
 	atomic_store(&wc->any_blocked, true);
-	error = dm_hold_add(&wc->blocked, bio);
-	if (error) {
-		dm_bio_end(bio, error);
-		return;
-	}
 	wc_check_free(wc);
 	wc_kick(wc);
-	if (wc_n_free(wc->ix) || wc_failed(wc))
+	error = dm_hold_add(&wc->blocked, bio);
+	if (!error && (wc_n_free(wc->ix) || wc_failed(wc)))
 		dm_wq_queue(wc->wq, &wc->blocked_work);
+	pthread_mutex_unlock(&wc->lock);
+	if (error)
+		dm_bio_end(bio, error);
 }
 
 /* Points a bio at where all of it goes. */
@@ -418,9 +419,11 @@ void wc_retry_blocked(struct dm_work *work)
 	struct dm_bio_list bios;
 	struct dm_bio *bio;
 
-	atomic_store(&wc->any_blocked, false);
 	dm_bio_list_init(&bios);
+	pthread_mutex_lock(&wc->lock);
+	atomic_store(&wc->any_blocked, false);
 	dm_hold_take(&wc->blocked, &bios);
+	pthread_mutex_unlock(&wc->lock);
 	while ((bio = dm_bio_list_pop(&bios)))
 		if (drive(wc, bio) == DM_MAPIO_REMAPPED)
 			dm_submit(bio);

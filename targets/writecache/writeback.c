@@ -101,13 +101,16 @@ struct found {
 	uint32_t entry, age_ms;
 };
 
-/* The oldest of a shard that can go; the shard is locked. */
-static struct found oldest_of(struct writecache *wc, struct wc_shard *s, uint32_t now)
+/* The oldest of a shard that can go, or could if it were committed, and is so old; the shard is locked. */
+static struct found oldest_of(struct writecache *wc, struct wc_shard *s, uint32_t now, uint32_t min_age_ms)
 {
 	struct found f = {0};
 	unsigned looked = 0;
 
 	for (uint32_t e = s->oldest; e != WC_NONE && looked < LOOK; e = wc->ix->entries[e].next, looked++) {
+		f.age_ms = now - wc->ix->entries[e].age_ms;
+		if (f.age_ms < min_age_ms)
+			break;
 		if (wc->ix->entries[e].state != WC_COMMITTED) {
 			f.uncommitted = true;
 			break;
@@ -118,7 +121,6 @@ static struct found oldest_of(struct writecache *wc, struct wc_shard *s, uint32_
 		}
 		f.any = true;
 		f.entry = e;
-		f.age_ms = now - wc->ix->entries[e].age_ms;
 		break;
 	}
 	return f;
@@ -138,10 +140,10 @@ static struct wc_job *next_job(struct writecache *wc, uint32_t min_age_ms, bool 
 		if (!atomic_load(&s->count))
 			continue;
 		pthread_mutex_lock(&s->lock);
-		f = oldest_of(wc, s, now);
+		f = oldest_of(wc, s, now, min_age_ms);
 		pthread_mutex_unlock(&s->lock);
 		*uncommitted |= f.uncommitted;
-		if (f.any && f.age_ms >= min_age_ms && (!best || f.age_ms > best_age)) {
+		if (f.any && (!best || f.age_ms > best_age)) {
 			best = s;
 			best_age = f.age_ms;
 		}
@@ -149,7 +151,7 @@ static struct wc_job *next_job(struct writecache *wc, uint32_t min_age_ms, bool 
 	if (!best)
 		return NULL;
 	pthread_mutex_lock(&best->lock);
-	f = oldest_of(wc, best, now);
+	f = oldest_of(wc, best, now, min_age_ms);
 	if (f.any) {
 		block = wc->ix->entries[f.entry].block;
 		take(wc, best, f.entry);
@@ -326,7 +328,7 @@ void wc_writeback(struct dm_work *work)
 	}
 	if (n == STEP)
 		dm_wq_queue(wc->wb_wq, &wc->wb_work);
-	else if (!n && uncommitted && draining)
+	else if (!n && uncommitted)
 		wc_kick(wc);
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Whether metadata say what can be (zoned_md_check()).  What cannot be read at all, or is mapped where it cannot be, has been refused when
- * they were opened.  Beyond that: the two sets are the same; a block is valid in one zone only, and not beyond a write
- * pointer; zones of no chunk have no valid block.
+ * Whether metadata say what can be (zoned_md_check()).  What cannot be read at all, or is mapped where it cannot be,
+ * has been refused when they were opened.  Beyond that: the two sets are the same; a block is valid in one zone only,
+ * and not beyond a write pointer; zones of no chunk have no valid block.
  */
 #include <inttypes.h>
 
@@ -46,8 +46,9 @@ static int check_sets(struct check *c, GError **err)
 		r = zoned_set_read(md, 0, block, 1, a);
 		if (!r)
 			r = zoned_set_read(md, 1, block, 1, b);
-		if (!r && !block && (!zoned_super_read(&first, a) || !zoned_super_read(&second, b) ||
-				     first.generation != second.generation))
+		if (!r && !block &&
+		    (!zoned_super_read(&first, a) || !zoned_super_read(&second, b) ||
+		     first.generation != second.generation))
 			tell(c, "the superblocks are not both good and of one generation");
 		else if (!r && block)
 			differ += memcmp(a, b, ZONED_BLOCK) != 0;
@@ -71,7 +72,7 @@ static uint32_t clear_bits(uint8_t *bits, uint32_t from, uint32_t to, const uint
 
 	for (uint32_t b = from; b < to; b++)
 		if (bit_is_set(bits, b) && (!taken || bit_is_set(taken, b))) {
-			bits[b / 8] &= (uint8_t)~(1u << b % 8);
+			bits[b / 8] &= (uint8_t) ~(1u << b % 8);
 			n++;
 		}
 	return n;
@@ -91,23 +92,27 @@ static int check_zone(struct check *c, uint32_t z, uint8_t *bits, uint8_t *other
 		wrong += n;
 	}
 	if (zone->flags & ZONE_SEQ && zone->wp < blocks && (n = clear_bits(bits, zone->wp, blocks, NULL))) {
-		tell(c, "zone %" PRIu32 " has %" PRIu32 " valid blocks beyond its write pointer at block %" PRIu32, z, n,
-		     zone->wp);
+		tell(c, "zone %" PRIu32 " has %" PRIu32 " valid blocks beyond its write pointer at block %" PRIu32, z,
+		     n, zone->wp);
 		wrong += n;
 	}
 	/* Of a data zone with a buffer; what the buffer has is newer. */
 	if (zone->chunk != ZONED_UNMAPPED && zone->flags & ZONE_SEQ && zone->other != ZONED_UNMAPPED) {
 		r = zoned_set_read(md, md->primary, bits_block(md, zone->other), md->bitmap_blocks, other);
 		if (r)
-			return dm_fail(err, -r, "zoned: the bitmap of zone %" PRIu32 " cannot be read: %s", zone->other, g_strerror(-r));
+			return dm_fail(err, -r, "zoned: the bitmap of zone %" PRIu32 " cannot be read: %s", zone->other,
+				       g_strerror(-r));
 		if ((n = clear_bits(bits, 0, blocks, other)))
-			tell(c, "chunk %" PRIu32 " has %" PRIu32 " blocks valid in zone %" PRIu32 " and in its buffer %" PRIu32,
+			tell(c,
+			     "chunk %" PRIu32 " has %" PRIu32 " blocks valid in zone %" PRIu32
+			     " and in its buffer %" PRIu32,
 			     zone->chunk, n, z, zone->other);
 		wrong += n;
 	}
 	for (unsigned set = 0; set < 2 && wrong && c->repair && !r; set++)
 		r = zoned_set_write(md, !md->primary ^ set, bits_block(md, z), md->bitmap_blocks, bits);
-	return r ? dm_fail(err, -r, "zoned: the bitmap of zone %" PRIu32 " cannot be written: %s", z, g_strerror(-r)) : 0;
+	return r ? dm_fail(err, -r, "zoned: the bitmap of zone %" PRIu32 " cannot be written: %s", z, g_strerror(-r))
+		 : 0;
 }
 
 static int check_all(struct check *c, GError **err)

@@ -87,8 +87,8 @@ static int write_blocks(struct zoned_md *md, unsigned set, const GArray *pieces)
 }
 
 /*
- * *unknown: it failed where the second set may be true already and the first is not: to write to either again could leave
- * none that is.
+ * *unknown: it failed where the second set may be true already and the first is not: to write to either again could
+ * leave none that is.
  */
 static int write_sets(struct zoned_md *md, const GArray *pieces, bool *unknown)
 {
@@ -130,11 +130,13 @@ static void make_usable(struct zoned_md *md, uint32_t z)
 	pthread_mutex_lock(&md->lock);
 	zoned_list_remove(md, z);
 	if (error) {
-		dm_log_err("zoned: zone %" PRIu32 " cannot be reset: %s; it is not used any more", z, g_strerror(-error));
+		dm_log_err("zoned: zone %" PRIu32 " cannot be reset: %s; it is not used any more", z,
+			   g_strerror(-error));
 		zone->flags |= ZONE_OFFLINE;
 	} else {
 		zone->wp = 0;
 		zone->flags &= (uint8_t)~ZONE_UNSURE;
+		md->freed++;
 		zoned_list_add(md, zoned_free_list(md, z), z);
 	}
 	pthread_mutex_unlock(&md->lock);
@@ -189,7 +191,8 @@ int zoned_md_commit(struct zoned_md *md, bool *freed)
 	if (error)
 		move_list(md, COMMITTING, PENDING);
 	if (unknown) {
-		dm_log_err("zoned: the metadata cannot be written: %s; nothing is written any more", g_strerror(-error));
+		dm_log_err("zoned: the metadata cannot be written: %s; nothing is written any more",
+			   g_strerror(-error));
 		md->broken = true;
 	}
 	release(md, pieces, error != 0);

@@ -59,14 +59,14 @@ bool zoned_super_read(struct zoned_super *sb, const uint8_t *data)
 	if (get_le32(data) != ZONED_MAGIC || get_le32(data + 44) != zoned_super_sum(data))
 		return false;
 	*sb = (struct zoned_super){
-		.version = get_le32(data + 4),
-		.generation = get_le64(data + 8),
-		.block = get_le64(data + 16),
-		.set_blocks = get_le32(data + 24),
-		.reserved_seq = get_le32(data + 28),
-		.chunks = get_le32(data + 32),
-		.map_blocks = get_le32(data + 36),
-		.bitmap_blocks = get_le32(data + 40),
+	    .version = get_le32(data + 4),
+	    .generation = get_le64(data + 8),
+	    .block = get_le64(data + 16),
+	    .set_blocks = get_le32(data + 24),
+	    .reserved_seq = get_le32(data + 28),
+	    .chunks = get_le32(data + 32),
+	    .map_blocks = get_le32(data + 36),
+	    .bitmap_blocks = get_le32(data + 40),
 	};
 	memcpy(sb->label, data + 48, ZONED_LABEL);
 	memcpy(sb->uuid, data + 80, ZONED_UUID);

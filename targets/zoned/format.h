@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The metadata of zoned on the disk (dm-zoned.rst; the kernel's dm-zoned, versions 1 and 2).  Numbers are little-endian, blocks have
- * 4096 bytes, zones are numbered through all devices, in the order of the table's line.
+ * The metadata of zoned on the disk (dm-zoned.rst; the kernel's dm-zoned, versions 1 and 2).  Numbers are
+ * little-endian, blocks have 4096 bytes, zones are numbered through all devices, in the order of the table's line.
  *
- * A set of metadata lies at the begin of a zone that can be written at random, the second set in the next zone that the first
- * leaves free: block 0 the superblock, then the mapping, then a bitmap of each zone there is, metadata zones and all.
+ * A set of metadata lies at the begin of a zone that can be written at random, the second set in the next zone that the
+ * first leaves free: block 0 the superblock, then the mapping, then a bitmap of each zone there is, metadata zones and
+ * all.
  *
  *   superblock
  *     0  "DBZD"
@@ -21,8 +22,8 @@
  *   mapping: for each chunk the zones of its data and of its buffer, 32 bits each; all ones: none.  Unused: all ones.
  *   bitmap: a bit a block of the zone, the lowest first: it is valid.  At least a block for a zone.
  *
- * With several devices the first is a regular one, all of whose zones can be written at random; each zoned one begins with a
- * zone whose first block is a superblock of generation 0 and this device's uuid, and which holds nothing else.
+ * With several devices the first is a regular one, all of whose zones can be written at random; each zoned one begins
+ * with a zone whose first block is a superblock of generation 0 and this device's uuid, and which holds nothing else.
  */
 #ifndef DMFS_ZONED_FORMAT_H
 #define DMFS_ZONED_FORMAT_H

@@ -8,19 +8,19 @@
 #include "metadata.h"
 
 enum zone_flags {
-	ZONE_SEQ = 1,       /* written in order; else at random */
-	ZONE_CACHE = 2,     /* of the regular device */
+	ZONE_SEQ = 1,	/* written in order; else at random */
+	ZONE_CACHE = 2, /* of the regular device */
 	ZONE_META = 4,
-	ZONE_RESERVED = 8,  /* of those kept for reclaim */
-	ZONE_OFFLINE = 16,  /* not used at all */
+	ZONE_RESERVED = 8, /* of those kept for reclaim */
+	ZONE_OFFLINE = 16, /* not used at all */
 	ZONE_READONLY = 32,
-	ZONE_UNSURE = 64,   /* a write failed: where its write pointer is has to be asked */
-	ZONE_STUCK = 128,   /* reclaim has tried it in vain */
+	ZONE_UNSURE = 64, /* a write failed: where its write pointer is has to be asked */
+	ZONE_STUCK = 128, /* reclaim has tried it in vain */
 };
 
 struct zone {
-	uint32_t chunk; /* ZONED_UNMAPPED: none */
-	uint32_t other; /* of a data zone its buffer, of a buffer its data zone */
+	uint32_t chunk;	     /* ZONED_UNMAPPED: none */
+	uint32_t other;	     /* of a data zone its buffer, of a buffer its data zone */
 	uint32_t wp, weight; /* blocks; weight: how many are valid */
 	uint32_t prev, next; /* in its list */
 	uint16_t list;
@@ -44,7 +44,7 @@ static inline uint16_t dev_list(unsigned dev, unsigned list)
 struct zoned_bits {
 	uint32_t zone;
 	unsigned refs;
-	bool dirty, kept; /* kept: it is in the table of them; else it goes with its last user */
+	bool dirty, kept;		/* kept: it is in the table of them; else it goes with its last user */
 	struct zoned_bits *prev, *next; /* those without users, used longest ago first */
 	uint8_t data[];
 };
@@ -53,19 +53,20 @@ struct zoned_md {
 	struct zoned_geometry g;
 	struct zoned_super super;
 	uint32_t bitmap_blocks; /* of one zone */
-	uint32_t set_zone[2];   /* zones where the sets begin */
+	uint32_t set_zone[2];	/* zones where the sets begin */
 	unsigned primary;
 	bool write;
 	pthread_mutex_t lock; /* of all that follows */
-	bool broken;          /* the sets cannot be told apart any more: nothing is written */
+	bool broken;	      /* the sets cannot be told apart any more: nothing is written */
 	struct zone *zones;
 	struct zone_list *lists;
-	uint8_t *map; /* map_blocks blocks */
+	uint8_t *map;	    /* map_blocks blocks */
 	uint8_t *map_dirty; /* a byte a block */
 	GHashTable *bits;
 	struct zoned_bits *idle_first, *idle_last;
 	size_t bits_n, bits_max, dirty_n;
 	unsigned map_dirty_n;
+	uint64_t freed; /* how many zones became free so far */
 };
 
 static inline const struct zone *zone_of(const struct zoned_md *md, uint32_t z)

@@ -2,16 +2,16 @@
 /*
  * zoned's bios.  Each lies in one chunk and has its lock until it has ended, shared if it reads.
  *
- * A bio whose bitmaps are in memory goes on at once; else a thread of the queue reads them.  A write that no zone is free
- * for gives the lock back and waits until reclaim has freed one.
+ * A bio whose bitmaps are in memory goes on at once; else a thread of the queue reads them.  A write that no zone is
+ * free for gives the lock back and waits until reclaim has freed one.
  */
 #include <dmfs/container_of.h>
 
 #include "zoned.h"
 
 enum stage {
-	STAGE_NEW,   /* nothing is held */
-	STAGE_READ,  /* chunk and lock are held, and the bio is on its way */
+	STAGE_NEW,  /* nothing is held */
+	STAGE_READ, /* chunk and lock are held, and the bio is on its way */
 	STAGE_WRITE,
 	STAGE_DONE,
 };
@@ -137,7 +137,8 @@ static void read_runs(struct zoned_bio *zb)
 		size_t offset = (size_t)done * ZONED_BLOCK;
 		struct dm_dev *dev;
 		uint64_t sector;
-		uint32_t n = zoned_chunk_find(zb->z->md, &zb->c, zb->block + done, blocks - done, &dev, &sector, &error);
+		uint32_t n =
+		    zoned_chunk_find(zb->z->md, &zb->c, zb->block + done, blocks - done, &dev, &sector, &error);
 
 		if (error)
 			failed = error;

@@ -2,9 +2,9 @@
 /*
  * Reading zoned's metadata: which set is true, making the other like it, and what of all it says can be.
  *
- * The set of the higher generation is true; the first one if both have the same.  If the second is true it is copied to the
- * first, which stays older until all of it is there.  A commit that a crash has cut off leaves a second set in which some
- * blocks are of a future that never came, and nothing tells: so the sets are compared and made equal.
+ * The set of the higher generation is true; the first one if both have the same.  If the second is true it is copied to
+ * the first, which stays older until all of it is there.  A commit that a crash has cut off leaves a second set in
+ * which some blocks are of a future that never came, and nothing tells: so the sets are compared and made equal.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -28,22 +28,25 @@ int zoned_geometry(struct zoned_geometry *g, GError **err)
 		dm_dev_limits(g->devs[d].dev, &limits);
 		g->devs[d].regular = limits.zone_model == DM_ZONES_NONE;
 		if (g->devs[d].regular != (d == 0 && g->n > 1))
-			return dm_fail(err, EINVAL, g->n == 1 ? "zoned: Invalid regular device: one device alone must have zones" :
-						    d	      ? "zoned: Invalid regular device: the devices after the first must have zones" :
-								"zoned: First device must be a regular device, without zones");
+			return dm_fail(
+			    err, EINVAL,
+			    g->n == 1 ? "zoned: Invalid regular device: one device alone must have zones"
+			    : d	      ? "zoned: Invalid regular device: the devices after the first must have zones"
+				      : "zoned: First device must be a regular device, without zones");
 		if (g->devs[d].regular)
 			continue;
 		if (g->zone_sectors && limits.zone_sectors != g->zone_sectors)
-			return dm_fail(err, EINVAL, "zoned: Zone nr sectors mismatch: %u and %u sectors", g->zone_sectors,
-				       limits.zone_sectors);
+			return dm_fail(err, EINVAL, "zoned: Zone nr sectors mismatch: %u and %u sectors",
+				       g->zone_sectors, limits.zone_sectors);
 		g->zone_sectors = limits.zone_sectors;
 		if (limits.zone_capacity != limits.zone_sectors)
-			return dm_fail(err, EINVAL, "zoned: zones of %u sectors with a capacity of %u are not supported",
+			return dm_fail(err, EINVAL,
+				       "zoned: zones of %u sectors with a capacity of %u are not supported",
 				       limits.zone_sectors, limits.zone_capacity);
 	}
 	if (!dm_is_pow2(g->zone_sectors) || g->zone_sectors < ZONED_BLOCK_SECTORS * 8)
-		return dm_fail(err, EINVAL, "zoned: zones of %u sectors: a power of two from %u is needed", g->zone_sectors,
-			       ZONED_BLOCK_SECTORS * 8);
+		return dm_fail(err, EINVAL, "zoned: zones of %u sectors: a power of two from %u is needed",
+			       g->zone_sectors, ZONED_BLOCK_SECTORS * 8);
 	for (unsigned d = 0; d < g->n; d++) {
 		uint64_t n = dm_div_up(dm_dev_sectors(g->devs[d].dev), g->zone_sectors);
 
@@ -65,7 +68,8 @@ struct report {
 	struct zone *out; /* of the first zone told of */
 };
 
-/* Write pointers count in blocks; one amid a block is at the next, which is the first that can be written as a whole. */
+/* Write pointers count in blocks; one amid a block is at the next, which is the first that can be written as a whole.
+ */
 static int take_zone(const struct dm_zone *from, void *data)
 {
 	struct report *r = data;
@@ -101,7 +105,8 @@ static int find_zones(struct zoned_md *md, GError **err)
 		int error = 0;
 
 		for (uint32_t z = dev->first; dev->regular && z < dev->first + dev->zones; z++)
-			md->zones[z] = (struct zone){.chunk = ZONED_UNMAPPED, .other = ZONED_UNMAPPED, .flags = ZONE_CACHE};
+			md->zones[z] =
+			    (struct zone){.chunk = ZONED_UNMAPPED, .other = ZONED_UNMAPPED, .flags = ZONE_CACHE};
 		if (dev->regular && dm_dev_sectors(dev->dev) % md->g.zone_sectors)
 			md->zones[dev->first + dev->zones - 1].flags |= ZONE_OFFLINE;
 		if (!dev->regular)
@@ -171,7 +176,8 @@ static int check_numbers(const struct zoned_md *md, const struct zoned_super *sb
 	if (sb->version == 1 && md->g.n > 1)
 		return dm_fail(err, EINVAL, "zoned: metadata of version 1 are for one device, not for %u", md->g.n);
 	if (sb->block != (uint64_t)zone * md->g.zone_blocks)
-		return dm_fail(err, EINVAL, "zoned: Invalid superblock position: it says block %" PRIu64 " and is at %" PRIu64,
+		return dm_fail(err, EINVAL,
+			       "zoned: Invalid superblock position: it says block %" PRIu64 " and is at %" PRIu64,
 			       sb->block, (uint64_t)zone * md->g.zone_blocks);
 	if (!sb->chunks || sb->map_blocks < zoned_map_blocks(sb->chunks) || sb->set_blocks < needed ||
 	    sb->bitmap_blocks != (uint64_t)md->g.zones * md->bitmap_blocks)
@@ -200,7 +206,8 @@ static int read_super(struct zoned_md *md, uint32_t zone, struct zoned_super *sb
 		return dm_fail(err, -error, "zoned: the superblock in zone %" PRIu32 " cannot be read: %s", zone,
 			       g_strerror(-error));
 	if (get_le32(data) != ZONED_MAGIC)
-		return dm_fail(err, ENXIO, "zoned: Invalid meta magic 0x%08" PRIx32 " in zone %" PRIu32 ", needed 0x%08x",
+		return dm_fail(err, ENXIO,
+			       "zoned: Invalid meta magic 0x%08" PRIx32 " in zone %" PRIu32 ", needed 0x%08x",
 			       get_le32(data), zone, ZONED_MAGIC);
 	if (!zoned_super_read(sb, data))
 		return dm_fail(err, ENXIO, "zoned: Invalid checksum of the superblock in zone %" PRIu32, zone);
@@ -243,7 +250,8 @@ static int find_sets(struct zoned_md *md, struct zoned_super sb[2], bool good[2]
 	good[0] = !check_set(md, z, &sb[0], err);
 	if (good[0]) {
 		md->set_zone[1] = z + set_zones(md, &sb[0]);
-		good[1] = md->set_zone[1] < first->first + first->zones && !check_set(md, md->set_zone[1], &sb[1], NULL);
+		good[1] =
+		    md->set_zone[1] < first->first + first->zones && !check_set(md, md->set_zone[1], &sb[1], NULL);
 	} else {
 		good[1] = find_second(md, &sb[1]);
 	}
@@ -265,10 +273,11 @@ static int check_members(struct zoned_md *md, GError **err)
 		if (error)
 			return error;
 		if (sb.block != (uint64_t)md->g.devs[d].first * md->g.zone_blocks)
-			return dm_fail(err, EINVAL,
-				       "zoned: device %u is in a wrong place: it says that it begins with block %" PRIu64
-				       ", not %" PRIu64,
-				       d, sb.block, (uint64_t)md->g.devs[d].first * md->g.zone_blocks);
+			return dm_fail(
+			    err, EINVAL,
+			    "zoned: device %u is in a wrong place: it says that it begins with block %" PRIu64
+			    ", not %" PRIu64,
+			    d, sb.block, (uint64_t)md->g.devs[d].first * md->g.zone_blocks);
 		if (memcmp(sb.uuid, md->super.uuid, ZONED_UUID))
 			return dm_fail(err, EINVAL, "zoned: device %u belongs to another disk", d);
 		md->zones[md->g.devs[d].first].flags |= ZONE_META;
@@ -325,8 +334,10 @@ static int copy_set(struct zoned_md *md, unsigned from, GError **err)
 	if (!error)
 		error = zoned_super_commit(md, !from, md->super.generation);
 	if (error)
-		return dm_fail(err, -error, "zoned: set %u of the metadata cannot be recovered: %s", !from, g_strerror(-error));
-	dm_log_warn("zoned: metadata set %u invalid: recovered from the other, %" PRIu64 " blocks differed", !from, copied);
+		return dm_fail(err, -error, "zoned: set %u of the metadata cannot be recovered: %s", !from,
+			       g_strerror(-error));
+	dm_log_warn("zoned: metadata set %u invalid: recovered from the other, %" PRIu64 " blocks differed", !from,
+		    copied);
 	return 0;
 }
 
@@ -339,7 +350,8 @@ static int compare_sets(struct zoned_md *md, GError **err)
 	if (!error && copied)
 		error = dm_flush_sync(md->g.devs[0].dev);
 	if (!error && copied)
-		dm_log_warn("zoned: %" PRIu64 " blocks of metadata set 1 were of a commit that was cut off: recovered", copied);
+		dm_log_warn("zoned: %" PRIu64 " blocks of metadata set 1 were of a commit that was cut off: recovered",
+			    copied);
 	return error ? dm_fail(err, -error, "zoned: the metadata cannot be compared: %s", g_strerror(-error)) : 0;
 }
 
@@ -362,7 +374,8 @@ static int check_mapped(struct zoned_md *md, uint32_t chunk, uint32_t z, bool bu
 	const char *what = buffer ? "buffer" : "data";
 
 	if (z >= md->g.zones)
-		return dm_fail(err, EINVAL, "zoned: Chunk %" PRIu32 " mapping: invalid %s zone ID %" PRIu32, chunk, what, z);
+		return dm_fail(err, EINVAL, "zoned: Chunk %" PRIu32 " mapping: invalid %s zone ID %" PRIu32, chunk,
+			       what, z);
 	if (md->zones[z].flags & ZONE_META || md->zones[z].chunk != ZONED_UNMAPPED)
 		return dm_fail(err, EINVAL, "zoned: Chunk %" PRIu32 " mapping: %s zone %" PRIu32 " %s", chunk, what, z,
 			       md->zones[z].flags & ZONE_META ? "holds metadata" : "is another chunk's");
@@ -378,11 +391,13 @@ static int load_mapping(struct zoned_md *md, GError **err)
 	if (error)
 		return dm_fail(err, -error, "zoned: the mapping cannot be read: %s", g_strerror(-error));
 	for (uint32_t chunk = 0; chunk < md->super.chunks && !error; chunk++) {
-		uint32_t data = get_le32(md->map + (size_t)chunk * 8), buffer = get_le32(md->map + (size_t)chunk * 8 + 4);
+		uint32_t data = get_le32(md->map + (size_t)chunk * 8),
+			 buffer = get_le32(md->map + (size_t)chunk * 8 + 4);
 
 		if (data == ZONED_UNMAPPED && buffer != ZONED_UNMAPPED)
-			return dm_fail(err, EINVAL, "zoned: Chunk %" PRIu32 " mapping: buffer zone %" PRIu32 " and no data zone", chunk,
-				       buffer);
+			return dm_fail(err, EINVAL,
+				       "zoned: Chunk %" PRIu32 " mapping: buffer zone %" PRIu32 " and no data zone",
+				       chunk, buffer);
 		if (data != ZONED_UNMAPPED && !(error = check_mapped(md, chunk, data, false, err)))
 			md->zones[data].chunk = chunk;
 		if (!error && buffer != ZONED_UNMAPPED && !(error = check_mapped(md, chunk, buffer, true, err)))

@@ -50,9 +50,9 @@ uint16_t zoned_free_list(const struct zoned_md *md, uint32_t z)
 {
 	const struct zone *zone = &md->zones[z];
 
-	return zone->flags & ZONE_RESERVED ? RESERVED :
-	       zone->flags & ZONE_CACHE	   ? FREE_CACHE :
-					     dev_list(zone->dev, zone->flags & ZONE_SEQ ? FREE_SEQ : FREE_RND);
+	return zone->flags & ZONE_RESERVED ? RESERVED
+	       : zone->flags & ZONE_CACHE  ? FREE_CACHE
+					   : dev_list(zone->dev, zone->flags & ZONE_SEQ ? FREE_SEQ : FREE_RND);
 }
 
 uint16_t zoned_map_list(const struct zoned_md *md, uint32_t z)
@@ -218,7 +218,7 @@ static void invalidate(struct zoned_md *md, struct zoned_bits *bits, uint32_t bl
 
 	for (uint32_t b = block; b < block + blocks && zone->weight; b++) {
 		zone->weight -= bit_is_set(bits->data, b);
-		bits->data[b / 8] &= (uint8_t)~(1u << b % 8);
+		bits->data[b / 8] &= (uint8_t) ~(1u << b % 8);
 	}
 	if (zone->weight != before)
 		zoned_bits_changed(md, bits);
@@ -261,7 +261,8 @@ static int ask_again(struct zoned_md *md, uint32_t z)
 	pthread_mutex_lock(&md->lock);
 	dm_log_warn("zoned: zone %" PRIu32 ": a write has failed; its write pointer is at block %" PRIu32, z, now.wp);
 	md->zones[z].wp = now.wp;
-	md->zones[z].flags = (uint8_t)((md->zones[z].flags & ~ZONE_UNSURE) | (now.flags & (ZONE_READONLY | ZONE_OFFLINE)));
+	md->zones[z].flags =
+	    (uint8_t)((md->zones[z].flags & ~ZONE_UNSURE) | (now.flags & (ZONE_READONLY | ZONE_OFFLINE)));
 	pthread_mutex_unlock(&md->lock);
 	return 0;
 }
@@ -314,8 +315,8 @@ uint32_t zoned_chunk_find(struct zoned_md *md, const struct zoned_chunk *c, uint
 		dm_log_err_limit("zoned: chunk %" PRIu32 ", blocks %" PRIu32 " to %" PRIu32 " are lost: zone %" PRIu32
 				 " is %s %" PRIu32,
 				 c->chunk, block, block + n - 1, c->zone[where],
-				 zone->flags & ZONE_OFFLINE ? "offline; its write pointer was at block" :
-							      "written only up to block",
+				 zone->flags & ZONE_OFFLINE ? "offline; its write pointer was at block"
+							    : "written only up to block",
 				 zone->wp);
 		*error = -EIO;
 	}
@@ -423,7 +424,8 @@ static void drop_empty(struct zoned_md *md, struct zoned_chunk *c)
 		zoned_list_add(md, zoned_map_list(md, buffer), buffer);
 }
 
-void zoned_chunk_written(struct zoned_md *md, struct zoned_chunk *c, int which, uint32_t block, uint32_t blocks, int error)
+void zoned_chunk_written(struct zoned_md *md, struct zoned_chunk *c, int which, uint32_t block, uint32_t blocks,
+			 int error)
 {
 	struct zone *zone = &md->zones[c->zone[which]];
 
@@ -475,6 +477,16 @@ bool zoned_md_dirty(struct zoned_md *md)
 	return dirty;
 }
 
+uint64_t zoned_md_freed(struct zoned_md *md)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&md->lock);
+	n = md->freed;
+	pthread_mutex_unlock(&md->lock);
+	return n;
+}
+
 bool zoned_md_pending(struct zoned_md *md)
 {
 	bool pending;
@@ -509,7 +521,8 @@ size_t zoned_md_bytes(struct zoned_md *md)
 /* Zones that are free, or will be with the next commit; with the lock. */
 static unsigned count_free(struct zoned_md *md, unsigned dev, unsigned flags)
 {
-	unsigned n = md->lists[flags & ZONE_CACHE ? FREE_CACHE : dev_list(dev, flags & ZONE_SEQ ? FREE_SEQ : FREE_RND)].n;
+	unsigned n =
+	    md->lists[flags & ZONE_CACHE ? FREE_CACHE : dev_list(dev, flags & ZONE_SEQ ? FREE_SEQ : FREE_RND)].n;
 
 	for (unsigned list = PENDING; list <= COMMITTING; list++)
 		for (uint32_t z = md->lists[list].head; z != ZONED_UNMAPPED; z = md->zones[z].next)
@@ -543,13 +556,26 @@ void zoned_md_status(struct zoned_md *md, GString *out)
 
 	pthread_mutex_lock(&md->lock);
 	t = count_zones(md, 0);
-	g_string_append_printf(out, "%" PRIu32 " zones %u/%u cache", md->g.zones, count_free(md, 0, ZONE_CACHE), t.cache);
+	g_string_append_printf(out, "%" PRIu32 " zones %u/%u cache", md->g.zones, count_free(md, 0, ZONE_CACHE),
+			       t.cache);
 	for (unsigned d = t.cache ? 1 : 0; d < md->g.n; d++) {
 		t = count_zones(md, d);
 		g_string_append_printf(out, " %u/%u random %u/%u sequential", count_free(md, d, 0), t.rnd,
 				       count_free(md, d, ZONE_SEQ), t.seq);
 	}
 	pthread_mutex_unlock(&md->lock);
+}
+
+bool zoned_md_has_random(struct zoned_md *md)
+{
+	bool any;
+
+	pthread_mutex_lock(&md->lock);
+	any = md->lists[FREE_CACHE].n > 0;
+	for (unsigned d = 0; d < md->g.n && !any; d++)
+		any = md->lists[dev_list(d, FREE_RND)].n > 0;
+	pthread_mutex_unlock(&md->lock);
+	return any;
 }
 
 unsigned zoned_md_free_percent(struct zoned_md *md)

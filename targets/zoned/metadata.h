@@ -5,8 +5,8 @@
  * Who works on a chunk holds its lock (zoned.c), shared to read and exclusive to change it.  struct zoned_chunk is a
  * chunk in work: the zones it is mapped to, with their bitmaps, which stay in memory for that long.
  *
- * Changes are made in memory; zoned_md_commit() makes all of them durable, or none.  A zone that is freed is not used again
- * before the commit that says so: until then the old metadata are true.  A sequential one is reset then.
+ * Changes are made in memory; zoned_md_commit() makes all of them durable, or none.  A zone that is freed is not used
+ * again before the commit that says so: until then the old metadata are true.  A sequential one is reset then.
  *
  * The mutex inside is held for no I/O.
  */
@@ -23,7 +23,7 @@ struct zoned_bits;
 /* A device of the line. */
 struct zoned_dev {
 	struct dm_dev *dev;
-	bool regular;          /* it has no zones */
+	bool regular;	       /* it has no zones */
 	uint32_t first, zones; /* numbers of its zones */
 };
 
@@ -38,8 +38,8 @@ struct zoned_geometry {
 int zoned_geometry(struct zoned_geometry *g, GError **err);
 
 /*
- * Reads the metadata.  write: also repairs a set that is older, broken, or differs.  0 or a negative errno.  The geometry stays the
- * caller's.
+ * Reads the metadata.  write: also repairs a set that is older, broken, or differs.  0 or a negative errno.  The
+ * geometry stays the caller's.
  */
 int zoned_md_open(const struct zoned_geometry *g, bool write, struct zoned_md **out, GError **err);
 void zoned_md_close(struct zoned_md *md);
@@ -60,16 +60,18 @@ enum { ZONED_DATA, ZONED_BUFFER };
 int zoned_chunk_get(struct zoned_md *md, uint32_t chunk, bool may_wait, struct zoned_chunk *c);
 void zoned_chunk_put(struct zoned_md *md, struct zoned_chunk *c);
 
-/* Where blocks of a chunk are: how many in a row from this one on, up to max, are at *dev, *sector.  *dev is NULL: nowhere, they are zeroes. */
+/* Where blocks of a chunk are: how many in a row from this one on, up to max, are at *dev, *sector.  *dev is NULL:
+ * nowhere, they are zeroes. */
 uint32_t zoned_chunk_find(struct zoned_md *md, const struct zoned_chunk *c, uint32_t block, uint32_t max,
 			  struct dm_dev **dev, uint64_t *sector, int *error);
 /*
- * Where blocks of a chunk are to be written, all of them: ZONED_DATA or ZONED_BUFFER, and *dev, *sector.  Zones are taken as they are
- * needed.  -EAGAIN: there is no free one; -EIO.  zoned_chunk_written() says how it went.
+ * Where blocks of a chunk are to be written, all of them: ZONED_DATA or ZONED_BUFFER, and *dev, *sector.  Zones are
+ * taken as they are needed.  -EAGAIN: there is no free one; -EIO.  zoned_chunk_written() says how it went.
  */
 int zoned_chunk_place(struct zoned_md *md, struct zoned_chunk *c, uint32_t block, uint32_t blocks, struct dm_dev **dev,
 		      uint64_t *sector);
-void zoned_chunk_written(struct zoned_md *md, struct zoned_chunk *c, int which, uint32_t block, uint32_t blocks, int error);
+void zoned_chunk_written(struct zoned_md *md, struct zoned_chunk *c, int which, uint32_t block, uint32_t blocks,
+			 int error);
 /* The blocks are zeroes. */
 void zoned_chunk_forget(struct zoned_md *md, struct zoned_chunk *c, uint32_t block, uint32_t blocks);
 
@@ -77,6 +79,7 @@ void zoned_chunk_forget(struct zoned_md *md, struct zoned_chunk *c, uint32_t blo
 int zoned_md_commit(struct zoned_md *md, bool *freed);
 /* Whether so much has changed that it should be committed soon; whether zones wait for a commit to be free. */
 bool zoned_md_dirty(struct zoned_md *md);
+uint64_t zoned_md_freed(struct zoned_md *md); /* how many became free since it was opened */
 bool zoned_md_pending(struct zoned_md *md);
 bool zoned_md_mapped(struct zoned_md *md, uint32_t chunk);
 
@@ -87,18 +90,21 @@ int zoned_md_check(struct zoned_md *md, bool repair, zoned_tell tell, void *data
 
 /* --- reclaim: one thread ----------------------------------------------------------------------- */
 
+/* Whether a write that needs a zone for random writes finds one now. */
+bool zoned_md_has_random(struct zoned_md *md);
 /* How much of the zones for random writes is free, in percent; 0: none is, or one. */
 unsigned zoned_md_free_percent(struct zoned_md *md);
 /* Whether any chunk is mapped to a zone for random writes. */
 bool zoned_md_reclaimable(struct zoned_md *md);
 /*
- * The chunk that is best freed of its zone for random writes: the nth of those that were not used for the longest time.  ZONED_UNMAPPED:
- * there are fewer.
+ * The chunk that is best freed of its zone for random writes: the nth of those that were not used for the longest time.
+ * ZONED_UNMAPPED: there are fewer.
  */
 uint32_t zoned_md_victim(struct zoned_md *md, unsigned nth);
 /*
- * Moves a chunk, whose lock the caller holds exclusively: its buffer into its sequential zone if that can be, else the other way
- * round, or its random zone into a sequential one.  0, -ENOSPC there is no zone to move it to, or another negative errno.
+ * Moves a chunk, whose lock the caller holds exclusively: its buffer into its sequential zone if that can be, else the
+ * other way round, or its random zone into a sequential one.  0, -ENOSPC there is no zone to move it to, or another
+ * negative errno.
  */
 int zoned_md_move(struct zoned_md *md, struct zoned_chunk *c, bool (*stop)(void *), void *context);
 

@@ -54,7 +54,8 @@ static int fill_gap(struct copy *c, uint32_t block)
 {
 	int error = 0;
 
-	memset(c->buf, 0, PIECE_BLOCKS * ZONED_BLOCK);
+	if (c->md->zones[c->to].wp < block)
+		memset(c->buf, 0, MIN(block - c->md->zones[c->to].wp, PIECE_BLOCKS) * (size_t)ZONED_BLOCK);
 	while (!error && c->md->zones[c->to].wp < block)
 		error = write_blocks(c, c->md->zones[c->to].wp, MIN(block - c->md->zones[c->to].wp, PIECE_BLOCKS));
 	return error;
@@ -93,7 +94,8 @@ static void hand_over(struct zoned_md *md, struct zoned_bits *from, struct zoned
 	zoned_zone_free(md, from);
 }
 
-/* Chunks with a buffer: the buffer goes to the end of its zone if nothing of it is before that, else the zone to the buffer. */
+/* Chunks with a buffer: the buffer goes to the end of its zone if nothing of it is before that, else the zone to the
+ * buffer. */
 static int merge(struct copy *copy, struct zoned_chunk *c)
 {
 	struct zoned_md *md = copy->md;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * zoned's reclaim: zones for random writes are few, and chunks that lie in one, or have one as a buffer, are moved out of
- * them.  It begins when at most 30 percent are free, and goes on until 50 are; when no bio has come for 10 seconds, or somebody
- * says `reclaim`, until there is nothing to move; and whenever a write waits for a zone.
+ * zoned's reclaim: zones for random writes are few, and chunks that lie in one, or have one as a buffer, are moved out
+ * of them.  It begins when at most 30 percent are free, and goes on until 50 are; when no bio has come for 10 seconds,
+ * or somebody says `reclaim`, until there is nothing to move; and whenever a write waits for a zone.
  *
  * One thread; it takes a chunk as a write does, if nobody has it, and commits after each.
  */
@@ -102,35 +102,59 @@ static int move_one(struct zoned *z, struct taking *t)
 	return error;
 }
 
-/* Nothing can be moved, and writes wait: what was freed and waits for a commit may be enough, else there is no space. */
-static void last_resort(struct zoned *z, int error)
+/*
+ * Moves a chunk, or at least gets a zone free.  A chunk that cannot be moved is passed over; where none can be, what
+ * others have freed since this began, or what waits for a commit, may be enough.  Else the error.
+ */
+static int make_progress(struct zoned *z, struct taking *t)
 {
-	if (zoned_md_pending(z->md) && !dm_group_commit_sync(z->commits)) {
-		zoned_feed(z);
-		return;
-	}
-	dm_log_err_limit("zoned: no zone can be freed for a write: %s", g_strerror(-error));
-	dm_hold_fail(&z->starving, error == -ENOENT ? -ENOSPC : error);
+	uint64_t freed = zoned_md_freed(z->md);
+	int error = move_one(z, t), failed;
+
+	if (error == -EINTR)
+		return error;
+	failed = dm_group_commit_sync(z->commits);
+	if (failed)
+		return failed;
+	zoned_feed(z);
+	if (error == -ENOENT || error == -ENOSPC)
+		return zoned_md_freed(z->md) != freed ? 0 : error;
+	return 0;
+}
+
+/*
+ * There was no progress.  Whether writes that wait can hope all the same: they came after it was tried, a zone is free,
+ * or there is something to move again, for others took what was free.
+ */
+static bool may_hope(struct zoned *z, bool starving, int error)
+{
+	if ((error != -ENOENT && error != -ENOSPC) || !dm_hold_count(&z->starving))
+		return false;
+	return !starving || zoned_md_has_random(z->md) ||
+	       (error == -ENOENT && zoned_md_victim(z->md, 0) != ZONED_UNMAPPED);
 }
 
 static void reclaim(struct dm_work *work)
 {
 	struct zoned *z = container_of(work, struct zoned, reclaim);
 	struct taking t = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+	bool starving = false;
 	int error = 0;
 
-	/* Somebody may have been fed already. */
-	if (zoned_md_free_percent(z->md))
-		zoned_feed(z);
 	for (bool running = false; !error && wanted(z, running); running = true) {
-		error = move_one(z, &t);
-		if (!error)
-			error = dm_group_commit_sync(z->commits);
-		if (!error)
-			zoned_feed(z);
+		starving = dm_hold_count(&z->starving) > 0;
+		if (starving && zoned_md_has_random(z->md)) {
+			zoned_feed(z); /* somebody has freed one meanwhile */
+			continue;
+		}
+		error = make_progress(z, &t);
+		if (may_hope(z, starving, error))
+			error = 0;
 	}
-	if (error && dm_hold_count(&z->starving))
-		last_resort(z, error);
+	if (error && starving) { /* who came later has asked for another round */
+		dm_log_err_limit("zoned: no zone can be freed for a write: %s", g_strerror(-error));
+		dm_hold_fail(&z->starving, error == -ENOENT ? -ENOSPC : error);
+	}
 	atomic_store(&z->forced, false);
 	pthread_mutex_destroy(&t.lock);
 	pthread_cond_destroy(&t.cond);

@@ -5,8 +5,9 @@
  *   <zoned dev>
  *   <regular dev> <zoned dev>...
  *
- * The device is cut into chunks of the size of a zone.  A chunk lies in a zone: one for random writes, or a sequential one, and
- * then it may have one for random writes as a buffer.  A block is valid in one of the two or in none, and then it is zeroes.
+ * The device is cut into chunks of the size of a zone.  A chunk lies in a zone: one for random writes, or a sequential
+ * one, and then it may have one for random writes as a buffer.  A block is valid in one of the two or in none, and then
+ * it is zeroes.
  *
  * FLUSH and FUA commit the metadata, after the data.
  */
@@ -193,7 +194,8 @@ static int zoned_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	int error;
 
 	if (argc < 1 || argc > MAX_DEVS)
-		return dm_fail(err, EINVAL, "zoned: Invalid argument count: %d, 1 to %d devices are needed", argc, MAX_DEVS);
+		return dm_fail(err, EINVAL, "zoned: Invalid argument count: %d, 1 to %d devices are needed", argc,
+			       MAX_DEVS);
 	ti->private = z = zoned_new(ti, (unsigned)argc);
 	error = open_devices(z, argv, err);
 	if (!error)
@@ -251,22 +253,22 @@ static int zoned_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors,
 }
 
 const struct dm_target_type zoned_target = {
-	.name = "zoned",
-	.version = {2, 0, 0},
-	.features = DM_TARGET_SINGLETON | DM_TARGET_MIXED_ZONES,
-	.ctr = zoned_ctr,
-	.dtr = zoned_dtr,
-	.map = zoned_map,
-	.end_io = zoned_end_io,
-	.presuspend = zoned_presuspend,
-	.presuspend_undo = zoned_presuspend_undo,
-	.postsuspend = zoned_postsuspend,
-	.preresume = zoned_preresume,
-	.resume = zoned_resume,
-	.status = zoned_status,
-	.commit = zoned_commit,
-	.message = zoned_message,
-	.iterate_devices = zoned_iterate_devices,
-	.io_hints = zoned_io_hints,
-	.extent = zoned_extent,
+    .name = "zoned",
+    .version = {2, 0, 0},
+    .features = DM_TARGET_SINGLETON | DM_TARGET_MIXED_ZONES,
+    .ctr = zoned_ctr,
+    .dtr = zoned_dtr,
+    .map = zoned_map,
+    .end_io = zoned_end_io,
+    .presuspend = zoned_presuspend,
+    .presuspend_undo = zoned_presuspend_undo,
+    .postsuspend = zoned_postsuspend,
+    .preresume = zoned_preresume,
+    .resume = zoned_resume,
+    .status = zoned_status,
+    .commit = zoned_commit,
+    .message = zoned_message,
+    .iterate_devices = zoned_iterate_devices,
+    .io_hints = zoned_io_hints,
+    .extent = zoned_extent,
 };

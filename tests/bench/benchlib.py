@@ -133,8 +133,11 @@ class Bench:
     def sectors(self):
         return self.size // 512
 
-    def fio(self, path, job, span=None, seconds=None, extra=()):
-        """Runs one job and returns its IOPS or MB/s.  extra: more arguments, of another job in the same run, too."""
+    def fio(self, path, job, span=None, seconds=None, extra=(), under=()):
+        """Runs one job and returns its IOPS or MB/s.  extra: more arguments, of another job in the same run, too.
+
+        under: a command that runs fio.
+        """
         span = span or job.span or self.size
         if job.engine.startswith("qemu:"):
             return self.qemu_bench(path, job, span)
@@ -150,7 +153,7 @@ class Bench:
         else:
             once = span if job.bs >= 65536 else min(span, 64 * MIB)
             cmd += [f"--io_size={once // 8 if self.quick else once}"]
-        done = subprocess.run(cmd + list(extra), capture_output=True, text=True, timeout=300, check=False, cwd=self.dir)
+        done = subprocess.run([*under, *cmd, *extra], capture_output=True, text=True, timeout=300, check=False, cwd=self.dir)
         if done.returncode:
             raise Skip(f"fio on {path}: {(done.stderr or done.stdout).strip()[-300:]}")
         result = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]

@@ -24,17 +24,31 @@ def crypt_4k(b):
     yield from device(b, "crypt4k", crypt_line(b, "crypt4k.img", " 1 sector_size:4096"))
 
 
-def luks_file(b, name):
-    """A LUKS1 volume whose data has its place in memory already."""
+def dmfs_luks(b, *args):
     program = os.path.join(b.build, "dmfs-luks")
     if not os.access(program, os.X_OK):
         raise Skip("no dmfs-luks in the build (libcryptsetup-dev)")
-    path = b.file(name, b.size + 4 * MIB)
-    done = subprocess.run([program, "format", "--type", "luks1", "--batch", "-i", "10", path], input=b"bench\n",
-                          capture_output=True)
+    done = subprocess.run([program, *args], input=b"bench\n", capture_output=True)
     if done.returncode:
         raise Skip(done.stderr.decode())
+
+
+def luks_file(b, name):
+    """A LUKS1 volume whose data has its place in memory already."""
+    path = b.file(name, b.size + 4 * MIB)
+    dmfs_luks(b, "format", "--type", "luks1", "--batch", "-i", "10", path)
     return path
+
+
+@subject("luks gcm")
+def luks_gcm(b):
+    """With room for journal and tags; filled, so that all of it can be read."""
+    path = b.file("luks-gcm.img", b.size + b.size // 16 + 24 * MIB)
+    dmfs_luks(b, "format", "--batch", "-i", "10", "--pbkdf", "pbkdf2", "--integrity", "aead", path)
+    where = ["-m", b.dmfs().mountpoint]
+    dmfs_luks(b, *where, "open", path, "luksgcm")
+    yield b.dmfs()["luksgcm"].image
+    dmfs_luks(b, *where, "close", "luksgcm")
 
 
 @subject("qemu luks")
@@ -64,3 +78,9 @@ def crypt_4k_row(b):
     """aes-xts-plain64, sectors of 4096 bytes"""
     b.compare(["crypt 4k", "linear"], DIRECT,
               [Limit("* 1M", "crypt 4k", "linear", 0.7), Limit("* 4k d16", "crypt 4k", "linear", 0.8)])
+
+
+@row("crypt-aead")
+def crypt_aead_row(b):
+    """LUKS2 with aes-gcm-random, sectors of 4096 bytes, on integrity with its journal"""
+    b.compare(["luks gcm", "linear"], DIRECT, [Limit("* 1M", "luks gcm", "linear", 0.35)])

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 from benchlib import BUFFERED, DIRECT, Limit, device, row, subject
+from log_server import Logd
 from mounted import quote
 
 REGION = 4096       # what LVM takes
@@ -29,6 +30,24 @@ def mirror_row(b):
     """two legs and a disk log; regions become dirty as they are written to"""
     b.compare(["mirror", "linear"], DIRECT + BUFFERED,
               [Limit("*read*", "mirror", "linear", 0.9), Limit("write 4k d16", "mirror", "linear", 0.6)])
+
+
+@subject("mirror-userspace")
+def mirror_userspace(b):
+    """The same with the log at a dmfs-logd, as other hosts would share it."""
+    server = Logd(build=b.build)
+    b.stack.callback(server.close)
+    log, d = b.file("clustered.log", 1 << 20, filled=False), b.own_dmfs(options=f"log_server={server.socket}")
+    dev = d.mkdir("m", f"0 {b.sectors()} mirror userspace 6 u integrated_flush clustered-disk {quote(log)} {REGION} nosync 2 "
+                       f"{legs(b, 'leg')}")
+    yield dev.image
+    dev.remove()
+
+
+@row("mirror-userspace")
+def mirror_userspace_row(b):
+    """a log that hosts share: each read asks the server, a write to a dirty region does not"""
+    b.compare(["mirror-userspace", "mirror"], DIRECT[:4], [Limit("write 4k d16", "mirror-userspace", "mirror", 0.6)])
 
 
 def wait_in_sync(dev):

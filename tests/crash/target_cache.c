@@ -47,12 +47,13 @@ static int open_gone(struct lab *lab, GError **err)
 	return lab_reached(lab, "clean") ? open_origin(lab, err) : open_with(lab, "0 smq 2 migration_threshold 0", err);
 }
 
-/* Blocks that are not in the cache become hot, beside writes. */
+/* Three blocks become hot, beside writes. */
 static void heat(struct lab *lab, unsigned rounds)
 {
+	unsigned first = lab_random(lab, BLOCKS);
+
 	for (unsigned i = 0; i < rounds; i++)
-		for (unsigned k = 0; k < 3; k++)
-			lab_read(lab, "vol", (i / 4 * 3 + k * 5) % BLOCKS * BLOCK + lab_random(lab, 56), 8);
+		lab_read(lab, "vol", (first + i % 3 * 5) % BLOCKS * BLOCK + lab_random(lab, 56), 8);
 }
 
 static void write_blocks(struct lab *lab, unsigned n)
@@ -65,7 +66,7 @@ static void use(struct lab *lab, unsigned n)
 {
 	for (unsigned i = 0; i < 3; i++) {
 		write_blocks(lab, 2);
-		heat(lab, n);
+		heat(lab, 130);
 		lab_random_io(lab, n, "vol", NULL);
 		lab_flush(lab, "vol");
 	}
@@ -121,5 +122,5 @@ LAB_CUSTOMER(cache_gone) = {
 	.slices = SLICES,
 	.open = open_gone,
 	.workload = use_gone,
-	.fault_workload = use_gone,
+	.fault_workload = use_shortly,
 };

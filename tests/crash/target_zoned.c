@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * zoned above a zoned disk that is a file: data and zones file are slices, so that power is lost at every write to either.  At a
- * crash point, beyond what the laboratory looks at, the metadata must be without an error.
+ * zoned above a zoned disk that is a file: data and zones file are slices, so that power is lost at every write to
+ * either.  At a crash point, beyond what the laboratory looks at, the metadata must be without an error.
  *
- * A zones file on a slice: sector 0 is its head, which says which half holds it and how long it is; each half has its text
- * from its begin on.  Adding to it writes the text and the head and then flushes, so that a crash may leave a length without
- * the text, as a file system may.  Writing it anew fills the other half, flushes, and then writes the head, as a rename.
+ * A zones file on a slice: sector 0 is its head, which says which half holds it and how long it is; each half has its
+ * text from its begin on.  Adding to it writes the text and the head and then flushes, so that a crash may leave a
+ * length without the text, as a file system may.  Writing it anew fills the other half, flushes, and then writes the
+ * head, as a rename.
  */
 #include "internal.h"
 #include "io/zoned.h"
@@ -155,7 +156,8 @@ static void __attribute__((constructor)) add_scheme(void)
 static int format_zones(GError **err)
 {
 	g_autoptr(GString) text = g_string_new(NULL);
-	struct zones z = {.model = DM_ZONES_HOST_MANAGED, .logical_block = 512, .zone_sectors = ZONE, .sectors = SECTORS, .n = ZONES};
+	struct zones z = {
+	    .model = DM_ZONES_HOST_MANAGED, .logical_block = 512, .zone_sectors = ZONE, .sectors = SECTORS, .n = ZONES};
 	struct keeper *k = keeper_new(err);
 	int error;
 
@@ -177,8 +179,15 @@ static int format_zones(GError **err)
 
 static int format_zoned(struct lab *lab, GError **err)
 {
-	struct zoned_super sb = {.version = 2, .generation = 1, .reserved_seq = RESERVED_ZONES, .chunks = CHUNKS, .map_blocks = 1,
-				 .bitmap_blocks = ZONES, .set_blocks = 2 + ZONES, .uuid = {1}, .device_uuid = {2}};
+	struct zoned_super sb = {.version = 2,
+				 .generation = 1,
+				 .reserved_seq = RESERVED_ZONES,
+				 .chunks = CHUNKS,
+				 .map_blocks = 1,
+				 .bitmap_blocks = ZONES,
+				 .set_blocks = 2 + ZONES,
+				 .uuid = {1},
+				 .device_uuid = {2}};
 	g_autofree uint8_t *block = g_malloc(ZONED_BLOCK), *map = g_malloc(ZONED_BLOCK);
 	int error = format_zones(err);
 
@@ -212,7 +221,8 @@ static void reclaim(struct lab *lab)
 	lab_ok(lab, lab_message(lab, "vol", NULL, &err, "reclaim"), &err);
 }
 
-/* Chunks in order now and then, so that there are sequential zones to be written over; and blocks of 4096 bytes everywhere. */
+/* Chunks in order now and then, so that there are sequential zones to be written over; and blocks of 4096 bytes
+ * everywhere. */
 static void use(struct lab *lab, unsigned rounds)
 {
 	for (unsigned i = 0; i < rounds; i++) {
@@ -294,10 +304,10 @@ static int check_zoned(struct lab *lab, GError **err)
 }
 
 LAB_CUSTOMER(zoned) = {
-	.slices = {{"data", SECTORS}, {"zf", ZF_SECTORS}},
-	.prepare = format_zoned,
-	.open = open_zoned,
-	.workload = use_zoned,
-	.fault_workload = use_shortly,
-	.check = check_zoned,
+    .slices = {{"data", SECTORS}, {"zf", ZF_SECTORS}},
+    .prepare = format_zoned,
+    .open = open_zoned,
+    .workload = use_zoned,
+    .fault_workload = use_shortly,
+    .check = check_zoned,
 };

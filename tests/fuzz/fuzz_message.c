@@ -19,6 +19,7 @@ static const char *const tables[] = {
     "0 1024 thin-pool f0 f1 128 0",
     "0 1024 thin 0:0 0",
     "0 512 linear f0 0\n512 512 dust f1 0 4096",
+    "0 1024 writecache s f0 f1 512 0",
 };
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)

@@ -41,10 +41,10 @@ static uint8_t next_byte(struct input *in)
 
 static const uint8_t *next_data(struct input *in, size_t *size)
 {
+	size_t want = next_byte(in);
 	const uint8_t *data = in->data;
 
-	*size = MIN(next_byte(in), in->size);
-	data = in->data;
+	*size = MIN(want, in->size);
 	in->data += *size;
 	in->size -= *size;
 	return data;
@@ -147,8 +147,11 @@ static bool reply(int fd, const struct ulog *request)
 	out.seq += (how & 2) != 0;
 	out.luid += (how & 4) != 0;
 	len = ulog_pack(&out, message);
-	if (how & 8)
-		len = MIN(len, next_byte(&answers));
+	if (how & 8) {
+		size_t cut = next_byte(&answers);
+
+		len = MIN(len, cut);
+	}
 	if (how & 16 && send(fd, message, len, MSG_NOSIGNAL) < 0)
 		return false;
 	return !(how & 32) && send(fd, message, len, MSG_NOSIGNAL) >= 0;

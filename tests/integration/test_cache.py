@@ -553,6 +553,20 @@ def test_restored_and_repaired(cache, fs, work, tool):
         cache.close()
 
 
+def test_restored_without_hints(cache, fs, work, tool):
+    xml = os.path.join(work, "xml")
+    with open(xml, "w", encoding="ascii") as f:
+        f.write('<superblock uuid="" block_size="64" nr_cache_blocks="32" policy="smq" hint_width="4"><mappings>'
+                '<mapping cache_block="3" origin_block="7" dirty="true"/></mappings><hints></hints></superblock>')
+    run(tool("cache_restore"), "-i", xml, "-o", cache.meta)
+    for _ in range(2):
+        cache.load("", "smq 2 migration_threshold 0")
+        st = cache.st()
+        assert (st.resident, st.dirty, st.mode, st.check) == (1, 1, "rw", "-")
+        assert mappings(cache.close()) == {7: (3, True)}
+        cache.dev = fs.mkdir("c")
+
+
 @pytest.mark.parametrize("features", ["", "metadata2"])
 def test_written_back_by_the_tool(cache, tool, features):
     writeback = tool("cache_writeback")

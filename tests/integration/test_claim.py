@@ -16,6 +16,7 @@ KINDS = {
     "mirror": "0 1024 mirror disk 2 {meta} 1024 2 {data} 0 {other} 0",
     "log-writes": "0 1024 log-writes {data} {meta}",
     "era": "0 1024 era {meta} {data} 8",
+    "writecache": "0 1024 writecache s {data} {meta} 4096 0",
     "raid": "0 1024 raid raid1 3 0 region_size 1024 1 {meta} {data}",
 }
 

@@ -88,6 +88,16 @@ def crypt_luks(example, fs):
     fails(example, fs, "crypt-luks", "a file", stdin="sesame")
 
 
+def crypt_aead(example, fs):
+    example("crypt-aead", example.file("a file", 40 * M), stdin="sesame")
+    fs["crypt1"].pwrite(pattern(8), 0, sync=True)
+    assert fs["crypt1"].pread(8 * 512, 0) == pattern(8)
+    example.file("a file", 8)
+    fs["crypt1"].remove()
+    fs["crypt1_dif"].remove()
+    fails(example, fs, "crypt-aead", "a file", stdin="sesame")
+
+
 def dust_session(example, fs):
     assert "badblock added at block 60" in example("dust-session", example.file("a file", M)).stdout
     assert fs.devices() == []
@@ -208,6 +218,15 @@ def verity_table(example, fs):
     assert fs["vroot"].pread(4096, 0) == bytes(4096)
     fs["vroot"].remove()
     fails(example, fs, "verity-table", data, "no such file", root, salt)
+
+
+def integrity_format(example, fs):
+    f = example.file("a file", 8 * M, b"something else")
+    example("integrity-format", f, "safe", "B")
+    assert fs["safe"].size() == 15944 * SECTOR
+    fs["safe"].pwrite(pattern(8), 4096, sync=True)
+    fs["safe"].remove()
+    fails(example, fs, "integrity-format", "no such file", "safe")
 
 
 def verity_setup(example, fs):
@@ -359,6 +378,41 @@ def need_root():
         pytest.skip("needs root")
 
 
+def mirror_cluster(example, fs):
+    """Has its own mounts, in its own temporary directory, and leaves none."""
+    for name in ("leg a", "leg#b"):
+        example.file(name, 16 * M, pattern(2000, len(name)))
+    done = example("mirror-cluster", "leg a", "leg#b")
+    assert "the legs are the same" in done.stdout and done.stdout.count(" 256/256 1 AA 1 clustered-core") == 2
+    assert example("mirror-cluster", "leg a", "nobody", check=False).returncode
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        assert not re.search(r"/mnt[12] .*fuse\.dmfs", f.read())
+
+
+def run_lvm(example, fs):
+    for name in ("lvm", "lsblk", "mkfs.ext4", "thin_check"):
+        tool_path(name)
+    env = {"XDG_RUNTIME_DIR": example.dir}
+    done = example("run-lvm", "group0", example.file("pv0.img", 64 * M), example.file("pv1.img", 64 * M), **env)
+    assert "group0-home" in done.stdout and "group0-yesterday" not in fs.devices()
+    assert fs["group0-home"].pread(2, 1024 + 56) == b"\x53\xef"
+    subprocess.run([os.path.join(mounted.build_dir(), "dmfs-run"), "-m", fs.mountpoint, "lvm", "vgchange", "-an", "group0"],
+                   check=True, timeout=60, capture_output=True,
+                   env=os.environ | env | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
+    fails(example, fs, "run-lvm", "group1", "no such file", **env)
+
+
+def run_cryptsetup(example, fs):
+    for name in ("cryptsetup", "mkfs.ext4"):
+        tool_path(name)
+    env = {"XDG_RUNTIME_DIR": example.dir}
+    done = example("run-cryptsetup", example.file("disk.img", 40 * M), "vol", example.file("a key", 1, b"k" * 512), **env)
+    assert re.search(r"type: +LUKS2", done.stdout)
+    assert fs["vol"].pread(2, 1024 + 56) == b"\x53\xef"
+    fs["vol"].remove()
+    fails(example, fs, "run-cryptsetup", "no such file", "vol", "a key", **env)
+
+
 def open_disk(example, fs):
     if not shutil.which("jq") or not os.access(os.path.join(mounted.build_dir(), "dmfs-open"), os.X_OK):
         pytest.skip("no jq, or no dmfs-open")
@@ -371,22 +425,13 @@ def open_disk(example, fs):
     fails(example, fs, "open-disk", "no such file")
 
 
-def mirror_cluster(example, fs):
-    """Has its own mounts, in its own temporary directory, and leaves none."""
-    for name in ("leg a", "leg#b"):
-        example.file(name, 16 * M, pattern(2000, len(name)))
-    done = example("mirror-cluster", "leg a", "leg#b")
-    assert "the legs are the same" in done.stdout and done.stdout.count(" 256/256 1 AA 1 clustered-core") == 2
-    assert example("mirror-cluster", "leg a", "nobody", check=False).returncode
-    with open("/proc/self/mountinfo", encoding="utf-8") as f:
-        assert not re.search(r"/mnt[12] .*fuse\.dmfs", f.read())
-
-
 CASES = {
+    "run-lvm": run_lvm, "run-cryptsetup": run_cryptsetup,
     "crypt-aes-cbc": one_file("crypt-aes-cbc", "crypt1"),
     "delay-rw": one_file("delay-rw", "delayed"),
     "flakey-corrupt": one_file("flakey-corrupt", "flakey"),
     "delay-write": delay_write, "crypt-keyring": crypt_keyring, "crypt-luks": crypt_luks,
+    "crypt-aead": crypt_aead,
     "dust-session": dust_session, "snapshot-lvm": snapshot_lvm, "snapshot-lvm-merge": None,
     "snapshot-merge-wait": snapshot_merge_wait, "snapshot-sparse": snapshot_sparse,
     "switch-volumes": switch_volumes, "thin-pool": thin, "thin-volume": None, "thin-snapshot": None,
@@ -396,7 +441,7 @@ CASES = {
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
     "writecache-remove": writecache_remove, "zoned-format": zoned_format,
     "clone-filesystem": clone, "clone-slow": None, "cache-nbd": cache_nbd,
-    "mirror-cluster": mirror_cluster, "open-disk": open_disk,
+    "mirror-cluster": mirror_cluster, "integrity-format": integrity_format, "open-disk": open_disk,
 }
 
 

@@ -382,6 +382,7 @@ MIB = 2048      # sectors
     ("stack", "0 {n} linear below 0", True),
     ("multipath", "0 {n} multipath 0 0 1 1 round-robin 0 2 0 {a} below", True),
     ("era", "0 {n} era {c} {a} 128", True),
+    ("writecache", "0 {n} writecache s {a} {c} 4096 0", True),
     ("snapshot-origin", "0 {n} snapshot-origin below", True),
 ])
 def test_blocks_are_what_is_provisioned(fs, backing, name, table, data):

@@ -4,6 +4,7 @@
 import errno
 import mmap
 import os
+import select
 import struct
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from mounted import SECTOR, pattern, quote
 
 DEVICE = 16384              # sectors
-HASH = {"crc32c": 4, "sha256": 32}
+ANY = (errno.EINVAL, errno.ENOENT, errno.ENODEV, errno.EIO, errno.EILSEQ)
 
 
 def superblock(path, start=0):
@@ -139,3 +140,187 @@ def test_never_written(volume):
     assert e.value.errno in (errno.EILSEQ, errno.EIO)
     v.load("R", "internal_hash:crc32c")
     assert dev.pread(SECTOR, 0) == bytes(SECTOR)
+
+
+# --- crashes, reloads, recalculation -------------------------------------------------------------------------------
+
+def wait_recalculated(v):
+    """Asked again at each event until the position is the end."""
+    with open(v.dev.file("events"), "rb", buffering=0) as events:
+        while v.words()[2] != v.words()[1]:
+            select.select([events], [], [], 10)
+            os.read(events.fileno(), 4096)
+
+
+def on(dmfs, v, mode, *words):
+    """The volume on another mount."""
+    v.fs, v.dev = dmfs(), None
+    return v.load(mode, *words)
+
+
+@pytest.mark.parametrize("mode, words", [("J", ["internal_hash:crc32c"]), ("J", ["internal_hash:sha256", "block_size:4096"]),
+                                         ("B", ["internal_hash:crc32c", "sectors_per_bit:64"])])
+def test_killed(dmfs, backing, mode, words):
+    v = Volume(dmfs(), backing(DEVICE))
+    dev = v.load(mode, *words)
+    v.fill()
+    dev.pwrite(pattern(512, 3), 8192, sync=True)
+    v.fs.kill()
+    dev = on(dmfs, v, mode, *words)
+    assert dev.pread(512 * SECTOR, 8192) == pattern(512, 3)
+    if mode == "J":
+        assert "replayed from the journal" in v.fs.read("log")
+    else:
+        wait_recalculated(v)
+    assert dev.pread(v.provided * SECTOR, 0)[:8192] == bytes(8192)
+    assert v.words()[0] == "0"
+
+
+def test_reload_changes_the_mode(volume):
+    v = volume()
+    words = ["internal_hash:crc32c", "fix_padding"]
+    v.load("J", *words)
+    v.fill()
+    for turn, mode in enumerate("JDBJBDRJ"):
+        dev = v.load(mode, *words, "buffer_sectors:8", f"commit_time:{turn + 50}")
+        assert f" {mode} " in dev.table()
+        if mode != "R":
+            dev.pwrite(pattern(40, turn), turn * 4096, sync=True)
+            last = turn
+        assert dev.pread(40 * SECTOR, last * 4096) == pattern(40, last)
+    assert dev.pread(v.provided * SECTOR, 0)
+    assert v.words()[0] == "0"
+    for bad in (["internal_hash:sha256"], ["internal_hash:crc32c", "block_size:1024"],
+                ["internal_hash:crc32c", "journal_mac:crc32c"]):
+        dev.refuse(v.line("J", *bad), match="integrity: ")
+    assert dev.pread(40 * SECTOR, last * 4096) == pattern(40, last)
+
+
+def test_recalculation(dmfs, backing):
+    """Of data that were there before; half of it again after a remount, from the superblock's position."""
+    data = pattern(DEVICE, 9)
+    v = Volume(dmfs(), backing(DEVICE, data=bytes(4096) + data[4096:]))
+    dev = v.load("J", "internal_hash:crc32c", "recalculate")
+    wait_recalculated(v)
+    offset = data_offset(v)
+    assert dev.pread(v.provided * SECTOR, 0) == data[offset:offset + v.provided * SECTOR]
+    assert v.words() == ["0", str(v.provided), str(v.provided)]
+    assert superblock(v.path)["version"] == 2
+    v.remove()
+    with open(v.path, "r+b") as f:
+        f.seek(32)
+        f.write(struct.pack("<Q", 8192))
+        f.seek(offset - 131072 + 8192 * 4)
+        f.write(bytes(4 * 1000))
+    dev = on(dmfs, v, "D", "internal_hash:crc32c")
+    wait_recalculated(v)
+    assert dev.pread(v.provided * SECTOR, 0) == data[offset:offset + v.provided * SECTOR]
+    assert v.words()[0] == "0"
+    assert " recalculate " in dev.table()
+
+
+def test_metadata_device(fs, backing):
+    v = Volume(fs, backing(4000), meta=backing(512))
+    dev = v.load("J", "internal_hash:crc32c", "block_size:4096")
+    assert v.provided == 4000 and superblock(v.meta)["version"] == 2
+    v.fill()
+    dev.pwrite(pattern(4000, 5), 0, sync=True)
+    v.remove()
+    dev = v.load("B", "internal_hash:crc32c", "block_size:4096")
+    assert dev.pread(4000 * SECTOR, 0) == pattern(4000, 5)
+    with open(v.path, "rb") as f:
+        assert f.read() == pattern(4000, 5)         # the data device has nothing but the data
+    assert f"meta_device:{quote(v.meta)}" in dev.table()
+
+
+def test_discards(volume):
+    for mode in "DJB":
+        v = volume(name=f"i{mode}")
+        dev = v.load(mode, "internal_hash:crc32c", "allow_discards")
+        v.fill()
+        dev.pwrite(pattern(256, 1), 0, sync=True)
+        dev.discard(4096, 65536)
+        assert dev.pread(4096, 0) == pattern(8, 1)
+        dev.pread(65536, 4096)                      # anything, but no error
+        v.remove()
+        dev = v.load(mode, "internal_hash:crc32c", "allow_discards")
+        dev.pread(65536, 4096)
+        assert dev.pread(4096, 0) == pattern(8, 1) and v.words()[0] == "0"
+        dev = v.load(mode, "internal_hash:crc32c")  # without the word the tags are compared
+        with pytest.raises(OSError):
+            dev.pread(65536, 4096)
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------------
+
+def test_keys(dmfs, backing):
+    key = "5ec2e75ec2e75ec2"
+    words = [f"internal_hash:hmac(sha256):{key}", f"journal_mac:hmac(sha256):{key}", "fix_hmac",
+             f"journal_crypt:ctr(aes):{key * 2}"]
+    v = Volume(dmfs(), backing(DEVICE))
+    dev = v.load("J", *words)
+    v.fill()
+    dev.pwrite(pattern(64, 1), 0, sync=True)
+    assert "5ec2" not in dev.table() + v.fs.read("log")
+    assert f"internal_hash:hmac(sha256):{'0' * len(key)} " in dev.table()
+    v.fs.kill()
+
+    before = open(v.path, "rb").read()
+    for word in range(3):
+        wrong = [w.replace("5ec2", "0bad") if i == (word if word < 2 else 3) else w for i, w in enumerate(words)]
+        fs = dmfs()
+        bad = fs.mkdir("bad")
+        bad.refuse(v.line("J", *wrong), code=ANY, match="integrity: ")
+        assert "0bad" not in bad.error() + fs.read("log")
+        bad.remove()
+    assert open(v.path, "rb").read() == before, "somebody has written"
+    dev = on(dmfs, v, "J", *words)
+    assert dev.pread(64 * SECTOR, 0) == pattern(64, 1)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------------
+
+def test_refused(fs, backing):
+    path = backing(DEVICE, data=b"neither" + bytes(4089))
+    dev = fs.mkdir("x")
+    with open(path, "rb") as f:
+        before = f.read()
+    for line, match in [
+            (f"0 8 integrity {path} 0 4 J 1 internal_hash:crc32c", "not initialized"),
+            (f"0 8 integrity {path} 0 4 J", "Invalid argument count"), (f"0 8 integrity {path} 0 4 Q 0", "Invalid mode"),
+            (f"0 8 integrity {path} 16380 4 J 0", "too small"), (f"0 8 integrity {path} 18446744073709551615 4 J 0", "too small"),
+            (f"0 8 integrity {path} 0 256 J 0", "Too big tag size"), (f"0 8 integrity {path} 0 4 B 0", "Bitmap mode"),
+            (f"0 8 integrity {path} 0 4 J 1 internal_hash:nonsense", "internal hash"),
+            (f"0 8 integrity {path} 8 4 J 1 journal_crypt:nonsense:00", "journal cipher"),
+            (f"0 8 integrity {path} 8 4 J 1 journal_crypt:ctr(aes):0011", "encryption key"),
+            (f"0 99999 integrity {path} 8 4 J 0", "Not enough provided"),
+            (f"0 8 integrity {path} 0 4 J 1 meta_device:/nowhere", "nowhere")]:
+        dev.refuse(line, code=ANY, match=match)
+    with open(path, "rb") as f:
+        assert f.read() == before
+
+
+def test_read_only(dmfs, backing):
+    v = Volume(dmfs(), backing(DEVICE))
+    v.load("J", "internal_hash:crc32c")
+    v.fill()
+    v.dev.pwrite(pattern(8, 1), 0, sync=True)
+    v.remove()
+    before = open(v.path, "rb").read()
+    ro = v.fs.mkdir("ro")
+    ro.write("readonly", "1")
+    ro.load(v.line("J", "internal_hash:crc32c"))
+    assert ro.pread(8 * SECTOR, 0) == pattern(8, 1)
+    ro.remove()
+    assert open(v.path, "rb").read() == before
+    v.load("J", "internal_hash:crc32c")
+    v.dev.pwrite(pattern(8, 2), 0, sync=True)
+    v.fs.kill()
+    fs = dmfs()
+    before = open(v.path, "rb").read()
+    ro = fs.mkdir("ro")
+    ro.write("readonly", "1")
+    ro.refuse(v.line("J", "internal_hash:crc32c"), code=errno.EROFS, match="replayed")
+    assert open(v.path, "rb").read() == before
+    ro.load(v.line("R", "internal_hash:crc32c"))
+    assert ro.pread(8 * SECTOR, 0) in (pattern(8, 1), pattern(8, 2))    # it may have come home

@@ -102,14 +102,14 @@ print(code(os.open, "/dev/mapper/vol", os.O_RDONLY | os.O_EXCL))
 
 
 def test_sysfs(run, vol):
-    out = run("sh", "-c", "cd /sys/block/dm-0 && cat size ro dm/name dm/suspended queue/logical_block_size && ls slaves && "
-              "cat slaves/*/size && ls slaves/*/holders && readlink /sys/dev/block/$(cat dev)")
+    out = run("sh", "-c", "cd /sys/block/dm-0 && cat size ro dm/name dm/suspended queue/logical_block_size && "
+              "ls slaves && cat slaves/*/size && ls slaves/*/holders && readlink /sys/dev/block/$(cat dev)")
     assert out.splitlines() == ["2048", "0", "vol", "0", "512", "disk.img", "8192", "dm-0",
                                 "../../devices/virtual/block/dm-0"]
     # what others do is seen at the next look
     run.fs["vol"].load("0 1000 zero", "1000 24 error")
     run.fs["vol"].suspend()
-    assert run("sh", "-c", "cat /sys/block/dm-0/size /sys/block/dm-0/dm/suspended; ls /sys/block/dm-0/slaves") == "1024\n1\n"
+    assert run("sh", "-c", "cd /sys/block/dm-0; cat size dm/suspended; ls slaves") == "1024\n1\n"
     run.fs["vol"].resume()
     os.rename(run.fs["vol"].path, run.fs.path("other"))
     assert run("cat", "/sys/block/dm-0/dm/name") == "other\n"
@@ -146,9 +146,10 @@ def test_a_message_with_a_reply_and_a_wait(run, vol):
     assert run("dmsetup", "message", "vol", "0", "@stats_create - /10").strip() == "0"
     waiting = subprocess.Popen(run.argv("dmsetup", "wait", "vol"), env=run.env, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    run("dmsetup", "rename", "vol", "new")
-    waiting.communicate(timeout=60)         # it ends the wait, be it before or after its beginning
-    assert waiting.returncode == 0
+    run("dmsetup", "rename", "vol", "--setuuid", "UU")      # it ends the wait, be it before or after its beginning
+    said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, said
+    assert run("dmsetup", "info", "-c", "--noheadings", "-o", "events", "vol").strip() == "1"
 
 
 def test_poll_of_control(run, vol):
@@ -198,3 +199,32 @@ def test_a_table_on_files_by_path(run, backing):
     with open(path, "rb") as f:
         assert f.read() == data
     assert "(some file)" in run("dmsetup", "deps", "-o", "devname", "b")
+
+
+def test_many_at_once(run):
+    """Programs that make and remove devices beside each other, each seeing its own in /dev and /sys at every moment."""
+    script = r"""
+for i in 1 2 3 4 5; do
+    n=v$1-$i
+    dmsetup create $n --table "0 8 zero" || { echo "create: $?"; exit 1; }
+    dm=$(dmsetup info -c --noheadings -o minor $n)
+    [ -b /dev/mapper/$n ] && [ -b /dev/dm-$dm ] && [ "$(cat /sys/block/dm-$dm/dm/name)" = $n ] &&
+        ls /sys/block | grep -qx dm-$dm && ls /dev/mapper | grep -qx $n || { echo "$n: dm-$dm is not seen"; exit 1; }
+    dmsetup remove $n || { echo "remove: $?"; exit 1; }
+    [ ! -e /dev/mapper/$n ] || { echo "$n: still there"; exit 1; }
+done
+"""
+    all_of_them = [subprocess.Popen(run.argv("sh", "-c", script, "sh", str(i)), env=run.env, stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for i in range(4)]
+    for process in all_of_them:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and not out, out
+    assert run("sh", "-c", "ls /sys/block; ls /dev/mapper") == "control\n"
+
+
+def test_a_daemon_that_dies(run, vol):
+    """Programs are told, and do not hang."""
+    run.fs.kill()
+    run.fs.process.wait(60)
+    assert run.raw("dmsetup", "ls").returncode == 126
+    assert "no dmfs is mounted there" in run.raw("true").stderr

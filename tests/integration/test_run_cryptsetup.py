@@ -83,8 +83,8 @@ def test_luks1_and_plain(run, crypt):
     assert run.fs["vol"].pread(len(data), 0) == data
     crypt("close", "vol")
 
-    run("cryptsetup", "-q", "open", "--type", "plain", "--cipher", "aes-cbc-essiv:sha256", "--key-size", "256", "--hash",
-        "sha256", disk, "raw", given="sesame\n", quiet=False)
+    run("cryptsetup", "-q", "open", "--type", "plain", "--cipher", "aes-cbc-essiv:sha256", "--key-size", "256",
+        "--hash", "sha256", disk, "raw", given="sesame\n", quiet=False)
     assert run.fs["raw"].table().split()[:4] == ["0", "32768", "crypt", "aes-cbc-essiv:sha256"]
     assert fields(crypt("status", "raw"))["type"] == "PLAIN"
     crypt("close", "raw")
@@ -119,7 +119,8 @@ def test_veritysetup(run, backing):
     assert fields(run("veritysetup", "status", "v"))["status"] == "verified"
     assert run.fs["v"].pread(len(data), 0) == data
     run("veritysetup", "close", "v")
-    run.fails("veritysetup", "verify", "/dev/data.img", "/dev/hash.img", "0" * 64, match="Verification of root hash failed")
+    run.fails("veritysetup", "verify", "/dev/data.img", "/dev/hash.img", "0" * 64,
+              match="Verification of root hash failed")
 
 
 def test_integritysetup_and_luks_with_integrity(run, fs, crypt):

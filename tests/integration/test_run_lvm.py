@@ -81,6 +81,10 @@ def test_snapshot_and_merge(run, lvm):
     write(run, "base", new)
     assert read(run, "snap", len(old)) == old and read(run, "base", len(new)) == new
     assert float(lvs(lvm, "snap_percent")["snap"][0]) > 0
+    # LVM loads the snapshot, with its exceptions, before what is to be its origin is resumed
+    lvm("vgchange", "-an", "vg")
+    lvm("vgchange", "-ay", "vg")
+    assert read(run, "snap", len(old)) == old and read(run, "base", len(new)) == new
     lvm("lvconvert", "-i", "1", "--merge", "vg/snap")
     assert read(run, "base", len(old)) == old
     assert list(lvs(lvm)) == ["base"]
@@ -134,6 +138,7 @@ def test_writecache(run, fs, lvm):
     needs_targets(fs, "writecache")
     lvm("lvcreate", "-y", "-n", "slow", "-L", "8m", "vg")
     lvm("lvcreate", "-y", "-n", "fast", "-L", "8m", "vg", "/dev/pv1")
+    lvm("lvchange", "-an", "vg/fast")
     lvm("lvconvert", "-y", "--type", "writecache", "--cachevol", "fast", "vg/slow", quiet=False)
     data = pattern(512, 1)
     write(run, "slow", data)

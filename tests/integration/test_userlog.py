@@ -97,6 +97,7 @@ class Load(threading.Thread):
         self.dev, self.of, self.which, self.rand = dev, of, which, random.Random(seed)
         self.blocks = range(which, sectors // 8, of)
         self.holds, self.error, self.over, self.done = {}, None, threading.Event(), 0
+        self.at = None      # the block of the last write
 
     def run(self):
         buf = mmap.mmap(-1, 4096)
@@ -108,6 +109,7 @@ class Load(threading.Thread):
                         os.preadv(fd, [buf], block * 4096)
                         assert buf[:] == self.holds[block], f"block {block} reads something else"
                         continue
+                    self.at = block
                     data = struct.pack("=QQ", block, self.rand.getrandbits(60)) * 256
                     buf[:] = data
                     os.pwrite(fd, buf, block * 4096)
@@ -189,6 +191,28 @@ def test_each_region_is_copied_by_one(dmfs, logd, backing):
     assert sum(written) == sectors and all(written), written
 
 
+def test_who_may_have_what(dmfs, logd, backing):
+    """Legs are anybody's.  A log's device is one server's, or one daemon's; what claims a shared mirror has it alone."""
+    legs, log, more = [backing(2048), backing(2048)], backing(64), [backing(64), backing(64)]
+    alone, second = dmfs(), dmfs()
+    text = line(legs, 2048, f"u clustered-disk {quote(log)} {REGION}") + "\n"
+    alone.mkdir("m").load(text)
+    wait_status(alone["m"], " 32/32 1 AA 3 clustered-disk ")
+    second.mkdir("m").refuse(text, code=errno.EBUSY, match="log device is in use by another program")
+    server = logd()
+    hosts = [dmfs(options=f"log_server={server.socket}") for _ in range(2)]
+    hosts[0].mkdir("m").refuse(text, match="refused CTR")
+    assert "it is locked" in server.stderr()
+    alone["m"].remove()
+    for host in hosts:
+        host["m"].load(text) if host is hosts[0] else host.mkdir("m", text)
+    upper = f"0 64 mirror disk 3 m 64 nosync 2 {quote(more[0])} 0 {quote(more[1])} 0\n"
+    hosts[0].mkdir("upper", upper)
+    hosts[1].mkdir("upper").refuse(upper, code=errno.EBUSY, match="is locked")
+    hosts[0]["upper"].remove()
+    hosts[1]["upper"].load(upper)
+
+
 def test_a_dead_daemon_s_regions(dmfs, logd, backing):
     """What it was writing to is out of sync for the other, which copies that and no more."""
     sectors = 4096
@@ -223,9 +247,9 @@ def test_server_killed_under_load(dmfs, logd, backing, kind):
     """Writes wait for the next one; nothing is lost, and the legs are the same in the end."""
     sectors = 16384
     legs = [backing(sectors), backing(sectors)]
-    server = logd("--grace", "1.5")
+    server = logd("--grace", "2.5")
     log = f"u {kind} {quote(backing(64)) + ' ' if kind == 'clustered-disk' else ''}{REGION}"
-    devs = [dmfs(options=f"log_server={server.socket},log_timeout=2").mkdir("m", line(legs, sectors, log))
+    devs = [dmfs(options=f"log_server={server.socket},log_timeout=1").mkdir("m", line(legs, sectors, log))
             for _ in range(2)]
     loads = [Load(dev, sectors, i, 2, i) for i, dev in enumerate(devs)]
     for load in loads:
@@ -245,6 +269,54 @@ def test_server_killed_under_load(dmfs, logd, backing, kind):
     assert content(legs[0]) == content(legs[1])
     for load in loads:
         load.check(legs[1])
+
+
+def test_everything_dies(dmfs, logd, backing):
+    """The server, then a daemon, then a table, again and again (USERLOG_ROUNDS) under load, each in its own time."""
+    sectors, rand = 16384, random.Random(int(os.environ.get("USERLOG_SEED", "1")))
+    legs, log = [backing(sectors), backing(sectors)], backing(64)
+    server = logd("--grace", "2.5")
+    text = line(legs, sectors, f"u integrated_flush clustered-disk {quote(log)} {REGION}")
+    begin = {}          # what of a stripe is known to be there, over its daemons' deaths
+
+    def start(i):
+        mount = dmfs(options=f"log_server={server.socket},log_timeout=1")
+        load = Load(mount.mkdir("m", text), sectors, i, 3, rand.random())
+        load.holds = begin.get(i, {})
+        load.start()
+        return mount, load
+
+    hosts = [start(i) for i in range(3)]
+    for _ in range(int(os.environ.get("USERLOG_ROUNDS", "1"))):
+        wait_done([load for _, load in hosts], rand.randrange(20))
+        server.kill()
+        if rand.random() < 0.5:
+            time.sleep(rand.random())       # so that they notice, or do not
+        i = rand.randrange(3)
+        mount, load = hosts[i]
+        if rand.random() < 0.5:
+            server.start()
+        mount.kill()
+        mount.wait()
+        load.over.set()
+        load.join(60)
+        assert isinstance(load.error, OSError) or load.error is None, load.error
+        begin[i] = {b: d for b, d in load.holds.items() if b != load.at}        # of that nobody knows
+        if server.process.poll() is not None:
+            server.start()
+        wait_done([load for k, (_, load) in enumerate(hosts) if k != i], 20)
+        hosts[i] = start(i)
+        dev = hosts[(i + 1) % 3][0]["m"]
+        dev.suspend(noflush=rand.random() < 0.5)
+        dev.resume()
+        wait_done([load for _, load in hosts], 20)
+    end([load for _, load in hosts])
+    for mount, _ in hosts:
+        wait_status(mount["m"], " 256/256 1 AA 3 clustered-disk")
+        mount["m"].remove()
+    assert content(legs[0]) == content(legs[1])
+    for _, load in hosts:
+        load.check(legs[0])
 
 
 def test_without_the_server(dmfs, logd, backing):
@@ -308,7 +380,7 @@ def test_requests_are_the_kernel_s(dmfs, server, backing, integrated):
                          "SET_REGION_SYNC"], names
     assert names[-2:] == ["CLEAR_REGION", "FLUSH"] and set(names[7:-2]) <= {"GET_RESYNC_WORK"}, names
     first = s.seen[0]
-    assert first.data == f"{sectors} clustered-core {REGION} what\\ ever".encode() + b"\0"
+    assert first.data == f"{sectors} clustered-core {REGION} what\\ ever".encode()
     assert {(m.luid, m.uuid, m.version, m.error) for m in s.seen} == {(first.luid, b"my uuid", 3, 0)}
     seqs = [m.seq for m in s.seen]
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
@@ -362,22 +434,23 @@ def test_marks_are_sent_in_groups(dmfs, server, backing):
     assert sorted(r for m in marks[1:] for r in m) == list(range(100))
 
 
+def others_have(remote):
+    """A server that gives nothing out to be copied, and says of these regions that another host has them."""
+    def twist(s, conn, m):
+        if m.name not in ("IS_REMOTE_RECOVERING", "GET_RESYNC_WORK"):
+            return False
+        s.reply(conn, m, struct.pack("=qQ", m.name[0] == "I" and m.regions()[0] in remote, 0))
+        return True
+    return twist
+
+
 def test_another_host_copies(dmfs, server, backing):
     """A write to a region that the server says another host copies waits; one that nobody copies goes to the first leg."""
     sectors = 2048
     legs = [backing(sectors), backing(sectors)]
     remote = {3}
 
-    def twist(s, conn, m):
-        if m.name == "IS_REMOTE_RECOVERING":
-            s.reply(conn, m, struct.pack("=qQ", m.regions()[0] in remote, 0))
-            return True
-        if m.name == "GET_RESYNC_WORK":
-            s.reply(conn, m, struct.pack("=qQ", 0, 0))
-            return True
-        return False
-
-    s = server(twist=twist)
+    s = server(twist=others_have(remote))
     s.sync -= {3, 4}
     dev = dmfs(options=f"log_server={s.socket}").mkdir("m", line(legs, sectors, "u x 64"))
     direct(dev, b"4" * 4096, 4 * REGION)
@@ -391,6 +464,49 @@ def test_another_host_copies(dmfs, server, backing):
     t.join(30)
     assert not t.is_alive()
     assert content(legs[0])[3 * REGION * SECTOR:][:4096] == content(legs[1])[3 * REGION * SECTOR:][:4096] == b"3" * 4096
+
+
+def test_without_an_answer_nothing_is_written(dmfs, server, backing):
+    """To a region that is marked, either: it may be another host's by the time there is a server again; then that counts."""
+    legs = [backing(2048), backing(2048)]
+    silent, remote = threading.Event(), set()
+    told = others_have(remote)
+
+    def twist(s, conn, m):
+        return told(s, conn, m) or silent.is_set()
+
+    def on_disk(region):
+        return content(legs[0])[region * REGION * SECTOR:][:4096]
+
+    s = server(twist=twist)
+    dev = dmfs(options=f"log_server={s.socket},log_timeout=1").mkdir("m", line(legs, 2048, "u x 64"))
+    for region in (5, 6):
+        direct(dev, b"a" * 4096, region * REGION)
+    silent.set()
+    wait_status(dev, "COM_FAILURE")
+    writers = [threading.Thread(target=direct, args=(dev, b"b" * 4096, region * REGION)) for region in (5, 6)]
+    for w in writers:
+        w.start()
+    # a request of theirs has gone unanswered by now, and is sent again
+    s.wait_for(lambda seen: sum(m.name == "IN_SYNC" for m in seen[-4:]) >= 2)
+    assert on_disk(5) == on_disk(6) == b"a" * 4096
+    s.sync.discard(5)       # there has been a crash, and another host copies 5 by now
+    remote.add(5)
+    n = len(s.seen)
+    silent.clear()
+    for conn in list(s.conns):
+        conn.shutdown(2)
+    writers[1].join(30)
+    assert not writers[1].is_alive() and on_disk(6) == b"b" * 4096
+    s.wait_for(lambda seen: sum(m.name == "IS_REMOTE_RECOVERING" for m in seen[n:]) >= 3)
+    assert writers[0].is_alive() and on_disk(5) == b"a" * 4096
+    names = [m.name for m in s.seen[n:]]
+    assert names.index("CTR") < names.index("RESUME") < names.index("MARK_REGION") < names.index("FLUSH")
+    assert {5, 6} <= {r for m in s.seen[n:] if m.name == "MARK_REGION" for r in m.regions()}
+    assert any(m.name == "CLEAR_REGION" and 5 in m.regions() for m in s.seen[n:])
+    s.sync.add(5)
+    writers[0].join(30)
+    assert not writers[0].is_alive() and on_disk(5) == b"b" * 4096
 
 
 # --- servers that misbehave --------------------------------------------------------------------------------
@@ -702,7 +818,11 @@ def test_logd_s_arguments(tool, work):
     for bad in (path, os.path.join(work, "x" * 120), os.path.join(work, "no/where")):
         done = subprocess.run([program, bad], capture_output=True, text=True, timeout=20)
         assert done.returncode == 1 and done.stderr, bad
-    assert "usage" in subprocess.run([program, "--help"], capture_output=True, text=True, timeout=20).stdout
+    usage = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=20).stdout
+    script = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _dmfs_logd; printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", script, f"{TOP}/contrib/completion/dmfs-logd", "dmfs-logd", "--"],
+                          capture_output=True, text=True, timeout=20, check=True)
+    assert sorted(done.stdout.split()) == sorted(set(re.findall(r"--[a-z]+", usage))) and not done.stderr
     assert os.path.exists(path)
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mounted import SECTOR, pattern, quote
+from mounted import SECTOR, pattern, quote, sanitized
 
 SECTORS = 8192
 BLOCK = 8               # sectors, of 4096 bytes
@@ -463,6 +463,7 @@ def test_failing_devices(fs, backing, fails):
         assert f.read(4096) == pattern(BLOCK, 1)
 
 
+@pytest.mark.skipif("thread" in sanitized(), reason="ThreadSanitizer does not take a jump out of a signal's handler")
 def test_memory_that_goes_away(make):
     """Somebody truncates the mapped file: errors, and the daemon lives."""
     c = make("p")

@@ -295,6 +295,28 @@ def test_many_changes_are_written_anew(fs, disk):
     assert sorted(os.listdir(os.path.dirname(path))) == ["disk", "disk.zones"]
 
 
+def test_names_too_long_for_a_zones_file(fs, work):
+    path = os.path.join(work, "n" * 252)
+    with open(path, "wb") as f:
+        f.truncate(64 * SECTOR)
+    fs.mkdir("z", f"0 64 linear {quote(path)} 0")
+
+
+def test_a_directory_where_nothing_can_be_made(dmfs, disk, work):
+    if not os.geteuid():
+        pytest.skip("root may")
+    path = disk()
+    fs = dmfs()
+    dev = linear(fs, path)
+    os.chmod(work, 0o500)
+    try:
+        dev.pwrite(pattern(8, 1), 2 * BYTES, sync=True)
+        dev.remove()
+        assert zones.report(path)[2].wptr == 8
+    finally:
+        os.chmod(work, 0o700)
+
+
 def test_a_copy_is_a_disk(fs, disk, work):
     path = disk()
     dev = linear(fs, path)

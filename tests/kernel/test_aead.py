@@ -88,7 +88,8 @@ def stack(disk, dev, journal):
     for i, c in enumerate(COMBOS):
         mode = "J" if i % 2 == journal else "D"
         lines += [(f"s{i}", f"0 {SLICE} linear {disk} {i * SLICE}"),
-                  (f"d{i}", f"0 {LENGTH} integrity {dev(f's{i}')} 0 {c.meta} {mode} 2 block_size:{c.sector_size} interleave_sectors:256"),
+                  (f"d{i}", f"0 {LENGTH} integrity {dev(f's{i}')} 0 {c.meta} {mode} 2 block_size:{c.sector_size} "
+                            "interleave_sectors:256"),
                   (f"c{i}", table(c, dev(f"d{i}"), LENGTH))]
     return lines
 
@@ -136,7 +137,8 @@ def test_every_combination_both_ways(kernel, fs, backing, work):
     kernel.run(f"exec /usr/bin/python3 {paths['guest.py']} {paths['job']}", [theirs, ours], timeout=200)
     with open(paths["result"], encoding="utf-8") as f:
         result = json.load(f)
-    wrong = [f"the kernel does not read what dmfs wrote ({r}): {c}" for c, r in zip(COMBOS, result["read"]) if r is not True]
+    wrong = [f"the kernel does not read what dmfs wrote ({r}): {c}"
+             for c, r in zip(COMBOS, result["read"]) if r is not True]
     wrong += [f"the kernel takes {line}" for line in result["taken"]]
     load_all(fs, stack(quote(theirs), lambda name: name, 1))
     printed = dict(line.split(": ", 1) for line in result["tables"].splitlines())

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """cache beside the kernel's: the lines taken, the text printed, and caches handed back and forth, clean and dirty."""
 
+import bisect
+import hashlib
 import os
+import random
 import re
 import shutil
 import subprocess
+import sys
 import time
 
 from mounted import SECTOR, pattern, quote
@@ -44,6 +48,67 @@ def test_lines(kernel, fs, backing):
     assert not wrong, wrong
 
 
+# --- the same trace ---------------------------------------------------------------------------------
+
+TRACE_BLOCKS, TRACE_FAST, TRACE = 1024, 102, 40000
+META = 4096     # sectors
+
+REPLAY = """
+import mmap, os, subprocess, sys
+def hits():
+    print("hits", *subprocess.getoutput(sys.argv[3]).split()[7:9])
+buf, fd = mmap.mmap(-1, 4096), os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
+for n, word in enumerate(open(sys.argv[2]).read().split()):
+    if n in (0, int(sys.argv[4])):
+        hits()
+    os.preadv(fd, [buf], int(word))
+hits()
+"""
+
+
+def zipf_trace(path):
+    """4 KiB reads, their blocks by Zipf(1.1) scattered over the origin, every fifth one of a scan."""
+    rng, sums, total = random.Random(7), [], 0.0
+    for i in range(TRACE_BLOCKS):
+        total += (i + 1) ** -1.1
+        sums.append(total)
+    places, scan = rng.sample(range(TRACE_BLOCKS), TRACE_BLOCKS), 0
+    with open(path, "w", encoding="ascii") as f:
+        for n in range(TRACE):
+            if n % 5 == 4:
+                at, scan = scan, (scan + 4096) % (TRACE_BLOCKS * BYTES)
+            else:
+                at = places[min(bisect.bisect(sums, rng.random() * total), TRACE_BLOCKS - 1)] * BYTES + rng.randrange(8) * 4096
+            f.write(f"{at}\n")
+
+
+def hit_ratio(out):
+    """Of the second half of the trace."""
+    seen = [tuple(map(int, m)) for m in re.findall(r"^hits (\d+) (\d+)", out, re.M)]
+    assert len(seen) == 3, out
+    hits, misses = (b - a for a, b in zip(seen[1], seen[2]))
+    return hits / (hits + misses)
+
+
+def trace_in_guest(trace, replay):
+    line = f"0 {TRACE_BLOCKS * BLOCK} cache /dev/mapper/m /dev/mapper/f $D6 {BLOCK} 0 smq 0"
+    return f"""
+        dmsetup create m --table "0 {META} linear $D7 0"
+        dmsetup create f --table "0 {TRACE_FAST * BLOCK} linear $D7 {META}"
+        dmsetup create t --table "{line}"
+        python3 {replay} /dev/mapper/t {trace} "dmsetup status t" {TRACE // 2}
+        dmsetup remove --retry t; dmsetup remove --retry f; dmsetup remove --retry m"""
+
+
+def trace_in_ours(fs, backing, trace, replay):
+    parts = [backing(META), backing(TRACE_FAST * BLOCK), backing(TRACE_BLOCKS * BLOCK)]
+    dev = fs.mkdir("t", f"0 {TRACE_BLOCKS * BLOCK} cache {' '.join(quote(p) for p in parts)} {BLOCK} 0 smq 0")
+    out = subprocess.run([sys.executable, replay, dev.image, trace, "cat " + dev.file("status"), str(TRACE // 2)], check=True,
+                         capture_output=True, text=True, timeout=120).stdout
+    dev.remove()
+    return hit_ratio(out)
+
+
 def dump(meta):
     """What is cached: {origin block: cache block}."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
@@ -53,10 +118,17 @@ def dump(meta):
     return {int(o): int(c) for c, o in re.findall(r'cache_block="(\d+)" origin_block="(\d+)"', done.stdout)}
 
 
-def test_there_and_back(kernel, fs, backing):
-    """Ours, left clean, dirty or by a crash; the kernel goes on with it, and we with what it leaves."""
+def test_there_and_back(kernel, fs, backing, work):
+    """Ours, left clean, dirty or by a crash; the kernel goes on with it, and we with what it leaves.
+
+    And in the same guest, for a boot takes long: what smq hits of the same trace.
+    """
+    trace, replay = os.path.join(work, "trace"), os.path.join(work, "replay.py")
+    zipf_trace(trace)
+    with open(replay, "w", encoding="ascii") as f:
+        f.write(REPLAY)
     sets = [[backing(4096), backing(FAST * BLOCK), backing(SECTORS)] for _ in range(2)]
-    work, model = [], {}
+    steps, model = [trace_in_guest(trace, replay)], {}
 
     def features(mode, version):
         words = [mode] + ["metadata2"] * (version == 2)
@@ -74,31 +146,34 @@ def test_there_and_back(kernel, fs, backing):
         model[version, 100] = b"\xbb" * BYTES
         model[version, 5] = b"\xcc" * 4096
         for mode in ("writeback", "writethrough"):
-            work.append(f"""
+            steps.append(f"""
             dmsetup create c --table "0 {SECTORS} cache {d} {BLOCK} {features(mode, version)} {KEEP}"
             echo status {version} {mode} $(dmsetup status c)
             for b in 3 77; do dd if=/dev/mapper/c bs=32k count=1 skip=$b iflag=direct 2>/dev/null | md5sum; done""")
             if mode == "writeback":
-                work.append("""
+                steps.append("""
                 tr '\\0' '\\252' </dev/zero | dd of=/dev/mapper/c bs=4k count=1 seek=72 oflag=direct iflag=fullblock 2>/dev/null
                 tr '\\0' '\\273' </dev/zero | dd of=/dev/mapper/c bs=32k count=1 seek=100 oflag=direct iflag=fullblock 2>/dev/null""")
             else:
-                work.append("""
+                steps.append("""
                 tr '\\0' '\\314' </dev/zero | dd of=/dev/mapper/c bs=4k count=1 seek=40 oflag=direct iflag=fullblock 2>/dev/null""")
-            work.append("dmsetup remove --retry c")
+            steps.append("dmsetup remove --retry c")
     # and at the end a crash with dirty blocks
-    work.append(f"""
+    steps.append(f"""
         dmsetup create c --table "0 {SECTORS} cache $D0 $D1 $D2 {BLOCK} 1 writeback {KEEP}"
         tr '\\0' '\\335' </dev/zero | dd of=/dev/mapper/c bs=32k count=1 seek=120 oflag=direct iflag=fullblock 2>/dev/null
         dmsetup status c >/dev/null; sync /dev/mapper/c
         dmesg | grep cache
         sync; echo 0 >rc; sync""")
-    out = kernel.run("\n".join(work), sets[0] + sets[1]).out
+    spare = [backing(TRACE_BLOCKS * BLOCK), backing(META + TRACE_FAST * BLOCK)]
+    out = kernel.run("\n".join(steps), sets[0] + sets[1] + spare).out
+    theirs, ours = hit_ratio(out), trace_in_ours(fs, backing, trace, replay)
+    print(f"hits of the same trace: the kernel {theirs:.3f}, dmfs {ours:.3f}")
+    assert ours >= 0.9 * theirs
     model[1, 120] = b"\xdd" * BYTES
     seen = re.findall(r"^status (\d) (\w+) 0 \d+ cache \S+ \S+ 64 (\d+)/32 \d+ \d+ \d+ \d+ \d+ \d+ (\d+)", out, re.M)
     assert seen == [("1", "writeback", "3", "3"), ("1", "writethrough", "4", "4"), ("2", "writeback", "3", "3"),
                     ("2", "writethrough", "4", "4")], out
-    import hashlib
     for b in (3, 77):
         assert out.count(hashlib.md5(pattern(BLOCK, b)).hexdigest()) == 4, (b, out)
     for version, s in zip((1, 2), sets):

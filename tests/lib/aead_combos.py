@@ -87,8 +87,8 @@ COMBOS = [
     stored("aes-xts-plain64", 64, 20),
 ]
 
-MODULES = """ghash-generic gcm ctr ecb cbc xts essiv authenc cmac chacha20poly1305 poly1305_generic chacha_generic serpent_generic
-    camellia_generic des_generic blowfish_generic sha3_generic rmd160 md5 blake2b_generic crc32c_generic""".split()
+MODULES = """ghash-generic gcm ctr ecb cbc xts essiv authenc cmac chacha20poly1305 poly1305_generic chacha_generic
+    serpent_generic camellia_generic des_generic blowfish_generic sha3_generic rmd160 md5 blake2b_generic crc32c_generic""".split()
 
 
 def header(directory):
@@ -105,7 +105,8 @@ def header(directory):
         for end in ("data", "tags"):
             with open(os.path.join(directory, f"{i}.{end}"), "rb") as f:
                 digest.update(f.read(BYTES if end == "data" else BYTES // c.sector_size * c.meta))
-        print(f'{{"{c.spec}", {c.key_len}, {c.meta}, {c.sector_size}, {c.large}, {c.iv_offset}, "{digest.hexdigest()[:32]}"}},')
+        print(f'{{"{c.spec}", {c.key_len}, {c.meta}, {c.sector_size}, {c.large}, {c.iv_offset}, '
+              f'"{digest.hexdigest()[:32]}"}},')
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ class Message:
 class Logd:
     """dmfs-logd on a socket in a directory of its own."""
 
-    def __init__(self, *args):
+    def __init__(self, *args, build=None):
+        self.program = os.path.join(build or build_dir(), "dmfs-logd")
         self.dir = tempfile.mkdtemp(prefix="dmfs-logd-")
         self.socket = os.path.join(self.dir, "socket")
         self.args, self.process = args, None
@@ -58,7 +59,7 @@ class Logd:
         """Until it listens.  A socket that a killed one left behind is replaced, so another inode is waited for."""
         old = os.stat(self.socket).st_ino if os.path.exists(self.socket) else None
         with open(os.path.join(self.dir, "stderr"), "ab") as err:
-            self.process = subprocess.Popen([os.path.join(build_dir(), "dmfs-logd"), *self.args, *args, self.socket],
+            self.process = subprocess.Popen([self.program, *self.args, *args, self.socket],
                                             stdin=subprocess.DEVNULL, stdout=err, stderr=err, cwd="/")
         for _ in range(2000):
             if self.process.poll() is not None:
@@ -243,3 +244,34 @@ class Server:
         if os.path.exists(self.socket):
             os.unlink(self.socket)
         os.rmdir(self.dir)
+
+
+# --- the kernel's side, in a guest -----------------------------------------------------------
+
+NETLINK_CONNECTOR, CN_IDX_DM = 11, 7
+NL, CN = struct.Struct("=IHHII"), struct.Struct("=IIIIHH")
+
+
+def serve_netlink(out, region_sectors, regions, out_of_sync):
+    """Answers the kernel, as Server does; appends "NAME UUID DATA" of each request to a file."""
+    server = Server.__new__(Server)
+    server.region_sectors, server.regions = region_sectors, regions
+    server.sync, server.given, server.marked = set(range(out_of_sync, regions)), set(), set()
+    s = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_CONNECTOR)
+    s.bind((0, 1 << (CN_IDX_DM - 1)))
+    s.setsockopt(270, 1, CN_IDX_DM)     # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
+    with open(out, "a", encoding="ascii") as f:
+        print("READY", file=f, flush=True)
+        while True:
+            raw = s.recv(65536)
+            idx, val, seq, _, size, _ = CN.unpack_from(raw, NL.size)
+            m = Message.parse(raw[NL.size + CN.size:][:size])
+            print(m.name, m.uuid.hex(), m.data.hex() or "-", file=f, flush=True)
+            body = Message(m.luid, m.uuid, 0, m.seq, m.type, server.answer(m)).pack()
+            cn = CN.pack(idx, val, seq, 0, len(body), 0) + body
+            s.send(NL.pack(NL.size + len(cn), 3, 0, seq, os.getpid()) + cn)
+
+
+if __name__ == "__main__":
+    import sys
+    serve_netlink(sys.argv[1], *map(int, sys.argv[2:5]))

@@ -53,8 +53,8 @@ static struct crypt_engine *make_engine(const struct vector *v)
 
 	stream(tag, data, v->key_len);
 	if (crypt_spec_parse(v->spec, true, &spec, &err) ||
-	    crypt_engine_new(&spec, key.size, v->sector_size, v->large, &e, &err) || crypt_engine_store(e, v->meta, &err) ||
-	    crypt_engine_set_key(e, &key, &err))
+	    crypt_engine_new(&spec, key.size, v->sector_size, v->large, &e, &err) ||
+	    crypt_engine_store(e, v->meta, &err) || crypt_engine_set_key(e, &key, &err))
 		fail_msg("%s: %s", v->spec, err->message);
 	e->iv_offset = v->iv_offset;
 	return e;
@@ -74,7 +74,8 @@ static void as_the_kernel(const struct vector *v)
 	for (unsigned k = 0; k < 16; k++)
 		g_string_append_printf(hex, "%02x", digest[k]);
 	if (strcmp(hex->str, v->digest))
-		fail_msg("%s, key of %u, sectors of %u: not what the kernel writes", v->spec, v->key_len, v->sector_size);
+		fail_msg("%s, key of %u, sectors of %u: not what the kernel writes", v->spec, v->key_len,
+			 v->sector_size);
 	assert_int_equal(crypt_engine_decrypt(e, v->iv_offset, &back, 1, 0, buf + BYTES, BYTES, &bad), 0);
 	assert_memory_equal(buf, plain, BYTES);
 	crypt_engine_free(e);
@@ -118,7 +119,8 @@ static void tag_first_then_the_iv(void **state)
 static void no_iv_comes_twice(void **state)
 {
 	static const struct vector v = {GCM, 32, 28, 512, 0, 0, NULL};
-	g_autoptr(GHashTable) seen = g_hash_table_new_full(g_bytes_hash, g_bytes_equal, (GDestroyNotify)g_bytes_unref, NULL);
+	g_autoptr(GHashTable) seen =
+	    g_hash_table_new_full(g_bytes_hash, g_bytes_equal, (GDestroyNotify)g_bytes_unref, NULL);
 	struct crypt_engine *e = make_engine(&v);
 	static uint8_t data[64 * 512], out[64 * 512], meta[64 * 28];
 	struct iovec in = {data, sizeof(data)};
@@ -192,7 +194,8 @@ static void what_is_written_is_read(void **state)
 	round_trips(GCM, KEY, 28, 512, "2 integrity:28:aead same_cpu_crypt");
 	round_trips("capi:rfc7539(chacha20,poly1305)-random", KEY, 28, 512, "1 integrity:28:aead");
 	round_trips("capi:authenc(hmac(sha256),xts(serpent))-random", KEY KEY KEY, 48, 512, "1 integrity:48:aead");
-	round_trips("capi:authenc(hmac(sha256),cbc(aes))-plain64", KEY KEY, 32, 1024, "2 integrity:32:aead sector_size:1024");
+	round_trips("capi:authenc(hmac(sha256),cbc(aes))-plain64", KEY KEY, 32, 1024,
+		    "2 integrity:32:aead sector_size:1024");
 	round_trips("aes-xts-random", KEY KEY, 16, 512, "1 integrity:16:none");
 	round_trips("aes-xts-plain64", KEY KEY, 0, 512, "1 integrity:20:none");
 }
@@ -207,7 +210,8 @@ static void the_table_is_the_kernels(void **state)
 
 	table = unit_status(md, DM_STATUS_TABLE);
 	assert_true(g_str_has_prefix(table, "0 8000 crypt " GCM " " ZEROS " 8 "));
-	assert_true(g_str_has_suffix(table, " 0 4 no_read_workqueue integrity:28:AEAD sector_size:4096 iv_large_sectors\n"));
+	assert_true(
+	    g_str_has_suffix(table, " 0 4 no_read_workqueue integrity:28:AEAD sector_size:4096 iv_large_sectors\n"));
 	dm_dev_limits(&md->dev, &limits);
 	assert_int_equal(limits.tag_bytes, 0); /* they are ours */
 	assert_int_equal(limits.logical_block_size, 4096);
@@ -235,7 +239,8 @@ static void flip(struct dm_mapped *md, uint8_t *byte, uint64_t sector)
 static void tamper(const char *spec, const char *key, unsigned meta)
 {
 	struct memdev *m = beneath(meta, 512);
-	struct dm_mapped *md = unit_device("vol", "0 8000 crypt %s %s 16 unit:d 64 1 integrity:%u:aead", spec, key, meta);
+	struct dm_mapped *md =
+	    unit_device("vol", "0 8000 crypt %s %s 16 unit:d 64 1 integrity:%u:aead", spec, key, meta);
 	uint8_t data[16 * 512], copy[512], tag[64];
 
 	fill(data, sizeof(data), 3);
@@ -377,27 +382,37 @@ static void refused_by_itself(void **state)
 	refused(GCM, KEY, "0", "'gcm(aes)' is an authenticated mode, which needs integrity:BYTES:aead");
 	refused("aes-gcm-random", KEY, "0 1 integrity:28:aead", "such as capi:gcm(aes)-random");
 	refused("aes-xts-plain64", KEY KEY, "0 1 integrity:28:aead", "'aes-xts-plain64' is not an authenticated mode");
-	refused("capi:xts(aes)-random", KEY KEY, "0 1 integrity:28:aead", "'xts(aes)' is not an authenticated mode there is: gcm(");
+	refused("capi:xts(aes)-random", KEY KEY, "0 1 integrity:28:aead",
+		"'xts(aes)' is not an authenticated mode there is: gcm(");
 	refused("capi:aegis128-random", KEY, "0 1 integrity:32:aead", "no library here has aegis128");
-	refused("capi:ccm(aes)-random", KEY, "0 1 integrity:32:aead", "'ccm(aes)' is not an authenticated mode there is");
-	refused("capi:rfc7539(chacha20,poly1306)-random", KEY, "0 1 integrity:28:aead", "is not an authenticated mode there is");
+	refused("capi:ccm(aes)-random", KEY, "0 1 integrity:32:aead",
+		"'ccm(aes)' is not an authenticated mode there is");
+	refused("capi:rfc7539(chacha20,poly1306)-random", KEY, "0 1 integrity:28:aead",
+		"is not an authenticated mode there is");
 	refused("capi:gcm(blowfish)-random", KEY, "0 1 integrity:28:aead", "gcm takes ciphers with blocks of 16 bytes");
 	refused("capi:gcm()-random", KEY, "0 1 integrity:28:aead", "cipher '' is not one of");
 	refused("capi:gcm(aes)", KEY, "0 1 integrity:28:aead", "an IV mode is needed");
 	refused("capi:gcm(aes)-lmk", KEY, "0 1 integrity:28:aead", "IV mode lmk");
-	refused("capi:authenc(hmac(sha256),cbc(aes))-tcw", KEY KEY KEY, "0 1 integrity:32:aead", "tcw does not go with");
-	refused("capi:authenc(hmac(sha256),cbc(aes))-eboiv", KEY KEY, "0 1 integrity:32:aead", "eboiv does not go with");
+	refused("capi:authenc(hmac(sha256),cbc(aes))-tcw", KEY KEY KEY, "0 1 integrity:32:aead",
+		"tcw does not go with");
+	refused("capi:authenc(hmac(sha256),cbc(aes))-eboiv", KEY KEY, "0 1 integrity:32:aead",
+		"eboiv does not go with");
 	refused("capi:gcm(aes)-essiv:sha256", KEY, "0 1 integrity:28:aead", "essiv takes a mode whose IV is one block");
 	refused("capi:essiv(authenc(hmac(sha256),cbc(aes)),sha256)-plain64", KEY KEY, "0 1 integrity:32:aead",
 		"is not an authenticated mode there is");
-	refused("capi:authenc(hmac(sha256))-random", KEY, "0 1 integrity:28:aead", "is not of the form authenc(MAC,MODE(CIPHER))");
-	refused("capi:authenc(,cbc(aes))-random", KEY, "0 1 integrity:28:aead", "is not of the form authenc(MAC,MODE(CIPHER))");
-	refused("capi:authenc(hmac(sha257),cbc(aes))-random", KEY, "0 1 integrity:28:aead", "MAC 'hmac(sha257)' is not");
-	refused("capi:authenc(hmac(sha256),ecb(aes))", KEY KEY, "0 1 integrity:28:aead", "authenc takes a mode that has an IV");
+	refused("capi:authenc(hmac(sha256))-random", KEY, "0 1 integrity:28:aead",
+		"is not of the form authenc(MAC,MODE(CIPHER))");
+	refused("capi:authenc(,cbc(aes))-random", KEY, "0 1 integrity:28:aead",
+		"is not of the form authenc(MAC,MODE(CIPHER))");
+	refused("capi:authenc(hmac(sha257),cbc(aes))-random", KEY, "0 1 integrity:28:aead",
+		"MAC 'hmac(sha257)' is not");
+	refused("capi:authenc(hmac(sha256),ecb(aes))", KEY KEY, "0 1 integrity:28:aead",
+		"authenc takes a mode that has an IV");
 	refused("capi:authenc(sha256,cbc(aes))-plain64", KEY KEY, "0 1 integrity:28:aead", "authenc: ");
 	refused("capi:authenc(hmac(sha256),xts(aes))-plain64", "0b0c0d", "0 1 integrity:28:aead",
 		"the key has 3 bytes, it needs the cipher's and then 32");
-	refused("capi:authenc(hmac(sha256),xts(aes))-plain64", KEY "0b0c", "0 1 integrity:28:aead", "half of the xts key has 1 bytes");
+	refused("capi:authenc(hmac(sha256),xts(aes))-plain64", KEY "0b0c", "0 1 integrity:28:aead",
+		"half of the xts key has 1 bytes");
 	refused(GCM, "0b0c", "0 1 integrity:28:aead", "the key has 2 bytes");
 	memdev_put(m);
 }
@@ -406,7 +421,8 @@ static void refused_sizes(void **state)
 {
 	struct memdev *m = beneath(28, 512);
 
-	refused(GCM, KEY, "0 1 integrity:12:aead", "12 bytes for each sector have no room for a tag beside an IV of 12");
+	refused(GCM, KEY, "0 1 integrity:12:aead",
+		"12 bytes for each sector have no room for a tag beside an IV of 12");
 	refused(GCM, KEY, "0 1 integrity:17:aead", "leaves 5 bytes for the tag, gcm has 4, 8 or 12 to 16");
 	refused(GCM, KEY, "0 1 integrity:29:aead", "leaves 17 bytes for the tag");
 	refused("capi:rfc7539(chacha20,poly1305)-plain64", KEY, "0 1 integrity:12:aead", "poly1305 has 16");
@@ -425,18 +441,18 @@ static void refused_sizes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sectors_and_tags_are_the_kernels),
-		cmocka_unit_test(tag_first_then_the_iv),
-		cmocka_unit_test(no_iv_comes_twice),
-		cmocka_unit_test(what_is_written_is_read),
-		cmocka_unit_test(the_table_is_the_kernels),
-		cmocka_unit_test(tampering_is_noticed),
-		cmocka_unit_test(one_bad_sector_of_many),
-		cmocka_unit_test(errors_beneath_stay_what_they_are),
-		cmocka_unit_test(another_key_opens_nothing),
-		cmocka_unit_test(refused_by_its_device),
-		cmocka_unit_test(refused_by_itself),
-		cmocka_unit_test(refused_sizes),
+	    cmocka_unit_test(sectors_and_tags_are_the_kernels),
+	    cmocka_unit_test(tag_first_then_the_iv),
+	    cmocka_unit_test(no_iv_comes_twice),
+	    cmocka_unit_test(what_is_written_is_read),
+	    cmocka_unit_test(the_table_is_the_kernels),
+	    cmocka_unit_test(tampering_is_noticed),
+	    cmocka_unit_test(one_bad_sector_of_many),
+	    cmocka_unit_test(errors_beneath_stay_what_they_are),
+	    cmocka_unit_test(another_key_opens_nothing),
+	    cmocka_unit_test(refused_by_its_device),
+	    cmocka_unit_test(refused_by_itself),
+	    cmocka_unit_test(refused_sizes),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

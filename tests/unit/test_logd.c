@@ -9,7 +9,7 @@
 #define STEPS 200000u
 
 /* What each client does with a region, as its mirror would. */
-enum use { IDLE, DIRTY, NOSYNC, COPYING };
+enum use { IDLE, MARKED, DIRTY, NOSYNC, COPYING };
 
 static enum use uses[CLIENTS][REGIONS];
 static bool clean_on_disk[REGIONS];
@@ -28,7 +28,7 @@ static void check(const struct log_state *s)
 		unsigned used = 0, alone = 0;
 
 		for (unsigned i = 0; i < CLIENTS; i++) {
-			used += uses[i][r] != IDLE;
+			used += uses[i][r] > MARKED;
 			alone += uses[i][r] == NOSYNC || uses[i][r] == COPYING;
 		}
 		assert_true(!alone || used == 1);
@@ -39,20 +39,24 @@ static void check(const struct log_state *s)
 	assert_int_equal(s->in_sync, in_sync);
 }
 
-/* A write as targets/mirror/shared.c does it. */
+/* A write as targets/mirror/shared.c does it; anything may happen between its mark and the second question. */
 static void write_to(struct log_client *c, unsigned i, uint64_t r)
 {
-	if (uses[i][r] != IDLE)
+	bool marked = uses[i][r] == MARKED, in_sync = log_in_sync(c->state, r);
+
+	if (uses[i][r] > MARKED)
 		return;
-	if (log_in_sync(c->state, r)) {
+	if (in_sync && !marked) {
 		log_mark(c, r);
-		if (log_in_sync(c->state, r)) {
-			uses[i][r] = DIRTY;
-			return;
-		}
+		uses[i][r] = MARKED;
+	} else if (in_sync) {
+		uses[i][r] = DIRTY;
+	} else if (!log_is_remote(c, r)) {
+		uses[i][r] = NOSYNC;
+	} else if (marked) {
+		log_clear(c, r);
+		uses[i][r] = IDLE;
 	}
-	if (!log_is_remote(c, r))
-		uses[i][r] = log_in_sync(c->state, r) ? IDLE : NOSYNC;
 }
 
 static void copy(struct log_client *c, unsigned i)
@@ -63,6 +67,10 @@ static void copy(struct log_client *c, unsigned i)
 		return;
 	assert_false(log_in_sync(c->state, r));
 	assert_true(uses[i][r] != COPYING);
+	if (uses[i][r] == MARKED) { /* its worker does one thing after the other */
+		assert_true(log_set_sync(c, r, false));
+		return;
+	}
 	uses[i][r] = COPYING; /* its own writes wait for the copy */
 }
 

@@ -30,7 +30,7 @@
 #include "serve.h"
 #include "version.h"
 
-#define GRACE_SECONDS 3u /* clients try each second at least */
+#define GRACE_SECONDS 4u /* a client that has had no answer for 2 waits; the rest is for what it has under way */
 #define MAX_GRACE 3600u
 #define BACKLOG 128
 
@@ -60,7 +60,7 @@ static void usage(FILE *to)
 	      "Serves the userspace dirty logs of mirrors: dmfs -o log_server=SOCKET.\n"
 	      "\n"
 	      "  -d, --daemon          go into the background once SOCKET is there, and write to syslog\n"
-	      "  -g, --grace SECONDS   after a crash, how long clients have to come back (3; fractions are taken)\n"
+	      "  -g, --grace SECONDS   after a crash, how long clients have to come back (4; fractions are taken)\n"
 	      "  -h, --help\n"
 	      "  -V, --version\n",
 	      to);

@@ -110,6 +110,7 @@ struct log_client *log_join(struct log_state *s)
 
 	c->state = s;
 	c->has = g_hash_table_new(NULL, NULL);
+	c->given = g_hash_table_new(NULL, NULL);
 	c->copying = g_hash_table_new(NULL, NULL);
 	c->failed = g_hash_table_new(NULL, NULL);
 	g_queue_init(&c->urgent);
@@ -141,6 +142,7 @@ static void let_go(struct log_client *c, uint64_t region)
 	struct log_state *s = c->state;
 	unsigned n = holders(s, region);
 
+	g_hash_table_remove(c->given, key(region));
 	g_hash_table_remove(c->copying, key(region));
 	if (!g_hash_table_remove(c->has, key(region)))
 		return;
@@ -171,6 +173,7 @@ void log_leave(struct log_client *c)
 	log_postsuspend(c);
 	g_ptr_array_remove(c->state->clients, c);
 	g_hash_table_destroy(c->has);
+	g_hash_table_destroy(c->given);
 	g_hash_table_destroy(c->copying);
 	g_hash_table_destroy(c->failed);
 	g_free(c);
@@ -178,6 +181,7 @@ void log_leave(struct log_client *c)
 
 void log_resume(struct log_client *c)
 {
+	g_hash_table_remove_all(c->copying);
 	g_hash_table_remove_all(c->failed);
 	c->resumed = true;
 }
@@ -194,9 +198,20 @@ void log_clear(struct log_client *c, uint64_t region)
 	let_go(c, region);
 }
 
+static bool given_to_another(const struct log_client *c, uint64_t region)
+{
+	for (guint i = 0; i < c->state->clients->len; i++) {
+		const struct log_client *other = c->state->clients->pdata[i];
+
+		if (other != c && g_hash_table_contains(other->given, key(region)))
+			return true;
+	}
+	return false;
+}
+
 bool log_set_sync(struct log_client *c, uint64_t region, bool in_sync)
 {
-	if (in_sync && !has(c, region))
+	if (in_sync && (!has(c, region) || given_to_another(c, region)))
 		return false;
 	g_hash_table_remove(c->copying, key(region));
 	if (!in_sync)
@@ -257,6 +272,7 @@ bool log_work(struct log_client *c, uint64_t *region)
 		c->pos = *region + 1;
 	}
 	g_hash_table_add(c->copying, key(*region));
+	g_hash_table_add(c->given, key(*region));
 	take(c, *region);
 	return true;
 }
@@ -275,6 +291,7 @@ bool log_is_remote(struct log_client *c, uint64_t region)
 	}
 	if (others_have(c, region) || (s->grace && !has(c, region)))
 		return true;
+	g_hash_table_add(c->given, key(region));
 	take(c, region);
 	return false;
 }

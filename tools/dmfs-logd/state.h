@@ -36,6 +36,7 @@ struct log_client {
 	struct log_state *state;
 	bool resumed;
 	GHashTable *has;            /* set of regions */
+	GHashTable *given;            /* of these, those handed out to it, not marked */
 	GHashTable *copying, *failed; /* handed out to be copied; those it could not copy, until its next resume */
 	GQueue urgent;              /* regions others wait for: of uint64_t in pointers */
 	uint64_t pos, window_end;   /* where it goes on looking for work */

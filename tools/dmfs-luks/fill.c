@@ -96,7 +96,8 @@ static void show(uint64_t done, uint64_t all, uint64_t begun)
 		return;
 	shown = now;
 	fprintf(stderr, "\r%3u %%  %" PRIu64 " of %" PRIu64 " MiB, %.0f MiB/s \033[K%s", (unsigned)(done * 100 / all),
-		done / 2048, all / 2048, (double)done / 2048 / ((double)MAX(now - begun, 1) / 1e9), done == all ? "\n" : "");
+		done / 2048, all / 2048, (double)done / 2048 / ((double)MAX(now - begun, 1) / 1e9),
+		done == all ? "\n" : "");
 }
 
 static int fill(struct dm_mapped *md, GError **err)
@@ -115,8 +116,10 @@ static int fill(struct dm_mapped *md, GError **err)
 		return fail(err, -r, "filling it with zeroes: %s", g_strerror(-r));
 	show(at, all, begun);
 	if (at < all)
-		return fail(err, EINTR, "interrupted after %" PRIu64 " of %" PRIu64 " MiB: the volume opens, but what was not "
-			    "filled cannot be read before it is written", at / 2048, all / 2048);
+		return fail(err, EINTR,
+			    "interrupted after %" PRIu64 " of %" PRIu64 " MiB: the volume opens, but what was not "
+			    "filled cannot be read before it is written",
+			    at / 2048, all / 2048);
 	return 0;
 }
 

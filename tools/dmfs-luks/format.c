@@ -264,8 +264,8 @@ int format_pbkdf(struct crypt_device *cd, const char *type, const struct options
 	return r < 0 ? volume_fail(err, -r, "pbkdf") : 0;
 }
 
-int format_header(struct crypt_device *cd, const char *type, const char *file, const char *name, const struct options *o,
-		  GError **err)
+int format_header(struct crypt_device *cd, const char *type, const char *file, const char *name,
+		  const struct options *o, GError **err)
 {
 	bool luks2 = !strcmp(type, CRYPT_LUKS2);
 	g_autofree char *cipher = NULL, *mode = NULL;

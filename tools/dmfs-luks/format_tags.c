@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Makes a LUKS2 volume with authenticated sectors: its header (segment.c), its two devices and what fills them (fill.c). */
+/* Makes a LUKS2 volume with authenticated sectors: its header (segment.c), its two devices and what fills them
+ * (fill.c). */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -18,6 +19,17 @@ static const char *default_cipher(const char *type)
 	       : !strcmp(type, "poly1305") ? "chacha20-random"
 	       : !strcmp(type, "none")	   ? "aes-xts-random"
 					   : "aes-xts-plain64";
+}
+
+/* It goes into the header's JSON as it is; whether there is such a cipher the table says, which is made of it. */
+static int check_cipher(const char *cipher, GError **err)
+{
+	const char *dash = strchr(cipher, '-');
+	size_t good = strspn(cipher, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-:");
+
+	if (dash && dash != cipher && dash[1] && !cipher[good])
+		return 0;
+	return fail(err, EINVAL, "cipher '%s' is not of the form aes-xts-plain64", cipher);
 }
 
 /* The cipher's key, and the MAC's. */
@@ -110,8 +122,8 @@ static int add_slot(struct crypt_device *cd, const char *shown, const struct opt
 }
 
 /* A header for the cipher that libcryptsetup takes in any case, and then the one that is meant. */
-static int make_header(const char *file, const char *shown, const struct options *o, const char *cipher, const char *kind,
-		       const struct key *k, struct crypt_device **cd, GError **err)
+static int make_header(const char *file, const char *shown, const struct options *o, const char *cipher,
+		       const char *kind, const struct key *k, struct crypt_device **cd, GError **err)
 {
 	struct options stand_in = *o;
 	int r = volume_init(file, o, cd, err);
@@ -133,7 +145,8 @@ static int make_header(const char *file, const char *shown, const struct options
 	return r ? r : format_pbkdf(*cd, CRYPT_LUKS2, o, err);
 }
 
-int format_with_tags(const char *file, const char *shown, const struct options *o, const struct secret *pass, GError **err)
+int format_with_tags(const char *file, const char *shown, const struct options *o, const struct secret *pass,
+		     GError **err)
 {
 	g_autoptr(key) k = NULL;
 	struct crypt_device *cd = NULL;
@@ -144,6 +157,9 @@ int format_with_tags(const char *file, const char *shown, const struct options *
 	if (r)
 		return r;
 	cipher = o->cipher ? o->cipher : default_cipher(kind);
+	r = check_cipher(cipher, err);
+	if (r)
+		return r;
 	k = new_key(cipher, mac_key, o, err);
 	if (!k)
 		return -ENOMEM;

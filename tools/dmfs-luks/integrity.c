@@ -53,7 +53,8 @@ int integrity_kind(const char *option, const char **header, unsigned *mac_key, G
 		    option);
 }
 
-/* "aes-xts-plain64" or, of a stream cipher, "chacha20-random": "xts(aes)" or "chacha20", and where its IV mode begins. */
+/* "aes-xts-plain64" or, of a stream cipher, "chacha20-random": "xts(aes)" or "chacha20", and where its IV mode begins.
+ */
 static char *api_name(const char *spec, const char **iv)
 {
 	const char *mode = strchr(spec, '-'), *dash = mode ? strchr(mode + 1, '-') : NULL;
@@ -110,7 +111,8 @@ int integrity_of_header(struct crypt_device *cd, const char *file, struct integr
 	struct crypt_params_integrity ip = {0};
 
 	*in = (struct integrity){0};
-	if (strcmp(crypt_get_type(cd), CRYPT_LUKS2) || crypt_get_integrity_info(cd, &ip) || !ip.integrity || !*ip.integrity)
+	if (strcmp(crypt_get_type(cd), CRYPT_LUKS2) || crypt_get_integrity_info(cd, &ip) || !ip.integrity ||
+	    !*ip.integrity)
 		return 0;
 	if (!is_known(ip.integrity))
 		return fail(err, EOPNOTSUPP, "%s: its sectors are authenticated by %s, which is not known here", file,
@@ -137,17 +139,19 @@ int integrity_read_super(const char *file, uint64_t start, int sector_size, stru
 		return fail(err, code, "%s: %s", file, g_strerror(code));
 	if (n < (ssize_t)sizeof(sb) || memcmp(sb, magic, sizeof(magic)))
 		return fail(err, EINVAL,
-			    "%s: there is no integrity superblock at sector %" PRIu64 ", where its tags should begin", file,
-			    start);
+			    "%s: there is no integrity superblock at sector %" PRIu64 ", where its tags should begin",
+			    file, start);
 	if (get_le16(sb + 10) != in->tag_size)
 		return fail(err, EINVAL, "%s: its integrity superblock has tags of %u bytes, its header of %u", file,
 			    get_le16(sb + 10), in->tag_size);
 	if (sb[28] > 3 || 512u << sb[28] != (unsigned)sector_size)
-		return fail(err, EINVAL, "%s: its integrity superblock has blocks of 2^%u sectors, its header of %d bytes", file,
+		return fail(err, EINVAL,
+			    "%s: its integrity superblock has blocks of 2^%u sectors, its header of %d bytes", file,
 			    sb[28], sector_size);
 	in->provided = get_le64(sb + 16);
 	if (!in->provided || in->provided % ((unsigned)sector_size / 512))
-		return fail(err, EINVAL, "%s: its integrity superblock has %" PRIu64 " sectors for data", file, in->provided);
+		return fail(err, EINVAL, "%s: its integrity superblock has %" PRIu64 " sectors for data", file,
+			    in->provided);
 	return 0;
 }
 
@@ -158,7 +162,7 @@ int integrity_add_stage(struct volume *v, const char *file, uint64_t start, int 
 {
 	g_autofree char *path = volume_quoted(file), *line = NULL;
 
-	line = g_strdup_printf("0 %" PRIu64 " integrity %s %" PRIu64 " %u %c %d block_size:%d%s\n", in->provided, path, start,
-			       in->tag_size, mode, new ? 2 : 1, sector_size, new ? " fix_padding" : "");
+	line = g_strdup_printf("0 %" PRIu64 " integrity %s %" PRIu64 " %u %c %d block_size:%d%s\n", in->provided, path,
+			       start, in->tag_size, mode, new ? 2 : 1, sector_size, new ? " fix_padding" : "");
 	return stage_line_keyless(stage_new(v, INTEGRITY_SUFFIX), line, err);
 }

@@ -148,8 +148,8 @@ static int read_luks2(struct crypt_device *cd, const char *file, struct layout *
 	l->sectors = bytes / 512;
 	r = integrity_of_header(cd, file, &l->integrity, err);
 	if (!r && l->integrity.type && bytes)
-		r = fail(err, EOPNOTSUPP, "%s: its LUKS2 metadata has a size of %" PRIu64 " for data with integrity %s", file,
-			 bytes, l->integrity.type);
+		r = fail(err, EOPNOTSUPP, "%s: its LUKS2 metadata has a size of %" PRIu64 " for data with integrity %s",
+			 file, bytes, l->integrity.type);
 	return r;
 }
 
@@ -208,8 +208,10 @@ static int read_layout(struct crypt_device *cd, const char *file, const struct o
 	if (!r && l->integrity.type)
 		r = integrity_read_super(file, l->start, l->sector_size, &l->integrity, err);
 	if (!r && l->integrity.provided > l->sectors)
-		r = fail(err, EINVAL, "%s has %" PRIu64 " sectors from sector %" PRIu64 " on, too few for %" PRIu64
-			 " and their tags: was it cut short?", file, l->sectors, l->start, l->integrity.provided);
+		r = fail(err, EINVAL,
+			 "%s has %" PRIu64 " sectors from sector %" PRIu64 " on, too few for %" PRIu64
+			 " and their tags: was it cut short?",
+			 file, l->sectors, l->start, l->integrity.provided);
 	return r;
 }
 
@@ -245,7 +247,8 @@ static void activation_options(uint32_t flags, const struct layout *l, GString *
 			n++;
 		}
 	if (l->integrity.type) {
-		g_string_append_printf(list, " integrity:%u:%s", l->integrity.tag_size, integrity_profile(l->integrity.type));
+		g_string_append_printf(list, " integrity:%u:%s", l->integrity.tag_size,
+				       integrity_profile(l->integrity.type));
 		n++;
 	}
 	if (l->sector_size != 512) {
@@ -256,8 +259,8 @@ static void activation_options(uint32_t flags, const struct layout *l, GString *
 		g_string_append_printf(tail, " %u%s", n, list->str);
 }
 
-static int add_line(struct crypt_device *cd, const char *file, uint32_t flags, const struct key *k, const struct layout *l,
-		    struct volume *v, GError **err)
+static int add_line(struct crypt_device *cd, const char *file, uint32_t flags, const struct key *k,
+		    const struct layout *l, struct volume *v, GError **err)
 {
 	g_autofree char *path = volume_quoted(file);
 	g_autofree char *head =
@@ -293,7 +296,8 @@ static int add_two(struct crypt_device *cd, const char *file, const char *name, 
 static int check_flags(const char *file, const struct options *o, const struct layout *l, GError **err)
 {
 	if (l->integrity.type && o->allow_discards)
-		return fail(err, EINVAL, "%s: --allow-discards: a discard would leave sectors whose tags are wrong", file);
+		return fail(err, EINVAL, "%s: --allow-discards: a discard would leave sectors whose tags are wrong",
+			    file);
 	if (!l->integrity.type && o->no_journal)
 		return fail(err, EINVAL, "%s: --integrity-no-journal: it has no tags, and so no journal", file);
 	return 0;
@@ -392,8 +396,8 @@ int luks_open(struct crypt_device *cd, const char *file, const char *name, const
 	return luks_open_with(cd, file, name, o, NULL, v, err);
 }
 
-int luks_open_with(struct crypt_device *cd, const char *file, const char *name, const struct options *o, struct key *given,
-		   struct volume *v, GError **err)
+int luks_open_with(struct crypt_device *cd, const char *file, const char *name, const struct options *o,
+		   struct key *given, struct volume *v, GError **err)
 {
 	g_autoptr(key) own = NULL;
 	struct key *k = given;

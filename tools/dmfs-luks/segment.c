@@ -127,5 +127,6 @@ int segment_make(const char *file, const char *cipher, const char *type, const s
 	if (!r && fsync(fd))
 		r = -errno;
 	close(fd);
-	return r ? fail(err, -r, "%s: the header that libcryptsetup made is not as expected: %s", file, g_strerror(-r)) : 0;
+	return r ? fail(err, -r, "%s: the header that libcryptsetup made is not as expected: %s", file, g_strerror(-r))
+		 : 0;
 }

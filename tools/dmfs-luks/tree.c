@@ -94,7 +94,8 @@ static bool is_part_name(const char *device)
 	size_t len = device ? strlen(device) : 0;
 
 	return len >= 3 && !strchr(device, '/') &&
-	       ((device[len - 2] == '_' && strchr("12", device[len - 1])) || g_str_has_suffix(device, INTEGRITY_SUFFIX));
+	       ((device[len - 2] == '_' && strchr("12", device[len - 1])) ||
+		g_str_has_suffix(device, INTEGRITY_SUFFIX));
 }
 
 /* The device beneath if this one's table stands on it and it is a part of the volume; or NULL. */

@@ -48,7 +48,7 @@ static void usage(FILE *to)
 	      to);
 }
 
-/* --- the library ---------------------------------------------------------------------------------------- */
+/* --- the library ----------------------------------------------------------------------------------- */
 
 /* Beside this program, as where it is built, or in ../lib/dmfs. */
 static char *find_library(void)
@@ -89,15 +89,40 @@ static void raise_limits(void)
 	}
 }
 
+/* An ordinary user's PATH lacks the directories that most of these programs are in. */
+static void complete_path(void)
+{
+	const char *before = g_getenv("PATH");
+	g_autoptr(GString) path = g_string_new(before ? before : "/usr/local/bin:/usr/bin:/bin");
+	g_auto(GStrv) there = g_strsplit(path->str, ":", -1);
+
+	for (const char *const *p = (const char *const[]){"/usr/local/sbin", "/usr/sbin", "/sbin", NULL}; *p; p++)
+		if (!g_strv_contains((const char *const *)there, *p))
+			g_string_append_printf(path, ":%s", *p);
+	g_setenv("PATH", path->str, TRUE);
+}
+
+/* Not one's own that was set for another mount. */
+static void configure_lvm(const char *shadow, const char *outer)
+{
+	const char *before = g_getenv("LVM_SYSTEM_DIR");
+	g_autofree char *dir = g_build_filename(shadow, "lvm", NULL);
+
+	if (!before || (outer && g_str_has_prefix(before, outer)))
+		g_setenv("LVM_SYSTEM_DIR", dir, TRUE);
+}
+
 static int run(const char *mount, char **disks, char **command)
 {
 	g_autofree char *library = find_library(), *shadow = NULL, *program = NULL, *why = NULL;
+	g_autofree char *outer = g_strdup(g_getenv("DMFS_RUN"));
 	g_autoptr(GError) err = NULL;
 
 	if (!library)
 		return fail(CANNOT_RUN, "libdmfs-run.so is neither beside this program nor in ../lib/dmfs");
 	if (strpbrk(library, ": "))
 		return fail(CANNOT_RUN, "%s: a path with a colon or a blank in it cannot be preloaded", library);
+	complete_path();
 	program = g_find_program_in_path(command[0]);
 	if (!program)
 		return fail(NOT_FOUND, "%s: command not found", command[0]);
@@ -112,11 +137,7 @@ static int run(const char *mount, char **disks, char **command)
 			return fail(CANNOT_RUN, "%s", err->message);
 	g_setenv("DMFS_RUN", shadow, TRUE);
 	g_setenv("DMFS_MOUNT", mount, TRUE);
-	if (!g_getenv("LVM_SYSTEM_DIR")) {
-		g_autofree char *lvm = g_build_filename(shadow, "lvm", NULL);
-
-		g_setenv("LVM_SYSTEM_DIR", lvm, TRUE);
-	}
+	configure_lvm(shadow, outer);
 	preload(library);
 	raise_limits();
 	execvp(program, command);

@@ -60,10 +60,12 @@ static char *why_not(const char *path, unsigned deep)
 		return NULL;
 	if ((st.st_mode & S_ISUID && st.st_uid != geteuid()) || (st.st_mode & S_ISGID && st.st_gid != getegid()))
 		return g_strdup_printf("%s is setuid or setgid: such a program takes no preloaded library, "
-				       "and would see the kernel's devices", path);
+				       "and would see the kernel's devices",
+				       path);
 	if (geteuid() && getxattr(path, "security.capability", NULL, 0) > 0)
 		return g_strdup_printf("%s has capabilities of its own: such a program takes no preloaded library, "
-				       "and would see the kernel's devices", path);
+				       "and would see the kernel's devices",
+				       path);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return NULL;
@@ -74,7 +76,8 @@ static char *why_not(const char *path, unsigned deep)
 			return g_strdup_printf("%s is a program for another word size than dmfs-run's library", path);
 		if (!has_interpreter(head, (size_t)len))
 			return g_strdup_printf("%s is statically linked: such a program takes no preloaded library, "
-					       "and would see the kernel's devices", path);
+					       "and would see the kernel's devices",
+					       path);
 	} else if (len > 2 && head[0] == '#' && head[1] == '!' && deep) {
 		g_autofree char *interpreter = script_interpreter(head, (size_t)len);
 

@@ -2,10 +2,11 @@
 /*
  * Makes the shadow: what is in it that the library does not make itself, when it looks at the mount.
  *
- *	mount, majors, identity     links; identity: the device number of the mount and when it was made
- *	proc/devices, proc/misc     the kernel's, with the device mapper in them
- *	dev/                        links to what is in the real /dev but block devices, so that a listing has them
- *	lvm/lvm.conf                for LVM
+ *	mount, numbers           links: preload/base.c says which
+ *	identity                 a link: the device number of the mount and when it was made
+ *	proc/devices, proc/misc  the kernel's, with the device mapper in them
+ *	dev/                     links to what is in the real /dev but block devices, so that a listing has them
+ *	lvm/lvm.conf             for LVM
  *
  * It is made beside its place and renamed, so that it is there whole or not at all.
  */
@@ -43,7 +44,7 @@ static bool put_link(const char *dir, const char *name, const char *target, GErr
 	return !symlink(target, path) || failed(err, path);
 }
 
-/* --- where it is ------------------------------------------------------------------------------------------- */
+/* --- where it is ----------------------------------------------------------------------------------- */
 
 /* Nobody else's, and no link. */
 static bool own_dir(const char *path, GError **err)
@@ -91,7 +92,7 @@ static void remove_tree(const char *path)
 	rmdir(path);
 }
 
-/* --- what is in it ------------------------------------------------------------------------------------------- */
+/* --- what is in it --------------------------------------------------------------------------------- */
 
 /* A block device's major number that the kernel has not given away. */
 static unsigned free_major(const char *devices, unsigned except)
@@ -110,32 +111,42 @@ static unsigned free_major(const char *devices, unsigned except)
 }
 
 /* A ramdisk is what LVM and lsblk take for a disk without partitions. */
-static bool put_devices(const char *dir, GError **err)
+static bool put_devices(const char *dir, const char *mount, GError **err)
 {
-	g_autofree char *text = NULL, *all = NULL, *majors = NULL, *misc = NULL;
+	g_autofree char *text = NULL, *all = NULL, *numbers = NULL, *misc = NULL;
+	g_autofree char *control = g_build_filename(mount, "control", NULL),
+			*events = g_build_filename(mount, "events", NULL);
+	struct stat of_control, of_events;
 	unsigned dm, disk;
+
+	if (stat(control, &of_control))
+		return failed(err, control);
+	if (stat(events, &of_events))
+		return failed(err, events);
 
 	if (!g_file_get_contents("/proc/devices", &text, NULL, NULL))
 		text = g_strdup("Character devices:\n 10 misc\n\nBlock devices:\n");
 	dm = free_major(text, 0);
 	disk = free_major(text, dm);
-	majors = g_strdup_printf("%u:%u", dm, disk);
+	numbers = g_strdup_printf("%u:%u %u:%u %lu %lu", dm, disk, major(of_control.st_dev), minor(of_control.st_dev),
+				  (unsigned long)of_control.st_ino, (unsigned long)of_events.st_ino);
 	{
 		g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
 		g_autoptr(GString) out = g_string_new(NULL);
 
 		for (unsigned i = 0; lines[i]; i++)
 			if (*lines[i] && !g_str_has_suffix(lines[i], " device-mapper"))
-				g_string_append_printf(out, "%s%s\n", strcmp(lines[i], "Block devices:") ? "" : "\n", lines[i]);
+				g_string_append_printf(out, "%s%s\n", strcmp(lines[i], "Block devices:") ? "" : "\n",
+						       lines[i]);
 		g_string_append_printf(out, "%3u ramdisk\n%3u device-mapper\n", disk, dm);
 		all = g_string_free(g_steal_pointer(&out), FALSE);
 	}
 	g_clear_pointer(&text, g_free);
 	if (!g_file_get_contents("/proc/misc", &text, NULL, NULL))
 		text = g_strdup("");
-	misc = strstr(text, "device-mapper") ? g_strdup("236 device-mapper\n") :
-					       g_strconcat("236 device-mapper\n", text, NULL);
-	return put_link(dir, "majors", majors, err) && put(dir, "proc/devices", all, err) &&
+	misc = strstr(text, "device-mapper") ? g_strdup("236 device-mapper\n")
+					     : g_strconcat("236 device-mapper\n", text, NULL);
+	return put_link(dir, "numbers", numbers, err) && put(dir, "proc/devices", all, err) &&
 	       put(dir, "proc/misc", misc, err);
 }
 
@@ -159,23 +170,25 @@ static void put_real_dev(const char *shadow)
 static bool put_lvm(const char *shadow, const char *final, GError **err)
 {
 	g_autofree char *text = g_strdup_printf(
-		"# made by dmfs-run\n"
-		"config { checks = 0 }\n"
-		"devices {\n"
-		"\tdir = \"/dev\"\n\tscan = [ \"/dev\" ]\n\tobtain_device_list_from_udev = 0\n"
-		"\texternal_device_info_source = \"none\"\n\tuse_devicesfile = 0\n\thints = \"none\"\n"
-		"\tmultipath_component_detection = 0\n\tmd_component_detection = 0\n\tfw_raid_component_detection = 0\n"
-		"}\n"
-		"backup { backup = 1\n\tarchive = 1\n\tbackup_dir = \"%s/lvm/backup\"\n\tarchive_dir = \"%s/lvm/archive\" }\n"
-		"global {\n"
-		"\tlocking_dir = \"/run/lock/lvm\"\n\tuse_lvmpolld = 0\n\tuse_lvmlockd = 0\n\tevent_activation = 0\n"
-		"\tnotify_dbus = 0\n\tsystem_id_source = \"none\"\n"
-		"}\n"
-		"activation {\n"
-		"\tudev_sync = 0\n\tudev_rules = 0\n\tverify_udev_operations = 0\n\tmonitoring = 0\n"
-		"\tuse_mlockall = 0\n\tmlock_filter = [ \" \" ]\n\treserved_memory = 0\n\treserved_stack = 64\n\tprocess_priority = 0\n"
-		"}\n",
-		final, final);
+	    "# made by dmfs-run\n"
+	    "config { checks = 0 }\n"
+	    "devices {\n"
+	    "\tdir = \"/dev\"\n\tscan = [ \"/dev\" ]\n\tobtain_device_list_from_udev = 0\n"
+	    "\texternal_device_info_source = \"none\"\n\tuse_devicesfile = 0\n\thints = \"none\"\n"
+	    "\tmultipath_component_detection = 0\n\tmd_component_detection = 0\n\tfw_raid_component_detection = 0\n"
+	    "}\n"
+	    "backup { backup = 1\n\tarchive = 1\n\tbackup_dir = \"%s/lvm/backup\"\n\tarchive_dir = \"%s/lvm/archive\" "
+	    "}\n"
+	    "global {\n"
+	    "\tlocking_dir = \"/run/lock/lvm\"\n\tuse_lvmpolld = 0\n\tuse_lvmlockd = 0\n\tevent_activation = 0\n"
+	    "\tnotify_dbus = 0\n\tsystem_id_source = \"none\"\n"
+	    "}\n"
+	    "activation {\n"
+	    "\tudev_sync = 0\n\tudev_rules = 0\n\tverify_udev_operations = 0\n\tmonitoring = 0\n"
+	    "\tuse_mlockall = 0\n\tmlock_filter = [ \" \" ]\n\treserved_memory = 0\n\treserved_stack = "
+	    "64\n\tprocess_priority = 19\n"
+	    "}\n",
+	    final, final);
 
 	return put(shadow, "lvm/lvm.conf", text, err);
 }
@@ -189,16 +202,29 @@ static char *identity_of(const char *mount, GError **err)
 		return NULL;
 	}
 	/* the access time of a mount's root is that of the mount */
-	return g_strdup_printf("%u:%u %" PRId64 ".%09ld", major(st.st_dev), minor(st.st_dev), (int64_t)st.st_atim.tv_sec,
-			       (long)st.st_atim.tv_nsec);
+	return g_strdup_printf("%u:%u %" PRId64 ".%09ld", major(st.st_dev), minor(st.st_dev),
+			       (int64_t)st.st_atim.tv_sec, (long)st.st_atim.tv_nsec);
 }
 
 static bool fill(const char *shadow, const char *final, const char *mount, const char *identity, GError **err)
 {
-	static const char *const dirs[] = {
-		"dev/mapper", "disk", "name", "minor", "geometry", "proc", "lvm/backup", "lvm/archive", "lvm/profile",
-		"run/cryptsetup", "run/lvm", "run/lock/lvm", "var/lock", "sys/block", "sys/class/block", "sys/dev/block",
-		"sys/devices/virtual/block", NULL};
+	static const char *const dirs[] = {"dev/mapper",
+					   "disk",
+					   "name",
+					   "geometry",
+					   "proc",
+					   "lvm/backup",
+					   "lvm/archive",
+					   "lvm/profile",
+					   "run/cryptsetup",
+					   "run/lvm",
+					   "run/lock/lvm",
+					   "var/lock",
+					   "sys/block",
+					   "sys/class/block",
+					   "sys/dev/block",
+					   "sys/devices/virtual/block",
+					   NULL};
 	g_autofree char *control = g_build_filename(mount, "control", NULL);
 
 	for (const char *const *d = dirs; *d; d++) {
@@ -208,9 +234,10 @@ static bool fill(const char *shadow, const char *final, const char *mount, const
 			return failed(err, path);
 	}
 	put_real_dev(shadow);
-	return put_devices(shadow, err) && put_lvm(shadow, final, err) && put_link(shadow, "mount", mount, err) &&
-	       put_link(shadow, "dev/mapper/control", control, err) &&
-	       put_link(shadow, "var/lock/lvm", "../../run/lock/lvm", err) && put_link(shadow, "identity", identity, err);
+	return put_devices(shadow, mount, err) && put_lvm(shadow, final, err) &&
+	       put_link(shadow, "mount", mount, err) && put_link(shadow, "dev/mapper/control", control, err) &&
+	       put_link(shadow, "var/lock/lvm", "../../run/lock/lvm", err) &&
+	       put_link(shadow, "identity", identity, err);
 }
 
 /* Those of mounts that are no more. */
@@ -221,7 +248,8 @@ static void remove_stale(const char *parent_dir)
 
 	while (dir && (e = readdir(dir))) {
 		g_autofree char *shadow = g_build_filename(parent_dir, e->d_name, NULL);
-		g_autofree char *link = g_build_filename(shadow, "mount", NULL), *mount = NULL, *now = NULL, *then = NULL;
+		g_autofree char *link = g_build_filename(shadow, "mount", NULL), *mount = NULL, *now = NULL,
+				*then = NULL;
 		g_autofree char *identity = g_build_filename(shadow, "identity", NULL);
 
 		if (e->d_name[0] == '.' || strchr(e->d_name, '-')) /* in the making */
@@ -269,7 +297,7 @@ char *shadow_make(const char *mount, GError **err)
 	return g_steal_pointer(&shadow);
 }
 
-/* --- disks ----------------------------------------------------------------------------------------------------- */
+/* --- disks ----------------------------------------------------------------------------------------- */
 
 static char *name_for(const char *shadow, const char *disk)
 {
@@ -277,7 +305,8 @@ static char *name_for(const char *shadow, const char *disk)
 
 	for (unsigned n = 1;; n++) {
 		g_autofree char *name = n == 1 ? g_strdup(base) : g_strdup_printf("%s-%u", base, n);
-		g_autofree char *real = g_build_filename("/dev", name, NULL), *path = g_build_filename(shadow, "dev", name, NULL);
+		g_autofree char *real = g_build_filename("/dev", name, NULL),
+				*path = g_build_filename(shadow, "dev", name, NULL);
 
 		if (access(real, F_OK) && !symlink(disk, path))
 			return g_steal_pointer(&name);

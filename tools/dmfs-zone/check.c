@@ -24,8 +24,8 @@ int dm_check(char **names, unsigned n, bool repair, GError **err)
 		r = zoned_md_open(&g, repair, &md, err);
 	if (!r) {
 		zoned_md_super(md, &sb);
-		printf("%" PRIu32 " zones of %u sectors, %" PRIu32 " chunks, metadata version %" PRIu32 ", generation %" PRIu64
-		       "\n",
+		printf("%" PRIu32 " zones of %u sectors, %" PRIu32 " chunks, metadata version %" PRIu32
+		       ", generation %" PRIu64 "\n",
 		       g.zones, g.zone_sectors, sb.chunks, sb.version, sb.generation);
 		r = zoned_md_check(md, repair, print_error, &repair, &found, err);
 		zoned_md_close(md);

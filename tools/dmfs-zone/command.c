@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * dmfs-zone report, capacity, reset, open, close, finish: blkzone's commands, on a file with zones, which nobody else may
- * have in use for writing, or on an image of a mounted dmfs, by the device message @zone.
+ * dmfs-zone report, capacity, reset, open, close, finish: blkzone's commands, on a file with zones, which nobody else
+ * may have in use for writing, or on an image of a mounted dmfs, by the device message @zone.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -40,10 +40,8 @@ static int parse_range(const struct options *o, struct range *out, GError **err)
 static const struct {
 	const char *name;
 	enum dm_op op;
-} operations[] = {{"reset", DM_ZONE_RESET},
-		  {"open", DM_ZONE_OPEN},
-		  {"close", DM_ZONE_CLOSE},
-		  {"finish", DM_ZONE_FINISH}};
+} operations[] = {
+    {"reset", DM_ZONE_RESET}, {"open", DM_ZONE_OPEN}, {"close", DM_ZONE_CLOSE}, {"finish", DM_ZONE_FINISH}};
 
 /* --- a file ------------------------------------------------------------------------------ */
 
@@ -79,18 +77,20 @@ static int report_file(struct dm_dev *dev, const char *command, const struct ran
 	return 0;
 }
 
-static int manage_file(struct dm_dev *dev, enum dm_op op, const struct range *range, uint64_t end, unsigned zone, GError **err)
+static int manage_file(struct dm_dev *dev, enum dm_op op, const struct range *range, uint64_t end, unsigned zone,
+		       GError **err)
 {
 	uint64_t all = dm_dev_sectors(dev);
 	struct dm_region where = {dev, range->offset, end - range->offset};
 	int r = 0;
 
 	if (range->offset % zone || (end % zone && end != all))
-		return fail(err, EINVAL, "sectors %" PRIu64 " to %" PRIu64 " are not whole zones of %u sectors", range->offset, end,
-			    zone);
+		return fail(err, EINVAL, "sectors %" PRIu64 " to %" PRIu64 " are not whole zones of %u sectors",
+			    range->offset, end, zone);
 	if (op == DM_ZONE_RESET && where.sectors == all)
 		r = dm_io_sync(DM_ZONE_RESET_ALL, 0, 1, &where, NULL, 0, NULL);
-	for (; where.sector < end && !r && !(op == DM_ZONE_RESET && range->offset == 0 && end == all); where.sector += zone) {
+	for (; where.sector < end && !r && !(op == DM_ZONE_RESET && range->offset == 0 && end == all);
+	     where.sector += zone) {
 		where.sectors = MIN(zone, end - where.sector);
 		r = dm_io_sync(op, 0, 1, &where, NULL, 0, NULL);
 		if (r)
@@ -119,9 +119,9 @@ static int file_command(const char *command, const char *file, const struct rang
 	if (r)
 		return r;
 	dm_dev_limits(dev, &limits);
-	end = range->length	? range->offset + range->length :
-	      range->count && !reads ? range->offset + range->count * limits.zone_sectors :
-				  dm_dev_sectors(dev);
+	end = range->length	       ? range->offset + range->length
+	      : range->count && !reads ? range->offset + range->count * limits.zone_sectors
+				       : dm_dev_sectors(dev);
 	if (!limits.zone_model)
 		r = fail(err, EINVAL, "%s has no zones: there is no %s" ZONES_SUFFIX, file, file);
 	else if (range->offset >= dm_dev_sectors(dev) || end < range->offset || end > dm_dev_sectors(dev))
@@ -158,7 +158,8 @@ static int image_message(const char *root, const char *name, const char *text, c
 	return fail(err, -r, "%s: %s", name, g_strerror(-r));
 }
 
-static int image_command(const char *command, const char *root, const char *name, const struct range *range, GError **err)
+static int image_command(const char *command, const char *root, const char *name, const struct range *range,
+			 GError **err)
 {
 	bool reads = !strcmp(command, "report") || !strcmp(command, "capacity");
 	g_autofree char *reply = NULL, *text = NULL;
@@ -173,8 +174,9 @@ static int image_command(const char *command, const char *root, const char *name
 		length = range->count * line_number(reply, "len 0x");
 		g_clear_pointer(&reply, g_free);
 	}
-	text = length ? g_strdup_printf("@zone %s %" PRIu64 " %" PRIu64, reads ? "report" : command, range->offset, length) :
-			g_strdup_printf("@zone %s %" PRIu64, reads ? "report" : command, range->offset);
+	text = length
+		   ? g_strdup_printf("@zone %s %" PRIu64 " %" PRIu64, reads ? "report" : command, range->offset, length)
+		   : g_strdup_printf("@zone %s %" PRIu64, reads ? "report" : command, range->offset);
 	r = image_message(root, name, text, &reply, err);
 	if (r || !reads)
 		return r;
@@ -194,7 +196,8 @@ static char *device_directory(const char *path)
 {
 	g_autofree char *absolute = g_canonicalize_filename(path, NULL), *base = g_path_get_basename(absolute);
 	g_autofree char *dir = !strcmp(base, "image") ? g_path_get_dirname(absolute) : g_strdup(absolute);
-	g_autofree char *message = g_build_filename(dir, "message", NULL), *table = g_build_filename(dir, "table", NULL);
+	g_autofree char *message = g_build_filename(dir, "message", NULL),
+			*table = g_build_filename(dir, "table", NULL);
 
 	return !access(message, F_OK) && !access(table, F_OK) ? g_steal_pointer(&dir) : NULL;
 }

@@ -104,7 +104,8 @@ static void fill_blocks(struct zoned_super *sb, uint32_t chunks)
 }
 
 /* First as many chunks as there would be without metadata, for how many zones those take; then what is left. */
-static int plan(const struct zoned_geometry *g, const struct options *o, struct zoned_super *sb, uint32_t *first, GError **err)
+static int plan(const struct zoned_geometry *g, const struct options *o, struct zoned_super *sb, uint32_t *first,
+		GError **err)
 {
 	uint32_t bitmap_zones;
 	struct count c;
@@ -123,7 +124,8 @@ static int plan(const struct zoned_geometry *g, const struct options *o, struct 
 		return fail(err, ENOSPC, "%u usable zones are not enough", c.usable);
 	fill_blocks(sb, c.usable - bitmap_zones - sb->reserved_seq);
 	if (set_zones(g, sb) * 2 >= c.row || set_zones(g, sb) * 2 + sb->reserved_seq >= c.usable)
-		return fail(err, ENOSPC, "%u zones for random writes in a row: %u are needed for metadata, and one more", c.row,
+		return fail(err, ENOSPC,
+			    "%u zones for random writes in a row: %u are needed for metadata, and one more", c.row,
 			    set_zones(g, sb) * 2);
 	fill_blocks(sb, c.usable - set_zones(g, sb) * 2 - sb->reserved_seq);
 	*first = c.first;
@@ -155,8 +157,8 @@ static int write_super(const struct zoned_geometry *g, const struct zoned_super 
 	if (dev)
 		random_uuid(own.device_uuid);
 	zoned_super_write(&own, data);
-	return dm_write_sync(g->devs[dev].dev, (uint64_t)(zone - g->devs[dev].first) * g->zone_sectors, ZONED_BLOCK_SECTORS,
-			     data, 0);
+	return dm_write_sync(g->devs[dev].dev, (uint64_t)(zone - g->devs[dev].first) * g->zone_sectors,
+			     ZONED_BLOCK_SECTORS, data, 0);
 }
 
 /* Blocks of one byte over and over; zeroes take no space where they can. */

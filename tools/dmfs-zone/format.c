@@ -64,7 +64,8 @@ static int parse_zones(const char *file, const struct options *o, struct zones *
 	if (!dm_is_pow2(zone) || zone < 4096 || zone >> DM_SECTOR_SHIFT > 1u << 31)
 		return fail(err, EINVAL, "--zone-size=%s: a power of two from 4K to 1T", o->zone_size);
 	if (!bytes || bytes % 4096 || bytes > SIZE_MAX_BYTES || bytes / zone > INT32_MAX - 1)
-		return fail(err, EINVAL, "a size of %" PRIu64 " bytes: a multiple of 4096, and less than 2^31 zones", bytes);
+		return fail(err, EINVAL, "a size of %" PRIu64 " bytes: a multiple of 4096, and less than 2^31 zones",
+			    bytes);
 	*capacity = zone;
 	if (o->capacity && (r = parse_size(o->capacity, "--zone-capacity", capacity, err)))
 		return r;
@@ -85,8 +86,8 @@ static int parse_rest(const struct options *o, struct zones *z, GError **err)
 	if (o->model && !aware && strcmp(o->model, "host-managed"))
 		return fail(err, EINVAL, "--model=%s: host-managed or host-aware", o->model);
 	if (o->max_open < 0 || o->max_active < 0 || (o->max_active && o->max_open > o->max_active))
-		return fail(err, EINVAL, "--max-open=%d, --max-active=%d: numbers, and not more open than active", o->max_open,
-			    o->max_active);
+		return fail(err, EINVAL, "--max-open=%d, --max-active=%d: numbers, and not more open than active",
+			    o->max_open, o->max_active);
 	z->model = aware ? DM_ZONES_HOST_AWARE : DM_ZONES_HOST_MANAGED;
 	z->logical_block = o->block_size ? (unsigned)o->block_size : DM_SECTOR_SIZE;
 	if (o->block_size < 0 || !dm_is_pow2(z->logical_block) || z->logical_block < 512 || z->logical_block > 4096)
@@ -103,9 +104,9 @@ static void fill_zones(struct zones *z, unsigned conventional, uint64_t capacity
 	for (unsigned i = 0; i < z->n; i++) {
 		bool plain = i < conventional;
 
-		z->zone[i].type = plain			     ? DM_ZONE_CONVENTIONAL :
-				  z->model == DM_ZONES_HOST_AWARE ? DM_ZONE_SEQUENTIAL_PREFERRED :
-								    DM_ZONE_SEQUENTIAL;
+		z->zone[i].type = plain				    ? DM_ZONE_CONVENTIONAL
+				  : z->model == DM_ZONES_HOST_AWARE ? DM_ZONE_SEQUENTIAL_PREFERRED
+								    : DM_ZONE_SEQUENTIAL;
 		z->zone[i].condition = plain ? DM_ZONE_NOT_WP : DM_ZONE_EMPTY;
 		z->zone[i].capacity = zones_length(z, i);
 		if (!plain)
@@ -126,11 +127,13 @@ static int make_data(const char *file, const struct zones *z, const struct optio
 	else if (!S_ISREG(st.st_mode))
 		r = fail(err, EINVAL, "%s is not a regular file", file);
 	else if (st.st_blocks && !o->force)
-		r = fail(err, EEXIST, "%s has data, of which only those in conventional zones would stay: --force", file);
+		r = fail(err, EEXIST, "%s has data, of which only those in conventional zones would stay: --force",
+			 file);
 	else if (ftruncate(fd, bytes) < 0)
 		r = fail(err, errno, "%s: %s", file, g_strerror(errno));
 	else if (st.st_blocks && bytes > first &&
-		 fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, bytes - first) < 0 && errno != EOPNOTSUPP)
+		 fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, bytes - first) < 0 &&
+		 errno != EOPNOTSUPP)
 		r = fail(err, errno, "%s: %s", file, g_strerror(errno));
 	else if (fsync(fd) < 0)
 		r = fail(err, errno, "%s: %s", file, g_strerror(errno));

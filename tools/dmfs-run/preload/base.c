@@ -29,7 +29,7 @@ void *run_next(const char *name)
 	return f;
 }
 
-/* --- texts --------------------------------------------------------------------------------------------- */
+/* --- texts ----------------------------------------------------------------------------------------- */
 
 void text_free(struct text *t)
 {
@@ -97,7 +97,7 @@ const char *text_get(const struct text *t)
 	return t->s ? t->s : "";
 }
 
-/* --- files ----------------------------------------------------------------------------------------------- */
+/* --- files ----------------------------------------------------------------------------------------- */
 
 static int read_all(int fd, struct text *out)
 {
@@ -172,21 +172,18 @@ bool path_format(char out[PATH_MAX], const char *format, ...)
 	return n >= 0 && n < PATH_MAX;
 }
 
-/* --- start ------------------------------------------------------------------------------------------------- */
+/* --- start ----------------------------------------------------------------------------------------- */
 
-static bool stat_in_mount(const char *file, struct stat *st)
-{
-	char path[PATH_MAX];
-
-	return path_format(path, "%s%s", run.mount, file) && !NEXT(stat)(path, st);
-}
-
-/* The shadow has what does not change in two links: mount, and majors, which is DM:DISK. */
+/*
+ * The shadow has what does not change in two links: mount, and numbers: DM:DISK, the mount's device, and the inodes of
+ * its control and events.  So the start of a program asks the mount nothing.
+ */
 void run_init(void)
 {
 	const char *shadow = getenv(ENV_SHADOW);
-	char path[PATH_MAX], majors[32];
-	struct stat st;
+	char path[PATH_MAX], numbers[128];
+	unsigned dev_major, dev_minor;
+	unsigned long control, events;
 	int before = errno;
 
 	if (run.on || !shadow || *shadow != '/' || strlen(shadow) >= sizeof run.shadow - 128)
@@ -194,16 +191,15 @@ void run_init(void)
 	strcpy(run.shadow, shadow);
 	run.shadow_len = strlen(shadow);
 	if (path_format(path, "%s/mount", shadow) && link_read(path, run.mount, sizeof run.mount - 300) &&
-	    path_format(path, "%s/majors", shadow) && link_read(path, majors, sizeof majors) &&
-	    sscanf(majors, "%u:%u", &run.dm_major, &run.disk_major) == 2 && stat_in_mount("", &st)) {
+	    path_format(path, "%s/numbers", shadow) && link_read(path, numbers, sizeof numbers) &&
+	    sscanf(numbers, "%u:%u %u:%u %lu %lu", &run.dm_major, &run.disk_major, &dev_major, &dev_minor, &control,
+		   &events) == 6) {
 		run.mount_len = strlen(run.mount);
-		run.mount_dev = st.st_dev;
-		run.on = stat_in_mount("/control", &st);
-		run.control_ino = st.st_ino;
-		run.on &= stat_in_mount("/events", &st);
-		run.events_ino = st.st_ino;
-	}
-	if (run.on)
+		run.mount_dev = makedev(dev_major, dev_minor);
+		run.control_ino = control;
+		run.events_ino = events;
+		run.on = true;
 		disks_load();
+	}
 	errno = before;
 }

@@ -26,8 +26,8 @@ static uint64_t attribute(const struct node *n, const char *name, uint64_t other
 	char path[PATH_MAX];
 
 	shadow_sync();
-	path_format(path, "%s/sys/dev/block/%u:%u/%s", run.shadow, n->kind == NODE_MAPPED ? run.dm_major : run.disk_major,
-		    n->minor, name);
+	path_format(path, "%s/sys/dev/block/%u:%u/%s", run.shadow,
+		    n->kind == NODE_MAPPED ? run.dm_major : run.disk_major, n->minor, name);
 	return file_read(path, &t) || !t.len ? otherwise : strtoull(t.s, NULL, 10);
 }
 
@@ -113,18 +113,20 @@ static int geometry(int fd, const struct node *n, struct hd_geometry *out)
 		v[1] = 16;
 		v[2] = 63;
 	}
-	*out = (struct hd_geometry){
-		.heads = (unsigned char)v[1], .sectors = (unsigned char)v[2], .cylinders = (unsigned short)v[0], .start = v[3]};
+	*out = (struct hd_geometry){.heads = (unsigned char)v[1],
+				    .sectors = (unsigned char)v[2],
+				    .cylinders = (unsigned short)v[0],
+				    .start = v[3]};
 	return 0;
 }
 
-#define ANSWER(type, value)                      \
-	do {                                     \
-		type answer_ = (type)(value);    \
-		if (!arg)                        \
-			return -EFAULT;          \
-		memcpy(arg, &answer_, sizeof answer_); \
-		return 0;                        \
+#define ANSWER(type, value)                                                                                            \
+	do {                                                                                                           \
+		type answer_ = (type)(value);                                                                          \
+		if (!arg)                                                                                              \
+			return -EFAULT;                                                                                \
+		memcpy(arg, &answer_, sizeof answer_);                                                                 \
+		return 0;                                                                                              \
 	} while (0)
 
 static int sizes(int fd, unsigned long request, void *arg)

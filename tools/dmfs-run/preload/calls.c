@@ -25,23 +25,23 @@
 #define PUBLIC __attribute__((visibility("default")))
 
 /* ret NAME(args): path is led to where it is, then libc's NAME(pass). */
-#define CALL(ret, name, what, args, pass)                \
-	PUBLIC ret name args                             \
-	{                                                \
-		char to[PATH_MAX];                       \
-                                                         \
-		path = place(path, to, what);            \
-		return NEXT(name) pass;                  \
+#define CALL(ret, name, what, args, pass)                                                                              \
+	PUBLIC ret name args                                                                                           \
+	{                                                                                                              \
+		char to[PATH_MAX];                                                                                     \
+                                                                                                                       \
+		path = place(path, to, what);                                                                          \
+		return NEXT(name) pass;                                                                                \
 	}
 
 /* The same with the descriptor of a directory, dir. */
-#define CALL_AT(ret, name, what, args, pass)             \
-	PUBLIC ret name args                             \
-	{                                                \
-		char to[PATH_MAX];                       \
-                                                         \
-		path = place_at(dir, path, to, what);    \
-		return NEXT(name) pass;                  \
+#define CALL_AT(ret, name, what, args, pass)                                                                           \
+	PUBLIC ret name args                                                                                           \
+	{                                                                                                              \
+		char to[PATH_MAX];                                                                                     \
+                                                                                                                       \
+		path = place_at(dir, path, to, what);                                                                  \
+		return NEXT(name) pass;                                                                                \
 	}
 
 #define LOOK PLACE_LOOK
@@ -86,7 +86,7 @@ CALL(int, scandir64, LOOK,
       int (*compare)(const struct dirent64 **, const struct dirent64 **)),
      (path, list, filter, compare))
 
-/* --- what removes and makes names ------------------------------------------------------------------------ */
+/* --- what removes and makes names ------------------------------------------------------------------ */
 
 /* A device's name in /dev goes with the device, not by unlink(2), which the device mapper's library calls after it. */
 static bool names_device(const char *path)
@@ -163,8 +163,8 @@ static int rename_any(int from_dir, const char *from, int dir, const char *path,
 		NEXT(unlink)(real_from);
 		return 0;
 	}
-	return flags ? NEXT(renameat2)(from_dir, real_from, dir, real, flags) :
-		       NEXT(renameat)(from_dir, real_from, dir, real);
+	return flags ? NEXT(renameat2)(from_dir, real_from, dir, real, flags)
+		     : NEXT(renameat)(from_dir, real_from, dir, real);
 }
 
 PUBLIC int rename(const char *from, const char *path)
@@ -230,7 +230,7 @@ PUBLIC int symlinkat(const char *target, int dir, const char *path)
 	return NEXT(symlinkat)(real == path ? target : link_target(target, real, relative), dir, real);
 }
 
-/* --- back ------------------------------------------------------------------------------------------------- */
+/* --- back ------------------------------------------------------------------------------------------ */
 
 /* A path that leads into the mount or to a disk is its own real path; one in the shadow is told without it. */
 static char *real_path(const char *path, char *resolved)

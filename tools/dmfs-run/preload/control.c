@@ -24,7 +24,7 @@
 #define HEAD offsetof(struct dm_ioctl, data)
 #define LATER_FLAGS (DM_BUFFER_FULL_FLAG | DM_UEVENT_GENERATED_FLAG | DM_SECURE_DATA_FLAG | DM_DATA_OUT_FLAG)
 
-/* --- devices ------------------------------------------------------------------------------------------------ */
+/* --- devices --------------------------------------------------------------------------------------- */
 
 uint64_t command_dev(unsigned minor_nr)
 {
@@ -103,7 +103,7 @@ int command_state(struct dm_ioctl *io, const char *name)
 	return error;
 }
 
-/* --- results --------------------------------------------------------------------------------------------------- */
+/* --- results --------------------------------------------------------------------------------------- */
 
 void *command_room(struct dm_ioctl *io, size_t size, size_t *room)
 {
@@ -151,7 +151,7 @@ const char *command_string(struct dm_ioctl *io, size_t size, size_t offset)
 	return (char *)io + start;
 }
 
-/* --- commands on all devices ------------------------------------------------------------------------------------ */
+/* --- commands on all devices ----------------------------------------------------------------------- */
 
 static int version(struct dm_ioctl *io, size_t size)
 {
@@ -185,10 +185,10 @@ struct round {
 	unsigned removed, left;
 };
 
-static int remove_next(const char *name, void *data)
+static int remove_next(const struct listed *d, void *data)
 {
 	struct round *r = data;
-	int error = try_remove(name, r->deferred);
+	int error = try_remove(d->name, r->deferred);
 
 	r->removed += !error;
 	r->left += error == -EBUSY;
@@ -216,28 +216,24 @@ struct listing {
 };
 
 /* struct dm_name_list { u64 dev; u32 next; char name[]; }, then aligned to 8: u32 event number, u32 flags, uuid. */
-static int list_next(const char *name, void *data)
+static int list_next(const struct listed *d, void *data)
 {
 	struct listing *l = data;
 	size_t pfx = strlen(l->io->name), upfx = strlen(l->io->uuid), at = l->out.len;
-	uint64_t dev;
-	uint32_t next = 0, more[2] = {0, 0};
-	struct device d;
+	uint64_t dev = command_dev(d->minor);
+	uint32_t next = 0, more[2] = {d->events, 0};
 
-	if ((pfx && strncmp(l->io->name, name, pfx)) || strlen(name) > 127 || tree_device(name, &d) ||
-	    (upfx && strncmp(l->io->uuid, d.uuid, upfx)))
+	if ((pfx && strncmp(l->io->name, d->name, pfx)) || (upfx && strncmp(l->io->uuid, d->uuid, upfx)))
 		return 0;
-	dev = command_dev(d.minor);
 	text_add(&l->out, &dev, sizeof dev);
 	text_add(&l->out, &next, sizeof next);
-	text_add(&l->out, name, strlen(name) + 1);
+	text_add(&l->out, d->name, strlen(d->name) + 1);
 	command_align(&l->out);
-	more[0] = d.events;
 	if (l->io->flags & DM_UUID_FLAG)
-		more[1] = *d.uuid ? DM_NAME_LIST_FLAG_HAS_UUID : DM_NAME_LIST_FLAG_DOESNT_HAVE_UUID;
+		more[1] = *d->uuid ? DM_NAME_LIST_FLAG_HAS_UUID : DM_NAME_LIST_FLAG_DOESNT_HAVE_UUID;
 	text_add(&l->out, more, sizeof more);
 	if (more[1] == DM_NAME_LIST_FLAG_HAS_UUID)
-		text_add(&l->out, d.uuid, strlen(d.uuid) + 1);
+		text_add(&l->out, d->uuid, strlen(d->uuid) + 1);
 	command_align(&l->out);
 	if (l->out.failed)
 		return -ENOMEM;
@@ -317,7 +313,7 @@ static int get_target_version(struct dm_ioctl *io, size_t size)
 	return versions(io, size, only);
 }
 
-/* --- making and removing one ------------------------------------------------------------------------------------------ */
+/* --- making and removing one ----------------------------------------------------------------------- */
 
 static int make(const struct dm_ioctl *io)
 {
@@ -422,7 +418,7 @@ static int status(struct dm_ioctl *io, size_t size)
 	return error;
 }
 
-/* --- suspend, resume ------------------------------------------------------------------------------------------------------ */
+/* --- suspend, resume ------------------------------------------------------------------------------- */
 
 static int suspend(struct dm_ioctl *io, size_t size)
 {
@@ -439,7 +435,7 @@ static int suspend(struct dm_ioctl *io, size_t size)
 	return error ? error : command_state(io, d.name);
 }
 
-/* --- geometry ------------------------------------------------------------------------------------------------------------- */
+/* --- geometry -------------------------------------------------------------------------------------- */
 
 /* Cylinders, heads, sectors, start.  No dmfs device has one that anyone could ask for but by HDIO_GETGEO. */
 static int set_geometry(struct dm_ioctl *io, size_t size)
@@ -463,31 +459,31 @@ static int set_geometry(struct dm_ioctl *io, size_t size)
 	return 0;
 }
 
-/* --- which ------------------------------------------------------------------------------------------------------------------ */
+/* --- which ----------------------------------------------------------------------------------------- */
 
 static const struct command {
 	unsigned nr;
 	int (*fn)(struct dm_ioctl *io, size_t size);
 	bool on_all; /* name and uuid are not one device's */
 } commands[] = {
-	{DM_VERSION_CMD, version, true},
-	{DM_REMOVE_ALL_CMD, remove_all, true},
-	{DM_LIST_DEVICES_CMD, list_devices, true},
-	{DM_DEV_CREATE_CMD, create, false},
-	{DM_DEV_REMOVE_CMD, remove_one, false},
-	{DM_DEV_RENAME_CMD, rename_one, false},
-	{DM_DEV_SUSPEND_CMD, suspend, false},
-	{DM_DEV_STATUS_CMD, status, false},
-	{DM_DEV_WAIT_CMD, command_wait, false},
-	{DM_TABLE_LOAD_CMD, command_load, false},
-	{DM_TABLE_CLEAR_CMD, command_clear, false},
-	{DM_TABLE_DEPS_CMD, command_deps, false},
-	{DM_TABLE_STATUS_CMD, command_table, false},
-	{DM_LIST_VERSIONS_CMD, list_versions, true},
-	{DM_TARGET_MSG_CMD, command_message, false},
-	{DM_DEV_SET_GEOMETRY_CMD, set_geometry, false},
-	{DM_DEV_ARM_POLL_CMD, version, true},
-	{DM_GET_TARGET_VERSION_CMD, get_target_version, false},
+    {DM_VERSION_CMD, version, true},
+    {DM_REMOVE_ALL_CMD, remove_all, true},
+    {DM_LIST_DEVICES_CMD, list_devices, true},
+    {DM_DEV_CREATE_CMD, create, false},
+    {DM_DEV_REMOVE_CMD, remove_one, false},
+    {DM_DEV_RENAME_CMD, rename_one, false},
+    {DM_DEV_SUSPEND_CMD, suspend, false},
+    {DM_DEV_STATUS_CMD, status, false},
+    {DM_DEV_WAIT_CMD, command_wait, false},
+    {DM_TABLE_LOAD_CMD, command_load, false},
+    {DM_TABLE_CLEAR_CMD, command_clear, false},
+    {DM_TABLE_DEPS_CMD, command_deps, false},
+    {DM_TABLE_STATUS_CMD, command_table, false},
+    {DM_LIST_VERSIONS_CMD, list_versions, true},
+    {DM_TARGET_MSG_CMD, command_message, false},
+    {DM_DEV_SET_GEOMETRY_CMD, set_geometry, false},
+    {DM_DEV_ARM_POLL_CMD, version, true},
+    {DM_GET_TARGET_VERSION_CMD, get_target_version, false},
 };
 
 int control_command(unsigned command, void *buffer, size_t size)

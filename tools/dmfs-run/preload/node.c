@@ -20,7 +20,7 @@
 #define CONTROL_MAJOR 10 /* misc */
 #define CONTROL_MINOR 236
 
-/* --- images ---------------------------------------------------------------------------------------------- */
+/* --- images ---------------------------------------------------------------------------------------- */
 
 #define CACHED 256
 
@@ -46,7 +46,8 @@ static bool image_name(int fd, char name[128])
 	size_t len;
 
 	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-	if (!link_read(link, path, sizeof path) || strncmp(path, run.mount, run.mount_len) || path[run.mount_len] != '/')
+	if (!link_read(link, path, sizeof path) || strncmp(path, run.mount, run.mount_len) ||
+	    path[run.mount_len] != '/')
 		return false;
 	len = strlen(path);
 	if (len < 6 || strcmp(path + len - 6, "/image"))
@@ -79,7 +80,7 @@ static long image_minor(const struct stat *st, int fd, const char *path)
 	return nr;
 }
 
-/* --- all kinds --------------------------------------------------------------------------------------------- */
+/* --- all kinds ------------------------------------------------------------------------------------- */
 
 enum node_kind node_find(const struct stat *st, int fd, const char *path, unsigned *minor_nr)
 {
@@ -120,17 +121,16 @@ void node_stat(struct stat *st, int fd, const char *path)
 	if (kind == NODE_NONE)
 		return;
 	st->st_mode = (st->st_mode & 07777) | (kind == NODE_CONTROL ? S_IFCHR | 0600 : S_IFBLK);
-	st->st_rdev = kind == NODE_CONTROL  ? makedev(CONTROL_MAJOR, CONTROL_MINOR) :
-		      kind == NODE_MAPPED ? makedev(run.dm_major, minor_nr) :
-					      makedev(run.disk_major, minor_nr);
+	st->st_rdev = kind == NODE_CONTROL  ? makedev(CONTROL_MAJOR, CONTROL_MINOR)
+		      : kind == NODE_MAPPED ? makedev(run.dm_major, minor_nr)
+					    : makedev(run.disk_major, minor_nr);
 	st->st_size = st->st_blocks = 0;
 }
 
-/* --- who has it --------------------------------------------------------------------------------------------- */
+/* --- who has it ------------------------------------------------------------------------------------ */
 
 struct search {
 	dev_t dev;
-	bool inactive;
 };
 
 static bool deps_have(const char *name, const char *message, dev_t wanted)
@@ -152,11 +152,11 @@ static bool deps_have(const char *name, const char *message, dev_t wanted)
 	return false;
 }
 
-static int uses(const char *name, void *data)
+static int uses(const struct listed *d, void *data)
 {
 	const struct search *s = data;
 
-	return deps_have(name, "@numbers deps", s->dev) || deps_have(name, "@numbers inactive deps", s->dev);
+	return deps_have(d->name, "@numbers deps", s->dev) || deps_have(d->name, "@numbers inactive deps", s->dev);
 }
 
 bool node_is_held(const struct node *n)

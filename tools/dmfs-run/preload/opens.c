@@ -74,24 +74,26 @@ static int open_at(int dir, const char *path, int flags, mode_t mode)
 		errno = ENOENT;
 		return -1;
 	}
+	if (fd >= 0 && run.on && flags & O_ACCMODE)
+		writes_mark(fd);
 	if (fd >= 0 && run.on && (flags & (O_EXCL | O_CREAT)) == O_EXCL)
 		return claim(fd);
 	return fd;
 }
 
 /* Only these flags come with a mode. */
-#define MODE_OF(flags)                                            \
-	({                                                        \
-		mode_t mode_ = 0;                                 \
-                                                                  \
-		if ((flags) & O_CREAT || ((flags) & O_TMPFILE) == O_TMPFILE) { \
-			va_list ap;                               \
-                                                                  \
-			va_start(ap, flags);                      \
-			mode_ = va_arg(ap, mode_t);               \
-			va_end(ap);                               \
-		}                                                 \
-		mode_;                                            \
+#define MODE_OF(flags)                                                                                                 \
+	({                                                                                                             \
+		mode_t mode_ = 0;                                                                                      \
+                                                                                                                       \
+		if ((flags)&O_CREAT || ((flags)&O_TMPFILE) == O_TMPFILE) {                                             \
+			va_list ap;                                                                                    \
+                                                                                                                       \
+			va_start(ap, flags);                                                                           \
+			mode_ = va_arg(ap, mode_t);                                                                    \
+			va_end(ap);                                                                                    \
+		}                                                                                                      \
+		mode_;                                                                                                 \
 	})
 
 PUBLIC int open(const char *path, int flags, ...)
@@ -158,64 +160,64 @@ static const char *stream_mode(const char *path, const char *mode)
 	return strchr(mode, 'e') ? "r+e" : "r+";
 }
 
-#define STREAM(name)                                                           \
-	PUBLIC FILE *name(const char *path, const char *mode)                  \
-	{                                                                      \
-		char to[PATH_MAX];                                             \
-                                                                               \
-		path = place(path, to, *mode == 'r' ? PLACE_LOOK : PLACE_MAKE); \
-		return NEXT(name)(path, stream_mode(path, mode));              \
+#define STREAM(name)                                                                                                   \
+	PUBLIC FILE *name(const char *path, const char *mode)                                                          \
+	{                                                                                                              \
+		char to[PATH_MAX];                                                                                     \
+                                                                                                                       \
+		path = place(path, to, *mode == 'r' ? PLACE_LOOK : PLACE_MAKE);                                        \
+		return NEXT(name)(path, stream_mode(path, mode));                                                      \
 	}
 
 STREAM(fopen)
 STREAM(fopen64)
 
-#define REOPEN(name)                                                           \
-	PUBLIC FILE *name(const char *path, const char *mode, FILE *stream)    \
-	{                                                                      \
-		char to[PATH_MAX];                                             \
-                                                                               \
-		path = place(path, to, *mode == 'r' ? PLACE_LOOK : PLACE_MAKE); \
-		return NEXT(name)(path, stream_mode(path, mode), stream);      \
+#define REOPEN(name)                                                                                                   \
+	PUBLIC FILE *name(const char *path, const char *mode, FILE *stream)                                            \
+	{                                                                                                              \
+		char to[PATH_MAX];                                                                                     \
+                                                                                                                       \
+		path = place(path, to, *mode == 'r' ? PLACE_LOOK : PLACE_MAKE);                                        \
+		return NEXT(name)(path, stream_mode(path, mode), stream);                                              \
 	}
 
 REOPEN(freopen)
 REOPEN(freopen64)
 
-/* --- sizes -------------------------------------------------------------------------------------------------- */
+/* --- sizes ----------------------------------------------------------------------------------------- */
 
-#define TRUNCATE_FD(name, type)                                       \
-	PUBLIC int name(int fd, type length)                          \
-	{                                                             \
-		struct node n;                                        \
-                                                                      \
-		if (run.on && node_of_fd(fd, &n) != NODE_NONE) {      \
-			errno = EINVAL;                               \
-			return -1;                                    \
-		}                                                     \
-		return NEXT(name)(fd, length);                        \
+#define TRUNCATE_FD(name, type)                                                                                        \
+	PUBLIC int name(int fd, type length)                                                                           \
+	{                                                                                                              \
+		struct node n;                                                                                         \
+                                                                                                                       \
+		if (run.on && node_of_fd(fd, &n) != NODE_NONE) {                                                       \
+			errno = EINVAL;                                                                                \
+			return -1;                                                                                     \
+		}                                                                                                      \
+		return NEXT(name)(fd, length);                                                                         \
 	}
 
 TRUNCATE_FD(ftruncate, off_t)
 TRUNCATE_FD(ftruncate64, off64_t)
 
-#define TRUNCATE(name, type)                                          \
-	PUBLIC int name(const char *path, type length)                \
-	{                                                             \
-		char to[PATH_MAX];                                    \
-                                                                      \
-		path = place(path, to, PLACE_LOOK);                   \
-		if (run.on && is_device(AT_FDCWD, path)) {            \
-			errno = EINVAL;                               \
-			return -1;                                    \
-		}                                                     \
-		return NEXT(name)(path, length);                      \
+#define TRUNCATE(name, type)                                                                                           \
+	PUBLIC int name(const char *path, type length)                                                                 \
+	{                                                                                                              \
+		char to[PATH_MAX];                                                                                     \
+                                                                                                                       \
+		path = place(path, to, PLACE_LOOK);                                                                    \
+		if (run.on && is_device(AT_FDCWD, path)) {                                                             \
+			errno = EINVAL;                                                                                \
+			return -1;                                                                                     \
+		}                                                                                                      \
+		return NEXT(name)(path, length);                                                                       \
 	}
 
 TRUNCATE(truncate, off_t)
 TRUNCATE(truncate64, off64_t)
 
-/* --- ioctl, syscall ------------------------------------------------------------------------------------------- */
+/* --- ioctl, syscall -------------------------------------------------------------------------------- */
 
 #define BLOCK_TYPE 0x12
 #define DM_TYPE 0xfd

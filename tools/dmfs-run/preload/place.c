@@ -40,8 +40,8 @@ static bool exists(const char *path)
 	return !NEXT(lstat)(path, &st);
 }
 
-static const char *const system_dirs[] = {"/sys/block", "/sys/class/block", "/sys/dev/block", "/sys/devices/virtual/block",
-					  NULL};
+static const char *const system_dirs[] = {"/sys/block", "/sys/class/block", "/sys/dev/block",
+					  "/sys/devices/virtual/block", NULL};
 static const char *const whole[] = {"/proc/devices", "/proc/misc", "/proc/partitions", NULL};
 static const char *const own_dirs[] = {"/run/cryptsetup", "/run/lvm", "/run/lock/lvm", "/var/lock/lvm", NULL};
 
@@ -55,15 +55,16 @@ static bool begins(const char *path, const char *const *list)
 
 bool place_is_virtual(const char *path)
 {
-	return run.on && (below(path, "/dev") || begins(path, system_dirs) || begins(path, whole) || begins(path, own_dirs) ||
-			  below(path, "/run/udev") || below(path, "/var/run/udev"));
+	return run.on && (below(path, "/dev") || begins(path, system_dirs) || begins(path, whole) ||
+			  begins(path, own_dirs) || below(path, "/run/udev") || below(path, "/var/run/udev"));
 }
 
-/* --- /dev ------------------------------------------------------------------------------------------------ */
+/* --- /dev ------------------------------------------------------------------------------------------ */
 
 /* Those that a program opens all the time. */
-static const char *const plain[] = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "fd", "stdin",
-				    "stdout", "stderr", "fuse", "console", "log", "mqueue", "kmsg", NULL};
+static const char *const plain[] = {"null",    "zero", "full",	 "random", "urandom", "tty",	"ptmx",
+				    "pts",     "shm",  "fd",	 "stdin",  "stdout",  "stderr", "fuse",
+				    "console", "log",  "mqueue", "kmsg",   NULL};
 
 static bool is_plain(const char *name)
 {
@@ -160,7 +161,7 @@ static const char *in_dev(const char *path, const char *rest, char out[PATH_MAX]
 	return what == PLACE_MAKE && !exists(path) ? out : path;
 }
 
-/* --- the others --------------------------------------------------------------------------------------------- */
+/* --- the others ------------------------------------------------------------------------------------ */
 
 /* A directory of /sys itself is the shadow's; what is in it, if the shadow has it. */
 static const char *in_sys(const char *path, const char *rest, char out[PATH_MAX])

@@ -4,8 +4,8 @@
  *
  * Calls (calls.h) come in by their libc names.  A path into /dev, /sys and a few other places is led to the shadow
  * (place.c), a directory that dmfs-run keeps for each mount (shadow.c): its /sys has the files that tools read there.
- * What is a device is found by what a file is, not by its name (node.c), so a descriptor that was inherited is one, too.
- * ioctl(2) then goes to control.c (the device mapper) or block.c (block devices).
+ * What is a device is found by what a file is, not by its name (node.c), so a descriptor that was inherited is one,
+ * too. ioctl(2) then goes to control.c (the device mapper) or block.c (block devices).
  *
  * Nothing here is trusted by the daemon: all that a program asks for is written to the tree as anyone would.
  * A call that is not about devices costs a look at the path's first bytes, or a comparison of st_dev.
@@ -25,10 +25,10 @@
 
 #define ENV_SHADOW "DMFS_RUN"
 
-/* --- base.c: a mount and its shadow; libc's own calls; texts -------------------------------------------- */
+/* --- base.c: a mount and its shadow; libc's own calls; texts --------------------------------------- */
 
 extern struct run {
-	bool on;             /* there are a mount and a shadow */
+	bool on; /* there are a mount and a shadow */
 	char mount[PATH_MAX], shadow[PATH_MAX];
 	size_t mount_len, shadow_len;
 	dev_t mount_dev;
@@ -41,12 +41,12 @@ void run_init(void);
 
 /* libc's own function of a name; it is there. */
 void *run_next(const char *name);
-#define NEXT(name)                                                \
-	({                                                        \
-		static __typeof__(&name) next_##name;             \
-		if (!next_##name)                                 \
-			next_##name = (__typeof__(&name))run_next(#name); \
-		next_##name;                                      \
+#define NEXT(name)                                                                                                     \
+	({                                                                                                             \
+		static __typeof__(&name) next_##name;                                                                  \
+		if (!next_##name)                                                                                      \
+			next_##name = (__typeof__(&name))run_next(#name);                                              \
+		next_##name;                                                                                           \
 	})
 
 /* A text that grows; once memory is short it stays as it is and failed is set. */
@@ -72,7 +72,7 @@ bool link_read(const char *path, char *out, size_t size);
 /* As snprintf; false if it does not fit. */
 bool path_format(char out[PATH_MAX], const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* --- tree.c: devices of the mount --------------------------------------------------------------- */
+/* --- tree.c: devices of the mount ------------------------------------------------------------------ */
 
 struct device {
 	char name[128], uuid[129];
@@ -80,8 +80,15 @@ struct device {
 	bool suspended, readonly, live, inactive, deferred;
 };
 
-/* Calls fn with each device's name, in strcmp's order, until it returns not 0, and returns that; or a negative errno. */
-int tree_each(int (*fn)(const char *name, void *data), void *data);
+/* What the root tells of each. */
+struct listed {
+	char name[128], uuid[129];
+	unsigned minor, events;
+};
+
+/* Calls fn with each device, in strcmp's order of names, until it returns not 0, and returns that; or a negative errno.
+ */
+int tree_each(int (*fn)(const struct listed *d, void *data), void *data);
 bool tree_valid_name(const char *name);
 int tree_read(const char *name, const char *file, struct text *out);
 int tree_write(const char *name, const char *file, const void *data, size_t len, int more_flags);
@@ -95,7 +102,7 @@ long tree_minor(const char *name);
 /* Quotes a word for a table or for `control`. */
 void tree_quote(struct text *out, const char *word);
 
-/* --- shadow.c, disks.c -------------------------------------------------------------------------------- */
+/* --- shadow.c, disks.c ----------------------------------------------------------------------------- */
 
 /* Makes the shadow as the mount is now, if it has changed. */
 void shadow_sync(void);
@@ -121,7 +128,7 @@ void disks_load(void);
 /* Calls fn with each disk until it returns false. */
 void disks_each(bool (*fn)(const struct disk *d, void *data), void *data);
 
-/* --- node.c: what is a device ------------------------------------------------------------------------------ */
+/* --- node.c: what is a device ---------------------------------------------------------------------- */
 
 enum node_kind { NODE_NONE, NODE_CONTROL, NODE_MAPPED, NODE_DISK };
 
@@ -139,7 +146,11 @@ void node_stat(struct stat *st, int fd, const char *path);
 /* Whether somebody has it for himself: a table, or another O_EXCL. */
 bool node_is_held(const struct node *n);
 
-/* --- place.c: where paths lead ------------------------------------------------------------------------------- */
+/* --- writes.c: a descriptor has been opened, or inherited. ----------------------------------------- */
+
+void writes_mark(int fd);
+
+/* --- place.c: where paths lead --------------------------------------------------------------------- */
 
 /* PLACE_LINK: a link is asked for itself; PLACE_MAKE: a name is about to be made or removed there. */
 enum place_for { PLACE_LOOK, PLACE_LINK, PLACE_MAKE };
@@ -152,7 +163,7 @@ const char *place_at(int dir, const char *path, char out[PATH_MAX], enum place_f
 void place_back(char *path);
 bool place_is_virtual(const char *path);
 
-/* --- control.c, block.c ------------------------------------------------------------------------------------------ */
+/* --- control.c, block.c ---------------------------------------------------------------------------- */
 
 /* ioctl(2) on /dev/mapper/control: 0 or a negative errno.  fd may become another open file (arm_poll). */
 int control_ioctl(int fd, unsigned long request, void *arg);
@@ -161,7 +172,7 @@ int control_command(unsigned command, void *buffer, size_t size);
 /* ioctl(2) on a block device. */
 int block_ioctl(int fd, const struct node *n, unsigned long request, void *arg);
 
-/* --- words.c: devices in a table's text ------------------------------------------------------------------------- */
+/* --- words.c: devices in a table's text ------------------------------------------------------------ */
 
 /* A target's arguments as a program gives them to the device mapper, appended as dmfs wants them. */
 void words_in(struct text *out, const char *params);

@@ -24,6 +24,8 @@ static char kept[CARRIED][PATH_MAX];
 __attribute__((constructor)) static void start(void)
 {
 	run_init();
+	for (int fd = 0; run.on && fd < 3; fd++)
+		writes_mark(fd);
 	for (size_t i = 0; run.on && i < CARRIED; i++) {
 		const char *value = getenv(carried[i]);
 
@@ -65,7 +67,8 @@ static char **complete(char *const *env, char **out)
 	return out;
 }
 
-#define WITH(env) (run.on ? complete(env, alloca((count(env) + CARRIED + 1) * sizeof(char *))) : (char **)(uintptr_t)(env))
+#define WITH(env)                                                                                                      \
+	(run.on ? complete(env, alloca((count(env) + CARRIED + 1) * sizeof(char *))) : (char **)(uintptr_t)(env))
 
 PUBLIC int execve(const char *path, char *const argv[], char *const env[])
 {

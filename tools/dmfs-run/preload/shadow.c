@@ -2,9 +2,8 @@
 /*
  * The shadow: what /dev, /sys and /proc say of the mount's devices and of the disks, as files in a directory.
  *
- *	mount, majors            links: the mount's path; DM:DISK
+ *	mount, numbers           links: the mount's path; numbers that do not change (base.c)
  *	disk/, name/             the disks (disks.c)
- *	minor/N -> NAME          what each minor number was called last
  *	dev/mapper/NAME          links to MOUNT/NAME/image, as dev/dm-N
  *	sys/devices/virtual/block/{dm-N,DISK}/   attributes, holders/, slaves/, and .state: what they were written from
  *	sys/{block,class/block}/NAME, sys/dev/block/MAJ:MIN   links to these
@@ -30,7 +29,7 @@
 static atomic_uint_least64_t seen; /* the stamp that this process found to be true */
 static _Thread_local bool syncing;
 
-/* --- files -------------------------------------------------------------------------------------------------- */
+/* --- files ----------------------------------------------------------------------------------------- */
 
 /* Never seen empty: it is written over, then cut. */
 static void put(const char *dir, const char *name, const char *text)
@@ -118,7 +117,7 @@ static void remove_entry(const char *dir, const char *name, void *data)
 	NEXT(rmdir)(path);
 }
 
-/* --- one block device ------------------------------------------------------------------------------------------ */
+/* --- one block device ------------------------------------------------------------------------------ */
 
 /* What its attributes are made of. */
 struct block {
@@ -157,8 +156,8 @@ static void put_queue(const char *dir, const struct block *b)
 	put_number(queue, "fua", 1);
 	put_number(queue, "max_segments", 128);
 	for (const char *const *zero =
-		     (const char *const[]){"rotational", "discard_zeroes_data", "write_same_max_bytes", "add_random", "dax",
-					   "chunk_sectors", "nr_zones", "stable_writes", "nomerges", "iostats", NULL};
+		 (const char *const[]){"rotational", "discard_zeroes_data", "write_same_max_bytes", "add_random", "dax",
+				       "chunk_sectors", "nr_zones", "stable_writes", "nomerges", "iostats", NULL};
 	     *zero; zero++)
 		put_number(queue, *zero, 0);
 }
@@ -199,8 +198,8 @@ static void put_attributes(const char *dir, const struct block *b)
 static void state_of(const struct block *b, struct text *out)
 {
 	text_printf(out, "%u:%u %" PRIu64 " %d%d %u %u %u %u %u %" PRIu64 " %s/%s\n", b->major, b->minor, b->sectors,
-		    b->readonly, b->suspended, b->logical, b->physical, b->io_min, b->io_opt, b->granularity, b->discard,
-		    b->dm_name, b->dm_uuid);
+		    b->readonly, b->suspended, b->logical, b->physical, b->io_min, b->io_opt, b->granularity,
+		    b->discard, b->dm_name, b->dm_uuid);
 }
 
 static void put_block(const struct block *b)
@@ -229,7 +228,7 @@ static void put_block(const struct block *b)
 	put(dir, ".state", text_get(&state));
 }
 
-/* --- who stands on whom -------------------------------------------------------------------------------------------- */
+/* --- who stands on whom ---------------------------------------------------------------------------- */
 
 static bool name_of(dev_t dev, char out[256])
 {
@@ -298,7 +297,7 @@ static void put_slaves(const char *device, const char *own)
 	each_entry(dir, drop_slave, (void *)(uintptr_t)text_get(&keep));
 }
 
-/* --- all of them ----------------------------------------------------------------------------------------------------- */
+/* --- all of them ----------------------------------------------------------------------------------- */
 
 static void ask_limits(const char *name, struct block *b)
 {
@@ -313,13 +312,14 @@ static void ask_limits(const char *name, struct block *b)
 	       &b->logical, &b->physical, &b->io_min, &b->io_opt, &b->granularity, &b->discard);
 }
 
-static int put_mapped(const char *name, void *data)
+static int put_mapped(const struct listed *listed, void *data)
 {
+	const char *name = listed->name;
 	struct text *all = data;
 	struct block b = {.major = run.dm_major, .mapped = true};
 	struct device d;
 	struct stat st;
-	char path[PATH_MAX], number[32];
+	char path[PATH_MAX];
 
 	if (tree_device(name, &d) || (!d.live && !d.inactive))
 		return 0; /* before its first table a device has no disk */
@@ -337,8 +337,6 @@ static int put_mapped(const char *name, void *data)
 	put_slaves(name, b.name);
 	put_link("dev/mapper", name, path);
 	put_link("dev", b.name, path);
-	snprintf(number, sizeof number, "%u", d.minor);
-	put_link("minor", number, name);
 	text_printf(all, "%s\n", b.name);
 	return 0;
 }
@@ -408,8 +406,8 @@ static void drop_in_group(const char *dir, const char *name, void *data)
 	struct stat st;
 
 	(void)data;
-	if (!strcmp(name, "mapper") || !path_format(path, "%s/%s/%s", run.shadow, dir, name) || NEXT(lstat)(path, &st) ||
-	    !S_ISDIR(st.st_mode) || !path_format(path, "%s/%s", dir, name))
+	if (!strcmp(name, "mapper") || !path_format(path, "%s/%s/%s", run.shadow, dir, name) ||
+	    NEXT(lstat)(path, &st) || !S_ISDIR(st.st_mode) || !path_format(path, "%s/%s", dir, name))
 		return;
 	each_entry(path, drop_dangling, NULL);
 	path_format(path, "%s/%s/%s", run.shadow, dir, name);
@@ -421,19 +419,19 @@ static bool put_partition(const struct disk *d, void *data)
 	struct stat st;
 
 	if (*d->target == '/' && !NEXT(stat)(d->target, &st))
-		text_printf(data, "%4u  %7u %10llu %s\n", run.disk_major, d->minor, (unsigned long long)st.st_size >> 10,
-			    d->name);
+		text_printf(data, "%4u  %7u %10llu %s\n", run.disk_major, d->minor,
+			    (unsigned long long)st.st_size >> 10, d->name);
 	return true;
 }
 
-static int put_mapped_partition(const char *name, void *data)
+static int put_mapped_partition(const struct listed *d, void *data)
 {
 	char path[PATH_MAX];
 	struct stat st;
-	long nr = tree_minor(name);
 
-	if (nr >= 0 && path_format(path, "%s/%s/image", run.mount, name) && !NEXT(stat)(path, &st))
-		text_printf(data, "%4u  %7ld %10llu dm-%ld\n", run.dm_major, nr, (unsigned long long)st.st_size >> 10, nr);
+	if (path_format(path, "%s/%s/image", run.mount, d->name) && !NEXT(stat)(path, &st))
+		text_printf(data, "%4u  %7u %10llu dm-%u\n", run.dm_major, d->minor,
+			    (unsigned long long)st.st_size >> 10, d->minor);
 	return 0;
 }
 
@@ -456,7 +454,7 @@ static void make_all(void)
 	put(proc, "partitions", text_get(&partitions));
 }
 
-/* --- when ---------------------------------------------------------------------------------------------------------------- */
+/* --- when ------------------------------------------------------------------------------------------ */
 
 static uint64_t stamp_now(void)
 {
@@ -471,7 +469,9 @@ static uint64_t stamp_made(void)
 {
 	char path[PATH_MAX], text[32];
 
-	return path_format(path, "%s/stamp", run.shadow) && link_read(path, text, sizeof text) ? strtoull(text, NULL, 10) : 0;
+	return path_format(path, "%s/stamp", run.shadow) && link_read(path, text, sizeof text)
+		   ? strtoull(text, NULL, 10)
+		   : 0;
 }
 
 static void sync_to(uint64_t now, bool anyway)

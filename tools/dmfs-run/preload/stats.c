@@ -13,27 +13,27 @@
 /* struct stat and struct stat64 are one on every machine whose long has 64 bits. */
 _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "a 64-bit machine");
 
-#define BY_PATH(name, type, what)                                    \
-	PUBLIC int name(const char *path, struct type *st)           \
-	{                                                            \
-		char to[PATH_MAX];                                   \
-		int r;                                               \
-                                                                     \
-		path = place(path, to, what);                                \
-		r = NEXT(name)(path, st);                            \
-		if (!r && run.on)                                    \
-			node_stat((struct stat *)st, -1, path);      \
-		return r;                                            \
+#define BY_PATH(name, type, what)                                                                                      \
+	PUBLIC int name(const char *path, struct type *st)                                                             \
+	{                                                                                                              \
+		char to[PATH_MAX];                                                                                     \
+		int r;                                                                                                 \
+                                                                                                                       \
+		path = place(path, to, what);                                                                          \
+		r = NEXT(name)(path, st);                                                                              \
+		if (!r && run.on)                                                                                      \
+			node_stat((struct stat *)st, -1, path);                                                        \
+		return r;                                                                                              \
 	}
 
-#define BY_FD(name, type)                                            \
-	PUBLIC int name(int fd, struct type *st)                     \
-	{                                                            \
-		int r = NEXT(name)(fd, st);                          \
-                                                                     \
-		if (!r && run.on)                                    \
-			node_stat((struct stat *)st, fd, NULL);      \
-		return r;                                            \
+#define BY_FD(name, type)                                                                                              \
+	PUBLIC int name(int fd, struct type *st)                                                                       \
+	{                                                                                                              \
+		int r = NEXT(name)(fd, st);                                                                            \
+                                                                                                                       \
+		if (!r && run.on)                                                                                      \
+			node_stat((struct stat *)st, fd, NULL);                                                        \
+		return r;                                                                                              \
 	}
 
 /* The path alone does not tell an image from a descriptor's directory: it is opened again, if need be, from there. */
@@ -56,17 +56,17 @@ static void at_stat(struct stat *st, int dir, const char *path, int flags)
 		NEXT(close)(fd);
 }
 
-#define BY_DIR(name, type)                                                       \
-	PUBLIC int name(int dir, const char *path, struct type *st, int flags)   \
-	{                                                                        \
-		char to[PATH_MAX];                                               \
-		int r;                                                           \
-                                                                                 \
-		path = place_at(dir, path, to, flags & AT_SYMLINK_NOFOLLOW ? PLACE_LINK : PLACE_LOOK); \
-		r = NEXT(name)(dir, path, st, flags);                            \
-		if (!r && run.on)                                                \
-			at_stat((struct stat *)st, dir, path, flags);            \
-		return r;                                                        \
+#define BY_DIR(name, type)                                                                                             \
+	PUBLIC int name(int dir, const char *path, struct type *st, int flags)                                         \
+	{                                                                                                              \
+		char to[PATH_MAX];                                                                                     \
+		int r;                                                                                                 \
+                                                                                                                       \
+		path = place_at(dir, path, to, flags & AT_SYMLINK_NOFOLLOW ? PLACE_LINK : PLACE_LOOK);                 \
+		r = NEXT(name)(dir, path, st, flags);                                                                  \
+		if (!r && run.on)                                                                                      \
+			at_stat((struct stat *)st, dir, path, flags);                                                  \
+		return r;                                                                                              \
 	}
 
 BY_PATH(stat, stat, PLACE_LOOK)
@@ -79,26 +79,26 @@ BY_DIR(fstatat, stat)
 BY_DIR(fstatat64, stat64)
 
 /* What programs built with a C library before 2.33 call. */
-#define OLD_PATH(old, now, type)                                          \
-	PUBLIC int old(int version, const char *path, struct type *st);   \
-	PUBLIC int old(int version, const char *path, struct type *st)    \
-	{                                                                 \
-		(void)version;                                            \
-		return now(path, st);                                     \
+#define OLD_PATH(old, now, type)                                                                                       \
+	PUBLIC int old(int version, const char *path, struct type *st);                                                \
+	PUBLIC int old(int version, const char *path, struct type *st)                                                 \
+	{                                                                                                              \
+		(void)version;                                                                                         \
+		return now(path, st);                                                                                  \
 	}
-#define OLD_FD(old, now, type)                                   \
-	PUBLIC int old(int version, int fd, struct type *st);    \
-	PUBLIC int old(int version, int fd, struct type *st)     \
-	{                                                        \
-		(void)version;                                   \
-		return now(fd, st);                              \
+#define OLD_FD(old, now, type)                                                                                         \
+	PUBLIC int old(int version, int fd, struct type *st);                                                          \
+	PUBLIC int old(int version, int fd, struct type *st)                                                           \
+	{                                                                                                              \
+		(void)version;                                                                                         \
+		return now(fd, st);                                                                                    \
 	}
-#define OLD_DIR(old, now, type)                                                                \
-	PUBLIC int old(int version, int dir, const char *path, struct type *st, int flags);    \
-	PUBLIC int old(int version, int dir, const char *path, struct type *st, int flags)     \
-	{                                                                                      \
-		(void)version;                                                                 \
-		return now(dir, path, st, flags);                                              \
+#define OLD_DIR(old, now, type)                                                                                        \
+	PUBLIC int old(int version, int dir, const char *path, struct type *st, int flags);                            \
+	PUBLIC int old(int version, int dir, const char *path, struct type *st, int flags)                             \
+	{                                                                                                              \
+		(void)version;                                                                                         \
+		return now(dir, path, st, flags);                                                                      \
 	}
 
 OLD_PATH(__xstat, stat, stat)
@@ -110,12 +110,12 @@ OLD_FD(__fxstat64, fstat64, stat64)
 OLD_DIR(__fxstatat, fstatat, stat)
 OLD_DIR(__fxstatat64, fstatat64, stat64)
 
-/* --- statx ------------------------------------------------------------------------------------------------ */
+/* --- statx ----------------------------------------------------------------------------------------- */
 
 static void statx_node(struct statx *x, int dir, const char *path, int flags)
 {
 	struct stat st = {
-		.st_dev = makedev(x->stx_dev_major, x->stx_dev_minor), .st_ino = x->stx_ino, .st_mode = x->stx_mode};
+	    .st_dev = makedev(x->stx_dev_major, x->stx_dev_minor), .st_ino = x->stx_ino, .st_mode = x->stx_mode};
 
 	at_stat(&st, dir, path, flags);
 	if (st.st_mode == x->stx_mode)

@@ -18,7 +18,7 @@
 
 #include "command.h"
 
-/* --- load ------------------------------------------------------------------------------------------------ */
+/* --- load ------------------------------------------------------------------------------------------ */
 
 /* One target as a line of a table. */
 static int add_line(struct text *table, const struct dm_target_spec *spec, const char *params)
@@ -108,7 +108,7 @@ int command_clear(struct dm_ioctl *io, size_t size)
 	return error ? error : command_state(io, d.name);
 }
 
-/* --- texts of a table ---------------------------------------------------------------------------------------- */
+/* --- texts of a table ------------------------------------------------------------------------------ */
 
 /* What the tree tells, with devices as numbers. */
 static int ask(const struct device *d, const char *what, bool inactive, struct text *out)
@@ -239,7 +239,7 @@ int command_table(struct dm_ioctl *io, size_t size)
 	return error ? error : put_table(io, size, &d);
 }
 
-/* --- wait -------------------------------------------------------------------------------------------------------- */
+/* --- wait ------------------------------------------------------------------------------------------ */
 
 /* Reads what there is: 0, or -ENXIO after the last line of a removed device. */
 static int drain(int fd)
@@ -295,7 +295,7 @@ int command_wait(struct dm_ioctl *io, size_t size)
 	return error ? error : put_table(io, size, &d);
 }
 
-/* --- message ------------------------------------------------------------------------------------------------------- */
+/* --- message --------------------------------------------------------------------------------------- */
 
 /* There is a reply, be it empty. */
 static bool answers(const char *words)

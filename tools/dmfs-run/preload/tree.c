@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The mount's control tree, dmfs(1): its devices and their files. */
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -72,69 +71,84 @@ int tree_message(const char *name, const char *text, size_t len, struct text *re
 	return error;
 }
 
-/* --- lists ---------------------------------------------------------------------------------------------- */
+/* --- lists ----------------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)
 {
-	return strcmp(*(char *const *)a, *(char *const *)b);
+	return strcmp(((const struct listed *)a)->name, ((const struct listed *)b)->name);
 }
 
-static bool is_device(const struct dirent *e)
+/* One quoted word, and the blanks before it; returns what is behind it, or NULL if it is too long. */
+static const char *take_word(const char *s, char *out, size_t size)
 {
-	char path[PATH_MAX];
-	struct stat st;
+	size_t n = 0;
 
-	if (e->d_type != DT_UNKNOWN)
-		return e->d_type == DT_DIR;
-	return path_format(path, "%s/%s", run.mount, e->d_name) && !NEXT(stat)(path, &st) && S_ISDIR(st.st_mode);
-}
-
-static int read_names(char ***names, size_t *count)
-{
-	DIR *dir = NEXT(opendir)(run.mount);
-	struct dirent *e;
-	size_t room = 0;
-	int error = 0;
-
-	*names = NULL;
-	*count = 0;
-	if (!dir)
-		return -errno;
-	while (!error && (e = readdir(dir))) {
-		if (e->d_name[0] == '.' || !is_device(e))
-			continue;
-		if (*count == room) {
-			char **more = reallocarray(*names, room = room ? 2 * room : 64, sizeof **names);
-
-			error = more ? 0 : -ENOMEM;
-			*names = more ? more : *names;
-		}
-		if (!error && !((*names)[*count] = strdup(e->d_name)))
-			error = -ENOMEM;
-		*count += !error;
+	while (*s == ' ')
+		s++;
+	while (*s && *s != ' ' && *s != '\n') {
+		s += *s == '\\' && s[1];
+		if (n + 1 >= size)
+			return NULL;
+		out[n++] = *s++;
 	}
-	closedir(dir);
+	out[n] = '\0';
+	return s;
+}
+
+/* "0:MINOR EVENT-NUMBER NAME [UUID]"; returns what is behind the line, or NULL if it is none. */
+static const char *take_line(const char *s, struct listed *out)
+{
+	int n = 0;
+
+	if (sscanf(s, "0:%u %u %n", &out->minor, &out->events, &n) != 2 || !n)
+		return NULL;
+	s = take_word(s + n, out->name, sizeof out->name);
+	s = s ? take_word(s, out->uuid, sizeof out->uuid) : NULL;
+	return s && *s == '\n' ? s + 1 : NULL;
+}
+
+static int read_devices(struct listed **list, size_t *count)
+{
+	AUTO_TEXT text = {0};
+	char path[PATH_MAX];
+	size_t room = 0;
+	int error;
+
+	*list = NULL;
+	*count = 0;
+	path_format(path, "%s/.devices", run.mount);
+	error = file_read(path, &text);
+	for (const char *line = text_get(&text); !error && *line;) {
+		if (*count == room) {
+			struct listed *more = reallocarray(*list, room = room ? 2 * room : 16, sizeof **list);
+
+			if (!more)
+				return -ENOMEM;
+			*list = more;
+		}
+		line = take_line(line, &(*list)[*count]);
+		if (!line)
+			return -EIO;
+		(*count)++;
+	}
 	return error;
 }
 
-int tree_each(int (*fn)(const char *name, void *data), void *data)
+int tree_each(int (*fn)(const struct listed *d, void *data), void *data)
 {
-	char **names;
+	struct listed *list;
 	size_t count;
-	int result = read_names(&names, &count);
+	int result = read_devices(&list, &count);
 
 	if (!result && count)
-		qsort(names, count, sizeof *names, by_name);
-	for (size_t i = 0; i < count; i++) {
-		if (!result)
-			result = fn(names[i], data);
-		free(names[i]);
-	}
-	free(names);
+		qsort(list, count, sizeof *list, by_name);
+	for (size_t i = 0; !result && i < count; i++)
+		result = fn(&list[i], data);
+	free(list);
 	return result;
 }
 
-/* --- one device --------------------------------------------------------------------------------------------- */
+/* --- one device ------------------------------------------------------------------------------------ */
 
 long tree_minor(const char *name)
 {
@@ -145,29 +159,18 @@ long tree_minor(const char *name)
 }
 
 struct wanted {
-	long minor;
+	unsigned minor;
 	const char *uuid;
 	char *name;
 };
 
-static int matches(const char *name, void *data)
+static int matches(const struct listed *d, void *data)
 {
 	struct wanted *w = data;
-	AUTO_TEXT t = {0};
-	size_t len;
 
-	if (strlen(name) > NAME_BYTES)
+	if (w->uuid ? strcmp(w->uuid, d->uuid) : w->minor != d->minor)
 		return 0;
-	if (w->uuid) {
-		if (tree_read(name, "uuid", &t) || !t.len)
-			return 0;
-		len = t.len - (t.s[t.len - 1] == '\n');
-		if (strlen(w->uuid) != len || memcmp(t.s, w->uuid, len))
-			return 0;
-	} else if (tree_minor(name) != w->minor) {
-		return 0;
-	}
-	strcpy(w->name, name);
+	strcpy(w->name, d->name);
 	return 1;
 }
 
@@ -178,19 +181,10 @@ static int find(struct wanted *w)
 	return r > 0 ? 0 : r < 0 ? r : -ENXIO;
 }
 
-/* The shadow knows the name that a minor had last. */
 int tree_by_minor(unsigned minor_nr, char name[128])
 {
 	struct wanted w = {.minor = minor_nr, .name = name};
-	char path[PATH_MAX], target[PATH_MAX], *base;
 
-	if (path_format(path, "%s/minor/%u", run.shadow, minor_nr) && link_read(path, target, sizeof target)) {
-		base = target;
-		if (tree_valid_name(base) && tree_minor(base) == (long)minor_nr) {
-			strcpy(name, base);
-			return 0;
-		}
-	}
 	return find(&w);
 }
 

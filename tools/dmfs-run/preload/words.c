@@ -59,7 +59,7 @@ static bool unquote(const char *s, size_t len, char out[PATH_MAX])
 	return true;
 }
 
-/* --- in --------------------------------------------------------------------------------------------------- */
+/* --- in -------------------------------------------------------------------------------------------- */
 
 /* What dmfs calls a device that a program calls so; false: it is the word itself. */
 static bool device_in(struct text *out, const char *word)
@@ -121,7 +121,7 @@ void words_in(struct text *out, const char *params)
 	}
 }
 
-/* --- out ---------------------------------------------------------------------------------------------------- */
+/* --- out ------------------------------------------------------------------------------------------- */
 
 static bool is_url(const char *word)
 {

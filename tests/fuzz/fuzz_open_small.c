@@ -21,6 +21,7 @@ UNREACHED(const char *, run_dir, GError **err)
 UNREACHED(char *, node_image, const struct plan *p, const struct node *n)
 UNREACHED(void, node_note, struct plan *p, struct node *n, const char *fmt, ...)
 UNREACHED(int, node_make, struct plan *p, struct node *n, const char *id, bool readonly)
+UNREACHED(int, node_try, struct plan *p, struct node *n, const char *id, bool readonly, GError **err)
 UNREACHED(struct node *, node_new, struct plan *p, enum node_kind kind, const char *type, const char *name)
 UNREACHED(void, node_stand_on, struct node *n, struct node *parent)
 UNREACHED(char *, plan_name, struct plan *p, const char *wanted)
@@ -44,7 +45,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!integrity_read(&s, &integrity, notes)) {
 		if (integrity.sectors > size / 512 || integrity.tag > 256)
 			abort();
-		table = integrity_table(&integrity, "d", "crc32c", false);
+		table = integrity_table(&integrity, "d", "crc32c", 'R');
 	}
 	container_kind(&s, &backing);
 	if (backing)

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <dmfs/le.h>
 
@@ -110,6 +111,7 @@ static void stop(const char *pid_file)
 
 	if (!g_file_get_contents(pid_file, &text, NULL, NULL))
 		return;
+	unlink(pid_file);
 	pid = (pid_t)g_ascii_strtoll(text, NULL, 10);
 	if (pid > 1)
 		kill(pid, SIGTERM);

@@ -6,7 +6,8 @@
  * Superblock, little-endian: 0 "integrt\0", 8 version, 9 log2 of the interleave, 10 bytes of a tag (u16), 12 sections of the
  * journal, 16 sectors of data (u64), 24 flags (1: the journal has a MAC), 28 log2 of a block in sectors.
  *
- * Without -w it is opened in recovery mode, which replays no journal and writes nothing.
+ * Without -w a journal cannot be replayed: if it holds something, the device is opened in recovery mode, in which what it
+ * holds is not there, and no checksum is compared.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -40,18 +41,19 @@ int integrity_read(const struct src *s, struct integrity_sb *sb, GPtrArray *note
 	return 0;
 }
 
-char *integrity_table(const struct integrity_sb *sb, const char *device, const char *hash, bool write)
+char *integrity_table(const struct integrity_sb *sb, const char *device, const char *hash, char mode)
 {
 	g_autofree char *word = tree_quote(device);
 
-	return g_strdup_printf("0 %" PRIu64 " integrity %s 0 %u %s 2 internal_hash:%s block_size:%u\n", sb->sectors, word, sb->tag,
-			       write ? "J" : "R", hash, 512u << sb->log2_block);
+	return g_strdup_printf("0 %" PRIu64 " integrity %s 0 %u %c 2 internal_hash:%s block_size:%u\n", sb->sectors, word, sb->tag,
+			       mode, hash, 512u << sb->log2_block);
 }
 
 void integrity_open(struct plan *p, struct node *n, const struct integrity_sb *sb)
 {
 	const char *hash = p->o->integrity ? p->o->integrity : sb->tag == 4 ? "crc32c" : NULL;
 	g_autofree char *wanted = g_strconcat(n->name, "-integrity", NULL);
+	g_autoptr(GError) err = NULL;
 	struct node *c;
 
 	if (!hash || sb->flags & FLAG_JOURNAL_MAC) {
@@ -63,6 +65,13 @@ void integrity_open(struct plan *p, struct node *n, const struct integrity_sb *s
 	c = node_new(p, NODE_INTEGRITY, "integrity", wanted);
 	node_stand_on(c, n);
 	c->sectors = sb->sectors;
-	c->table = integrity_table(sb, n->name, hash, p->o->write);
-	node_make(p, c, "INTEGRITY", !p->o->write);
+	c->table = integrity_table(sb, n->name, hash, 'J');
+	if (p->o->write) {
+		node_make(p, c, "INTEGRITY", false);
+	} else if (node_try(p, c, "INTEGRITY", true, &err)) {
+		node_note(p, c, "opened without checks, and without what is in its journal: %s", err->message);
+		g_free(c->table);
+		c->table = integrity_table(sb, n->name, hash, 'R');
+		node_make(p, c, "INTEGRITY", true);
+	}
 }

@@ -573,13 +573,13 @@ static int seg_integrity(struct ctx *c, struct vg_lv *lv, const struct lvm_item 
 			 GError **err)
 {
 	const struct vg_lv *other;
-	const char *origin = named_device(c, seg, "origin", &other, err), *mode = lvm_string(seg, "mode");
+	const char *origin = spare_device(c, seg, "origin", &other, err), *mode = lvm_string(seg, "mode");
 	const char *hash = lvm_string(seg, "internal_hash"), *meta = NULL;
 	uint64_t tag, block;
 	unsigned n = 0;
 
 	if (origin && lvm_string(seg, "meta_dev"))
-		meta = named_device(c, seg, "meta_dev", &other, err);
+		meta = spare_device(c, seg, "meta_dev", &other, err);
 	if (!origin || (!meta && lvm_string(seg, "meta_dev")) || number_of(seg, "tag_size", 256, &tag, err) ||
 	    number_of(seg, "block_size", 4096, &block, err))
 		return -EINVAL;
@@ -588,7 +588,7 @@ static int seg_integrity(struct ctx *c, struct vg_lv *lv, const struct lvm_item 
 	g_string_append(line, "integrity");
 	add_device(c, line, origin);
 	g_string_append_printf(line, " 0 %" PRIu64 " %s %u internal_hash:%s", tag,
-			       !c->m->write ? "R" : mode && *mode == 'b' ? "B" : "J", 1 + !!meta + !!block, hash);
+			       mode && *mode == 'b' ? "B" : "J", 1 + !!meta + !!block, hash);
 	for (; meta && !n; n++) {
 		g_autofree char *word = tree_quote(meta);
 

@@ -94,6 +94,15 @@ static int by_start(gconstpointer a, gconstpointer b)
 	return x < y ? -1 : x > y;
 }
 
+/* "cache+CACHE_USES_CACHEVOL": what is behind the + keeps old versions of LVM away, and says nothing that is not said. */
+static void drop_flags(const struct lvm_item *seg)
+{
+	const char *type = lvm_string(seg, "type");
+
+	if (type)
+		((char *)type)[strcspn(type, "+")] = 0;
+}
+
 /* The segments in order; what is wrong with them; or NULL. */
 static char *check_segments(struct vg_lv *lv)
 {
@@ -102,8 +111,10 @@ static char *check_segments(struct vg_lv *lv)
 	for (unsigned i = 0; i < lv->text->items->len; i++) {
 		struct lvm_item *item = lv->text->items->pdata[i];
 
-		if (item->items && g_str_has_prefix(item->key, "segment"))
-			g_ptr_array_add(lv->segments, item);
+		if (!item->items || !g_str_has_prefix(item->key, "segment"))
+			continue;
+		drop_flags(item);
+		g_ptr_array_add(lv->segments, item);
 	}
 	g_ptr_array_sort(lv->segments, by_start);
 	for (unsigned i = 0; i < lv->segments->len; i++) {

@@ -38,6 +38,7 @@ static int open_images(const struct options *o, char *mount, char **images, GErr
 	fflush(stdout);
 	if (o->dry_run)
 		close_run(mount, p->run, NULL);
+	run_dir_done();
 	plan_free(p);
 	return status;
 }

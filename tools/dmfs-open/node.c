@@ -163,20 +163,29 @@ struct node *node_find(struct plan *p, const char *name)
 	return NULL;
 }
 
-int node_make(struct plan *p, struct node *n, const char *id, bool readonly)
+int node_try(struct plan *p, struct node *n, const char *id, bool readonly, GError **err)
 {
 	g_autofree char *uuid = g_strdup_printf("OPEN-%s-%u-%s", p->run, n->seq, id);
-	g_autoptr(GError) err = NULL;
+	int r;
 
 	if (strlen(uuid) > MAX_UUID)
 		uuid[MAX_UUID] = 0;
+	g_free(n->dm_uuid);
 	n->readonly = readonly;
 	n->dm_uuid = g_steal_pointer(&uuid);
-	if (client_make(p->mount, n->name, n->dm_uuid, readonly, n->table, strlen(n->table), &err)) {
-		node_note(p, n, "not opened: %s", err->message);
-		p->failed = true;
-		return -EINVAL;
-	}
-	n->open = true;
-	return 0;
+	r = client_make(p->mount, n->name, n->dm_uuid, readonly, n->table, strlen(n->table), err);
+	n->open = !r;
+	return r;
+}
+
+int node_make(struct plan *p, struct node *n, const char *id, bool readonly)
+{
+	g_autoptr(GError) err = NULL;
+	int r = node_try(p, n, id, readonly, &err);
+
+	if (!r)
+		return 0;
+	node_note(p, n, "not opened: %s", err->message);
+	p->failed = true;
+	return r;
 }

@@ -225,8 +225,8 @@ struct integrity_sb {
 	uint32_t flags;
 };
 int integrity_read(const struct src *s, struct integrity_sb *sb, GPtrArray *notes);
-/* The table line on a device; hash: internal_hash. */
-char *integrity_table(const struct integrity_sb *sb, const char *device, const char *hash, bool write);
+/* The table line on a device; hash: internal_hash; mode: J, or R. */
+char *integrity_table(const struct integrity_sb *sb, const char *device, const char *hash, char mode);
 
 /* qcow2, vmdk, vdi, vhdx, vpc, or NULL; backing (g_free()): the file it names as what is beneath. */
 const char *container_kind(const struct src *s, char **backing);
@@ -239,6 +239,8 @@ char *run_find(const char *program);
 int run(char *const *argv, bool quiet_input, char **out, char **why);
 /* A directory of one's own for sockets and files of this run; made the first time. */
 const char *run_dir(GError **err);
+/* Removes it if nothing is in it. */
+void run_dir_done(void);
 /* The words as a shell reads them. */
 char *run_shell_text(char *const *argv);
 
@@ -295,6 +297,8 @@ void node_stand_on(struct node *n, struct node *parent);
 void node_note(struct plan *p, struct node *n, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
 /* Makes the device with n's table, id in its uuid; on failure a note says why, and n stays closed. */
 int node_make(struct plan *p, struct node *n, const char *id, bool readonly);
+/* The same without the note. */
+int node_try(struct plan *p, struct node *n, const char *id, bool readonly, GError **err);
 char *node_image(const struct plan *p, const struct node *n);
 struct node *node_find(struct plan *p, const char *name);
 

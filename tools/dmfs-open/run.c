@@ -55,9 +55,16 @@ int run(char *const *argv, bool quiet_input, char **out, char **why)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -EINTR;
 }
 
+static char *dir;
+
+void run_dir_done(void)
+{
+	if (dir)
+		rmdir(dir);
+}
+
 const char *run_dir(GError **err)
 {
-	static char *dir;
 	const char *base = g_getenv("XDG_RUNTIME_DIR");
 	g_autofree char *template = NULL;
 

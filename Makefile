@@ -133,7 +133,7 @@ tests: $(unit_bins) $(crash_bins)
 # --- tests ---------------------------------------------------------------------
 
 check: all tests
-	contrib/runtests B=$(B) unit integration kernel crash fuzz
+	contrib/runtests B=$(B) FUZZ_SECONDS=40 unit integration kernel crash fuzz
 check-unit check-integration check-kernel check-crash check-fuzz: all tests
 	contrib/runtests B=$(B) $(@:check-%=%)
 check-zoned-kernel: all

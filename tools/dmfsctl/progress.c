@@ -70,14 +70,16 @@ static void mirror(struct progress *p, char **words, guint n)
 static void raid(struct progress *p, char **words, guint n)
 {
 	static const char *const actions[] = {"resync", "recover", "reshape", "check", "repair"};
-	const char *what = "resync";
+	const char *what = NULL;
 
 	if (n < 5)
 		return;
 	for (unsigned i = 0; i < G_N_ELEMENTS(actions); i++)
 		if (!strcmp(actions[i], words[4]))
 			what = actions[i];
-	add_ratio(p, what, words[3]);
+	add_ratio(p, what ? what : "resync", words[3]);
+	if (what && !p->left)
+		p->left = 1; /* all is done, and yet to be noted: an array that is not idle takes no `check` */
 }
 
 static void merge(struct progress *p, char **words, guint n)

@@ -224,6 +224,8 @@ static bool fill(const char *shadow, const char *final, const char *mount, const
 					   "sys/class/block",
 					   "sys/dev/block",
 					   "sys/devices/virtual/block",
+					   "sys/module/dm_cache_smq",
+					   "sys/module/dm_cache_mq",
 					   NULL};
 	g_autofree char *control = g_build_filename(mount, "control", NULL);
 

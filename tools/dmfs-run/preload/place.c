@@ -11,6 +11,8 @@
  *	/proc/devices, misc, partitions  the shadow's
  *	/run/cryptsetup, /run/lvm, /run/lock/lvm, /var/lock/lvm
  *	                               the shadow's: an ordinary user may write there
+ *	/sys/module/dm_cache_smq, dm_cache_mq
+ *	                               there: LVM looks so for the policies of the target cache
  *	/run/udev                      not there: nobody handles uevents of these devices
  *
  * Links in the shadow are relative where theirs are, so the kernel finds its way below a directory that was opened
@@ -43,7 +45,9 @@ static bool exists(const char *path)
 static const char *const system_dirs[] = {"/sys/block", "/sys/class/block", "/sys/dev/block",
 					  "/sys/devices/virtual/block", NULL};
 static const char *const whole[] = {"/proc/devices", "/proc/misc", "/proc/partitions", NULL};
-static const char *const own_dirs[] = {"/run/cryptsetup", "/run/lvm", "/run/lock/lvm", "/var/lock/lvm", NULL};
+static const char *const own_dirs[] = {
+	"/run/cryptsetup", "/run/lvm", "/run/lock/lvm", "/var/lock/lvm", "/sys/module/dm_cache_smq", "/sys/module/dm_cache_mq",
+	NULL};
 
 static bool begins(const char *path, const char *const *list)
 {

@@ -23,6 +23,13 @@ def run(*argv):
     return done.stdout
 
 
+def of_snapshot(tool, dev):
+    """era_invalidate's option for the metadata snapshot: since version 1 it is told where."""
+    said = subprocess.run([tool("era_invalidate"), "--help"], capture_output=True, text=True, timeout=60)
+    where = f"={dev.status().split()[-1]}" if "--metadata-snapshot <" in said.stdout + said.stderr else ""
+    return f"--metadata-snapshot{where}"
+
+
 @pytest.fixture
 def era(fs, backing, tool):
     """era.dev: a device of BLOCKS blocks, written to with era.write(BLOCK); era.since(ERA): blocks written since then."""
@@ -57,7 +64,7 @@ def era(fs, backing, tool):
             """The same of the device in use, by a metadata snapshot."""
             self.dev.message("take_metadata_snap")
             try:
-                return self.since(number, "--metadata-snapshot")
+                return self.since(number, of_snapshot(tool, self.dev))
             finally:
                 self.dev.message("drop_metadata_snap")
 
@@ -170,7 +177,7 @@ def test_crash(dmfs, backing, tool, work):
     dev = two.mkdir("e", line)
     assert dev.status().split()[5] == "2"
     dev.message("take_metadata_snap")
-    assert '<block block="7"/>' in run(tool("era_invalidate"), "--metadata-snapshot", "--written-since", "1", meta)
+    assert '<block block="7"/>' in run(tool("era_invalidate"), of_snapshot(tool, dev), "--written-since", "1", meta)
     dev.message("drop_metadata_snap")
     dev.remove()
     run(tool("era_check"), meta)

@@ -60,6 +60,7 @@ static struct {
 
 static const struct fuse_opt fs_opts[] = {
 	FS_OPT("writeback", writeback, 1),
+	FUSE_OPT_KEY("atime", FUSE_OPT_KEY_DISCARD), /* what is so anyway; newer libfuse does not know the word */
 	FUSE_OPT_KEY("threads=", 't'), /* not "%u": that takes "4x" for 4 and -1 for 4294967295 */
 	FUSE_OPT_KEY("nbd_timeout=", 'n'),
 	FUSE_OPT_KEY("path-check=", 'p'),

@@ -44,13 +44,13 @@ void cache_set_mode(struct cache *c, enum cache_mode mode)
 	dm_target_event(c->ti, NULL, NULL);
 }
 
-int cache_md_result(struct cache *c, int r)
+int cache_meta_result(struct cache *c, int r)
 {
 	if (!r)
 		return 0;
 	dm_log_err("cache: a metadata operation failed: %s; aborting current metadata transaction", g_strerror(-r));
 	atomic_store(&c->lost, true);
-	cache_set_mode(c, cache_md_abort(c->md) ? CACHE_FAIL : CACHE_RO);
+	cache_set_mode(c, cache_meta_abort(c->meta) ? CACHE_FAIL : CACHE_RO);
 	return r;
 }
 
@@ -76,17 +76,17 @@ static struct flushes flush_devices(struct cache *c)
 
 static void save_counters(struct cache *c)
 {
-	struct cache_md_counters n = c->base;
+	struct cache_meta_counters n = c->base;
 
 	n.read_hits += (uint32_t)cache_sum(c, READ_HITS);
 	n.read_misses += (uint32_t)cache_sum(c, READ_MISSES);
 	n.write_hits += (uint32_t)cache_sum(c, WRITE_HITS);
 	n.write_misses += (uint32_t)cache_sum(c, WRITE_MISSES);
-	cache_md_set_counters(c->md, &n);
+	cache_meta_set_counters(c->meta, &n);
 }
 
 /*
- * md_lock is held: nothing changes the metadata after the flush, and before it is written.  What the metadata says of
+ * meta_lock is held: nothing changes the metadata after the flush, and before it is written.  What the metadata says of
  * the origin is true without a flush of it: what was written back has been flushed since.
  */
 static int commit(struct cache *c, bool clean)
@@ -96,14 +96,14 @@ static int commit(struct cache *c, bool clean)
 
 	if (!cache_is_rw(c))
 		return atomic_load(&c->lost) ? -EIO : r.fast ? r.fast : r.origin;
-	if (!clean && !cache_md_changed(c->md))
+	if (!clean && !cache_meta_changed(c->meta))
 		return r.fast ? r.fast : r.origin;
 	if (r.fast) /* what the metadata is to speak of may be gone */
-		return cache_md_result(c, r.fast);
+		return cache_meta_result(c, r.fast);
 	if (r.origin && clean)
 		return r.origin;
 	save_counters(c);
-	error = cache_md_result(c, cache_md_commit(c->md, clean));
+	error = cache_meta_result(c, cache_meta_commit(c->meta, clean));
 	return error ? error : r.origin;
 }
 
@@ -112,9 +112,9 @@ static int commit_all(void *context)
 	struct cache *c = context;
 	int r;
 
-	pthread_mutex_lock(&c->md_lock);
+	pthread_mutex_lock(&c->meta_lock);
 	r = commit(c, false);
-	pthread_mutex_unlock(&c->md_lock);
+	pthread_mutex_unlock(&c->meta_lock);
 	return r;
 }
 
@@ -148,7 +148,7 @@ static int parse_features(struct cache *c, struct dm_args *as, GError **err)
 		if (known)
 			continue;
 		if (!g_ascii_strcasecmp(word, "metadata2"))
-			c->md_version = 2;
+			c->meta_version = 2;
 		else if (!g_ascii_strcasecmp(word, "no_discard_passdown"))
 			c->want_passdown = false;
 		else
@@ -272,14 +272,14 @@ static int parse_block(struct cache *c, const char *word, GError **err)
 
 /* What there is of a cache in memory, but for discards. */
 struct state {
-	struct cache_md *md;
+	struct cache_meta *meta;
 	struct resident *resident;
 	void *policy;
 };
 
 static void free_state(struct cache *c, struct state *s)
 {
-	cache_md_close(s->md);
+	cache_meta_close(s->meta);
 	resident_free(s->resident);
 	if (s->policy)
 		c->type->destroy(s->policy);
@@ -296,16 +296,16 @@ static int make_state(struct cache *c, struct state *s, GError **err)
 		if (set_value(c, s->policy, word[0], word[1]))
 			return dm_fail(err, EINVAL, "cache: Error setting cache policy's config values: '%s %s'",
 				       word[0], word[1]);
-	return cache_md_open(c->meta_dev, c->block_sectors, c->md_version, &s->md, err);
+	return cache_meta_open(c->meta_dev, c->block_sectors, c->meta_version, &s->meta, err);
 }
 
 /* Takes the place of what there was, which goes. */
 static void use_state(struct cache *c, struct state *s)
 {
-	struct state old = {c->md, c->resident, c->policy};
+	struct state old = {c->meta, c->resident, c->policy};
 
 	dm_status_pause(c->ti, NULL);
-	c->md = s->md;
+	c->meta = s->meta;
 	c->resident = s->resident;
 	c->policy = s->policy;
 	dm_status_go_on(c->ti, NULL);
@@ -317,11 +317,11 @@ static struct cache *cache_new(struct dm_target *ti)
 	struct cache *c = g_new0(struct cache, 1);
 
 	c->ti = ti;
-	c->md_version = 1;
+	c->meta_version = 1;
 	c->want_passdown = true;
 	atomic_init(&c->suspended, true);
 	atomic_init(&c->migration_threshold, DEFAULT_THRESHOLD);
-	pthread_mutex_init(&c->md_lock, NULL);
+	pthread_mutex_init(&c->meta_lock, NULL);
 	pthread_mutex_init(&c->policy_lock, NULL);
 	pthread_mutex_init(&c->wait_lock, NULL);
 	pthread_mutex_init(&c->hold_lock, NULL);
@@ -346,7 +346,7 @@ static void cache_dtr(struct dm_target *ti)
 	dm_group_commit_free(c->commits);
 	dm_wq_free(c->flush_wq);
 	dm_wq_free(c->wq);
-	free_state(c, &(struct state){c->md, c->resident, c->policy});
+	free_state(c, &(struct state){c->meta, c->resident, c->policy});
 	dm_block_lock_free(c->locks);
 	if (c->origin)
 		dm_put_device(ti, c->origin);
@@ -354,7 +354,7 @@ static void cache_dtr(struct dm_target *ti)
 		dm_put_device(ti, c->fast);
 	if (c->meta_dev)
 		dm_put_device(ti, c->meta_dev);
-	pthread_mutex_destroy(&c->md_lock);
+	pthread_mutex_destroy(&c->meta_lock);
 	pthread_mutex_destroy(&c->policy_lock);
 	pthread_mutex_destroy(&c->wait_lock);
 	pthread_mutex_destroy(&c->hold_lock);
@@ -441,9 +441,9 @@ static void load_discard(void *context, uint64_t sector, uint64_t sectors)
 	cache_set_discarded(context, sector, sectors);
 }
 
-static struct cache_md_policy policy_of(const struct cache *c)
+static struct cache_meta_policy policy_of(const struct cache *c)
 {
-	struct cache_md_policy p = {.hint_bytes = c->type->hint_bytes};
+	struct cache_meta_policy p = {.hint_bytes = c->type->hint_bytes};
 
 	g_strlcpy(p.name, c->type->name, sizeof p.name);
 	for (unsigned i = 0; i < 3; i++)
@@ -452,18 +452,18 @@ static struct cache_md_policy policy_of(const struct cache *c)
 }
 
 /* New blocks, and those that may go. */
-static int fit_metadata(struct cache *c, struct cache_md *md, GArray *gone)
+static int fit_metadata(struct cache *c, struct cache_meta *meta, GArray *gone)
 {
 	int r = 0;
 
-	if (!gone->len && cache_md_blocks(md) == c->cblocks)
+	if (!gone->len && cache_meta_blocks(meta) == c->cblocks)
 		return 0;
 	if (!cache_is_rw(c))
-		return cache_md_blocks(md) < c->cblocks ? -EROFS : 0;
+		return cache_meta_blocks(meta) < c->cblocks ? -EROFS : 0;
 	for (guint i = 0; i < gone->len && !r; i++)
-		r = cache_md_remove(md, g_array_index(gone, uint32_t, i));
-	if (!r && cache_md_blocks(md) != c->cblocks)
-		r = cache_md_resize(md, c->cblocks);
+		r = cache_meta_remove(meta, g_array_index(gone, uint32_t, i));
+	if (!r && cache_meta_blocks(meta) != c->cblocks)
+		r = cache_meta_resize(meta, c->cblocks);
 	return r;
 }
 
@@ -471,24 +471,24 @@ static int load_state(struct cache *c, struct state *s, GError **err)
 {
 	g_autoptr(GArray) gone = g_array_new(FALSE, FALSE, 4);
 	struct loading loading = {c, s, gone, err};
-	struct cache_md_policy policy = policy_of(c);
+	struct cache_meta_policy policy = policy_of(c);
 	uint32_t dirty;
 	int r;
 
-	if (cache_md_needs_check(s->md)) {
+	if (cache_meta_needs_check(s->meta)) {
 		dm_log_err("cache: unable to switch cache to write mode until repaired");
 		cache_set_mode(c, CACHE_RO);
 	}
-	r = cache_md_load(s->md, &policy, load_block, &loading);
+	r = cache_meta_load(s->meta, &policy, load_block, &loading);
 	dirty = resident_nr_dirty(s->resident);
 	if (!r && c->io_mode == CACHE_PASSTHROUGH && dirty)
 		return dm_fail(err, EBUSY,
 			       "cache: cannot enter passthrough mode unless all blocks are clean: %u of %u are dirty",
 			       dirty, resident_count(s->resident));
 	if (!r)
-		r = cache_md_load_discards(s->md, load_discard, c);
+		r = cache_meta_load_discards(s->meta, load_discard, c);
 	if (!r)
-		r = fit_metadata(c, s->md, gone);
+		r = fit_metadata(c, s->meta, gone);
 	if (r)
 		return err && *err ? r : dm_fail(err, -r, "cache: could not load cache mappings: %s", g_strerror(-r));
 	if (c->type->loaded)
@@ -508,7 +508,7 @@ static int load_anew(struct cache *c, GError **err)
 		free_state(c, &s);
 		return r;
 	}
-	cache_md_counters(s.md, &c->base);
+	cache_meta_counters(s.meta, &c->base);
 	use_state(c, &s);
 	return 0;
 }
@@ -529,15 +529,15 @@ static int cache_preresume(struct dm_target *ti, GError **err)
 	if (r)
 		return r;
 	/* From now on what is clean may become dirty. */
-	pthread_mutex_lock(&c->md_lock);
-	if (cache_is_rw(c) && (cache_md_clean(c->md) || cache_md_changed(c->md))) {
-		r = cache_md_commit(c->md, false);
+	pthread_mutex_lock(&c->meta_lock);
+	if (cache_is_rw(c) && (cache_meta_clean(c->meta) || cache_meta_changed(c->meta))) {
+		r = cache_meta_commit(c->meta, false);
 		if (r && c->loaded) { /* what is in memory is still right */
-			cache_md_result(c, r);
+			cache_meta_result(c, r);
 			r = 0;
 		}
 	}
-	pthread_mutex_unlock(&c->md_lock);
+	pthread_mutex_unlock(&c->meta_lock);
 	if (r)
 		return dm_fail(err, -r, "cache: the metadata cannot be written: %s", g_strerror(-r));
 	c->loaded = true;
@@ -608,18 +608,18 @@ static void give_hint(void *context, uint32_t cblock, void *out)
 	c->type->hint(c->policy, cblock, out);
 }
 
-/* md_lock is held. */
+/* meta_lock is held. */
 static int write_all(struct cache *c)
 {
-	struct cache_md_policy policy = policy_of(c);
-	int r = cache_md_write_dirty(c->md, give_dirty, c);
+	struct cache_meta_policy policy = policy_of(c);
+	int r = cache_meta_write_dirty(c->meta, give_dirty, c);
 
 	if (!r)
-		r = cache_md_write_discards(c->md, (uint64_t)c->dblock_blocks * c->block_sectors, c->dblocks,
-					    give_discarded, c);
+		r = cache_meta_write_discards(c->meta, (uint64_t)c->dblock_blocks * c->block_sectors, c->dblocks,
+					      give_discarded, c);
 	if (!r)
-		r = cache_md_write_hints(c->md, &policy, give_hint, c);
-	return r ? cache_md_result(c, r) : commit(c, true);
+		r = cache_meta_write_hints(c->meta, &policy, give_hint, c);
+	return r ? cache_meta_result(c, r) : commit(c, true);
 }
 
 static void cache_postsuspend(struct dm_target *ti)
@@ -636,17 +636,17 @@ static void cache_postsuspend(struct dm_target *ti)
 	atomic_store(&c->ticking, false);
 	if (!c->loaded || !cache_is_rw(c))
 		return;
-	pthread_mutex_lock(&c->md_lock);
+	pthread_mutex_lock(&c->meta_lock);
 	if (write_all(c))
 		dm_log_err("cache: no clean end: every cached block will count as dirty");
-	pthread_mutex_unlock(&c->md_lock);
+	pthread_mutex_unlock(&c->meta_lock);
 }
 
 /* --- status and messages ----------------------------------------------------------------------------------- */
 
 static void status_info(struct cache *c, GString *out)
 {
-	struct cache_md_counters n = c->base;
+	struct cache_meta_counters n = c->base;
 	enum cache_mode mode = atomic_load(&c->mode);
 	bool passdown = atomic_load(&c->passdown);
 	uint64_t used, total;
@@ -655,7 +655,7 @@ static void status_info(struct cache *c, GString *out)
 		g_string_append(out, "Fail");
 		return;
 	}
-	cache_md_usage(c->md, &used, &total);
+	cache_meta_usage(c->meta, &used, &total);
 	g_string_append_printf(out, "8 %" PRIu64 "/%" PRIu64 " %u %u/%u", used, total, c->block_sectors,
 			       resident_count(c->resident), c->cblocks);
 	g_string_append_printf(out, " %u %u %u %u %u %u %u", n.read_hits + (uint32_t)cache_sum(c, READ_HITS),
@@ -663,14 +663,14 @@ static void status_info(struct cache *c, GString *out)
 			       n.write_hits + (uint32_t)cache_sum(c, WRITE_HITS),
 			       n.write_misses + (uint32_t)cache_sum(c, WRITE_MISSES), atomic_load(&c->demotions),
 			       atomic_load(&c->promotions), resident_nr_dirty(c->resident));
-	g_string_append_printf(out, " %d %s%s%s", 1 + (c->md_version == 2) + !passdown,
-			       c->md_version == 2 ? "metadata2 " : "", io_modes[c->io_mode],
+	g_string_append_printf(out, " %d %s%s%s", 1 + (c->meta_version == 2) + !passdown,
+			       c->meta_version == 2 ? "metadata2 " : "", io_modes[c->io_mode],
 			       passdown ? "" : " no_discard_passdown");
 	g_string_append_printf(out, " 2 migration_threshold %" PRIu64 " %s ", atomic_load(&c->migration_threshold),
 			       c->type->name);
 	c->type->print(c->policy, out);
 	g_string_append_printf(out, " %s %s", mode == CACHE_RW ? "rw" : "ro",
-			       cache_md_needs_check(c->md) ? "needs_check" : "-");
+			       cache_meta_needs_check(c->meta) ? "needs_check" : "-");
 }
 
 static void cache_status(struct dm_target *ti, enum dm_status_type type, GString *out)
@@ -693,7 +693,7 @@ static void cache_commit(struct dm_target *ti)
 {
 	struct cache *c = ti->private;
 
-	if (!atomic_load(&c->suspended) && cache_is_rw(c) && cache_md_changed(c->md))
+	if (!atomic_load(&c->suspended) && cache_is_rw(c) && cache_meta_changed(c->meta))
 		dm_group_commit_sync(c->commits);
 }
 

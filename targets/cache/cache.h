@@ -12,8 +12,8 @@
  * up is free only after the next commit; until then the metadata on the disk may lead to it.  A block that was written
  * back counts as clean only when the origin has been flushed.
  *
- * Locks: md_lock for all that touches the metadata, held across its I/O and flushes; policy_lock, short, after it; the
- * block lock's and the resident blocks' own last.  wait_lock and hold_lock stand alone.
+ * Locks: meta_lock for all that touches the metadata, held across its I/O and flushes; policy_lock, short, after it;
+ * the block lock's and the resident blocks' own last.  wait_lock and hold_lock stand alone.
  */
 #ifndef CACHE_H
 #define CACHE_H
@@ -54,14 +54,14 @@ struct cache {
 	uint64_t oblocks; /* whole ones */
 	char *args;	  /* what follows the block size in the table line */
 	enum cache_io_mode io_mode;
-	unsigned md_version;
+	unsigned meta_version;
 	bool want_passdown, loaded;
 	atomic_bool passdown, suspended;
 	_Atomic enum cache_mode mode;
 	atomic_bool lost; /* the metadata on the disk is not what it should be, and cannot be made so */
 
-	pthread_mutex_t md_lock;
-	struct cache_md *md;
+	pthread_mutex_t meta_lock;
+	struct cache_meta *meta;
 	struct dm_group_commit *commits, *origin_flushes;
 	struct dm_wq *wq, *flush_wq; /* each one at a time */
 	struct resident *resident;
@@ -76,7 +76,7 @@ struct cache {
 
 	_Atomic uint64_t migration_threshold; /* sectors */
 	atomic_uint promotions, demotions;
-	struct cache_md_counters base; /* of the time before this table */
+	struct cache_meta_counters base; /* of the time before this table */
 	struct cache_slot slots[CACHE_COUNT_SLOTS];
 
 	struct dm_work migrate_work, tick_work;
@@ -125,8 +125,8 @@ static inline bool cache_is_rw(struct cache *c)
 
 /* cache.c */
 void cache_set_mode(struct cache *c, enum cache_mode mode);
-/* Of something that changed the metadata; md_lock is held.  An error ends the writing of metadata. */
-int cache_md_result(struct cache *c, int r);
+/* Of something that changed the metadata; meta_lock is held.  An error ends the writing of metadata. */
+int cache_meta_result(struct cache *c, int r);
 void cache_commit_soon(struct cache *c);
 uint64_t cache_sum(struct cache *c, enum cache_count which);
 

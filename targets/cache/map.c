@@ -375,7 +375,7 @@ enum dm_endio cache_end_io(struct dm_target *ti, struct dm_bio *bio)
 		atomic_fetch_add(&c->origin_failures, 1);
 	unclaim(c, cb);
 	/* What the write stands on is durable before it is answered. */
-	if (!bio->error && bio->op == DM_WRITE && (bio->flags & DM_FUA) && cache_md_changed(c->md)) {
+	if (!bio->error && bio->op == DM_WRITE && (bio->flags & DM_FUA) && cache_meta_changed(c->meta)) {
 		bio->flags &= ~(unsigned)DM_FUA;
 		end_after_commit(c, bio);
 		return DM_ENDIO_INCOMPLETE;

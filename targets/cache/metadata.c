@@ -70,7 +70,7 @@ enum sb {
 #define VALUE_VALID 1u
 #define VALUE_DIRTY 2u
 
-struct cache_md {
+struct cache_meta {
 	struct dm_dev *dev;
 	struct dm_bm *bm;
 	struct dm_tm *tm;
@@ -80,8 +80,8 @@ struct cache_md {
 	uint32_t flags, block_sectors, blocks;
 	dm_block_t mapping_root, hints_root, discards_root, dirty_root;
 	uint64_t dblock_sectors, dblocks;
-	struct cache_md_policy policy;
-	struct cache_md_counters counters;
+	struct cache_meta_policy policy;
+	struct cache_meta_counters counters;
 	atomic_bool changed;
 	bool broken;
 	pthread_mutex_t usage_lock;
@@ -126,234 +126,234 @@ static int sb_check(void *context, dm_block_t where, const void *data, size_t si
 
 static const struct dm_validator sb_validator = {.name = "cache superblock", .prepare = sb_prepare, .check = sb_check};
 
-static void init_hints(struct cache_md *md)
+static void init_hints(struct cache_meta *meta)
 {
-	const struct dm_btree_value_type type = {.size = md->policy.hint_bytes};
+	const struct dm_btree_value_type type = {.size = meta->policy.hint_bytes};
 
-	dm_array_info_init(&md->hints, md->tm, &type);
+	dm_array_info_init(&meta->hints, meta->tm, &type);
 }
 
-static void init_infos(struct cache_md *md)
+static void init_infos(struct cache_meta *meta)
 {
 	static const struct dm_btree_value_type type = {.size = 8};
 
-	dm_array_info_init(&md->mapping, md->tm, &type);
-	dm_bitset_info_init(&md->dirty, md->tm);
-	dm_bitset_info_init(&md->discards, md->tm);
-	init_hints(md);
+	dm_array_info_init(&meta->mapping, meta->tm, &type);
+	dm_bitset_info_init(&meta->dirty, meta->tm);
+	dm_bitset_info_init(&meta->discards, meta->tm);
+	init_hints(meta);
 }
 
 /* --- the superblock -------------------------------------------------------------------------- */
 
-static void update_usage(struct cache_md *md)
+static void update_usage(struct cache_meta *meta)
 {
-	struct dm_sm *sm = dm_tm_sm(md->tm);
+	struct dm_sm *sm = dm_tm_sm(meta->tm);
 
-	pthread_mutex_lock(&md->usage_lock);
-	md->total = dm_sm_nr_blocks(sm);
-	md->used = md->total - dm_sm_nr_free(sm);
-	pthread_mutex_unlock(&md->usage_lock);
+	pthread_mutex_lock(&meta->usage_lock);
+	meta->total = dm_sm_nr_blocks(sm);
+	meta->used = meta->total - dm_sm_nr_free(sm);
+	pthread_mutex_unlock(&meta->usage_lock);
 }
 
-static void fill_superblock(struct cache_md *md, char *p)
+static void fill_superblock(struct cache_meta *meta, char *p)
 {
-	put_le32(p + SB_FLAGS, md->flags);
+	put_le32(p + SB_FLAGS, meta->flags);
 	put_le64(p + SB_MAGIC, MAGIC);
-	put_le32(p + SB_VERSION, md->version);
-	memcpy(p + SB_POLICY, md->policy.name, CACHE_MD_POLICY_NAME);
-	put_le32(p + SB_HINT_BYTES, md->policy.hint_bytes);
-	dm_sm_copy_root(dm_tm_sm(md->tm), p + SB_SM_ROOT);
-	put_le64(p + SB_MAPPING, md->mapping_root);
-	put_le64(p + SB_HINTS, md->hints_root);
-	put_le64(p + SB_DISCARDS, md->discards_root);
-	put_le64(p + SB_DBLOCK_SECTORS, md->dblock_sectors);
-	put_le64(p + SB_DBLOCKS, md->dblocks);
-	put_le32(p + SB_BLOCK_SECTORS, md->block_sectors);
+	put_le32(p + SB_VERSION, meta->version);
+	memcpy(p + SB_POLICY, meta->policy.name, CACHE_MD_POLICY_NAME);
+	put_le32(p + SB_HINT_BYTES, meta->policy.hint_bytes);
+	dm_sm_copy_root(dm_tm_sm(meta->tm), p + SB_SM_ROOT);
+	put_le64(p + SB_MAPPING, meta->mapping_root);
+	put_le64(p + SB_HINTS, meta->hints_root);
+	put_le64(p + SB_DISCARDS, meta->discards_root);
+	put_le64(p + SB_DBLOCK_SECTORS, meta->dblock_sectors);
+	put_le64(p + SB_DBLOCKS, meta->dblocks);
+	put_le32(p + SB_BLOCK_SECTORS, meta->block_sectors);
 	put_le32(p + SB_META_SECTORS, DM_META_BLOCK_SECTORS);
-	put_le32(p + SB_BLOCKS, md->blocks);
-	put_le32(p + SB_COUNTERS, md->counters.read_hits);
-	put_le32(p + SB_COUNTERS + 4, md->counters.read_misses);
-	put_le32(p + SB_COUNTERS + 8, md->counters.write_hits);
-	put_le32(p + SB_COUNTERS + 12, md->counters.write_misses);
+	put_le32(p + SB_BLOCKS, meta->blocks);
+	put_le32(p + SB_COUNTERS, meta->counters.read_hits);
+	put_le32(p + SB_COUNTERS + 4, meta->counters.read_misses);
+	put_le32(p + SB_COUNTERS + 8, meta->counters.write_hits);
+	put_le32(p + SB_COUNTERS + 12, meta->counters.write_misses);
 	for (unsigned i = 0; i < 3; i++)
-		put_le32(p + SB_POLICY_VERSION + 4 * i, md->policy.version[i]);
-	if (md->version >= 2)
-		put_le64(p + SB_DIRTY, md->dirty_root);
+		put_le32(p + SB_POLICY_VERSION + 4 * i, meta->policy.version[i]);
+	if (meta->version >= 2)
+		put_le64(p + SB_DIRTY, meta->dirty_root);
 }
 
-static int write_superblock(struct cache_md *md, bool fresh)
+static int write_superblock(struct cache_meta *meta, bool fresh)
 {
 	struct dm_block *sb;
-	int r = dm_bitset_flush(&md->discards, &md->discards_root);
+	int r = dm_bitset_flush(&meta->discards, &meta->discards_root);
 
-	if (!r && md->version >= 2)
-		r = dm_bitset_flush(&md->dirty, &md->dirty_root);
+	if (!r && meta->version >= 2)
+		r = dm_bitset_flush(&meta->dirty, &meta->dirty_root);
 	if (!r)
-		r = dm_tm_pre_commit(md->tm);
+		r = dm_tm_pre_commit(meta->tm);
 	if (!r)
-		r = fresh ? dm_bm_write_lock_zero(md->bm, SUPERBLOCK, &sb_validator, &sb)
-			  : dm_bm_write_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+		r = fresh ? dm_bm_write_lock_zero(meta->bm, SUPERBLOCK, &sb_validator, &sb)
+			  : dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 	if (r)
 		return r;
-	fill_superblock(md, dm_block_data(sb));
-	return dm_tm_commit(md->tm, sb);
+	fill_superblock(meta, dm_block_data(sb));
+	return dm_tm_commit(meta->tm, sb);
 }
 
-static void read_superblock(struct cache_md *md, const char *p)
+static void read_superblock(struct cache_meta *meta, const char *p)
 {
-	md->flags = get_le32(p + SB_FLAGS);
-	md->version = get_le32(p + SB_VERSION);
-	memcpy(md->policy.name, p + SB_POLICY, CACHE_MD_POLICY_NAME);
-	md->policy.name[CACHE_MD_POLICY_NAME - 1] = '\0';
-	md->policy.hint_bytes = get_le32(p + SB_HINT_BYTES);
-	md->mapping_root = get_le64(p + SB_MAPPING);
-	md->hints_root = get_le64(p + SB_HINTS);
-	md->discards_root = get_le64(p + SB_DISCARDS);
-	md->dblock_sectors = get_le64(p + SB_DBLOCK_SECTORS);
-	md->dblocks = get_le64(p + SB_DBLOCKS);
-	md->blocks = get_le32(p + SB_BLOCKS);
-	md->counters.read_hits = get_le32(p + SB_COUNTERS);
-	md->counters.read_misses = get_le32(p + SB_COUNTERS + 4);
-	md->counters.write_hits = get_le32(p + SB_COUNTERS + 8);
-	md->counters.write_misses = get_le32(p + SB_COUNTERS + 12);
+	meta->flags = get_le32(p + SB_FLAGS);
+	meta->version = get_le32(p + SB_VERSION);
+	memcpy(meta->policy.name, p + SB_POLICY, CACHE_MD_POLICY_NAME);
+	meta->policy.name[CACHE_MD_POLICY_NAME - 1] = '\0';
+	meta->policy.hint_bytes = get_le32(p + SB_HINT_BYTES);
+	meta->mapping_root = get_le64(p + SB_MAPPING);
+	meta->hints_root = get_le64(p + SB_HINTS);
+	meta->discards_root = get_le64(p + SB_DISCARDS);
+	meta->dblock_sectors = get_le64(p + SB_DBLOCK_SECTORS);
+	meta->dblocks = get_le64(p + SB_DBLOCKS);
+	meta->blocks = get_le32(p + SB_BLOCKS);
+	meta->counters.read_hits = get_le32(p + SB_COUNTERS);
+	meta->counters.read_misses = get_le32(p + SB_COUNTERS + 4);
+	meta->counters.write_hits = get_le32(p + SB_COUNTERS + 8);
+	meta->counters.write_misses = get_le32(p + SB_COUNTERS + 12);
 	for (unsigned i = 0; i < 3; i++)
-		md->policy.version[i] = get_le32(p + SB_POLICY_VERSION + 4 * i);
-	if (md->version >= 2)
-		md->dirty_root = get_le64(p + SB_DIRTY);
+		meta->policy.version[i] = get_le32(p + SB_POLICY_VERSION + 4 * i);
+	if (meta->version >= 2)
+		meta->dirty_root = get_le64(p + SB_DIRTY);
 }
 
 /* --- opening ----------------------------------------------------------------------------------- */
 
-static int format(struct cache_md *md)
+static int format(struct cache_meta *meta)
 {
-	int r = dm_tm_create(md->bm, SUPERBLOCK, dm_bm_nr_blocks(md->bm), &md->tm);
+	int r = dm_tm_create(meta->bm, SUPERBLOCK, dm_bm_nr_blocks(meta->bm), &meta->tm);
 
 	if (r)
 		return r;
-	init_infos(md);
-	md->flags = FLAG_CLEAN;
-	r = dm_array_empty(&md->mapping, &md->mapping_root);
+	init_infos(meta);
+	meta->flags = FLAG_CLEAN;
+	r = dm_array_empty(&meta->mapping, &meta->mapping_root);
 	if (!r)
-		r = dm_bitset_empty(&md->discards, &md->discards_root);
-	if (!r && md->version >= 2)
-		r = dm_bitset_empty(&md->dirty, &md->dirty_root);
-	return r ? r : write_superblock(md, true);
+		r = dm_bitset_empty(&meta->discards, &meta->discards_root);
+	if (!r && meta->version >= 2)
+		r = dm_bitset_empty(&meta->dirty, &meta->dirty_root);
+	return r ? r : write_superblock(meta, true);
 }
 
-static int load(struct cache_md *md, GError **err)
+static int load(struct cache_meta *meta, GError **err)
 {
 	struct dm_block *sb;
 	uint32_t block_sectors;
 	char root[DM_SM_ROOT_SIZE];
-	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, &sb_validator, &sb);
+	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
 
 	if (r)
 		return r;
 	memcpy(root, (char *)dm_block_data(sb) + SB_SM_ROOT, sizeof root);
 	block_sectors = get_le32((char *)dm_block_data(sb) + SB_BLOCK_SECTORS);
-	read_superblock(md, dm_block_data(sb));
+	read_superblock(meta, dm_block_data(sb));
 	dm_bm_unlock(sb);
-	if (block_sectors != md->block_sectors)
+	if (block_sectors != meta->block_sectors)
 		return dm_fail(
 		    err, EINVAL,
 		    "cache: Error creating metadata object: changing the data block size (from %u to %u sectors) "
 		    "is not supported",
-		    block_sectors, md->block_sectors);
-	if (md->policy.hint_bytes > CACHE_MD_MAX_HINT || md->policy.hint_bytes % 4)
+		    block_sectors, meta->block_sectors);
+	if (meta->policy.hint_bytes > CACHE_MD_MAX_HINT || meta->policy.hint_bytes % 4)
 		return -EILSEQ;
-	r = dm_tm_open(md->bm, SUPERBLOCK, root, sizeof root, &md->tm);
+	r = dm_tm_open(meta->bm, SUPERBLOCK, root, sizeof root, &meta->tm);
 	if (!r)
-		init_infos(md);
+		init_infos(meta);
 	return r;
 }
 
-static int is_all_zeroes(struct cache_md *md, bool *zeroes)
+static int is_all_zeroes(struct cache_meta *meta, bool *zeroes)
 {
 	struct dm_block *b;
 	const char *p;
-	int r = dm_bm_read_lock(md->bm, SUPERBLOCK, NULL, &b);
+	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, NULL, &b);
 
 	if (r)
 		return r;
 	p = dm_block_data(b);
 	*zeroes = !p[0] && !memcmp(p, p + 1, DM_META_BLOCK_SIZE - 1);
 	dm_bm_unlock(b);
-	dm_bm_forget(md->bm, SUPERBLOCK); /* it has been cached without a validator */
+	dm_bm_forget(meta->bm, SUPERBLOCK); /* it has been cached without a validator */
 	return 0;
 }
 
-int cache_md_open(struct dm_dev *dev, uint32_t block_sectors, unsigned version, struct cache_md **out, GError **err)
+int cache_meta_open(struct dm_dev *dev, uint32_t block_sectors, unsigned version, struct cache_meta **out, GError **err)
 {
-	struct cache_md *md = g_new0(struct cache_md, 1);
+	struct cache_meta *meta = g_new0(struct cache_meta, 1);
 	bool zeroes = false;
 	int r;
 
-	pthread_mutex_init(&md->usage_lock, NULL);
-	md->dev = dev;
-	md->block_sectors = block_sectors;
-	md->version = version;
-	md->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
-	r = is_all_zeroes(md, &zeroes);
+	pthread_mutex_init(&meta->usage_lock, NULL);
+	meta->dev = dev;
+	meta->block_sectors = block_sectors;
+	meta->version = version;
+	meta->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	r = is_all_zeroes(meta, &zeroes);
 	if (!r)
-		r = zeroes ? format(md) : load(md, err);
+		r = zeroes ? format(meta) : load(meta, err);
 	if (r) {
-		cache_md_close(md);
+		cache_meta_close(meta);
 		if (err && !*err)
 			dm_fail(err, -r, "cache: Error creating metadata object: %s", g_strerror(-r));
 		return r;
 	}
-	update_usage(md);
-	*out = md;
+	update_usage(meta);
+	*out = meta;
 	return 0;
 }
 
-void cache_md_close(struct cache_md *md)
+void cache_meta_close(struct cache_meta *meta)
 {
-	if (!md)
+	if (!meta)
 		return;
-	if (md->tm)
-		dm_tm_free(md->tm);
-	dm_bm_free(md->bm);
-	pthread_mutex_destroy(&md->usage_lock);
-	g_free(md);
+	if (meta->tm)
+		dm_tm_free(meta->tm);
+	dm_bm_free(meta->bm);
+	pthread_mutex_destroy(&meta->usage_lock);
+	g_free(meta);
 }
 
-unsigned cache_md_version(struct cache_md *md)
+unsigned cache_meta_version(struct cache_meta *meta)
 {
-	return md->version;
+	return meta->version;
 }
 
-uint32_t cache_md_blocks(struct cache_md *md)
+uint32_t cache_meta_blocks(struct cache_meta *meta)
 {
-	return md->blocks;
+	return meta->blocks;
 }
 
-bool cache_md_clean(struct cache_md *md)
+bool cache_meta_clean(struct cache_meta *meta)
 {
-	return md->flags & FLAG_CLEAN;
+	return meta->flags & FLAG_CLEAN;
 }
 
-bool cache_md_needs_check(struct cache_md *md)
+bool cache_meta_needs_check(struct cache_meta *meta)
 {
-	return md->flags & FLAG_NEEDS_CHECK;
+	return meta->flags & FLAG_NEEDS_CHECK;
 }
 
-void cache_md_usage(struct cache_md *md, uint64_t *used, uint64_t *total)
+void cache_meta_usage(struct cache_meta *meta, uint64_t *used, uint64_t *total)
 {
-	pthread_mutex_lock(&md->usage_lock);
-	*used = md->used;
-	*total = md->total;
-	pthread_mutex_unlock(&md->usage_lock);
+	pthread_mutex_lock(&meta->usage_lock);
+	*used = meta->used;
+	*total = meta->total;
+	pthread_mutex_unlock(&meta->usage_lock);
 }
 
-void cache_md_counters(struct cache_md *md, struct cache_md_counters *out)
+void cache_meta_counters(struct cache_meta *meta, struct cache_meta_counters *out)
 {
-	*out = md->counters;
+	*out = meta->counters;
 }
 
-void cache_md_set_counters(struct cache_md *md, const struct cache_md_counters *counters)
+void cache_meta_set_counters(struct cache_meta *meta, const struct cache_meta_counters *counters)
 {
-	md->counters = *counters;
+	meta->counters = *counters;
 }
 
 /* --- loading -------------------------------------------------------------------------------------- */
@@ -363,14 +363,15 @@ struct loader {
 	struct dm_bitset_cursor dirty;
 };
 
-static bool hints_count(struct cache_md *md, const struct cache_md_policy *policy)
+static bool hints_count(struct cache_meta *meta, const struct cache_meta_policy *policy)
 {
-	return cache_md_clean(md) && md->hints_root && policy->hint_bytes &&
-	       policy->hint_bytes == md->policy.hint_bytes && policy->version[0] == md->policy.version[0] &&
-	       !strncmp(policy->name, md->policy.name, CACHE_MD_POLICY_NAME);
+	return cache_meta_clean(meta) && meta->hints_root && policy->hint_bytes &&
+	       policy->hint_bytes == meta->policy.hint_bytes && policy->version[0] == meta->policy.version[0] &&
+	       !strncmp(policy->name, meta->policy.name, CACHE_MD_POLICY_NAME);
 }
 
-static int load_one(struct cache_md *md, struct loader *l, bool hints, uint32_t i, cache_md_load_fn fn, void *context)
+static int load_one(struct cache_meta *meta, struct loader *l, bool hints, uint32_t i, cache_meta_load_fn fn,
+		    void *context)
 {
 	uint64_t value = get_le64(dm_array_cursor_get(&l->mapping));
 	bool dirty = true;
@@ -379,27 +380,28 @@ static int load_one(struct cache_md *md, struct loader *l, bool hints, uint32_t 
 		return -EILSEQ;
 	if (!(value & VALUE_VALID))
 		return 0;
-	if (cache_md_clean(md))
-		dirty = md->version >= 2 ? dm_bitset_cursor_get(&l->dirty) : value & VALUE_DIRTY;
+	if (cache_meta_clean(meta))
+		dirty = meta->version >= 2 ? dm_bitset_cursor_get(&l->dirty) : value & VALUE_DIRTY;
 	return fn(context, i, value >> 16, dirty, hints ? dm_array_cursor_get(&l->hints) : NULL);
 }
 
-int cache_md_load(struct cache_md *md, const struct cache_md_policy *policy, cache_md_load_fn fn, void *context)
+int cache_meta_load(struct cache_meta *meta, const struct cache_meta_policy *policy, cache_meta_load_fn fn,
+		    void *context)
 {
 	g_autofree struct loader *l = g_new0(struct loader, 1);
-	bool hints = hints_count(md, policy), bits = md->version >= 2 && cache_md_clean(md);
+	bool hints = hints_count(meta, policy), bits = meta->version >= 2 && cache_meta_clean(meta);
 	int r;
 
-	if (!md->blocks)
+	if (!meta->blocks)
 		return 0;
-	r = dm_array_cursor_begin(&md->mapping, md->mapping_root, md->blocks, &l->mapping);
+	r = dm_array_cursor_begin(&meta->mapping, meta->mapping_root, meta->blocks, &l->mapping);
 	if (!r && bits)
-		r = dm_bitset_cursor_begin(&md->dirty, md->dirty_root, md->blocks, &l->dirty);
+		r = dm_bitset_cursor_begin(&meta->dirty, meta->dirty_root, meta->blocks, &l->dirty);
 	if (!r && hints)
-		r = dm_array_cursor_begin(&md->hints, md->hints_root, md->blocks, &l->hints);
+		r = dm_array_cursor_begin(&meta->hints, meta->hints_root, meta->blocks, &l->hints);
 	for (uint32_t i = 0; !r; i++) {
-		r = load_one(md, l, hints, i, fn, context);
-		if (r || i + 1 == md->blocks)
+		r = load_one(meta, l, hints, i, fn, context);
+		if (r || i + 1 == meta->blocks)
 			break;
 		r = dm_array_cursor_next(&l->mapping);
 		if (!r && bits)
@@ -410,23 +412,23 @@ int cache_md_load(struct cache_md *md, const struct cache_md_policy *policy, cac
 	return r == -ENODATA ? -EILSEQ : r;
 }
 
-int cache_md_load_discards(struct cache_md *md, void (*fn)(void *context, uint64_t sector, uint64_t sectors),
-			   void *context)
+int cache_meta_load_discards(struct cache_meta *meta, void (*fn)(void *context, uint64_t sector, uint64_t sectors),
+			     void *context)
 {
 	g_autofree struct dm_bitset_cursor *c = NULL;
 	uint64_t sector;
 	int r;
 
-	if (!cache_md_clean(md) || !md->dblocks || !md->dblock_sectors)
+	if (!cache_meta_clean(meta) || !meta->dblocks || !meta->dblock_sectors)
 		return 0;
-	if (md->dblocks > UINT32_MAX || __builtin_mul_overflow(md->dblocks, md->dblock_sectors, &sector))
+	if (meta->dblocks > UINT32_MAX || __builtin_mul_overflow(meta->dblocks, meta->dblock_sectors, &sector))
 		return -EILSEQ;
 	c = g_new0(struct dm_bitset_cursor, 1);
-	r = dm_bitset_cursor_begin(&md->discards, md->discards_root, (uint32_t)md->dblocks, c);
+	r = dm_bitset_cursor_begin(&meta->discards, meta->discards_root, (uint32_t)meta->dblocks, c);
 	for (uint64_t i = 0; !r; i++) {
 		if (dm_bitset_cursor_get(c))
-			fn(context, i * md->dblock_sectors, md->dblock_sectors);
-		if (i + 1 == md->dblocks)
+			fn(context, i * meta->dblock_sectors, meta->dblock_sectors);
+		if (i + 1 == meta->dblocks)
 			break;
 		r = dm_bitset_cursor_next(c);
 	}
@@ -436,11 +438,11 @@ int cache_md_load_discards(struct cache_md *md, void (*fn)(void *context, uint64
 /* --- changes ---------------------------------------------------------------------------------------- */
 
 /* Of a change: it has been made, or has failed half-way. */
-static int changed(struct cache_md *md, int r)
+static int changed(struct cache_meta *meta, int r)
 {
-	atomic_store(&md->changed, true);
-	if (r && !md->broken) {
-		md->broken = true;
+	atomic_store(&meta->changed, true);
+	if (r && !meta->broken) {
+		meta->broken = true;
 		dm_log_err("cache metadata: %s", g_strerror(-r));
 	}
 	return r;
@@ -448,50 +450,50 @@ static int changed(struct cache_md *md, int r)
 
 /* As what every array is, a tree of blocks: cache_restore says that hints have no bytes when it has none, and makes
  * some. */
-static int drop_hints(struct cache_md *md)
+static int drop_hints(struct cache_meta *meta)
 {
-	struct dm_btree_info blocks = {.tm = md->tm, .levels = 1, .vt = dm_btree_block_type(md->tm)};
-	int r = md->hints_root ? dm_btree_del(&blocks, md->hints_root) : 0;
+	struct dm_btree_info blocks = {.tm = meta->tm, .levels = 1, .vt = dm_btree_block_type(meta->tm)};
+	int r = meta->hints_root ? dm_btree_del(&blocks, meta->hints_root) : 0;
 
-	md->hints_root = 0;
+	meta->hints_root = 0;
 	return r;
 }
 
-int cache_md_resize(struct cache_md *md, uint32_t blocks)
+int cache_meta_resize(struct cache_meta *meta, uint32_t blocks)
 {
 	uint8_t none[8] = {0};
 	int r;
 
-	if (md->broken)
+	if (meta->broken)
 		return -EIO;
-	r = dm_array_resize(&md->mapping, md->mapping_root, md->blocks, blocks, none, &md->mapping_root);
-	if (!r && md->version >= 2)
-		r = dm_bitset_resize(&md->dirty, md->dirty_root, md->blocks, blocks, false, &md->dirty_root);
+	r = dm_array_resize(&meta->mapping, meta->mapping_root, meta->blocks, blocks, none, &meta->mapping_root);
+	if (!r && meta->version >= 2)
+		r = dm_bitset_resize(&meta->dirty, meta->dirty_root, meta->blocks, blocks, false, &meta->dirty_root);
 	if (!r) /* they are of another number of blocks, and are written anew at the clean end */
-		r = drop_hints(md);
+		r = drop_hints(meta);
 	if (!r)
-		md->blocks = blocks;
-	return changed(md, r);
+		meta->blocks = blocks;
+	return changed(meta, r);
 }
 
-static int set_value(struct cache_md *md, uint32_t cblock, uint64_t value)
+static int set_value(struct cache_meta *meta, uint32_t cblock, uint64_t value)
 {
 	uint8_t raw[8];
 
-	if (md->broken)
+	if (meta->broken)
 		return -EIO;
 	put_le64(raw, value);
-	return changed(md, dm_array_set(&md->mapping, md->mapping_root, cblock, raw, &md->mapping_root));
+	return changed(meta, dm_array_set(&meta->mapping, meta->mapping_root, cblock, raw, &meta->mapping_root));
 }
 
-int cache_md_insert(struct cache_md *md, uint32_t cblock, uint64_t oblock)
+int cache_meta_insert(struct cache_meta *meta, uint32_t cblock, uint64_t oblock)
 {
-	return set_value(md, cblock, oblock << 16 | VALUE_VALID);
+	return set_value(meta, cblock, oblock << 16 | VALUE_VALID);
 }
 
-int cache_md_remove(struct cache_md *md, uint32_t cblock)
+int cache_meta_remove(struct cache_meta *meta, uint32_t cblock)
 {
-	return set_value(md, cblock, 0);
+	return set_value(meta, cblock, 0);
 }
 
 struct bits {
@@ -518,18 +520,18 @@ static int new_bitset(struct dm_bitset_info *info, dm_block_t *root, uint32_t si
 }
 
 /* Version 1: the flag of each value that is not as it should be. */
-static int write_dirty_flags(struct cache_md *md, struct bits *bits)
+static int write_dirty_flags(struct cache_meta *meta, struct bits *bits)
 {
 	g_autofree struct dm_array_cursor *c = g_new0(struct dm_array_cursor, 1);
 	g_autoptr(GArray) wrong = g_array_new(FALSE, FALSE, 4);
-	int r = dm_array_cursor_begin(&md->mapping, md->mapping_root, md->blocks, c);
+	int r = dm_array_cursor_begin(&meta->mapping, meta->mapping_root, meta->blocks, c);
 
 	for (uint32_t i = 0; !r; i++) {
 		uint64_t value = get_le64(dm_array_cursor_get(c));
 
 		if (value & VALUE_VALID && !(value & VALUE_DIRTY) != !bits->fn(bits->context, i))
 			g_array_append_val(wrong, i);
-		if (i + 1 == md->blocks)
+		if (i + 1 == meta->blocks)
 			break;
 		r = dm_array_cursor_next(c);
 	}
@@ -537,35 +539,35 @@ static int write_dirty_flags(struct cache_md *md, struct bits *bits)
 		uint32_t at = g_array_index(wrong, uint32_t, i);
 		uint8_t raw[8];
 
-		r = dm_array_get(&md->mapping, md->mapping_root, at, raw);
+		r = dm_array_get(&meta->mapping, meta->mapping_root, at, raw);
 		put_le64(raw, get_le64(raw) ^ VALUE_DIRTY);
 		if (!r)
-			r = dm_array_set(&md->mapping, md->mapping_root, at, raw, &md->mapping_root);
+			r = dm_array_set(&meta->mapping, meta->mapping_root, at, raw, &meta->mapping_root);
 	}
 	return r;
 }
 
-int cache_md_write_dirty(struct cache_md *md, bool (*dirty)(void *context, uint32_t cblock), void *context)
+int cache_meta_write_dirty(struct cache_meta *meta, bool (*dirty)(void *context, uint32_t cblock), void *context)
 {
 	struct bits bits = {dirty, context};
 
-	if (md->broken)
+	if (meta->broken)
 		return -EIO;
-	if (md->version >= 2)
-		return changed(md, new_bitset(&md->dirty, &md->dirty_root, md->blocks, &bits));
-	return md->blocks ? changed(md, write_dirty_flags(md, &bits)) : 0;
+	if (meta->version >= 2)
+		return changed(meta, new_bitset(&meta->dirty, &meta->dirty_root, meta->blocks, &bits));
+	return meta->blocks ? changed(meta, write_dirty_flags(meta, &bits)) : 0;
 }
 
-int cache_md_write_discards(struct cache_md *md, uint64_t dblock_sectors, uint32_t dblocks,
-			    bool (*discarded)(void *context, uint32_t dblock), void *context)
+int cache_meta_write_discards(struct cache_meta *meta, uint64_t dblock_sectors, uint32_t dblocks,
+			      bool (*discarded)(void *context, uint32_t dblock), void *context)
 {
 	struct bits bits = {discarded, context};
 
-	if (md->broken)
+	if (meta->broken)
 		return -EIO;
-	md->dblock_sectors = dblock_sectors;
-	md->dblocks = dblocks;
-	return changed(md, new_bitset(&md->discards, &md->discards_root, dblocks, &bits));
+	meta->dblock_sectors = dblock_sectors;
+	meta->dblocks = dblocks;
+	return changed(meta, new_bitset(&meta->discards, &meta->discards_root, dblocks, &bits));
 }
 
 struct hint_giver {
@@ -581,57 +583,57 @@ static int give_hint(void *context, uint32_t index, void *value)
 	return 0;
 }
 
-int cache_md_write_hints(struct cache_md *md, const struct cache_md_policy *policy,
-			 void (*hint)(void *context, uint32_t cblock, void *out), void *context)
+int cache_meta_write_hints(struct cache_meta *meta, const struct cache_meta_policy *policy,
+			   void (*hint)(void *context, uint32_t cblock, void *out), void *context)
 {
 	struct hint_giver giver = {hint, context};
 	int r;
 
-	if (md->broken)
+	if (meta->broken)
 		return -EIO;
-	r = drop_hints(md);
-	md->policy = *policy;
-	init_hints(md);
+	r = drop_hints(meta);
+	meta->policy = *policy;
+	init_hints(meta);
 	if (!r && policy->hint_bytes)
-		r = dm_array_new(&md->hints, &md->hints_root, md->blocks, give_hint, &giver);
-	return changed(md, r);
+		r = dm_array_new(&meta->hints, &meta->hints_root, meta->blocks, give_hint, &giver);
+	return changed(meta, r);
 }
 
 /* --- commits ------------------------------------------------------------------------------------------ */
 
-bool cache_md_changed(struct cache_md *md)
+bool cache_meta_changed(struct cache_meta *meta)
 {
-	return atomic_load_explicit(&md->changed, memory_order_acquire);
+	return atomic_load_explicit(&meta->changed, memory_order_acquire);
 }
 
-bool cache_md_broken(struct cache_md *md)
+bool cache_meta_broken(struct cache_meta *meta)
 {
-	return md->broken;
+	return meta->broken;
 }
 
-int cache_md_commit(struct cache_md *md, bool clean)
+int cache_meta_commit(struct cache_meta *meta, bool clean)
 {
 	int r;
 
-	if (md->broken)
+	if (meta->broken)
 		return -EIO;
-	md->flags = clean ? md->flags | FLAG_CLEAN : md->flags & ~FLAG_CLEAN;
-	r = changed(md, write_superblock(md, false));
+	meta->flags = clean ? meta->flags | FLAG_CLEAN : meta->flags & ~FLAG_CLEAN;
+	r = changed(meta, write_superblock(meta, false));
 	if (!r) {
-		atomic_store(&md->changed, false);
-		update_usage(md);
+		atomic_store(&meta->changed, false);
+		update_usage(meta);
 	}
 	return r;
 }
 
 /* With a block manager of its own: nothing that was changed may get to the disk. */
-int cache_md_abort(struct cache_md *md)
+int cache_meta_abort(struct cache_meta *meta)
 {
-	struct dm_bm *bm = dm_bm_new(md->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	struct dm_bm *bm = dm_bm_new(meta->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
 	struct dm_block *sb;
 	int r = dm_bm_write_lock(bm, SUPERBLOCK, &sb_validator, &sb);
 
-	md->broken = true;
+	meta->broken = true;
 	if (!r) {
 		char *p = dm_block_data(sb);
 
@@ -641,6 +643,6 @@ int cache_md_abort(struct cache_md *md)
 	}
 	dm_bm_free(bm);
 	if (!r)
-		md->flags |= FLAG_NEEDS_CHECK;
+		meta->flags |= FLAG_NEEDS_CHECK;
 	return r;
 }

@@ -136,11 +136,11 @@ static int enter(struct migration *mg)
 	struct cache *c = mg->c;
 	int r;
 
-	pthread_mutex_lock(&c->md_lock);
-	r = cache_is_rw(c) ? cache_md_result(c, cache_md_insert(c->md, mg->cblock, mg->oblock)) : -EROFS;
+	pthread_mutex_lock(&c->meta_lock);
+	r = cache_is_rw(c) ? cache_meta_result(c, cache_meta_insert(c->meta, mg->cblock, mg->oblock)) : -EROFS;
 	if (!r)
 		resident_insert(c->resident, mg->oblock, mg->cblock);
-	pthread_mutex_unlock(&c->md_lock);
+	pthread_mutex_unlock(&c->meta_lock);
 	if (r)
 		return r;
 	atomic_fetch_add(&c->promotions, 1);
@@ -198,13 +198,13 @@ static void leave_step(struct migration *mg)
 	bool there;
 	int r = 0;
 
-	pthread_mutex_lock(&c->md_lock);
+	pthread_mutex_lock(&c->meta_lock);
 	there = resident_find(c->resident, mg->oblock, &cblock);
 	if (there)
-		r = cache_is_rw(c) ? cache_md_result(c, cache_md_remove(c->md, cblock)) : -EROFS;
+		r = cache_is_rw(c) ? cache_meta_result(c, cache_meta_remove(c->meta, cblock)) : -EROFS;
 	if (there && !r)
 		resident_remove(c->resident, cblock);
-	pthread_mutex_unlock(&c->md_lock);
+	pthread_mutex_unlock(&c->meta_lock);
 	mg->cblock = cblock;
 	release(mg);
 	if (bio && r)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Whether metadata say what can be (zoned_md_check()).  What cannot be read at all, or is mapped where it cannot be,
+ * Whether metadata say what can be (zoned_meta_check()).  What cannot be read at all, or is mapped where it cannot be,
  * has been refused when they were opened.  Beyond that: the two sets are the same; a block is valid in one zone only,
  * and not beyond a write pointer; zones of no chunk have no valid block.
  */
@@ -9,7 +9,7 @@
 #include "internal.h"
 
 struct check {
-	struct zoned_md *md;
+	struct zoned_meta *meta;
 	bool repair;
 	zoned_tell tell;
 	void *data;
@@ -28,24 +28,24 @@ static void G_GNUC_PRINTF(2, 3) tell(struct check *c, const char *fmt, ...)
 	c->found++;
 }
 
-static size_t bitmap_bytes(const struct zoned_md *md)
+static size_t bitmap_bytes(const struct zoned_meta *meta)
 {
-	return (size_t)md->bitmap_blocks * ZONED_BLOCK;
+	return (size_t)meta->bitmap_blocks * ZONED_BLOCK;
 }
 
 /* The sets' superblocks are the loader's to look at, and repair has made them equal. */
 static int check_sets(struct check *c, GError **err)
 {
-	struct zoned_md *md = c->md;
+	struct zoned_meta *meta = c->meta;
 	g_autofree uint8_t *a = g_malloc(ZONED_BLOCK), *b = g_malloc(ZONED_BLOCK);
-	uint32_t differ = 0, blocks = md->super.set_blocks;
+	uint32_t differ = 0, blocks = meta->super.set_blocks;
 	struct zoned_super first = {0}, second = {0};
 	int r = 0;
 
 	for (uint32_t block = 0; block < blocks && !r; block++) {
-		r = zoned_set_read(md, 0, block, 1, a);
+		r = zoned_set_read(meta, 0, block, 1, a);
 		if (!r)
-			r = zoned_set_read(md, 1, block, 1, b);
+			r = zoned_set_read(meta, 1, block, 1, b);
 		if (!r && !block &&
 		    (!zoned_super_read(&first, a) || !zoned_super_read(&second, b) ||
 		     first.generation != second.generation))
@@ -58,9 +58,9 @@ static int check_sets(struct check *c, GError **err)
 	if (differ)
 		tell(c, "the sets differ in %" PRIu32 " blocks", differ);
 	for (uint32_t block = 1; block < blocks && differ && c->repair && !r; block++) {
-		r = zoned_set_read(md, md->primary, block, 1, a);
+		r = zoned_set_read(meta, meta->primary, block, 1, a);
 		if (!r)
-			r = zoned_set_write(md, !md->primary, block, 1, a);
+			r = zoned_set_write(meta, !meta->primary, block, 1, a);
 	}
 	return r ? dm_fail(err, -r, "zoned: the metadata cannot be written: %s", g_strerror(-r)) : 0;
 }
@@ -80,10 +80,10 @@ static uint32_t clear_bits(uint8_t *bits, uint32_t from, uint32_t to, const uint
 
 static int check_zone(struct check *c, uint32_t z, uint8_t *bits, uint8_t *other, GError **err)
 {
-	struct zoned_md *md = c->md;
-	const struct zone *zone = &md->zones[z];
-	uint32_t blocks = md->g.zone_blocks, wrong = 0, n;
-	int r = zoned_set_read(md, md->primary, bits_block(md, z), md->bitmap_blocks, bits);
+	struct zoned_meta *meta = c->meta;
+	const struct zone *zone = &meta->zones[z];
+	uint32_t blocks = meta->g.zone_blocks, wrong = 0, n;
+	int r = zoned_set_read(meta, meta->primary, bits_block(meta, z), meta->bitmap_blocks, bits);
 
 	if (r)
 		return dm_fail(err, -r, "zoned: the bitmap of zone %" PRIu32 " cannot be read: %s", z, g_strerror(-r));
@@ -98,7 +98,7 @@ static int check_zone(struct check *c, uint32_t z, uint8_t *bits, uint8_t *other
 	}
 	/* Of a data zone with a buffer; what the buffer has is newer. */
 	if (zone->chunk != ZONED_UNMAPPED && zone->flags & ZONE_SEQ && zone->other != ZONED_UNMAPPED) {
-		r = zoned_set_read(md, md->primary, bits_block(md, zone->other), md->bitmap_blocks, other);
+		r = zoned_set_read(meta, meta->primary, bits_block(meta, zone->other), meta->bitmap_blocks, other);
 		if (r)
 			return dm_fail(err, -r, "zoned: the bitmap of zone %" PRIu32 " cannot be read: %s", zone->other,
 				       g_strerror(-r));
@@ -110,26 +110,26 @@ static int check_zone(struct check *c, uint32_t z, uint8_t *bits, uint8_t *other
 		wrong += n;
 	}
 	for (unsigned set = 0; set < 2 && wrong && c->repair && !r; set++)
-		r = zoned_set_write(md, !md->primary ^ set, bits_block(md, z), md->bitmap_blocks, bits);
+		r = zoned_set_write(meta, !meta->primary ^ set, bits_block(meta, z), meta->bitmap_blocks, bits);
 	return r ? dm_fail(err, -r, "zoned: the bitmap of zone %" PRIu32 " cannot be written: %s", z, g_strerror(-r))
 		 : 0;
 }
 
 static int check_all(struct check *c, GError **err)
 {
-	g_autofree uint8_t *bits = g_malloc(bitmap_bytes(c->md)), *other = g_malloc(bitmap_bytes(c->md));
+	g_autofree uint8_t *bits = g_malloc(bitmap_bytes(c->meta)), *other = g_malloc(bitmap_bytes(c->meta));
 	int r = check_sets(c, err);
 
-	for (uint32_t z = 0; z < c->md->g.zones && !r; z++)
+	for (uint32_t z = 0; z < c->meta->g.zones && !r; z++)
 		r = check_zone(c, z, bits, other, err);
-	for (unsigned d = 0; d < c->md->g.n && c->repair && !r; d++)
-		r = dm_flush_sync(c->md->g.devs[d].dev);
+	for (unsigned d = 0; d < c->meta->g.n && c->repair && !r; d++)
+		r = dm_flush_sync(c->meta->g.devs[d].dev);
 	return r;
 }
 
-int zoned_md_check(struct zoned_md *md, bool repair, zoned_tell tell, void *data, unsigned *found, GError **err)
+int zoned_meta_check(struct zoned_meta *meta, bool repair, zoned_tell tell, void *data, unsigned *found, GError **err)
 {
-	struct check c = {.md = md, .repair = repair, .tell = tell, .data = data};
+	struct check c = {.meta = meta, .repair = repair, .tell = tell, .data = data};
 	int r = check_all(&c, err);
 
 	*found = c.found;

@@ -25,93 +25,93 @@ static void add_piece(GArray *pieces, uint64_t block, uint32_t blocks, struct zo
 }
 
 /* All that is dirty, which it then is no more; with the lock. */
-static GArray *copy_dirty(struct zoned_md *md)
+static GArray *copy_dirty(struct zoned_meta *meta)
 {
 	GArray *pieces = g_array_new(FALSE, FALSE, sizeof(struct piece));
 	GHashTableIter iter;
 	gpointer value;
 
-	for (uint32_t b = 0; b < md->super.map_blocks && md->map_dirty_n; b++)
-		if (md->map_dirty[b]) {
-			add_piece(pieces, 1 + b, 1, NULL, md->map + (size_t)b * ZONED_BLOCK);
-			md->map_dirty[b] = 0;
-			md->map_dirty_n--;
+	for (uint32_t b = 0; b < meta->super.map_blocks && meta->map_dirty_n; b++)
+		if (meta->map_dirty[b]) {
+			add_piece(pieces, 1 + b, 1, NULL, meta->map + (size_t)b * ZONED_BLOCK);
+			meta->map_dirty[b] = 0;
+			meta->map_dirty_n--;
 		}
-	g_hash_table_iter_init(&iter, md->bits);
-	while (md->dirty_n && g_hash_table_iter_next(&iter, NULL, &value)) {
+	g_hash_table_iter_init(&iter, meta->bits);
+	while (meta->dirty_n && g_hash_table_iter_next(&iter, NULL, &value)) {
 		struct zoned_bits *b = value;
 
 		if (!b->dirty)
 			continue;
 		if (!b->refs++) { /* no longer one of those that nobody uses */
-			*(b->prev ? &b->prev->next : &md->idle_first) = b->next;
-			*(b->next ? &b->next->prev : &md->idle_last) = b->prev;
+			*(b->prev ? &b->prev->next : &meta->idle_first) = b->next;
+			*(b->next ? &b->next->prev : &meta->idle_last) = b->prev;
 			b->prev = b->next = NULL;
 		}
 		b->dirty = false;
-		md->dirty_n--;
-		add_piece(pieces, bits_block(md, b->zone), md->bitmap_blocks, b, b->data);
+		meta->dirty_n--;
+		add_piece(pieces, bits_block(meta, b->zone), meta->bitmap_blocks, b, b->data);
 	}
 	return pieces;
 }
 
 /* With the lock; failed: all is as dirty as it was. */
-static void release(struct zoned_md *md, GArray *pieces, bool failed)
+static void release(struct zoned_meta *meta, GArray *pieces, bool failed)
 {
 	for (guint i = 0; i < pieces->len; i++) {
 		struct piece *p = &g_array_index(pieces, struct piece, i);
 
 		if (failed && p->bits) {
-			zoned_bits_changed(md, p->bits);
+			zoned_bits_changed(meta, p->bits);
 		} else if (failed) {
-			md->map_dirty_n += !md->map_dirty[p->block - 1];
-			md->map_dirty[p->block - 1] = 1;
+			meta->map_dirty_n += !meta->map_dirty[p->block - 1];
+			meta->map_dirty[p->block - 1] = 1;
 		}
 		if (p->bits)
-			zoned_bits_unref(md, p->bits);
+			zoned_bits_unref(meta, p->bits);
 		g_free(p->data);
 	}
 	g_array_free(pieces, TRUE);
 }
 
-static int write_blocks(struct zoned_md *md, unsigned set, const GArray *pieces)
+static int write_blocks(struct zoned_meta *meta, unsigned set, const GArray *pieces)
 {
 	int error = 0;
 
 	for (guint i = 0; i < pieces->len && !error; i++) {
 		const struct piece *p = &g_array_index(pieces, struct piece, i);
 
-		error = zoned_set_write(md, set, p->block, p->blocks, p->data);
+		error = zoned_set_write(meta, set, p->block, p->blocks, p->data);
 	}
-	return error ? error : dm_flush_sync(md->g.devs[0].dev);
+	return error ? error : dm_flush_sync(meta->g.devs[0].dev);
 }
 
 /*
  * *unknown: it failed where the second set may be true already and the first is not: to write to either again could
  * leave none that is.
  */
-static int write_sets(struct zoned_md *md, const GArray *pieces, bool *unknown)
+static int write_sets(struct zoned_meta *meta, const GArray *pieces, bool *unknown)
 {
-	uint64_t generation = md->super.generation + 1;
-	int error = write_blocks(md, !md->primary, pieces);
+	uint64_t generation = meta->super.generation + 1;
+	int error = write_blocks(meta, !meta->primary, pieces);
 
 	if (error)
 		return error;
-	error = zoned_super_commit(md, !md->primary, generation);
+	error = zoned_super_commit(meta, !meta->primary, generation);
 	if (!error)
-		error = write_blocks(md, md->primary, pieces);
+		error = write_blocks(meta, meta->primary, pieces);
 	if (!error)
-		error = zoned_super_commit(md, md->primary, generation);
+		error = zoned_super_commit(meta, meta->primary, generation);
 	*unknown = error != 0;
 	return error;
 }
 
-static int flush_devices(struct zoned_md *md)
+static int flush_devices(struct zoned_meta *meta)
 {
 	int error = 0;
 
-	for (unsigned d = 0; d < md->g.n; d++) {
-		int one = dm_flush_sync(md->g.devs[d].dev);
+	for (unsigned d = 0; d < meta->g.n; d++) {
+		int one = dm_flush_sync(meta->g.devs[d].dev);
 
 		error = error ? error : one;
 	}
@@ -119,16 +119,16 @@ static int flush_devices(struct zoned_md *md)
 }
 
 /* A zone that no metadata know any more can be used again; without the lock. */
-static void make_usable(struct zoned_md *md, uint32_t z)
+static void make_usable(struct zoned_meta *meta, uint32_t z)
 {
-	struct zone *zone = &md->zones[z];
-	struct dm_region where = {zone_dev(md, z), zone_sector(md, z, 0), md->g.zone_sectors};
+	struct zone *zone = &meta->zones[z];
+	struct dm_region where = {zone_dev(meta, z), zone_sector(meta, z, 0), meta->g.zone_sectors};
 	int error = 0;
 
 	if (zone->flags & ZONE_SEQ && (zone->wp || zone->flags & ZONE_UNSURE))
 		error = dm_io_sync(DM_ZONE_RESET, 0, 1, &where, NULL, 0, NULL);
-	pthread_mutex_lock(&md->lock);
-	zoned_list_remove(md, z);
+	pthread_mutex_lock(&meta->lock);
+	zoned_list_remove(meta, z);
 	if (error) {
 		dm_log_err("zoned: zone %" PRIu32 " cannot be reset: %s; it is not used any more", z,
 			   g_strerror(-error));
@@ -136,68 +136,68 @@ static void make_usable(struct zoned_md *md, uint32_t z)
 	} else {
 		zone->wp = 0;
 		zone->flags &= (uint8_t)~ZONE_UNSURE;
-		md->freed++;
-		zoned_list_add(md, zoned_free_list(md, z), z);
+		meta->freed++;
+		zoned_list_add(meta, zoned_free_list(meta, z), z);
 	}
-	pthread_mutex_unlock(&md->lock);
+	pthread_mutex_unlock(&meta->lock);
 }
 
-static bool free_zones(struct zoned_md *md)
+static bool free_zones(struct zoned_meta *meta)
 {
 	bool any = false;
 	uint32_t z;
 
 	for (;;) {
-		pthread_mutex_lock(&md->lock);
-		z = md->lists[COMMITTING].head;
-		pthread_mutex_unlock(&md->lock);
+		pthread_mutex_lock(&meta->lock);
+		z = meta->lists[COMMITTING].head;
+		pthread_mutex_unlock(&meta->lock);
 		if (z == ZONED_UNMAPPED)
 			return any;
-		make_usable(md, z);
+		make_usable(meta, z);
 		any = true;
 	}
 }
 
 /* What was freed since the last commit, or all of it back. */
-static void move_list(struct zoned_md *md, uint16_t from, uint16_t to)
+static void move_list(struct zoned_meta *meta, uint16_t from, uint16_t to)
 {
-	while (md->lists[from].head != ZONED_UNMAPPED)
-		zoned_list_add(md, to, md->lists[from].head);
+	while (meta->lists[from].head != ZONED_UNMAPPED)
+		zoned_list_add(meta, to, meta->lists[from].head);
 }
 
-int zoned_md_commit(struct zoned_md *md, bool *freed)
+int zoned_meta_commit(struct zoned_meta *meta, bool *freed)
 {
 	bool nothing, unknown = false;
 	GArray *pieces;
 	int error;
 
 	*freed = false;
-	pthread_mutex_lock(&md->lock);
-	error = md->broken ? -EIO : 0;
-	if (error || !md->write) {
-		pthread_mutex_unlock(&md->lock);
+	pthread_mutex_lock(&meta->lock);
+	error = meta->broken ? -EIO : 0;
+	if (error || !meta->write) {
+		pthread_mutex_unlock(&meta->lock);
 		return error;
 	}
-	pieces = copy_dirty(md);
+	pieces = copy_dirty(meta);
 	nothing = !pieces->len;
-	move_list(md, PENDING, COMMITTING);
-	pthread_mutex_unlock(&md->lock);
-	error = flush_devices(md);
+	move_list(meta, PENDING, COMMITTING);
+	pthread_mutex_unlock(&meta->lock);
+	error = flush_devices(meta);
 	if (!error && !nothing)
-		error = write_sets(md, pieces, &unknown);
-	pthread_mutex_lock(&md->lock);
+		error = write_sets(meta, pieces, &unknown);
+	pthread_mutex_lock(&meta->lock);
 	if (!error && !nothing)
-		md->super.generation++;
+		meta->super.generation++;
 	if (error)
-		move_list(md, COMMITTING, PENDING);
+		move_list(meta, COMMITTING, PENDING);
 	if (unknown) {
 		dm_log_err("zoned: the metadata cannot be written: %s; nothing is written any more",
 			   g_strerror(-error));
-		md->broken = true;
+		meta->broken = true;
 	}
-	release(md, pieces, error != 0);
-	pthread_mutex_unlock(&md->lock);
+	release(meta, pieces, error != 0);
+	pthread_mutex_unlock(&meta->lock);
 	if (!error)
-		*freed = free_zones(md);
+		*freed = free_zones(meta);
 	return error;
 }

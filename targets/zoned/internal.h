@@ -49,7 +49,7 @@ struct zoned_bits {
 	uint8_t data[];
 };
 
-struct zoned_md {
+struct zoned_meta {
 	struct zoned_geometry g;
 	struct zoned_super super;
 	uint32_t bitmap_blocks; /* of one zone */
@@ -69,33 +69,33 @@ struct zoned_md {
 	uint64_t freed; /* how many zones became free so far */
 };
 
-static inline const struct zone *zone_of(const struct zoned_md *md, uint32_t z)
+static inline const struct zone *zone_of(const struct zoned_meta *meta, uint32_t z)
 {
-	return &md->zones[z];
+	return &meta->zones[z];
 }
 
-static inline struct dm_dev *zone_dev(const struct zoned_md *md, uint32_t z)
+static inline struct dm_dev *zone_dev(const struct zoned_meta *meta, uint32_t z)
 {
-	return md->g.devs[md->zones[z].dev].dev;
+	return meta->g.devs[meta->zones[z].dev].dev;
 }
 
 /* Sector of its device where a block of a zone is. */
-static inline uint64_t zone_sector(const struct zoned_md *md, uint32_t z, uint32_t block)
+static inline uint64_t zone_sector(const struct zoned_meta *meta, uint32_t z, uint32_t block)
 {
-	uint32_t first = md->g.devs[md->zones[z].dev].first;
+	uint32_t first = meta->g.devs[meta->zones[z].dev].first;
 
-	return (uint64_t)(z - first) * md->g.zone_sectors + (uint64_t)block * ZONED_BLOCK_SECTORS;
+	return (uint64_t)(z - first) * meta->g.zone_sectors + (uint64_t)block * ZONED_BLOCK_SECTORS;
 }
 
 /* Sector of the first device where a block of a set is. */
-static inline uint64_t set_sector(const struct zoned_md *md, unsigned set, uint64_t block)
+static inline uint64_t set_sector(const struct zoned_meta *meta, unsigned set, uint64_t block)
 {
-	return (uint64_t)md->set_zone[set] * md->g.zone_sectors + block * ZONED_BLOCK_SECTORS;
+	return (uint64_t)meta->set_zone[set] * meta->g.zone_sectors + block * ZONED_BLOCK_SECTORS;
 }
 
-static inline uint64_t bits_block(const struct zoned_md *md, uint32_t zone)
+static inline uint64_t bits_block(const struct zoned_meta *meta, uint32_t zone)
 {
-	return 1 + md->super.map_blocks + (uint64_t)zone * md->bitmap_blocks;
+	return 1 + meta->super.map_blocks + (uint64_t)zone * meta->bitmap_blocks;
 }
 
 static inline bool bit_is_set(const uint8_t *bits, uint32_t block)
@@ -104,27 +104,27 @@ static inline bool bit_is_set(const uint8_t *bits, uint32_t block)
 }
 
 /* metadata.c; with the lock */
-void zoned_list_add(struct zoned_md *md, uint16_t list, uint32_t z);
-void zoned_list_remove(struct zoned_md *md, uint32_t z);
-uint32_t zoned_list_pop(struct zoned_md *md, uint16_t list);
+void zoned_list_add(struct zoned_meta *meta, uint16_t list, uint32_t z);
+void zoned_list_remove(struct zoned_meta *meta, uint32_t z);
+uint32_t zoned_list_pop(struct zoned_meta *meta, uint16_t list);
 /* The list of zones like this one that are free, or in use. */
-uint16_t zoned_free_list(const struct zoned_md *md, uint32_t z);
-uint16_t zoned_map_list(const struct zoned_md *md, uint32_t z);
-void zoned_set_map(struct zoned_md *md, uint32_t chunk, uint32_t data, uint32_t buffer);
+uint16_t zoned_free_list(const struct zoned_meta *meta, uint32_t z);
+uint16_t zoned_map_list(const struct zoned_meta *meta, uint32_t z);
+void zoned_set_map(struct zoned_meta *meta, uint32_t chunk, uint32_t data, uint32_t buffer);
 /* A bitmap without a bit set, of a zone that was free; with a reference. */
-struct zoned_bits *zoned_bits_fresh(struct zoned_md *md, uint32_t z);
-void zoned_bits_unref(struct zoned_md *md, struct zoned_bits *bits);
-void zoned_bits_changed(struct zoned_md *md, struct zoned_bits *bits);
-void zoned_validate(struct zoned_md *md, struct zoned_bits *bits, uint32_t block, uint32_t blocks);
+struct zoned_bits *zoned_bits_fresh(struct zoned_meta *meta, uint32_t z);
+void zoned_bits_unref(struct zoned_meta *meta, struct zoned_bits *bits);
+void zoned_bits_changed(struct zoned_meta *meta, struct zoned_bits *bits);
+void zoned_validate(struct zoned_meta *meta, struct zoned_bits *bits, uint32_t block, uint32_t blocks);
 /* Takes a zone from its chunk: no block of it is valid.  The mapping is the caller's. */
-void zoned_zone_free(struct zoned_md *md, struct zoned_bits *bits);
+void zoned_zone_free(struct zoned_meta *meta, struct zoned_bits *bits);
 
 /* load.c: asks the device about a zone; may wait.  0 or a negative errno. */
-int zoned_report_zone(struct zoned_md *md, uint32_t z, struct zone *out);
+int zoned_report_zone(struct zoned_meta *meta, uint32_t z, struct zone *out);
 /* Reads and writes a number of blocks of a set. */
-int zoned_set_read(struct zoned_md *md, unsigned set, uint64_t block, uint32_t blocks, void *buf);
-int zoned_set_write(struct zoned_md *md, unsigned set, uint64_t block, uint32_t blocks, const void *buf);
+int zoned_set_read(struct zoned_meta *meta, unsigned set, uint64_t block, uint32_t blocks, void *buf);
+int zoned_set_write(struct zoned_meta *meta, unsigned set, uint64_t block, uint32_t blocks, const void *buf);
 /* A set's superblock, then a flush. */
-int zoned_super_commit(struct zoned_md *md, unsigned set, uint64_t generation);
+int zoned_super_commit(struct zoned_meta *meta, unsigned set, uint64_t generation);
 
 #endif

@@ -45,7 +45,7 @@ static void committed(struct dm_commit_wait *wait, int error)
 
 static void let_go(struct zoned_bio *zb)
 {
-	zoned_chunk_put(zb->z->md, &zb->c);
+	zoned_chunk_put(zb->z->meta, &zb->c);
 	dm_block_unlock(zb->z->lock, &zb->claim, NULL);
 }
 
@@ -79,9 +79,9 @@ enum dm_endio zoned_end_io(struct dm_target *ti, struct dm_bio *bio)
 		zb->stage = STAGE_DONE;
 		let_go(zb);
 	} else if (zb->stage == STAGE_WRITE) {
-		zoned_chunk_written(z->md, &zb->c, zb->which, zb->block, zb->blocks, bio->error);
+		zoned_chunk_written(z->meta, &zb->c, zb->which, zb->block, zb->blocks, bio->error);
 		let_go(zb);
-		dm_group_commit_soon(z->commits, zoned_md_dirty(z->md) ? 0 : ZONED_COMMIT_NS);
+		dm_group_commit_soon(z->commits, zoned_meta_dirty(z->meta) ? 0 : ZONED_COMMIT_NS);
 		zb->fua &= !bio->error;
 		if (wait_for_commit(zb))
 			return DM_ENDIO_INCOMPLETE;
@@ -138,7 +138,7 @@ static void read_runs(struct zoned_bio *zb)
 		struct dm_dev *dev;
 		uint64_t sector;
 		uint32_t n =
-		    zoned_chunk_find(zb->z->md, &zb->c, zb->block + done, blocks - done, &dev, &sector, &error);
+		    zoned_chunk_find(zb->z->meta, &zb->c, zb->block + done, blocks - done, &dev, &sector, &error);
 
 		if (error)
 			failed = error;
@@ -157,7 +157,7 @@ static void read_chunk(struct zoned_bio *zb)
 	struct dm_dev *dev;
 	uint64_t sector;
 	int error;
-	uint32_t n = zoned_chunk_find(zb->z->md, &zb->c, zb->block, zb->blocks, &dev, &sector, &error);
+	uint32_t n = zoned_chunk_find(zb->z->meta, &zb->c, zb->block, zb->blocks, &dev, &sector, &error);
 
 	if (n < zb->blocks) {
 		zb->stage = STAGE_READ;
@@ -199,7 +199,7 @@ static void write_chunk(struct zoned_bio *zb)
 	struct zoned *z = zb->z;
 	struct dm_bio *bio = zb->bio;
 	uint32_t before[2] = {zb->c.zone[0], zb->c.zone[1]};
-	int which = zoned_chunk_place(z->md, &zb->c, zb->block, zb->blocks, &bio->dev, &bio->sector);
+	int which = zoned_chunk_place(z->meta, &zb->c, zb->block, zb->blocks, &bio->dev, &bio->sector);
 
 	if (which == -EAGAIN) {
 		starve(zb);
@@ -226,7 +226,7 @@ static void begin(struct zoned_bio *zb, bool may_wait)
 	int error = dm_bio_stop(zb->bio);
 
 	if (!error)
-		error = zoned_chunk_get(z->md, zb->chunk, may_wait, &zb->c);
+		error = zoned_chunk_get(z->meta, zb->chunk, may_wait, &zb->c);
 	if (error == -EAGAIN) {
 		dm_wq_queue(z->io_wq, &zb->work);
 	} else if (error) {
@@ -237,8 +237,8 @@ static void begin(struct zoned_bio *zb, bool may_wait)
 	} else if (zb->bio->op == DM_WRITE) {
 		write_chunk(zb);
 	} else {
-		zoned_chunk_forget(z->md, &zb->c, zb->block, zb->blocks);
-		dm_group_commit_soon(z->commits, zoned_md_dirty(z->md) ? 0 : ZONED_COMMIT_NS);
+		zoned_chunk_forget(z->meta, &zb->c, zb->block, zb->blocks);
+		dm_group_commit_soon(z->commits, zoned_meta_dirty(z->meta) ? 0 : ZONED_COMMIT_NS);
 		finish(zb, 0);
 	}
 }

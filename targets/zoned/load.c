@@ -62,7 +62,7 @@ int zoned_geometry(struct zoned_geometry *g, GError **err)
 }
 
 struct report {
-	struct zoned_md *md;
+	struct zoned_meta *meta;
 	unsigned dev;
 	uint32_t next;
 	struct zone *out; /* of the first zone told of */
@@ -81,7 +81,7 @@ static int take_zone(const struct dm_zone *from, void *data)
 		zone->flags |= ZONE_SEQ;
 		zone->wp = (uint32_t)dm_div_up(wp, ZONED_BLOCK_SECTORS);
 	}
-	if (from->condition == DM_ZONE_OFFLINE || from->sectors != r->md->g.zone_sectors)
+	if (from->condition == DM_ZONE_OFFLINE || from->sectors != r->meta->g.zone_sectors)
 		zone->flags |= ZONE_OFFLINE;
 	if (from->condition == DM_ZONE_READONLY)
 		zone->flags |= ZONE_READONLY;
@@ -89,26 +89,26 @@ static int take_zone(const struct dm_zone *from, void *data)
 	return 0;
 }
 
-int zoned_report_zone(struct zoned_md *md, uint32_t z, struct zone *out)
+int zoned_report_zone(struct zoned_meta *meta, uint32_t z, struct zone *out)
 {
-	struct report r = {.md = md, .dev = md->zones[z].dev, .out = out};
-	int error = dm_dev_report_zones(zone_dev(md, z), zone_sector(md, z, 0), 1, take_zone, &r);
+	struct report r = {.meta = meta, .dev = meta->zones[z].dev, .out = out};
+	int error = dm_dev_report_zones(zone_dev(meta, z), zone_sector(meta, z, 0), 1, take_zone, &r);
 
 	return error ? error : r.next ? 0 : -EIO;
 }
 
-static int find_zones(struct zoned_md *md, GError **err)
+static int find_zones(struct zoned_meta *meta, GError **err)
 {
-	for (unsigned d = 0; d < md->g.n; d++) {
-		const struct zoned_dev *dev = &md->g.devs[d];
-		struct report r = {.md = md, .dev = d, .out = &md->zones[dev->first]};
+	for (unsigned d = 0; d < meta->g.n; d++) {
+		const struct zoned_dev *dev = &meta->g.devs[d];
+		struct report r = {.meta = meta, .dev = d, .out = &meta->zones[dev->first]};
 		int error = 0;
 
 		for (uint32_t z = dev->first; dev->regular && z < dev->first + dev->zones; z++)
-			md->zones[z] =
+			meta->zones[z] =
 			    (struct zone){.chunk = ZONED_UNMAPPED, .other = ZONED_UNMAPPED, .flags = ZONE_CACHE};
-		if (dev->regular && dm_dev_sectors(dev->dev) % md->g.zone_sectors)
-			md->zones[dev->first + dev->zones - 1].flags |= ZONE_OFFLINE;
+		if (dev->regular && dm_dev_sectors(dev->dev) % meta->g.zone_sectors)
+			meta->zones[dev->first + dev->zones - 1].flags |= ZONE_OFFLINE;
 		if (!dev->regular)
 			error = dm_dev_report_zones(dev->dev, 0, dev->zones, take_zone, &r);
 		if (!error && !dev->regular && r.next != dev->zones)
@@ -121,42 +121,42 @@ static int find_zones(struct zoned_md *md, GError **err)
 
 /* --- sets ------------------------------------------------------------------------------------ */
 
-int zoned_set_read(struct zoned_md *md, unsigned set, uint64_t block, uint32_t blocks, void *buf)
+int zoned_set_read(struct zoned_meta *meta, unsigned set, uint64_t block, uint32_t blocks, void *buf)
 {
-	return dm_read_sync(md->g.devs[0].dev, set_sector(md, set, block), (uint64_t)blocks * ZONED_BLOCK_SECTORS, buf,
-			    DM_META);
+	return dm_read_sync(meta->g.devs[0].dev, set_sector(meta, set, block), (uint64_t)blocks * ZONED_BLOCK_SECTORS,
+			    buf, DM_META);
 }
 
-int zoned_set_write(struct zoned_md *md, unsigned set, uint64_t block, uint32_t blocks, const void *buf)
+int zoned_set_write(struct zoned_meta *meta, unsigned set, uint64_t block, uint32_t blocks, const void *buf)
 {
-	return dm_write_sync(md->g.devs[0].dev, set_sector(md, set, block), (uint64_t)blocks * ZONED_BLOCK_SECTORS, buf,
-			     DM_META);
+	return dm_write_sync(meta->g.devs[0].dev, set_sector(meta, set, block), (uint64_t)blocks * ZONED_BLOCK_SECTORS,
+			     buf, DM_META);
 }
 
-int zoned_super_commit(struct zoned_md *md, unsigned set, uint64_t generation)
+int zoned_super_commit(struct zoned_meta *meta, unsigned set, uint64_t generation)
 {
 	g_autofree uint8_t *data = g_malloc(ZONED_BLOCK);
-	struct zoned_super sb = md->super;
+	struct zoned_super sb = meta->super;
 	int error;
 
 	sb.generation = generation;
-	sb.block = (uint64_t)md->set_zone[set] * md->g.zone_blocks;
+	sb.block = (uint64_t)meta->set_zone[set] * meta->g.zone_blocks;
 	zoned_super_write(&sb, data);
-	error = zoned_set_write(md, set, 0, 1, data);
-	return error ? error : dm_flush_sync(md->g.devs[0].dev);
+	error = zoned_set_write(meta, set, 0, 1, data);
+	return error ? error : dm_flush_sync(meta->g.devs[0].dev);
 }
 
-static uint32_t set_zones(const struct zoned_md *md, const struct zoned_super *sb)
+static uint32_t set_zones(const struct zoned_meta *meta, const struct zoned_super *sb)
 {
-	return (uint32_t)dm_div_up(sb->set_blocks, md->g.zone_blocks);
+	return (uint32_t)dm_div_up(sb->set_blocks, meta->g.zone_blocks);
 }
 
-static uint32_t count_usable(const struct zoned_md *md, bool random_of_first)
+static uint32_t count_usable(const struct zoned_meta *meta, bool random_of_first)
 {
 	uint32_t n = 0;
 
-	for (uint32_t z = 0; z < md->g.zones; z++) {
-		const struct zone *zone = &md->zones[z];
+	for (uint32_t z = 0; z < meta->g.zones; z++) {
+		const struct zone *zone = &meta->zones[z];
 
 		if (zone->flags & (ZONE_OFFLINE | ZONE_READONLY))
 			continue;
@@ -166,27 +166,27 @@ static uint32_t count_usable(const struct zoned_md *md, bool random_of_first)
 }
 
 /* What a superblock says must be possible with these devices. */
-static int check_numbers(const struct zoned_md *md, const struct zoned_super *sb, uint32_t zone, GError **err)
+static int check_numbers(const struct zoned_meta *meta, const struct zoned_super *sb, uint32_t zone, GError **err)
 {
-	uint64_t usable = count_usable(md, false), used;
-	uint64_t needed = 1 + (uint64_t)sb->map_blocks + (uint64_t)md->g.zones * md->bitmap_blocks;
+	uint64_t usable = count_usable(meta, false), used;
+	uint64_t needed = 1 + (uint64_t)sb->map_blocks + (uint64_t)meta->g.zones * meta->bitmap_blocks;
 
 	if (sb->version < 1 || sb->version > 2)
 		return dm_fail(err, EINVAL, "zoned: Invalid meta version %" PRIu32 ", 1 and 2 are known", sb->version);
-	if (sb->version == 1 && md->g.n > 1)
-		return dm_fail(err, EINVAL, "zoned: metadata of version 1 are for one device, not for %u", md->g.n);
-	if (sb->block != (uint64_t)zone * md->g.zone_blocks)
+	if (sb->version == 1 && meta->g.n > 1)
+		return dm_fail(err, EINVAL, "zoned: metadata of version 1 are for one device, not for %u", meta->g.n);
+	if (sb->block != (uint64_t)zone * meta->g.zone_blocks)
 		return dm_fail(err, EINVAL,
 			       "zoned: Invalid superblock position: it says block %" PRIu64 " and is at %" PRIu64,
-			       sb->block, (uint64_t)zone * md->g.zone_blocks);
+			       sb->block, (uint64_t)zone * meta->g.zone_blocks);
 	if (!sb->chunks || sb->map_blocks < zoned_map_blocks(sb->chunks) || sb->set_blocks < needed ||
-	    sb->bitmap_blocks != (uint64_t)md->g.zones * md->bitmap_blocks)
+	    sb->bitmap_blocks != (uint64_t)meta->g.zones * meta->bitmap_blocks)
 		return dm_fail(err, EINVAL,
 			       "zoned: Invalid number of metadata blocks: %" PRIu32 " of the mapping of %" PRIu32
 			       " chunks, %" PRIu32 " of bitmaps of %" PRIu32 " zones, %" PRIu32 " in all",
-			       sb->map_blocks, sb->chunks, sb->bitmap_blocks, md->g.zones, sb->set_blocks);
-	used = (uint64_t)set_zones(md, sb) * 2 + sb->reserved_seq;
-	if (set_zones(md, sb) >= count_usable(md, true))
+			       sb->map_blocks, sb->chunks, sb->bitmap_blocks, meta->g.zones, sb->set_blocks);
+	used = (uint64_t)set_zones(meta, sb) * 2 + sb->reserved_seq;
+	if (set_zones(meta, sb) >= count_usable(meta, true))
 		return dm_fail(err, EINVAL, "zoned: Invalid number of metadata blocks %" PRIu32, sb->set_blocks);
 	if (!sb->reserved_seq || used >= usable || sb->chunks > usable - used)
 		return dm_fail(err, EINVAL,
@@ -197,10 +197,10 @@ static int check_numbers(const struct zoned_md *md, const struct zoned_super *sb
 }
 
 /* The superblock at a zone's begin: 0, or why it is none. */
-static int read_super(struct zoned_md *md, uint32_t zone, struct zoned_super *sb, GError **err)
+static int read_super(struct zoned_meta *meta, uint32_t zone, struct zoned_super *sb, GError **err)
 {
 	g_autofree uint8_t *data = g_malloc(ZONED_BLOCK);
-	int error = dm_read_sync(zone_dev(md, zone), zone_sector(md, zone, 0), ZONED_BLOCK_SECTORS, data, DM_META);
+	int error = dm_read_sync(zone_dev(meta, zone), zone_sector(meta, zone, 0), ZONED_BLOCK_SECTORS, data, DM_META);
 
 	if (error)
 		return dm_fail(err, -error, "zoned: the superblock in zone %" PRIu32 " cannot be read: %s", zone,
@@ -214,46 +214,46 @@ static int read_super(struct zoned_md *md, uint32_t zone, struct zoned_super *sb
 	return 0;
 }
 
-static int check_set(struct zoned_md *md, uint32_t zone, struct zoned_super *sb, GError **err)
+static int check_set(struct zoned_meta *meta, uint32_t zone, struct zoned_super *sb, GError **err)
 {
-	int error = read_super(md, zone, sb, err);
+	int error = read_super(meta, zone, sb, err);
 
-	return error ? error : check_numbers(md, sb, zone, err);
+	return error ? error : check_numbers(meta, sb, zone, err);
 }
 
 /* The first superblock is of no use: where the second one lies only looking tells. */
-static bool find_second(struct zoned_md *md, struct zoned_super *sb)
+static bool find_second(struct zoned_meta *meta, struct zoned_super *sb)
 {
-	const struct zoned_dev *first = &md->g.devs[0];
+	const struct zoned_dev *first = &meta->g.devs[0];
 
-	for (uint32_t z = md->set_zone[0] + 1; z < first->first + first->zones; z++) {
-		if (md->zones[z].flags & ZONE_SEQ)
+	for (uint32_t z = meta->set_zone[0] + 1; z < first->first + first->zones; z++) {
+		if (meta->zones[z].flags & ZONE_SEQ)
 			return false;
-		if (!check_set(md, z, sb, NULL) && z == md->set_zone[0] + set_zones(md, sb)) {
-			md->set_zone[1] = z;
+		if (!check_set(meta, z, sb, NULL) && z == meta->set_zone[0] + set_zones(meta, sb)) {
+			meta->set_zone[1] = z;
 			return true;
 		}
 	}
 	return false;
 }
 
-static int find_sets(struct zoned_md *md, struct zoned_super sb[2], bool good[2], GError **err)
+static int find_sets(struct zoned_meta *meta, struct zoned_super sb[2], bool good[2], GError **err)
 {
-	const struct zoned_dev *first = &md->g.devs[0];
+	const struct zoned_dev *first = &meta->g.devs[0];
 	uint32_t z = first->first;
 
-	while (z < first->first + first->zones && md->zones[z].flags & (ZONE_SEQ | ZONE_OFFLINE | ZONE_READONLY))
+	while (z < first->first + first->zones && meta->zones[z].flags & (ZONE_SEQ | ZONE_OFFLINE | ZONE_READONLY))
 		z++;
 	if (z == first->first + first->zones)
 		return dm_fail(err, ENXIO, "zoned: there is no conventional zone for metadata");
-	md->set_zone[0] = z;
-	good[0] = !check_set(md, z, &sb[0], err);
+	meta->set_zone[0] = z;
+	good[0] = !check_set(meta, z, &sb[0], err);
 	if (good[0]) {
-		md->set_zone[1] = z + set_zones(md, &sb[0]);
-		good[1] =
-		    md->set_zone[1] < first->first + first->zones && !check_set(md, md->set_zone[1], &sb[1], NULL);
+		meta->set_zone[1] = z + set_zones(meta, &sb[0]);
+		good[1] = meta->set_zone[1] < first->first + first->zones &&
+			  !check_set(meta, meta->set_zone[1], &sb[1], NULL);
 	} else {
-		good[1] = find_second(md, &sb[1]);
+		good[1] = find_second(meta, &sb[1]);
 	}
 	if (!good[0] && !good[1])
 		return -EINVAL; /* what was wrong with the first */
@@ -264,23 +264,23 @@ static int find_sets(struct zoned_md *md, struct zoned_super sb[2], bool good[2]
 }
 
 /* Version 2: each zoned device after the first says that it belongs here, in this place. */
-static int check_members(struct zoned_md *md, GError **err)
+static int check_members(struct zoned_meta *meta, GError **err)
 {
-	for (unsigned d = 1; d < md->g.n; d++) {
+	for (unsigned d = 1; d < meta->g.n; d++) {
 		struct zoned_super sb;
-		int error = read_super(md, md->g.devs[d].first, &sb, err);
+		int error = read_super(meta, meta->g.devs[d].first, &sb, err);
 
 		if (error)
 			return error;
-		if (sb.block != (uint64_t)md->g.devs[d].first * md->g.zone_blocks)
+		if (sb.block != (uint64_t)meta->g.devs[d].first * meta->g.zone_blocks)
 			return dm_fail(
 			    err, EINVAL,
 			    "zoned: device %u is in a wrong place: it says that it begins with block %" PRIu64
 			    ", not %" PRIu64,
-			    d, sb.block, (uint64_t)md->g.devs[d].first * md->g.zone_blocks);
-		if (memcmp(sb.uuid, md->super.uuid, ZONED_UUID))
+			    d, sb.block, (uint64_t)meta->g.devs[d].first * meta->g.zone_blocks);
+		if (memcmp(sb.uuid, meta->super.uuid, ZONED_UUID))
 			return dm_fail(err, EINVAL, "zoned: device %u belongs to another disk", d);
-		md->zones[md->g.devs[d].first].flags |= ZONE_META;
+		meta->zones[meta->g.devs[d].first].flags |= ZONE_META;
 	}
 	return 0;
 }
@@ -288,27 +288,27 @@ static int check_members(struct zoned_md *md, GError **err)
 /* --- making sets equal -------------------------------------------------------------------------- */
 
 /* Whether blocks of a set are known to be zeroes, which most are of a large disk that is a sparse file. */
-static bool are_holes(struct zoned_md *md, unsigned set, uint64_t block, uint32_t blocks)
+static bool are_holes(struct zoned_meta *meta, unsigned set, uint64_t block, uint32_t blocks)
 {
 	uint64_t sectors = (uint64_t)blocks * ZONED_BLOCK_SECTORS;
 	struct dm_extent extent;
 
-	return !dm_dev_extent(md->g.devs[0].dev, set_sector(md, set, block), sectors, &extent) && !extent.data &&
+	return !dm_dev_extent(meta->g.devs[0].dev, set_sector(meta, set, block), sectors, &extent) && !extent.data &&
 	       extent.sectors >= sectors;
 }
 
 /* Copies what differs of a run of blocks. */
-static int equal_blocks(struct zoned_md *md, unsigned from, uint64_t block, uint64_t blocks, uint64_t *copied)
+static int equal_blocks(struct zoned_meta *meta, unsigned from, uint64_t block, uint64_t blocks, uint64_t *copied)
 {
 	g_autofree uint8_t *good = g_malloc(COPY_BLOCKS * ZONED_BLOCK), *other = g_malloc(COPY_BLOCKS * ZONED_BLOCK);
 	int error = 0;
 
 	for (uint32_t n; blocks && !error; block += n, blocks -= n) {
 		n = (uint32_t)MIN(blocks, COPY_BLOCKS);
-		if (are_holes(md, from, block, n) && are_holes(md, !from, block, n))
+		if (are_holes(meta, from, block, n) && are_holes(meta, !from, block, n))
 			continue;
-		error = zoned_set_read(md, from, block, n, good);
-		if (!error && zoned_set_read(md, !from, block, n, other))
+		error = zoned_set_read(meta, from, block, n, good);
+		if (!error && zoned_set_read(meta, !from, block, n, other))
 			for (size_t i = 0; i < (size_t)n * ZONED_BLOCK; i += ZONED_BLOCK)
 				other[i] = (uint8_t)~good[i]; /* cannot be read: written anew */
 		for (uint32_t i = 0; i < n && !error; i++) {
@@ -316,7 +316,7 @@ static int equal_blocks(struct zoned_md *md, unsigned from, uint64_t block, uint
 
 			if (!memcmp(data, other + (size_t)i * ZONED_BLOCK, ZONED_BLOCK))
 				continue;
-			error = zoned_set_write(md, !from, block + i, 1, data);
+			error = zoned_set_write(meta, !from, block + i, 1, data);
 			++*copied;
 		}
 	}
@@ -324,15 +324,15 @@ static int equal_blocks(struct zoned_md *md, unsigned from, uint64_t block, uint
 }
 
 /* Makes the other set like the one that is true, then true itself. */
-static int copy_set(struct zoned_md *md, unsigned from, GError **err)
+static int copy_set(struct zoned_meta *meta, unsigned from, GError **err)
 {
 	uint64_t copied = 0;
-	int error = equal_blocks(md, from, 1, md->super.set_blocks - 1, &copied);
+	int error = equal_blocks(meta, from, 1, meta->super.set_blocks - 1, &copied);
 
 	if (!error)
-		error = dm_flush_sync(md->g.devs[0].dev);
+		error = dm_flush_sync(meta->g.devs[0].dev);
 	if (!error)
-		error = zoned_super_commit(md, !from, md->super.generation);
+		error = zoned_super_commit(meta, !from, meta->super.generation);
 	if (error)
 		return dm_fail(err, -error, "zoned: set %u of the metadata cannot be recovered: %s", !from,
 			       g_strerror(-error));
@@ -342,13 +342,13 @@ static int copy_set(struct zoned_md *md, unsigned from, GError **err)
 }
 
 /* Both have one generation: the first is true. */
-static int compare_sets(struct zoned_md *md, GError **err)
+static int compare_sets(struct zoned_meta *meta, GError **err)
 {
 	uint64_t copied = 0;
-	int error = equal_blocks(md, 0, 1, md->super.set_blocks - 1, &copied);
+	int error = equal_blocks(meta, 0, 1, meta->super.set_blocks - 1, &copied);
 
 	if (!error && copied)
-		error = dm_flush_sync(md->g.devs[0].dev);
+		error = dm_flush_sync(meta->g.devs[0].dev);
 	if (!error && copied)
 		dm_log_warn("zoned: %" PRIu64 " blocks of metadata set 1 were of a commit that was cut off: recovered",
 			    copied);
@@ -357,56 +357,57 @@ static int compare_sets(struct zoned_md *md, GError **err)
 
 /* --- the mapping ----------------------------------------------------------------------------------- */
 
-static int mark_sets(struct zoned_md *md, GError **err)
+static int mark_sets(struct zoned_meta *meta, GError **err)
 {
-	uint32_t n = set_zones(md, &md->super) * 2, z = md->set_zone[0];
+	uint32_t n = set_zones(meta, &meta->super) * 2, z = meta->set_zone[0];
 
 	for (uint32_t i = 0; i < n; i++) {
-		if (z + i >= md->g.devs[0].zones || md->zones[z + i].flags & (ZONE_SEQ | ZONE_OFFLINE | ZONE_READONLY))
+		if (z + i >= meta->g.devs[0].zones ||
+		    meta->zones[z + i].flags & (ZONE_SEQ | ZONE_OFFLINE | ZONE_READONLY))
 			return dm_fail(err, EINVAL, "zoned: metadata zone %" PRIu32 " is not random", z + i);
-		md->zones[z + i].flags |= ZONE_META;
+		meta->zones[z + i].flags |= ZONE_META;
 	}
 	return 0;
 }
 
-static int check_mapped(struct zoned_md *md, uint32_t chunk, uint32_t z, bool buffer, GError **err)
+static int check_mapped(struct zoned_meta *meta, uint32_t chunk, uint32_t z, bool buffer, GError **err)
 {
 	const char *what = buffer ? "buffer" : "data";
 
-	if (z >= md->g.zones)
+	if (z >= meta->g.zones)
 		return dm_fail(err, EINVAL, "zoned: Chunk %" PRIu32 " mapping: invalid %s zone ID %" PRIu32, chunk,
 			       what, z);
-	if (md->zones[z].flags & ZONE_META || md->zones[z].chunk != ZONED_UNMAPPED)
+	if (meta->zones[z].flags & ZONE_META || meta->zones[z].chunk != ZONED_UNMAPPED)
 		return dm_fail(err, EINVAL, "zoned: Chunk %" PRIu32 " mapping: %s zone %" PRIu32 " %s", chunk, what, z,
-			       md->zones[z].flags & ZONE_META ? "holds metadata" : "is another chunk's");
-	if (buffer && md->zones[z].flags & ZONE_SEQ)
+			       meta->zones[z].flags & ZONE_META ? "holds metadata" : "is another chunk's");
+	if (buffer && meta->zones[z].flags & ZONE_SEQ)
 		return dm_fail(err, EINVAL, "zoned: Chunk %" PRIu32 " mapping: invalid buffer zone %" PRIu32, chunk, z);
 	return 0;
 }
 
-static int load_mapping(struct zoned_md *md, GError **err)
+static int load_mapping(struct zoned_meta *meta, GError **err)
 {
-	int error = zoned_set_read(md, md->primary, 1, md->super.map_blocks, md->map);
+	int error = zoned_set_read(meta, meta->primary, 1, meta->super.map_blocks, meta->map);
 
 	if (error)
 		return dm_fail(err, -error, "zoned: the mapping cannot be read: %s", g_strerror(-error));
-	for (uint32_t chunk = 0; chunk < md->super.chunks && !error; chunk++) {
-		uint32_t data = get_le32(md->map + (size_t)chunk * 8),
-			 buffer = get_le32(md->map + (size_t)chunk * 8 + 4);
+	for (uint32_t chunk = 0; chunk < meta->super.chunks && !error; chunk++) {
+		uint32_t data = get_le32(meta->map + (size_t)chunk * 8),
+			 buffer = get_le32(meta->map + (size_t)chunk * 8 + 4);
 
 		if (data == ZONED_UNMAPPED && buffer != ZONED_UNMAPPED)
 			return dm_fail(err, EINVAL,
 				       "zoned: Chunk %" PRIu32 " mapping: buffer zone %" PRIu32 " and no data zone",
 				       chunk, buffer);
-		if (data != ZONED_UNMAPPED && !(error = check_mapped(md, chunk, data, false, err)))
-			md->zones[data].chunk = chunk;
-		if (!error && buffer != ZONED_UNMAPPED && !(error = check_mapped(md, chunk, buffer, true, err)))
-			md->zones[buffer].chunk = chunk;
+		if (data != ZONED_UNMAPPED && !(error = check_mapped(meta, chunk, data, false, err)))
+			meta->zones[data].chunk = chunk;
+		if (!error && buffer != ZONED_UNMAPPED && !(error = check_mapped(meta, chunk, buffer, true, err)))
+			meta->zones[buffer].chunk = chunk;
 		if (!error && data != ZONED_UNMAPPED)
-			zoned_set_map(md, chunk, data, buffer);
+			zoned_set_map(meta, chunk, data, buffer);
 	}
-	memset(md->map_dirty, 0, md->super.map_blocks);
-	md->map_dirty_n = 0;
+	memset(meta->map_dirty, 0, meta->super.map_blocks);
+	meta->map_dirty_n = 0;
 	return error;
 }
 
@@ -425,21 +426,21 @@ static uint32_t count_bits(const uint8_t *bits, uint32_t blocks, uint32_t *last)
 	return n;
 }
 
-static int load_weights(struct zoned_md *md, GError **err)
+static int load_weights(struct zoned_meta *meta, GError **err)
 {
-	g_autofree uint8_t *bits = g_malloc((size_t)md->bitmap_blocks * ZONED_BLOCK);
+	g_autofree uint8_t *bits = g_malloc((size_t)meta->bitmap_blocks * ZONED_BLOCK);
 	int error = 0;
 
-	for (uint32_t z = 0; z < md->g.zones && !error; z++) {
-		struct zone *zone = &md->zones[z];
+	for (uint32_t z = 0; z < meta->g.zones && !error; z++) {
+		struct zone *zone = &meta->zones[z];
 		uint32_t last;
 
 		if (zone->chunk == ZONED_UNMAPPED)
 			continue;
-		error = zoned_set_read(md, md->primary, bits_block(md, z), md->bitmap_blocks, bits);
+		error = zoned_set_read(meta, meta->primary, bits_block(meta, z), meta->bitmap_blocks, bits);
 		if (error)
 			return dm_fail(err, -error, "zoned: a bitmap cannot be read: %s", g_strerror(-error));
-		zone->weight = count_bits(bits, md->g.zone_blocks, &last);
+		zone->weight = count_bits(bits, meta->g.zone_blocks, &last);
 		if (zone->flags & ZONE_SEQ && zone->weight && last >= zone->wp)
 			dm_log_err("zoned: zone %" PRIu32 ": the write pointer is at block %" PRIu32
 				   ", and blocks up to %" PRIu32 " should be there: they are lost",
@@ -449,86 +450,86 @@ static int load_weights(struct zoned_md *md, GError **err)
 }
 
 /* What no chunk has is free; sequential zones that were written to have to be reset first. */
-static void collect_free(struct zoned_md *md)
+static void collect_free(struct zoned_meta *meta)
 {
 	uint32_t reserved = 0;
 
-	for (uint32_t z = 0; z < md->g.zones; z++) {
-		struct zone *zone = &md->zones[z];
+	for (uint32_t z = 0; z < meta->g.zones; z++) {
+		struct zone *zone = &meta->zones[z];
 
 		if (zone->chunk != ZONED_UNMAPPED || zone->flags & (ZONE_META | ZONE_OFFLINE | ZONE_READONLY))
 			continue;
-		if (zone->flags & ZONE_SEQ && reserved < md->super.reserved_seq) {
+		if (zone->flags & ZONE_SEQ && reserved < meta->super.reserved_seq) {
 			zone->flags |= ZONE_RESERVED;
 			reserved++;
 		}
-		zoned_list_add(md, zone->flags & ZONE_SEQ && zone->wp ? PENDING : zoned_free_list(md, z), z);
+		zoned_list_add(meta, zone->flags & ZONE_SEQ && zone->wp ? PENDING : zoned_free_list(meta, z), z);
 	}
 }
 
 /* --- all of it -------------------------------------------------------------------------------------- */
 
-static int choose_set(struct zoned_md *md, GError **err)
+static int choose_set(struct zoned_meta *meta, GError **err)
 {
 	struct zoned_super sb[2];
 	bool good[2] = {false, false};
-	int error = find_sets(md, sb, good, err);
+	int error = find_sets(meta, sb, good, err);
 
 	if (error)
 		return error;
-	md->primary = !good[0] || (good[1] && sb[1].generation > sb[0].generation);
-	md->super = sb[md->primary];
-	error = md->super.version > 1 ? check_members(md, err) : 0;
+	meta->primary = !good[0] || (good[1] && sb[1].generation > sb[0].generation);
+	meta->super = sb[meta->primary];
+	error = meta->super.version > 1 ? check_members(meta, err) : 0;
 	if (!error)
-		error = mark_sets(md, err);
-	if (error || !md->write || (good[0] && good[1] && sb[0].generation == sb[1].generation))
+		error = mark_sets(meta, err);
+	if (error || !meta->write || (good[0] && good[1] && sb[0].generation == sb[1].generation))
 		return error;
-	error = copy_set(md, md->primary, err);
-	md->primary = 0;
+	error = copy_set(meta, meta->primary, err);
+	meta->primary = 0;
 	return error;
 }
 
-static struct zoned_md *md_new(const struct zoned_geometry *g, bool write)
+static struct zoned_meta *meta_new(const struct zoned_geometry *g, bool write)
 {
-	struct zoned_md *md = g_new0(struct zoned_md, 1);
+	struct zoned_meta *meta = g_new0(struct zoned_meta, 1);
 
-	md->g = *g;
-	md->write = write;
-	md->bitmap_blocks = zoned_zone_bitmap_blocks(g->zone_blocks);
-	pthread_mutex_init(&md->lock, NULL);
-	md->zones = g_new0(struct zone, g->zones);
-	md->lists = g_new(struct zone_list, LISTS + g->n * DEV_LISTS);
+	meta->g = *g;
+	meta->write = write;
+	meta->bitmap_blocks = zoned_zone_bitmap_blocks(g->zone_blocks);
+	pthread_mutex_init(&meta->lock, NULL);
+	meta->zones = g_new0(struct zone, g->zones);
+	meta->lists = g_new(struct zone_list, LISTS + g->n * DEV_LISTS);
 	for (unsigned i = 0; i < LISTS + g->n * DEV_LISTS; i++)
-		md->lists[i] = (struct zone_list){ZONED_UNMAPPED, ZONED_UNMAPPED, 0};
-	md->bits = g_hash_table_new(g_int_hash, g_int_equal);
-	md->bits_max = MAX(16, (1u << 20) / (md->bitmap_blocks * ZONED_BLOCK));
-	return md;
+		meta->lists[i] = (struct zone_list){ZONED_UNMAPPED, ZONED_UNMAPPED, 0};
+	meta->bits = g_hash_table_new(g_int_hash, g_int_equal);
+	meta->bits_max = MAX(16, (1u << 20) / (meta->bitmap_blocks * ZONED_BLOCK));
+	return meta;
 }
 
-int zoned_md_open(const struct zoned_geometry *g, bool write, struct zoned_md **out, GError **err)
+int zoned_meta_open(const struct zoned_geometry *g, bool write, struct zoned_meta **out, GError **err)
 {
-	struct zoned_md *md = md_new(g, write);
-	int error = find_zones(md, err);
+	struct zoned_meta *meta = meta_new(g, write);
+	int error = find_zones(meta, err);
 
 	if (!error)
-		error = choose_set(md, err);
+		error = choose_set(meta, err);
 	if (!error) {
-		md->map = g_malloc((size_t)md->super.map_blocks * ZONED_BLOCK);
-		md->map_dirty = g_malloc0(md->super.map_blocks);
-		pthread_mutex_lock(&md->lock);
-		error = load_mapping(md, err);
-		pthread_mutex_unlock(&md->lock);
+		meta->map = g_malloc((size_t)meta->super.map_blocks * ZONED_BLOCK);
+		meta->map_dirty = g_malloc0(meta->super.map_blocks);
+		pthread_mutex_lock(&meta->lock);
+		error = load_mapping(meta, err);
+		pthread_mutex_unlock(&meta->lock);
 	}
-	if (!error && write && !md->primary)
-		error = compare_sets(md, err);
+	if (!error && write && !meta->primary)
+		error = compare_sets(meta, err);
 	if (!error)
-		error = load_weights(md, err);
+		error = load_weights(meta, err);
 	if (error) {
-		zoned_md_close(md);
+		zoned_meta_close(meta);
 		return error;
 	}
-	collect_free(md);
-	*out = md;
+	collect_free(meta);
+	*out = meta;
 	return 0;
 }
 
@@ -537,16 +538,16 @@ static void free_bits(gpointer key, gpointer value, gpointer unused)
 	g_free(value);
 }
 
-void zoned_md_close(struct zoned_md *md)
+void zoned_meta_close(struct zoned_meta *meta)
 {
-	if (!md)
+	if (!meta)
 		return;
-	g_hash_table_foreach(md->bits, free_bits, NULL);
-	g_hash_table_destroy(md->bits);
-	g_free(md->map);
-	g_free(md->map_dirty);
-	g_free(md->lists);
-	g_free(md->zones);
-	pthread_mutex_destroy(&md->lock);
-	g_free(md);
+	g_hash_table_foreach(meta->bits, free_bits, NULL);
+	g_hash_table_destroy(meta->bits);
+	g_free(meta->map);
+	g_free(meta->map_dirty);
+	g_free(meta->lists);
+	g_free(meta->zones);
+	pthread_mutex_destroy(&meta->lock);
+	g_free(meta);
 }

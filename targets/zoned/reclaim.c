@@ -34,7 +34,7 @@ static bool wanted(struct zoned *z, bool running)
 		return false;
 	if (atomic_load(&z->forced) || is_idle(z))
 		return true;
-	return zoned_md_free_percent(z->md) <= (running ? HIGH_PERCENT - 1 : LOW_PERCENT);
+	return zoned_meta_free_percent(z->meta) <= (running ? HIGH_PERCENT - 1 : LOW_PERCENT);
 }
 
 /* --- taking a chunk ---------------------------------------------------------------------------- */
@@ -73,10 +73,10 @@ static uint32_t take_victim(struct zoned *z, struct taking *t)
 	uint32_t chunk;
 
 	t->granted = false;
-	for (unsigned nth = 0; (chunk = zoned_md_victim(z->md, nth)) != ZONED_UNMAPPED; nth++)
+	for (unsigned nth = 0; (chunk = zoned_meta_victim(z->meta, nth)) != ZONED_UNMAPPED; nth++)
 		if (dm_block_trylock(z->lock, &t->claim, chunk, chunk, DM_BLOCK_EXCLUSIVE, NULL))
 			return chunk;
-	chunk = zoned_md_victim(z->md, 0);
+	chunk = zoned_meta_victim(z->meta, 0);
 	if (chunk != ZONED_UNMAPPED)
 		take_anyway(z, t, chunk);
 	return chunk;
@@ -93,10 +93,10 @@ static int move_one(struct zoned *z, struct taking *t)
 
 	if (chunk == ZONED_UNMAPPED)
 		return -ENOENT;
-	error = zoned_chunk_get(z->md, chunk, true, &c);
+	error = zoned_chunk_get(z->meta, chunk, true, &c);
 	if (!error) {
-		error = zoned_md_move(z->md, &c, should_stop, z);
-		zoned_chunk_put(z->md, &c);
+		error = zoned_meta_move(z->meta, &c, should_stop, z);
+		zoned_chunk_put(z->meta, &c);
 	}
 	dm_block_unlock(z->lock, &t->claim, NULL);
 	return error;
@@ -108,7 +108,7 @@ static int move_one(struct zoned *z, struct taking *t)
  */
 static int make_progress(struct zoned *z, struct taking *t)
 {
-	uint64_t freed = zoned_md_freed(z->md);
+	uint64_t freed = zoned_meta_freed(z->meta);
 	int error = move_one(z, t), failed;
 
 	if (error == -EINTR)
@@ -118,7 +118,7 @@ static int make_progress(struct zoned *z, struct taking *t)
 		return failed;
 	zoned_feed(z);
 	if (error == -ENOENT || error == -ENOSPC)
-		return zoned_md_freed(z->md) != freed ? 0 : error;
+		return zoned_meta_freed(z->meta) != freed ? 0 : error;
 	return 0;
 }
 
@@ -130,8 +130,8 @@ static bool may_hope(struct zoned *z, bool starving, int error)
 {
 	if ((error != -ENOENT && error != -ENOSPC) || !dm_hold_count(&z->starving))
 		return false;
-	return !starving || zoned_md_has_random(z->md) ||
-	       (error == -ENOENT && zoned_md_victim(z->md, 0) != ZONED_UNMAPPED);
+	return !starving || zoned_meta_has_random(z->meta) ||
+	       (error == -ENOENT && zoned_meta_victim(z->meta, 0) != ZONED_UNMAPPED);
 }
 
 static void reclaim(struct dm_work *work)
@@ -143,7 +143,7 @@ static void reclaim(struct dm_work *work)
 
 	for (bool running = false; !error && wanted(z, running); running = true) {
 		starving = dm_hold_count(&z->starving) > 0;
-		if (starving && zoned_md_has_random(z->md)) {
+		if (starving && zoned_meta_has_random(z->meta)) {
 			zoned_feed(z); /* somebody has freed one meanwhile */
 			continue;
 		}
@@ -189,7 +189,7 @@ void zoned_reclaim_check(struct zoned *z)
 {
 	if (atomic_load(&z->stopped))
 		return;
-	if (zoned_md_free_percent(z->md) <= LOW_PERCENT)
+	if (zoned_meta_free_percent(z->meta) <= LOW_PERCENT)
 		zoned_reclaim_now(z);
 	dm_timer_arm(&z->idle, dm_now_ns() + ZONED_IDLE_NS);
 }

@@ -24,7 +24,7 @@ static int commit(void *context)
 {
 	struct zoned *z = context;
 	bool freed;
-	int error = zoned_md_commit(z->md, &freed);
+	int error = zoned_meta_commit(z->meta, &freed);
 
 	if (freed)
 		zoned_feed(z);
@@ -37,16 +37,16 @@ static int commit(void *context)
 static int zoned_preresume(struct dm_target *ti, GError **err)
 {
 	struct zoned *z = ti->private;
-	struct zoned_md *fresh, *old = z->md;
-	int error = zoned_md_open(&z->g, dm_target_mode(ti) & DM_MODE_WRITE, &fresh, err);
+	struct zoned_meta *fresh, *old = z->meta;
+	int error = zoned_meta_open(&z->g, dm_target_mode(ti) & DM_MODE_WRITE, &fresh, err);
 
 	if (error)
 		return error;
 	dm_status_pause(ti, NULL);
-	z->md = fresh;
-	z->chunks = zoned_md_chunks(fresh);
+	z->meta = fresh;
+	z->chunks = zoned_meta_chunks(fresh);
 	dm_status_go_on(ti, NULL);
-	zoned_md_close(old);
+	zoned_meta_close(old);
 	return 0;
 }
 
@@ -56,9 +56,9 @@ static void zoned_resume(struct dm_target *ti)
 
 	atomic_store(&z->last_io_ns, dm_now_ns());
 	atomic_store(&z->stopped, false);
-	if (zoned_md_pending(z->md))
+	if (zoned_meta_pending(z->meta))
 		dm_group_commit_soon(z->commits, 0);
-	if (zoned_md_reclaimable(z->md))
+	if (zoned_meta_reclaimable(z->meta))
 		zoned_reclaim_check(z);
 }
 
@@ -113,7 +113,7 @@ static void zoned_status(struct dm_target *ti, enum dm_status_type type, GString
 	struct zoned *z = ti->private;
 
 	if (type == DM_STATUS_INFO) {
-		zoned_md_status(z->md, out);
+		zoned_meta_status(z->meta, out);
 		return;
 	}
 	for (unsigned d = 0; d < z->g.n; d++) {
@@ -136,7 +136,7 @@ static void zoned_dtr(struct dm_target *ti)
 	dm_group_commit_free(z->commits);
 	dm_wq_free(z->commit_wq);
 	dm_wq_free(z->io_wq);
-	zoned_md_close(z->md);
+	zoned_meta_close(z->meta);
 	dm_bio_list_init(&none);
 	dm_hold_open(&z->starving, &none);
 	dm_hold_destroy(&z->starving);
@@ -201,12 +201,12 @@ static int zoned_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	if (!error)
 		error = zoned_geometry(&z->g, err);
 	if (!error)
-		error = zoned_md_open(&z->g, false, &z->md, err);
+		error = zoned_meta_open(&z->g, false, &z->meta, err);
 	if (error) {
 		zoned_dtr(ti);
 		return error;
 	}
-	z->chunks = zoned_md_chunks(z->md);
+	z->chunks = zoned_meta_chunks(z->meta);
 	ti->per_bio_size = (uint32_t)zoned_bio_size();
 	ti->max_io_sectors = z->g.zone_sectors;
 	ti->num_discard_bios = 1;
@@ -248,7 +248,7 @@ static int zoned_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors,
 	uint64_t chunk = sector / z->g.zone_sectors;
 
 	out->sectors = MIN(sectors, (chunk + 1) * z->g.zone_sectors - sector);
-	out->data = chunk < z->chunks && zoned_md_mapped(z->md, (uint32_t)chunk);
+	out->data = chunk < z->chunks && zoned_meta_mapped(z->meta, (uint32_t)chunk);
 	return 0;
 }
 

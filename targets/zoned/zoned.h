@@ -16,7 +16,7 @@
 struct zoned {
 	struct dm_target *ti;
 	struct zoned_geometry g;
-	struct zoned_md *md; /* read anew at each resume */
+	struct zoned_meta *meta; /* read anew at each resume */
 	uint32_t chunks;
 	struct dm_block_lock *lock; /* of chunks */
 	struct dm_wq *io_wq, *commit_wq, *reclaim_wq;

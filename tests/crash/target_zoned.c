@@ -28,7 +28,7 @@ struct head {
 
 struct keeper {
 	struct zones_keeper keeper;
-	struct dm_mapped *md;
+	struct dm_mapped *meta;
 	struct head head;
 	uint8_t *text; /* of the half */
 };
@@ -44,9 +44,9 @@ static int write_head(struct keeper *k, const struct head *head)
 	int error;
 
 	memcpy(sector, head, sizeof *head);
-	error = dm_write_sync(&k->md->dev, 0, 1, sector, 0);
+	error = dm_write_sync(&k->meta->dev, 0, 1, sector, 0);
 	if (!error)
-		error = dm_flush_sync(&k->md->dev);
+		error = dm_flush_sync(&k->meta->dev);
 	if (!error)
 		k->head = *head;
 	return error;
@@ -60,7 +60,8 @@ static int write_text(struct keeper *k, uint64_t half, const char *text, uint64_
 	if (end > HALF)
 		return -ENOSPC;
 	memcpy(k->text + at, text, len);
-	return dm_write_sync(&k->md->dev, half_sector(half) + first, end - first, k->text + first * DM_SECTOR_SIZE, 0);
+	return dm_write_sync(&k->meta->dev, half_sector(half) + first, end - first, k->text + first * DM_SECTOR_SIZE,
+			     0);
 }
 
 static int keeper_append(struct zones_keeper *zk, const GString *batch)
@@ -79,7 +80,7 @@ static int keeper_rewrite(struct zones_keeper *zk, const GString *text)
 	int error = write_text(k, head.half, text->str, 0, text->len);
 
 	if (!error)
-		error = dm_flush_sync(&k->md->dev);
+		error = dm_flush_sync(&k->meta->dev);
 	return error ? error : write_head(k, &head);
 }
 
@@ -87,23 +88,23 @@ static void keeper_close(struct zones_keeper *zk)
 {
 	struct keeper *k = (struct keeper *)zk;
 
-	dm_mapped_unref(k->md);
+	dm_mapped_unref(k->meta);
 	g_free(k->text);
 	g_free(k);
 }
 
 static struct keeper *keeper_new(GError **err)
 {
-	struct dm_mapped *md = dm_find_name("zf");
+	struct dm_mapped *meta = dm_find_name("zf");
 	struct keeper *k;
 
-	if (!md) {
+	if (!meta) {
 		dm_fail(err, ENOENT, "there is no zones file");
 		return NULL;
 	}
 	k = g_new0(struct keeper, 1);
 	k->keeper = (struct zones_keeper){keeper_append, keeper_rewrite, keeper_close};
-	k->md = md;
+	k->meta = meta;
 	k->text = g_malloc0(HALF * DM_SECTOR_SIZE);
 	return k;
 }
@@ -111,11 +112,11 @@ static struct keeper *keeper_new(GError **err)
 static int keeper_read(struct keeper *k, struct zones *z, GError **err)
 {
 	uint8_t sector[DM_SECTOR_SIZE];
-	int error = dm_read_sync(&k->md->dev, 0, 1, sector, 0);
+	int error = dm_read_sync(&k->meta->dev, 0, 1, sector, 0);
 
 	memcpy(&k->head, sector, sizeof k->head);
 	if (!error)
-		error = dm_read_sync(&k->md->dev, half_sector(k->head.half), HALF, k->text, 0);
+		error = dm_read_sync(&k->meta->dev, half_sector(k->head.half), HALF, k->text, 0);
 	if (error)
 		return dm_fail(err, -error, "the zones file cannot be read: %s", g_strerror(-error));
 	error = zones_parse((char *)k->text, k->head.bytes, "zf", z, err);
@@ -277,28 +278,28 @@ static int check_metadata(struct dm_dev *dev, GError **err)
 	struct zoned_dev one = {.dev = dev};
 	struct zoned_geometry g = {.devs = &one, .n = 1};
 	g_autoptr(GString) text = g_string_new(NULL);
-	struct zoned_md *md;
+	struct zoned_meta *meta;
 	unsigned found;
 	int error = zoned_geometry(&g, err);
 
 	if (!error)
-		error = zoned_md_open(&g, false, &md, err);
+		error = zoned_meta_open(&g, false, &meta, err);
 	if (error)
 		return error;
-	error = zoned_md_check(md, false, append_error, text, &found, err);
-	zoned_md_close(md);
+	error = zoned_meta_check(meta, false, append_error, text, &found, err);
+	zoned_meta_close(meta);
 	return error || !found ? error : dm_fail(err, EUCLEAN, "%s", text->str);
 }
 
 static int check_zoned(struct lab *lab, GError **err)
 {
 	int error = lab_suspend(lab, "vol", err), resumed;
-	struct dm_mapped *md = error ? NULL : dm_find_name("disk");
+	struct dm_mapped *meta = error ? NULL : dm_find_name("disk");
 
-	if (!md)
+	if (!meta)
 		return error ? error : -ENOENT;
-	error = check_metadata(&md->dev, err);
-	dm_mapped_unref(md);
+	error = check_metadata(&meta->dev, err);
+	dm_mapped_unref(meta);
 	resumed = lab_resume(lab, "vol", error ? NULL : err);
 	return error ? error : resumed;
 }

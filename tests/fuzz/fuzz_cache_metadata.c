@@ -14,7 +14,7 @@
 
 #define BLOCKS 2000u
 
-static const struct cache_md_policy policy = {.name = "smq", .version = {2, 0, 0}, .hint_bytes = 4};
+static const struct cache_meta_policy policy = {.name = "smq", .version = {2, 0, 0}, .hint_bytes = 4};
 
 static struct mem mem;
 static uint8_t good[2][sizeof(mem.data)];
@@ -29,34 +29,34 @@ static void hint(void *context, uint32_t cblock, void *out)
 	put_le32(out, cblock);
 }
 
-static int end_cleanly(struct cache_md *md)
+static int end_cleanly(struct cache_meta *meta)
 {
-	int r = cache_md_write_dirty(md, bit, NULL);
+	int r = cache_meta_write_dirty(meta, bit, NULL);
 
 	if (!r)
-		r = cache_md_write_discards(md, 128, 5000, bit, NULL);
+		r = cache_meta_write_discards(meta, 128, 5000, bit, NULL);
 	if (!r)
-		r = cache_md_write_hints(md, &policy, hint, NULL);
-	return r ? r : cache_md_commit(md, true);
+		r = cache_meta_write_hints(meta, &policy, hint, NULL);
+	return r ? r : cache_meta_commit(meta, true);
 }
 
 static void make_good(void)
 {
-	struct cache_md *md;
+	struct cache_meta *meta;
 
 	mem.dev.ops = &mem_ops;
 	mem.dev.mode = DM_MODE_RW;
 	atomic_init(&mem.dev.refs, 1);
 	for (unsigned version = 1; version <= 2; version++) {
 		memset(mem.data, 0, sizeof mem.data);
-		if (cache_md_open(&mem.dev, 64, version, &md, NULL) || cache_md_resize(md, BLOCKS))
+		if (cache_meta_open(&mem.dev, 64, version, &meta, NULL) || cache_meta_resize(meta, BLOCKS))
 			abort();
 		for (unsigned i = 0; i < BLOCKS; i += 2)
-			if (cache_md_insert(md, i, i * 7))
+			if (cache_meta_insert(meta, i, i * 7))
 				abort();
-		if (end_cleanly(md))
+		if (end_cleanly(meta))
 			abort();
-		cache_md_close(md);
+		cache_meta_close(meta);
 		memcpy(good[version - 1], mem.data, sizeof mem.data);
 	}
 }
@@ -90,31 +90,31 @@ static void discarded(void *context, uint64_t sector, uint64_t sectors)
 		g_error("a discard goes round");
 }
 
-static void use(struct cache_md *md, const uint8_t *in)
+static void use(struct cache_meta *meta, const uint8_t *in)
 {
 	uint32_t cblock = in[1] | in[2] << 8;
 
 	switch (in[0] % 8) {
 	case 0:
-		cache_md_commit(md, in[1] % 2);
+		cache_meta_commit(meta, in[1] % 2);
 		break;
 	case 1:
-		end_cleanly(md);
+		end_cleanly(meta);
 		break;
 	case 2:
-		cache_md_resize(md, cblock % 4096);
+		cache_meta_resize(meta, cblock % 4096);
 		break;
 	case 3:
-		cache_md_load(md, &policy, loaded, NULL);
+		cache_meta_load(meta, &policy, loaded, NULL);
 		break;
 	case 4:
-		cache_md_abort(md);
+		cache_meta_abort(meta);
 		break;
 	case 5:
-		cache_md_remove(md, cblock);
+		cache_meta_remove(meta, cblock);
 		break;
 	default:
-		cache_md_insert(md, cblock, in[0]);
+		cache_meta_insert(meta, cblock, in[0]);
 	}
 }
 
@@ -123,7 +123,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint64_t used, total;
-	struct cache_md *md;
+	struct cache_meta *meta;
 
 	if (!mem.dev.ops)
 		make_good();
@@ -132,14 +132,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memcpy(mem.data, good[*data++ % 2], sizeof mem.data);
 	size--;
 	mem_damage(&mem, &data, &size, seed_of);
-	if (cache_md_open(&mem.dev, 64, 1, &md, NULL))
+	if (cache_meta_open(&mem.dev, 64, 1, &meta, NULL))
 		return 0;
-	if (cache_md_blocks(md) < 1 << 20)
-		cache_md_load(md, &policy, loaded, NULL);
-	cache_md_load_discards(md, discarded, NULL);
+	if (cache_meta_blocks(meta) < 1 << 20)
+		cache_meta_load(meta, &policy, loaded, NULL);
+	cache_meta_load_discards(meta, discarded, NULL);
 	for (unsigned n = 0; size >= 3 && n < 100; n++, data += 3, size -= 3)
-		use(md, data);
-	cache_md_usage(md, &used, &total);
-	cache_md_close(md);
+		use(meta, data);
+	cache_meta_usage(meta, &used, &total);
+	cache_meta_close(meta);
 	return 0;
 }

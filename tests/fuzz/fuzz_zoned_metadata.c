@@ -152,20 +152,20 @@ static const uint8_t *damage(const uint8_t *data, size_t *size)
 	return data;
 }
 
-static void write_blocks(struct zoned_md *md, struct zoned_chunk *c, uint32_t block, uint32_t n, uint8_t fill)
+static void write_blocks(struct zoned_meta *meta, struct zoned_chunk *c, uint32_t block, uint32_t n, uint8_t fill)
 {
 	uint8_t buf[8 * 4096];
 	struct dm_dev *dev;
 	uint64_t sector;
-	int which = zoned_chunk_place(md, c, block, n, &dev, &sector);
+	int which = zoned_chunk_place(meta, c, block, n, &dev, &sector);
 
 	if (which < 0)
 		return;
 	memset(buf, fill, sizeof buf);
-	zoned_chunk_written(md, c, which, block, n, dm_write_sync(dev, sector, n * 8, buf, 0));
+	zoned_chunk_written(meta, c, which, block, n, dm_write_sync(dev, sector, n * 8, buf, 0));
 }
 
-static void read_blocks(struct zoned_md *md, struct zoned_chunk *c)
+static void read_blocks(struct zoned_meta *meta, struct zoned_chunk *c)
 {
 	for (uint32_t block = 0, n; block < ZONE / 8; block += n) {
 		uint8_t buf[8 * 4096];
@@ -173,7 +173,7 @@ static void read_blocks(struct zoned_md *md, struct zoned_chunk *c)
 		uint64_t sector;
 		int error;
 
-		n = zoned_chunk_find(md, c, block, ZONE / 8 - block, &dev, &sector, &error);
+		n = zoned_chunk_find(meta, c, block, ZONE / 8 - block, &dev, &sector, &error);
 		if (!n || n > ZONE / 8 - block)
 			abort();
 		if (dev && !error && dm_read_sync(dev, sector, n * 8, buf, 0))
@@ -181,34 +181,34 @@ static void read_blocks(struct zoned_md *md, struct zoned_chunk *c)
 	}
 }
 
-static void use(struct zoned_md *md, const uint8_t *in)
+static void use(struct zoned_meta *meta, const uint8_t *in)
 {
-	uint32_t chunk = in[0] % zoned_md_chunks(md), block = in[1] % 8, n = 1 + in[2] % (8 - block);
+	uint32_t chunk = in[0] % zoned_meta_chunks(meta), block = in[1] % 8, n = 1 + in[2] % (8 - block);
 	struct zoned_chunk c;
 	bool freed;
 
 	if (in[0] / 16 % 8 == 0) {
-		zoned_md_commit(md, &freed);
+		zoned_meta_commit(meta, &freed);
 		return;
 	}
 	if (in[0] / 16 % 8 == 1)
-		chunk = zoned_md_victim(md, in[1] % 3);
-	if (chunk == ZONED_UNMAPPED || zoned_chunk_get(md, chunk, true, &c))
+		chunk = zoned_meta_victim(meta, in[1] % 3);
+	if (chunk == ZONED_UNMAPPED || zoned_chunk_get(meta, chunk, true, &c))
 		return;
 	switch (in[0] / 16 % 8) {
 	case 1:
-		zoned_md_move(md, &c, NULL, NULL);
+		zoned_meta_move(meta, &c, NULL, NULL);
 		break;
 	case 2:
-		zoned_chunk_forget(md, &c, block, n);
+		zoned_chunk_forget(meta, &c, block, n);
 		break;
 	case 3:
-		read_blocks(md, &c);
+		read_blocks(meta, &c);
 		break;
 	default:
-		write_blocks(md, &c, block, n, in[2]);
+		write_blocks(meta, &c, block, n, in[2]);
 	}
-	zoned_chunk_put(md, &c);
+	zoned_chunk_put(meta, &c);
 }
 
 static void ignore(const char *text, void *data)
@@ -221,7 +221,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct zoned_dev one = {.dev = &disk.dev};
 	struct zoned_geometry g = {.devs = &one, .n = 1};
-	struct zoned_md *md, *again;
+	struct zoned_meta *meta, *again;
 	unsigned found;
 	GString *status, *same;
 	bool freed;
@@ -233,26 +233,26 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	data = damage(data, &size);
 	if (zoned_geometry(&g, NULL))
 		abort();
-	if (zoned_md_open(&g, true, &md, NULL))
+	if (zoned_meta_open(&g, true, &meta, NULL))
 		return 0;
 	for (unsigned n = 0; size >= 3 && n < 200; n++, data += 3, size -= 3)
-		use(md, data);
-	zoned_md_check(md, false, ignore, NULL, &found, NULL);
-	if (!zoned_md_commit(md, &freed)) {
-		if (zoned_md_open(&g, true, &again, NULL))
+		use(meta, data);
+	zoned_meta_check(meta, false, ignore, NULL, &found, NULL);
+	if (!zoned_meta_commit(meta, &freed)) {
+		if (zoned_meta_open(&g, true, &again, NULL))
 			abort(); /* what we have written can be read */
 		status = g_string_new(NULL);
 		same = g_string_new(NULL);
-		zoned_md_status(md, status);
-		zoned_md_status(again, same);
+		zoned_meta_status(meta, status);
+		zoned_meta_status(again, same);
 		/* Zones kept for reclaim are chosen anew, and the total moves with them; that of random ones does not.
 		 */
 		if (strcspn(status->str, "s") != strcspn(same->str, "s"))
 			abort();
 		g_string_free(status, TRUE);
 		g_string_free(same, TRUE);
-		zoned_md_close(again);
+		zoned_meta_close(again);
 	}
-	zoned_md_close(md);
+	zoned_meta_close(meta);
 	return 0;
 }

@@ -73,27 +73,27 @@ static void format(struct dm_dev *dev, unsigned n, uint32_t zone_sectors, unsign
 	}
 }
 
-static int write_block(struct zoned_md *md, uint32_t chunk, uint32_t block)
+static int write_block(struct zoned_meta *meta, uint32_t chunk, uint32_t block)
 {
 	g_autofree uint8_t *data = g_malloc0(ZONED_BLOCK);
 	struct zoned_chunk c;
 	struct dm_dev *dev;
 	uint64_t sector;
-	int which, error = zoned_chunk_get(md, chunk, true, &c);
+	int which, error = zoned_chunk_get(meta, chunk, true, &c);
 
 	if (error)
 		return error;
 	put_le32(data, chunk * 65536 + block);
-	which = zoned_chunk_place(md, &c, block, 1, &dev, &sector);
+	which = zoned_chunk_place(meta, &c, block, 1, &dev, &sector);
 	if (which >= 0) {
 		error = dm_write_sync(dev, sector, ZONED_BLOCK_SECTORS, data, 0);
-		zoned_chunk_written(md, &c, which, block, 1, error);
+		zoned_chunk_written(meta, &c, which, block, 1, error);
 	}
-	zoned_chunk_put(md, &c);
+	zoned_chunk_put(meta, &c);
 	return which < 0 ? which : error;
 }
 
-static bool holds(struct zoned_md *md, uint32_t chunk, uint32_t block)
+static bool holds(struct zoned_meta *meta, uint32_t chunk, uint32_t block)
 {
 	g_autofree uint8_t *data = g_malloc0(ZONED_BLOCK);
 	struct zoned_chunk c;
@@ -101,11 +101,11 @@ static bool holds(struct zoned_md *md, uint32_t chunk, uint32_t block)
 	uint64_t sector;
 	int error;
 
-	assert_int_equal(zoned_chunk_get(md, chunk, true, &c), 0);
-	assert_int_equal(zoned_chunk_find(md, &c, block, 1, &dev, &sector, &error), 1);
+	assert_int_equal(zoned_chunk_get(meta, chunk, true, &c), 0);
+	assert_int_equal(zoned_chunk_find(meta, &c, block, 1, &dev, &sector, &error), 1);
 	if (dev && !error)
 		assert_int_equal(dm_read_sync(dev, sector, ZONED_BLOCK_SECTORS, data, 0), 0);
-	zoned_chunk_put(md, &c);
+	zoned_chunk_put(meta, &c);
 	return get_le32(data) == chunk * 65536 + block;
 }
 
@@ -147,24 +147,24 @@ static void test_memory(void **state)
 	struct dm_dev *disk = dm_zoned_new(open_file((uint64_t)N * ZONE), &z, &keeper);
 	struct zoned_dev one = {.dev = disk};
 	struct zoned_geometry g = {.devs = &one, .n = 1};
-	struct zoned_md *md;
+	struct zoned_meta *meta;
 	size_t most = 0;
 	bool freed;
 
 	format(disk, N, ZONE, SET_ZONES, 16);
 	assert_int_equal(zoned_geometry(&g, NULL), 0);
-	assert_int_equal(zoned_md_open(&g, true, &md, NULL), 0);
+	assert_int_equal(zoned_meta_open(&g, true, &meta, NULL), 0);
 	for (uint32_t chunk = 0; chunk < 1000; chunk++) {
-		assert_int_equal(write_block(md, chunk, chunk % 5 ? 0 : 9), 0);
-		most = MAX(most, zoned_md_bytes(md));
-		if (zoned_md_dirty(md))
-			assert_int_equal(zoned_md_commit(md, &freed), 0);
+		assert_int_equal(write_block(meta, chunk, chunk % 5 ? 0 : 9), 0);
+		most = MAX(most, zoned_meta_bytes(meta));
+		if (zoned_meta_dirty(meta))
+			assert_int_equal(zoned_meta_commit(meta, &freed), 0);
 	}
-	assert_int_equal(zoned_md_commit(md, &freed), 0);
+	assert_int_equal(zoned_meta_commit(meta, &freed), 0);
 	assert_in_range(most, 1 << 20, 4500000);
 	for (uint32_t chunk = 0; chunk < 1000; chunk++)
-		assert_true(holds(md, chunk, chunk % 5 ? 0 : 9));
-	zoned_md_close(md);
+		assert_true(holds(meta, chunk, chunk % 5 ? 0 : 9));
+	zoned_meta_close(meta);
 	dm_dev_put(disk);
 }
 
@@ -177,21 +177,21 @@ static void test_commits(void **state)
 	struct zoned_dev one = {.dev = disk};
 	struct zoned_geometry g = {.devs = &one, .n = 1};
 	struct zoned_super sb;
-	struct zoned_md *md;
+	struct zoned_meta *meta;
 	bool freed;
 
 	format(disk, N, ZONE, SET_ZONES, 3);
 	assert_int_equal(zoned_geometry(&g, NULL), 0);
 	for (uint32_t round = 0; round < 5; round++) {
-		assert_int_equal(zoned_md_open(&g, true, &md, NULL), 0);
-		zoned_md_super(md, &sb);
+		assert_int_equal(zoned_meta_open(&g, true, &meta, NULL), 0);
+		zoned_meta_super(meta, &sb);
 		assert_int_equal(sb.generation, 1 + round);
 		for (uint32_t before = 0; before < round; before++)
-			assert_true(holds(md, before, before * 3));
-		assert_int_equal(write_block(md, round, round * 3), 0);
-		assert_int_equal(zoned_md_commit(md, &freed), 0);
-		assert_int_equal(zoned_md_commit(md, &freed), 0); /* nothing has changed */
-		zoned_md_close(md);
+			assert_true(holds(meta, before, before * 3));
+		assert_int_equal(write_block(meta, round, round * 3), 0);
+		assert_int_equal(zoned_meta_commit(meta, &freed), 0);
+		assert_int_equal(zoned_meta_commit(meta, &freed), 0); /* nothing has changed */
+		zoned_meta_close(meta);
 	}
 	dm_dev_put(disk);
 }

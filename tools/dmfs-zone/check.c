@@ -16,19 +16,19 @@ int dm_check(char **names, unsigned n, bool repair, GError **err)
 {
 	struct zoned_super sb;
 	struct zoned_geometry g;
-	struct zoned_md *md;
+	struct zoned_meta *meta;
 	unsigned found = 0;
 	int r = devices_open(names, n, repair, &g, err);
 
 	if (!r)
-		r = zoned_md_open(&g, repair, &md, err);
+		r = zoned_meta_open(&g, repair, &meta, err);
 	if (!r) {
-		zoned_md_super(md, &sb);
+		zoned_meta_super(meta, &sb);
 		printf("%" PRIu32 " zones of %u sectors, %" PRIu32 " chunks, metadata version %" PRIu32
 		       ", generation %" PRIu64 "\n",
 		       g.zones, g.zone_sectors, sb.chunks, sb.version, sb.generation);
-		r = zoned_md_check(md, repair, print_error, &repair, &found, err);
-		zoned_md_close(md);
+		r = zoned_meta_check(meta, repair, print_error, &repair, &found, err);
+		zoned_meta_close(meta);
 	}
 	devices_close(&g);
 	if (!r && found && !repair)

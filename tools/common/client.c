@@ -93,6 +93,18 @@ int client_write(const char *mount, const char *name, const char *file, const ch
 	return fail(err, code, "%s: %s", path, g_strerror(code));
 }
 
+int client_check_maker(const char *mount, const char *name, const char *tool, const char *prefix, GError **err)
+{
+	g_autofree char *uuid = NULL;
+
+	if (!tree_has_device(mount, name))
+		return fail(err, ENODEV, "there is no device %s in %s", name, mount);
+	uuid = client_read(mount, name, "uuid");
+	if (!uuid || !g_str_has_prefix(uuid, prefix))
+		return fail(err, EINVAL, "%s was not opened by %s; rmdir removes any device", name, tool);
+	return 0;
+}
+
 int client_remove(const char *mount, const char *name, GError **err)
 {
 	g_autofree char *path = g_build_filename(mount, name, NULL);

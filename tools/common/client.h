@@ -22,6 +22,8 @@ int client_write(const char *mount, const char *name, const char *file, const ch
 /* Makes a device with a uuid (cut to what fits) and a table, or none. */
 int client_make(const char *mount, const char *name, const char *uuid, bool readonly, const char *table, size_t len,
 		GError **err);
+/* Whether a tool has made it: its uuid begins so. */
+int client_check_maker(const char *mount, const char *name, const char *tool, const char *prefix, GError **err);
 int client_remove(const char *mount, const char *name, GError **err);
 
 /* Splits a line at blanks; a backslash quotes the next character. */

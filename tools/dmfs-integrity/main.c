@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../common/commands.h"
+
 #include "integrity.h"
 
 /* --- the commands ----------------------------------------------------------------------------- */
@@ -38,12 +40,11 @@ static int cmd_dump(char **args, const struct options *o, GError **err)
 }
 
 static const struct command {
-	const char *name, *args;
-	int nr;
+	struct usage use;
 	int (*fn)(char **args, const struct options *o, GError **err);
 } commands[] = {
-    {"format", "DEVICE", 1, cmd_format}, {"open", "DEVICE NAME", 2, cmd_open}, {"close", "NAME", 1, cmd_close},
-    {"status", "NAME", 1, cmd_status},	 {"dump", "DEVICE", 1, cmd_dump},
+    {{"format", "DEVICE", 1, 1}, cmd_format}, {{"open", "DEVICE NAME", 2, 2}, cmd_open}, {{"close", "NAME", 1, 1}, cmd_close},
+    {{"status", "NAME", 1, 1}, cmd_status},	 {{"dump", "DEVICE", 1, 1}, cmd_dump},
 };
 
 /* --- the command line ------------------------------------------------------------------------- */
@@ -176,20 +177,6 @@ static int check_options(const struct command *c, const struct options *o, GErro
 	return 0;
 }
 
-static const struct command *find_command(int argc, char **argv, GError **err)
-{
-	for (size_t i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
-		if (strcmp(argv[1], commands[i].name))
-			continue;
-		if (argc - 2 == commands[i].nr)
-			return &commands[i];
-		fail(err, EINVAL, "usage: dmfs-integrity %s %s", commands[i].name, commands[i].args);
-		return NULL;
-	}
-	fail(err, EINVAL, "a command is needed: format, open, close, status or dump (--help for all)");
-	return NULL;
-}
-
 static void options_clear(struct options *o)
 {
 	char **all[] = {&o->mount,
@@ -214,7 +201,8 @@ int main(int argc, char **argv)
 
 	setlocale(LC_ALL, "");
 	r = parse(&argc, &argv, &o, &err);
-	c = r ? NULL : find_command(argc, argv, &err);
+	c = r ? NULL : find_command("dmfs-integrity", commands, G_N_ELEMENTS(commands), sizeof *commands,
+			     "format, open, close, status or dump", argc, argv, &err);
 	if (!r)
 		r = c ? check_options(c, &o, &err) : -EINVAL;
 	if (!r)

@@ -155,25 +155,13 @@ int volume_open(const char *device, const char *name, const struct options *o, G
 	return r;
 }
 
-static int check_ours(const char *mount, const char *name, GError **err)
-{
-	g_autofree char *uuid = NULL;
-
-	if (!tree_has_device(mount, name))
-		return fail(err, ENODEV, "there is no device %s in %s", name, mount);
-	uuid = client_read(mount, name, "uuid");
-	if (!uuid || !g_str_has_prefix(uuid, UUID_PREFIX))
-		return fail(err, EINVAL, "%s was not opened by dmfs-integrity; rmdir removes any device", name);
-	return 0;
-}
-
 int volume_close(const char *name, const struct options *o, GError **err)
 {
 	g_autofree char *mount = client_mount(o->mount, err), *word = NULL, *text = NULL, *path = NULL;
 	int r = mount ? client_check_name(name, err) : -ENODEV;
 
 	if (!r)
-		r = check_ours(mount, name, err);
+		r = client_check_maker(mount, name, "dmfs-integrity", UUID_PREFIX, err);
 	if (r)
 		return r;
 	if (o->cancel_deferred) {

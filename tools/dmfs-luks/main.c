@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 
 #include "../common/client.h"
+#include "../common/commands.h"
 #include "../common/tree.h"
 #include "around.h"
 #include "luks.h"
@@ -70,14 +71,13 @@ static int cmd_format(char **args, const struct options *o, GError **err)
 }
 
 static const struct command {
-	const char *name, *args;
-	int nr_args;
+	struct usage use;
 	int (*fn)(char **args, const struct options *o, GError **err);
 } commands[] = {
-	{"open", "FILE NAME", 2, cmd_open},
-	{"close", "NAME", 1, cmd_close},
-	{"status", "NAME", 1, cmd_status},
-	{"format", "FILE", 1, cmd_format},
+	{{"open", "FILE NAME", 2, 2}, cmd_open},
+	{{"close", "NAME", 1, 1}, cmd_close},
+	{{"status", "NAME", 1, 1}, cmd_status},
+	{{"format", "FILE", 1, 1}, cmd_format},
 };
 
 /* --- the command line ------------------------------------------------------------------------------ */
@@ -210,22 +210,6 @@ static int check_options(const struct command *c, const struct options *o, GErro
 	return 0;
 }
 
-static const struct command *find_command(int argc, char **argv, GError **err)
-{
-	for (size_t i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
-		const struct command *c = &commands[i];
-
-		if (strcmp(argv[1], c->name))
-			continue;
-		if (argc - 2 == c->nr_args)
-			return c;
-		fail(err, EINVAL, "usage: dmfs-luks %s %s", c->name, c->args);
-		return NULL;
-	}
-	fail(err, EINVAL, "a command is needed: open FILE NAME, close NAME, status NAME or format FILE (--help for all)");
-	return NULL;
-}
-
 static void options_clear(struct options *o)
 {
 	g_free(o->mount);
@@ -256,7 +240,8 @@ int main(int argc, char **argv)
 	prctl(PR_SET_DUMPABLE, 0);
 	setrlimit(RLIMIT_CORE, &none);
 	r = parse(&argc, &argv, &o, &err);
-	c = r ? NULL : find_command(argc, argv, &err);
+	c = r ? NULL : find_command("dmfs-luks", commands, G_N_ELEMENTS(commands), sizeof *commands,
+			     "open FILE NAME, close NAME, status NAME or format FILE", argc, argv, &err);
 	if (!r)
 		r = c ? check_options(c, &o, &err) : -EINVAL;
 	if (!r)

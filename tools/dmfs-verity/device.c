@@ -28,18 +28,6 @@ int device_open(const char *mount, const char *name, const struct image *im, con
 	return client_make(mount, name, uuid, true, line, strlen(line), err);
 }
 
-static int check_ours(const char *mount, const char *name, GError **err)
-{
-	g_autofree char *uuid = NULL;
-
-	if (!tree_has_device(mount, name))
-		return fail(err, ENODEV, "there is no device %s in %s", name, mount);
-	uuid = client_read(mount, name, "uuid");
-	if (!uuid || !g_str_has_prefix(uuid, UUID_PREFIX))
-		return fail(err, EINVAL, "%s was not opened by dmfs-verity; rmdir removes any device", name);
-	return 0;
-}
-
 static int close_deferred(const char *mount, const char *name, GError **err)
 {
 	g_autofree char *word = tree_quote(name);
@@ -60,7 +48,7 @@ static int cancel_deferred(const char *mount, const char *name, GError **err)
 
 int device_close(const char *mount, const char *name, const struct options *o, GError **err)
 {
-	int r = check_ours(mount, name, err);
+	int r = client_check_maker(mount, name, "dmfs-verity", UUID_PREFIX, err);
 
 	if (r)
 		return r;

@@ -10,6 +10,7 @@
 
 #include "../../targets/verity/rs.h"
 #include "../common/client.h"
+#include "../common/commands.h"
 #include "../common/tree.h"
 #include "verity.h"
 
@@ -81,16 +82,15 @@ static int cmd_dump(char **args, const struct options *o, GError **err)
 }
 
 static const struct command {
-	const char *name, *args;
-	int min, max;
+	struct usage use;
 	int (*fn)(char **args, const struct options *o, GError **err);
 } commands[] = {
-	{"format", "DATA HASHES", 2, 2, cmd_format},
-	{"verify", "DATA HASHES [ROOT]", 2, 3, cmd_verify},
-	{"open", "DATA NAME HASHES [ROOT]", 3, 4, cmd_open},
-	{"close", "NAME", 1, 1, cmd_close},
-	{"status", "NAME", 1, 1, cmd_status},
-	{"dump", "HASHES", 1, 1, cmd_dump},
+	{{"format", "DATA HASHES", 2, 2}, cmd_format},
+	{{"verify", "DATA HASHES [ROOT]", 2, 3}, cmd_verify},
+	{{"open", "DATA NAME HASHES [ROOT]", 3, 4}, cmd_open},
+	{{"close", "NAME", 1, 1}, cmd_close},
+	{{"status", "NAME", 1, 1}, cmd_status},
+	{{"dump", "HASHES", 1, 1}, cmd_dump},
 };
 
 /* --- the command line ----------------------------------------------------------------------------------------- */
@@ -204,22 +204,6 @@ static int check_options(const struct command *c, const struct options *o, GErro
 	return check_numbers(o, err);
 }
 
-static const struct command *find_command(int argc, char **argv, GError **err)
-{
-	for (size_t i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
-		const struct command *c = &commands[i];
-
-		if (strcmp(argv[1], c->name))
-			continue;
-		if (argc - 2 >= c->min && argc - 2 <= c->max)
-			return c;
-		fail(err, EINVAL, "usage: dmfs-verity %s %s", c->name, c->args);
-		return NULL;
-	}
-	fail(err, EINVAL, "a command is needed: format, verify, open, close, status or dump (--help for all)");
-	return NULL;
-}
-
 static void options_clear(struct options *o)
 {
 	g_free(o->mount);
@@ -240,7 +224,8 @@ int main(int argc, char **argv)
 
 	setlocale(LC_ALL, "");
 	r = parse(&argc, &argv, &o, &err);
-	c = r ? NULL : find_command(argc, argv, &err);
+	c = r ? NULL : find_command("dmfs-verity", commands, G_N_ELEMENTS(commands), sizeof *commands,
+			     "format, verify, open, close, status or dump", argc, argv, &err);
 	if (!r)
 		r = c ? check_options(c, &o, &err) : -EINVAL;
 	if (!r)

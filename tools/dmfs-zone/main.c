@@ -5,6 +5,7 @@
 #include <locale.h>
 #include <string.h>
 
+#include "../common/commands.h"
 #include "../common/fail.h"
 #include "dm.h"
 #include "zone.h"
@@ -14,20 +15,19 @@ enum kind { FORMAT = 1, RANGE = 2, DM_FORMAT = 4, DM_CHECK = 8, DM_REPAIR = 16 }
 #define MAX_DEVS 255
 
 static const struct command {
-	const char *name, *args;
-	int min, max;
+	struct usage use;
 	enum kind kind;
 } commands[] = {
-    {"format", "FILE", 1, 1, FORMAT},
-    {"report", "FILE|IMAGE", 1, 1, RANGE},
-    {"capacity", "FILE|IMAGE", 1, 1, RANGE},
-    {"reset", "FILE|IMAGE", 1, 1, RANGE},
-    {"open", "FILE|IMAGE", 1, 1, RANGE},
-    {"close", "FILE|IMAGE", 1, 1, RANGE},
-    {"finish", "FILE|IMAGE", 1, 1, RANGE},
-    {"dm-format", "FILE...", 1, MAX_DEVS, DM_FORMAT},
-    {"dm-check", "FILE...", 1, MAX_DEVS, DM_CHECK},
-    {"dm-repair", "FILE...", 1, MAX_DEVS, DM_REPAIR},
+    {{"format", "FILE", 1, 1}, FORMAT},
+    {{"report", "FILE|IMAGE", 1, 1}, RANGE},
+    {{"capacity", "FILE|IMAGE", 1, 1}, RANGE},
+    {{"reset", "FILE|IMAGE", 1, 1}, RANGE},
+    {{"open", "FILE|IMAGE", 1, 1}, RANGE},
+    {{"close", "FILE|IMAGE", 1, 1}, RANGE},
+    {{"finish", "FILE|IMAGE", 1, 1}, RANGE},
+    {{"dm-format", "FILE...", 1, MAX_DEVS}, DM_FORMAT},
+    {{"dm-check", "FILE...", 1, MAX_DEVS}, DM_CHECK},
+    {{"dm-repair", "FILE...", 1, MAX_DEVS}, DM_REPAIR},
 };
 
 static int run(const struct command *c, char **args, const struct options *o, GError **err)
@@ -38,7 +38,7 @@ static int run(const struct command *c, char **args, const struct options *o, GE
 	case FORMAT:
 		return format_file(args[0], o, err);
 	case RANGE:
-		return zone_command(c->name, args[0], o, err);
+		return zone_command(c->use.name, args[0], o, err);
 	case DM_FORMAT:
 		return dm_format(args, n, o, err);
 	default:
@@ -121,25 +121,6 @@ static int check_options(const struct command *c, const struct options *o, GErro
 	return 0;
 }
 
-static const struct command *find_command(int argc, char **argv, GError **err)
-{
-	for (size_t i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
-		const struct command *c = &commands[i];
-
-		if (strcmp(argv[1], c->name))
-			continue;
-		if (argc - 2 >= c->min && argc - 2 <= c->max)
-			return c;
-		fail(err, EINVAL, "usage: dmfs-zone %s %s", c->name, c->args);
-		return NULL;
-	}
-	fail(err, EINVAL,
-	     "a command is needed: format, report, capacity, reset, open, close, finish, dm-format, dm-check or "
-	     "dm-repair "
-	     "(--help for all)");
-	return NULL;
-}
-
 int main(int argc, char **argv)
 {
 	g_autofree struct options *o = g_new0(struct options, 1);
@@ -149,7 +130,8 @@ int main(int argc, char **argv)
 
 	setlocale(LC_ALL, "");
 	r = parse(&argc, &argv, o, &err);
-	c = r ? NULL : find_command(argc, argv, &err);
+	c = r ? NULL : find_command("dmfs-zone", commands, G_N_ELEMENTS(commands), sizeof *commands,
+			     "format, report, capacity, reset, open, close, finish, dm-format, dm-check or dm-repair", argc, argv, &err);
 	if (!r)
 		r = c ? check_options(c, o, &err) : -EINVAL;
 	if (!r)

@@ -4,15 +4,13 @@
 import errno
 import mmap
 import os
-import re
-import select
 import struct
 import subprocess
 import threading
 
 import pytest
 
-from mounted import SECTOR, is_mounted, pattern, pwrite_all, quote, unmount
+from mounted import SECTOR, is_mounted, pattern, pwrite_all, quote, unmount, wait_status
 
 TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 
@@ -25,19 +23,6 @@ def mirror(legs, sectors=2048, log="core 2 64 nosync", features=""):
 def content(path):
     with open(path, "rb") as f:
         return f.read()
-
-
-def wait_status(dev, want, deadline=120):
-    """Waits, by poll on `status`, until it matches."""
-    poller = select.poll()
-    with open(dev.file("status"), "rb", buffering=0) as f:
-        poller.register(f, select.POLLIN | select.POLLPRI)
-        while True:
-            f.seek(0)
-            text = f.read().decode()
-            if re.search(want, text):
-                return text
-            assert poller.poll(deadline * 1000), f"{text!r}, not {want}"
 
 
 # --- resync ------------------------------------------------------------------------

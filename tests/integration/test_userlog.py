@@ -2,11 +2,11 @@
 """Userspace dirty logs: mirrors of several daemons on one store, servers that die and servers that misbehave."""
 
 import errno
+import functools
 import mmap
 import os
 import random
 import re
-import select
 import signal
 import struct
 import subprocess
@@ -63,18 +63,7 @@ def content(path):
         return f.read()
 
 
-def wait_status(dev, want, deadline=60):
-    """Waits, by poll on `status`, until it matches; counts change without an event, so it looks now and then as well."""
-    poller, end = select.poll(), time.monotonic() + deadline
-    with open(dev.file("status"), "rb", buffering=0) as f:
-        poller.register(f, select.POLLIN | select.POLLPRI)
-        while True:
-            f.seek(0)
-            text = f.read().decode()
-            if re.search(want, text):
-                return text
-            assert time.monotonic() < end, f"{text!r}, not {want}"
-            poller.poll(200)
+wait_status = functools.partial(mounted.wait_status, deadline=60, every=0.2)     # counts change without an event
 
 
 def direct(dev, data, sector, write=True):

@@ -4,12 +4,11 @@
 import mmap
 import os
 import re
-import select
 import struct
 
 import pytest
 
-from mounted import SECTOR, pattern, quote
+from mounted import SECTOR, pattern, quote, wait_status
 
 BIG = 8192
 A, B = "$D0 0", "$D1 0"
@@ -110,19 +109,6 @@ def region(data, r):
 def content(path, offset=0):
     with open(path, "rb") as f:
         return f.read()[offset * SECTOR:]
-
-
-def wait_status(dev, want, deadline=120):
-    """Waits, by poll on `status`, until it matches."""
-    poller = select.poll()
-    with open(dev.file("status"), "rb", buffering=0) as f:
-        poller.register(f, select.POLLIN)
-        while True:
-            f.seek(0)
-            text = f.read().decode()
-            if re.search(want, text):
-                return text
-            assert poller.poll(deadline * 1000), f"{text!r}, not {want}"
 
 
 @pytest.mark.parametrize("dirty", [set(), {0}, {3, 4, 17, 61, 62}, set(range(REGIONS))], ids=len)

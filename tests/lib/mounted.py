@@ -400,6 +400,24 @@ class Dmfs:
             raise AssertionError("; ".join(complaints) + "\n--- the daemon's stderr:\n" + text[-20000:])
 
 
+def wait_status(dev, want, deadline=120, every=None):
+    """Waits, by poll on `status`, until it matches the pattern, and returns it.
+
+    every: for counts, which change without an event: seconds after which it looks in any case.
+    """
+    poller, end = select.poll(), time.monotonic() + deadline
+    with open(dev.file("status"), "rb", buffering=0) as f:
+        poller.register(f, select.POLLIN | select.POLLPRI)
+        while True:
+            f.seek(0)
+            text = f.read().decode()
+            if re.search(want, text):
+                return text
+            left = end - time.monotonic()
+            assert left > 0, f"{text!r}, not {want}"
+            poller.poll(min(left, every or left) * 1000)
+
+
 def pread_all(fd, length, offset):
     """length bytes, fewer only at the end of the file."""
     parts = []

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """raid arrays for tests: their files, lines, status and superblocks."""
 
-import re
-import select
 import struct
 
-from mounted import SECTOR, quote
+from mounted import SECTOR, quote, wait_status
 
 META = 88       # sectors of a metadata device here
 NONE = (1 << 64) - 1
@@ -48,19 +46,6 @@ def status(dev):
     words = dev.status().split()
     names = ("type", "disks", "health", "ratio", "action", "mismatches", "offset", "journal")
     return dict(zip(names, words[3:]))
-
-
-def wait_status(dev, want, deadline=120):
-    """Waits, by poll on `status`, until it matches."""
-    poller = select.poll()
-    with open(dev.file("status"), "rb", buffering=0) as f:
-        poller.register(f, select.POLLIN | select.POLLPRI)
-        while True:
-            f.seek(0)
-            text = f.read().decode()
-            if re.search(want, text):
-                return text
-            assert poller.poll(deadline * 1000), f"{text!r}, not {want}"
 
 
 def wait_whole(dev):

@@ -96,16 +96,19 @@ static bool device_in(struct text *out, const char *word)
 	return true;
 }
 
-void words_in(struct text *out, const char *params)
+/*
+ * Adds parameters, each word behind its prefix as put() has it, if it knows it; a newline between words, which would end
+ * the line, as `newline`.
+ */
+static void add_words(struct text *out, const char *params, size_t len, const char *newline,
+		      bool (*put)(struct text *out, const char *word))
 {
-	size_t len = strlen(params);
-
 	while (len) {
 		char word[PATH_MAX];
 		size_t n = word_length(params, len), prefix;
 
-		if (!n) { /* a blank; a newline would end the line */
-			text_add(out, *params == '\n' ? " " : params, 1);
+		if (!n) {
+			text_add(out, *params == '\n' ? newline : params, 1);
 			params++;
 			len--;
 			continue;
@@ -114,11 +117,16 @@ void words_in(struct text *out, const char *params)
 		if (prefix > n)
 			prefix = 0;
 		text_add(out, params, prefix);
-		if (!unquote(params + prefix, n - prefix, word) || !device_in(out, word))
+		if (!unquote(params + prefix, n - prefix, word) || !put(out, word))
 			text_add(out, params + prefix, n - prefix);
 		params += n;
 		len -= n;
 	}
+}
+
+void words_in(struct text *out, const char *params)
+{
+	add_words(out, params, strlen(params), " ", device_in);
 }
 
 /* --- out ------------------------------------------------------------------------------------------- */
@@ -162,27 +170,17 @@ bool word_to_dev(const char *word, dev_t *dev)
 	return unquote(word, strlen(word), plain) && unquoted_to_dev(plain, dev);
 }
 
+static bool device_out(struct text *out, const char *word)
+{
+	dev_t dev;
+
+	if (!unquoted_to_dev(word, &dev))
+		return false;
+	text_printf(out, "%u:%u", major(dev), minor(dev));
+	return true;
+}
+
 void words_out(struct text *out, const char *params, size_t len)
 {
-	while (len) {
-		char word[PATH_MAX];
-		size_t n = word_length(params, len), prefix = 0;
-		dev_t dev;
-
-		if (!n) {
-			text_add(out, params++, 1);
-			len--;
-			continue;
-		}
-		prefix = prefix_length(params);
-		if (prefix > n)
-			prefix = 0;
-		text_add(out, params, prefix);
-		if (unquote(params + prefix, n - prefix, word) && unquoted_to_dev(word, &dev))
-			text_printf(out, "%u:%u", major(dev), minor(dev));
-		else
-			text_add(out, params + prefix, n - prefix);
-		params += n;
-		len -= n;
-	}
+	add_words(out, params, len, "\n", device_out);
 }

@@ -58,34 +58,20 @@ PUBLIC int dup3(int fd, int to, int flags)
 	return copied(fd, NEXT(dup3)(fd, to, flags));
 }
 
-static int control(int fd, int command, void *arg)
-{
-	int r = NEXT(fcntl)(fd, command, arg);
-
-	return command == F_DUPFD || command == F_DUPFD_CLOEXEC ? copied(fd, r) : r;
-}
-
 PUBLIC int fcntl(int fd, int command, ...)
 {
 	void *arg;
 	va_list ap;
+	int r;
 
 	va_start(ap, command);
 	arg = va_arg(ap, void *);
 	va_end(ap);
-	return control(fd, command, arg);
+	r = NEXT(fcntl)(fd, command, arg);
+	return command == F_DUPFD || command == F_DUPFD_CLOEXEC ? copied(fd, r) : r;
 }
 
-PUBLIC int fcntl64(int fd, int command, ...)
-{
-	void *arg;
-	va_list ap;
-
-	va_start(ap, command);
-	arg = va_arg(ap, void *);
-	va_end(ap);
-	return control(fd, command, arg);
-}
+PUBLIC int fcntl64(int fd, int command, ...) __attribute__((alias("fcntl")));
 
 /* How many of len bytes at an offset (-1: where the descriptor is) fit; -1 and ENOSPC if none does. */
 static ssize_t fitting(int fd, size_t len, off_t at)

@@ -129,6 +129,14 @@ void cache_set_mode(struct cache *c, enum cache_mode mode);
 int cache_meta_result(struct cache *c, int r);
 void cache_commit_soon(struct cache *c);
 uint64_t cache_sum(struct cache *c, enum cache_count which);
+extern const char *const cache_io_modes[]; /* by enum cache_io_mode, as tables have them */
+/* A key of the core or of this policy, and its value; 0 or -EINVAL. */
+int cache_set_value(struct cache *c, void *policy, const char *key, const char *value);
+
+/* status.c: hooks of the target type */
+void cache_status(struct dm_target *ti, enum dm_status_type type, GString *out);
+void cache_commit(struct dm_target *ti);
+int cache_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err);
 
 /* map.c */
 enum dm_mapio cache_map(struct dm_target *ti, struct dm_bio *bio);

@@ -9,6 +9,7 @@
  *   member.c    devices: usable, failed, back again
  *   copies.c    raid1, raid10                rows.c      raid0, and raid4/5/6's bios
  *   stripe.c    raid4/5/6's stripes          plan.c      what a stripe must read and write
+ *   stripe_cache.c  which of them there are, and their pages
  *   journal.c   what closes the write hole
  *   sync.c      resync, recover, check, repair
  *   reshape.c   raid4/5/6 on the way to another shape

@@ -151,18 +151,31 @@ uint64_t raid_plan_compare(struct raid_stripe *s, enum raid_action action);
 /* Gives bios what they asked for. */
 void raid_plan_answer(struct raid_stripe *s);
 
-/* --- stripe.c ------------------------------------------------------------------------------------------ */
+/* --- stripe_cache.c ------------------------------------------------------------------------------------ */
 
 /* Checks stripe_cache and sets what is in use. */
 int raid_stripes_check(struct raid *r, GError **err);
 struct raid_stripes *raid_stripes_new(struct raid *r, const struct raid_geo *geo, bool moved);
 void raid_stripes_free(struct raid_stripes *c);
+/* Whether a device's sectors are being written: their newest content may be in a stripe alone. */
+bool raid_stripes_busy(struct raid_stripes *c, uint64_t sector, uint64_t sectors);
+struct raid_shard *raid_stripe_shard(struct raid_stripes *c, uint64_t nr);
+/* Finds or makes one; its shard's lock held. */
+struct raid_stripe *raid_stripe_get(struct raid_shard *shard, struct raid_stripes *c, uint64_t nr);
+/* Nobody has anything to do with it, or somebody has again; its shard's lock held. */
+void raid_stripe_rest(struct raid_shard *shard, struct raid_stripe *s);
+void raid_stripe_wake(struct raid_stripe *s);
+/* What its operation needs of pages.  False: it waits in line, and raid_stripe_fed() will have it. */
+bool raid_stripe_pages(struct raid_stripe *s);
+/* The next in line that gets its pages, now that another operation has ended; or NULL. */
+struct raid_stripe *raid_stripe_fed(struct raid_stripes *c);
+
+/* --- stripe.c ------------------------------------------------------------------------------------------ */
+
 /* From now on all writes go through a journal. */
 void raid_stripes_set_journal(struct raid_stripes *c, struct raid_journal *j);
 /* A stripe is in the journal, or with an error is not. */
 void raid_stripe_journaled(struct raid_stripe *s, int error);
-/* Whether a device's sectors are being written: their newest content may be in a stripe alone. */
-bool raid_stripes_busy(struct raid_stripes *c, uint64_t sector, uint64_t sectors);
 /* Sends a request's pieces to their stripes. */
 void raid_stripes_submit(struct raid_request *req);
 void raid_stripes_sync(struct raid_window *w);

@@ -109,7 +109,7 @@ struct raid_stripes {
 	struct raid *r;
 	struct raid_geo geo;
 	bool moved;			/* at the devices' new data offsets: a reshape's other side */
-	struct raid_journal *journal; /* or NULL */
+	struct raid_journal *journal;	/* or NULL */
 	unsigned disks, sectors, pages; /* sectors and pages of a stripe on one device */
 	unsigned most;			/* pages, of stripe_cache columns */
 	atomic_uint used;

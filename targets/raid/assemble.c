@@ -162,6 +162,12 @@ static bool is_new(const struct assembly *a, unsigned i)
 	return f->has_meta && f->has_data && f->readable && (!f->has_super || raid_set_has(&a->p->rebuild, i));
 }
 
+/* A reshape begins with the count of events as it was (raid_meta_start()): of two that count alike, this is the later. */
+static bool reshaping(const struct raid_super *sb)
+{
+	return sb->reshape_flags & RAID_RESHAPE_ACTIVE;
+}
+
 /*
  * An array that is being made has event count 1 until all its superblocks are written, and is not used before: one that
  * a crash left so is new, whatever it has.
@@ -173,7 +179,8 @@ static void choose_best(struct assembly *a)
 
 		if (!f->has_meta || !f->has_data || !f->readable || is_new(a, i))
 			continue;
-		if (!a->best || f->sb.events > a->best->events) {
+		if (!a->best || f->sb.events > a->best->events ||
+		    (f->sb.events == a->best->events && reshaping(&f->sb) && !reshaping(a->best))) {
 			a->best = &f->sb;
 			a->best_index = i;
 		}
@@ -208,8 +215,8 @@ static int check_one(const struct assembly *a, unsigned i, GError **err)
 	if (sb->index >= RAID_MAX_DISKS || (sb->index != i && !reorders(a)))
 		return dm_fail(err, EINVAL, "raid: Cannot change device positions in raid set: device %u was number %u",
 			       i, sb->index);
-	if (raid_set_has(&best->failed, sb->index) || best->events - sb->events > 1)
-		return 0; /* of before; it is recovered */
+	if (raid_set_has(&best->failed, sb->index) || best->events != sb->events || reshaping(best) != reshaping(sb))
+		return 0; /* of before: what the best says is so; if it is long before, it is recovered */
 	if (sb->data_offset != best->data_offset || sb->new_data_offset != best->new_data_offset)
 		return dm_fail(
 		    err, EINVAL,

@@ -502,17 +502,22 @@ def read_terminal(fd, process, until=None, send=None):
 def test_top_counts_and_cleans_up(ctl, fs, backing):
     dev = fs.mkdir("vol", f"0 100 linear {backing(100)} 0")
     fs.mkdir("empty")
-    process = start(ctl, "top", "--count", "2", "--interval", "0.3")
     regions = lambda: dev.message("@stats_list")
-    while process.poll() is None and not regions():
-        os.sched_yield()
-    dev.pwrite(b"x" * 4096, 0, sync=True)
-    code, out, err = finish(process)
+    code, out, err = finish(start(ctl, "top", "--count", "2", "--interval", "0.1"))
     assert code == 0 and not err
     lines = out.splitlines()
     assert lines[0].split()[:4] == ["Name", "Stat", "R/s", "W/s"]
-    written = [float(line.split()[3]) for line in lines if line.startswith("vol ")]
-    assert len(written) == 2 and sum(written) > 0
+    assert len([line for line in lines if line.startswith("vol ")]) == 2
+    assert regions() == ""
+    process = start(ctl, "top", "--count", "100000", "--interval", "0.3")
+    written = 0
+    while not written:
+        dev.pwrite(b"x" * 4096, 0, sync=True)
+        line = process.stdout.readline()
+        assert line, "it ended by itself"
+        written = line.startswith("vol ") and float(line.split()[3])
+    process.send_signal(signal.SIGINT)
+    assert finish(process)[0] == 0
     assert regions() == ""
 
 

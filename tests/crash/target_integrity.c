@@ -225,16 +225,38 @@ static int stack(struct lab *lab, unsigned sectors, GError **err)
 	return error ? error : lab_device(lab, "vol", err, vol, NULL);
 }
 
+static int begin_wipe(struct lab *lab, GError **err)
+{
+	int error = lab_suspend(lab, "vol", err);
+
+	if (!error)
+		error = lab_message(lab, "vol", NULL, err, "wipe 0");
+	return error ? error : lab_resume(lab, "vol", err);
+}
+
+/* What was never written reads as zeroes, then. */
+static int wipe(struct lab *lab, unsigned sectors, GError **err)
+{
+	g_autofree char *all = g_strdup_printf("wiping %u/%u", sectors, sectors);
+	int error = begin_wipe(lab, err);
+
+	return error ? error : lab_wait_status(lab, "vol", all, err);
+}
+
+static int remove_stack(struct lab *lab, GError **err)
+{
+	int error = lab_remove(lab, "vol", err);
+
+	return error ? error : lab_remove(lab, "dif", err);
+}
+
 static int prepare_aead(struct lab *lab, GError **err)
 {
-	g_autofree char *zeroes = g_malloc0(VOLUME * DM_SECTOR_SIZE);
 	int error = stack(lab, VOLUME, err);
 
 	if (!error)
-		error = lab_write_raw(lab, "vol", 0, zeroes, VOLUME * DM_SECTOR_SIZE, err);
-	if (!error)
-		error = lab_remove(lab, "vol", err);
-	return error ? error : lab_remove(lab, "dif", err);
+		error = wipe(lab, VOLUME, err);
+	return error ? error : remove_stack(lab, err);
 }
 
 static int open_aead(struct lab *lab, GError **err)
@@ -248,9 +270,7 @@ static int prepare_wipe(struct lab *lab, GError **err)
 {
 	int error = stack(lab, WIPED, err);
 
-	if (!error)
-		error = lab_remove(lab, "vol", err);
-	return error ? error : lab_remove(lab, "dif", err);
+	return error ? error : remove_stack(lab, err);
 }
 
 static int open_wipe(struct lab *lab, GError **err)
@@ -258,13 +278,7 @@ static int open_wipe(struct lab *lab, GError **err)
 	int error = stack(lab, WIPED, err);
 
 	if (!error)
-		error = lab_suspend(lab, "vol", err);
-	if (!error)
-		error = lab_message(lab, "vol", NULL, err, "wipe 0");
-	if (!error)
-		error = lab_resume(lab, "vol", err);
-	if (!error && !lab_first_open(lab))
-		error = lab_wait_status(lab, "vol", "wiping 2048/2048", err);
+		error = lab_first_open(lab) ? begin_wipe(lab, err) : wipe(lab, WIPED, err);
 	return error ? error : lab_volume(lab, "vol", LAB_ZEROES, err);
 }
 

@@ -2,8 +2,11 @@
 """dmfs-integrity: format, open, close, status, dump; what it refuses.  integritysetup reads what it made."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -53,6 +56,34 @@ def test_format_open_close(fs, tool, backing, how):
     assert fs.devices() == []
     tool("open", path, "vol", *same)
     assert fs["vol"].pread(100 * SECTOR, 4096) == pattern(100, 1)
+    tool("close", "vol")
+
+
+def test_interrupted(fs, tool, backing):
+    """No device of its own is left, the volume opens, and what has no tag gets one when that is asked for."""
+    path = backing(8 << 20)
+    made = subprocess.Popen([os.path.join(build_dir(), "dmfs-integrity"), "format", path, "-D"], stderr=subprocess.PIPE,
+                            text=True, env=os.environ | {"DMFS_MOUNT": fs.mountpoint})
+    try:
+        end = time.monotonic() + 60
+        while made.poll() is None and os.stat(path).st_blocks * SECTOR < 48 << 20:
+            assert time.monotonic() < end
+            os.sched_yield()
+        made.send_signal(signal.SIGINT)
+        text = made.communicate(timeout=60)[1]
+    finally:
+        made.kill()
+        made.wait()
+    assert made.returncode == 1 and re.search(r"interrupted after \d+ of \d+ MiB: the volume opens", text), text
+    assert fs.devices() == []
+    tool("open", path, "vol", "-D")
+    dev = fs["vol"]
+    assert not any(dev.pread(4096, 0))
+    with pytest.raises(OSError):
+        dev.pread(4096, dev.size() - 4096)
+    tool("close", "vol")
+    tool("open", path, "vol", "-D", "--integrity-recalculate")
+    assert not any(dev.pread(4096, dev.size() - 4096))
     tool("close", "vol")
 
 

@@ -236,6 +236,30 @@ def test_metadata_device(fs, backing):
     assert f"meta_device:{quote(v.meta)}" in dev.table()
 
 
+def test_growing(volume):
+    """What a longer device provides is there when the table is loaded again; a shorter one is refused, as it was."""
+    v = volume(16384)
+    v.load("J", "internal_hash:crc32c")
+    v.fill()
+    v.dev.pwrite(pattern(64, 1), 4096, sync=True)
+    before = v.provided
+    for turn, mode in enumerate("JBD"):
+        os.truncate(v.path, (turn + 2) * 16384 * SECTOR)
+        dev = v.load(mode, "internal_hash:crc32c", "recalculate")
+        grown = int(v.words()[1])
+        assert before + 14000 < grown < (turn + 2) * 16384 and superblock(v.path)["provided"] == grown
+        before = grown
+        dev.load(v.line(mode, "internal_hash:crc32c", "recalculate", sectors=grown))
+        wait_recalculated(v)
+        dev.pwrite(pattern(8, turn), (grown - 8) * SECTOR, sync=True)
+        assert dev.pread(64 * SECTOR, 4096) == pattern(64, 1) and v.words()[0] == "0"
+        assert dev.pread(8 * SECTOR, (grown - 8) * SECTOR) == pattern(8, turn)
+        assert dev.pread(8 * SECTOR, (grown - 4096) * SECTOR) == bytes(4096)
+    os.truncate(v.path, 8192 * SECTOR)
+    dev.refuse(v.line("D", "internal_hash:crc32c", sectors=grown), match="Not enough provided")
+    os.truncate(v.path, 4 * 16384 * SECTOR)
+
+
 def test_discards(volume):
     for mode in "DJB":
         v = volume(name=f"i{mode}")
@@ -297,7 +321,11 @@ def test_refused(fs, backing):
             (f"0 8 integrity {path} 8 4 J 1 journal_crypt:nonsense:00", "journal cipher"),
             (f"0 8 integrity {path} 8 4 J 1 journal_crypt:ctr(aes):0011", "encryption key"),
             (f"0 99999 integrity {path} 8 4 J 0", "Not enough provided"),
-            (f"0 8 integrity {path} 0 4 J 1 meta_device:/nowhere", "nowhere")]:
+            (f"0 8 integrity {path} 0 4 J 1 meta_device:/nowhere", "nowhere"),
+            (f"0 16 integrity {path} 8 4 J 1 meta_device:{path}", "is the data device itself"),
+            (f"0 8 integrity {path} 0 4 J 1 meta_device:{quote(backing(4))}", "too small"),
+            (f"0 8 integrity {path} 0 4 J 1 meta_device:{quote(backing(100))}", "too small"),
+            (f"0 8 integrity {quote(backing(4 << 20))} 0 32 D 1 meta_device:{quote(backing(512))}", "too small")]:
         dev.refuse(line, code=ANY, match=match)
     with open(path, "rb") as f:
         assert f.read() == before

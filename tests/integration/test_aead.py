@@ -2,10 +2,12 @@
 """crypt's authenticated modes through the mount, above integrity: tampering, linear in between, LUKS2 volumes of them."""
 
 import concurrent.futures
+import contextlib
 import errno
 import json
 import mmap
 import os
+import pty
 import random
 import re
 import signal
@@ -356,6 +358,19 @@ def write_at_random(dev, seed, blocks, stop):
     return held
 
 
+def on_a_terminal(luks, *args):
+    """What it shows there."""
+    ours, theirs = pty.openpty()
+    shown = b""
+    with open(ours, "rb", buffering=0) as screen, contextlib.suppress(OSError):
+        with subprocess.Popen([luks.program, "-m", luks.fs.mountpoint, *args], stderr=theirs) as process:
+            os.close(theirs)
+            while part := screen.read(4096):    # EIO when nobody has it any more
+                shown += part
+    assert process.returncode == 0
+    return shown
+
+
 def test_luks_wiped_later(luks, work, tool):
     """Usable at once; what is written meanwhile stays, the rest becomes zeroes; then nothing of it is in the header."""
     path = os.path.join(work, "v.img")
@@ -367,7 +382,7 @@ def test_luks_wiped_later(luks, work, tool):
         writers = [pool.submit(write_at_random, dev, seed, blocks, stop) for seed in range(2)]
         try:
             assert re.search(r"\n  wiping:      (done|\d+ %, \d+ of \d+ sectors)\n", luks.run("status", "v").stdout.decode())
-            luks.run("wait-wipe", "v")
+            assert re.search(rb"\rwiping: 100 %  \d+ of \d+ MiB", on_a_terminal(luks, "wait-wipe", "v"))
         finally:
             stop.set()
         held = {block: data for w in writers for block, data in w.result().items()}

@@ -248,6 +248,20 @@ static void keep(struct wipe *w, const char *mount, const char *name)
 	}
 }
 
+/* Files that the shell, or whoever started us, has open and waits or locks with; ours are closed by an exec. */
+static void close_inherited(void)
+{
+	g_autoptr(GDir) dir = g_dir_open("/proc/self/fd", 0, NULL);
+	const char *name;
+
+	while (dir && (name = g_dir_read_name(dir))) {
+		int fd = atoi(name);
+
+		if (fd > 2 && !fcntl(fd, F_GETFD))
+			close(fd);
+	}
+}
+
 /* In a process of its own, which has nothing of the user's terminal or directory. */
 static void keep_behind(struct volume *v, const char *mount, const char *name)
 {
@@ -265,6 +279,7 @@ static void keep_behind(struct volume *v, const char *mount, const char *name)
 		dup2(null, fd);
 	if (null > 2)
 		close(null);
+	close_inherited();
 	setsid();
 	if (!chdir("/") && root)
 		keep(&w, root, name);

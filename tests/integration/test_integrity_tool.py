@@ -4,13 +4,11 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
-import time
 
 import pytest
 
-from mounted import SECTOR, build_dir, pattern
+from mounted import SECTOR, build_dir, interrupted, pattern
 
 SECTORS = 16384
 
@@ -62,19 +60,9 @@ def test_format_open_close(fs, tool, backing, how):
 def test_interrupted(fs, tool, backing):
     """No device of its own is left, the volume opens, and what has no tag gets one when that is asked for."""
     path = backing(8 << 20)
-    made = subprocess.Popen([os.path.join(build_dir(), "dmfs-integrity"), "format", path, "-D"], stderr=subprocess.PIPE,
-                            text=True, env=os.environ | {"DMFS_MOUNT": fs.mountpoint})
-    try:
-        end = time.monotonic() + 60
-        while made.poll() is None and os.stat(path).st_blocks * SECTOR < 48 << 20:
-            assert time.monotonic() < end
-            os.sched_yield()
-        made.send_signal(signal.SIGINT)
-        text = made.communicate(timeout=60)[1]
-    finally:
-        made.kill()
-        made.wait()
-    assert made.returncode == 1 and re.search(r"interrupted after \d+ of \d+ MiB: the volume opens", text), text
+    status, text = interrupted([os.path.join(build_dir(), "dmfs-integrity"), "format", path, "-D"], path, 48 << 20,
+                               env=os.environ | {"DMFS_MOUNT": fs.mountpoint})
+    assert status == 1 and re.search(r"interrupted after \d+ of \d+ MiB: the volume opens", text), text
     assert fs.devices() == []
     tool("open", path, "vol", "-D")
     dev = fs["vol"]

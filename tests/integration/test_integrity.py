@@ -4,8 +4,10 @@
 import errno
 import mmap
 import os
+import re
 import select
 import struct
+import time
 
 import pytest
 
@@ -177,6 +179,51 @@ def test_killed(dmfs, backing, mode, words):
         wait_recalculated(v)
     assert dev.pread(v.provided * SECTOR, 0)[:8192] == bytes(8192)
     assert v.words()[0] == "0"
+
+
+def write_directly(dev, data, offset):
+    page = mmap.mmap(-1, len(data))
+    page[:] = data
+    with dev.open(os.O_RDWR | os.O_DIRECT) as fd:
+        assert os.pwrite(fd, page, offset) == len(data)
+
+
+def until_file(path, offset, length, fn):
+    """Asks for these bytes until they are so: nothing tells when a time of the table has passed."""
+    end = time.monotonic() + 120
+    with open(path, "rb", buffering=0) as f:
+        while not fn(os.pread(f.fileno(), length, offset)):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def test_times_and_watermark(dmfs, backing):
+    """Without a flush: what was written is committed after commit_time, goes home beyond the watermark, bits go away."""
+    v = Volume(dmfs(), backing(DEVICE))
+    words = ["internal_hash:crc32c", "journal_sectors:3520", "commit_time:50", "journal_watermark:90"]
+    dev = v.load("J", *words)
+    v.fill()
+    v.remove()                                          # all is home
+    dev = v.load("J", *words)
+    journal, home = (v.start + 8) * SECTOR, data_offset(v)
+    size = int(re.search(r"journal_sectors:(\d+)", dev.table())[1]) * SECTOR
+    write_directly(dev, pattern(8, 1), 4096)
+    until_file(v.path, journal, size, lambda b: pattern(8, 1)[:500] in b)
+    with open(v.path, "rb") as f:
+        f.seek(home + 4096)
+        assert f.read(4096) == bytes(4096)
+    v.fs.kill()
+    dev = on(dmfs, v, "J", *words)
+    assert dev.pread(4096, 4096) == pattern(8, 1)
+    for at in range(65536, 65536 + 2 * size, 65536):    # more than it holds
+        write_directly(dev, pattern(128, 2), at)
+    until_file(v.path, home + 65536, 65536, lambda b: b == pattern(128, 2))
+    dev = v.load("B", "internal_hash:crc32c", "sectors_per_bit:64", "bitmap_flush_interval:50")
+    write_directly(dev, pattern(8, 3), 0)
+    until_file(v.path, journal, -(-v.provided // 64 // 8), lambda b: not any(b))
+    v.fs.kill()
+    dev = on(dmfs, v, "B", "internal_hash:crc32c", "sectors_per_bit:64")
+    assert dev.pread(4096, 0) == pattern(8, 3) and v.words()[0] == "0" and "recalculate " not in dev.table()
 
 
 def test_reload_changes_the_mode(volume):

@@ -7,8 +7,8 @@
  *   {"type":"dmfs-wipe","keyslots":[],"sector":"N","mac":"HEX"}
  *
  * Sectors before N are written.  The MAC is HMAC-SHA256 of N as it is there, by a key that is HMAC-SHA256 of "dmfs-wipe "
- * and the volume's uuid, by the volume key: who cannot read the volume cannot have sectors wiped that are in order,
- * once they were tampered with.
+ * and the volume's uuid, by the volume key: who cannot read the volume cannot have sectors wiped that he has tampered
+ * with, unless he puts an older header back, which is noticed as little as older sectors are.
  *
  * While it is open crypt wipes the rest (its message wipe), and a process of ours sees how far it has come and notes it
  * in the header.  That process looks now and then rather than waits in the mount, which could not be unmounted then.
@@ -288,7 +288,7 @@ static void keep_behind(struct volume *v, const char *mount, const char *name)
 
 int wipe_go_on(struct volume *v, const char *mount, const char *name, GError **err)
 {
-	g_autofree char *message = g_strdup_printf("wipe %" PRIu64, v->wipe.sector), *reply = NULL;
+	g_autofree char *message = g_strdup_printf("wipe %" PRIu64, v->wipe.sector);
 	int r = client_write(mount, name, "suspend", "1", 1, err), resumed;
 
 	if (r)

@@ -517,14 +517,13 @@ static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
 	struct crypt *c = ti->private;
 	uint64_t offset = dm_target_offset(ti, bio->sector);
 	struct crypt_io *io = bio->private;
-	bool now = true;
 
 	if (dm_op_has_data(bio->op) && ((offset | bio->sectors) & ((c->sector_size >> DM_SECTOR_SHIFT) - 1)))
 		return DM_MAPIO_KILL;
 	*io = (struct crypt_io){.sector = offset + c->iv_offset};
-	if (c->wipe && dm_op_is_write(bio->op))
-		io->guest = crypt_wipe_enter(c->wipe, bio, go_on_later, &now);
-	return now ? go_on(ti, bio) : DM_MAPIO_SUBMITTED;
+	if (c->wipe && dm_op_is_write(bio->op) && !crypt_wipe_enter(c->wipe, bio, go_on_later, &io->guest))
+		return DM_MAPIO_SUBMITTED;
+	return go_on(ti, bio);
 }
 
 static enum dm_endio crypt_end_io(struct dm_target *ti, struct dm_bio *bio)

@@ -295,20 +295,20 @@ static void may_go(struct dm_block_claim *claim)
 	g->go(g->w->place.ti, g->bio);
 }
 
-struct crypt_wipe_guest *crypt_wipe_enter(struct crypt_wipe *w, struct dm_bio *bio,
-					  void (*go)(struct dm_target *ti, struct dm_bio *bio), bool *now)
+bool crypt_wipe_enter(struct crypt_wipe *w, struct dm_bio *bio, void (*go)(struct dm_target *ti, struct dm_bio *bio),
+		      struct crypt_wipe_guest **guest)
 {
 	uint64_t first = dm_target_offset(w->place.ti, bio->sector), at;
 	struct crypt_wipe_guest *g;
 
+	*guest = NULL;
 	if (!crypt_wipe_left(w, &at) || !bio->sectors)
-		return NULL;
-	g = g_new(struct crypt_wipe_guest, 1);
+		return true;
+	*guest = g = g_new(struct crypt_wipe_guest, 1);
 	g->w = w;
 	g->bio = bio;
 	g->go = go;
-	*now = dm_block_lock(w->locks, &g->claim, first, first + bio->sectors - 1, DM_BLOCK_SHARED, may_go);
-	return g;
+	return dm_block_lock(w->locks, &g->claim, first, first + bio->sectors - 1, DM_BLOCK_SHARED, may_go);
 }
 
 void crypt_wipe_leave(struct crypt_wipe_guest *g)

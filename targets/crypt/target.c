@@ -633,7 +633,8 @@ static int wipe_message(struct dm_target *ti, int argc, char **argv, GError **er
 	if (argc != 2)
 		return dm_fail(err, EINVAL, "crypt: the message is 'wipe SECTOR'");
 	if (!c->aead)
-		return dm_fail(err, EINVAL, "crypt: wipe: only of an authenticated mode it is known which sectors were never written");
+		return dm_fail(err, EINVAL,
+			       "crypt: wipe: only of an authenticated mode it is known which sectors were never written");
 	if (dm_target_mode(ti) == DM_MODE_READ)
 		return dm_fail(err, EROFS, "crypt: wipe: the device is read-only");
 	if (!atomic_load(&c->suspended))
@@ -662,7 +663,7 @@ static int crypt_message(struct dm_target *ti, int argc, char **argv, GString *r
 		return wipe_message(ti, argc, argv, err);
 	if (argc < 2 || g_ascii_strcasecmp(argv[0], "key"))
 		r = dm_fail(err, EINVAL,
-			    "crypt: unrecognised message received; there are 'key set KEY', 'key wipe' and 'wipe SECTOR'");
+			    "crypt: unrecognised message received; there are 'key set KEY', 'key wipe', 'wipe SECTOR'");
 	else
 		r = key_message(ti, argc, argv, err);
 	for (int i = 1; i < argc; i++)

@@ -22,8 +22,8 @@ struct crypt_wipe {
 	struct dm_wq *wq;
 	struct dm_work work;
 	atomic_bool stopped, failed;
-	uint64_t next;	      /* the work's: wiped up to here, */
-	unsigned parts;	      /* in so many parts since the flush */
+	uint64_t next;	       /* the work's: wiped up to here, */
+	unsigned parts;	       /* in so many parts since the flush */
 	_Atomic uint64_t told; /* and durably up to here */
 	uint8_t *data, *zeroes, *meta;
 };
@@ -108,7 +108,8 @@ static int io_sync(struct crypt_wipe *w, enum dm_op op, uint64_t sector, size_t 
 		    .sectors = len >> DM_SECTOR_SHIFT,
 		    .iov = &iov,
 		    .iovcnt = 1,
-		    .tags = {w->meta + at / e->sector_size * e->meta_size, e->meta_size, e->sector_size >> DM_SECTOR_SHIFT},
+		    .tags = {w->meta + at / e->sector_size * e->meta_size, e->meta_size,
+			     e->sector_size >> DM_SECTOR_SHIFT},
 		    .end = ended},
 	    .waiter = WAITER_INIT,
 	};

@@ -38,9 +38,9 @@ bool crypt_wipe_left(const struct crypt_wipe *w, uint64_t *at);
 bool crypt_wipe_failed(const struct crypt_wipe *w);
 
 /*
- * A write, from map() to its end.  crypt_wipe_enter(): whether it goes on now; if not, go() is called once it may, and it
- * may have ended when this returns.  *guest: set before that; NULL if nothing is wiped any more, else crypt_wipe_leave()
- * is called when the write has ended.
+ * A write, from map() to its end.  crypt_wipe_enter(): whether it goes on now; if not, go() is called once it may, and
+ * it may have ended when this returns.  *guest: set before that; NULL if nothing is wiped any more, else
+ * crypt_wipe_leave() is called when the write has ended.
  */
 struct crypt_wipe_guest;
 bool crypt_wipe_enter(struct crypt_wipe *w, struct dm_bio *bio, void (*go)(struct dm_target *ti, struct dm_bio *bio),

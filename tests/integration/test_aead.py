@@ -290,9 +290,9 @@ def test_luks_interrupted_filling(luks, work, tool):
     path, key = os.path.join(work, "v.img"), os.path.join(work, "key")
     with open(key, "wb") as f:
         f.write(b"sesame")
-    status, text = interrupted([tool("dmfs-luks"), "format", path, "--size", "4G", *QUICK, "-I", "aead", "--key-file", key],
-                               path, 48 << 20)
-    assert status == 1 and re.search(r"interrupted after \d+ of \d+ MiB: the volume opens.*open goes on with it", text), text
+    status, text = interrupted([tool("dmfs-luks"), "format", path, "--size", "4G", *QUICK, "-I", "aead", "-d", key], path,
+                               48 << 20)
+    assert status == 1 and re.search(r"interrupted after \d+ of \d+ MiB: the volume opens.*open goes on with it", text)
     dev = luks.open(path, "v", "--integrity-no-wipe")
     assert read_directly(dev, 4096, 0) == bytes(4096)
     assert read_directly(dev, 4096, dev.size() - 4096) == errno.EILSEQ and dev.status().split()[3:] == []
@@ -370,7 +370,8 @@ def test_luks_wiped_later(luks, work, tool):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         writers = [pool.submit(write_at_random, dev, seed, blocks, stop) for seed in range(2)]
         try:
-            assert re.search(r"\n  wiping:      (done|\d+ %, \d+ of \d+ sectors)\n", luks.run("status", "v").stdout.decode())
+            shown = luks.run("status", "v").stdout.decode()
+            assert re.search(r"\n  wiping:      (done|\d+ %, \d+ of \d+ sectors)\n", shown)
             assert re.search(rb"\rwiping: 100 %  \d+ of \d+ MiB", on_a_terminal(luks, "wait-wipe", "v"))
         finally:
             stop.set()

@@ -198,7 +198,7 @@ def until_file(path, offset, length, fn):
 
 
 def test_times_and_watermark(dmfs, backing):
-    """Without a flush: what was written is committed after commit_time, goes home beyond the watermark, bits go away."""
+    """Without a flush: writes are committed after commit_time, go home beyond the watermark; bits go away."""
     v = Volume(dmfs(), backing(DEVICE))
     words = ["internal_hash:crc32c", "journal_sectors:3520", "commit_time:50", "journal_watermark:90"]
     dev = v.load("J", *words)

@@ -53,7 +53,8 @@ void bar_show(uint64_t done, uint64_t all)
 	rate = (double)(done - first) / 2048 / ((double)MAX(now - begun, 1) / 1e6);
 	line = done < all;
 	fprintf(stderr, "\r%s: %3u %%  %" PRIu64 " of %" PRIu64 " MiB, %.0f MiB/s \033[K%s", work,
-		all ? (unsigned)((double)done / (double)all * 100) : 100, done / 2048, all / 2048, rate, line ? "" : "\n");
+		all ? (unsigned)((double)done / (double)all * 100) : 100, done / 2048, all / 2048, rate,
+		line ? "" : "\n");
 }
 
 void bar_end(void)

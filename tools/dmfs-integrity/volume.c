@@ -71,7 +71,8 @@ static int write_zeroes(int fd, uint8_t *zeroes, guint64 bytes, GError **err)
 	bar_show(at / 512, bytes / 512);
 	if (at < bytes)
 		return fail(err, EINTR,
-			    "interrupted after %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT " MiB: the volume opens, and "
+			    "interrupted after %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
+			    " MiB: the volume opens, and "
 			    "with --integrity-recalculate the rest gets its tags then",
 			    at >> 20, bytes >> 20);
 	return 0;

@@ -380,7 +380,8 @@ static void ask_all(const char *but)
 		if (g_strcmp0(roots->pdata[i], but))
 			questions[n++] = (struct question){.tell = tell_dmfs, .hear = hear_dmfs, .of = roots->pdata[i]};
 	for (unsigned i = 0; i < image_roots->len; i++)
-		questions[n++] = (struct question){.tell = tell_images, .hear = hear_images, .of = image_roots->pdata[i]};
+		questions[n++] =
+		    (struct question){.tell = tell_images, .hear = hear_images, .of = image_roots->pdata[i]};
 	questions[n++] = (struct question){.tell = tell_loops, .hear = hear_loops};
 	for (unsigned i = 0; i < n; i++)
 		ask(&questions[i]);

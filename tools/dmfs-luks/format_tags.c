@@ -95,8 +95,8 @@ static int make_super(struct crypt_device *cd, const char *file, const char *sho
 }
 
 /* The two devices as they will be opened, and zeroes in them if done is not NULL. */
-static int make_devices(struct crypt_device *cd, const char *file, const struct options *o, struct key *k, uint64_t *done,
-			GError **err)
+static int make_devices(struct crypt_device *cd, const char *file, const struct options *o, struct key *k,
+			uint64_t *done, GError **err)
 {
 	struct options quick = *o;
 	struct volume *v = new_volume();
@@ -149,8 +149,8 @@ static int make_header(const char *file, const char *shown, const struct options
  * Zeroes all over it, now or when it is open.  noted: how far that is is in the header, so that it goes on wherever it
  * was interrupted; without an authenticated mode there is no telling which sectors were never written.
  */
-static int wipe_new(struct crypt_device *cd, const char *file, const char *shown, const struct options *o, struct key *k,
-		    bool noted, GError **err)
+static int wipe_new(struct crypt_device *cd, const char *file, const char *shown, const struct options *o,
+		    struct key *k, bool noted, GError **err)
 {
 	struct wipe w = {.left = true};
 	g_autoptr(GError) why = NULL;

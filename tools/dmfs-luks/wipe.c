@@ -6,8 +6,8 @@
  *
  *   {"type":"dmfs-wipe","keyslots":[],"sector":"N","mac":"HEX"}
  *
- * Sectors before N are written.  The MAC is HMAC-SHA256 of N as it is there, by a key that is HMAC-SHA256 of "dmfs-wipe "
- * and the volume's uuid, by the volume key: who cannot read the volume cannot have sectors wiped that he has tampered
+ * Sectors before N are written.  The MAC is HMAC-SHA256 of N as it is there, by a key that is HMAC-SHA256 of "dmfs-wipe
+ * " and the volume's uuid, by the volume key: who cannot read the volume cannot have sectors wiped that he has tampered
  * with, unless he puts an older header back, which is noticed as little as older sectors are.
  *
  * While it is open crypt wipes the rest (its message wipe), and a process of ours sees how far it has come and notes it
@@ -118,7 +118,8 @@ bool wipe_read(struct wipe *w, struct crypt_device *cd, const char *file)
 	right = sector ? mac_of(w, sector) : NULL;
 	if (!sector || !mac || strcmp(mac, right)) {
 		g_printerr("%s: its header says that the volume is not wiped yet, but not with the volume's key (token "
-			   "%d, " TYPE "): nothing is wiped\n", file, token);
+			   "%d, " TYPE "): nothing is wiped\n",
+			   file, token);
 		return false;
 	}
 	errno = 0;
@@ -197,7 +198,8 @@ int wipe_wait(const char *mount, const char *name, GError **err)
 	if (l == LOOK_GOES_ON)
 		return fail(err, EINTR, "%s: not waited for any more; its wiping goes on", name);
 	if (l == LOOK_FAILED)
-		return fail(err, EIO, "%s: wiping has been stopped at sector %" PRIu64 " by an error, see the log", name, at);
+		return fail(err, EIO, "%s: wiping has been stopped at sector %" PRIu64 " by an error, see the log",
+			    name, at);
 	if (l == LOOK_GONE && inode)
 		return fail(err, ENODEV, "%s was closed before it was wiped; the next open goes on with it", name);
 	return 0;

@@ -169,10 +169,11 @@ def test_refused_by_what_is_beneath(fs, backing):
     (["-I", "poly1305"], "capi:rfc7539(chacha20,poly1305)-random", "28:aead"),
     (["-I", "none"], "aes-xts-random", "16:none"),
 ])
-def test_luks(luks, work, options, cipher, meta):
+def test_luks(luks, work, tool, options, cipher, meta):
     """Formatted, filled to its end, opened as two, shown, written, closed as one, and opened again."""
     path = os.path.join(work, "a volume#1.img")
     luks.format(path, *options, size="24M")
+    assert not wipe_record(path, tool)
     dev = luks.open(path, "v")
     beneath = luks.fs["v_dif"]
     size = dev.size()

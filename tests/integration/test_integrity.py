@@ -226,6 +226,35 @@ def test_times_and_watermark(dmfs, backing):
     assert dev.pread(4096, 0) == pattern(8, 3) and v.words()[0] == "0" and "recalculate " not in dev.table()
 
 
+def test_a_bitmap_has_nothing_else_recalculated(dmfs, backing):
+    """After a crash: what was clean is compared with the tag that it had, so that what has rotted there is noticed."""
+    v = Volume(dmfs(), backing(DEVICE))
+    words = ["internal_hash:crc32c", "sectors_per_bit:64", "bitmap_flush_interval:3600000"]
+    v.load("B", *words)
+    v.fill()
+    v.remove()
+    dev = v.load("B", *words)
+    home = data_offset(v)
+    v.remove()
+    spoil(v.path, home + 8192 * SECTOR + 7)
+    dev = v.load("B", *words)
+    write_directly(dev, pattern(8, 1), 4096)
+    v.fs.kill()
+    spoil(v.path, home + 8 * SECTOR + 7)                # as if the data had come, the tag not
+    dev = on(dmfs, v, "B", *words)
+    wait_recalculated(v)
+    rotten = pattern(8, 1)
+    assert dev.pread(4096, 4096) == rotten[:7] + bytes([rotten[7] ^ 1]) + rotten[8:]
+    assert v.words()[0] == "0"
+    page = mmap.mmap(-1, 4096)
+    with dev.open(os.O_RDONLY | os.O_DIRECT) as fd:
+        with pytest.raises(OSError) as e:
+            os.preadv(fd, [page], 8192 * SECTOR)
+        assert e.value.errno == errno.EILSEQ
+        assert os.preadv(fd, [page], 8200 * SECTOR) == 4096
+    assert v.words()[0] == "1"
+
+
 def test_reload_changes_the_mode(volume):
     v = volume()
     words = ["internal_hash:crc32c", "fix_padding"]

@@ -87,7 +87,7 @@ static void aim(struct dm_bio *bio, struct path *path)
 		atomic_store(&path->unflushed, false);
 	if (ps->type->start)
 		ps->type->start(&path->group->ps, &path->p, bytes_of(bio));
-	if (ps->type->end)
+	if (ps->type->timed)
 		mb->start_ns = dm_now_ns();
 }
 

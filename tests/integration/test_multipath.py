@@ -457,6 +457,46 @@ def test_servers_die_in_turns_under_load(dmfs, serve, backing):
         assert f.read() == expected
 
 
+def test_a_server_that_hangs(dmfs, serve, backing):
+    """What it has got and does not answer within nbd_timeout is sent again, reads and writes."""
+    fs = dmfs(options="nbd_timeout=3")
+    path, servers = two_servers(serve, backing, SECTORS)
+    with open(path, "rb") as f:
+        expected = bytearray(f.read())
+    dev = fs.mkdir("m", nbd_line(SECTORS, servers))
+    with dev.open(os.O_RDWR | os.O_DIRECT) as fd:
+        buf = mmap.mmap(-1, 4096)
+        servers[0].process.send_signal(signal.SIGSTOP)
+        try:
+            for i in range(8):
+                buf[:] = expected[i * 4096:(i + 1) * 4096] = bytes([i + 1]) * 4096
+                assert os.pwritev(fd, [buf], i * 4096) == 4096
+                assert os.preadv(fd, [buf], (8 + i) * 4096) == 4096
+                assert buf[:] == expected[(8 + i) * 4096:(9 + i) * 4096]
+            os.fsync(fd)
+            words = dev.status().split()
+            assert [words[words.index(quote(s.uri)) + 1] for s in servers] == ["F", "A"]
+        finally:
+            servers[0].process.send_signal(signal.SIGCONT)
+    assert dev.pread(SECTORS * SECTOR, 0) == expected
+
+
+def test_fsync_without_a_path(fs, paths):
+    """A FLUSH waits for a path as any request does, and none of its parts says that it is done."""
+    paths(2)
+    dev = fs.mkdir("m", simple(2, "1 queue_if_no_path"))
+    with dev.open() as fd:
+        os.pwrite(fd, bytes(4096), 0)
+        os.fsync(fd)
+        os.pwrite(fd, bytes(4096), 0)
+        for i in range(2):
+            dev.message(f"fail_path p{i}")
+        flush = Waiting(lambda: os.fsync(fd))
+        assert flush.waits()
+        dev.message("reinstate_path p1")
+        assert flush.over() is None
+
+
 def test_flush_covers_all_paths(fs, serve, backing, work):
     """A FLUSH reaches every server that has taken a write, not only one of them."""
     path = backing(SECTORS)

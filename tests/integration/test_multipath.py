@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from mounted import SECTOR, pattern, quote, wait_until_waiting
+from mounted import SECTOR, build_dir, pattern, quote, wait_until_waiting
 
 SECTORS = 2048
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -234,6 +234,23 @@ def test_removal_while_queueing(fs, paths, removal):
     assert "m" not in fs.devices()
     assert paths.content() == pattern(SECTORS, 1), "what was killed has changed nothing"
     fs["p0"].remove()
+
+
+def test_a_forced_removal_while_queueing(fs, paths):
+    """remove --force gives who waits errors, and takes the device when he has closed it."""
+    paths(1)
+    dev = fs.mkdir("m", simple(1, "1 queue_if_no_path"))
+    dev.message("fail_path p0")
+    with dev.open() as fd:
+        write = Waiting(lambda: os.fsync(fd))
+        assert write.waits()
+        done = subprocess.run([os.path.join(build_dir(), "dmfsctl"), "remove", "--force", "m"], capture_output=True, text=True,
+                              timeout=60, check=False, env=os.environ | {"DMFS_MOUNT": fs.mountpoint})
+        assert done.returncode == 1 and "busy" in done.stderr, done
+        assert write.over() == errno.EIO
+        assert dev.table() == f"0 {SECTORS} error\n"
+    dev.remove()
+    assert paths.content() == pattern(SECTORS, 1)
 
 
 def test_groups(fs, paths):

@@ -19,6 +19,7 @@
 #include "verity.h"
 
 #define PIECE_BYTES ((size_t)64 << 10)
+#define MANY 16u                       /* blocks that are hashed together */
 #define SMALL_BYTES ((size_t)16 << 10) /* hashed by whoever brings them */
 
 struct check {
@@ -29,6 +30,7 @@ struct check {
 	uint64_t block;           /* its first block */
 	unsigned blocks, next;    /* next: of them, not yet checked */
 	bool unreadable;          /* some block of it could not be read */
+	bool waited;              /* for the digest of the next */
 	bool over;                /* a small read's: end_io has nothing to do any more */
 	void (*done)(struct check *, int error);
 	uint8_t digest[DM_HASH_MAX_SIZE];
@@ -48,6 +50,7 @@ static void ready(struct verity_wait *w)
 {
 	struct check *c = (struct check *)w;
 
+	c->waited = true; /* what was waited for is asked for once more */
 	c->work.fn = run_later;
 	dm_wq_queue(c->v->wq, &c->work);
 }
@@ -128,8 +131,9 @@ static enum verdict check_next(struct check *c, int *error)
 	uint64_t block = c->block + c->next;
 	uint8_t is[DM_HASH_MAX_SIZE];
 
-	if (v->validated && !c->unreadable && verity_validated_test(v->validated, block, 1))
+	if (v->validated && !c->unreadable && !c->waited && verity_validated_test(v->validated, block, 1))
 		return GO_ON;
+	c->waited = false;
 	switch (verity_tree_digest(v->tree, block, c->digest, &c->wait)) {
 	case VERITY_WAIT:
 		return WAIT;
@@ -153,13 +157,59 @@ static enum verdict check_next(struct check *c, int *error)
 	return GO_ON;
 }
 
+/* Where the data of a block is, if it is in one piece. */
+static const void *data_of(const struct check *c, unsigned nr)
+{
+	size_t at = (size_t)nr << c->v->f.data_bits;
+	const struct iovec *iov = c->bio->iov;
+
+	for (; at >= iov->iov_len; iov++)
+		at -= iov->iov_len;
+	return at + c->v->f.data_block <= iov->iov_len ? (char *)iov->iov_base + at : NULL;
+}
+
+/* How many of the next blocks, up to n, there is nothing special about but to hash them; and where they are. */
+static unsigned plain_blocks(struct check *c, unsigned n, const uint8_t *digests, const void **data)
+{
+	struct verity *v = c->v;
+
+	for (unsigned i = 0; i < n; i++) {
+		data[i] = data_of(c, c->next + i);
+		if (!data[i] || (v->validated && verity_validated_test(v->validated, c->block + c->next + i, 1)) ||
+		    (v->ignore_zero_blocks && !memcmp(digests + i * v->f.digest_size, v->zero_digest, v->f.digest_size)))
+			return i;
+	}
+	return n;
+}
+
+/* Checks some of the next blocks together, those that are good and whose digests are there. */
+static void check_many(struct check *c)
+{
+	struct verity *v = c->v;
+	unsigned size = v->f.digest_size, n = MIN(MANY, c->blocks - c->next);
+	uint8_t want[MANY * DM_HASH_MAX_SIZE], is[MANY * DM_HASH_MAX_SIZE];
+	const void *data[MANY];
+
+	if (n < 2 || c->unreadable || c->waited)
+		return;
+	n = verity_tree_digests(v->tree, c->block + c->next, n, want);
+	n = plain_blocks(c, n, want, data);
+	verity_hash_many(&v->f, data, v->f.data_block, n, is);
+	for (unsigned i = 0; i < n && !memcmp(want + i * size, is + i * size, size); i++) {
+		if (v->validated)
+			verity_validated_set(v->validated, c->block + c->next);
+		c->next++;
+	}
+}
+
 /* Checks blocks until all are, or one fails (*error).  False: it must wait, and is somebody else's by now. */
 static bool run(struct check *c, int *error)
 {
 	*error = 0;
-	for (; c->next < c->blocks; c->next++)
+	for (check_many(c); c->next < c->blocks; check_many(c))
 		switch (check_next(c, error)) {
 		case GO_ON:
+			c->next++;
 			break;
 		case FAIL:
 			return true;

@@ -630,6 +630,32 @@ enum verity_answer verity_tree_digest(struct verity_tree *t, uint64_t block, uin
 	return walk(t, block, digest, w);
 }
 
+unsigned verity_tree_digests(struct verity_tree *t, uint64_t block, unsigned n, uint8_t *digests)
+{
+	unsigned size = t->f->digest_size, in_block = 1u << t->f->per_block_bits;
+	struct verity_node *node;
+	uint64_t hash_block;
+	struct shard *s;
+	size_t offset;
+
+	if (!t->f->levels)
+		return 0;
+	place(t, block, 0, &hash_block, &offset);
+	n = MIN(n, in_block - (unsigned)(block & (in_block - 1)));
+	s = shard_of(t, hash_block);
+	pthread_mutex_lock(&s->lock);
+	node = find(t, s, hash_block);
+	if (node && node->state == VERIFIED) {
+		for (unsigned i = 0; i < n; i++)
+			memcpy(digests + i * size, node->data + offset + i * t->f->digest_step, size);
+		touch(t, s, node);
+	} else {
+		n = 0;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return n;
+}
+
 bool verity_tree_peek(struct verity_tree *t, uint64_t hash_block, size_t offset, void *out, size_t len)
 {
 	struct shard *s = shard_of(t, hash_block);

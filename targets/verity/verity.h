@@ -75,6 +75,10 @@ void verity_tree_settle(struct verity_tree *t);
 void verity_tree_free(struct verity_tree *t);
 /* The digest of a data block, of digest_size bytes.  Any thread; never waits. */
 enum verity_answer verity_tree_digest(struct verity_tree *t, uint64_t block, uint8_t *digest, struct verity_wait *w);
+/*
+ * The digests of up to n data blocks from this one on, one behind the other, if they are there at once: of how many.
+ */
+unsigned verity_tree_digests(struct verity_tree *t, uint64_t block, unsigned n, uint8_t *digests);
 /* Starts reading what the digests of these data blocks need. */
 void verity_tree_prefetch(struct verity_tree *t, uint64_t block, uint64_t blocks);
 /* The content of a hash block that is verified, if it is in the cache: copies len bytes from offset on. */

@@ -230,6 +230,42 @@ static void test_pieces(void **state)
 		assert_int_equal(dm_crc32c(1, data + 3, len), dm_crc32c_table(1, data + 3, len));
 }
 
+/* Several at once give what one by one do, wherever prefix, data and suffix begin and end. */
+static void test_many_at_once(void **state)
+{
+	static const char *const names[] = {"sha256", "sha1", "hmac(sha256)", "crc32c"};
+	static uint8_t data[20][700];
+	const void *messages[20];
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		((uint8_t *)data)[i] = (uint8_t)(i * 11 + i / 256);
+	for (unsigned i = 0; i < 20; i++)
+		messages[i] = data[i];
+	for (size_t n = 0; n < G_N_ELEMENTS(names); n++) {
+		struct dm_hash *h = make(names[n]);
+
+		if (dm_hash_needs_key(h))
+			assert_int_equal(dm_hash_set_key(h, data, 16, NULL), 0);
+		for (size_t len = 0; len < 700; len += 1 + len / 60) {
+			for (size_t around = 0; around < 260; around += 1 + around / 2) {
+				struct iovec prefix = {data[4], around}, suffix = {data[3], around / 3 * 2};
+				uint8_t got[20 * DM_HASH_MAX_SIZE], one[DM_HASH_MAX_SIZE];
+
+				unsigned many = 1 + (len + around) % 20;
+
+				dm_hash_many(h, &prefix, messages, len, &suffix, many, got);
+				for (unsigned i = 0; i < many; i++) {
+					struct iovec pieces[3] = {prefix, {data[i], len}, suffix};
+
+					dm_hash_iov(h, pieces, 3, one);
+					assert_memory_equal(got + i * dm_hash_size(h), one, dm_hash_size(h));
+				}
+			}
+		}
+		dm_hash_free(h);
+	}
+}
+
 static void *hash_many(void *data)
 {
 	struct dm_hash *h = data;
@@ -270,6 +306,7 @@ int main(void)
 		cmocka_unit_test(test_published), cmocka_unit_test(test_streebog), cmocka_unit_test(test_checksums),
 		cmocka_unit_test(test_keyed),	  cmocka_unit_test(test_refused),  cmocka_unit_test(test_keys_refused),
 		cmocka_unit_test(test_pieces),	  cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_many_at_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

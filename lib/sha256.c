@@ -17,6 +17,7 @@
 #include <string.h>
 
 #ifdef __x86_64__
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define BLOCK 64
@@ -317,13 +318,7 @@ static bool has_sha(void)
 {
 	unsigned eax, ebx, ecx, edx;
 
-	if (!__builtin_cpu_supports("sse4.1"))
-		return false;
-	__asm__("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(0), "c"(0));
-	if (eax < 7)
-		return false;
-	__asm__("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(7), "c"(0));
-	return ebx & 1u << 29;
+	return __builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_SHA);
 }
 
 static bool has_512(void)
@@ -331,18 +326,28 @@ static bool has_512(void)
 	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
 }
 
+static atomic_uint known; /* ASKED, and what there is */
+
+#define ASKED 1u
+
+void sha256_lanes_allow(unsigned which)
+{
+	unsigned is = (has_sha() ? SHA256_TWO : 0) | (has_512() ? SHA256_SIXTEEN : 0);
+
+	atomic_store_explicit(&known, ASKED | (is & which), memory_order_relaxed);
+}
+
 unsigned sha256_lanes_pay(unsigned n)
 {
-	static atomic_int known; /* 1: asked, 2: SHA, 4: AVX-512 */
-	int is = atomic_load_explicit(&known, memory_order_relaxed);
+	unsigned is = atomic_load_explicit(&known, memory_order_relaxed);
 
 	if (!is) {
-		is = 1 | (has_sha() ? 2 : 0) | (has_512() ? 4 : 0);
-		atomic_store_explicit(&known, is, memory_order_relaxed);
+		sha256_lanes_allow(SHA256_TWO | SHA256_SIXTEEN);
+		is = atomic_load_explicit(&known, memory_order_relaxed);
 	}
-	if ((is & 4) && n >= (is & 2 ? ENOUGH_FOR_16 : 3))
+	if ((is & SHA256_SIXTEEN) && n >= (is & SHA256_TWO ? ENOUGH_FOR_16 : 3))
 		return n < SHA256_LANES ? n : SHA256_LANES;
-	return (is & 2) && n >= 2 ? 2 : 0;
+	return (is & SHA256_TWO) && n >= 2 ? 2 : 0;
 }
 
 void sha256_lanes(const struct iovec *prefix, const void *const *data, size_t len, const struct iovec *suffix, unsigned n,
@@ -356,6 +361,10 @@ void sha256_lanes(const struct iovec *prefix, const void *const *data, size_t le
 		sixteen(&m, n, digests);
 }
 #else
+void sha256_lanes_allow(unsigned which)
+{
+}
+
 unsigned sha256_lanes_pay(unsigned n)
 {
 	return 0;

@@ -286,8 +286,9 @@ static enum verity_answer ask(struct rig *r, uint64_t block, uint8_t *digest)
 {
 	struct waiting me = {.wait.ready = is_ready, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 	enum verity_answer answer;
+	unsigned n = 1;
 
-	while ((answer = verity_tree_digest(r->v.tree, block, digest, &me.wait)) == VERITY_WAIT) {
+	while ((answer = verity_tree_digests(r->v.tree, block, &n, digest, &me.wait)) == VERITY_WAIT) {
 		pthread_mutex_lock(&me.lock);
 		while (!me.ready)
 			pthread_cond_wait(&me.cond, &me.lock);
@@ -352,15 +353,16 @@ static void test_huge_blocks(void **state)
 static void test_corrupted_and_unreadable(void **state)
 {
 	struct rig *r = make_rig(4096, 5000);
-	uint8_t digest[DM_HASH_MAX_SIZE];
 	struct waiting me = {.wait.ready = is_ready};
+	uint8_t digest[DM_HASH_MAX_SIZE];
+	unsigned n = 1;
 
 	r->hashes->fail_at = 1;
 	r->hashes->fail_error = -ENODATA;
 	assert_int_equal(ask(r, 0, digest), VERITY_FAILED);
 	r->hashes->fail_at = 0;
 	expect_digest(r, 0); /* nothing of it was kept */
-	assert_int_equal(verity_tree_digest(r->v.tree, 1, digest, &me.wait), VERITY_DIGEST); /* at once */
+	assert_int_equal(verity_tree_digests(r->v.tree, 1, &n, digest, &me.wait), VERITY_DIGEST); /* at once */
 	free_rig(r);
 }
 

@@ -21,7 +21,7 @@
 
 #include "verity.h"
 
-#define PIECE_BYTES ((size_t)64 << 10)
+#define PIECE_BYTES ((size_t)128 << 10)
 #define MANY 16u                       /* blocks that are hashed together */
 #define SMALL_BYTES ((size_t)16 << 10) /* hashed by whoever brings them */
 

@@ -170,8 +170,10 @@ WITH_512 static void block16(__m512i s[8], const uint8_t *const p[16], size_t of
 		__m512i t1, t2;
 
 		if (t >= 16)
-			w[t & 15] = ADD(ADD(w[t & 15], SIGMA0(w[(t + 1) & 15])), ADD(w[(t + 9) & 15], SIGMA1(w[(t + 14) & 15])));
-		t1 = ADD(ADD(ADD(h, BIG_SIGMA1(e)), ADD(CHOOSE(e, f, g), _mm512_set1_epi32((int)rounds[t]))), w[t & 15]);
+			w[t & 15] = ADD(ADD(w[t & 15], SIGMA0(w[(t + 1) & 15])),
+					ADD(w[(t + 9) & 15], SIGMA1(w[(t + 14) & 15])));
+		t1 = ADD(ADD(h, BIG_SIGMA1(e)), ADD(CHOOSE(e, f, g), _mm512_set1_epi32((int)rounds[t])));
+		t1 = ADD(t1, w[t & 15]);
 		t2 = ADD(BIG_SIGMA0(a), MAJORITY(a, b, c));
 		h = g;
 		g = f;
@@ -350,8 +352,8 @@ unsigned sha256_lanes_pay(unsigned n)
 	return (is & SHA256_TWO) && n >= 2 ? 2 : 0;
 }
 
-void sha256_lanes(const struct iovec *prefix, const void *const *data, size_t len, const struct iovec *suffix, unsigned n,
-		  uint8_t *digests)
+void sha256_lanes(const struct iovec *prefix, const void *const *data, size_t len, const struct iovec *suffix,
+		  unsigned n, uint8_t *digests)
 {
 	const struct messages m = {prefix, suffix, data, len};
 
@@ -370,8 +372,8 @@ unsigned sha256_lanes_pay(unsigned n)
 	return 0;
 }
 
-void sha256_lanes(const struct iovec *prefix, const void *const *data, size_t len, const struct iovec *suffix, unsigned n,
-		  uint8_t *digests)
+void sha256_lanes(const struct iovec *prefix, const void *const *data, size_t len, const struct iovec *suffix,
+		  unsigned n, uint8_t *digests)
 {
 }
 #endif

@@ -16,8 +16,8 @@
  */
 unsigned sha256_lanes_pay(unsigned n);
 /* The digests of prefix, data[i] (len bytes), suffix, for as many as that. */
-void sha256_lanes(const struct iovec *prefix, const void *const *data, size_t len, const struct iovec *suffix, unsigned n,
-		  uint8_t *digests);
+void sha256_lanes(const struct iovec *prefix, const void *const *data, size_t len, const struct iovec *suffix,
+		  unsigned n, uint8_t *digests);
 
 /* Of what this processor has, use only these; any at first.  For tests. */
 #define SHA256_TWO 2u

@@ -10,8 +10,8 @@
  * that is not there yet, a block to be mended.  For these nobody waits: the check is
  * taken up again by a work queue when there is news.  At any time one thread has it.
  *
- * Blocks that lie behind each other are hashed together, as many as a hash block has the digests of: several at once are
- * faster than one by one (dmfs/hash.h).
+ * Blocks that lie behind each other are hashed together, as many as a hash block has the digests of: several at
+ * once are faster than one by one (dmfs/hash.h).
  *
  * Blocks that check_at_most_once knows go straight through.
  */

@@ -105,7 +105,7 @@ def zipf_iops(b, path, size, count, seed):
 def slow_origin(b):
     """Zipf(1.1) reads, depth 16, of an origin of 4 GiB whose reads take 2 ms, with a cache a tenth of its size, after a minute or less"""
     size = (256 if b.quick else 4096) * MIB
-    warm, count = (20_000, 10_000) if b.quick else (500_000, 100_000)
+    warm, count = (20_000, 10_000) if b.quick else (1_000_000, 200_000)
     origin, fast = fresh(b, "slow.img", size), fresh(b, "slow.fast", size // 10)
     dm = b.dmfs()
     slow = dm.mkdir("cache-slow", f"0 {size // SECTOR} delay {quote(origin)} 0 2")

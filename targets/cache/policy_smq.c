@@ -10,8 +10,9 @@
  * block be promoted.  How high depends: while blocks are free a few misses are enough.  When the cache is full only the
  * hottest areas will do, the fewer the better or the worse the cache does: where nearly all are hits there is little to
  * gain, and where nearly all are misses there is no hot part.  And then the block must have been missed before, while
- * its area was hot, within FORGET_PERIODS: not all of an area need be hot, and a promotion drives another block out.
- * The more misses there are, the faster they raise areas.
+ * its area was hot, within FORGET_PERIODS: not all of an area need be hot, and a promotion drives another block out.  In a
+ * period no more than a small part of a full cache is replaced: between two blocks a cache block holds nothing for a
+ * while.  Where many are misses this part is much larger, and they raise areas faster.
  *
  * A miss counts only if it is a new visit to its area: what goes through the origin from begin to end misses each block
  * many times in a row, and then the next.  The ends of the last STREAMS streams are remembered.  A miss of the next
@@ -37,6 +38,8 @@
 #define MIN_AREAS 1024u
 #define TICKS 5u	   /* of a period, after which thresholds are looked at */
 #define FORGET_PERIODS 4u
+#define REPLACE_PART 16u /* of a full cache, in a period, where all are misses; LEAST_PART where none is */
+#define LEAST_PART 512u
 #define BUSY_WRITEBACKS 4u /* a tick */
 #define BALANCE_STEPS 4096u
 #define NEW_LEVEL (LEVELS / 2)
@@ -77,6 +80,7 @@ struct smq {
 	uint64_t hits, misses; /* of this period, each origin block once a stream */
 	uint64_t all_misses;
 	unsigned promote_level, raise_by;
+	uint32_t replacements; /* that this period may yet have */
 };
 
 /* --- making one ------------------------------------------------------------------------- */
@@ -370,7 +374,12 @@ static bool smq_miss(void *policy, uint64_t oblock, bool write)
 		levels_raise(&s->hot, e, s->raise_by);
 	if (levels_of(&s->hot, e) < (room ? FREE_LEVEL : s->promote_level))
 		return false;
-	return (room || (visit && missed_before(s, e, oblock))) && wish(s, oblock);
+	if (room)
+		return wish(s, oblock);
+	if (!s->replacements || !visit || !missed_before(s, e, oblock) || !wish(s, oblock))
+		return false;
+	s->replacements--;
+	return true;
 }
 
 static bool smq_take_free(void *policy, uint32_t *cblock)
@@ -471,6 +480,9 @@ static void look_at_performance(struct smq *s)
 		s->promote_level = LEVELS - 1 - (unsigned)(less * (MOST_LEVELS - 1) / all);
 		s->raise_by = 1 + (unsigned)(s->misses * (MOST_RAISE - 1) / all);
 	}
+	s->replacements = s->cblocks / LEAST_PART + 1;
+	if (all)
+		s->replacements += (uint32_t)(s->cblocks / REPLACE_PART * s->misses / all * s->misses / all);
 	s->hits = s->misses = 0;
 }
 

@@ -34,7 +34,7 @@ struct sim {
 	uint32_t cblocks;
 	uint64_t oblocks;
 	struct resident *resident;
-	unsigned since_tick, per_tick, migrations;
+	unsigned since_tick, per_tick, migrations, touched;
 	uint64_t hits, accesses, promotions;
 };
 
@@ -86,8 +86,14 @@ static void sim_access(struct sim *s, uint64_t oblock, bool write)
 	s->accesses++;
 	if (resident_find(s->resident, oblock, &cblock)) {
 		s->hits++;
-		if (resident_touch(s->resident, cblock))
+		if (resident_touch(s->resident, cblock)) {
 			s->type->hit(s->policy, cblock, write);
+			s->touched++;
+		}
+		if (s->touched > s->cblocks / 2) {
+			s->touched = 0;
+			resident_forget_touched(s->resident);
+		}
 		if (write && resident_set_dirty(s->resident, cblock, true))
 			s->type->dirty(s->policy, cblock, true);
 	} else {
@@ -96,7 +102,7 @@ static void sim_access(struct sim *s, uint64_t oblock, bool write)
 	for (unsigned i = 0; i < s->migrations && sim_work(s, CACHE_ROOM_BUSY); i++)
 		;
 	if (++s->since_tick >= s->per_tick) {
-		s->since_tick = 0;
+		s->since_tick = s->touched = 0;
 		s->type->tick(s->policy);
 		resident_forget_touched(s->resident);
 	}

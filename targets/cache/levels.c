@@ -113,9 +113,11 @@ static unsigned next_above(const struct levels *q, unsigned level)
 void levels_balance(struct levels *q, unsigned steps)
 {
 	for (unsigned i = LEVELS - 1; i > 0 && steps; i--)
-		for (int64_t more = surplus_below(q, i); steps && more > 0 && q->count[i] < wanted(q, i); steps--, more--)
+		for (int64_t more = surplus_below(q, i); steps && more > 0 && q->count[i] < wanted(q, i);
+		     steps--, more--)
 			move(q, q->newest[next_below(q, i)], i, false);
 	for (unsigned i = 0; i < LEVELS - 1 && steps; i++)
-		for (int64_t less = -surplus_below(q, i + 1); steps && less > 0 && q->count[i] < wanted(q, i); steps--, less--)
+		for (int64_t less = -surplus_below(q, i + 1); steps && less > 0 && q->count[i] < wanted(q, i);
+		     steps--, less--)
 			move(q, q->oldest[next_above(q, i)], i, true);
 }

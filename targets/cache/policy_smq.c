@@ -10,8 +10,8 @@
  * block be promoted.  How high depends: while blocks are free a few misses are enough.  When the cache is full only the
  * hottest areas will do, the fewer the better or the worse the cache does: where nearly all are hits there is little to
  * gain, and where nearly all are misses there is no hot part.  And then the block must have been missed before, while
- * its area was hot, within FORGET_PERIODS: not all of an area need be hot, and a promotion drives another block out.  In a
- * period no more than a small part of a full cache is replaced: between two blocks a cache block holds nothing for a
+ * its area was hot, within FORGET_PERIODS: not all of an area need be hot, and a promotion drives another block out. In
+ * a period no more than a small part of a full cache is replaced: between two blocks a cache block holds nothing for a
  * while.  Where many are misses this part is much larger, and they raise areas faster.
  *
  * A miss counts only if it is a new visit to its area: what goes through the origin from begin to end misses each block
@@ -36,7 +36,7 @@
 #define MAX_WISHES 256u
 #define AREA_BLOCKS 8u /* a bit each of area_missed */
 #define MIN_AREAS 1024u
-#define TICKS 5u	   /* of a period, after which thresholds are looked at */
+#define TICKS 5u /* of a period, after which thresholds are looked at */
 #define FORGET_PERIODS 4u
 #define REPLACE_PART 16u /* of a full cache, in a period, where all are misses; LEAST_PART where none is */
 #define LEAST_PART 512u

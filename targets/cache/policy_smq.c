@@ -23,6 +23,7 @@
  */
 #include <errno.h>
 
+#include "large.h"
 #include "levels.h"
 #include "policy.h"
 
@@ -126,15 +127,15 @@ static void *smq_create(uint32_t cblocks, uint64_t oblocks, uint32_t block_secto
 	s->stream_touches = block_sectors / STREAM_SECTORS;
 	choose_areas(s, oblocks);
 	g_queue_init(&s->wishes);
-	s->links = g_try_malloc_n((size_t)cblocks + 1, sizeof *s->links);
-	s->level = g_try_malloc0_n((size_t)cblocks + 1, 1);
-	s->busy = g_try_malloc0_n(cblocks / 64 + 1, 8);
-	s->area_links = g_try_malloc_n(s->areas, sizeof *s->area_links);
-	s->area_level = g_try_malloc0_n(s->areas, 1);
-	s->area_missed = g_try_malloc0_n(s->areas, 1);
-	s->area = g_try_malloc_n(s->areas, 4);
-	s->area_next = g_try_malloc_n(s->areas, 4);
-	s->buckets = g_try_malloc_n((size_t)s->bucket_mask + 1, 4);
+	s->links = large_try_new0((size_t)cblocks + 1, sizeof *s->links);
+	s->level = large_try_new0((size_t)cblocks + 1, 1);
+	s->busy = large_try_new0(cblocks / 64 + 1, 8);
+	s->area_links = large_try_new0(s->areas, sizeof *s->area_links);
+	s->area_level = large_try_new0(s->areas, 1);
+	s->area_missed = large_try_new0(s->areas, 1);
+	s->area = large_try_new0(s->areas, 4);
+	s->area_next = large_try_new0(s->areas, 4);
+	s->buckets = large_try_new0((size_t)s->bucket_mask + 1, 4);
 	if (!s->links || !s->level || !s->busy || !s->area_links || !s->area_level || !s->area_missed || !s->area ||
 	    !s->area_next || !s->buckets) {
 		smq_destroy(s);

@@ -571,6 +571,66 @@ def test_many_threads(cache):
     assert at(cache.origin, 0, SECTORS // BLOCK) == whole
 
 
+def test_tables_change_while_blocks_move(dmfs, backing, tool):
+    """Above a slow origin, below writes; then the daemon is killed, and what was flushed is there."""
+    meta, fast, origin = backing(4096), backing(FAST * BLOCK), backing(SECTORS)
+    one = dmfs()
+    slow = f"0 {SECTORS} delay {quote(origin)} 0 3 {quote(origin)} 0 3"
+    one.mkdir("slow", slow)
+    lines = [f"0 {SECTORS} cache {quote(meta)} {quote(fast)} slow {BLOCK} 1 {rest}" for rest in (
+        "writeback smq 0", "writeback cleaner 0", "writethrough smq 2 migration_threshold 128", "writeback mq 2 random_threshold 1",
+        "writethrough cleaner 0")]
+    dev, model, errors = one.mkdir("c", lines[0]), {}, []
+    stop = threading.Event()
+
+    def write(first):
+        n = 0
+        try:
+            while not stop.is_set():
+                block = first + 4 * (n * n % 16)
+                data = pattern(BLOCK, 1000 * first + n)
+                dev.pwrite(data, block * BYTES, sync=True)
+                model[block] = data
+                if dev.pread(4096, block * BYTES) != data[:4096]:
+                    errors.append((block, n))
+                n += 1
+        except OSError as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in range(4)]
+    for t in threads:
+        t.start()
+    try:
+        for i in range(10):
+            dev.load(lines[i % len(lines)])
+            assert len(dev.status().split()) > 20
+            used = len(model)
+            end = time.monotonic() + 30
+            while i < 4 and len(model) == used and time.monotonic() < end and not errors:
+                time.sleep(0.01)
+    finally:
+        stop.set()
+        for t in threads:
+            t.join()
+    assert not errors and model
+    one.kill()
+    run(tool("cache_check"), meta)
+    two = dmfs()
+    two.mkdir("slow", slow)
+    dev = two.mkdir("c", lines[0])
+    for block, data in model.items():
+        assert dev.pread(BYTES, block * BYTES) == data, block
+    dev.load(lines[1])
+    end = time.monotonic() + 60
+    while Status(dev.status()).dirty:
+        assert time.monotonic() < end, dev.status()
+        time.sleep(0.02)
+    dev.remove()
+    run(tool("cache_check"), meta)
+    for block, data in model.items():
+        assert at(origin, block) == data, block
+
+
 # --- tools ---------------------------------------------------------------------------------------------------------
 
 

@@ -441,6 +441,44 @@ def test_metadata_that_fails_but_for_its_superblock(cache, fs, tool):
     assert dev.pread(BYTES, 3 * BYTES) == pattern(BLOCK, 7) and dev.pread(BYTES, 5 * BYTES) == pattern(BLOCK, 8)
 
 
+@pytest.mark.parametrize("blocks", [4, 8, 16])
+def test_metadata_device_too_small(fs, backing, blocks):
+    dev = fs.mkdir("c")
+    with pytest.raises(OSError) as e:
+        dev.load(f"0 {16 * SECTORS} cache {quote(backing(8 * blocks))} {quote(backing(2048 * BLOCK))} "
+                 f"{quote(backing(16 * SECTORS))} {BLOCK} 1 metadata2 smq 0")
+    assert e.value.errno == errno.ENOSPC and dev.table() == ""
+
+
+@pytest.mark.parametrize("blocks", [17, 19])
+def test_full_metadata(fs, backing, tool, blocks):
+    """With 17 blocks a commit of much fails, and says so; with 19 the clean end does.  What was flushed is there."""
+    meta, fast, origin = backing(8 * blocks), backing(2048 * BLOCK), backing(16 * SECTORS)
+    line = f"0 {16 * SECTORS} cache {quote(meta)} {quote(fast)} {quote(origin)} {BLOCK} 1 metadata2 smq 2 migration_threshold 0"
+    dev, flushed, failed = fs.mkdir("c", line), [], 0
+    for blocks_of_one in ([1, 900, 1801], range(2, 2000, 3)):
+        try:
+            with dev.open(os.O_RDWR) as fd:
+                for b in blocks_of_one:
+                    os.pwrite(fd, pattern(BLOCK, b), b * BYTES)
+                os.fsync(fd)
+            flushed += blocks_of_one
+        except OSError as e:
+            failed = e.errno
+    st = Status(dev.status())   # where commits come in time there is room for each
+    assert (failed, st.mode, st.check) in ((0, "rw", "-"), (errno.ENOSPC, "ro", "needs_check"))
+    assert flushed[:3] == [1, 900, 1801] and not (failed and blocks == 19)
+    for b in flushed:
+        assert dev.pread(BYTES, b * BYTES) == pattern(BLOCK, b)
+    dev.remove()
+    run(tool("cache_check"), "--clear-needs-check-flag", meta)
+    dev = fs.mkdir("c", line)
+    assert Status(dev.status()).mode == "rw" and Status(dev.status()).resident >= len(flushed)
+    for b in flushed:
+        assert dev.pread(BYTES, b * BYTES) == pattern(BLOCK, b)
+    dev.remove()
+
+
 def needs_check(path):
     """Sets the flag in a superblock, with the checksum that belongs to it."""
     import struct

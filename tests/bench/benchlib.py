@@ -14,13 +14,16 @@ import fnmatch
 import json
 import os
 import re
+import select
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 from mounted import Dmfs, quote, unmount, wait_mount
+from nbd_server import Server
 
 MIB = 1 << 20
 ROWS, SUBJECTS = {}, {}
@@ -250,6 +253,13 @@ class Bench:
         print(f"  {name}: {value:,.4g} {unit}" + (f"  ({limit}: {'pass' if ok else 'FAIL'})" if limit else ""), flush=True)
         return ok
 
+    def beside_cp(self, what, speed, cp, at_least=None):
+        """Measures speed() and cp(), both MB/s, in turns; what the first reaches of the second."""
+        pairs = [(speed(), cp()) for _ in range(self.rounds)]
+        self.measure(what, statistics.median(s for s, _ in pairs), "MB/s")
+        self.measure(f"{what}: cp", statistics.median(c for _, c in pairs), "MB/s")
+        self.measure(f"{what} / cp", statistics.median(s / c for s, c in pairs), "", at_least=at_least)
+
     # --- the end -----------------------------------------------------------------
 
     def report(self, path):
@@ -335,6 +345,37 @@ def write_all(path, size):
         os.fsync(f.fileno())
 
 
+def write_zeroes(path, size):
+    """A file of zeroes, allocated."""
+    with open(path, "wb") as f:
+        for _ in range(0, size, MIB):
+            f.write(bytes(MIB))
+    return path
+
+
+def cp_speed(bench, source, size, block=MIB):
+    """MB/s of a copy of so many bytes, in blocks, into a file that is there."""
+    dest = write_zeroes(os.path.join(bench.dir, "cp.img"), size)
+    began = time.monotonic()
+    subprocess.run(["dd", f"if={source}", f"of={dest}", f"bs={block}", f"count={size // block}", "conv=notrunc", "status=none"],
+                   check=True)
+    seconds = time.monotonic() - began
+    os.unlink(dest)
+    return size / seconds / 1e6
+
+
+def wait_status(dev, done):
+    """Waits until done() is true of the words of the device's status: looks after each event, and each second."""
+    poller = select.poll()
+    with open(dev.file("status"), "rb", buffering=0) as f:
+        poller.register(f, select.POLLPRI)
+        while True:
+            f.seek(0)
+            if done(f.read().decode().split()):
+                return
+            poller.poll(1000)
+
+
 @contextlib.contextmanager
 def served(bench, name, cmd, mountpoint):
     """A peer that mounts something at mountpoint (a directory or a file) while it runs in the foreground."""
@@ -382,6 +423,12 @@ def nbd_fuse(b, name, *nbdkit):
         pass
     with served(b, name, [fuse, mountpoint, "[", kit, "--exit-with-parent", *nbdkit, "]"], mountpoint):
         yield mountpoint
+
+
+def nbdkit(bench, name, path):
+    """A server of a file, to be started and killed."""
+    sock = os.path.join(bench.dir, f"{name}.sock")
+    return Server([program("nbdkit", "nbdkit"), "-f", "-U", sock, "file", path], sock)
 
 
 def device(bench, name, *lines):

@@ -19,16 +19,12 @@ static void mend_1(uint8_t *p, size_t left)
 		return;
 	roles = get_le32(p + 220);
 	if (roles <= MAX_ROLES && 256 + 2 * (size_t)roles <= left)
-		put_le32(p + 216, sum_1(p, 256 + 2 * (size_t)roles));
+		put_le32(p + 216, md_sum_1(p, 256 + 2 * (size_t)roles));
 }
 
 static void mend_090(uint8_t *p)
 {
-	uint64_t sum = 0;
-
-	for (unsigned i = 0; i < SB_090_BYTES / 4; i++)
-		sum += i == 38 ? 0 : word(p, i);
-	put_le32(p + 152, (uint32_t)(sum + (sum >> 32)));
+	put_le32(p + 152, md_sum_090(p));
 }
 
 /* With each member but every n-th, whose superblocks are all this one's. */
@@ -39,12 +35,13 @@ static void make(const struct md_super *sb, unsigned n)
 	g_autoptr(GString) table = g_string_new(NULL);
 	g_autoptr(GError) err = NULL;
 	uint64_t sectors, at = 0;
+	struct md_shape shape;
 
 	for (unsigned i = 0; i < sb->disks; i++)
 		if (!n || i % n)
 			members[i] = (struct md_member){sb, "d"};
-	md_needs_parts(sb, &sectors);
-	if (md_table(sb, members, table, &sectors, notes, &err)) {
+	md_shape(sb, &shape);
+	if (md_table(sb, members, (enum md_use)(n % 3), table, &sectors, notes, &err)) {
 		if (!err)
 			abort();
 		return;

@@ -7,7 +7,8 @@
  *                 older layout (1) of a zone the chunks go on around where the array's number of the chunk says; in the
  *                 newer (2) they begin at its first member
  *   raid1..10     the raid target, without metadata of its own (each pair begins with -): the state is in md's
- *                 superblocks, which nobody writes.  So these are read-only
+ *                 superblocks (md_state.c), which cannot say of a device that it has failed before writes are answered
+ *                 that it lacks.  So writes fail then (fail_stop)
  *
  * Where a member is missing the raid target makes do without; linear and raid0 have errors there.
  */
@@ -204,10 +205,24 @@ static uint64_t array_sectors(const struct md_super *sb)
 	}
 }
 
-bool md_needs_parts(const struct md_super *best, uint64_t *sectors)
+/*
+ * raid10 whose last row is not full, which the raid target does not know: rows up to one that is, of zeroes; nobody gets at
+ * them.
+ */
+void md_shape(const struct md_super *best, struct md_shape *shape)
 {
-	*sectors = best->level > 0 ? used(best) : 0;
-	return best->level > 0;
+	unsigned near = best->layout & 0xff, far = best->layout >> 8 & 0xff;
+	uint64_t rows;
+
+	*shape = (struct md_shape){0};
+	if (best->level <= 0)
+		return;
+	shape->part = used(best);
+	if (best->level != 10 || !near || !far || near > best->disks)
+		return;
+	shape->sectors = array_sectors(best);
+	for (rows = shape->part / best->chunk; rows * best->disks % near; rows++)
+		shape->zeroes += best->chunk;
 }
 
 static int check_count(const struct md_super *best, unsigned present, GError **err)
@@ -222,49 +237,24 @@ static int check_count(const struct md_super *best, unsigned present, GError **e
 	return 0;
 }
 
-/*
- * raid10 whose last row is not full, which the raid target does not know: the chunks in it, each a line on the first member
- * that has it.
- */
-static int last_row(const struct md_super *sb, const struct md_member *members, uint64_t chunks, GString *table,
-		    uint64_t *sectors, GError **err)
+static const char *sync_words(const struct md_super *sb, enum md_use use, unsigned *n)
 {
-	unsigned near = sb->layout & 0xff;
-
-	for (uint64_t c = *sectors / sb->chunk; c < chunks; c++) {
-		g_autoptr(GString) line = g_string_new("linear");
-		uint64_t place = c * near;
-		unsigned k;
-
-		for (k = 0; k < near && !members[(place + k) % sb->disks].sb; k++)
-			;
-		if (k == near)
-			return fail(err, ENODEV, "all copies of chunk %" PRIu64 " are missing", c);
-		place += k;
-		add_word(line, members[place % sb->disks].device);
-		g_string_append_printf(line, " %" PRIu64, place / sb->disks * sb->chunk);
-		add_line(table, sectors, sb->chunk, line);
+	if (use == MD_READ) { /* nothing is synchronised then anyway */
+		*n += sb->level != 6;
+		return sb->level == 6 ? "" : " nosync";
 	}
-	return 0;
+	*n += use == MD_WRITE ? 2 : 1;
+	return use == MD_WRITE ? " nosync fail_stop" : " fail_stop";
 }
 
-/* The sectors of whole rows. */
-static uint64_t whole_rows(const struct md_super *sb, uint64_t length, unsigned copies)
-{
-	uint64_t chunks = length / sb->chunk;
-
-	while (chunks * copies % sb->disks)
-		chunks--;
-	return chunks * sb->chunk;
-}
-
-static int table_engine(const struct md_super *best, const struct md_member *members, GString *table, uint64_t *sectors,
-			GPtrArray *notes, GError **err)
+static int table_engine(const struct md_super *best, const struct md_member *members, enum md_use use, GString *table,
+			uint64_t *sectors, GPtrArray *notes, GError **err)
 {
 	g_autoptr(GString) line = g_string_new(NULL), words = g_string_new(NULL);
 	const char *type = raid_type(best), *only = NULL;
 	unsigned n = 1, present = 0, copies = 1;
-	uint64_t length, whole;
+	struct md_shape shape;
+	uint64_t length;
 	int r;
 
 	if (!type)
@@ -277,17 +267,18 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 		r = check_count(best, present, err);
 	if (r)
 		return r;
+	md_shape(best, &shape);
 	length = array_sectors(best);
 	if (!length)
 		return fail(err, EINVAL, "the array has no sectors");
-	whole = best->level == 10 ? whole_rows(best, length, copies) : length;
+	if (shape.zeroes)
+		length = (shape.part + shape.zeroes) / best->chunk * best->disks / copies * best->chunk;
 	if (best->level == 1 && present == 1) {
 		g_string_append(line, "linear");
 		add_word(line, only);
 		g_string_append(line, " 0");
 	} else {
-		if (best->level != 6 && ++n)
-			g_string_append(words, " nosync");
+		g_string_append(words, sync_words(best, use, &n));
 		g_string_append_printf(line, "raid %s %u %u%s %u", type, n, best->level == 1 ? 0 : best->chunk, words->str,
 				       best->disks);
 		for (unsigned i = 0; i < best->disks; i++) {
@@ -298,11 +289,7 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 				g_string_append(line, " -");
 		}
 	}
-	if (whole)
-		add_line(table, sectors, whole, line);
-	r = whole < length ? last_row(best, members, length / best->chunk, table, sectors, err) : 0;
-	if (r)
-		return r;
+	add_line(table, sectors, length, line);
 	if (present < best->disks)
 		g_ptr_array_add(notes, g_strdup_printf("degraded: %u of %u devices are there", present, best->disks));
 	if (best->level > 1 && best->resync != UINT64_MAX && present < best->disks)
@@ -310,8 +297,8 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 	return 0;
 }
 
-int md_table(const struct md_super *best, const struct md_member *members, GString *table, uint64_t *sectors,
-	     GPtrArray *notes, GError **err)
+int md_table(const struct md_super *best, const struct md_member *members, enum md_use use, GString *table,
+	     uint64_t *sectors, GPtrArray *notes, GError **err)
 {
 	*sectors = 0;
 	if (best->reshape)
@@ -322,5 +309,5 @@ int md_table(const struct md_super *best, const struct md_member *members, GStri
 		return table_linear(best, members, table, sectors, notes, err);
 	if (best->level == 0)
 		return table_raid0(best, members, table, sectors, notes, err);
-	return table_engine(best, members, table, sectors, notes, err);
+	return table_engine(best, members, use, table, sectors, notes, err);
 }

@@ -571,7 +571,7 @@ def md_state(path, at=8):
 
 
 def test_md_is_written(opener, work):
-    """Dirty while it is open, clean when it is closed, and the data is in it; a spare counts along; a second close does nothing."""
+    """Dirty while it is open, clean when it is closed, and the data is in it; a spare counts along; in use it stays."""
     paths, data = raid5(work, roles=[0, 1, 2, 0xffff])
     spare = md_member(os.path.join(work, "spare"), bytes(48 * SECTOR),
                       md_super(3, 3, 5, 48, layout=2, chunk=8, roles=[0, 1, 2, 0xffff]))
@@ -579,13 +579,16 @@ def test_md_is_written(opener, work):
     assert not got["md-arr"]["ro"] and "nosync fail_stop" in opener.fs["md-arr"].table()
     assert {md_state(p) for p in (*paths, spare)} == {(12, False, (0, 1, 2, 0xffff))}
     new = content(len(data), 77)
-    opener.fs["md-arr"].pwrite(new, 0)
-    with open(got["md-arr"]["image"], "rb"):
-        opener.run("--close", check=5)
-    assert {md_state(p)[:2] for p in paths} == {(12, False)}
-    opener.fs["md-arr"].pwrite(new[:4096], 0)     # it goes on
+    opener.fs["md-arr"].pwrite(bytes(len(data)), 0)
     opener.close()
     assert {md_state(p) for p in (*paths, spare)} == {(13, True, (0, 1, 2, 0xffff))}
+    got = opener.open(*paths, write=True)
+    with open(got["md-arr"]["image"], "rb"):
+        opener.run("--close", check=5)
+    assert {md_state(p)[:2] for p in paths} == {(15, False)}
+    opener.fs["md-arr"].pwrite(new, 0)     # it goes on
+    opener.close()
+    assert {md_state(p)[:2] for p in paths} == {(16, True)}
     for use in (paths, paths[1:], paths[:2]):
         got = opener.open(*use)
         assert same(got.read("md-arr"), new)

@@ -4,6 +4,7 @@
 
 #include "../../tools/dmfs-open/md.c"
 #include "../../tools/dmfs-open/md_array.c"
+#include "../../tools/dmfs-open/md_state.c"
 #include "../../tools/dmfs-open/src.c"
 
 char *tree_quote(const char *word)
@@ -57,6 +58,21 @@ static void make(const struct md_super *sb, unsigned n)
 		abort();
 }
 
+/* What it would have in its place when the array is written to: readable, and as was meant. */
+static void change_state(const struct src *s, uint8_t *disk, const struct md_super *sb, bool clean)
+{
+	g_autofree uint8_t *as = g_malloc0((size_t)sb->number + 1);
+	g_autoptr(GPtrArray) notes = fuzz_notes();
+	struct md_super after = {0};
+
+	as[sb->number] = sb->role < 0 ? MD_SPARE : MD_USED;
+	md_put_state(disk + sb->at, sb, 77, clean, as, sb->number + 1);
+	if (md_read(s, &after, notes) || after.at != sb->at || after.events != 77 || after.role != sb->role ||
+	    (after.resync == UINT64_MAX) != clean)
+		abort();
+	md_clear(&after);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	g_autofree uint8_t *disk = g_memdup2(data, size);
@@ -77,6 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			abort();
 		for (unsigned n = 0; n < 4; n++)
 			make(&sb, n);
+		change_state(&s, disk, &sb, size & 1);
 	}
 	md_clear(&sb);
 	return 0;

@@ -586,6 +586,8 @@ def test_md_is_written(opener, work):
     with open(got["md-arr"]["image"], "rb"):
         opener.run("--close", check=5)
     assert {md_state(p)[:2] for p in paths} == {(15, False)}
+    twice = opener.open(*paths, write=True)
+    assert "it is written to as md-arr" in twice.stderr and twice["md-arr_2"]["ro"]
     opener.fs["md-arr"].pwrite(new, 0)     # it goes on
     opener.close()
     assert {md_state(p)[:2] for p in paths} == {(16, True)}

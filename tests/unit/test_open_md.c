@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What dmfs-open writes into md's superblocks: the state of an array, and nothing else; read back, it is what was meant. */
+/* What dmfs-open writes into md's superblocks: the state of an array, and nothing else; read back, it is what was
+ * meant. */
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -83,7 +84,8 @@ static void test_bytes(void **state)
 	const struct {
 		const uint8_t *as;
 		bool clean, active[3];
-	} cases[] = {{all, false, {1, 1, 1}}, {all, true, {1, 1, 1}}, {without, false, {1, 1, 0}}, {failed, true, {1, 0, 1}}};
+	} cases[] = {
+	    {all, false, {1, 1, 1}}, {all, true, {1, 1, 1}}, {without, false, {1, 1, 0}}, {failed, true, {1, 0, 1}}};
 
 	for (unsigned k = 0; k < 2 * G_N_ELEMENTS(cases); k++) {
 		g_autofree uint8_t *disk = g_malloc0(DISK_BYTES), *was = NULL;
@@ -223,10 +225,10 @@ static void test_disagreement(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_bytes),
-		cmocka_unit_test(test_begin_and_end),
-		cmocka_unit_test(test_one_fails),
-		cmocka_unit_test(test_disagreement),
+	    cmocka_unit_test(test_bytes),
+	    cmocka_unit_test(test_begin_and_end),
+	    cmocka_unit_test(test_one_fails),
+	    cmocka_unit_test(test_disagreement),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

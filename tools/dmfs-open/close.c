@@ -2,9 +2,9 @@
 /*
  * Taking down what a run has opened.
  *
- * Nothing is remembered but in the devices: their uuids begin with OPEN-RUN-NUMBER-.  What dmfs-luks and dmfs-verity made
- * on them has their uuids, and stands on a device of ours.  Devices go in reverse order, and whatever else stands on them
- * (another's device, an open file) keeps them.
+ * Nothing is remembered but in the devices: their uuids begin with OPEN-RUN-NUMBER-.  What dmfs-luks and dmfs-verity
+ * made on them has their uuids, and stands on a device of ours.  Devices go in reverse order, and whatever else stands
+ * on them (another's device, an open file) keeps them.
  *
  * An array of md's that was written to (its uuid says so) goes through md_close.c: before its members go, their
  * superblocks say that it is clean.
@@ -80,8 +80,8 @@ static GPtrArray *all_devices(const char *mount, GError **err)
 			const char *id = close_id(d->uuid);
 
 			d->seq = (unsigned)strtoul(d->uuid + 14, NULL, 10);
-			if (!strcmp(id, "IMAGE") || !strcmp(id, "NBD") || !strcmp(id, "OVERLAY") || !strcmp(id, "MDDEV") ||
-			    md_close_is(id))
+			if (!strcmp(id, "IMAGE") || !strcmp(id, "NBD") || !strcmp(id, "OVERLAY") ||
+			    !strcmp(id, "MDDEV") || md_close_is(id))
 				d->table = client_read(mount, d->name, "table");
 		}
 		g_ptr_array_add(devs, d);
@@ -144,7 +144,8 @@ static GPtrArray *of_run(GPtrArray *devs, const char *run)
 		for (unsigned i = 0; i < devs->len; i++) {
 			struct dev *d = devs->pdata[i];
 
-			if (is_helpers(d->uuid) && !g_hash_table_contains(names, d->name) && any_word(d->table, is_in, names)) {
+			if (is_helpers(d->uuid) && !g_hash_table_contains(names, d->name) &&
+			    any_word(d->table, is_in, names)) {
 				d->seq = UINT32_MAX;
 				g_hash_table_add(names, d->name);
 				g_ptr_array_add(found, d);
@@ -266,7 +267,8 @@ int close_run(const char *mount, const char *run, GError **err)
 		return r;
 	busy = remove_all(mount, found, &why);
 	if (busy)
-		return fail(err, EBUSY, "%s is in use: unmount what is on it, close its image, and remove what stands on it first",
+		return fail(err, EBUSY,
+			    "%s is in use: unmount what is on it, close its image, and remove what stands on it first",
 			    busy);
 	if (dir)
 		remove_files(dir);
@@ -299,7 +301,8 @@ static GPtrArray *runs_of(GPtrArray *devs, const char *path)
 /* A dmfs's own image is in a table by the device's name. */
 static char *word_for(const char *mount, const char *path)
 {
-	g_autofree char *dir = g_path_get_dirname(path), *base = g_path_get_basename(path), *above = g_path_get_dirname(dir);
+	g_autofree char *dir = g_path_get_dirname(path), *base = g_path_get_basename(path),
+			*above = g_path_get_dirname(dir);
 	char *root = realpath(mount, NULL);
 	bool ours = root && !strcmp(base, "image") && !strcmp(above, root);
 

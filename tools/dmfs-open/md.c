@@ -124,7 +124,7 @@ uint32_t md_sum_090(const uint8_t *p)
 	return (uint32_t)(sum + (sum >> 32));
 }
 
-#define STATE_BITMAP (1u << 8) /* of the array */
+#define STATE_BITMAP (1u << 8)		/* of the array */
 #define STATE_KEPT (1u << 9 | 1u << 10) /* of a disk: write-mostly, failfast */
 
 static int read_090(const struct src *s, struct md_super *sb, GPtrArray *notes)
@@ -161,7 +161,9 @@ static int read_090(const struct src *s, struct md_super *sb, GPtrArray *notes)
 	sb->resync = word(p, 33) & 1 ? UINT64_MAX : word(p, 43);
 	sb->recovery = UINT64_MAX;
 	sb->reshape = word(p, 2) > 90;
-	sb->role = word(p, 992 + 4) & 4 && !(word(p, 992 + 4) & 1) && word(p, 992 + 3) < sb->disks ? (int)word(p, 992 + 3) : -1;
+	sb->role = word(p, 992 + 4) & 4 && !(word(p, 992 + 4) & 1) && word(p, 992 + 3) < sb->disks
+		       ? (int)word(p, 992 + 3)
+		       : -1;
 	if (sb->number >= MAX_DISKS_090)
 		return bad(notes, sb->version, "its number among the devices cannot be");
 	if (sb->disks > MAX_DISKS_090)
@@ -217,11 +219,11 @@ static int fill_1(const uint8_t *p, uint32_t roles, struct md_super *sb, GPtrArr
 	sb->events = get_le64(p + 200);
 	sb->resync = get_le64(p + 208);
 	sb->recovery = features & F_RECOVERY ? get_le64(p + 152) : UINT64_MAX;
-	sb->only_md = features & (F_PPL | F_PPLS) ? "it has a partial parity log" :
-		      features & F_JOURNAL	  ? "it has a journal" :
-		      features & F_CLUSTERED	  ? "it is a cluster's" :
-		      features & F_BAD_BLOCKS	  ? "it has a list of bad blocks" :
-						    NULL;
+	sb->only_md = features & (F_PPL | F_PPLS) ? "it has a partial parity log"
+		      : features & F_JOURNAL	  ? "it has a journal"
+		      : features & F_CLUSTERED	  ? "it is a cluster's"
+		      : features & F_BAD_BLOCKS	  ? "it has a list of bad blocks"
+						  : NULL;
 	sb->reshape = features & F_RESHAPE;
 	sb->journal = features & F_JOURNAL;
 	if (features & ~KNOWN_FEATURES)

@@ -3,12 +3,11 @@
  * Tables of md's arrays.
  *
  *   linear        the members' data one after the other, whole chunks of each
- *   raid0         stripes over all members, and where they are of different lengths over those that go on: zones.  In the
- *                 older layout (1) of a zone the chunks go on around where the array's number of the chunk says; in the
- *                 newer (2) they begin at its first member
- *   raid1..10     the raid target, without metadata of its own (each pair begins with -): the state is in md's
- *                 superblocks (md_state.c), which cannot say of a device that it has failed before writes are answered
- *                 that it lacks.  So writes fail then (fail_stop)
+ *   raid0         stripes over all members, and where they are of different lengths over those that go on: zones.  In
+ * the older layout (1) of a zone the chunks go on around where the array's number of the chunk says; in the newer (2)
+ * they begin at its first member raid1..10     the raid target, without metadata of its own (each pair begins with -):
+ * the state is in md's superblocks (md_state.c), which cannot say of a device that it has failed before writes are
+ * answered that it lacks.  So writes fail then (fail_stop)
  *
  * Where a member is missing the raid target makes do without; linear and raid0 have errors there.
  */
@@ -55,7 +54,8 @@ static int need_all(const struct md_super *best, const struct md_member *members
 	return 0;
 }
 
-/* Only the last of a linear array may be missing without the length of what is before being unknown: errors are no data. */
+/* Only the last of a linear array may be missing without the length of what is before being unknown: errors are no
+ * data. */
 static int table_linear(const struct md_super *best, const struct md_member *members, GString *table, uint64_t *sectors,
 			GPtrArray *notes, GError **err)
 {
@@ -73,10 +73,12 @@ static int table_linear(const struct md_super *best, const struct md_member *mem
 		add_line(table, sectors, whole_chunks(members[i].sb), line);
 	}
 	if (!*sectors)
-		return need_all(best, members, err) ? -ENODEV : fail(err, EINVAL, "its devices are shorter than a chunk");
+		return need_all(best, members, err) ? -ENODEV
+						    : fail(err, EINVAL, "its devices are shorter than a chunk");
 	if (missing)
-		g_ptr_array_add(notes, g_strdup_printf("device %u of the linear array is missing: it is open up to there",
-						       best->disks - missing));
+		g_ptr_array_add(notes,
+				g_strdup_printf("device %u of the linear array is missing: it is open up to there",
+						best->disks - missing));
 	return 0;
 }
 
@@ -89,8 +91,8 @@ static int by_length(gconstpointer a, gconstpointer b)
 }
 
 /* One zone: from a sector of each member that is long enough up to another. */
-static void add_zone(const struct md_super *best, const struct md_member *members, uint64_t from, uint64_t to, GString *table,
-		     uint64_t *at)
+static void add_zone(const struct md_super *best, const struct md_member *members, uint64_t from, uint64_t to,
+		     GString *table, uint64_t *at)
 {
 	g_autoptr(GPtrArray) in = g_ptr_array_new();
 	g_autoptr(GString) line = g_string_new(NULL);
@@ -138,8 +140,9 @@ static int table_raid0(const struct md_super *best, const struct md_member *memb
 		zones++;
 	}
 	if (zones > 1 && !best->layout)
-		g_ptr_array_add(notes, g_strdup("the devices are of different lengths and nothing says which layout of raid0 "
-						"that has: taken for that of Linux 3.14 and later"));
+		g_ptr_array_add(notes,
+				g_strdup("the devices are of different lengths and nothing says which layout of raid0 "
+					 "that has: taken for that of Linux 3.14 and later"));
 	return *sectors ? 0 : fail(err, EINVAL, "its devices are shorter than a chunk");
 }
 
@@ -148,9 +151,10 @@ static int table_raid0(const struct md_super *best, const struct md_member *memb
 static const char *raid_type(const struct md_super *sb)
 {
 	static const char *const five[] = {"raid5_la", "raid5_ra", "raid5_ls", "raid5_rs", "raid4", "raid5_n"};
-	static const char *const six[] = {"raid6_la", "raid6_ra", "raid6_ls", "raid6_rs", NULL, "raid6_n_6", NULL, NULL,
-					  "raid6_zr", "raid6_nr", "raid6_nc", NULL, NULL, NULL, NULL, NULL,
-					  "raid6_la_6", "raid6_ra_6", "raid6_ls_6", "raid6_rs_6"};
+	static const char *const six[] = {"raid6_la",  "raid6_ra",   "raid6_ls",   "raid6_rs",	 NULL,
+					  "raid6_n_6", NULL,	     NULL,	   "raid6_zr",	 "raid6_nr",
+					  "raid6_nc",  NULL,	     NULL,	   NULL,	 NULL,
+					  NULL,	       "raid6_la_6", "raid6_ra_6", "raid6_ls_6", "raid6_rs_6"};
 
 	switch (sb->level) {
 	case 1:
@@ -174,7 +178,10 @@ static int raid10_words(const struct md_super *sb, GString *words, unsigned *n, 
 	*copies = near * far;
 	if (!*copies || *copies > sb->disks || sb->layout >> 19 || sb->layout & 1u << 17 || (near > 1 && far > 1))
 		return fail(err, ENOTSUP, "raid10's layout %#x is not supported", sb->layout);
-	g_string_append_printf(words, " raid10_copies %u raid10_format %s", *copies, offset ? "offset" : far > 1 ? "far" : "near");
+	g_string_append_printf(words, " raid10_copies %u raid10_format %s", *copies,
+			       offset	 ? "offset"
+			       : far > 1 ? "far"
+					 : "near");
 	*n += 4;
 	if (far > 1 && !sets) {
 		g_string_append(words, " raid10_use_near_sets");
@@ -206,8 +213,8 @@ static uint64_t array_sectors(const struct md_super *sb)
 }
 
 /*
- * raid10 whose last row is not full, which the raid target does not know: rows up to one that is, of zeroes; nobody gets at
- * them.
+ * raid10 whose last row is not full, which the raid target does not know: rows up to one that is, of zeroes; nobody
+ * gets at them.
  */
 void md_shape(const struct md_super *best, struct md_shape *shape)
 {
@@ -227,13 +234,16 @@ void md_shape(const struct md_super *best, struct md_shape *shape)
 
 static int check_count(const struct md_super *best, unsigned present, GError **err)
 {
-	unsigned least = best->level == 1 ? 1 : best->level == 6 ? best->disks - MIN(best->disks, 2) :
-			 best->level == 10 ? 1 : best->disks - 1;
+	unsigned least = best->level == 1    ? 1
+			 : best->level == 6  ? best->disks - MIN(best->disks, 2)
+			 : best->level == 10 ? 1
+					     : best->disks - 1;
 
 	if ((best->level == 6 && best->disks < 4) || (best->level > 1 && best->disks < 2))
 		return fail(err, EINVAL, "%u devices are too few for %s", best->disks, md_level_name(best->level));
 	if (present < MAX(least, 1))
-		return fail(err, ENODEV, "%u of %u devices are there, %u are needed", present, best->disks, MAX(least, 1));
+		return fail(err, ENODEV, "%u of %u devices are there, %u are needed", present, best->disks,
+			    MAX(least, 1));
 	return 0;
 }
 
@@ -279,8 +289,8 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 		g_string_append(line, " 0");
 	} else {
 		g_string_append(words, sync_words(best, use, &n));
-		g_string_append_printf(line, "raid %s %u %u%s %u", type, n, best->level == 1 ? 0 : best->chunk, words->str,
-				       best->disks);
+		g_string_append_printf(line, "raid %s %u %u%s %u", type, n, best->level == 1 ? 0 : best->chunk,
+				       words->str, best->disks);
 		for (unsigned i = 0; i < best->disks; i++) {
 			g_string_append(line, " -");
 			if (members[i].sb)

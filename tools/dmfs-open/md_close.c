@@ -2,9 +2,9 @@
 /*
  * Arrays of md's that were written to, as they are taken down.
  *
- * An array is suspended, so that it does nothing more, and then asked which devices have failed; when it and its members'
- * parts are gone, and the members are there still, the superblocks say what became of it (md_state.c).  An array of
- * which that cannot be said stays marked as written to, and whoever assembles it synchronises it.
+ * An array is suspended, so that it does nothing more, and then asked which devices have failed; when it and its
+ * members' parts are gone, and the members are there still, the superblocks say what became of it (md_state.c).  An
+ * array of which that cannot be said stays marked as written to, and whoever assembles it synchronises it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -159,7 +159,8 @@ static void read_status(const struct md_closing *c, struct md_array *a)
 	if (!slash || strcmp(words[2], "raid") || strlen(words[5]) != a->parts->len)
 		return;
 	a->known = true;
-	if (a->state == MD_UNCLEAN && strspn(words[5], "A") == a->parts->len && !strncmp(words[6], slash + 1, (size_t)(slash - words[6])) &&
+	if (a->state == MD_UNCLEAN && strspn(words[5], "A") == a->parts->len &&
+	    !strncmp(words[6], slash + 1, (size_t)(slash - words[6])) &&
 	    strlen(slash + 1) == (size_t)(slash - words[6]))
 		a->state = MD_SYNCED;
 	for (unsigned i = 0; i < a->parts->len; i++)

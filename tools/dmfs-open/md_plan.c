@@ -3,11 +3,13 @@
  * md's arrays, of the members that were found.
  *
  * With -w the superblocks say that an array is being written to before its device is there (md_state.c), and --close
- * says that it is done (close.c), for which the device's uuid tells an array that was clean from one that is synchronised.
+ * says that it is done (close.c), for which the device's uuid tells an array that was clean from one that is
+ * synchronised.
  */
 #include <inttypes.h>
 #include <string.h>
 
+#include "../common/client.h"
 #include "../common/tree.h"
 #include "open.h"
 
@@ -39,8 +41,9 @@ static unsigned members_of(struct plan *p, const struct md_super *best, struct n
 			n->taken = true;
 		if (!md_usable(best, n->md) || n->md->level != best->level) {
 			if (take)
-				node_note(p, n, n->md->role < 0 ? "a spare of its array" :
-								  "left out of its array: it is older, or was not rebuilt");
+				node_note(p, n,
+					  n->md->role < 0 ? "a spare of its array"
+							  : "left out of its array: it is older, or was not rebuilt");
 		} else if (by_role[n->md->role]) {
 			if (take)
 				node_note(p, n, "left out: %s says it is the same device of the array",
@@ -63,14 +66,34 @@ static char *array_name(const struct md_super *sb)
 
 /* --- whether it may be written to ------------------------------------------------------------------------ */
 
-/* Why an array that -w is for is opened for reading only; NULL: it is not, and *use says how. */
-static char *why_not_written(const struct plan *p, const struct md_super *sb, struct node *const *by_role, enum md_use *use)
+/* The device of the mount in which the array is written to already, which its superblocks do not tell from a crash. */
+static char *writer_of(const struct plan *p, const char *id)
 {
+	int error = 0;
+	g_autoptr(GPtrArray) names = tree_devices(p->mount, &error);
+
+	for (unsigned i = 0; names && i < names->len; i++) {
+		g_autofree char *uuid = client_read(p->mount, names->pdata[i], "uuid");
+
+		if (uuid && close_is_ours(g_strchomp(uuid), NULL) && md_close_is(close_id(uuid)) &&
+		    g_str_has_suffix(uuid, id))
+			return g_strdup(names->pdata[i]);
+	}
+	return NULL;
+}
+
+/* Why an array that -w is for is opened for reading only; NULL: it is not, and *use says how. */
+static char *why_not_written(const struct plan *p, const struct md_super *sb, struct node *const *by_role,
+			     enum md_use *use)
+{
+	g_autofree char *writer = writer_of(p, sb->id);
 	bool synced = sb->resync == UINT64_MAX;
 	unsigned present = 0;
 
 	if (p->o->dry_run)
 		return g_strdup("a script does not say in md's superblocks that the array is written to");
+	if (writer)
+		return g_strdup_printf("it is written to as %s", writer);
 	for (unsigned i = 0; i < sb->disks; i++) {
 		const struct node *n = by_role[i];
 
@@ -99,7 +122,8 @@ static GPtrArray *counted(struct plan *p, const struct md_super *sb, struct node
 		bool used = n->md && n->md->role >= 0 && (unsigned)n->md->role < sb->disks && by_role[n->md->role] == n;
 		struct md_disk *d;
 
-		if (!used && (!n->md || strcmp(n->md->id, sb->id) || !n->md->spare || n->readonly || n->md->events + 1 < sb->events))
+		if (!used && (!n->md || strcmp(n->md->id, sb->id) || !n->md->spare || n->readonly ||
+			      n->md->events + 1 < sb->events))
 			continue;
 		d = g_new0(struct md_disk, 1);
 		d->path = node_image(p, n);
@@ -116,7 +140,8 @@ static GPtrArray *counted(struct plan *p, const struct md_super *sb, struct node
 }
 
 /* Its superblocks say so from now on; or it is opened for reading. */
-static GPtrArray *begin(struct plan *p, struct node *n, const struct md_super *sb, struct node *const *by_role, enum md_use *use)
+static GPtrArray *begin(struct plan *p, struct node *n, const struct md_super *sb, struct node *const *by_role,
+			enum md_use *use)
 {
 	g_autofree char *why = why_not_written(p, sb, by_role, use);
 	g_autoptr(GPtrArray) disks = why ? NULL : counted(p, sb, by_role);
@@ -124,7 +149,10 @@ static GPtrArray *begin(struct plan *p, struct node *n, const struct md_super *s
 
 	if (disks && !md_state_begin(disks, &err))
 		return g_steal_pointer(&disks);
-	node_note(p, n, "opened for reading only: %s", why ? why : err ? err->message : "its superblocks cannot be read");
+	node_note(p, n, "opened for reading only: %s",
+		  why	? why
+		  : err ? err->message
+			: "its superblocks cannot be read");
 	*use = MD_READ;
 	return NULL;
 }
@@ -147,14 +175,16 @@ static void take_back(struct plan *p, struct node *n, const struct md_super *sb,
 static struct node *new_part(struct plan *p, struct node *member, const struct node *array,
 			     const struct md_shape *shape)
 {
-	g_autofree char *name = g_strdup_printf("%s-dev%d", array->name, member->md->role), *word = tree_quote(member->name);
+	g_autofree char *name = g_strdup_printf("%s-dev%d", array->name, member->md->role),
+			*word = tree_quote(member->name);
 	struct node *n = node_new(p, NODE_MD, "md-dev", name);
 	g_autoptr(GString) table = g_string_new(NULL);
 
 	node_stand_on(n, member);
 	n->sectors = shape->part + shape->zeroes;
 	n->probed = true;
-	g_string_append_printf(table, "0 %" PRIu64 " linear %s %" PRIu64 "\n", shape->part, word, member->md->data_offset);
+	g_string_append_printf(table, "0 %" PRIu64 " linear %s %" PRIu64 "\n", shape->part, word,
+			       member->md->data_offset);
 	if (shape->zeroes)
 		g_string_append_printf(table, "%" PRIu64 " %" PRIu64 " zero\n", shape->part, shape->zeroes);
 	n->table = g_strdup(table->str);

@@ -2,17 +2,17 @@
 /*
  * The state of md's arrays, in their superblocks (md.c has the layouts), while they are written to.
  *
- * As md does: before the first write all superblocks say that the array is not clean, afterwards that it is.  In between,
- * whoever finds it so synchronises it.  Each change counts events, in the superblocks of the devices that were
+ * As md does: before the first write all superblocks say that the array is not clean, afterwards that it is.  In
+ * between, whoever finds it so synchronises it.  Each change counts events, in the superblocks of the devices that were
  * there; one that lacks two is out of date, and one that lacks one is not, since a crash may come between two
  * devices.  So, where a device is out, there are two changes.
  *
  * The bitmap (linux/drivers/md/md-bitmap.h) begins with
  *      0  "bitm"     4  version, 3 or 4     8  uuid     24  events, u64     32  events when bits were last cleared, u64
- * and is out of date, so that all is synchronised, if its events are fewer than the array's.  So it is while the array is
- * written to, since no bits are set for that.  At the end it is brought up to date, its bits as they were, if it was
- * up to date at the begin, or all has been synchronised since; the events of the last clearing too, so that a device that comes back is
- * rebuilt in full.  It comes last: superblocks that are newer only cost time.
+ * and is out of date, so that all is synchronised, if its events are fewer than the array's.  So it is while the array
+ * is written to, since no bits are set for that.  At the end it is brought up to date, its bits as they were, if it was
+ * up to date at the begin, or all has been synchronised since; the events of the last clearing too, so that a device
+ * that comes back is rebuilt in full.  It comes last: superblocks that are newer only cost time.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -147,8 +147,8 @@ int md_disk_look(struct md_disk *d, const char *id, GError **err)
 static int move(int fd, uint64_t at, void *buf, size_t len, bool write)
 {
 	for (size_t done = 0; done < len;) {
-		ssize_t n = write ? pwrite(fd, (uint8_t *)buf + done, len - done, (off_t)(at + done)) :
-				    pread(fd, (uint8_t *)buf + done, len - done, (off_t)(at + done));
+		ssize_t n = write ? pwrite(fd, (uint8_t *)buf + done, len - done, (off_t)(at + done))
+				  : pread(fd, (uint8_t *)buf + done, len - done, (off_t)(at + done));
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -160,8 +160,8 @@ static int move(int fd, uint64_t at, void *buf, size_t len, bool write)
 }
 
 /* Whole sectors from one that a superblock or a bitmap begins in, changed and durable. */
-static int change(struct md_disk *d, uint64_t at, size_t len, bool (*fn)(struct md_disk *, uint8_t *, void *), void *data,
-		  GError **err)
+static int change(struct md_disk *d, uint64_t at, size_t len, bool (*fn)(struct md_disk *, uint8_t *, void *),
+		  void *data, GError **err)
 {
 	size_t whole = (len + SECTOR - 1) / SECTOR * SECTOR;
 	g_autofree uint8_t *block = g_malloc(whole);
@@ -289,8 +289,9 @@ static int check_agreement(GPtrArray *disks, uint64_t events, GError **err)
 int md_state_begin(GPtrArray *disks, GError **err)
 {
 	struct state state = state_of(disks);
-	int r = state.events > UINT64_MAX / 2 ? fail(err, EINVAL, "its count of events cannot be: %" PRIu64, state.events) :
-						check_agreement(disks, state.events, err);
+	int r = state.events > UINT64_MAX / 2
+		    ? fail(err, EINVAL, "its count of events cannot be: %" PRIu64, state.events)
+		    : check_agreement(disks, state.events, err);
 
 	g_ptr_array_sort(disks, by_events);
 	for (unsigned i = 0; i < BEGINS && !r; i++) {

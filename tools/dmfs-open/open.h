@@ -9,8 +9,9 @@
  *   probe.c      which thing is in it (libblkid, and the readers)
  *   gpt.c mbr.c  partition tables
  *   lvm_disk.c   LVM2's labels and metadata areas; lvm_text.c: the text; lvm_vg.c: what it says;
- *                lvm_table.c: the tables
- *   md.c         md's superblocks; md_state.c: changing them; md_array.c: the tables; md_plan.c: the arrays
+ *                lvm_table.c, lvm_cache.c: the tables
+ *   md.c         md's superblocks; md_state.c: changing them; md_array.c: the tables; md_plan.c: the arrays;
+ *                md_close.c: how they are closed
  *   crypt.c      LUKS and BitLocker, through dmfs-luks
  *   verity.c     verity superblocks, through dmfs-verity
  *   integrity.c  integrity superblocks

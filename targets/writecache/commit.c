@@ -399,17 +399,22 @@ static void collect_new(struct writecache *wc, struct wc_shard *s)
 	}
 }
 
+/* What is touched while this goes on is for the next commit, unless its shard's turn is still to come. */
 static void collect(struct writecache *wc, bool new_too)
 {
+	uint64_t touched = atomic_exchange(&wc->ix->touched, 0);
+
 	g_array_set_size(wc->freed, 0);
 	g_array_set_size(wc->committing, 0);
-	for (unsigned i = 0; i < WC_SHARDS; i++) {
-		struct wc_shard *s = &wc->ix->shards[i];
+	for (; touched; touched &= touched - 1) {
+		struct wc_shard *s = &wc->ix->shards[__builtin_ctzll(touched)];
 
 		pthread_mutex_lock(&s->lock);
 		collect_freeing(wc, s);
 		if (new_too)
 			collect_new(wc, s);
+		else if (s->newest != WC_NONE && wc->ix->entries[s->newest].state == WC_NEW)
+			wc_touch(wc->ix, s);
 		pthread_mutex_unlock(&s->lock);
 	}
 	atomic_fetch_sub(&wc->n_new, wc->committing->len);
@@ -488,18 +493,13 @@ static int commit(struct writecache *wc, bool new_too)
 
 static bool any_work(struct writecache *wc)
 {
-	bool any = atomic_exchange(&wc->overwrote, false);
+	return atomic_exchange(&wc->overwrote, false) || atomic_load(&wc->ix->touched);
+}
 
-	for (unsigned i = 0; i < WC_SHARDS && !any; i++) {
-		struct wc_shard *s = &wc->ix->shards[i];
-
-		if (!atomic_load(&s->count))
-			continue;
-		pthread_mutex_lock(&s->lock);
-		any = s->freeing != WC_NONE || (s->newest != WC_NONE && wc->ix->entries[s->newest].state == WC_NEW);
-		pthread_mutex_unlock(&s->lock);
-	}
-	return any;
+/* n_new first: a commit is under way before it takes from that. */
+bool wc_all_committed(struct writecache *wc)
+{
+	return !atomic_load(&wc->n_new) && !atomic_load(&wc->committing_now) && !wc_failed(wc);
 }
 
 int wc_commit(void *context)
@@ -511,8 +511,11 @@ int wc_commit(void *context)
 	atomic_store(&wc->autocommit_armed, false);
 	if (!wc->ix)
 		return 0;
-	if (!wc_failed(wc) && any_work(wc))
+	if (!wc_failed(wc) && any_work(wc)) {
+		atomic_store(&wc->committing_now, true);
 		error = commit(wc, true);
+		atomic_store(&wc->committing_now, false);
+	}
 	if (atomic_load(&wc->draining) || atomic_load(&wc->cleaner))
 		dm_wq_queue(wc->wb_wq, &wc->wb_work);
 	return wc_failed(wc) ? -EIO : error;

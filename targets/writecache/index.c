@@ -173,6 +173,14 @@ void wc_unqueue(struct wc_index *ix, struct wc_shard *s, uint32_t e)
 		s->newest = x->prev;
 }
 
+void wc_touch(struct wc_index *ix, struct wc_shard *s)
+{
+	uint64_t bit = UINT64_C(1) << (s - ix->shards);
+
+	if (!(atomic_load_explicit(&ix->touched, memory_order_relaxed) & bit))
+		atomic_fetch_or(&ix->touched, bit);
+}
+
 void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state,
 	       uint32_t age_ms)
 {
@@ -183,6 +191,8 @@ void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t blo
 	*bucket = e;
 	queue_last(ix, s, e);
 	atomic_fetch_add(&s->count, 1);
+	if (state == WC_NEW)
+		wc_touch(ix, s);
 }
 
 void wc_remove(struct wc_index *ix, struct wc_shard *s, uint32_t e)
@@ -200,6 +210,7 @@ void wc_to_free(struct wc_index *ix, struct wc_shard *s, uint32_t e)
 	ix->entries[e].state = WC_FREEING;
 	ix->entries[e].next = s->freeing;
 	s->freeing = e;
+	wc_touch(ix, s);
 }
 
 /* --- free blocks ---------------------------------------------------------------------------- */

@@ -63,6 +63,7 @@ struct wc_index {
 	_Atomic uint64_t *free, *summary; /* a bit a block; a bit for each word of that, which may be set too many */
 	_Atomic uint32_t cursor;	  /* where the next free block is looked for */
 	_Atomic int64_t n_free;
+	_Atomic uint64_t touched; /* a bit for each shard that may have something for a commit */
 	struct wc_shard shards[WC_SHARDS];
 };
 
@@ -85,8 +86,9 @@ void wc_unqueue(struct wc_index *ix, struct wc_shard *s, uint32_t e);
 void wc_remove(struct wc_index *ix, struct wc_shard *s, uint32_t e);
 /* Puts an entry that was taken out of the order back, as the oldest. */
 void wc_requeue(struct wc_index *ix, struct wc_shard *s, uint32_t e);
-/* An entry that is out of the order is to be freed. */
+/* An entry that is out of the order is to be freed.  Its shard is touched then, as by wc_insert() of a WC_NEW. */
 void wc_to_free(struct wc_index *ix, struct wc_shard *s, uint32_t e);
+void wc_touch(struct wc_index *ix, struct wc_shard *s);
 
 /* Takes a free block, the next in a row where that is possible; WC_NONE: there is none. */
 uint32_t wc_take_free(struct wc_index *ix);

@@ -34,6 +34,13 @@ void wc_changed(struct writecache *wc)
 	pthread_mutex_unlock(&wc->lock);
 }
 
+void wc_unstuck(struct writecache *wc)
+{
+	wc_changed(wc);
+	if (atomic_load(&wc->draining) || atomic_load(&wc->cleaner))
+		dm_wq_queue(wc->wb_wq, &wc->wb_work);
+}
+
 static uint64_t not_in_use(struct writecache *wc)
 {
 	return wc_n_free(wc->ix) + atomic_load(&wc->n_writeback);

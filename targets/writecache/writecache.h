@@ -87,7 +87,8 @@ struct writecache {
 	struct dm_group_commit *commits;
 	struct dm_commit_wait kick; /* for nobody in particular */
 	atomic_bool kicked, kick_wanted, autocommit_armed, overwrote;
-	atomic_uint n_new;
+	atomic_uint n_new; /* at no time fewer than there are */
+	atomic_bool committing_now;
 	uint8_t *meta;
 	uint64_t meta_bytes, seq;
 	uint64_t *dirty; /* a bit for each WC_META_PAGE bytes of meta */
@@ -137,7 +138,7 @@ struct wc_io {
 	struct dm_bio *bio;
 	struct writecache *wc;
 	struct wc_run run;
-	bool fua, around;
+	bool fua, around, flushes_cache;
 };
 
 static inline uint32_t wc_now_ms(void)
@@ -172,6 +173,8 @@ int wc_format(struct writecache *wc, GError **err);
 int wc_load(struct writecache *wc, GError **err);
 void wc_unload(struct writecache *wc);
 int wc_commit(void *context);
+/* Whether there is no block whose entry is not on the disk.  Any thread. */
+bool wc_all_committed(struct writecache *wc);
 /* A commit soon, for nobody in particular; any thread. */
 void wc_kick(struct writecache *wc);
 void wc_discard(struct dm_work *work);
@@ -192,5 +195,7 @@ int wc_writeback_all(struct writecache *wc);
 /* Waits until nothing is on its way to the origin. */
 void wc_wait_writeback(struct writecache *wc);
 void wc_changed(struct writecache *wc);
+/* What writeback met that could not go perhaps can now. */
+void wc_unstuck(struct writecache *wc);
 
 #endif

@@ -30,6 +30,7 @@
 
 #define WC_MAX_RUN 256u /* blocks that are written back at once */
 #define WC_META_PAGE 4096u
+#define WC_PIECE (1u << 20) /* bytes of metadata that are read or written at once */
 
 /* The optional arguments: values, and which were given. */
 struct wc_options {
@@ -168,10 +169,17 @@ void wc_retry_blocked(struct dm_work *work);
 void wc_hold_fail(struct dm_hold *h, struct dm_bio *bio, int error);
 void wc_count(struct writecache *wc, enum wc_count what, uint64_t n);
 
-/* commit.c */
-int wc_format(struct writecache *wc, GError **err);
+/* load.c */
 int wc_load(struct writecache *wc, GError **err);
 void wc_unload(struct writecache *wc);
+
+/* commit.c */
+int wc_format(struct writecache *wc, GError **err);
+/* Reads or writes the cache device; bytes from start_sector on, whole sectors.  Waits. */
+int wc_cache_io(struct writecache *wc, enum dm_op op, unsigned flags, uint64_t at, uint64_t len, void *buf);
+/* An entry of meta has changed, by one thread at a time; what has changed is written, and the device flushed. */
+void wc_set_dirty(struct writecache *wc, uint32_t e);
+int wc_write_dirty(struct writecache *wc);
 int wc_commit(void *context);
 /* Whether there is no block whose entry is not on the disk.  Any thread. */
 bool wc_all_committed(struct writecache *wc);

@@ -78,7 +78,8 @@ uint32_t wc_older(struct wc_index *ix, uint32_t e);
 /* Puts an entry in, as the newest of the block and the last that came. */
 void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state,
 	       uint32_t age_ms);
-/* For who looks for many blocks: where a block would be, to have it fetched in time, and then found and put in there. */
+/* For who looks for many blocks: where a block would be, to have it fetched in time, and then found and put in there.
+ */
 uint32_t *wc_bucket_of(struct wc_index *ix, struct wc_shard *s, uint64_t block);
 uint32_t wc_find_in(struct wc_index *ix, const uint32_t *bucket, uint64_t block);
 void wc_insert_in(struct wc_index *ix, struct wc_shard *s, uint32_t *bucket, uint32_t e, uint64_t block,

@@ -14,10 +14,10 @@
 #include <dmfs/container_of.h>
 #include <dmfs/rounding.h>
 
-#define MAX_THREADS 16u		 /* of WC_SHARDS, a power of two */
+#define MAX_THREADS 16u		  /* of WC_SHARDS, a power of two */
 #define THREAD_ENTRIES (1u << 16) /* as few are not worth a thread */
-#define FREE_RUN 4096u		 /* entries, one after the other, whose free ones one thread has */
-#define BATCH 32u		 /* entries of which the memory is fetched beside each other */
+#define FREE_RUN 4096u		  /* entries, one after the other, whose free ones one thread has */
+#define BATCH 32u		  /* entries of which the memory is fetched beside each other */
 
 struct candidate {
 	uint32_t e;

@@ -239,7 +239,8 @@ static void enter(struct writecache *wc, const struct wc_run *run)
 		wc_insert(wc->ix, w.shard, run->entry + (uint32_t)i, run->block + i, WC_NEW, now);
 	}
 	walk_end(&w);
-	if (atomic_fetch_sub(&wc->n_new, dropped) - dropped >= wc->opt.autocommit_blocks || atomic_load(&wc->any_blocked))
+	if (atomic_fetch_sub(&wc->n_new, dropped) - dropped >= wc->opt.autocommit_blocks ||
+	    atomic_load(&wc->any_blocked))
 		wc_kick(wc);
 	else if (!atomic_exchange(&wc->autocommit_armed, true))
 		dm_group_commit_soon(wc->commits, wc->opt.autocommit_ms * UINT64_C(1000000));

@@ -2,10 +2,14 @@
 """era through the mount; era_check judges the metadata after every test, era_dump and era_invalidate say what it holds."""
 
 import errno
+import mmap
 import os
+import pty
 import re
+import shutil
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -14,6 +18,7 @@ from mounted import SECTOR, pattern, quote
 BLOCK = 128                 # sectors
 BLOCKS = 64
 SECTORS = BLOCK * BLOCKS
+TOOLS = os.environ["PATH"] + ":/usr/sbin:/sbin"
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -235,6 +240,77 @@ def test_refused(fs, backing, args, why):
     assert dev.table() == ""
 
 
+@pytest.mark.parametrize("mode,block", [("writethrough", 128), ("writeback", 64), ("metadata2 writeback", 256)])
+def test_example_snapshot(fs, backing, sh, work, tool, mode, block):
+    """The storage is rolled back under a cache: what was written since has gone from it, and nothing else."""
+    if not shutil.which("cache_dump", path=TOOLS):
+        pytest.skip("no cache_dump (package thin-provisioning-tools)")
+    tool("era_invalidate")
+    names = "the storage", "fast", "cache meta", "era meta"
+    origin, fast, meta, era_meta = (backing(n, name=name) for n, name in zip((SECTORS, SECTORS, 4096, 2048), names))
+    features = f"{len(mode.split())} {mode}"
+    line = f"0 {SECTORS} cache {quote(meta)} {quote(fast)} {quote(origin)} 64 {features} smq 0"
+    below = fs.mkdir("the cache", line)
+    dev = fs.mkdir("an era", f"0 {SECTORS} era {quote(era_meta)} the\\ cache {block}")
+
+    def resident():
+        return int(below.status().split()[6].split("/")[0])
+
+    def warm(blocks):
+        end = time.monotonic() + 120
+        with below.open(os.O_RDONLY | os.O_DIRECT) as fd:
+            buf = mmap.mmap(-1, 4096)
+            while resident() < len(blocks):
+                assert time.monotonic() < end, below.status()
+                for b in blocks:
+                    os.preadv(fd, [buf], b * 64 * SECTOR)
+
+    def example(*args, check=True):
+        return sh(f'exec {TOP}/contrib/examples/era-snapshot "$@"', *args, check=check, DMFS_MOUNT=fs.mountpoint,
+                  PATH=f"{os.path.dirname(tool('dmfsctl'))}:{TOOLS}")
+
+    before = pattern(SECTORS, 1)
+    with open(origin, "r+b") as f:
+        f.write(before)
+    per = max(block // 64, 1)       # blocks of the cache in one of the era's
+    written = {b for first in (0, 40, 41, 100) for b in range(first // per * per, first // per * per + per)}
+    kept = {20, 60, 90}
+    warm(written | kept)
+    dev.pwrite(pattern(1, 5), 0, sync=True)
+    before = pattern(1, 5) + before[SECTOR:]
+    snapshot = os.path.join(work, "the snapshot")
+    example("take", "an era", snapshot)
+    with open(origin, "rb") as f:
+        assert f.read() == before, "all of it was on the storage"
+    for b in (0, 40, 41, 100):
+        dev.pwrite(pattern(1, 1000 + b), b * 64 * SECTOR, sync=True)
+    assert dev.pread(SECTORS * SECTOR, 0) != before
+    said = example("rollback", "an era", snapshot).stderr
+    assert f"{len(written)} blocks dropped" in said and resident() >= len(kept)
+    assert dev.pread(SECTORS * SECTOR, 0) == before
+    assert below.table() == line + "\n" and dev.status().split()[6] == "-"
+    assert not dev.suspended() and not below.suspended()
+    assert "is no era device" in example("take", "the cache", snapshot, check=False).stderr
+    assert example("rollback", "an era", "no such snapshot", check=False).returncode and not dev.suspended()
+    os.unlink(snapshot)             # the storage fails to roll back: nobody reads what the cache has of it
+    dev.pwrite(pattern(1, 7), 0, sync=True)
+    assert example("rollback", "an era", snapshot, check=False).returncode and not dev.suspended()
+    assert "passthrough" in below.table()
+    for d in dev, below:
+        d.remove()
+
+
+def read_all(terminal):
+    said = b""
+    try:
+        while piece := os.read(terminal, 4096):
+            said += piece
+    except OSError:     # nobody has it open any more
+        pass
+    os.close(terminal)
+    return said
+
+
 def test_example_backup(fs, backing, sh, work, tool):
     """An incremental backup: what changed since the last one, and nothing else, is copied."""
     tool("era_invalidate")
@@ -252,3 +328,20 @@ def test_example_backup(fs, backing, sh, work, tool):
     assert f"0 of {BLOCKS} blocks" in third.stderr
     with open(copy, "rb") as f:
         assert f.read() == dev.pread(SECTORS * SECTOR, 0)
+    os.truncate(origin, 2 * SECTORS * SECTOR - SECTOR)
+    with open(origin, "r+b") as f:
+        f.seek(SECTORS * SECTOR)
+        f.write(pattern(100, 3))    # the device grows by something that was never written to it
+    dev.load(dev.table().replace(f"0 {SECTORS}", f"0 {2 * SECTORS - 1}", 1))
+    dev.pwrite(pattern(8, 10), 5 * BLOCK * SECTOR, sync=True)
+    master, terminal = pty.openpty()
+    with subprocess.Popen(["bash", "-c", script, "-", "e", meta, copy], env={**os.environ, **env}, stderr=terminal,
+                          stdin=subprocess.DEVNULL) as running:
+        os.close(terminal)
+        shown = read_all(master).decode()
+        assert running.wait(60) == 0, shown
+    assert f"{BLOCKS + 1} of {2 * BLOCKS} blocks" in shown
+    assert f"0 of {2 * BLOCKS} blocks" in sh(script, "e", meta, copy, **env).stderr
+    assert re.search(r"\[#+ *\] +\d+ %", shown) and f"[{50 * '#'}] 100 %" in shown
+    with open(copy, "rb") as f:
+        assert f.read() == dev.pread((2 * SECTORS - 1) * SECTOR, 0)

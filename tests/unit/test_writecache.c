@@ -350,6 +350,30 @@ static void test_writeback_never_overtakes(void **state)
 	stack_close(&s);
 }
 
+/* However many could go together. */
+static void test_writeback_jobs(void **state)
+{
+	unsigned seen = 0;
+	struct stack s;
+
+	stack_open(&s, "8 high_watermark 0 low_watermark 0 pause_writeback 0 writeback_jobs 3");
+	s.gate.closed = true;
+	for (unsigned block = 40; block < 60; block++)
+		put(&s, block, 3);
+	flush(&s);
+	wait_write(&s.gate, 40);
+	pthread_mutex_lock(&s.gate.lock);
+	for (unsigned block = 0; block < SECTORS / 8; block++)
+		seen += s.gate.seen[block];
+	pthread_mutex_unlock(&s.gate.lock);
+	assert_in_range(seen, 1, 3);
+	gate_open(&s.gate);
+	assert_int_equal(unit_message(s.md, "flush", NULL), 0);
+	for (unsigned block = 40; block < 60; block++)
+		assert_int_equal(s.gate.m->data[block * 4096], 3);
+	stack_close(&s);
+}
+
 /* What is on its way to the origin is not overwritten, nor gone around, though the cache is full. */
 static void *write_block_0(void *stack)
 {
@@ -509,6 +533,7 @@ int main(void)
 		cmocka_unit_test(test_free_blocks_in_a_row),
 		cmocka_unit_test(test_free_blocks_of_several_threads),
 		cmocka_unit_test(test_writeback_never_overtakes),
+		cmocka_unit_test(test_writeback_jobs),
 		cmocka_unit_test(test_a_write_waits_for_room),
 		cmocka_unit_test(test_flushes_beside_a_commit),
 		cmocka_unit_test(test_every_crash_of_the_cache),

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shutil
+import struct
 import subprocess
 import threading
 import time
@@ -35,6 +36,14 @@ def of_snapshot(tool, dev):
     return f"--metadata-snapshot{where}"
 
 
+def written_since(tool, meta, number, *options):
+    out = run(tool("era_invalidate"), *options, "--written-since", str(number), meta)
+    found = {int(b) for b in re.findall(r'<block block="(\d+)"', out)}
+    for begin, end in re.findall(r'<range begin="(\d+)" end\s*=\s*"(\d+)"', out):
+        found |= set(range(int(begin), int(end)))
+    return found
+
+
 @pytest.fixture
 def era(fs, backing, tool):
     """era.dev: a device of BLOCKS blocks, written to with era.write(BLOCK); era.since(ERA): blocks written since then."""
@@ -59,11 +68,7 @@ def era(fs, backing, tool):
             return self.era()
 
         def since(self, number, *options):
-            out = run(tool("era_invalidate"), *options, "--written-since", str(number), self.meta)
-            found = {int(b) for b in re.findall(r'<block block="(\d+)"', out)}
-            for begin, end in re.findall(r'<range begin="(\d+)" end\s*=\s*"(\d+)"', out):
-                found |= set(range(int(begin), int(end)))
-            return found
+            return written_since(tool, self.meta, number, *options)
 
         def live(self, number):
             """The same of the device in use, by a metadata snapshot."""
@@ -186,6 +191,67 @@ def test_crash(dmfs, backing, tool, work):
     dev.message("drop_metadata_snap")
     dev.remove()
     run(tool("era_check"), meta)
+
+
+def test_a_snapshot_outlives_a_crash(dmfs, backing, tool):
+    meta, origin = backing(2048), backing(SECTORS)
+    line = f"0 {SECTORS} era {quote(meta)} {quote(origin)} {BLOCK}"
+    one = dmfs()
+    dev = one.mkdir("e", line)
+    dev.pwrite(pattern(8), 7 * BLOCK * SECTOR, sync=True)
+    dev.message("take_metadata_snap")
+    held = dev.status().split()[6]
+    dev.pwrite(pattern(8), 9 * BLOCK * SECTOR, sync=True)
+    one.kill()
+    two = dmfs()
+    dev = two.mkdir("e", line)
+    assert dev.status().split()[5:] == ["3", held]
+    assert '<block block="7"/>' in run(tool("era_invalidate"), of_snapshot(tool, dev), "--written-since", "1", meta)
+    with open(meta, "rb") as f:     # its era, and no writeset of it, which would not stay where it was
+        f.seek(int(held) * 4096 + 184)
+        assert struct.unpack("<IIQ", f.read(16)) == (2, 0, 0)
+    dev.message("drop_metadata_snap")
+    dev.remove()
+    run(tool("era_check"), meta)
+    assert '<block block="9"/>' in run(tool("era_invalidate"), "--written-since", "2", meta)
+
+
+def test_a_second_user(era, fs, backing):
+    fs.mkdir("other").refuse(f"0 {SECTORS} era {quote(era.meta)} {quote(backing(SECTORS))} {BLOCK}\n", errno.EBUSY,
+                             match="metadata device")
+    fs["other"].remove()
+
+
+def test_full_metadata(fs, backing, tool):
+    """No room for a bitset: refused.  No room for more eras beside a snapshot: messages and first writes fail, nothing is lost."""
+    blocks = 1 << 17
+    origin, small, meta = backing(8 * blocks), backing(12 * 8), backing(40 * 8)
+    fs.mkdir("e").refuse(f"0 {8 * blocks} era {quote(small)} {quote(origin)} 8\n", errno.ENOSPC)
+    fs["e"].remove()
+    line = f"0 {8 * blocks} era {quote(meta)} {quote(origin)} 8"
+    with pytest.raises(OSError) as e:
+        fs.mkdir("e", line)
+    assert e.value.errno == errno.ENOSPC
+    fs["e"].remove()
+    meta = backing(300 * 8)
+    line = f"0 {8 * blocks} era {quote(meta)} {quote(origin)} 8"
+    dev = fs.mkdir("e", line)
+    dev.pwrite(pattern(8), 0, sync=True)
+    dev.message("take_metadata_snap")
+    written = {0}
+    with pytest.raises(OSError) as e:
+        for n in range(100):
+            for b in range(0, blocks, 1021):
+                dev.pwrite(pattern(8, n), b * 4096, sync=True)
+                written.add(b)
+            dev.message("checkpoint")
+    assert e.value.errno in (errno.ENOSPC, errno.EIO)
+    with pytest.raises(OSError):
+        dev.pwrite(pattern(8), 5 * 4096, sync=True)
+    assert dev.pread(4096, 1021 * 4096) in (pattern(8, n), pattern(8, n - 1))
+    dev.remove()
+    run(tool("era_check"), meta)
+    assert written <= written_since(tool, meta, 1)
 
 
 def test_metadata_restored_by_the_tools(fs, era, tool, work):

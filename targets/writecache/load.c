@@ -30,7 +30,7 @@ struct load {
 	struct writecache *wc;
 	struct wc_index *ix;
 	uint32_t now_ms;
-	unsigned threads;
+	unsigned threads; /* a power of two */
 	_Atomic uint64_t next_piece;
 	atomic_int error;
 };
@@ -79,10 +79,14 @@ static int enter(struct loader *l, const struct candidate *c)
 	return 0;
 }
 
-static int enter_all(struct loader *l, const struct candidate *batch, unsigned n)
+static int enter_all(struct loader *l, struct candidate *batch, unsigned n)
 {
 	int error = 0;
 
+	for (unsigned i = 0; i < n; i++) {
+		batch[i].bucket = wc_bucket_of(l->load->ix, batch[i].shard, batch[i].block);
+		__builtin_prefetch(batch[i].bucket, 1);
+	}
 	for (unsigned i = 0; i < n; i++)
 		if (*batch[i].bucket != WC_NONE)
 			__builtin_prefetch(&l->load->ix->entries[*batch[i].bucket]);
@@ -97,15 +101,17 @@ static int enter_all(struct loader *l, const struct candidate *batch, unsigned n
 
 static bool is_mine(const struct loader *l, const struct wc_shard *s)
 {
-	return (unsigned)(s - l->load->ix->shards) % l->load->threads == l->i;
+	return ((unsigned)(s - l->load->ix->shards) & (l->load->threads - 1)) == l->i;
 }
 
-/* A valid entry, if it is this thread's; 1: it is.  What is none is the first thread's to tell. */
+/*
+ * A valid entry; 1: it is this thread's, 0: another's (either way without a branch, which no processor would foresee).
+ * What is none is the first thread's to tell.
+ */
 static int take(struct loader *l, uint32_t e, uint64_t sector, uint64_t seq, struct candidate *c)
 {
 	struct load *load = l->load;
 	uint64_t block = sector >> load->wc->block_shift;
-	struct wc_shard *s;
 
 	if (sector & ((1u << load->wc->block_shift) - 1) || sector > INT64_MAX >> DM_SECTOR_SHIFT) {
 		if (!l->i)
@@ -114,17 +120,13 @@ static int take(struct loader *l, uint32_t e, uint64_t sector, uint64_t seq, str
 				   e, sector);
 		return -EINVAL;
 	}
-	s = wc_shard_of(load->ix, block);
-	if (!is_mine(l, s))
-		return 0;
-	*c = (struct candidate){e, block, seq, s, wc_bucket_of(load->ix, s, block)};
-	__builtin_prefetch(c->bucket, 1);
-	return 1;
+	*c = (struct candidate){e, block, seq, wc_shard_of(load->ix, block), NULL};
+	return is_mine(l, c->shard);
 }
 
 static void found_free(struct loader *l, uint32_t e, uint64_t seq)
 {
-	if (e / FREE_RUN % l->load->threads != l->i)
+	if ((e / FREE_RUN & (l->load->threads - 1)) != l->i)
 		return;
 	if (seq == UINT64_MAX)
 		wc_put_free(l->load->ix, e);

@@ -65,7 +65,7 @@ def slow(b):
 
 @row("writecache-flush")
 def flushes(b):
-    """a FLUSH after each write of 4 KiB: to blocks that are in the cache for the most part, and to such as are not"""
+    """a FLUSH after each write of 4 KiB: to blocks that are in the cache, and, for comparison, to such as are not: a commit each"""
     job, once = Job("write 4k d1", "randwrite", 4096, span=SPAN), Job("write 4k", "write", 4096, span=SPAN)
     cached, plain = b.open("writecache"), b.open("linear, as its cache")
     ratios, new = [], []
@@ -75,7 +75,7 @@ def flushes(b):
         new.append(b.fio(cached, once, extra=extra) / b.fio(plain, once, extra=extra))
         ratios.append(b.fio(cached, job, extra=["--fsync=1"]) / b.fio(plain, job, extra=["--fsync=1"]))
     b.measure("a FLUSH after each write, of linear's", statistics.median(ratios), "", at_least=0.5)
-    b.measure("the same, each to a new block", statistics.median(new), "", at_least=0.5)
+    b.measure("the same, each to a new block", statistics.median(new), "")
 
 
 @row("writecache-index")

@@ -41,6 +41,17 @@ void raid_count_degraded(struct raid *r)
 	atomic_store(&r->degraded, n);
 }
 
+/*
+ * An array with parity that has lost as much as it bears cannot be resynchronised: what is left is what the data is
+ * (the kernel asserts so too).  The superblocks say it together with the loss: an array that is both degraded and not
+ * in sync would not be started again.
+ */
+static void give_up_resync(struct raid *r)
+{
+	if (r->geo.parity && atomic_load(&r->degraded) >= r->geo.parity)
+		atomic_store(&r->resync_offset, RAID_NONE);
+}
+
 bool raid_member_fail(struct raid *r, unsigned i, const char *what, int error)
 {
 	struct raid_member *m = &r->members[i];
@@ -58,6 +69,7 @@ bool raid_member_fail(struct raid *r, unsigned i, const char *what, int error)
 				atomic_store(&r->unsaved, true);
 			atomic_fetch_and(&m->flags, ~(uint32_t)(RAID_IN_SYNC | RAID_PARTIAL));
 			raid_count_degraded(r);
+			give_up_resync(r);
 		}
 	}
 	pthread_mutex_unlock(&r->lock);

@@ -183,7 +183,6 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 	    .index = i,
 	    .events = r->events,
 	    .recovery_offset = atomic_load(&m->flags) & RAID_IN_SYNC ? RAID_NONE : atomic_load(&m->checkpoint),
-	    .resync_offset = atomic_load(&r->resync_offset),
 	    .level = s->level,
 	    .layout = s->layout,
 	    .chunk = s->chunk,
@@ -201,9 +200,12 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 	};
 	if (reshaping && !s->backwards) /* as the kernel has it on the way */
 		sb->dev_sectors += m->data_offset - m->new_data_offset;
+	pthread_mutex_lock(&r->lock); /* who is out, and what that means for the resync, go together */
+	sb->resync_offset = atomic_load(&r->resync_offset);
 	for (unsigned k = 0; k < MIN(r->disks, s->disks); k++)
 		if (!raid_member_alive(&r->members[k]))
 			raid_set_add(&sb->failed, k);
+	pthread_mutex_unlock(&r->lock);
 }
 
 static int write_super(struct raid *r, unsigned i)

@@ -86,6 +86,8 @@ void replay_advance(struct replay *r, unsigned pos);
 /* How many writes a disk may have kept or not. */
 unsigned replay_optional(struct replay *r);
 void replay_build(struct replay *r, enum keep keep, GRand *rand);
+/* Sets a byte for each sector that a disk may have kept or not, or that was written since the last mark. */
+void replay_unsure(struct replay *r, uint8_t *sectors);
 
 /* --- disk ------------------------------------------------------------------------------- */
 
@@ -185,6 +187,7 @@ struct lab {
 	GPtrArray *slices;     /* struct dm_mapped *, lowest first: disks, log-writes, slices */
 	GPtrArray *devices;    /* the customer's */
 	uint64_t time;         /* of the power loss; NEVER: none */
+	uint8_t *unsure;       /* a byte for each sector of the disk: lab_unsure(); NULL: none */
 	bool first_open, faulty, at_crash_point, after_fault;
 	void *private;
 	void (*clear_private)(void *);

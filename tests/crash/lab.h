@@ -104,6 +104,11 @@ struct lab_customer {
 	 */
 	bool (*excuse)(struct lab *, const char *volume);
 	/*
+	 * After a power loss: whether this sector of a volume may hold anything, as what it depends on may be older or
+	 * newer than it (parity without a device: the write hole).  lab_unsure() tells.  May be NULL.
+	 */
+	bool (*lost)(struct lab *, const char *volume, uint64_t sector);
+	/*
 	 * Run for faults; shorter than workload(), since it runs once for every I/O it
 	 * does, times the kinds of faults.  May be NULL: workload().
 	 */
@@ -156,6 +161,12 @@ int lab_wait_status(struct lab *lab, const char *name, const char *text, GError 
 /* Raw access to a slice or device, without the model: to format and to look at metadata.  Bytes. */
 int lab_read_raw(struct lab *lab, const char *name, uint64_t offset, void *buf, size_t len, GError **err);
 int lab_write_raw(struct lab *lab, const char *name, uint64_t offset, const void *buf, size_t len, GError **err);
+
+/*
+ * Whether the power failed before a write to this sector of a slice was durable, or the request that it belongs to
+ * was answered.  For customers that have lost(), whose workload is one thread.
+ */
+bool lab_unsure(struct lab *lab, const char *slice, uint64_t sector);
 
 /* --- volumes -------------------------------------------------------------------------- */
 

@@ -34,6 +34,8 @@ static void verify_volume(struct lab *lab, struct volume *v, bool settled)
 		g_autofree char *text = model_check(&lab->model, v, i, at, settled, time, time);
 
 		v->expect[i] = hash_sector(at);
+		if (text && lab->customer->lost && lab->customer->lost(lab, v->name, i))
+			continue;
 		if (text && !wrong++)
 			lab_fail(lab, "%s", text);
 	}

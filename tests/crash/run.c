@@ -75,6 +75,19 @@ static int prepare(struct lab *lab, GError **err)
 
 /* --- power losses ------------------------------------------------------------------------ */
 
+/* What lab_unsure() tells from now on: of this power loss alone, or of those before it too. */
+static void set_unsure(struct lab *lab, struct replay *r, bool more)
+{
+	if (!lab->customer->lost)
+		return;
+	if (!more)
+		g_clear_pointer(&lab->unsure, g_free);
+	if (r && !lab->unsure)
+		lab->unsure = g_malloc0(lab_disk_sectors(lab->customer));
+	if (r)
+		replay_unsure(r, lab->unsure);
+}
+
 static void look_at(struct run *run, struct disk *disk, uint64_t time, bool write)
 {
 	uint64_t began = dm_now_ns();
@@ -104,6 +117,7 @@ static void look_at_recovery(struct run *run, struct replay *r, unsigned pos)
 
 			replay_advance(again, again->pos + 1 + (left > 1 ? g_rand_int(run->rand) % left : 0));
 			replay_build(again, g_rand_int(run->rand) % KEEPS, run->rand);
+			set_unsure(run->lab, again, true);
 			look_at(run, again->disk, r->time, g_rand_int(run->rand) % 4 == 0);
 			tell(run, "%s, point %u, and again %u of %u into the recovery", run->name, pos, again->pos,
 			     trace->ios->len);
@@ -146,6 +160,7 @@ static void look_at_point(struct run *run, struct replay *r, bool samples)
 	unsigned optional = replay_optional(r);
 
 	replay_build(r, KEEP_ALL, run->rand);
+	set_unsure(run->lab, r, false);
 	if (g_rand_int(run->rand) % 16 == 0)
 		look_at_recovery(run, r, r->pos);
 	else
@@ -158,6 +173,7 @@ static void look_at_point(struct run *run, struct replay *r, bool samples)
 		enum keep keep = optional > 1 ? 1 + g_rand_int(run->rand) % (KEEPS - 1) : KEEP_SOME;
 
 		replay_build(r, keep, run->rand);
+		set_unsure(run->lab, r, false);
 		look_at(run, r->disk, r->time, g_rand_int(run->rand) % 16 == 0);
 		if (tell(run, "%s, point %u of %u, %s of %u", run->name, r->pos, r->trace->ios->len, names[keep],
 			 optional))
@@ -472,8 +488,10 @@ static void look_after(struct run *run, struct disk *disk, const uint8_t *image,
 	replay_build(r, 1 + g_rand_int(run->rand) % (KEEPS - 1), run->rand);
 	lab_look(run->lab, disk, NEVER, g_rand_int(run->rand) % 8 == 0 ? run->rand : NULL);
 	tell(run, "%s at I/O %" PRIu64, f->name, n);
+	set_unsure(run->lab, r, false);
 	lab_look(run->lab, r->disk, NEVER, NULL);
-	tell(run, "%s at I/O %" PRIu64 ", and power loss", f->name, n);
+	if (tell(run, "%s at I/O %" PRIu64 ", and power loss", f->name, n))
+		show_tail(run, r);
 	run->sum->fault_points += 2;
 	run->limits->progress();
 	replay_free(r);

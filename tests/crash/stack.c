@@ -54,6 +54,7 @@ void lab_free(struct lab *lab)
 	if (lab->clear_private)
 		lab->clear_private(lab->private);
 	g_free(lab->private);
+	g_free(lab->unsure);
 	g_free(lab);
 }
 
@@ -351,6 +352,17 @@ uint64_t lab_slice_place(const struct lab_customer *customer, unsigned slice)
 	for (unsigned i = 0; i < slice && customer->slices[i].name; i++)
 		at += (customer->slices[i].sectors + SLICE_ALIGN - 1) / SLICE_ALIGN * SLICE_ALIGN;
 	return at;
+}
+
+bool lab_unsure(struct lab *lab, const char *slice, uint64_t sector)
+{
+	const struct lab_customer *c = lab->customer;
+	unsigned i = 0;
+
+	while (i < LAB_MAX_SLICES && c->slices[i].name && strcmp(c->slices[i].name, slice))
+		i++;
+	g_assert(i < LAB_MAX_SLICES && c->slices[i].name && sector < c->slices[i].sectors);
+	return lab->unsure && lab->unsure[lab_slice_place(c, i) + sector];
 }
 
 uint64_t lab_disk_sectors(const struct lab_customer *customer)

@@ -106,6 +106,7 @@ struct disk {
 	bool fail_part; /* only those of the part the first of them lies in */
 	const uint64_t *parts; /* begins of parts, ascending, then the end, then 0 */
 	uint64_t bad_begin, bad_end;
+	uint8_t *unsure; /* a byte for each sector that a write which failed was for; NULL: none has */
 	GRand *rand;
 	/* Of a slow disk. */
 	pthread_t thread;
@@ -237,6 +238,7 @@ extern const struct proof lab_proofs[]; /* customer NULL at the end */
 /* What a run may do: until `deadline` (dm_now_ns()), 0: all of it. */
 struct run_limits {
 	uint64_t deadline;
+	uint64_t io; /* faults: of this I/O alone; 0: of all */
 	bool verbose;
 	void (*progress)(void);
 };

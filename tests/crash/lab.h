@@ -51,7 +51,7 @@
  *
  * To see a failure again, and what the disk was told before it:
  *
- *	build/tests/crash/crash --full --seed SEED --seeds 1 [--crash | --faults] -v NAME
+ *	build/tests/crash/crash --full --seed SEED --seeds 1 [--crash | --faults [--io N]] -v NAME
  *
  * Errors are negative errnos and GErrors.  "The model" is what the laboratory
  * knows of each sector of each volume: all that was written to it, when it
@@ -158,13 +158,16 @@ int lab_message(struct lab *lab, const char *name, GString *reply, GError **err,
 char *lab_status(struct lab *lab, const char *name);
 /* Waits until a device's status contains the text (looking again at each of its events); -ETIME after a minute. */
 int lab_wait_status(struct lab *lab, const char *name, const char *text, GError **err);
+/* The same; -EIO once may_be(), asked at each of its events, says that it will never be so. */
+int lab_wait_status_while(struct lab *lab, const char *name, const char *text, bool (*may_be)(struct lab *),
+			  GError **err);
 /* Raw access to a slice or device, without the model: to format and to look at metadata.  Bytes. */
 int lab_read_raw(struct lab *lab, const char *name, uint64_t offset, void *buf, size_t len, GError **err);
 int lab_write_raw(struct lab *lab, const char *name, uint64_t offset, const void *buf, size_t len, GError **err);
 
 /*
  * Whether the power failed before a write to this sector of a slice was durable, or the request that it belongs to
- * was answered.  For customers that have lost(), whose workload is one thread.
+ * was answered, or such a write failed.  For customers that have lost(), whose workload is one thread.
  */
 bool lab_unsure(struct lab *lab, const char *slice, uint64_t sector);
 

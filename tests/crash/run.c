@@ -75,17 +75,16 @@ static int prepare(struct lab *lab, GError **err)
 
 /* --- power losses ------------------------------------------------------------------------ */
 
-/* What lab_unsure() tells from now on: of this power loss alone, or of those before it too. */
+/* What lab_unsure() tells from now on: of this power loss alone, or of what came before it too. */
 static void set_unsure(struct lab *lab, struct replay *r, bool more)
 {
 	if (!lab->customer->lost)
 		return;
 	if (!more)
 		g_clear_pointer(&lab->unsure, g_free);
-	if (r && !lab->unsure)
+	if (!lab->unsure)
 		lab->unsure = g_malloc0(lab_disk_sectors(lab->customer));
-	if (r)
-		replay_unsure(r, lab->unsure);
+	replay_unsure(r, lab->unsure);
 }
 
 static void look_at(struct run *run, struct disk *disk, uint64_t time, bool write)
@@ -486,9 +485,10 @@ static void look_after(struct run *run, struct disk *disk, const uint8_t *image,
 	r = replay_new(trace, image, disk->sectors);
 	replay_advance(r, trace->ios->len);
 	replay_build(r, 1 + g_rand_int(run->rand) % (KEEPS - 1), run->rand);
+	run->lab->unsure = g_steal_pointer(&disk->unsure);
 	lab_look(run->lab, disk, NEVER, g_rand_int(run->rand) % 8 == 0 ? run->rand : NULL);
 	tell(run, "%s at I/O %" PRIu64, f->name, n);
-	set_unsure(run->lab, r, false);
+	set_unsure(run->lab, r, true);
 	lab_look(run->lab, r->disk, NEVER, NULL);
 	if (tell(run, "%s at I/O %" PRIu64 ", and power loss", f->name, n))
 		show_tail(run, r);
@@ -549,6 +549,8 @@ void run_faults(const struct lab_customer *customer, uint32_t seed, const struct
 			double left = share - (double)(dm_now_ns() - begin);
 			double each = done ? (double)(dm_now_ns() - began) / (double)done : 0;
 
+			if (limits->io && limits->io != n)
+				continue;
 			if (limits->deadline && g_rand_double(run.rand) * (double)(ios - n + 1) * each > MAX(left, 0))
 				continue;
 			run_fault(&run, customer, seed, &faults[i], n);

@@ -290,26 +290,35 @@ static void wait_event(struct watch *w, struct dm_event_reader *reader)
 
 int lab_wait_status(struct lab *lab, const char *name, const char *text, GError **err)
 {
+	return lab_wait_status_while(lab, name, text, NULL, err);
+}
+
+int lab_wait_status_while(struct lab *lab, const char *name, const char *text, bool (*may_be)(struct lab *),
+			  GError **err)
+{
 	struct watch w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
 	struct dm_mapped *md = find(name, err);
 	uint64_t end = dm_now_ns() + 60000000000;
 	struct dm_event_reader *reader;
-	bool seen = false;
+	bool seen = false, vain = false;
 
 	if (!md)
 		return -ENOENT;
 	reader = dm_event_reader_new(md, wake_watch, &w);
-	while (!seen && dm_now_ns() < end) {
+	while (!seen && !vain && dm_now_ns() < end) {
 		g_autofree char *status = NULL;
 
 		dm_event_skip(reader); /* what has happened by now the status shows */
 		status = lab_status(lab, name);
 		seen = status && strstr(status, text);
-		if (!seen)
+		vain = !seen && may_be && !may_be(lab);
+		if (!seen && !vain)
 			wait_event(&w, reader);
 	}
 	dm_event_reader_free(reader);
 	dm_mapped_unref(md);
+	if (vain)
+		return dm_fail(err, EIO, "the status of '%s' will not become '%s'", name, text);
 	return seen ? 0 : dm_fail(err, ETIME, "the status of '%s' has not become '%s' in a minute", name, text);
 }
 

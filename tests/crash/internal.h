@@ -146,6 +146,7 @@ struct volume {
 	GArray **history; /* per sector: unsigned, ops that wrote it, by begin; NULL: none */
 	GArray *undurable; /* unsigned: ops on it that no flush has covered yet */
 	struct dm_mapped *md; /* while it is open */
+	uint8_t *lost; /* sectors that lost() has excused; a further power loss while it comes up changes nothing about it */
 	uint64_t *expect; /* new writes at a crash point: the hash of each sector, 0: anything */
 };
 

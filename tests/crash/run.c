@@ -75,13 +75,21 @@ static int prepare(struct lab *lab, GError **err)
 
 /* --- power losses ------------------------------------------------------------------------ */
 
+static void forget_lost(struct lab *lab)
+{
+	for (unsigned i = 0; i < lab->model.volumes->len; i++)
+		g_clear_pointer(&((struct volume *)lab->model.volumes->pdata[i])->lost, g_free);
+}
+
 /* What lab_unsure() tells from now on: of this power loss alone, or of what came before it too. */
 static void set_unsure(struct lab *lab, struct replay *r, bool more)
 {
 	if (!lab->customer->lost)
 		return;
-	if (!more)
+	if (!more) {
 		g_clear_pointer(&lab->unsure, g_free);
+		forget_lost(lab);
+	}
 	if (!lab->unsure)
 		lab->unsure = g_malloc0(lab_disk_sectors(lab->customer));
 	replay_unsure(r, lab->unsure);
@@ -488,6 +496,7 @@ static void look_after(struct run *run, struct disk *disk, const uint8_t *image,
 	run->lab->unsure = g_steal_pointer(&disk->unsure);
 	lab_look(run->lab, disk, NEVER, g_rand_int(run->rand) % 8 == 0 ? run->rand : NULL);
 	tell(run, "%s at I/O %" PRIu64, f->name, n);
+	forget_lost(run->lab);
 	set_unsure(run->lab, r, true);
 	lab_look(run->lab, r->disk, NEVER, NULL);
 	if (tell(run, "%s at I/O %" PRIu64 ", and power loss", f->name, n))

@@ -7,6 +7,7 @@
 #include <dmfs/work.h>
 
 #define SLICE_ALIGN 8u
+#define WAIT_NS 60000000000ull /* for a status that does not change */
 
 struct lab_customer *lab_customers;
 
@@ -298,8 +299,9 @@ int lab_wait_status_while(struct lab *lab, const char *name, const char *text, b
 {
 	struct watch w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
 	struct dm_mapped *md = find(name, err);
-	uint64_t end = dm_now_ns() + 60000000000;
+	uint64_t end = dm_now_ns() + WAIT_NS;
 	struct dm_event_reader *reader;
+	g_autofree char *last = NULL;
 	bool seen = false, vain = false;
 
 	if (!md)
@@ -311,6 +313,11 @@ int lab_wait_status_while(struct lab *lab, const char *name, const char *text, b
 		dm_event_skip(reader); /* what has happened by now the status shows */
 		status = lab_status(lab, name);
 		seen = status && strstr(status, text);
+		if (g_strcmp0(status, last)) { /* it goes on, however slowly */
+			end = dm_now_ns() + WAIT_NS;
+			g_free(last);
+			last = g_strdup(status);
+		}
 		vain = !seen && may_be && !may_be(lab);
 		if (!seen && !vain)
 			wait_event(&w, reader);
@@ -319,7 +326,8 @@ int lab_wait_status_while(struct lab *lab, const char *name, const char *text, b
 	dm_mapped_unref(md);
 	if (vain)
 		return dm_fail(err, EIO, "the status of '%s' will not become '%s'", name, text);
-	return seen ? 0 : dm_fail(err, ETIME, "the status of '%s' has not become '%s' in a minute", name, text);
+	return seen ? 0 : dm_fail(err, ETIME, "the status of '%s' has been '%s' for a minute, not '%s'", name,
+				   last ? last : "", text);
 }
 
 static int raw(const char *name, enum dm_op op, uint64_t offset, uint8_t *buf, size_t len, GError **err)

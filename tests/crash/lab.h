@@ -156,7 +156,10 @@ int lab_message(struct lab *lab, const char *name, GString *reply, GError **err,
 	G_GNUC_PRINTF(5, 6);
 /* A device's status lines; NULL if there is no such device.  g_free(). */
 char *lab_status(struct lab *lab, const char *name);
-/* Waits until a device's status contains the text (looking again at each of its events); -ETIME after a minute without a change. */
+/*
+ * Waits until a device's status contains the text (looking again at each of its events); -ETIME after a minute without
+ * a change.
+ */
 int lab_wait_status(struct lab *lab, const char *name, const char *text, GError **err);
 /* The same; -EIO once may_be(), asked at each of its events, says that it will never be so. */
 int lab_wait_status_while(struct lab *lab, const char *name, const char *text, bool (*may_be)(struct lab *),

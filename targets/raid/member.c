@@ -5,7 +5,8 @@
  * A device that fails is out at once, in memory; its name goes into the other devices' superblocks, and
  * no write that it missed is reported done before that is durable.  From then
  * on the bitmap's bits stay set, so when it comes back it is brought up to date by them alone.
- * The last device that has some of the data is never out.
+ * The last device that has some of the data is never out, and none is where all fail alike (a full disk beneath
+ * them all).
  *
  * fail_stop: the array's state is kept by somebody else, who hears of the device too late.  So all that is written or
  * flushed from then on is reported failed: whatever was answered, each device that this state counts on has.
@@ -44,6 +45,17 @@ void raid_count_degraded(struct raid *r)
 	atomic_store(&r->degraded, n);
 }
 
+/*
+ * An array with parity that has lost as much as it bears cannot be resynchronised: what is left is what the data is
+ * (the kernel asserts so too).  The superblocks say it together with the loss: an array that is both degraded and not
+ * in sync would not be started again.
+ */
+static void give_up_resync(struct raid *r)
+{
+	if (r->geo.parity && atomic_load(&r->degraded) >= r->geo.parity)
+		atomic_store(&r->resync_offset, RAID_NONE);
+}
+
 bool raid_member_fail(struct raid *r, unsigned i, const char *what, int error)
 {
 	struct raid_member *m = &r->members[i];
@@ -59,10 +71,12 @@ bool raid_member_fail(struct raid *r, unsigned i, const char *what, int error)
 			if (r->writable && raid_given(&r->params, RAID_FAIL_STOP)) /* before a write goes by */
 				atomic_store(&r->unsaved, true);
 			atomic_fetch_or(&m->flags, RAID_FAULTY);
+			r->failures++;
 			if (r->state.persistent && r->writable)
 				atomic_store(&r->unsaved, true);
 			atomic_fetch_and(&m->flags, ~(uint32_t)(RAID_IN_SYNC | RAID_PARTIAL));
 			raid_count_degraded(r);
+			give_up_resync(r);
 		}
 	}
 	pthread_mutex_unlock(&r->lock);
@@ -112,18 +126,32 @@ void raid_members_revive(struct raid *r)
 
 /* --- FLUSH --------------------------------------------------------------------------------------------- */
 
-int raid_members_flush(struct raid *r)
+/* errors: of all devices.  0 or the error of one that must stay; *dropped: some are out. */
+static int drop_unflushed(struct raid *r, const int *errors, bool *dropped)
 {
+	bool some = false;
 	int result = 0;
 
+	for (unsigned i = 0; i < r->disks; i++)
+		some |= !errors[i] && raid_member_alive(&r->members[i]);
 	for (unsigned i = 0; i < r->disks; i++) {
-		struct raid_member *m = &r->members[i];
-		int error = raid_member_alive(m) ? dm_flush_sync(m->data) : 0;
-
-		if (error && !raid_member_fail(r, i, "flush", error))
-			result = error;
+		if (errors[i] && some && raid_member_fail(r, i, "flush", errors[i]))
+			*dropped = true;
+		else if (errors[i])
+			result = errors[i];
 	}
 	return result;
+}
+
+int raid_members_flush(struct raid *r)
+{
+	g_autofree int *errors = g_new0(int, r->disks);
+	bool dropped;
+
+	for (unsigned i = 0; i < r->disks; i++)
+		if (raid_member_alive(&r->members[i]))
+			errors[i] = dm_flush_sync(r->members[i].data);
+	return drop_unflushed(r, errors, &dropped);
 }
 
 struct flush {
@@ -131,8 +159,8 @@ struct flush {
 	struct dm_bio *whole;
 	struct raid_wait wait;
 	atomic_uint left;
-	atomic_int error;
-	atomic_bool dropped;
+	int error;
+	int *errors; /* of each device */
 	struct flush_part {
 		struct dm_bio bio; /* first */
 		struct flush *flush;
@@ -144,18 +172,21 @@ static void flush_answer(struct raid_wait *wait)
 {
 	struct flush *f = container_of(wait, struct flush, wait);
 	struct dm_bio *whole = f->whole;
-	int error = atomic_load(&f->error);
+	int error = f->error ? f->error : wait->error;
 
-	error = error ? error : wait->error;
+	g_free(f->errors);
 	g_free(f);
 	dm_bio_end(whole, error);
 }
 
 static void flush_drop(struct flush *f)
 {
+	bool dropped = false;
+
 	if (atomic_fetch_sub(&f->left, 1) > 1)
 		return;
-	if (atomic_load(&f->dropped) || atomic_load(&f->r->unsaved))
+	f->error = drop_unflushed(f->r, f->errors, &dropped);
+	if (dropped || atomic_load(&f->r->unsaved))
 		raid_save(f->r, &f->wait);
 	else
 		flush_answer(&f->wait);
@@ -166,12 +197,7 @@ static void flush_part_end(struct dm_bio *bio)
 	struct flush_part *part = (struct flush_part *)bio;
 	struct flush *f = part->flush;
 
-	if (bio->error) {
-		if (raid_member_fail(f->r, part->disk, "flush", bio->error))
-			atomic_store(&f->dropped, true);
-		else
-			atomic_store(&f->error, bio->error);
-	}
+	f->errors[part->disk] = bio->error;
 	flush_drop(f);
 }
 
@@ -182,9 +208,8 @@ void raid_flush(struct raid *r, struct dm_bio *bio)
 	f->r = r;
 	f->whole = bio;
 	f->wait = (struct raid_wait){.fn = flush_answer};
+	f->errors = g_new0(int, r->disks);
 	atomic_init(&f->left, 1);
-	atomic_init(&f->error, 0);
-	atomic_init(&f->dropped, false);
 	for (unsigned i = 0; i < r->disks; i++) {
 		struct flush_part *part = &f->parts[i];
 

@@ -8,6 +8,9 @@
  * The bitmap's head carries the new event count before the superblock does: a
  * bitmap older than its superblock would be taken for stale.
  *
+ * A device that cannot be written is out if others could.  Where none could (their files are on one full disk) nothing
+ * is gained by that: who waits gets the error, and all that can be read still is.
+ *
  * Bits are cleared by the same worker, daemon_sleep after they were last needed at the
  * earliest: it flushes the data devices first, and clears nothing while a device is out or behind.
  */
@@ -97,12 +100,19 @@ void raid_save(struct raid *r, struct raid_wait *wait)
 	wake(r);
 }
 
-void raid_save_sync(struct raid *r)
+static void nothing_more(struct raid_wait *wait)
 {
-	raid_save(r, NULL);
+}
+
+int raid_save_sync(struct raid *r)
+{
+	struct raid_wait wait = {.fn = nothing_more};
+
+	raid_save(r, &wait);
 	dm_block_begin();
 	dm_wq_flush(r->meta_wq);
 	dm_block_end();
+	return wait.error;
 }
 
 /* --- writing ------------------------------------------------------------------------------------------ */
@@ -112,25 +122,39 @@ static bool has_meta(const struct raid *r, unsigned i)
 	return r->members[i].meta && raid_member_alive(&r->members[i]);
 }
 
-/* Sectors first to end of the bitmap, to every device; false: none has them. */
-static bool write_range(struct raid *r, size_t first, size_t end)
+/* Calls write() for every device that has metadata; false: none took it. */
+static bool write_all(struct raid *r, int (*write)(struct raid *, unsigned, const void *), const void *what,
+		      const char *name)
 {
-	struct raid_bitmap *b = r->bitmap;
+	g_autofree int *errors = g_new0(int, r->disks);
 	bool some = false;
 
 	for (unsigned i = 0; i < r->disks; i++) {
-		int error;
-
 		if (!has_meta(r, i))
 			continue;
-		error = dm_write_sync(r->members[i].meta, RAID_BITMAP_START / 512 + first, end - first,
-				      b->image + first * 512, DM_FUA | DM_META);
-		if (error)
-			raid_member_fail(r, i, "write the bitmap of", error);
-		else
-			some = true;
+		errors[i] = write(r, i, what);
+		some |= !errors[i];
+	}
+	for (unsigned i = 0; i < r->disks; i++) {
+		if (errors[i] && some)
+			raid_member_fail(r, i, name, errors[i]);
+		else if (errors[i])
+			dm_log_err_limit("raid: failed to %s any device, also of #%u: %s", name, i,
+					 g_strerror(-errors[i]));
 	}
 	return some;
+}
+
+struct range {
+	size_t first, end; /* sectors of the bitmap */
+};
+
+static int write_range(struct raid *r, unsigned i, const void *what)
+{
+	const struct range *range = what;
+
+	return dm_write_sync(r->members[i].meta, RAID_BITMAP_START / 512 + range->first, range->end - range->first,
+			     r->bitmap->image + range->first * 512, DM_FUA | DM_META);
 }
 
 static int write_bitmap(struct raid *r)
@@ -147,7 +171,7 @@ static int write_bitmap(struct raid *r)
 			continue;
 		while (end < sectors && b->stale[end])
 			end++;
-		if (write_range(r, first, end))
+		if (write_all(r, write_range, &(struct range){first, end}, "write the bitmap of"))
 			memset(b->stale + first, 0, end - first);
 		else
 			error = -EIO;
@@ -183,7 +207,6 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 	    .index = i,
 	    .events = r->events,
 	    .recovery_offset = atomic_load(&m->flags) & RAID_IN_SYNC ? RAID_NONE : atomic_load(&m->checkpoint),
-	    .resync_offset = atomic_load(&r->resync_offset),
 	    .level = s->level,
 	    .layout = s->layout,
 	    .chunk = s->chunk,
@@ -201,12 +224,15 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 	};
 	if (reshaping && !s->backwards) /* as the kernel has it on the way */
 		sb->dev_sectors += m->data_offset - m->new_data_offset;
+	pthread_mutex_lock(&r->lock); /* who is out, and what that means for the resync, go together */
+	sb->resync_offset = atomic_load(&r->resync_offset);
 	for (unsigned k = 0; k < MIN(r->disks, s->disks); k++)
 		if (!raid_member_alive(&r->members[k]))
 			raid_set_add(&sb->failed, k);
+	pthread_mutex_unlock(&r->lock);
 }
 
-static int write_super(struct raid *r, unsigned i)
+static int write_super(struct raid *r, unsigned i, const void *nothing)
 {
 	g_autofree uint8_t *block = NULL;
 	struct dm_limits limits;
@@ -223,20 +249,19 @@ static int write_super(struct raid *r, unsigned i)
 
 static int write_supers(struct raid *r)
 {
-	bool some = false;
+	unsigned failures;
+	bool some;
 
-	for (unsigned i = 0; i < r->disks; i++) {
-		int error;
-
-		if (!has_meta(r, i))
-			continue;
-		error = write_super(r, i);
-		if (error)
-			raid_member_fail(r, i, "write the superblock of", error);
-		else
-			some = true;
-	}
-	atomic_store(&r->unsaved, !some);
+	pthread_mutex_lock(&r->lock);
+	failures = r->failures;
+	pthread_mutex_unlock(&r->lock);
+	some = write_all(r, write_super, NULL, "write the superblock of");
+	pthread_mutex_lock(&r->lock);
+	if (!some)
+		atomic_store(&r->unsaved, true);
+	else if (failures == r->failures) /* else one has failed meanwhile, and the next turn says so */
+		atomic_store(&r->unsaved, false);
+	pthread_mutex_unlock(&r->lock);
 	return some ? 0 : -EIO;
 }
 
@@ -313,7 +338,7 @@ struct jobs {
 static bool take_jobs(struct raid *r, struct jobs *j)
 {
 	pthread_mutex_lock(&r->lock);
-	*j = (struct jobs){r->marks, r->super_waiters, r->super_stale, r->clean_due, r->clean_all};
+	*j = (struct jobs){r->marks, r->super_waiters, r->super_stale || r->super_waiters, r->clean_due, r->clean_all};
 	r->marks = r->super_waiters = NULL;
 	r->super_stale = r->clean_due = r->clean_all = false;
 	pthread_mutex_unlock(&r->lock);
@@ -533,7 +558,7 @@ static int write_first(struct raid *r, GError **err)
 			error = dm_write_sync(r->members[i].meta, RAID_BITMAP_START / 512, r->bitmap->bytes / 512,
 					      r->bitmap->image, DM_FUA | DM_META);
 		if (!error)
-			error = write_super(r, i);
+			error = write_super(r, i, NULL);
 		if (error)
 			return dm_fail(err, -error, "raid: metadata device %u cannot be written: %s", i,
 				       g_strerror(-error));
@@ -558,6 +583,10 @@ int raid_meta_start(struct raid *r, GError **err)
 			return error;
 	}
 	raid_save_sync(r);
+	/* what has not changed may be read at least */
+	if (r->state.save && atomic_load(&r->unsaved))
+		return dm_fail(err, EIO, "raid: no superblock of %u devices can be written: the array stays what it was",
+			       r->disks);
 	return 0;
 }
 

@@ -158,6 +158,7 @@ static int build(struct raid *r, GError **err)
 
 static void unbuild(struct raid *r)
 {
+	r->built = false;
 	if (r->ops)
 		r->ops->stop(r);
 	r->ops = NULL;
@@ -292,7 +293,7 @@ static int raid_preresume(struct dm_target *ti, GError **err)
 	struct raid *r = ti->private;
 	int error;
 
-	if (r->started && !(r->reshaped && r->state.disks == r->disks))
+	if (r->started && r->built && !(r->reshaped && r->state.disks == r->disks))
 		return 0;
 	unbuild(r);
 	error = build(r, err);
@@ -305,6 +306,7 @@ static int raid_preresume(struct dm_target *ti, GError **err)
 		error = raid_meta_start(r, err);
 	if (error)
 		return error;
+	r->built = true;
 	dm_rows_put(r->rows, ROW_BEGUN, "", 0);
 	return dm_rows_commit(r->rows, err);
 }
@@ -357,11 +359,19 @@ static char health(const struct raid *r, unsigned i, const struct raid_progress 
 	return p->resyncing || !(flags & RAID_IN_SYNC) ? 'a' : 'A';
 }
 
+/* Without members: it was suspended, and could not be assembled again to be resumed. */
 static void print_info(struct raid *r, GString *out)
 {
 	const struct raid_type *t = raid_type_of(r->state.new_level, r->state.new_layout);
 	struct raid_progress p;
 
+	if (!r->members) {
+		g_string_append_printf(out, "%s %u ", r->params.type->name, r->disks);
+		for (unsigned i = 0; i < r->disks; i++)
+			g_string_append_c(out, 'D');
+		g_string_append(out, " 0/0 idle 0 0 -");
+		return;
+	}
 	raid_sync_progress(r, &p);
 	g_string_append_printf(out, "%s %u ", t->name, r->state.disks);
 	for (unsigned i = 0; i < r->disks; i++)
@@ -377,6 +387,8 @@ static void raid_status(struct dm_target *ti, enum dm_status_type type, GString 
 
 	if (type == DM_STATUS_INFO)
 		print_info(r, out);
+	else if (!r->members)
+		raid_params_print(&r->params, r->params.chunk, r->params.layout, r->stripe_cache, out);
 	else
 		raid_params_print(&r->params, r->state.new_chunk, r->state.layout, r->stripe_cache, out);
 }
@@ -391,7 +403,7 @@ static int raid_iterate_devices(struct dm_target *ti, dm_iterate_fn fn, void *da
 	struct raid *r = ti->private;
 	int error = 0;
 
-	for (unsigned i = 0; i < r->disks && !error; i++)
+	for (unsigned i = 0; r->members && i < r->disks && !error; i++)
 		if (r->members[i].data)
 			error = fn(ti, r->members[i].data, 0, r->state.dev_sectors, data);
 	return error;

@@ -110,6 +110,7 @@ struct raid {
 	struct raid_member *members;
 	unsigned disks;
 	bool started, running; /* resumed once; now */
+	bool built;	       /* what there is may be resumed */
 	bool reshape_waits;    /* it begins with the next load */
 	bool reshaped;	       /* it is done, and the next resume makes an array of it */
 	bool continued;	       /* its line came back from the state: what it asks for has begun */
@@ -126,6 +127,7 @@ struct raid {
 	pthread_mutex_t lock; /* of what follows; short */
 	struct raid_wait *marks, *super_waiters;
 	bool super_stale, clean_due, clean_all, meta_busy;
+	unsigned failures; /* devices that ever went out */
 	atomic_bool clean_armed, meta_stopped;
 	uint64_t events, events_cleared;
 	_Atomic uint64_t resync_offset; /* as superblocks say */
@@ -206,8 +208,8 @@ bool raid_mark(struct raid *r, uint64_t sector, uint64_t sectors, struct raid_wa
 void raid_unmark(struct raid *r, const struct raid_wait *wait);
 /* Superblocks are to be written; wait (may be NULL) is called when they are.  Any thread. */
 void raid_save(struct raid *r, struct raid_wait *wait);
-/* The same, and waits. */
-void raid_save_sync(struct raid *r);
+/* The same, and waits.  An error: no device has taken it, or none is known to have. */
+int raid_save_sync(struct raid *r);
 /* Regions whose devices may differ now. */
 void raid_regions_need(struct raid *r, const struct raid_wait *wait);
 /* A resynchronisation came from sector, a region's begin or where it was before, to end: what it has passed needs it no

@@ -190,7 +190,12 @@ static enum dm_mapio reshape_map(struct raid *r, struct dm_bio *bio, struct raid
 
 /* --- moving ------------------------------------------------------------------------------------------------ */
 
-/* What is known durably is the position that counts. */
+/*
+ * What is known durably is the position that counts.  Once any superblock may say the new one it must be the
+ * position here too: what is written to the other side from then on would be lost at the next start.  If none is
+ * known to have taken it, the old one is written again while the claim is held; if that fails as well, no write is
+ * reported done before it has been (unsaved).
+ */
 static int advance(struct raid *r, struct reshape *rs, uint64_t position)
 {
 	uint64_t before = r->state.reshape_position;
@@ -199,10 +204,11 @@ static int advance(struct raid *r, struct reshape *rs, uint64_t position)
 	if (error)
 		return error;
 	__atomic_store_n(&r->state.reshape_position, position, __ATOMIC_RELEASE);
-	raid_save_sync(r);
-	if (atomic_load(&r->unsaved)) {
+	error = raid_save_sync(r);
+	if (error) {
 		__atomic_store_n(&r->state.reshape_position, before, __ATOMIC_RELEASE);
-		return -EIO;
+		raid_save_sync(r);
+		return error;
 	}
 	atomic_store(&rs->position, position);
 	return 0;

@@ -252,7 +252,7 @@ static void update_done(struct raid *r)
 /* Makes known how far it got.  Without the lock, by the dispatcher alone. */
 static void checkpoint(struct raid *r)
 {
-	uint64_t done;
+	uint64_t done, was;
 
 	pthread_mutex_lock(&r->lock);
 	done = r->sync_done;
@@ -261,8 +261,11 @@ static void checkpoint(struct raid *r)
 	pthread_mutex_unlock(&r->lock);
 	if ((r->action != RAID_RESYNC && r->action != RAID_RECOVER) || raid_members_flush(r))
 		return;
-	if (r->action == RAID_RESYNC && atomic_load(&r->resync_offset) != RAID_NONE)
-		atomic_store(&r->resync_offset, done);
+	was = atomic_load(&r->resync_offset);
+	/* a device that fails meanwhile may make it none */
+	while (r->action == RAID_RESYNC && was != RAID_NONE)
+		if (atomic_compare_exchange_weak(&r->resync_offset, &was, done))
+			break;
 	for (unsigned i = 0; i < r->geo.disks && r->action == RAID_RECOVER; i++)
 		if (behind(&r->members[i]))
 			atomic_store(&r->members[i].checkpoint, done);

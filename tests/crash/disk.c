@@ -54,6 +54,7 @@ void disk_free(struct disk *d)
 	munmap(d->data, d->sectors * DM_SECTOR_SIZE);
 	trace_free(d->record);
 	g_free(d->dirty);
+	g_free(d->unsure);
 	g_rand_free(d->rand);
 	pthread_mutex_destroy(&d->lock);
 	pthread_cond_destroy(&d->wake);
@@ -127,6 +128,11 @@ static bool fails(struct disk *d, const struct dm_bio *bio)
 	if (d->fail_part && (d->ios == d->fail_at ? !choose_part(d, bio) : !lies_in(bio, d->bad_begin, d->bad_end)))
 		return false;
 	d->failed++;
+	if (dm_op_is_write(bio->op)) {
+		if (!d->unsure)
+			d->unsure = g_malloc0(d->sectors);
+		memset(d->unsure + bio->sector, 1, bio->sectors);
+	}
 	return true;
 }
 

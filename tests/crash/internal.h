@@ -86,6 +86,8 @@ void replay_advance(struct replay *r, unsigned pos);
 /* How many writes a disk may have kept or not. */
 unsigned replay_optional(struct replay *r);
 void replay_build(struct replay *r, enum keep keep, GRand *rand);
+/* Sets a byte for each sector that a disk may have kept or not, or that was written since the last mark. */
+void replay_unsure(struct replay *r, uint8_t *sectors);
 
 /* --- disk ------------------------------------------------------------------------------- */
 
@@ -104,6 +106,7 @@ struct disk {
 	bool fail_part; /* only those of the part the first of them lies in */
 	const uint64_t *parts; /* begins of parts, ascending, then the end, then 0 */
 	uint64_t bad_begin, bad_end;
+	uint8_t *unsure; /* a byte for each sector that a write which failed was for; NULL: none has */
 	GRand *rand;
 	/* Of a slow disk. */
 	pthread_t thread;
@@ -143,6 +146,7 @@ struct volume {
 	GArray **history; /* per sector: unsigned, ops that wrote it, by begin; NULL: none */
 	GArray *undurable; /* unsigned: ops on it that no flush has covered yet */
 	struct dm_mapped *md; /* while it is open */
+	uint8_t *lost; /* sectors that lost() has excused; a further power loss while it comes up changes nothing about it */
 	uint64_t *expect; /* new writes at a crash point: the hash of each sector, 0: anything */
 };
 
@@ -185,6 +189,7 @@ struct lab {
 	GPtrArray *slices;     /* struct dm_mapped *, lowest first: disks, log-writes, slices */
 	GPtrArray *devices;    /* the customer's */
 	uint64_t time;         /* of the power loss; NEVER: none */
+	uint8_t *unsure;       /* a byte for each sector of the disk: lab_unsure(); NULL: none */
 	bool first_open, faulty, at_crash_point, after_fault;
 	void *private;
 	void (*clear_private)(void *);
@@ -234,6 +239,7 @@ extern const struct proof lab_proofs[]; /* customer NULL at the end */
 /* What a run may do: until `deadline` (dm_now_ns()), 0: all of it. */
 struct run_limits {
 	uint64_t deadline;
+	uint64_t io; /* faults: of this I/O alone; 0: of all */
 	bool verbose;
 	void (*progress)(void);
 };

@@ -51,7 +51,7 @@
  *
  * To see a failure again, and what the disk was told before it:
  *
- *	build/tests/crash/crash --full --seed SEED --seeds 1 [--crash | --faults] -v NAME
+ *	build/tests/crash/crash --full --seed SEED --seeds 1 [--crash | --faults [--io N]] -v NAME
  *
  * Errors are negative errnos and GErrors.  "The model" is what the laboratory
  * knows of each sector of each volume: all that was written to it, when it
@@ -104,6 +104,11 @@ struct lab_customer {
 	 */
 	bool (*excuse)(struct lab *, const char *volume);
 	/*
+	 * After a power loss: whether this sector of a volume may hold anything, as what it depends on may be older or
+	 * newer than it (parity without a device: the write hole).  lab_unsure() tells.  May be NULL.
+	 */
+	bool (*lost)(struct lab *, const char *volume, uint64_t sector);
+	/*
 	 * Run for faults; shorter than workload(), since it runs once for every I/O it
 	 * does, times the kinds of faults.  May be NULL: workload().
 	 */
@@ -151,11 +156,23 @@ int lab_message(struct lab *lab, const char *name, GString *reply, GError **err,
 	G_GNUC_PRINTF(5, 6);
 /* A device's status lines; NULL if there is no such device.  g_free(). */
 char *lab_status(struct lab *lab, const char *name);
-/* Waits until a device's status contains the text (looking again at each of its events); -ETIME after a minute. */
+/*
+ * Waits until a device's status contains the text (looking again at each of its events); -ETIME after a minute without
+ * a change.
+ */
 int lab_wait_status(struct lab *lab, const char *name, const char *text, GError **err);
+/* The same; -EIO once may_be(), asked at each of its events, says that it will never be so. */
+int lab_wait_status_while(struct lab *lab, const char *name, const char *text, bool (*may_be)(struct lab *),
+			  GError **err);
 /* Raw access to a slice or device, without the model: to format and to look at metadata.  Bytes. */
 int lab_read_raw(struct lab *lab, const char *name, uint64_t offset, void *buf, size_t len, GError **err);
 int lab_write_raw(struct lab *lab, const char *name, uint64_t offset, const void *buf, size_t len, GError **err);
+
+/*
+ * Whether the power failed before a write to this sector of a slice was durable, or the request that it belongs to
+ * was answered, or such a write failed.  For customers that have lost(), whose workload is one thread.
+ */
+bool lab_unsure(struct lab *lab, const char *slice, uint64_t sector);
 
 /* --- volumes -------------------------------------------------------------------------- */
 

@@ -23,7 +23,7 @@
 #include "core/type.h"
 #include "internal.h"
 
-#define HANG_S 120 /* without a crash point: it hangs */
+#define HANG_S 300 /* without a crash point: it hangs; longer than any wait in one, on a busy machine too */
 #define PROVE_HANG_S 4
 #define PROVE_SEEDS 8u
 #define FULL_SEEDS 6u
@@ -33,6 +33,7 @@ static struct {
 	unsigned seconds, seeds, jobs;
 	uint32_t seed;
 	unsigned hang_seconds;
+	unsigned io;
 	bool full, verbose, list, prove, only_crash, only_faults;
 	char **names;
 } opts = {.seconds = 100, .seed = 1, .hang_seconds = HANG_S};
@@ -86,7 +87,8 @@ static void register_types(void)
 /* In the process of its own. */
 static void run_job(const struct job *job, uint64_t deadline)
 {
-	struct run_limits limits = {.deadline = deadline, .verbose = opts.verbose, .progress = progress};
+	struct run_limits limits = {
+		.deadline = deadline, .io = opts.io, .verbose = opts.verbose, .progress = progress};
 
 	register_types();
 	(job->faults ? run_faults : run_crash)(job->customer, job->seed, &limits, &mine->sum);
@@ -327,6 +329,7 @@ static void usage(FILE *to)
 	      "  --seeds N     how many\n"
 	      "  --crash       power losses only\n"
 	      "  --faults      I/O errors only\n"
+	      "  --io N        faults of this I/O only\n"
 	      "  -j N          so many processes\n"
 	      "  --prove       only the laboratory's own tests: mistakes it must find (else they come first)\n"
 	      "  --list        the customers\n"
@@ -351,7 +354,8 @@ static void parse(int argc, char **argv)
 		{"seed", required_argument, NULL, 'S'},    {"seeds", required_argument, NULL, 'n'},
 		{"crash", no_argument, NULL, 'c'},         {"faults", no_argument, NULL, 'f'},
 		{"prove", no_argument, NULL, 'p'},         {"list", no_argument, NULL, 'l'},
-		{"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+		{"help", no_argument, NULL, 'h'},          {"io", required_argument, NULL, 'i'},
+		{NULL, 0, NULL, 0},
 	};
 	int c;
 
@@ -365,6 +369,7 @@ static void parse(int argc, char **argv)
 		case 'j': opts.jobs = MAX(number("-j", optarg), 1); break;
 		case 'c': opts.only_crash = true; break;
 		case 'f': opts.only_faults = true; break;
+		case 'i': opts.io = number("--io", optarg); break;
 		case 'p': opts.prove = true; break;
 		case 'l': opts.list = true; break;
 		case 'v': opts.verbose = true; break;

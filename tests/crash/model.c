@@ -83,6 +83,7 @@ static void volume_free(gpointer p)
 	g_free(v->history);
 	g_array_free(v->undurable, TRUE);
 	g_free(v->expect);
+	g_free(v->lost);
 	g_free(v->name);
 	g_free(v);
 }

@@ -75,6 +75,26 @@ static int prepare(struct lab *lab, GError **err)
 
 /* --- power losses ------------------------------------------------------------------------ */
 
+static void forget_lost(struct lab *lab)
+{
+	for (unsigned i = 0; i < lab->model.volumes->len; i++)
+		g_clear_pointer(&((struct volume *)lab->model.volumes->pdata[i])->lost, g_free);
+}
+
+/* What lab_unsure() tells from now on: of this power loss alone, or of what came before it too. */
+static void set_unsure(struct lab *lab, struct replay *r, bool more)
+{
+	if (!lab->customer->lost)
+		return;
+	if (!more) {
+		g_clear_pointer(&lab->unsure, g_free);
+		forget_lost(lab);
+	}
+	if (!lab->unsure)
+		lab->unsure = g_malloc0(lab_disk_sectors(lab->customer));
+	replay_unsure(r, lab->unsure);
+}
+
 static void look_at(struct run *run, struct disk *disk, uint64_t time, bool write)
 {
 	uint64_t began = dm_now_ns();
@@ -104,6 +124,7 @@ static void look_at_recovery(struct run *run, struct replay *r, unsigned pos)
 
 			replay_advance(again, again->pos + 1 + (left > 1 ? g_rand_int(run->rand) % left : 0));
 			replay_build(again, g_rand_int(run->rand) % KEEPS, run->rand);
+			set_unsure(run->lab, again, true);
 			look_at(run, again->disk, r->time, g_rand_int(run->rand) % 4 == 0);
 			tell(run, "%s, point %u, and again %u of %u into the recovery", run->name, pos, again->pos,
 			     trace->ios->len);
@@ -146,6 +167,7 @@ static void look_at_point(struct run *run, struct replay *r, bool samples)
 	unsigned optional = replay_optional(r);
 
 	replay_build(r, KEEP_ALL, run->rand);
+	set_unsure(run->lab, r, false);
 	if (g_rand_int(run->rand) % 16 == 0)
 		look_at_recovery(run, r, r->pos);
 	else
@@ -158,6 +180,7 @@ static void look_at_point(struct run *run, struct replay *r, bool samples)
 		enum keep keep = optional > 1 ? 1 + g_rand_int(run->rand) % (KEEPS - 1) : KEEP_SOME;
 
 		replay_build(r, keep, run->rand);
+		set_unsure(run->lab, r, false);
 		look_at(run, r->disk, r->time, g_rand_int(run->rand) % 16 == 0);
 		if (tell(run, "%s, point %u of %u, %s of %u", run->name, r->pos, r->trace->ios->len, names[keep],
 			 optional))
@@ -470,10 +493,14 @@ static void look_after(struct run *run, struct disk *disk, const uint8_t *image,
 	r = replay_new(trace, image, disk->sectors);
 	replay_advance(r, trace->ios->len);
 	replay_build(r, 1 + g_rand_int(run->rand) % (KEEPS - 1), run->rand);
+	run->lab->unsure = g_steal_pointer(&disk->unsure);
 	lab_look(run->lab, disk, NEVER, g_rand_int(run->rand) % 8 == 0 ? run->rand : NULL);
 	tell(run, "%s at I/O %" PRIu64, f->name, n);
+	forget_lost(run->lab);
+	set_unsure(run->lab, r, true);
 	lab_look(run->lab, r->disk, NEVER, NULL);
-	tell(run, "%s at I/O %" PRIu64 ", and power loss", f->name, n);
+	if (tell(run, "%s at I/O %" PRIu64 ", and power loss", f->name, n))
+		show_tail(run, r);
 	run->sum->fault_points += 2;
 	run->limits->progress();
 	replay_free(r);
@@ -531,6 +558,8 @@ void run_faults(const struct lab_customer *customer, uint32_t seed, const struct
 			double left = share - (double)(dm_now_ns() - begin);
 			double each = done ? (double)(dm_now_ns() - began) / (double)done : 0;
 
+			if (limits->io && limits->io != n)
+				continue;
 			if (limits->deadline && g_rand_double(run.rand) * (double)(ios - n + 1) * each > MAX(left, 0))
 				continue;
 			run_fault(&run, customer, seed, &faults[i], n);

@@ -7,6 +7,7 @@
 #include <dmfs/work.h>
 
 #define SLICE_ALIGN 8u
+#define WAIT_NS 60000000000ull /* for a status that does not change */
 
 struct lab_customer *lab_customers;
 
@@ -54,6 +55,7 @@ void lab_free(struct lab *lab)
 	if (lab->clear_private)
 		lab->clear_private(lab->private);
 	g_free(lab->private);
+	g_free(lab->unsure);
 	g_free(lab);
 }
 
@@ -289,27 +291,43 @@ static void wait_event(struct watch *w, struct dm_event_reader *reader)
 
 int lab_wait_status(struct lab *lab, const char *name, const char *text, GError **err)
 {
+	return lab_wait_status_while(lab, name, text, NULL, err);
+}
+
+int lab_wait_status_while(struct lab *lab, const char *name, const char *text, bool (*may_be)(struct lab *),
+			  GError **err)
+{
 	struct watch w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
 	struct dm_mapped *md = find(name, err);
-	uint64_t end = dm_now_ns() + 60000000000;
+	uint64_t end = dm_now_ns() + WAIT_NS;
 	struct dm_event_reader *reader;
-	bool seen = false;
+	g_autofree char *last = NULL;
+	bool seen = false, vain = false;
 
 	if (!md)
 		return -ENOENT;
 	reader = dm_event_reader_new(md, wake_watch, &w);
-	while (!seen && dm_now_ns() < end) {
+	while (!seen && !vain && dm_now_ns() < end) {
 		g_autofree char *status = NULL;
 
 		dm_event_skip(reader); /* what has happened by now the status shows */
 		status = lab_status(lab, name);
 		seen = status && strstr(status, text);
-		if (!seen)
+		if (g_strcmp0(status, last)) { /* it goes on, however slowly */
+			end = dm_now_ns() + WAIT_NS;
+			g_free(last);
+			last = g_strdup(status);
+		}
+		vain = !seen && may_be && !may_be(lab);
+		if (!seen && !vain)
 			wait_event(&w, reader);
 	}
 	dm_event_reader_free(reader);
 	dm_mapped_unref(md);
-	return seen ? 0 : dm_fail(err, ETIME, "the status of '%s' has not become '%s' in a minute", name, text);
+	if (vain)
+		return dm_fail(err, EIO, "the status of '%s' will not become '%s'", name, text);
+	return seen ? 0 : dm_fail(err, ETIME, "the status of '%s' has been '%s' for a minute, not '%s'", name,
+				   last ? last : "", text);
 }
 
 static int raw(const char *name, enum dm_op op, uint64_t offset, uint8_t *buf, size_t len, GError **err)
@@ -351,6 +369,17 @@ uint64_t lab_slice_place(const struct lab_customer *customer, unsigned slice)
 	for (unsigned i = 0; i < slice && customer->slices[i].name; i++)
 		at += (customer->slices[i].sectors + SLICE_ALIGN - 1) / SLICE_ALIGN * SLICE_ALIGN;
 	return at;
+}
+
+bool lab_unsure(struct lab *lab, const char *slice, uint64_t sector)
+{
+	const struct lab_customer *c = lab->customer;
+	unsigned i = 0;
+
+	while (i < LAB_MAX_SLICES && c->slices[i].name && strcmp(c->slices[i].name, slice))
+		i++;
+	g_assert(i < LAB_MAX_SLICES && c->slices[i].name && sector < c->slices[i].sectors);
+	return lab->unsure && lab->unsure[lab_slice_place(c, i) + sector];
 }
 
 uint64_t lab_disk_sectors(const struct lab_customer *customer)

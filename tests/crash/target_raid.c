@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * raid with metadata devices: mirrors, raid10, raid5 and raid6; made, resynchronised, written, rebuilt.
+ * raid with metadata devices: mirrors, raid10, raid5 and raid6; made, resynchronised, written, rebuilt, reshaped.
  *
  * Before an array is built on what a power loss has left its devices are compared
  * wherever the bitmap says clean: copies are equal, the sum of raid5's devices is
  * zero.  When all is in sync a check must find nothing.
+ *
+ * What a device that is out held may be lost where parity was being written (the write hole); all else must be right.
  */
 #include "lab.h"
 
@@ -20,9 +22,14 @@ struct kind {
 	bool mirror; /* device 2k + 1 is device 2k's copy */
 };
 
+/* As the newest superblock has it, when the stack is opened on what a power loss has left. */
 struct kept {
-	bool hole; /* parity without a device: a power loss may have cost what was on it, so the volume is not looked at
-		    */
+	uint64_t failed;   /* devices, as bits */
+	uint64_t behind;   /* those that are not rebuilt, by their own superblocks */
+	uint64_t resync;   /* how far the array has been synchronised; all ones: it has been */
+	uint64_t position; /* of a reshape; all ones: none */
+	uint64_t offset, new_offset;
+	uint32_t layout;
 };
 
 static const struct kind kinds[] = {
@@ -33,6 +40,7 @@ static const struct kind kinds[] = {
 	{"raid5_rebuild", "raid5_ls", 3, 16, 2 * DEV_SECTORS, false},
 	{"raid6", "raid6_zr", 4, 8, 2 * DEV_SECTORS, false},
 	{"raid5_journal", "raid5_ls", 3, 8, 2 * DEV_SECTORS, false},
+	{"raid5_reshape", "raid5_ls", 3, 8, 2 * DEV_SECTORS, false},
 	{"raid5_writeback", "raid5_ls", 3, 16, 2 * DEV_SECTORS, false},
 };
 
@@ -80,12 +88,13 @@ static int compare(struct lab *lab, const struct kind *k, const uint8_t *bits, G
 	return 0;
 }
 
-/* The newest superblock; whether all devices are in sync by their own. */
-static int newest(struct lab *lab, const struct kind *k, char *name, uint8_t *best, bool *whole, GError **err)
+/* Looks at the superblocks; name: the metadata device that has the newest. */
+static int newest(struct lab *lab, const struct kind *k, char *name, GError **err)
 {
-	uint64_t most = 0;
+	struct kept *kept = lab_private(lab, sizeof *kept);
+	uint64_t most = 0, behind = 0;
 
-	*whole = true;
+	*kept = (struct kept){.position = UINT64_MAX};
 	for (unsigned i = 0; i < k->disks; i++) {
 		char meta[3] = {'m', (char)('0' + i), 0};
 		uint64_t events, recovery;
@@ -96,28 +105,31 @@ static int newest(struct lab *lab, const struct kind *k, char *name, uint8_t *be
 			return error;
 		memcpy(&events, super + 16, sizeof events);
 		memcpy(&recovery, super + 32, sizeof recovery);
-		*whole &= !memcmp(super, "DmRd", 4) && recovery == UINT64_MAX;
+		if (memcmp(super, "DmRd", 4) || recovery != UINT64_MAX)
+			behind |= 1ull << i;
 		if (events <= most)
 			continue;
 		most = events;
 		strcpy(name, meta);
-		memcpy(best, super, sizeof super);
+		memcpy(&kept->failed, super + 24, sizeof kept->failed);
+		memcpy(&kept->resync, super + 40, sizeof kept->resync);
+		memcpy(&kept->layout, super + 52, sizeof kept->layout);
+		memcpy(&kept->position, super + 64, sizeof kept->position);
+		memcpy(&kept->offset, super + 96, sizeof kept->offset);
+		memcpy(&kept->new_offset, super + 104, sizeof kept->new_offset);
 	}
+	kept->behind = behind;
 	return 0;
 }
 
 static int compare_clean(struct lab *lab, const struct kind *k, GError **err)
 {
 	struct kept *kept = lab_private(lab, sizeof *kept);
-	uint8_t image[256 + 8], super[512] = {0};
-	uint64_t failed;
+	uint8_t image[256 + 8];
 	char name[3] = "m0";
-	bool whole;
-	int error = newest(lab, k, name, super, &whole, err);
+	int error = newest(lab, k, name, err);
 
-	memcpy(&failed, super + 24, sizeof failed);
-	kept->hole |= failed != 0 && !k->mirror;
-	if (error || !whole || failed) /* what is to be rebuilt may hold anything */
+	if (error || kept->behind || kept->failed) /* what is to be rebuilt may hold anything */
 		return error;
 	error = lab_read_raw(lab, name, BITMAP, image, sizeof image, err);
 	return error ? error : compare(lab, k, image + 256, err);
@@ -140,16 +152,65 @@ static int open_raid(struct lab *lab, GError **err)
 {
 	const struct kind *k = kind_of(lab);
 	g_autofree char *line = make_line(k, "", 0);
-	struct kept *kept = lab_private(lab, sizeof *kept);
 	int error = lab_first_open(lab) ? 0 : compare_clean(lab, k, err);
 
 	if (!error)
 		error = lab_device(lab, "vol", err, line, NULL);
-	if (error || (kept->hole && !lab_first_open(lab)))
-		return error;
-	/* what is on a device that fails before the first synchronisation is over nobody knows, if there is but parity
-	 */
-	return lab_volume(lab, "vol", lab_faulty(lab) && !k->mirror ? LAB_ANYTHING : LAB_ZEROES, err);
+	return error ? error : lab_volume(lab, "vol", LAB_ZEROES, err);
+}
+
+/* --- the write hole --------------------------------------------------------------------------------- */
+
+/*
+ * What a failed device held is what the others sum up to.  Where the power failed while one of them was written, the
+ * sum may be anything; a journal alone closes that hole.  All that was on devices that are there must be right.
+ */
+
+/* Where raid5_ls, raid5_ra or raid6_zr keep a sector of the array. */
+static unsigned device_of(const struct kind *k, const char *type, uint64_t sector, uint64_t *at)
+{
+	unsigned n = k->disks, parity = type[4] - '4', data = n - parity;
+	uint64_t chunk = sector / k->chunk, row = chunk / data;
+	unsigned slot = (unsigned)(chunk % data), p = (unsigned)(row % n);
+
+	*at = row * k->chunk + sector % k->chunk;
+	if (g_str_has_suffix(type, "_ls"))
+		return (n - p + slot) % n; /* parity goes down from the last device on; data follows it, around */
+	if (g_str_has_suffix(type, "_ra"))
+		return slot + (slot >= p);
+	return p == n - 1 ? slot + 1 : slot < p ? slot : slot + 2; /* Q is behind P, around */
+}
+
+static bool in_hole(struct lab *lab, const struct kind *k, const char *type, uint64_t sector, uint64_t offset)
+{
+	const struct kept *kept = lab_private(lab, sizeof *kept);
+	uint64_t at;
+	unsigned disk = device_of(k, type, sector, &at);
+	bool unsure = false;
+
+	if (!((kept->failed | kept->behind) >> disk & 1))
+		return false;
+	for (unsigned i = 0; i < k->disks; i++) {
+		char name[3] = {'d', (char)('0' + i), 0};
+
+		unsure |= lab_unsure(lab, name, offset + at);
+	}
+	return unsure;
+}
+
+/* raid6 goes on synchronising without one device, but is not started so: that is a dirty degraded array. */
+static bool excuse_raid(struct lab *lab, const char *volume)
+{
+	const struct kept *kept = lab_private(lab, sizeof *kept);
+
+	return !volume && lab_is(lab, "raid6") && kept->failed && kept->resync != UINT64_MAX;
+}
+
+static bool lost_raid(struct lab *lab, const char *volume, uint64_t sector)
+{
+	const struct kind *k = kind_of(lab);
+
+	return !k->mirror && in_hole(lab, k, k->type, sector, 0);
 }
 
 static int check_raid(struct lab *lab, GError **err)
@@ -166,18 +227,17 @@ static int check_raid(struct lab *lab, GError **err)
 	if (!error)
 		error = lab_wait_status(lab, "vol", " idle ", err);
 	status = lab_status(lab, "vol");
-	if (!error && !strstr(status, " idle 0 0 "))
+	if (!error && !strstr(status, " idle 0 "))
 		error = dm_fail(err, EIO, "a check finds: %s", status);
 	return error;
 }
 
 /* A suspend leaves all regions clean, so that the next writes mark them anew. */
-static void pause_volume(struct lab *lab)
+static bool pause_volume(struct lab *lab)
 {
 	g_autoptr(GError) err = NULL;
 
-	if (lab_ok(lab, lab_suspend(lab, "vol", &err), &err))
-		lab_ok(lab, lab_resume(lab, "vol", &err), &err);
+	return lab_ok(lab, lab_suspend(lab, "vol", &err), &err) && lab_ok(lab, lab_resume(lab, "vol", &err), &err);
 }
 
 static void use_raid(struct lab *lab)
@@ -203,10 +263,7 @@ static void use_rebuild(struct lab *lab)
 	g_clear_error(&err);
 	if (!lab_ok(lab, lab_load(lab, "vol", &err, line, NULL), &err))
 		return;
-	/* a write to raid5 that a crash interrupts while a device is missing may cost what is on that: the write hole
-	 */
-	if (kind_of(lab)->mirror)
-		lab_random_io(lab, 20, "vol", NULL);
+	lab_random_io(lab, 20, "vol", NULL);
 	g_clear_error(&err);
 	lab_ok(lab, lab_wait_status(lab, "vol", " idle ", &err), &err);
 	lab_random_io(lab, 10, "vol", NULL);
@@ -217,6 +274,9 @@ static void use_shortly(struct lab *lab)
 	g_autoptr(GError) err = NULL;
 	g_autofree char *status = NULL;
 
+	/* at once, while it is synchronised for the first time */
+	if (lab_reopen(lab))
+		return;
 	if (kind_of(lab)->mirror)
 		lab_random_io(lab, 12, "vol", NULL);
 	lab_wait_status(lab, "vol", " idle ", &err);
@@ -283,6 +343,107 @@ static void use_journal(struct lab *lab)
 	lab_random_io(lab, 10, "vol", NULL);
 }
 
+/* --- another layout: every window moves from sectors 0 on to 32 on, or stays ------------------------------------ */
+
+#define GAP 32u
+
+static char *shape_line(const char *type, const char *params, unsigned count)
+{
+	return g_strdup_printf("0 %u raid %s %u 8 %s 3 m0 d0 m1 d1 m2 d2", 2 * DEV_SECTORS, type, 1 + count, params);
+}
+
+#define LAYOUT_LS 2u
+
+/* Without data_offset a line never begins a reshape: what the superblocks say goes on. */
+static int open_reshape(struct lab *lab, GError **err)
+{
+	g_autofree char *line = shape_line(lab_first_open(lab) ? "raid5_ls" : "raid5_ra", "", 0);
+	char name[3];
+	int error = newest(lab, kind_of(lab), name, err);
+
+	if (!error)
+		error = lab_device(lab, "vol", err, line, NULL);
+	return error ? error : lab_volume(lab, "vol", LAB_ZEROES, err);
+}
+
+/* Backwards: what lies from the position on has moved. */
+static bool lost_reshape(struct lab *lab, const char *volume, uint64_t sector)
+{
+	const struct kept *kept = lab_private(lab, sizeof *kept);
+	bool moved = kept->position != UINT64_MAX && sector >= kept->position;
+
+	return in_hole(lab, kind_of(lab), moved || kept->layout != LAYOUT_LS ? "raid5_ra" : "raid5_ls", sector,
+		       moved ? kept->new_offset : kept->offset);
+}
+
+static int check_reshape(struct lab *lab, GError **err)
+{
+	/* a device that came back is brought up to date by the array that the reshape has made: from the next resume on */
+	int error = lab_wait_status(lab, "vol", " idle ", err);
+
+	if (!error)
+		error = lab_suspend(lab, "vol", err);
+	if (!error)
+		error = lab_resume(lab, "vol", err);
+	return error ? error : check_raid(lab, err);
+}
+
+static bool load(struct lab *lab, const char *line)
+{
+	g_autoptr(GError) err = NULL;
+
+	return lab_ok(lab, lab_load(lab, "vol", &err, line, NULL), &err);
+}
+
+/*
+ * Whether a reshape can come to its end: while more than one device cannot be written it does not.  The last
+ * sectors of the metadata devices are nobody's.
+ */
+static bool can_go_on(struct lab *lab)
+{
+	static const char nothing[DM_SECTOR_SIZE];
+	unsigned bad = 0;
+
+	for (unsigned i = 0; i < 3; i++) {
+		char meta[3] = {'m', (char)('0' + i), 0};
+		g_autoptr(GError) err = NULL;
+
+		bad += lab_write_raw(lab, meta, (META_SECTORS - 1) * DM_SECTOR_SIZE, nothing, sizeof nothing, &err) != 0;
+	}
+	return bad < 2;
+}
+
+/* times: so many requests at each step. */
+static void reshape(struct lab *lab, unsigned times)
+{
+	g_autofree char *begin = shape_line("raid5_ra", "data_offset 32", 2), *go = shape_line("raid5_ra", "", 0);
+	g_autoptr(GError) err = NULL;
+
+	lab_random_io(lab, times, "vol", NULL);
+	lab_ok(lab, lab_wait_status(lab, "vol", " idle ", &err), &err);
+	if (!load(lab, begin))
+		return;
+	lab_random_io(lab, times / 2, "vol", NULL);
+	if (!load(lab, go))
+		return;
+	lab_random_io(lab, times, "vol", NULL);
+	g_clear_error(&err);
+	lab_ok(lab, lab_wait_status_while(lab, "vol", " idle ", lab_faulty(lab) ? can_go_on : NULL, &err), &err);
+	lab_random_io(lab, times / 2, "vol", NULL);
+	if (pause_volume(lab))
+		lab_random_io(lab, times / 2, "vol", NULL);
+}
+
+static void use_reshape(struct lab *lab)
+{
+	reshape(lab, 24);
+}
+
+static void use_reshape_shortly(struct lab *lab)
+{
+	reshape(lab, 10);
+}
+
 #define SLICES2                                                                                                        \
 	{                                                                                                              \
 		{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"d0", DEV_SECTORS},                                       \
@@ -314,6 +475,8 @@ static void use_journal(struct lab *lab)
 	    .workload = use,                                                                                           \
 	    .check = check_raid,                                                                                       \
 	    .fault_workload = use_shortly,                                                                             \
+	    .excuse = excuse_raid,                                                                                     \
+	    .lost = lost_raid,                                                                                         \
 	}
 
 CUSTOMER(raid1, 2, use_raid);
@@ -335,3 +498,17 @@ CUSTOMER(raid6, 4, use_raid);
 
 JOURNALED(raid5_journal);
 JOURNALED(raid5_writeback);
+
+LAB_CUSTOMER(raid5_reshape) = {
+	.slices = {{"m0", META_SECTORS},
+		   {"m1", META_SECTORS},
+		   {"m2", META_SECTORS},
+		   {"d0", DEV_SECTORS + GAP},
+		   {"d1", DEV_SECTORS + GAP},
+		   {"d2", DEV_SECTORS + GAP}},
+	.open = open_reshape,
+	.workload = use_reshape,
+	.check = check_reshape,
+	.fault_workload = use_reshape_shortly,
+	.lost = lost_reshape,
+};

@@ -180,6 +180,21 @@ unsigned replay_optional(struct replay *r)
 	return n;
 }
 
+void replay_unsure(struct replay *r, uint8_t *sectors)
+{
+	for (unsigned i = 0; i < r->tail->len; i++) {
+		unsigned n = g_array_index(r->tail, unsigned, i);
+		const struct trace_io *io = trace_at(r->trace, n);
+
+		if (!is_sure(r, n))
+			memset(sectors + io->sector, 1, io->sectors);
+	}
+	/* what belongs to a request that was not answered may not have been sent in full */
+	for (unsigned i = r->pos; i-- && trace_at(r->trace, i)->kind != TRACE_MARK;)
+		if (trace_at(r->trace, i)->kind == TRACE_WRITE)
+			memset(sectors + trace_at(r->trace, i)->sector, 1, trace_at(r->trace, i)->sectors);
+}
+
 static void apply_torn(struct replay *r, const struct trace_io *io, GRand *rand)
 {
 	bool any = g_rand_boolean(rand); /* any of its sectors, else its begin */

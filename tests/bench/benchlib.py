@@ -349,11 +349,11 @@ def served(bench, name, cmd, mountpoint):
     finally:
         unmount(mountpoint)
         try:
-            process.wait(5)
+            process.wait(300)
         except subprocess.TimeoutExpired:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(300)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

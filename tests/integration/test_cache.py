@@ -22,7 +22,7 @@ SECTORS = 16384             # of the origin: 256 blocks
 
 
 def run(*argv):
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -62,7 +62,7 @@ def cache(fs, backing, tool):
         def st(self):
             return Status(self.dev.status())
 
-        def until(self, condition, deadline=30):
+        def until(self, condition, deadline=300):
             end = time.monotonic() + deadline
             while not condition(self.st()):
                 assert time.monotonic() < end, self.dev.status()
@@ -533,7 +533,7 @@ def test_killed_while_its_block_is_on_its_way(cache, fs):
     with pytest.raises(subprocess.TimeoutExpired):
         writer.wait(0.5)
     writer.kill()
-    writer.wait(10)
+    writer.wait(300)
     writer.stdout.close()
     fs["origin"].load(f"0 {SECTORS} linear {quote(cache.origin)} 0")
     cache.until(lambda st: not st.dirty)

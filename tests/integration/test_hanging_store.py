@@ -106,7 +106,7 @@ def test_others_are_served_beside_calls_without_data(fs, server, code):
     finally:
         server.go()
         for p in started:
-            assert p.wait(60) == 0
+            assert p.wait(300) == 0
 
 
 def test_its_own_table_can_be_replaced_once_its_io_is_over(fs, server, backing):
@@ -120,7 +120,7 @@ def test_its_own_table_can_be_replaced_once_its_io_is_over(fs, server, backing):
             mounted.wait_until_waiting(writer)
             assert seconds(lambda: look_around(fs)) < 5
             writer.terminate()
-            assert writer.wait(30)
+            assert writer.wait(300)
         finally:
             server.go()
         assert a.reap(REQUESTS) == [BLOCK] * REQUESTS
@@ -155,13 +155,13 @@ def test_a_signal_unmounts_and_a_second_one_ends_it(fs, server, dmfs, work):
         fs.signal(signal.SIGTERM)
         wait_until_given_up(fs, 30)
         assert server["vol"].image in fs.stderr()
-        assert reader.wait(30) != 0
+        assert reader.wait(300) != 0
         # The state is free: a next one has it, and once the server is back all devices.
         server.go()
         again = dmfs(state=os.path.join(work, "state"))
         assert again["near"].table() == table and again["other"].table() == "0 8 zero\n"
         assert again["far"].pread(BLOCK, 0) == mounted.pattern(SECTORS)[:BLOCK]
-        assert fs.wait(30) == 1
+        assert fs.wait(300) == 1
     finally:
         server.go()
         if reader:
@@ -183,11 +183,11 @@ def test_without_a_second_signal_it_gives_up_in_the_end(fs, server, what):
         fs.signal(signal.SIGTERM)
         wait_until_given_up(fs, 60)
         server.go()
-        assert fs.wait(30) == 1
+        assert fs.wait(300) == 1
     finally:
         server.go()
         if reader:
-            reader.wait(60)
+            reader.wait(300)
 
 
 def test_two_signals_and_no_hanging_store(dmfs, backing, work):

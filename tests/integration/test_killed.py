@@ -73,7 +73,7 @@ def asker(dev, what):
         finally:
             p.kill()
             try:
-                p.wait(20)
+                p.wait(300)
             except subprocess.TimeoutExpired:
                 dev.mount.kill()        # so that the test can end
 
@@ -81,7 +81,7 @@ def asker(dev, what):
 def leaves_at_once(p, seconds=5):
     start = time.monotonic()
     p.send_signal(signal.SIGKILL)
-    assert p.wait(20) == -signal.SIGKILL
+    assert p.wait(300) == -signal.SIGKILL
     assert time.monotonic() - start < seconds, f"{time.monotonic() - start} s"
 
 
@@ -132,7 +132,7 @@ def test_a_handled_signal_is_no_death(fs, backing, data):
                 leaves_at_once(p)
             dev.resume()
             if not killed:
-                assert p.stdout.read() == data[:BLOCK] and p.wait(60) == 0
+                assert p.stdout.read() == data[:BLOCK] and p.wait(300) == 0
 
 
 def test_a_process_that_exits_by_itself_has_its_writes(fs, backing, data):
@@ -144,7 +144,7 @@ def test_a_process_that_exits_by_itself_has_its_writes(fs, backing, data):
     with subprocess.Popen([sys.executable, "-c", code, dev.image, os.path.dirname(mounted.__file__)]) as p:
         time.sleep(1.5)         # looks at it
         dev.resume()
-        assert p.wait(60) == 0
+        assert p.wait(300) == 0
     with open(path, "rb") as f:
         assert f.read() == b"n" * 131072 + data[131072:]
 
@@ -157,7 +157,7 @@ def test_others_that_wait_for_the_same_go_on(fs, backing, data):
         time.sleep(0.6)
         assert lives.poll() is None and too.poll() is None
         dev.resume()
-        assert lives.wait(60) == 0 and too.wait(60) == 0
+        assert lives.wait(300) == 0 and too.wait(300) == 0
 
 
 def delayed(d, backing, serve, path):
@@ -200,7 +200,7 @@ def test_a_write_on_its_way_to_a_server_is_not_broken_off(fs, backing, serve):
     with asker(dev, "write") as p:
         start = time.monotonic()
         p.kill()
-        p.wait(60)
+        p.wait(300)
         assert time.monotonic() - start > 1
         with open(path, "rb") as f:
             assert f.read(65536) == b"n" * 65536
@@ -222,7 +222,7 @@ def test_it_waits_for_a_store_that_hangs(dmfs, backing, data, what):
     finally:
         server.signal(signal.SIGCONT)
     assert dev.pread(BLOCK, 0) == b"x" * BLOCK
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while True:
         try:
             dev.remove()
@@ -265,7 +265,7 @@ def test_it_waits_in_a_pool(fs, backing, way, what):
             leaves_at_once(p)
             assert lives.poll() is None
             go_on()
-            assert lives.wait(60) == 0
+            assert lives.wait(300) == 0
     assert dev.status().split()[3] == "128"
     assert dev.pread(65536, 0) == b"n" * 65536
 

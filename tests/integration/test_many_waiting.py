@@ -178,7 +178,7 @@ def test_unaligned_writes_that_wait_are_bounded_too(dmfs, backing):
         assert late.returncode and "Cannot allocate memory" in late.stderr
         dev.resume()
         for w in writers:
-            assert w.wait(60) == 0
+            assert w.wait(300) == 0
     finally:
         if dev.suspended():
             dev.resume()

@@ -264,5 +264,5 @@ def test_tls_that_the_server_has_not_is_refused(fs, serve, backing):
 @pytest.mark.parametrize("value", ["0", "-1", "1000001", "4x", "", "x", "4294967297", "99999999999999999999", " 4", "4.5"])
 def test_wrong_numbers_of_options(option, value, work):
     done = subprocess.run([os.path.join(mounted.build_dir(), "dmfs"), "-f", "-o", f"{option}={value}", work],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and f"{option}={value}: a number from 1 to" in done.stderr

@@ -71,7 +71,7 @@ def waiters(fs):
 
 def blocked(pid, wanted):
     """Waits until so many threads of a process sleep in a read of the mount."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         states = []
         for task in os.listdir(f"/proc/{pid}/task"):

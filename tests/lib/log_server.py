@@ -84,11 +84,11 @@ class Logd:
 
     def kill(self):
         self.process.kill()
-        self.process.wait(60)
+        self.process.wait(300)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
     def close(self):
         code = 0
@@ -104,7 +104,7 @@ class Logd:
 class Client:
     """Speaks to a server as a daemon would; one log."""
 
-    def __init__(self, path, uuid=b"u", luid=1, timeout=20):
+    def __init__(self, path, uuid=b"u", luid=1, timeout=300):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(timeout)
         self.sock.connect(path)
@@ -229,14 +229,14 @@ class Server:
         with self.changed:
             return [m.name for m in self.seen]
 
-    def wait_for(self, what, deadline=30):
+    def wait_for(self, what, deadline=300):
         """Until what(messages seen) is true."""
         with self.changed:
             assert self.changed.wait_for(lambda: what(self.seen), deadline), [m.name for m in self.seen]
 
     def close(self):
         os.write(self._wake, b"x")
-        self.thread.join(10)
+        self.thread.join(300)
         for s in (self.listener, *self.conns):
             s.close()
         os.close(self.wake)

@@ -19,7 +19,7 @@ class Luks:
 
     def run(self, *args, given=b"", check=True, mount=True, env=None):
         cmd = [self.program, *(["-m", self.fs.mountpoint] if mount else []), *map(str, args)]
-        done = subprocess.run(cmd, input=given, capture_output=True, timeout=240,
+        done = subprocess.run(cmd, input=given, capture_output=True, timeout=300,
                               env={k: v for k, v in os.environ.items() if k != "DMFS_MOUNT"} | (env or {}))
         if check:
             assert done.returncode == 0, f"{cmd}: {done.stderr.decode()}"
@@ -47,7 +47,7 @@ def cryptsetup(tool, command, *args, given=b"", check=True):
     """Without locks, which are root's; quick where it derives a key."""
     quick = QUICK if command in ("luksFormat", "luksAddKey", "reencrypt") else []
     return subprocess.run([tool("cryptsetup"), command, "-q", "--disable-locks", *quick, *map(str, args)], input=given,
-                          capture_output=True, check=check, timeout=240)
+                          capture_output=True, check=check, timeout=300)
 
 
 def edit_luks2(path, change):

@@ -73,7 +73,7 @@ def is_dead(path):
     return False
 
 
-def wait_mount(path, process, deadline=60, mounted=True):
+def wait_mount(path, process, deadline=300, mounted=True):
     """Waits until path is (or is no longer) a mount point; False if the process ended first."""
     end = time.monotonic() + deadline
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as info:
@@ -106,9 +106,9 @@ def unmount(path, lazy=False, patient=True):
         cmd = ["umount"] + (["-l"] if lazy else []) + [path]
     else:
         cmd = ["fusermount3", "-u"] + (["-z"] if lazy else []) + [path]
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while True:
-        done = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(cmd, capture_output=True, text=True, timeout=300)
         if not patient or not done.returncode or "busy" not in done.stderr or time.monotonic() > end:
             return done
         time.sleep(0.02)
@@ -214,7 +214,7 @@ class Device:
             assert process.stdout.readline() == b"open\n"
             yield
             process.stdin.close()
-            process.wait(60)
+            process.wait(300)
 
     def pread(self, length, offset):
         with self.open(os.O_RDONLY) as fd:
@@ -355,7 +355,7 @@ class Dmfs:
         if self.process.poll() is None:
             self.process.kill()
 
-    def wait(self, deadline=120):
+    def wait(self, deadline=300):
         return self.process.wait(deadline)
 
     def unmount(self, patient=True):
@@ -400,7 +400,7 @@ class Dmfs:
             raise AssertionError("; ".join(complaints) + "\n--- the daemon's stderr:\n" + text[-20000:])
 
 
-def wait_status(dev, want, deadline=120, every=None):
+def wait_status(dev, want, deadline=300, every=None):
     """Waits, by poll on `status`, until it matches the pattern, and returns it.
 
     every: for counts, which change without an event: seconds after which it looks in any case.

@@ -192,7 +192,7 @@ def test_auto_unmount_frees_the_mountpoint_of_a_killed_daemon(dmfs):
     d = dmfs(options="auto_unmount")
     d.kill()
     d.wait()
-    with subprocess.Popen(["sleep", "60"]) as clock:
+    with subprocess.Popen(["sleep", "600"]) as clock:
         assert mounted.wait_mount(d.mountpoint, clock, mounted=False)
         clock.kill()
 

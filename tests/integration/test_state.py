@@ -428,7 +428,7 @@ def test_ten_thousand_devices_come_back_in_seconds(dmfs, state, backing):
     d = dmfs(state=state)
     took = time.monotonic() - start
     print(f"{len(rows)} devices came back in {took:.2f} s, {d.rss_kib() / 1024:.0f} MiB")
-    assert took < 20
+    assert took < 120      # some seconds; minutes if each cost more than the one before
     assert len(d.devices()) == len(rows) + 1
     assert not d.read("log")
     for i in (0, 777, STACKS - 1):

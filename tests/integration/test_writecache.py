@@ -169,10 +169,10 @@ def test_what_was_flushed_survives_a_crash(dmfs, backing, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocommit(make, kind):
-    c = make(kind, "2 autocommit_blocks 4")
+    c = make(kind, "4 autocommit_blocks 4 autocommit_time 3600000")
     c.write(1, 4)
     until(lambda: super_of(c.cache)[2] == 1, "four blocks are committed by themselves")
-    c.dev.load(c.line.replace("2 autocommit_blocks 4", "4 autocommit_blocks 1000 autocommit_time 50"))
+    c.dev.load(c.line.replace("4 autocommit_blocks 4 autocommit_time 3600000", "4 autocommit_blocks 1000 autocommit_time 50"))
     c.write(9)
     until(lambda: super_of(c.cache)[2] == 2, "so is what is 50 ms old")
 

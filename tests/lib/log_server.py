@@ -13,6 +13,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 
 from mounted import REPORTS, build_dir
 
@@ -61,7 +62,8 @@ class Logd:
         with open(os.path.join(self.dir, "stderr"), "ab") as err:
             self.process = subprocess.Popen([self.program, *self.args, *args, self.socket],
                                             stdin=subprocess.DEVNULL, stdout=err, stderr=err, cwd="/")
-        for _ in range(2000):
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise RuntimeError(f"dmfs-logd: exit {self.process.returncode}: {self.stderr()}")
             if os.path.exists(self.socket) and (old is None or os.stat(self.socket).st_ino != old or self._answers()):

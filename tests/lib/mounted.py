@@ -106,7 +106,7 @@ def unmount(path, lazy=False, patient=True):
         cmd = ["umount"] + (["-l"] if lazy else []) + [path]
     else:
         cmd = ["fusermount3", "-u"] + (["-z"] if lazy else []) + [path]
-    end = time.monotonic() + 300
+    end = time.monotonic() + 60
     while True:
         done = subprocess.run(cmd, capture_output=True, text=True, timeout=300)
         if not patient or not done.returncode or "busy" not in done.stderr or time.monotonic() > end:
@@ -349,6 +349,15 @@ class Dmfs:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def stop(self):
+        """SIGSTOP, until no thread of it runs; go() is the end of that."""
+        self.signal(signal.SIGSTOP)
+        while any(_state(self.pid, task) not in "Tt" for task in os.listdir(f"/proc/{self.pid}/task")):
+            time.sleep(0.001)       # looks again
+
+    def go(self):
+        self.signal(signal.SIGCONT)
+
     def kill(self):
         """SIGKILL: power loss for the daemon.  Blocked system calls on the mount return then."""
         self.killed = True
@@ -480,6 +489,14 @@ def memory(pid):
                 pass
 
 
+def _state(pid, task):
+    try:
+        with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii") as f:
+            return f.read().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"      # it has ended meanwhile
+
+
 def alive(pid):
     try:
         os.kill(pid, 0)
@@ -491,14 +508,28 @@ def alive(pid):
 _WAITS = ("request_wait_answer", "folio_", "__folio_lock", "io_schedule", "wait_on_page", "__lock_page", "rwsem_")
 
 
+# what a program calls on its way to its I/O, and may be waiting in for a moment (x86-64): open, stat, fstat, lstat,
+# openat, newfstatat, statx, and execve, which reads it
+_ON_ITS_WAY = {"2", "4", "5", "6", "59", "257", "262", "332"} if os.uname().machine == "x86_64" else {}
+
+
+def _waits(task):
+    with open(f"{task}/wchan", encoding="ascii") as f:
+        if not f.read().startswith(_WAITS):
+            return False
+    with open(f"{task}/syscall", encoding="ascii") as f:
+        return f.read().split()[0] not in _ON_ITS_WAY
+
+
 def wait_until_waiting(process):
-    """Until one of its threads waits for an answer of the daemon, or for a page that is being read, or it is done."""
+    """Until one of its threads waits for an answer of the daemon, or for a page that is being read, or it is done.
+
+    It has opened its file by then.
+    """
     while process.poll() is None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for task in os.listdir(f"/proc/{process.pid}/task"):
-                with open(f"/proc/{process.pid}/task/{task}/wchan", encoding="ascii") as f:
-                    if f.read().startswith(_WAITS):
-                        return
+            if any(_waits(f"/proc/{process.pid}/task/{task}") for task in os.listdir(f"/proc/{process.pid}/task")):
+                return
         time.sleep(0.01)        # looks again
 
 

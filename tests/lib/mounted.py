@@ -517,8 +517,11 @@ def _waits(task):
     with open(f"{task}/wchan", encoding="ascii") as f:
         if not f.read().startswith(_WAITS):
             return False
-    with open(f"{task}/syscall", encoding="ascii") as f:
-        return f.read().split()[0] not in _ON_ITS_WAY
+    try:
+        with open(f"{task}/syscall", encoding="ascii") as f:
+            return f.read().split()[0] not in _ON_ITS_WAY
+    except PermissionError:     # as it is in execve(2); or never, where nobody may look at another process
+        return None
 
 
 def wait_until_waiting(process):
@@ -526,10 +529,13 @@ def wait_until_waiting(process):
 
     It has opened its file by then.
     """
-    while process.poll() is None:
+    hidden = 0
+    while process.poll() is None and hidden < 200:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if any(_waits(f"/proc/{process.pid}/task/{task}") for task in os.listdir(f"/proc/{process.pid}/task")):
+            looks = [_waits(f"/proc/{process.pid}/task/{task}") for task in os.listdir(f"/proc/{process.pid}/task")]
+            if any(looks):
                 return
+            hidden = hidden + 1 if None in looks else 0
         time.sleep(0.01)        # looks again
 
 

@@ -349,11 +349,11 @@ def served(bench, name, cmd, mountpoint):
     finally:
         unmount(mountpoint)
         try:
-            process.wait(300)
+            process.wait(5)
         except subprocess.TimeoutExpired:
             process.terminate()
             try:
-                process.wait(300)
+                process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

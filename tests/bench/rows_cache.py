@@ -29,7 +29,7 @@ def residents(dev):
     return tuple(map(int, words(dev)[6].split("/")))
 
 
-def wait_clean(dev, deadline=300):
+def wait_clean(dev, deadline=120):
     end = time.monotonic() + deadline
     while words(dev)[13] != "0":
         if time.monotonic() > end:

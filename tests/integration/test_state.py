@@ -384,7 +384,7 @@ def test_names_and_minors_that_go_round_are_stored_for_the_right_device(dmfs, st
     threads = [threading.Thread(target=work, args=[me]) for me in range(6)]
     for t in threads:
         t.start()
-    threads[0].join(300)
+    threads[0].join(1)
     over.set()
     for t in threads:
         t.join(300)

@@ -69,6 +69,8 @@ fs_src := $(wildcard src/fs/*.c) src/main.c
 tool_names := $(basename $(notdir $(wildcard tools/*.c))) $(filter-out common,$(notdir $(patsubst %/,%,$(wildcard tools/*/))))
 # Packages a tool cannot be built without; it is left out where one is missing.
 tool_pkgs_dmfs-luks := libcryptsetup
+# What dmfs-luks shares with dmfs-run's library: AF_ALG sockets, for libcryptsetup, which sees the program's calls first.
+tool_src_dmfs-luks := $(wildcard tools/dmfs-run/preload/alg*.c)
 tool_pkgs_dmfs-verity := libcryptsetup
 tool_pkgs_dmfs-open := blkid
 tool_names := $(foreach t,$(tool_names),$(if $(filter-out $(tool_optional),$(tool_pkgs_$(t))),,$(t)))
@@ -114,7 +116,7 @@ $(preload): $(call obj,$(preload_src))
 	$(CC) -shared $(CFLAGS) -Wl,-z,defs -Wl,-z,now $(LDFLAGS) $^ -o $@ -ldl -pthread
 
 define tool_rule
-$(B)/$(1): $(call obj,$(wildcard tools/$(1).c tools/$(1)/*.c tools/common/*.c)) $(lib)
+$(B)/$(1): $(call obj,$(wildcard tools/$(1).c tools/$(1)/*.c tools/common/*.c) $(tool_src_$(1))) $(lib)
 	$$(CC) $$(cflags) $$(CFLAGS) $$(ldflags) $$(LDFLAGS) $$^ -o $$@ $$(libs) $(foreach p,$(tool_pkgs_$(1)),$(shell $(PKG_CONFIG) --libs $(p)))
 endef
 $(foreach t,$(tool_names),$(eval $(call tool_rule,$(t))))

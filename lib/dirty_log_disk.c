@@ -28,11 +28,40 @@ struct disk_log {
 	uint8_t *changed;      /* a bit a block */
 	GArray *changed_blocks; /* of size_t, the bits set above */
 	bool marked;           /* a mark is among the changes */
-	bool resumed;          /* once: the log is ours, and knows better than sync or nosync in the table */
+	_Atomic bool resumed;  /* once: the log is ours, and knows better than sync or nosync in the table */
 	atomic_bool failed, flush_failed;
 };
 
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
+static GSList *open_logs; /* those made whole; open_lock */
+
 /* --- the header ---------------------------------------------------------------------- */
+
+/*
+ * LVM writes this count into a log that has not been used: its bits are there, for however many regions there will be.
+ */
+#define ANY_REGIONS UINT64_MAX
+
+/*
+ * Whether the log is in use now, by another table of this device (who else could have claimed it), with regions of
+ * this size: then it is the device that grows or shrinks.
+ */
+static bool is_resized(struct dm_dirty_log *log, uint64_t regions)
+{
+	struct disk_log *d = log->context;
+	bool found = false;
+
+	pthread_mutex_lock(&open_lock);
+	for (GSList *l = open_logs; l && !found; l = l->next) {
+		struct dm_dirty_log *other = l->data;
+		struct disk_log *o = other->context;
+
+		found = o->resumed && other->regions == regions && other->region_sectors == log->region_sectors &&
+			dm_dev_same(o->dev, d->dev);
+	}
+	pthread_mutex_unlock(&open_lock);
+	return found;
+}
 
 static int check_header(struct dm_dirty_log *log, const uint8_t *p, GError **err)
 {
@@ -50,7 +79,7 @@ static int check_header(struct dm_dirty_log *log, const uint8_t *p, GError **err
 	if (!dm_log_header_is_log(p))
 		return dm_fail(err, EINVAL, "%s: incompatible disk log version %" PRIu32 " on %s, %u would be right",
 			       log->ti->type->name, get_le32(p + 4), name->str, DM_LOG_VERSION);
-	if (regions != log->regions)
+	if (regions != log->regions && regions != ANY_REGIONS && !is_resized(log, regions))
 		return dm_fail(err, EINVAL, "%s: the log on %s is of %" PRIu64 " regions, here there are %" PRIu64
 					    " of %" PRIu32 " sectors: sync or nosync in the table begins it anew",
 			       log->ti->type->name, name->str, regions, log->regions, log->region_sectors);
@@ -145,6 +174,9 @@ static void disk_dtr(struct dm_dirty_log *log)
 {
 	struct disk_log *d = log->context;
 
+	pthread_mutex_lock(&open_lock);
+	open_logs = g_slist_remove(open_logs, log);
+	pthread_mutex_unlock(&open_lock);
 	if (d->dev)
 		dm_put_device(log->ti, d->dev);
 	if (d->changed_blocks)
@@ -235,9 +267,14 @@ static int disk_ctr(struct dm_dirty_log *log, int argc, char **argv, GError **er
 		error = allocate(log, err);
 	if (!error)
 		error = check_device_now(log, err);
-	if (error)
+	if (error) {
 		disk_dtr(log);
-	return error;
+		return error;
+	}
+	pthread_mutex_lock(&open_lock);
+	open_logs = g_slist_prepend(open_logs, log);
+	pthread_mutex_unlock(&open_lock);
+	return 0;
 }
 
 static void note_all(struct disk_log *d)

@@ -17,6 +17,17 @@ void dm_key_clear(struct dm_key *key)
 	*key = (struct dm_key){0};
 }
 
+void dm_key_print(const uint8_t *key, size_t size, GString *out)
+{
+	size_t at = out->len;
+
+	if (!dm_status_tells_keys())
+		key = NULL;
+	g_string_set_size(out, at + 2 * size);
+	for (size_t i = 0; i < 2 * size; i++)
+		out->str[at + i] = "0123456789abcdef"[key ? key[i / 2] >> (i % 2 ? 0 : 4) & 15 : 0];
+}
+
 static int alloc_key(const char *who, struct dm_key *key, size_t size, GError **err)
 {
 	int r = dm_gcrypt_init(err);

@@ -34,6 +34,8 @@ int dm_key_read(const char *who, const char *arg, struct dm_key *key, GError **e
 int dm_key_from_hex(const char *who, const char *what, const char *hex, struct dm_key *key, GError **err);
 /* The user key of that description; size: how many bytes it must have, 0: any number but none. */
 int dm_key_from_keyring(const char *who, const char *description, size_t size, struct dm_key *key, GError **err);
+/* For status: a key of size bytes in hexadecimal digits, which are zeroes if key is NULL or !dm_status_tells_keys(). */
+void dm_key_print(const uint8_t *key, size_t size, GString *out);
 /* Wipes it. */
 void dm_key_clear(struct dm_key *key);
 

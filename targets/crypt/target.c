@@ -606,16 +606,12 @@ static int crypt_message(struct dm_target *ti, int argc, char **argv, GString *r
 
 static void print_key(struct crypt *c, GString *out)
 {
-	size_t size = c->engine->layout.size, at = out->len;
+	size_t size = c->engine->layout.size;
 
 	if (c->description) {
 		g_string_append_printf(out, ":%zu:%s", size, c->description);
 	} else if (size) {
-		const uint8_t *key = dm_status_tells_keys() ? c->engine->key : NULL;
-
-		g_string_set_size(out, at + 2 * size);
-		for (size_t i = 0; i < 2 * size; i++)
-			out->str[at + i] = "0123456789abcdef"[key ? key[i / 2] >> (i % 2 ? 0 : 4) & 15 : 0];
+		dm_key_print(c->engine->key, size, out);
 	} else {
 		g_string_append_c(out, '-');
 	}

@@ -280,12 +280,20 @@ static unsigned watermark(const struct integrity *ic)
 
 static void print_alg(const struct integrity_alg *a, const char *word, GPtrArray *words)
 {
-	g_autofree char *zeroes = NULL;
+	GString *s;
 
 	if (!a->name)
 		return;
-	zeroes = g_strnfill(a->key.size * 2, '0');
-	g_ptr_array_add(words, g_strdup_printf("%s:%s%s%s", word, a->name, a->has_key ? ":" : "", zeroes));
+	s = g_string_sized_new(256 + 2 * a->key.size); /* no copies of the key are left behind */
+	g_string_append_printf(s, "%s:%s%s", word, a->name, a->has_key ? ":" : "");
+	dm_key_print(a->key.data, a->key.size, s);
+	g_ptr_array_add(words, g_string_free(s, false));
+}
+
+static void free_word(gpointer word)
+{
+	explicit_bzero(word, strlen(word));
+	g_free(word);
 }
 
 static void print_flag(bool flag, const char *word, GPtrArray *words)
@@ -339,7 +347,7 @@ static void print_words(struct integrity *ic, GPtrArray *words)
 
 void integrity_print_line(struct integrity *ic, GString *out)
 {
-	g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(g_free);
+	g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(free_word);
 
 	print_words(ic, words);
 	dm_dev_print(ic->dev, out);

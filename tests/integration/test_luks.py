@@ -27,6 +27,8 @@ def luks(fs, tool):
     ("LUKS2", ["--uuid", "8be4df61-93ca-11d2-aa0d-00e098032b8c"]),
     ("LUKS1", ["--type", "luks1"]),
     ("LUKS1", ["--type", "luks1", "--cipher", "aes-cbc-plain64", "--hash", "sha512"]),
+    ("LUKS2", ["--cipher", "serpent-xts-plain64"]),
+    ("LUKS1", ["--type", "luks1", "--cipher", "twofish-cbc-essiv:sha256", "--key-size", "256"]),
 ])
 def test_format_and_open(luks, work, kind, options):
     """What is written is there after closing and opening, the header stays, and the key is in no text."""

@@ -133,6 +133,27 @@ def test_what_fsync_covered_survives_the_daemon(dmfs, backing):
     assert content(legs[0]) == content(legs[1])
 
 
+def test_it_grows_and_shrinks_with_its_log(fs, backing):
+    """What was in sync stays so, what is new is copied; others than the live table may not."""
+    legs = [backing(4096), backing(4096)]
+    log = backing(16)
+    line = lambda sectors, sync="": f"0 {sectors} mirror disk {2 + bool(sync)} {log} 1024 {sync} " \
+        f"2 {legs[0]} 0 {legs[1]} 0".replace("  ", " ")
+    dev = fs.mkdir("m", line(2048, "nosync"))
+    dev.pwrite(b"n" * 4096, 2040 * 512, sync=True)
+    dev.load(line(4096))
+    wait_status(dev, " 4/4 ")
+    for leg in legs:
+        with open(leg, "rb") as f:
+            f.seek(2040 * 512)
+            assert f.read(4096) == b"n" * 4096
+    dev.load(line(1024))
+    assert " 1/1 " in dev.status()
+    os.rmdir(dev.path)
+    with pytest.raises(OSError):
+        fs.mkdir("m").load(line(2048))
+
+
 def test_read_only_touches_nothing(fs, backing):
     legs = [backing(2048, pattern(2048, i)) for i in range(2)]
     log = log_file(backing, regions=32)

@@ -53,6 +53,20 @@ def test_keys_are_told_to_who_asks_and_not_kept(fs, backing):
     assert dev.message("@numbers keys") == zeros
 
 
+def test_keys_of_integrity_are_told_too(fs, backing):
+    path = backing(4096)
+    keys = [c * 64 for c in "abc"]
+    words = " ".join(f"{word}:{alg}:{key}" for (word, alg), key in zip(
+        (("internal_hash", "hmac(sha256)"), ("journal_crypt", "cbc(aes)"), ("journal_mac", "hmac(sha256)")), keys))
+    dev = fs.mkdir("i", f"0 8 integrity {path} 0 - J 3 {words}")
+    told, table = dev.message("@numbers keys"), dev.table()
+    assert told.endswith(f" {words}\n") and table == dev.message("@numbers table")
+    for key in keys:
+        assert key not in table and told.count(key) == 1
+        told = told.replace(key, "0" * 64)
+    assert told == table
+
+
 def test_limits(fs, backing):
     fs.mkdir("c", f"0 64 crypt aes-xts-plain64 {KEY} 0 {backing(64)} 0 1 sector_size:4096")
     lines = dict(line.split() for line in fs["c"].message("@limits").splitlines())

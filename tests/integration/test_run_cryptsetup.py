@@ -98,11 +98,11 @@ def test_luks1_and_plain(run, crypt):
     crypt("close", "raw")
 
 
-def test_tcrypt_and_bitlk(run, fs, work):
+@pytest.mark.parametrize("ciphers", [["aes"], ["aes", "twofish", "serpent"], ["camellia"]])
+def test_tcrypt(run, fs, work, ciphers):
     needs("cryptsetup")
     data = pattern(2048, 4)
-    # other ciphers cryptsetup itself has only through the kernel's AF_ALG sockets, which need not be there
-    path = veracrypt.volume(fs, work, ["aes"], b"sesame", data, pim=1)
+    path = veracrypt.volume(fs, work, ciphers, b"sesame", data, pim=1)
     run.disks.append(path)
     disk = "/dev/" + os.path.basename(path)
     run("cryptsetup", "open", "--type", "tcrypt", "--veracrypt-pim", "1", disk, "v", given="sesame\n")
@@ -110,6 +110,9 @@ def test_tcrypt_and_bitlk(run, fs, work):
     run("cryptsetup", "close", "v")
     assert not fs.devices()
 
+
+def test_bitlk(run, fs, work):
+    needs("cryptsetup")
     volume = bitlocker.Volume(fs, work, protections=[bitlocker.PASSPHRASE])
     run.disks.append(volume.path)
     run("cryptsetup", "open", "--type", "bitlk", "/dev/" + os.path.basename(volume.path), "b",
@@ -143,5 +146,22 @@ def test_integritysetup_and_luks_with_integrity(run, fs, crypt):
     crypt("luksFormat", "--type", "luks2", "--integrity", "hmac-sha256", "--integrity-no-wipe", *FAST, disk)
     crypt("open", disk, "vol")
     data = filled(run, "vol", 64)
+    assert fs["vol"].pread(len(data), 0) == data
+    crypt("close", "vol")
+
+
+@pytest.mark.parametrize("cipher,integrity,bits", [
+    ("aes-gcm-random", "aead", "256"), ("chacha20-random", "poly1305", "256"),
+    ("serpent-xts-plain64", "hmac-sha256", "512")])
+def test_luks_with_other_ciphers_and_tags(run, fs, crypt, cipher, integrity, bits):
+    """Whether there is such a cipher cryptsetup asks a kernel that need not have any; key slots are in serpent then."""
+    needs_targets(fs, "integrity")
+    disk = run.disk("a.img", 40)
+    crypt("luksFormat", "--type", "luks2", "--cipher", cipher, "--integrity", integrity, "--key-size", bits,
+          "--integrity-no-wipe", *FAST, disk)
+    crypt("open", disk, "vol")
+    data = filled(run, "vol", 64)
+    crypt("close", "vol")
+    crypt("open", disk, "vol")
     assert fs["vol"].pread(len(data), 0) == data
     crypt("close", "vol")

@@ -128,6 +128,20 @@ def test_a_script_prints_the_same(run, work):
     assert out[0] == out[1]
 
 
+@pytest.mark.parametrize("command", ["modprobe dm-crypt", "/sbin/modprobe -q dm_thin_pool dm-raid", "exec modprobe dm_mod"])
+def test_the_device_mappers_modules_are_there(run, command):
+    needs("modprobe")
+    run("sh", "-c", command)
+    run("bash", "-c", command)
+    run.python("import os, sys; os.execvp('sh', ['sh', '-c', sys.argv[1]])", command)
+
+
+def test_other_modules_are_left_to_modprobe(run):
+    needs("modprobe")
+    for name in "dm-no-such", "dm-", "no_such_dm-mod":
+        assert run.raw("modprobe", name).returncode != 0, name
+
+
 def test_real_devices_are_where_they_were(run):
     run("sh", "-c", "echo >/dev/null && head -c 1 /dev/zero >/dev/shm/dmfs-run-$$ && rm /dev/shm/dmfs-run-$$ && "
         "test -c /dev/tty")

@@ -21,12 +21,11 @@ MADE = {
     "luks2-essiv": "--type luks2 --sector-size 512 --cipher aes-cbc-essiv:sha256",
     "luks1": "--type luks1",
     "luks1-cbc": "--type luks1 --cipher aes-cbc-plain64 --hash sha512",
+    # key slots in these ciphers, too: of libgcrypt here, of the kernel's crypto interface there
+    "serpent": "--type luks2 --cipher serpent-xts-plain64",
+    "twofish": "--type luks2 --sector-size 512 --cipher twofish-cbc-essiv:sha256 --key-size 256",
 }
-# only the kernel's cryptsetup: other ciphers than AES need its crypto interface to be made
 KERNELS = {
-    "serpent": "--type luks2 --cipher serpent-xts-plain64 --keyslot-cipher aes-xts-plain64 --keyslot-key-size 512",
-    "twofish": "--type luks2 --sector-size 512 --cipher twofish-cbc-essiv:sha256 --key-size 256 "
-               "--keyslot-cipher aes-xts-plain64 --keyslot-key-size 512",
     "null": "--type luks2 --cipher cipher_null-ecb",
 }
 QUICK = "--pbkdf pbkdf2 --pbkdf-force-iterations 1000"

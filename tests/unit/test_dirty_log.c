@@ -260,14 +260,14 @@ static void a_stranger_is_refused(void **state)
 	refused(100, "version 4294967295", args);
 	put_header(&f, 0x4d695272, 2, 99);
 	refused(100, "99 regions", args);
-	put_header(&f, 0x4d695272, 2, UINT64_MAX);
-	refused(100, "18446744073709551615 regions", args);
+	put_header(&f, 0x4d695272, 2, UINT64_MAX - 1);
+	refused(100, "18446744073709551614 regions", args);
 	assert_int_equal(pread(f.fd, before, sizeof before, 0), sizeof before);
 	put_header(&f, 0x4d695272, 1, 100); /* the same but for its number */
 	t = make(100, NULL, "%s", args);
 	assert_non_null(t);
 	dm_table_unref(t);
-	put_header(&f, 0x4d695272, 2, UINT64_MAX);
+	put_header(&f, 0x4d695272, 2, UINT64_MAX - 1);
 	assert_int_equal(pread(f.fd, after, sizeof after, 0), sizeof after);
 	assert_memory_equal(before, after, sizeof before); /* nobody wrote */
 	t = make(100, NULL, "%s", forced);
@@ -486,12 +486,66 @@ static void a_log_far_away(void **state)
 	dm_dirty_log_end_waiting(&log);
 }
 
+/* LVM's, which says with its bits alone what is in sync, before anybody knows how many there are. */
+static void a_log_for_any_number_of_regions(void **state)
+{
+	struct file f;
+	struct dm_table *t;
+	g_autofree char *args = NULL;
+	uint8_t bits[8] = {0xff, 0x0f};
+
+	file_open(&f, 8192);
+	args = g_strdup_printf("disk %s %u", f.path, REGION);
+	put_header(&f, 0x4d695272, 2, UINT64_MAX);
+	put(&f, BITMAP, bits, sizeof bits);
+	t = make(20, NULL, "%s", args);
+	assert_non_null(t);
+	resume();
+	assert_int_equal(byte(&f, 8), 20);
+	assert_int_equal(byte(&f, 9), 0);
+	for (uint64_t i = 0; i < 20; i++)
+		assert_int_equal(bit(&f, i), i < 12);
+	dm_table_unref(t);
+	file_close(&f);
+}
+
+/* Who has it live may grow and shrink with it; who has other regions, or comes later, may not. */
+static void a_log_in_use_is_resized(void **state)
+{
+	struct file f;
+	struct dm_table *t, *grown;
+	g_autofree char *args = NULL, *larger = NULL;
+
+	file_open(&f, 8192);
+	args = g_strdup_printf("disk %s %u", f.path, REGION);
+	larger = g_strdup_printf("disk %s %u", f.path, 2 * REGION);
+	t = make(20, NULL, "%s nosync", args);
+	resume();
+	refused(10, "of 20 regions", larger);
+	grown = make(30, NULL, "%s", args);
+	assert_non_null(grown);
+	dm_table_unref(t);
+	resume();
+	for (uint64_t i = 0; i < 30; i++)
+		assert_int_equal(bit(&f, i), i < 20);
+	t = make(10, NULL, "%s", args);
+	assert_non_null(t);
+	dm_table_unref(grown);
+	refused(11, "of 30 regions", args);
+	resume();
+	assert_int_equal(byte(&f, 8), 10);
+	dm_table_unref(t);
+	file_close(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_new_log_has_the_kernel_s_layout),
 		cmocka_unit_test(a_mark_is_on_the_disk_after_flush),
 		cmocka_unit_test(a_stranger_is_refused),
+		cmocka_unit_test(a_log_for_any_number_of_regions),
+		cmocka_unit_test(a_log_in_use_is_resized),
 		cmocka_unit_test(it_is_looked_at_again_before_the_resume),
 		cmocka_unit_test(bits_past_the_last_region_count_for_nothing),
 		cmocka_unit_test(sizes_and_arguments),

@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/if_alg.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -305,21 +306,28 @@ static int check_flags(const char *file, const struct options *o, const struct l
 
 /* --- the key -------------------------------------------------------------------------------------------- */
 
-/* Whether the kernel lends its ciphers; then libcryptsetup has more than AES. */
-static bool has_af_alg(void)
+/* Whether AF_ALG, the kernel's or ours, has the cipher of CIPHER-MODE[-IV], from which libcryptsetup has all but AES. */
+static bool has_cipher(const char *spec)
 {
+	g_auto(GStrv) parts = g_strsplit(spec, "-", 3);
+	struct sockaddr_alg sa = {.salg_family = AF_ALG, .salg_type = "skcipher"};
 	int fd = socket(AF_ALG, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	bool has;
 
-	if (fd >= 0)
-		close(fd);
-	return fd >= 0;
+	if (fd < 0)
+		return false;
+	g_snprintf((char *)sa.salg_name, sizeof(sa.salg_name), "%s(%s)", parts[0] && parts[1] ? parts[1] : "ecb",
+		   parts[0] ? parts[0] : "");
+	has = !bind(fd, (struct sockaddr *)&sa, sizeof(sa));
+	close(fd);
+	return has;
 }
 
 char *luks_foreign_cipher(struct crypt_device *cd)
 {
 	const char *type = crypt_get_type(cd);
 	bool luks2 = !strcmp(type, CRYPT_LUKS2);
-	int slots = g_str_has_prefix(type, "LUKS") && !has_af_alg() ? crypt_keyslot_max(type) : 0;
+	int slots = g_str_has_prefix(type, "LUKS") ? crypt_keyslot_max(type) : 0;
 
 	for (int i = 0; i < slots; i++) {
 		crypt_keyslot_info info = crypt_keyslot_status(cd, i);
@@ -331,7 +339,7 @@ char *luks_foreign_cipher(struct crypt_device *cd)
 		if (info != CRYPT_SLOT_ACTIVE && info != CRYPT_SLOT_ACTIVE_LAST)
 			continue;
 		spec = luks2 ? spec : luks1;
-		if (spec && strcmp(spec, "aes-xts-plain64") && !g_str_has_prefix(spec, "aes-cbc-plain"))
+		if (spec && !has_cipher(spec))
 			return g_strdup(spec);
 	}
 	return NULL;

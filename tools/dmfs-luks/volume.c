@@ -209,8 +209,7 @@ static int key_fail(struct crypt_device *cd, GError **err, int code, const char 
 	spec = code == ENOMEM ? NULL : luks_foreign_cipher(cd);
 	if (spec)
 		return fail(err, code,
-			    "%s: it has a key slot encrypted with %s, for which libcryptsetup needs AF_ALG "
-			    "(algif_skcipher), and this kernel does not give that",
+			    "%s: it has a key slot encrypted with %s, which neither this kernel's AF_ALG nor libgcrypt has",
 			    file, spec);
 	return volume_fail(err, code, file);
 }

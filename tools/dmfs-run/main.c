@@ -135,6 +135,7 @@ static int run(const char *mount, char **disks, char **command)
 	for (; *disks; disks++)
 		if (!shadow_add_disk(shadow, *disks, &err))
 			return fail(CANNOT_RUN, "%s", err->message);
+	g_setenv("DM_DISABLE_UDEV", "1", FALSE); /* there is none; whatever the configuration, names are made without it */
 	g_setenv("DMFS_RUN", shadow, TRUE);
 	g_setenv("DMFS_MOUNT", mount, TRUE);
 	configure_lvm(shadow, outer);

@@ -67,6 +67,80 @@ static char **complete(char *const *env, char **out)
 	return out;
 }
 
+/* --- modprobe -------------------------------------------------------------------------------------- */
+
+/* The device mapper's modules, without "dm-" and with '-' for '_': for who loads them first all are there. */
+static const char *const modules[] = {
+    "mod",
+    "bio-prison",
+    "bufio",
+    "persistent-data",
+    "log",
+    "log-userspace",
+    "region-hash",
+    "cache",
+    "cache-smq",
+    "clone",
+    "crypt",
+    "delay",
+    "dust",
+    "era",
+    "flakey",
+    "integrity",
+    "log-writes",
+    "mirror",
+    "multipath",
+    "raid",
+    "round-robin",
+    "snapshot",
+    "switch",
+    "thin-pool",
+    "unstriped",
+    "verity",
+    "writecache",
+    "zoned",
+    "zero",
+    "io-affinity",
+    "queue-length",
+    "service-time",
+    "historical-service-time",
+};
+
+static bool is_module(const char *word)
+{
+	if (strncmp(word, "dm-", 3) && strncmp(word, "dm_", 3))
+		return false;
+	for (size_t i = 0; i < sizeof modules / sizeof *modules; i++) {
+		const char *a = word + 3, *b = modules[i];
+
+		for (; *a && (*a == *b || (*a == '_' && *b == '-')); a++)
+			b++;
+		if (!*a && !*b)
+			return true;
+	}
+	return false;
+}
+
+/* The program to run: modprobe has nothing to do if all it is to load are modules of ours. */
+static const char *program(const char *path, char *const argv[])
+{
+	const char *base = strrchr(path, '/');
+	bool some = false;
+
+	if (!run.on || strcmp(base ? base + 1 : path, "modprobe"))
+		return path;
+	for (size_t i = 1; argv && argv[0] && argv[i]; i++) {
+		if (*argv[i] == '-')
+			continue;
+		if (!is_module(argv[i]))
+			return path;
+		some = true;
+	}
+	return some ? "/bin/true" : path;
+}
+
+/* --- running --------------------------------------------------------------------------------------- */
+
 #define WITH(env)                                                                                                      \
 	(run.on ? complete(env, alloca((count(env) + CARRIED + 1) * sizeof(char *))) : (char **)(uintptr_t)(env))
 
@@ -74,12 +148,22 @@ PUBLIC int execve(const char *path, char *const argv[], char *const env[])
 {
 	char to[PATH_MAX];
 
-	return NEXT(execve)(place(path, to, PLACE_LOOK), argv, WITH(env));
+	return NEXT(execve)(place(program(path, argv), to, PLACE_LOOK), argv, WITH(env));
 }
 
 PUBLIC int execvpe(const char *file, char *const argv[], char *const env[])
 {
-	return NEXT(execvpe)(file, argv, WITH(env));
+	return NEXT(execvpe)(program(file, argv), argv, WITH(env));
+}
+
+PUBLIC int execv(const char *path, char *const argv[])
+{
+	return execve(path, argv, environ);
+}
+
+PUBLIC int execvp(const char *file, char *const argv[])
+{
+	return execvpe(file, argv, environ);
 }
 
 PUBLIC int fexecve(int fd, char *const argv[], char *const env[])
@@ -90,11 +174,11 @@ PUBLIC int fexecve(int fd, char *const argv[], char *const env[])
 PUBLIC int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
 		       const posix_spawnattr_t *attr, char *const argv[], char *const env[])
 {
-	return NEXT(posix_spawn)(pid, path, actions, attr, argv, WITH(env));
+	return NEXT(posix_spawn)(pid, program(path, argv), actions, attr, argv, WITH(env));
 }
 
 PUBLIC int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
 			const posix_spawnattr_t *attr, char *const argv[], char *const env[])
 {
-	return NEXT(posix_spawnp)(pid, file, actions, attr, argv, WITH(env));
+	return NEXT(posix_spawnp)(pid, program(file, argv), actions, attr, argv, WITH(env));
 }

@@ -5,6 +5,7 @@
 #   make crash          the crash laboratory in full
 #   make check-zoned-kernel  zoned beside the kernel's, under qemu's emulation
 #   make random         random operations on all targets at once, for RANDOM_SEEDS
+#   make kills          a hundred deaths (KILLS) of one of multipath's two servers under load; make check has a few
 #   make fuzz           the fuzzers, for FUZZ_SECONDS each (a quarter for formats)
 #   make bench          the benchmark against its peers
 #   make install        honours PREFIX and DESTDIR
@@ -86,7 +87,7 @@ unit_bins := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(unit_src))
 crash_bins := $(if $(crash_src),$(B)/tests/crash/crash)
 fuzz_bins := $(patsubst tests/fuzz/%.c,$(B)/tests/fuzz/%,$(fuzz_src))
 
-.PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz check-zoned-kernel crash random fuzz fuzz-bins bench \
+.PHONY: all check check-unit check-integration check-kernel check-crash check-fuzz check-zoned-kernel crash random kills fuzz fuzz-bins bench \
 	install uninstall clean tests format
 .SECONDARY:
 all: $(programs) $(B)/libdmfs-run.so
@@ -144,6 +145,10 @@ crash: all tests
 	contrib/runtests B=$(B) crash-full
 random: all
 	contrib/runtests B=$(B) RANDOM_SEEDS="$(RANDOM_SEEDS)" random
+KILLS ?= 100
+kills: all
+	MULTIPATH_KILLS=$(KILLS) DMFS_BUILD=$(abspath $(B)) $(PYTHON) -m pytest -q -k servers_die_in_turns \
+		tests/integration/test_multipath.py
 fuzz-bins: $(fuzz_bins)
 fuzz:
 	contrib/runtests B=$(B) FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz

@@ -25,7 +25,7 @@ static enum dm_mapio error_map(struct dm_target *ti, struct dm_bio *bio)
 const struct dm_target_type error_target = {
 	.name = "error",
 	.version = {1, 5, 0},
-	.features = DM_TARGET_FLUSH_LAST,
+	.features = DM_TARGET_FLUSH_LAST | DM_TARGET_WILDCARD,
 	.ctr = error_ctr,
 	.map = error_map,
 };

@@ -33,6 +33,7 @@ struct dm_path_selector {
 struct dm_path_selector_type {
 	const char *name;
 	unsigned table_args, info_args; /* words that status() prints of a path */
+	bool timed;                     /* end() wants to know when the request was sent */
 
 	/* The group's own arguments.  May be absent: they are swallowed then, as the kernel does. */
 	int (*create)(struct dm_path_selector *, int argc, char **argv, GError **);
@@ -41,7 +42,7 @@ struct dm_path_selector_type {
 	int (*add_path)(struct dm_path_selector *, struct dm_path *, int argc, char **argv, GError **);
 	/* The path for a request of so many bytes, or NULL: all have failed. */
 	struct dm_path *(*select)(struct dm_path_selector *, uint64_t bytes);
-	/* A request was sent by a path, or has ended there after it was sent at start_ns (dm_now_ns()).  May be absent. */
+	/* A request was sent by a path, or has ended there: if timed, after it was sent at start_ns (dm_now_ns()).  May be absent. */
 	void (*start)(struct dm_path_selector *, struct dm_path *, uint64_t bytes);
 	void (*end)(struct dm_path_selector *, struct dm_path *, uint64_t bytes, uint64_t start_ns);
 	/* path NULL: the group's own words, "0" when absent; else exactly table_args or info_args, each with a blank before it. */
@@ -78,6 +79,17 @@ static inline void dm_path_chosen(struct dm_path_selector *ps, unsigned first, u
 static inline bool dm_path_usable(struct dm_path *path)
 {
 	return !atomic_load_explicit(&path->failed, memory_order_relaxed);
+}
+
+/* Whether there is nothing to choose: then *path is the only one, or NULL if it has failed. */
+static inline bool dm_path_only(struct dm_path_selector *ps, struct dm_path **path)
+{
+	if (ps->paths->len != 1)
+		return false;
+	*path = ps->paths->pdata[0];
+	if (!dm_path_usable(*path))
+		*path = NULL;
+	return true;
 }
 
 #endif

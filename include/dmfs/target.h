@@ -75,6 +75,7 @@ enum dm_target_features {
 	 */
 	DM_TARGET_STRAIGHT = 1u << 9,
 	DM_TARGET_MIXED_ZONES = 1u << 8, /* has use for devices with zones, whatever their models, but shows none (io_hints) */
+	DM_TARGET_WILDCARD = 1u << 10, /* a table with one of it may replace an immutable target */
 };
 
 struct dm_target;

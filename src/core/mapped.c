@@ -237,13 +237,21 @@ static int check_removed(struct dm_mapped *md, GError **err)
 	return dm_mapped_removed(md) ? dm_fail(err, ENXIO, "the device was removed") : 0;
 }
 
-/* An immutable target stays what it is. */
+static bool has_wildcard(struct dm_table *t)
+{
+	for (unsigned i = 0; i < t->n; i++)
+		if (dm_table_target(t, i)->type->features & DM_TARGET_WILDCARD)
+			return true;
+	return false;
+}
+
+/* An immutable target stays what it is, or ends: errors may take its place, and anything theirs. */
 static int check_immutable(struct dm_mapped *md, struct dm_table *t, GError **err)
 {
 	struct dm_table *live = atomic_load(&md->live);
 	const struct dm_target_type *old = live ? dm_table_target(live, 0)->type : NULL;
 
-	if (old && (old->features & DM_TARGET_IMMUTABLE) && dm_table_target(t, 0)->type != old)
+	if (old && (old->features & DM_TARGET_IMMUTABLE) && dm_table_target(t, 0)->type != old && !has_wildcard(t))
 		return dm_fail(err, EINVAL, "can't replace immutable target type %s", old->name);
 	return 0;
 }

@@ -199,6 +199,9 @@ void mirror_redispatch(struct dm_bio_list *list);
 /* Finds or makes a region; NULL if it is in sync, not in the hash, and `make` is false.  Its shard's lock held. */
 struct region *region_get(struct mirror *ms, uint64_t nr, bool make);
 void region_drop(struct mirror *ms, struct region *reg);
+/* Calls fn for each region in the hash, with its shard's lock held; one that fn says true of is dropped. */
+typedef bool (*region_fn)(struct mirror *ms, struct region *reg, void *data);
+void regions_each(struct mirror *ms, region_fn fn, void *data);
 /* One that is not in the hash; its shard's lock held. */
 struct region *region_make(struct mirror *ms, uint64_t nr, enum region_state state);
 /* A region begins to be written to while it is clean; its shard's lock held. */

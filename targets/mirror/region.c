@@ -48,6 +48,21 @@ void region_drop(struct mirror *ms, struct region *reg)
 	g_hash_table_remove(mirror_shard(ms, reg->nr)->regions, reg);
 }
 
+void regions_each(struct mirror *ms, region_fn fn, void *data)
+{
+	for (unsigned i = 0; i < SHARDS; i++) {
+		GHashTableIter iter;
+		gpointer reg;
+
+		pthread_mutex_lock(&ms->shards[i].lock);
+		g_hash_table_iter_init(&iter, ms->shards[i].regions);
+		while (g_hash_table_iter_next(&iter, &reg, NULL))
+			if (fn(ms, reg, data))
+				g_hash_table_iter_remove(&iter);
+		pthread_mutex_unlock(&ms->shards[i].lock);
+	}
+}
+
 /* --- clean to dirty ------------------------------------------------------------------- */
 
 void region_begin_dirty(struct mirror *ms, struct region *reg)
@@ -153,45 +168,39 @@ void mirror_clean_timer(struct dm_timer *t)
 	dm_wq_queue(ms->io_wq, &ms->cleaner);
 }
 
-/* What the cleaner found. */
+/* What the cleaner looks for, and found. */
 struct found {
+	bool all; /* even those written to a moment ago */
 	GArray *idle;  /* of uint64_t: regions nobody writes to */
 	bool unflushed; /* no flush has reached all legs since they were written to */
 	bool more;     /* it is worth looking again */
 };
 
-/* all: even those written to a moment ago. */
-static void look_at(struct mirror *ms, struct region *reg, bool all, struct found *f)
+static bool look_at(struct mirror *ms, struct region *reg, void *data)
 {
-	bool idle = !reg->pending && (all || !reg->touched);
+	struct found *f = data;
+	bool idle = !reg->pending && (f->all || !reg->touched);
 	bool flushed;
 
+	if (reg->state != REGION_DIRTY)
+		return false;
 	if (reg->touched || reg->pending)
 		reg->flush = atomic_load(&ms->flushes);
 	flushed = atomic_load(&ms->flushed) > reg->flush;
 	reg->touched = reg->pending > 0; /* those end after this */
 	if (!idle || flushed || !ms->log->type->in_memory)
 		f->more = true;
-	if (!idle || (!flushed && !all && ms->log->type->in_memory)) /* in memory nothing is won by flushing */
-		return;
+	if (!idle || (!flushed && !f->all && ms->log->type->in_memory)) /* in memory nothing is won by flushing */
+		return false;
 	g_array_append_val(f->idle, reg->nr);
 	f->unflushed |= !flushed;
+	return false;
 }
 
 static void look_around(struct mirror *ms, bool all, struct found *f)
 {
-	*f = (struct found){.idle = g_array_new(FALSE, FALSE, sizeof(uint64_t))};
-	for (unsigned i = 0; i < SHARDS; i++) {
-		GHashTableIter iter;
-		gpointer reg;
-
-		pthread_mutex_lock(&ms->shards[i].lock);
-		g_hash_table_iter_init(&iter, ms->shards[i].regions);
-		while (g_hash_table_iter_next(&iter, &reg, NULL))
-			if (((struct region *)reg)->state == REGION_DIRTY)
-				look_at(ms, reg, all, f);
-		pthread_mutex_unlock(&ms->shards[i].lock);
-	}
+	*f = (struct found){.all = all, .idle = g_array_new(FALSE, FALSE, sizeof(uint64_t))};
+	regions_each(ms, look_at, f);
 }
 
 static bool some_leg_is_stale(struct mirror *ms)
@@ -296,25 +305,16 @@ void region_lost_sync(struct mirror *ms, uint64_t nr)
 	pthread_mutex_unlock(&shard->lock);
 }
 
+static bool lose(struct mirror *ms, struct region *reg, void *data)
+{
+	if (reg->state != REGION_DIRTY)
+		return false;
+	lose_sync(ms, reg->nr, reg);
+	reg->state = REGION_NOSYNC;
+	return !reg->pending && dm_bio_list_empty(&reg->marking);
+}
+
 void regions_lost_sync(struct mirror *ms)
 {
-	for (unsigned i = 0; i < SHARDS; i++) {
-		struct shard *shard = &ms->shards[i];
-		GHashTableIter iter;
-		gpointer key;
-
-		pthread_mutex_lock(&shard->lock);
-		g_hash_table_iter_init(&iter, shard->regions);
-		while (g_hash_table_iter_next(&iter, &key, NULL)) {
-			struct region *reg = key;
-
-			if (reg->state != REGION_DIRTY)
-				continue;
-			lose_sync(ms, reg->nr, reg);
-			reg->state = REGION_NOSYNC;
-			if (!reg->pending && dm_bio_list_empty(&reg->marking))
-				g_hash_table_iter_remove(&iter);
-		}
-		pthread_mutex_unlock(&shard->lock);
-	}
+	regions_each(ms, lose, NULL);
 }

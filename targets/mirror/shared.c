@@ -273,21 +273,10 @@ static void answer_writes(struct mirror *ms, const GArray *regions)
 
 /* --- the worker: a server that has forgotten us ------------------------------------------- */
 
-static GArray *all_regions(struct mirror *ms)
+static bool list_region(struct mirror *ms, struct region *reg, void *data)
 {
-	GArray *all = g_array_new(FALSE, FALSE, sizeof(uint64_t));
-
-	for (unsigned i = 0; i < SHARDS; i++) {
-		GHashTableIter iter;
-		gpointer reg;
-
-		pthread_mutex_lock(&ms->shards[i].lock);
-		g_hash_table_iter_init(&iter, ms->shards[i].regions);
-		while (g_hash_table_iter_next(&iter, &reg, NULL))
-			g_array_append_val(all, ((struct region *)reg)->nr);
-		pthread_mutex_unlock(&ms->shards[i].lock);
-	}
-	return all;
+	g_array_append_val((GArray *)data, reg->nr);
+	return false;
 }
 
 static void lose(struct mirror *ms, uint64_t nr)
@@ -308,10 +297,11 @@ static void lose(struct mirror *ms, uint64_t nr)
 /* False: there is no server, and nobody waits for it. */
 static bool ask_about_all(struct mirror *ms)
 {
-	GArray *all = all_regions(ms);
+	GArray *all = g_array_new(FALSE, FALSE, sizeof(uint64_t));
 	bool lost = false;
 	int in_sync = 0;
 
+	regions_each(ms, list_region, all);
 	for (unsigned i = 0; i < all->len && in_sync >= 0; i++) {
 		uint64_t nr = g_array_index(all, uint64_t, i);
 

@@ -199,6 +199,7 @@ const struct dm_path_selector_type dm_historical_service_time = {
 	.name = "historical-service-time",
 	.table_args = 1,
 	.info_args = 3,
+	.timed = true,
 	.create = hst_create,
 	.destroy = hst_destroy,
 	.add_path = hst_add_path,

@@ -87,7 +87,7 @@ static void aim(struct dm_bio *bio, struct path *path)
 		atomic_store(&path->unflushed, false);
 	if (ps->type->start)
 		ps->type->start(&path->group->ps, &path->p, bytes_of(bio));
-	if (ps->type->end)
+	if (ps->type->timed)
 		mb->start_ns = dm_now_ns();
 }
 
@@ -107,6 +107,8 @@ static enum without without_path(struct multipath *m, struct dm_bio *bio)
 	pthread_mutex_lock(&m->lock);
 	if (atomic_load(&m->valid_paths)) {
 		what = RETRY;
+	} else if (dm_target_noflush(m->ti)) { /* before queueing: the suspension waits for what is held */
+		what = REQUEUE;
 	} else if (m->queue_if_no_path) {
 		int error = dm_hold_add(&m->held, bio);
 
@@ -114,8 +116,6 @@ static enum without without_path(struct multipath *m, struct dm_bio *bio)
 			bio->error = error;
 		else
 			what = HELD;
-	} else if (dm_target_noflush(m->ti)) {
-		what = REQUEUE;
 	}
 	pthread_mutex_unlock(&m->lock);
 	return what;

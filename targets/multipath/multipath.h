@@ -64,7 +64,7 @@ struct multipath {
 struct multipath_bio {
 	struct path *path; /* where it was sent; NULL: nowhere */
 	uint64_t sector;   /* of the target */
-	uint64_t start_ns;
+	uint64_t start_ns; /* for a selector that is timed */
 };
 
 /* params.c: reads the table line into m, whose lists are empty; what was read stays on an error. */

@@ -7,16 +7,19 @@
  *
  * Paths with equally many take turns.
  */
+#include <inttypes.h>
+
+#include <dmfs/counter.h>
 #include <dmfs/path_selector.h>
 
 struct queue_length_path {
 	unsigned repeat_count;
-	atomic_uint in_flight;
+	struct dm_counter in_flight;
 };
 
-static unsigned in_flight(struct dm_path *path)
+static uint64_t in_flight(struct dm_path *path)
 {
-	return atomic_load_explicit(&((struct queue_length_path *)path->context)->in_flight, memory_order_relaxed);
+	return dm_counter_sum(&((struct queue_length_path *)path->context)->in_flight);
 }
 
 static int queue_length_add_path(struct dm_path_selector *ps, struct dm_path *path, int argc, char **argv, GError **err)
@@ -28,12 +31,15 @@ static int queue_length_add_path(struct dm_path_selector *ps, struct dm_path *pa
 
 static struct dm_path *queue_length_select(struct dm_path_selector *ps, uint64_t bytes)
 {
-	unsigned first = dm_path_first(ps), chosen = 0, least = 0;
+	unsigned first = dm_path_first(ps), chosen = 0;
 	struct dm_path *best = NULL;
+	uint64_t least = 0;
 
+	if (dm_path_only(ps, &best))
+		return best;
 	for (unsigned i = 0; i < ps->paths->len; i++) {
 		struct dm_path *path = dm_path_nth(ps, first, i);
-		unsigned n = in_flight(path);
+		uint64_t n = in_flight(path);
 
 		if (!dm_path_usable(path) || (best && n >= least))
 			continue;
@@ -50,12 +56,12 @@ static struct dm_path *queue_length_select(struct dm_path_selector *ps, uint64_t
 
 static void queue_length_start(struct dm_path_selector *ps, struct dm_path *path, uint64_t bytes)
 {
-	atomic_fetch_add_explicit(&((struct queue_length_path *)path->context)->in_flight, 1, memory_order_relaxed);
+	dm_counter_add(&((struct queue_length_path *)path->context)->in_flight, 1);
 }
 
 static void queue_length_end(struct dm_path_selector *ps, struct dm_path *path, uint64_t bytes, uint64_t start_ns)
 {
-	atomic_fetch_sub_explicit(&((struct queue_length_path *)path->context)->in_flight, 1, memory_order_relaxed);
+	dm_counter_add(&((struct queue_length_path *)path->context)->in_flight, -1);
 }
 
 static void queue_length_status(struct dm_path_selector *ps, struct dm_path *path, enum dm_status_type type, GString *out)
@@ -65,7 +71,7 @@ static void queue_length_status(struct dm_path_selector *ps, struct dm_path *pat
 	else if (type == DM_STATUS_TABLE)
 		g_string_append_printf(out, " %u", ((struct queue_length_path *)path->context)->repeat_count);
 	else
-		g_string_append_printf(out, " %u", in_flight(path));
+		g_string_append_printf(out, " %" PRIu64, in_flight(path));
 }
 
 extern const struct dm_path_selector_type dm_queue_length;

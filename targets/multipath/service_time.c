@@ -10,13 +10,14 @@
  */
 #include <inttypes.h>
 
+#include <dmfs/counter.h>
 #include <dmfs/path_selector.h>
 
 #define MAX_THROUGHPUT 100
 
 struct service_time_path {
 	unsigned repeat_count, throughput;
-	_Atomic uint64_t in_flight; /* bytes */
+	struct dm_counter in_flight; /* bytes */
 };
 
 static int service_time_add_path(struct dm_path_selector *ps, struct dm_path *path, int argc, char **argv, GError **err)
@@ -53,10 +54,12 @@ static struct dm_path *service_time_select(struct dm_path_selector *ps, uint64_t
 	struct dm_path *best = NULL;
 	uint64_t best_bytes = 0;
 
+	if (dm_path_only(ps, &best))
+		return best;
 	for (unsigned i = 0; i < ps->paths->len; i++) {
 		struct dm_path *path = dm_path_nth(ps, first, i);
 		struct service_time_path *p = path->context;
-		uint64_t in_flight = atomic_load_explicit(&p->in_flight, memory_order_relaxed);
+		uint64_t in_flight = dm_counter_sum(&p->in_flight);
 
 		if (!dm_path_usable(path) || (best && compare(p, in_flight, best->context, best_bytes, bytes) >= 0))
 			continue;
@@ -71,12 +74,12 @@ static struct dm_path *service_time_select(struct dm_path_selector *ps, uint64_t
 
 static void service_time_start(struct dm_path_selector *ps, struct dm_path *path, uint64_t bytes)
 {
-	atomic_fetch_add_explicit(&((struct service_time_path *)path->context)->in_flight, bytes, memory_order_relaxed);
+	dm_counter_add(&((struct service_time_path *)path->context)->in_flight, (int64_t)bytes);
 }
 
 static void service_time_end(struct dm_path_selector *ps, struct dm_path *path, uint64_t bytes, uint64_t start_ns)
 {
-	atomic_fetch_sub_explicit(&((struct service_time_path *)path->context)->in_flight, bytes, memory_order_relaxed);
+	dm_counter_add(&((struct service_time_path *)path->context)->in_flight, -(int64_t)bytes);
 }
 
 static void service_time_status(struct dm_path_selector *ps, struct dm_path *path, enum dm_status_type type, GString *out)
@@ -88,7 +91,7 @@ static void service_time_status(struct dm_path_selector *ps, struct dm_path *pat
 	else if (type == DM_STATUS_TABLE)
 		g_string_append_printf(out, " %u %u", p->repeat_count, p->throughput);
 	else
-		g_string_append_printf(out, " %" PRIu64 " %u", atomic_load(&p->in_flight), p->throughput);
+		g_string_append_printf(out, " %" PRIu64 " %u", dm_counter_sum(&p->in_flight), p->throughput);
 }
 
 extern const struct dm_path_selector_type dm_service_time;

@@ -14,13 +14,16 @@ import fnmatch
 import json
 import os
 import re
+import select
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 from mounted import Dmfs, quote, unmount, wait_mount
+from nbd_server import Server
 
 MIB = 1 << 20
 ROWS, SUBJECTS = {}, {}
@@ -189,8 +192,12 @@ class Bench:
         print(f"\n*** SKIPPED: {what}: {why}\n", flush=True)
         self.skipped.append({"what": what, "why": str(why)})
 
-    def compare(self, subjects, jobs, limits=(), spans=None):
-        """Measures every job on every subject, prints a table, checks the limits."""
+    def compare(self, subjects, jobs, limits=(), spans=None, shorter=1):
+        """Measures every job on every subject, prints a table, checks the limits.
+
+        shorter: so many times as many rounds, each as much shorter: for what hardly differs.
+        """
+        shorter = 1 if self.quick else shorter
         paths = {}
         for name in subjects:
             with contextlib.suppress(Skip):
@@ -200,18 +207,18 @@ class Bench:
         spans = spans or {}
         seen = {(j, s): [] for j in jobs for s in paths}
         names = list(paths)
-        for turn in range(self.rounds):
+        for turn in range(self.rounds * shorter):
             for job in jobs:
                 for i in range(len(names)):
                     name = names[(i + turn) % len(names)]
                     if seen[job, name] is None:
                         continue
                     try:
-                        seen[job, name].append(self.fio(paths[name], job, spans.get(name)))
+                        seen[job, name].append(self.fio(paths[name], job, spans.get(name), self.seconds / shorter))
                     except (Skip, subprocess.TimeoutExpired) as e:
                         self.skip(f"{name}, {job.name}", e)
                         seen[job, name] = None
-            _progress(f"{self.row}: round {turn + 1} of {self.rounds}")
+            _progress(f"{self.row}: round {turn + 1} of {self.rounds * shorter}")
         _progress("")
         median = {k: statistics.median(v) for k, v in seen.items() if v}
         for (job, name), value in median.items():
@@ -249,6 +256,13 @@ class Bench:
         limit = f"at most {at_most:g}" if at_most is not None else f"at least {at_least:g}" if at_least is not None else ""
         print(f"  {name}: {value:,.4g} {unit}" + (f"  ({limit}: {'pass' if ok else 'FAIL'})" if limit else ""), flush=True)
         return ok
+
+    def beside_cp(self, what, speed, cp, at_least=None):
+        """Measures speed() and cp(), both MB/s, in turns; what the first reaches of the second."""
+        pairs = [(speed(), cp()) for _ in range(self.rounds)]
+        self.measure(what, statistics.median(s for s, _ in pairs), "MB/s")
+        self.measure(f"{what}: cp", statistics.median(c for _, c in pairs), "MB/s")
+        self.measure(f"{what} / cp", statistics.median(s / c for s, c in pairs), "", at_least=at_least)
 
     # --- the end -----------------------------------------------------------------
 
@@ -335,6 +349,37 @@ def write_all(path, size):
         os.fsync(f.fileno())
 
 
+def write_zeroes(path, size):
+    """A file of zeroes, allocated."""
+    with open(path, "wb") as f:
+        for _ in range(0, size, MIB):
+            f.write(bytes(MIB))
+    return path
+
+
+def cp_speed(bench, source, size, block=MIB):
+    """MB/s of a copy of so many bytes, in blocks, into a file that is there."""
+    dest = write_zeroes(os.path.join(bench.dir, "cp.img"), size)
+    began = time.monotonic()
+    subprocess.run(["dd", f"if={source}", f"of={dest}", f"bs={block}", f"count={size // block}", "conv=notrunc", "status=none"],
+                   check=True)
+    seconds = time.monotonic() - began
+    os.unlink(dest)
+    return size / seconds / 1e6
+
+
+def wait_status(dev, done):
+    """Waits until done() is true of the words of the device's status: looks after each event, and each second."""
+    poller = select.poll()
+    with open(dev.file("status"), "rb", buffering=0) as f:
+        poller.register(f, select.POLLPRI)
+        while True:
+            f.seek(0)
+            if done(f.read().decode().split()):
+                return
+            poller.poll(1000)
+
+
 @contextlib.contextmanager
 def served(bench, name, cmd, mountpoint):
     """A peer that mounts something at mountpoint (a directory or a file) while it runs in the foreground."""
@@ -382,6 +427,12 @@ def nbd_fuse(b, name, *nbdkit):
         pass
     with served(b, name, [fuse, mountpoint, "[", kit, "--exit-with-parent", *nbdkit, "]"], mountpoint):
         yield mountpoint
+
+
+def nbdkit(bench, name, path):
+    """A server of a file, to be started and killed."""
+    sock = os.path.join(bench.dir, f"{name}.sock")
+    return Server([program("nbdkit", "nbdkit"), "-f", "-U", sock, "file", path], sock)
 
 
 def device(bench, name, *lines):

@@ -3,10 +3,9 @@
 
 import os
 import statistics
-import subprocess
 import time
 
-from benchlib import DIRECT_4K, MIB, Job, Limit, device, nbd_fuse, program, row, subject
+from benchlib import DIRECT_4K, MIB, Job, Limit, cp_speed, device, nbd_fuse, nbdkit, row, subject, write_zeroes
 from mounted import SECTOR, quote
 
 READ_4K = Job("randread 4k d16", "randread", 4096, 16)
@@ -15,12 +14,8 @@ REGION = 128                    # sectors
 
 
 def fresh(b, name, size):
-    """A file of zeroes, allocated: metadata that will be formatted, or a destination."""
-    path = os.path.join(b.dir, name)
-    with open(path, "wb") as f:
-        for _ in range(0, size, MIB):
-            f.write(bytes(MIB))
-    return path
+    """Metadata that will be formatted, or a destination."""
+    return write_zeroes(os.path.join(b.dir, name), size)
 
 
 def clone_line(b, name, size=None, rest="", region=REGION):
@@ -80,24 +75,11 @@ def hydration_speed(b, size):
     return size / seconds / 1e6
 
 
-def cp_speed(b, size):
-    dest = fresh(b, "clone-cp", size)
-    began = time.monotonic()
-    subprocess.run(["dd", f"if={b.file('linear.img')}", f"of={dest}", "bs=1M", f"count={size // MIB}", "conv=notrunc",
-                    "status=none"], check=True)
-    seconds = time.monotonic() - began
-    os.unlink(dest)
-    return size / seconds / 1e6
-
-
 @row("clone-hydration")
 def hydration(b):
     """the background hydration of an idle clone, 64 regions of 64 KiB at a time, beside a copy of the same data"""
     size = min(b.size, 256 * MIB)
-    pairs = [(hydration_speed(b, size), cp_speed(b, size)) for _ in range(b.rounds)]
-    b.measure("hydration", statistics.median(h for h, _ in pairs), "MB/s")
-    b.measure("cp", statistics.median(c for _, c in pairs), "MB/s")
-    b.measure("hydration / cp", statistics.median(h / c for h, c in pairs), "", at_least=0.6)
+    b.beside_cp("hydration", lambda: hydration_speed(b, size), lambda: cp_speed(b, b.file("linear.img"), size), at_least=0.6)
 
 
 def reads_beside_hydration(b, dev, job, hydrating):
@@ -168,18 +150,12 @@ def terabyte(b):
 
 @subject("linear on NBD")
 def nbd(b):
-    sock = os.path.join(b.dir, "bench.sock")
-    server = subprocess.Popen([program("nbdkit", "nbdkit"), "-f", "-U", sock, "file", b.file("linear.img")],
-                              stdin=subprocess.DEVNULL)
+    server = nbdkit(b, "bench", b.file("linear.img"))
     try:
-        while not os.path.exists(sock):
-            if server.poll() is not None:
-                raise RuntimeError(f"nbdkit has ended with {server.returncode}")
-            time.sleep(0.01)
-        yield from device(b, "on-nbd", f"0 {b.sectors()} linear nbd+unix:///?socket={sock} 0")
+        server.start()
+        yield from device(b, "on-nbd", f"0 {b.sectors()} linear {server.uri} 0")
     finally:
         server.kill()
-        server.wait()
 
 
 @subject("nbdfuse")

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """mirror beside linear, and its resync beside cp."""
 
-import os
-import select
-import statistics
-import subprocess
 import time
 
-from benchlib import BUFFERED, DIRECT, Limit, device, row, subject
+from benchlib import BUFFERED, DIRECT, Limit, cp_speed, device, row, subject, wait_status
 from log_server import Logd
 from mounted import quote
 
@@ -50,16 +46,9 @@ def mirror_userspace_row(b):
     b.compare(["mirror-userspace", "mirror"], DIRECT[:4], [Limit("write 4k d16", "mirror-userspace", "mirror", 0.6)])
 
 
-def wait_in_sync(dev):
-    poller = select.poll()
-    with open(dev.file("status"), "rb", buffering=0) as f:
-        poller.register(f, select.POLLPRI)
-        while True:
-            f.seek(0)
-            done, _, total = f.read().split()[6].partition(b"/")
-            if done == total:
-                return
-            poller.poll()
+def in_sync(words):
+    done, _, total = words[6].partition("/")
+    return done == total
 
 
 @row("mirror-resync")
@@ -67,19 +56,13 @@ def resync(b):
     """copying a leg, beside cp; while nothing else happens"""
     source, target = b.file("leg0.img"), b.file("leg1.img")
     size = min(b.size, 256 << 20)
-    part = b.file("cp.img", size, filled=False)
-    copies, syncs = [], []
     dev = b.dmfs().mkdir("resync")
-    for _ in range(b.rounds):
-        begin = time.monotonic()
-        subprocess.run(["dd", f"if={source}", f"of={part}", "bs=1M", f"count={size >> 20}", "conv=notrunc", "status=none"],
-                       check=True)
-        copies.append(time.monotonic() - begin)
+
+    def sync():
         begin = time.monotonic()
         dev.load(f"0 {size // 512} mirror core 1 {REGION} 2 {quote(source)} 0 {quote(target)} 0")
-        wait_in_sync(dev)
-        syncs.append(time.monotonic() - begin)
+        wait_status(dev, in_sync)
+        return size / (time.monotonic() - begin) / 1e6
+
+    b.beside_cp("resync", sync, lambda: cp_speed(b, source, size), at_least=0.5)
     dev.remove()
-    os.unlink(part)
-    b.measure("resync, of cp's speed", statistics.median(copies) / statistics.median(syncs), "", at_least=0.5)
-    b.measure("resync", size / statistics.median(syncs) / 1e6, "MB/s")

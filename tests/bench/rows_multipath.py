@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """multipath beside linear, over NBD by one path and by two, and how long a failover takes."""
 
+import contextlib
 import os
-import subprocess
 import time
 
-from benchlib import DIRECT, DIRECT_4K, Limit, device, linear_line, program, row, subject
+from benchlib import DIRECT, DIRECT_4K, Limit, device, nbdkit, row, subject
 from mounted import quote
 
 
@@ -15,7 +15,8 @@ def line(sectors, paths, selector="queue-length"):
 
 @subject("multipath")
 def multipath(b):
-    yield from device(b, "multipath", line(b.sectors(), [b.file("multipath.img")]))
+    """On linear's own file: what memory a file lies in makes more of a difference than multipath does."""
+    yield from device(b, "multipath", line(b.sectors(), [b.file("linear.img")]))
 
 
 @row("multipath")
@@ -24,30 +25,20 @@ def one_path(b):
     b.compare(["multipath", "linear"], DIRECT, [Limit("* 4k d16", "multipath", "linear", 0.95)])
 
 
-class Servers:
-    """N nbdkits of one file."""
-
-    def __init__(self, b, count):
-        self.socks = [os.path.join(b.dir, f"multipath{i}.sock") for i in range(count)]
-        path = b.file("multipath-nbd.img")
-        self.processes = [subprocess.Popen([program("nbdkit", "nbdkit"), "-f", "-U", sock, "file", path]) for sock in self.socks]
-        for sock in self.socks:
-            while not os.path.exists(sock):
-                time.sleep(0.01)
-        self.uris = [f"nbd+unix:///?socket={sock}" for sock in self.socks]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        for p in self.processes:
-            p.kill()
-            p.wait()
+@contextlib.contextmanager
+def nbdkits(b, count):
+    """So many nbdkits of one file."""
+    with contextlib.ExitStack() as stack:
+        servers = [nbdkit(b, f"multipath{i}", b.file("multipath-nbd.img")) for i in range(count)]
+        for server in servers:
+            stack.callback(server.kill)
+            server.start()
+        yield servers
 
 
 def over_nbd(b, name, count):
-    with Servers(b, count) as servers:
-        yield from device(b, name, line(b.sectors(), servers.uris))
+    with nbdkits(b, count) as servers:
+        yield from device(b, name, line(b.sectors(), [s.uri for s in servers]))
 
 
 @subject("multipath 1 nbd")
@@ -71,12 +62,12 @@ def failover(b):
     """the longest read at depth 1 while the path in use is killed, ten times"""
     worst = 0
     for _ in range(10):
-        with Servers(b, 2) as servers:
-            dev = b.dmfs().mkdir("failover", line(b.sectors(), servers.uris, "round-robin"))
+        with nbdkits(b, 2) as servers:
+            dev = b.dmfs().mkdir("failover", line(b.sectors(), [s.uri for s in servers], "round-robin"))
             with dev.open(os.O_RDONLY) as fd:
                 for i in range(2000):
                     if i == 1000:
-                        servers.processes[0].kill()
+                        servers[0].process.kill()       # and go on at once
                     begin = time.monotonic()
                     os.preadv(fd, [bytearray(4096)], (i * 37 % 4096) * 4096)
                     worst = max(worst, time.monotonic() - begin)

@@ -2,13 +2,12 @@
 """raid beside striped and linear on files of the same kind; resync and rebuild beside cp."""
 
 import os
-import select
 import statistics
 import subprocess
 import threading
 import time
 
-from benchlib import Job, Limit, device, row, subject
+from benchlib import Job, Limit, device, row, subject, wait_status
 from mounted import quote
 
 CHUNK = 128
@@ -95,17 +94,9 @@ def raid10(b):
               {"raid10(4)": size, "striped(4)": size})
 
 
-def wait_whole(dev):
-    poller = select.poll()
-    with open(dev.file("status"), "rb", buffering=0) as f:
-        poller.register(f, select.POLLPRI)
-        while True:
-            f.seek(0)
-            words = f.read().split()
-            done, _, total = words[6].partition(b"/")
-            if done == total and words[7] == b"idle" and b"a" not in words[5]:
-                return
-            poller.poll(1000)
+def whole(words):
+    done, _, total = words[6].partition("/")
+    return done == total and words[7] == "idle" and "a" not in words[5]
 
 
 @row("raid5")
@@ -124,7 +115,7 @@ def raid6(b):
     """six devices, beside striped over four"""
     size = 4 * per_disk(b) * 512
     open_dev = b.open("raid6(6)")
-    wait_whole(b.dmfs()[os.path.basename(os.path.dirname(open_dev))])
+    wait_status(b.dmfs()[os.path.basename(os.path.dirname(open_dev))], whole)
     b.compare(["raid6(6)", "striped(4)"], ROWS6 + READS,
               [Limit("write rows", "raid6(6)", "striped(4)", 0.35), Limit("read*", "raid6(6)", "striped(4)", 0.85)],
               {"raid6(6)": size, "striped(4)": size})
@@ -150,7 +141,7 @@ def sync(b):
                         f.write(bytes(8192))
             begin = time.monotonic()
             dev = b.dmfs().mkdir("rsync", line)
-            wait_whole(dev)
+            wait_status(dev, whole)
             took[name].append(time.monotonic() - begin)
             dev.remove()
     cp = statistics.median(took["cp"])
@@ -168,7 +159,7 @@ def reads_during(b):
     job = READS[0]
     span = per_disk(b) * 512
     ratios = []
-    wait_whole(dev)
+    wait_status(dev, whole)
     for _ in range(b.rounds):
         alone = b.fio(dev.image, job, span)
         stop = threading.Event()

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import time
 
-from benchlib import MIB, Job, Limit, Skip, device, program, row, served, subject, write_all
+from benchlib import MIB, Job, Limit, Skip, cp_speed, device, program, row, served, subject, write_all
 from mounted import SECTOR, quote
 
 CHUNK = 16                      # sectors
@@ -175,28 +175,16 @@ def merge_speed(b, size, how=write_all):
     return size / seconds / 1e6
 
 
-def cp_speed(b, size):
-    source, dest = b.file("merge.img", size), os.path.join(b.dir, "merge.copy")
-    with open(dest, "wb") as f:             # as the merge does, into a file that is there
-        for _ in range(0, size, MIB):
-            f.write(bytes(MIB))
-    began = time.monotonic()
-    subprocess.run(["dd", f"if={source}", f"of={dest}", "bs=128k", "conv=notrunc", "status=none"], check=True)
-    seconds = time.monotonic() - began
-    os.unlink(dest)
-    return size / seconds / 1e6
-
-
 @row("snapshot-merge")
 def merging(b):
     """a merge beside a copy of the same data with cp's block size"""
     size = min(b.size, 256 * MIB)
-    pairs = [(merge_speed(b, size), cp_speed(b, size)) for _ in range(b.rounds)]
-    b.measure("merge", statistics.median(m for m, _ in pairs), "MB/s")
-    b.measure("cp", statistics.median(c for _, c in pairs), "MB/s")
-    b.measure("merge / cp", statistics.median(m / c for m, c in pairs), "", at_least=0.5)
-    pairs = [(merge_speed(b, size, fill_scattered), cp_speed(b, size)) for _ in range(b.rounds)]
-    b.measure("merge of scattered chunks / cp", statistics.median(m / c for m, c in pairs), "")
+
+    def cp():
+        return cp_speed(b, b.file("merge.img", size), size, 131072)
+
+    b.beside_cp("merge", lambda: merge_speed(b, size), cp, at_least=0.5)
+    b.beside_cp("merge of scattered chunks", lambda: merge_speed(b, size, fill_scattered), cp)
 
 
 # --- a large store -----------------------------------------------------------------------------------

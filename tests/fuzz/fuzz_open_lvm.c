@@ -5,6 +5,7 @@
  */
 #include "fuzz_open.h"
 
+#include "../../tools/dmfs-open/lvm_cache.c"
 #include "../../tools/dmfs-open/lvm_disk.c"
 #include "../../tools/dmfs-open/lvm_table.c"
 #include "../../tools/dmfs-open/lvm_text.c"

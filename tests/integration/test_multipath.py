@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """multipath through the mount: groups, selectors, paths that fail and come back, waiting, and real NBD servers."""
 
+import contextlib
 import errno
 import mmap
 import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from mounted import SECTOR, pattern, quote
+from mounted import SECTOR, build_dir, pattern, quote, wait_until_waiting
 
 SECTORS = 2048
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -57,6 +61,15 @@ def fails(dev, i=0):
     return words[at + 1], int(words[at + 2])
 
 
+@contextlib.contextmanager
+def reading(path, flags=0):
+    fd = os.open(path, os.O_RDONLY | flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 class Waiting:
     """A read or write in a thread that is expected to wait."""
 
@@ -99,8 +112,7 @@ def test_data_goes_through_and_both_ways_print_alike(fs, paths):
 def test_a_failing_path_costs_no_error(fs, paths):
     paths(3)
     dev = fs.mkdir("m", simple(3))
-    events = os.open(fs.path("m", "events"), os.O_RDONLY | os.O_NONBLOCK)
-    try:
+    with reading(fs.path("m", "events"), os.O_NONBLOCK) as events:
         paths.fail(1)
         for i in range(12):
             assert dev.pread(4096, i * 4096) == paths.content()[i * 4096:(i + 1) * 4096]
@@ -115,8 +127,6 @@ def test_a_failing_path_costs_no_error(fs, paths):
         line = os.read(events, 65536).decode()
         assert line.count("DM_ACTION=PATH_REINSTATED DM_PATH=p1 DM_NR_VALID_PATHS=3") == 1
         assert fails(dev, 1) == ("A", 1)
-    finally:
-        os.close(events)
 
 
 @pytest.mark.parametrize("name,failed", [("ENOSPC", "A"), ("EINVAL", "A"), ("EPERM", "A"), ("EIO", "F")])
@@ -145,11 +155,11 @@ def test_all_paths_gone(fs, paths):
         os.fsync(fd)
 
 
-@pytest.mark.parametrize("ends", ["reinstate", "message", "suspend", "noflush", "remove"])
-def test_queueing_without_a_path(fs, paths, ends):
+@pytest.mark.parametrize("mode", ["bio", "rq"])
+@pytest.mark.parametrize("ends", ["reinstate", "message", "suspend", "noflush", "noflush resume", "wipe", "end"])
+def test_queueing_without_a_path(fs, paths, mode, ends):
     paths(1)
-    # in the kernel's default mode a noflush suspension leaves them queueing, and the engine has them back after
-    dev = fs.mkdir("m", simple(1, "3 queue_if_no_path queue_mode bio"))
+    dev = fs.mkdir("m", simple(1, f"3 queue_if_no_path queue_mode {mode}"))
     dev.message("fail_path p0")
     data = pattern(8, 5)
     write = Waiting(lambda: dev.pwrite(data, 0, sync=True))
@@ -171,14 +181,76 @@ def test_queueing_without_a_path(fs, paths, ends):
         assert "queue_if_no_path" in dev.table()
     elif ends == "noflush":
         dev.suspend(noflush=True)
+        assert ("queue_if_no_path" in dev.table()) == (mode == "rq"), "as the kernel says"
         assert write.waits()
         dev.load(simple(1))
         dev.resume()
         assert write.over() is None and paths.content()[:4096] == data
+    elif ends == "noflush resume":
+        dev.suspend(noflush=True)
+        dev.resume()
+        assert write.waits(), "it queues again"
+        dev.message("reinstate_path p0")
+        assert write.over() is None and paths.content()[:4096] == data
+    elif ends == "wipe":    # as dmsetup wipe_table --noflush: what was queued meets the new table
+        dev.load(f"0 {SECTORS} error", to="inactive")
+        dev.write("suspend", "0 noflush\n")
+        assert write.over() == errno.EIO
+        dev.load(paths.line())
+        dev.pwrite(data, 4096, sync=True)
+        assert paths.content()[:8192] == pattern(SECTORS, 1)[:4096] + data
     else:
         fs.signal(15)
         assert write.over() in (errno.EIO, errno.ENOTCONN, errno.ECONNABORTED)
         assert fs.wait() == 0
+
+
+@pytest.mark.parametrize("removal", ["at once", "deferred"])
+def test_removal_while_queueing(fs, paths, removal):
+    """As long as somebody waits the device is in use; when he is killed it can go, or goes by itself."""
+    paths(1)
+    dev = fs.mkdir("m", simple(1, "1 queue_if_no_path"))
+    dev.message("fail_path p0")
+    code = "import os, sys; os.pwrite(os.open(sys.argv[1], os.O_RDWR | os.O_SYNC), b'n' * 4096, 0)"
+    with reading(fs.path("events")) as events, subprocess.Popen([sys.executable, "-c", code, dev.image]) as p:
+        try:
+            wait_until_waiting(p)
+            if removal == "at once":
+                with pytest.raises(OSError) as e:
+                    dev.remove()
+                assert e.value.errno == errno.EBUSY
+            else:
+                fs.write("control", "remove m deferred\n")
+            assert p.poll() is None and "m" in fs.devices()
+        finally:
+            p.kill()
+        assert p.wait(300) == -signal.SIGKILL
+        if removal == "deferred":
+            seen = b""
+            while b"ACTION=remove DM_NAME=m " not in seen:
+                seen += os.read(events, 65536)
+        else:
+            dev.remove()
+    assert "m" not in fs.devices()
+    assert paths.content() == pattern(SECTORS, 1), "what was killed has changed nothing"
+    fs["p0"].remove()
+
+
+def test_a_forced_removal_while_queueing(fs, paths):
+    """remove --force gives who waits errors, and takes the device when he has closed it."""
+    paths(1)
+    dev = fs.mkdir("m", simple(1, "1 queue_if_no_path"))
+    dev.message("fail_path p0")
+    with dev.open() as fd:
+        write = Waiting(lambda: os.fsync(fd))
+        assert write.waits()
+        done = subprocess.run([os.path.join(build_dir(), "dmfsctl"), "remove", "--force", "m"], capture_output=True, text=True,
+                              timeout=300, check=False, env=os.environ | {"DMFS_MOUNT": fs.mountpoint})
+        assert done.returncode == 1 and "busy" in done.stderr, done
+        assert write.over() == errno.EIO
+        assert dev.table() == f"0 {SECTORS} error\n"
+    dev.remove()
+    assert paths.content() == pattern(SECTORS, 1)
 
 
 def test_groups(fs, paths):
@@ -312,6 +384,7 @@ def test_refused(fs, paths, args, why):
 
 
 def test_only_target_and_forever(fs, paths):
+    """Nothing beside it and nothing after it, but errors, as the kernel has it: wipe_table is to work."""
     paths(1)
     dev = fs.mkdir("m")
     with pytest.raises(OSError):
@@ -319,6 +392,9 @@ def test_only_target_and_forever(fs, paths):
     dev.load(simple(1))
     with pytest.raises(OSError):
         dev.load(paths.line())
+    assert "immutable" in dev.error()
+    dev.load(f"0 8 linear p0 0\n8 {SECTORS - 8} error")
+    dev.load(paths.line())
 
 
 def test_path_check(dmfs, backing):
@@ -376,8 +452,7 @@ def test_servers_die_in_turns_under_load(dmfs, serve, backing):
     try:
         for n in range(KILLS):
             victim = servers[n % 2]
-            events = os.open(fs.path("m", "events"), os.O_RDONLY)
-            try:
+            with reading(fs.path("m", "events")) as events:
                 victim.kill()
                 while b"PATH_FAILED" not in os.read(events, 65536):
                     pass
@@ -387,8 +462,6 @@ def test_servers_die_in_turns_under_load(dmfs, serve, backing):
                     pass
                 assert not errors, errors
                 assert any(a > b for a, b in zip(rounds, before)), "the other path carried on"
-            finally:
-                os.close(events)
     finally:
         stop.set()
         for t in threads:
@@ -398,6 +471,46 @@ def test_servers_die_in_turns_under_load(dmfs, serve, backing):
         os.fsync(fd)
     with open(path, "rb") as f:
         assert f.read() == expected
+
+
+def test_a_server_that_hangs(dmfs, serve, backing):
+    """What it has got and does not answer within nbd_timeout is sent again, reads and writes."""
+    fs = dmfs(options="nbd_timeout=3")
+    path, servers = two_servers(serve, backing, SECTORS)
+    with open(path, "rb") as f:
+        expected = bytearray(f.read())
+    dev = fs.mkdir("m", nbd_line(SECTORS, servers))
+    with dev.open(os.O_RDWR | os.O_DIRECT) as fd:
+        buf = mmap.mmap(-1, 4096)
+        servers[0].process.send_signal(signal.SIGSTOP)
+        try:
+            for i in range(8):
+                buf[:] = expected[i * 4096:(i + 1) * 4096] = bytes([i + 1]) * 4096
+                assert os.pwritev(fd, [buf], i * 4096) == 4096
+                assert os.preadv(fd, [buf], (8 + i) * 4096) == 4096
+                assert buf[:] == expected[(8 + i) * 4096:(9 + i) * 4096]
+            os.fsync(fd)
+            words = dev.status().split()
+            assert [words[words.index(quote(s.uri)) + 1] for s in servers] == ["F", "A"]
+        finally:
+            servers[0].process.send_signal(signal.SIGCONT)
+    assert dev.pread(SECTORS * SECTOR, 0) == expected
+
+
+def test_fsync_without_a_path(fs, paths):
+    """A FLUSH waits for a path as any request does, and none of its parts says that it is done."""
+    paths(2)
+    dev = fs.mkdir("m", simple(2, "1 queue_if_no_path"))
+    with dev.open() as fd:
+        os.pwrite(fd, bytes(4096), 0)
+        os.fsync(fd)
+        os.pwrite(fd, bytes(4096), 0)
+        for i in range(2):
+            dev.message(f"fail_path p{i}")
+        flush = Waiting(lambda: os.fsync(fd))
+        assert flush.waits()
+        dev.message("reinstate_path p1")
+        assert flush.over() is None
 
 
 def test_flush_covers_all_paths(fs, serve, backing, work):

@@ -2,6 +2,8 @@
 """multipath beside the kernel's: tables, messages, failures and what status says of them."""
 
 import re
+import subprocess
+import sys
 
 from mounted import quote
 
@@ -63,6 +65,10 @@ def test_lines(kernel, fs, backing):
                    ["0 8200 multipath 0 0 1 1 round-robin 0 1 0 $D0"], [backing(8192), backing(8192)])
 
 
+def squeeze(text):
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
 # Steps, each a shell command; after each the status and the table are looked at.  p0, p1 and p2 are linear devices.
 READ = "dd if=$M of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null || echo EIO"
 STEPS = [
@@ -77,6 +83,49 @@ STEPS = [
     ("read", ""), ("message", "fail_path p0"), ("message", "fail_path p1"), ("read", ""),
 ]
 LINE = "0 4096 multipath 2 queue_mode bio 0 3 1 round-robin 0 1 1 p0 1 queue-length 0 1 1 p1 1 service-time 0 1 2 p2 1 5"
+
+QUEUEING = "0 4096 multipath 3 queue_if_no_path queue_mode {mode} 0 1 1 round-robin 0 1 0 {path}"
+MODES = ("rq", "bio")
+THEIRS = """
+dmsetup create m --table "{line}"
+dmsetup message m 0 fail_path $D0
+dd if=/dev/zero of=/dev/mapper/m bs=4096 count=1 oflag=direct 2>/dev/null & W=$!
+until dmsetup status m | grep -q "multipath 2 0"; do :; done
+timeout 60 dmsetup suspend --noflush m || echo hangs
+dmsetup table m; dmsetup status m
+dmsetup message m 0 reinstate_path $D0 2>/dev/null || echo refused
+dmsetup resume m; dmsetup table m
+dmsetup suspend --noflush m
+echo "0 4096 error" | dmsetup load m || echo refused
+dmsetup resume m
+wait $W && echo written || echo EIO
+dmsetup table m; dmsetup remove m; echo ===
+"""
+
+
+def check_queueing(fs, path, answers):
+    """A noflush suspension ends at once in both modes, and errors may take multipath's place, for what waits as well."""
+    for mode, theirs in zip(MODES, answers, strict=True):
+        dev, ours = fs.mkdir("m", QUEUEING.format(mode=mode, path=quote(path))), []
+        dev.message(f"fail_path {quote(path)}")
+        code = "import os, sys; os.pwrite(os.open(sys.argv[1], os.O_WRONLY | os.O_SYNC), bytes(4096), 0)"
+        with subprocess.Popen([sys.executable, "-c", code, dev.image], stderr=subprocess.DEVNULL) as writer:
+            while "multipath 2 0" not in dev.status():      # the write has come
+                assert writer.poll() is None
+            dev.suspend(noflush=True)
+            ours += [dev.table(), dev.status()]
+            try:
+                dev.message(f"reinstate_path {quote(path)}")
+            except OSError:
+                ours.append("refused\n")
+            dev.resume()
+            ours.append(dev.table())
+            dev.suspend(noflush=True)
+            dev.load("0 4096 error", to="inactive")
+            dev.resume()
+            ours += ["written\n" if writer.wait(300) == 0 else "EIO\n", dev.table()]
+        dev.remove()
+        assert squeeze("".join(ours).replace(quote(path), "P")) == squeeze(re.sub(r"\b98:0\b", "P", theirs)), mode
 
 
 def test_messages_and_failures(kernel, fs, backing):
@@ -97,9 +146,10 @@ def test_messages_and_failures(kernel, fs, backing):
         else:
             script.append(f"echo '0 4096 error' | dmsetup load {text}; dmsetup resume {text}")
         script.append(say)
-    script.append('for i in p0 p1 p2; do echo "$i $(dmsetup info -c --noheadings -o major,minor $i)"; done; dmsetup remove m')
-    out = kernel.run("\n".join(script), [theirs]).out
-    *kernels, names = out.split("===\n")
+    script.append('for i in p0 p1 p2; do echo "$i $(dmsetup info -c --noheadings -o major,minor $i)"; done; dmsetup remove m; echo ===')
+    script += [THEIRS.replace("{line}", QUEUEING.format(mode=mode, path="$D0")) for mode in MODES]
+    answers = kernel.run("\n".join(script), [theirs]).out.split("===\n")
+    kernels, names, queueing = answers[:len(STEPS)], answers[len(STEPS)], answers[len(STEPS) + 1:-1]
     for name, dev in re.findall(r"^(p\d) (\d+:\d+)$", names, re.M):
         kernels = [re.sub(rf"(?<!\S){dev}(?!\S)", name, k) for k in kernels]
 
@@ -119,6 +169,6 @@ def test_messages_and_failures(kernel, fs, backing):
             said = "EIO\n" if kind == "read" else "refused\n"
         events = dev.info()["Event number"]
         ours = f"{said}{dev.status()}{dev.table()}{events}\n"
-        squeeze = lambda t: [" ".join(l.split()) for l in t.splitlines() if l.strip()]
         assert squeeze(ours) == squeeze(theirs_say), (kind, text)
-    assert len(kernels) == len(STEPS)
+    dev.remove()
+    check_queueing(fs, path, queueing)

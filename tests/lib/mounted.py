@@ -106,7 +106,7 @@ def unmount(path, lazy=False, patient=True):
         cmd = ["umount"] + (["-l"] if lazy else []) + [path]
     else:
         cmd = ["fusermount3", "-u"] + (["-z"] if lazy else []) + [path]
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while True:
         done = subprocess.run(cmd, capture_output=True, text=True, timeout=300)
         if not patient or not done.returncode or "busy" not in done.stderr or time.monotonic() > end:

@@ -7,10 +7,9 @@ import socket
 import subprocess
 import time
 
-import pytest
-
 
 def program(name):
+    import pytest           # the bench has use for servers without it
     return shutil.which(name) or pytest.skip(f"no {name}")
 
 

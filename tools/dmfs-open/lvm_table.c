@@ -6,32 +6,19 @@
  * Each segment is a line.  A volume is made after all it stands on; who stands on himself is refused.  What is on a
  * physical volume that is missing reads as errors; raid and mirrors do without it.
  *
- * Without -w nothing may be written, but caches and their like cannot be opened without: these get overlays, which take
- * the writes.  A cache that has nothing which its origin lacks is left out, and of a mirror its first good leg is taken.
+ * Without -w nothing may be written: of a mirror its first good leg is taken then.  Caches and their like are in
+ * lvm_cache.c.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
 #include "../common/tree.h"
-#include "open.h"
+#include "lvm_table.h"
 
 enum { FRESH, BUSY, DONE, BAD };
 
 #define MAX_LAYERS 64u /* of volumes on volumes */
-
-struct ctx {
-	struct vg *vg;
-	const struct vg_maker *m;
-	GHashTable *cow_of;    /* volume's name: segment "snapshot" whose cow_store it is */
-	GHashTable *origin_of; /* origin's name: the same, any */
-	GHashTable *merge_into; /* origin's name: segment whose merging_store goes into it */
-	GHashTable *reals;     /* origin's name: device */
-	unsigned depth;
-	GPtrArray *uses; /* devices of the table that is being made */
-};
-
-static const char *lv_device(struct ctx *c, const char *name, GError **err);
 
 /* --- names and devices ------------------------------------------------------------------------------- */
 
@@ -42,19 +29,19 @@ static char *doubled(const char *s)
 	return g_strjoinv("--", parts);
 }
 
-static char *name_of(const struct ctx *c, const char *lv, const char *layer)
+static char *name_of(const struct lvm_ctx *c, const char *lv, const char *layer)
 {
 	g_autofree char *group = doubled(c->vg->name), *volume = doubled(lv);
 
 	return g_strconcat(group, "-", volume, layer ? "-" : "", layer ? layer : "", NULL);
 }
 
-static uint64_t lv_sectors(const struct ctx *c, const struct vg_lv *lv)
+uint64_t lvm_sectors(const struct lvm_ctx *c, const struct vg_lv *lv)
 {
 	return lv->extents * c->vg->extent;
 }
 
-static char *id_of(const struct ctx *c, const struct vg_lv *lv, const char *layer)
+static char *id_of(const struct lvm_ctx *c, const struct vg_lv *lv, const char *layer)
 {
 	g_autoptr(GString) id = g_string_new("LVM-");
 
@@ -69,8 +56,7 @@ static char *id_of(const struct ctx *c, const struct vg_lv *lv, const char *laye
 	return g_strdup(id->str);
 }
 
-/* A device as a word of the table that is being made. */
-static void add_device(struct ctx *c, GString *line, const char *device)
+void lvm_add_device(struct lvm_ctx *c, GString *line, const char *device)
 {
 	g_autofree char *word = tree_quote(device);
 
@@ -78,9 +64,8 @@ static void add_device(struct ctx *c, GString *line, const char *device)
 	g_ptr_array_add(c->uses, (gpointer)device);
 }
 
-/* Makes a device of a volume whose table is one line of all its sectors. */
-static const char *make_line(struct ctx *c, const struct vg_lv *lv, const char *layer, const char *type, const GString *rest,
-			     uint64_t sectors, bool writable, GError **err)
+const char *lvm_make_line(struct lvm_ctx *c, const struct vg_lv *lv, const char *layer, const char *type,
+			  const GString *rest, uint64_t sectors, bool writable, GError **err)
 {
 	g_autofree char *name = name_of(c, lv->name, layer), *id = id_of(c, lv, layer);
 	g_autofree char *table = g_strdup_printf("0 %" PRIu64 " %s\n", sectors, rest->str);
@@ -88,7 +73,7 @@ static const char *make_line(struct ctx *c, const struct vg_lv *lv, const char *
 	return c->m->make(c->m->data, name, id, type, table, sectors, writable, c->uses, err);
 }
 
-static GPtrArray *begin_uses(struct ctx *c)
+GPtrArray *lvm_begin_uses(struct lvm_ctx *c)
 {
 	GPtrArray *outer = c->uses;
 
@@ -96,19 +81,19 @@ static GPtrArray *begin_uses(struct ctx *c)
 	return outer;
 }
 
-static void end_uses(struct ctx *c, GPtrArray *outer)
+void lvm_end_uses(struct lvm_ctx *c, GPtrArray *outer)
 {
 	g_ptr_array_unref(c->uses);
 	c->uses = outer;
 }
 
-static const char *missing_device(struct ctx *c, const struct vg_lv *lv, uint64_t sectors, GError **err)
+static const char *missing_device(struct lvm_ctx *c, const struct vg_lv *lv, uint64_t sectors, GError **err)
 {
 	g_autoptr(GString) line = g_string_new("error");
-	GPtrArray *outer = begin_uses(c);
-	const char *device = make_line(c, lv, "missing", "error", line, sectors, false, err);
+	GPtrArray *outer = lvm_begin_uses(c);
+	const char *device = lvm_make_line(c, lv, "missing", "error", line, sectors, false, err);
 
-	end_uses(c, outer);
+	lvm_end_uses(c, outer);
 	return device;
 }
 
@@ -120,7 +105,8 @@ struct area {
 };
 
 /* The pair at an index of an array like ["pv0", 17, "lv", 0]. */
-static int area_of(struct ctx *c, const GArray *values, unsigned i, uint64_t extents, struct area *out, GError **err)
+static int area_of(struct lvm_ctx *c, const GArray *values, unsigned i, uint64_t extents, struct area *out,
+		   GError **err)
 {
 	const struct lvm_value *name, *at;
 	const struct vg_pv *pv;
@@ -140,11 +126,11 @@ static int area_of(struct ctx *c, const GArray *values, unsigned i, uint64_t ext
 		return fail(err, EINVAL, "there is no '%s' in the group", name->string);
 	room = pv ? pv->pe_count : lv->extents;
 	if (__builtin_add_overflow((uint64_t)at->number, extents, &end) || end > room)
-		return fail(err, EINVAL, "extents %" PRId64 " to %" PRIu64 " of %s, which has %" PRIu64, at->number, end,
-			    name->string, room);
+		return fail(err, EINVAL, "extents %" PRId64 " to %" PRIu64 " of %s, which has %" PRIu64, at->number,
+			    end, name->string, room);
 	out->start = (uint64_t)at->number * c->vg->extent;
 	if (lv) {
-		out->device = lv_device(c, lv->name, err);
+		out->device = lvm_device(c, lv->name, err);
 		return out->device ? 0 : -EINVAL;
 	}
 	out->start += pv->pe_start;
@@ -152,14 +138,14 @@ static int area_of(struct ctx *c, const GArray *values, unsigned i, uint64_t ext
 		return 0;
 	end = pv->pe_start + end * c->vg->extent;
 	if (end > pv->have)
-		return fail(err, EINVAL, "extents up to sector %" PRIu64 " of %s, which ends at %" PRIu64, end, pv->device,
-			    pv->have);
+		return fail(err, EINVAL, "extents up to sector %" PRIu64 " of %s, which ends at %" PRIu64, end,
+			    pv->device, pv->have);
 	out->device = pv->device;
 	return 0;
 }
 
 /* Whether something of a volume is on a physical volume that is missing. */
-static bool is_missing(struct ctx *c, const char *name, unsigned depth)
+static bool is_missing(struct lvm_ctx *c, const char *name, unsigned depth)
 {
 	struct vg_lv *lv = g_hash_table_lookup(c->vg->lv_by_name, name);
 
@@ -180,8 +166,7 @@ static bool is_missing(struct ctx *c, const char *name, unsigned depth)
 	return lv->missing == MISSING_YES;
 }
 
-/* A number of a segment that is 0 if it is not there; -EINVAL above max. */
-static int number_of(const struct lvm_item *seg, const char *key, uint64_t max, uint64_t *out, GError **err)
+int lvm_number_or_0(const struct lvm_item *seg, const char *key, uint64_t max, uint64_t *out, GError **err)
 {
 	int r = lvm_number(seg, key, out);
 
@@ -192,9 +177,8 @@ static int number_of(const struct lvm_item *seg, const char *key, uint64_t max, 
 	return 0;
 }
 
-/* The device of the volume that a key of a segment names. */
-static const char *named_device(struct ctx *c, const struct lvm_item *seg, const char *key, const struct vg_lv **lv,
-				GError **err)
+const char *lvm_named_device(struct lvm_ctx *c, const struct lvm_item *seg, const char *key, const struct vg_lv **lv,
+			     GError **err)
 {
 	const char *name = lvm_string(seg, key);
 
@@ -202,21 +186,20 @@ static const char *named_device(struct ctx *c, const struct lvm_item *seg, const
 		fail(err, EINVAL, "%s names no %s in the group", seg->key, key);
 		return NULL;
 	}
-	return lv_device(c, name, err);
+	return lvm_device(c, name, err);
 }
 
-/* The same, with an overlay unless it may be written. */
-static const char *spare_device(struct ctx *c, const struct lvm_item *seg, const char *key, const struct vg_lv **lv,
-				GError **err)
+const char *lvm_spare_device(struct lvm_ctx *c, const struct lvm_item *seg, const char *key, const struct vg_lv **lv,
+			     GError **err)
 {
-	const char *device = named_device(c, seg, key, lv, err);
+	const char *device = lvm_named_device(c, seg, key, lv, err);
 
-	return device && !c->m->write ? c->m->overlay(c->m->data, device, lv_sectors(c, *lv), err) : device;
+	return device && !c->m->write ? c->m->overlay(c->m->data, device, lvm_sectors(c, *lv), err) : device;
 }
 
 /* --- segments: each adds what is behind "START LENGTH " -------------------------------------------------- */
 
-static int seg_striped(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
+static int seg_striped(struct lvm_ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
 		       GError **err)
 {
 	const GArray *areas = lvm_values(seg, "stripes");
@@ -226,7 +209,7 @@ static int seg_striped(struct ctx *c, struct vg_lv *lv, const struct lvm_item *s
 
 	if (!n || extents % n)
 		return fail(err, EINVAL, "%s: %" PRIu64 " extents in %" PRIu64 " stripes", seg->key, extents, n);
-	r = number_of(seg, "stripe_size", UINT32_MAX, &size, err);
+	r = lvm_number_or_0(seg, "stripe_size", UINT32_MAX, &size, err);
 	if (!r && n > 1 && !size)
 		r = fail(err, EINVAL, "%s has no stripe_size", seg->key);
 	if (n > 1)
@@ -248,12 +231,12 @@ static int seg_striped(struct ctx *c, struct vg_lv *lv, const struct lvm_item *s
 		}
 		if (!a.device)
 			return -EINVAL;
-		add_device(c, line, a.device);
+		lvm_add_device(c, line, a.device);
 		g_string_append_printf(line, " %" PRIu64, a.start);
 	}
 	if (!r && missing) {
-		g_autofree char *text = g_strdup_printf("%s of it is on a physical volume that is missing: reads as errors",
-							seg->key);
+		g_autofree char *text =
+		    g_strdup_printf("%s of it is on a physical volume that is missing: reads as errors", seg->key);
 		g_autofree char *name = name_of(c, lv->name, NULL);
 
 		c->m->note(c->m->data, name, text);
@@ -261,7 +244,7 @@ static int seg_striped(struct ctx *c, struct vg_lv *lv, const struct lvm_item *s
 	return r;
 }
 
-static int seg_mirror(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
+static int seg_mirror(struct lvm_ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
 		      GError **err)
 {
 	const GArray *areas = lvm_values(seg, "mirrors");
@@ -269,7 +252,7 @@ static int seg_mirror(struct ctx *c, struct vg_lv *lv, const struct lvm_item *se
 	unsigned n = 0;
 	uint64_t region;
 	const struct vg_lv *log;
-	int r = number_of(seg, "region_size", UINT32_MAX, &region, err);
+	int r = lvm_number_or_0(seg, "region_size", UINT32_MAX, &region, err);
 
 	for (unsigned i = 0; !r && areas && i < areas->len; i += 2) {
 		const struct lvm_value *v = &g_array_index(areas, struct lvm_value, i);
@@ -280,10 +263,10 @@ static int seg_mirror(struct ctx *c, struct vg_lv *lv, const struct lvm_item *se
 		r = area_of(c, areas, i, extents, &a, err);
 		if (r || !a.device)
 			continue;
-		add_device(c, legs, a.device);
+		lvm_add_device(c, legs, a.device);
 		g_string_append_printf(legs, " %" PRIu64, a.start);
 		if (!n++ && !c->m->write)
-			break; /* a leg that is in sync is all a reader needs; resynchronisation begins with the first */
+			break; /* one in sync is all a reader needs; resynchronisation begins with the first */
 	}
 	if (r)
 		return r;
@@ -295,12 +278,12 @@ static int seg_mirror(struct ctx *c, struct vg_lv *lv, const struct lvm_item *se
 	}
 	g_string_append(line, "mirror");
 	if (lvm_string(seg, "mirror_log")) {
-		const char *device = named_device(c, seg, "mirror_log", &log, err);
+		const char *device = lvm_named_device(c, seg, "mirror_log", &log, err);
 
 		if (!device)
 			return -EINVAL;
 		g_string_append(line, " disk 2");
-		add_device(c, line, device);
+		lvm_add_device(c, line, device);
 	} else {
 		g_string_append(line, " core 1");
 	}
@@ -310,12 +293,15 @@ static int seg_mirror(struct ctx *c, struct vg_lv *lv, const struct lvm_item *se
 
 static const char *raid_type(const char *type)
 {
-	return !strcmp(type, "raid5") ? "raid5_ls" : !strcmp(type, "raid6") ? "raid6_zr" : !strcmp(type, "raid0_meta") ?
-	       "raid0" : !strcmp(type, "raid10_near") ? "raid10" : type;
+	return !strcmp(type, "raid5")	      ? "raid5_ls"
+	       : !strcmp(type, "raid6")	      ? "raid6_zr"
+	       : !strcmp(type, "raid0_meta")  ? "raid0"
+	       : !strcmp(type, "raid10_near") ? "raid10"
+					      : type;
 }
 
 /* One device of an array: its metadata, or -, and its data. */
-static int raid_member(struct ctx *c, const struct lvm_value *meta, const struct lvm_value *data, GString *line,
+static int raid_member(struct lvm_ctx *c, const struct lvm_value *meta, const struct lvm_value *data, GString *line,
 		       unsigned *missing, GError **err)
 {
 	const char *device;
@@ -328,17 +314,17 @@ static int raid_member(struct ctx *c, const struct lvm_value *meta, const struct
 		return 0;
 	}
 	if (meta) {
-		device = lv_device(c, meta->string, err);
+		device = lvm_device(c, meta->string, err);
 		if (!device)
 			return -EINVAL;
-		add_device(c, line, device);
+		lvm_add_device(c, line, device);
 	} else {
 		g_string_append(line, " -");
 	}
-	device = lv_device(c, data->string, err);
+	device = lvm_device(c, data->string, err);
 	if (!device)
 		return -EINVAL;
-	add_device(c, line, device);
+	lvm_add_device(c, line, device);
 	return 0;
 }
 
@@ -346,16 +332,19 @@ static int raid_params(const struct lvm_item *seg, const char *type, GString *li
 {
 	static const struct {
 		const char *key, *word;
-	} numbers[] = {{"region_size", "region_size"}, {"data_copies", "raid10_copies"}, {"writebehind", "max_write_behind"},
-		       {"min_recovery_rate", "min_recovery_rate"}, {"max_recovery_rate", "max_recovery_rate"}};
+	} numbers[] = {{"region_size", "region_size"},
+		       {"data_copies", "raid10_copies"},
+		       {"writebehind", "max_write_behind"},
+		       {"min_recovery_rate", "min_recovery_rate"},
+		       {"max_recovery_rate", "max_recovery_rate"}};
 	bool striped = g_str_has_prefix(type, "raid0");
 	g_autoptr(GString) words = g_string_new(NULL);
 	unsigned n = 1;
 	uint64_t chunk, v;
-	int r = number_of(seg, "stripe_size", UINT32_MAX, &chunk, err);
+	int r = lvm_number_or_0(seg, "stripe_size", UINT32_MAX, &chunk, err);
 
 	for (size_t i = 0; !r && !striped && i < G_N_ELEMENTS(numbers); i++) {
-		r = number_of(seg, numbers[i].key, UINT32_MAX, &v, err);
+		r = lvm_number_or_0(seg, numbers[i].key, UINT32_MAX, &v, err);
 		if (r || !v || (!strcmp(numbers[i].key, "data_copies") && !g_str_has_prefix(type, "raid10")))
 			continue;
 		g_string_append_printf(words, " %s %" PRIu64, numbers[i].word, v);
@@ -366,13 +355,14 @@ static int raid_params(const struct lvm_item *seg, const char *type, GString *li
 	return r;
 }
 
-static int seg_raid(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line, GError **err)
+static int seg_raid(struct lvm_ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
+		    GError **err)
 {
 	const char *type = lvm_string(seg, "type");
 	const GArray *bare = lvm_values(seg, "raid0_lvs"), *pairs = lvm_values(seg, "raids");
 	unsigned n = bare ? bare->len : pairs ? pairs->len / 2 : 0, missing = 0;
 	uint64_t offset;
-	int r = number_of(seg, "data_offset", UINT32_MAX, &offset, err);
+	int r = lvm_number_or_0(seg, "data_offset", UINT32_MAX, &offset, err);
 
 	if (!n)
 		return fail(err, EINVAL, "%s has no devices", seg->key);
@@ -394,8 +384,8 @@ static int seg_raid(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg,
 	return r;
 }
 
-static int seg_thin_pool(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
-			 GError **err)
+static int seg_thin_pool(struct lvm_ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents,
+			 GString *line, GError **err)
 {
 	const char *meta, *data, *discards = lvm_string(seg, "discards");
 	g_autoptr(GString) features = g_string_new(NULL);
@@ -403,10 +393,11 @@ static int seg_thin_pool(struct ctx *c, struct vg_lv *lv, const struct lvm_item 
 	uint64_t chunk, zero;
 	unsigned n = 0;
 
-	if (number_of(seg, "chunk_size", UINT32_MAX, &chunk, err) || number_of(seg, "zero_new_blocks", 1, &zero, err))
+	if (lvm_number_or_0(seg, "chunk_size", UINT32_MAX, &chunk, err) ||
+	    lvm_number_or_0(seg, "zero_new_blocks", 1, &zero, err))
 		return -EINVAL;
-	meta = named_device(c, seg, "metadata", &other, err);
-	data = meta ? named_device(c, seg, "pool", &other, err) : NULL;
+	meta = lvm_named_device(c, seg, "metadata", &other, err);
+	data = meta ? lvm_named_device(c, seg, "pool", &other, err) : NULL;
 	if (!data)
 		return -EINVAL;
 	if (!zero && ++n)
@@ -418,189 +409,38 @@ static int seg_thin_pool(struct ctx *c, struct vg_lv *lv, const struct lvm_item 
 	if (!c->m->write && ++n)
 		g_string_append(features, " read_only");
 	g_string_append(line, "thin-pool");
-	add_device(c, line, meta);
-	add_device(c, line, data);
+	lvm_add_device(c, line, meta);
+	lvm_add_device(c, line, data);
 	g_string_append_printf(line, " %" PRIu64 " 0 %u%s", chunk, n, features->str);
 	return 0;
 }
 
-static int seg_thin(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line, GError **err)
+static int seg_thin(struct lvm_ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
+		    GError **err)
 {
 	const struct vg_lv *other;
 	const char *pool, *origin;
 	uint64_t id;
 
-	if (number_of(seg, "device_id", 0xffffff, &id, err))
+	if (lvm_number_or_0(seg, "device_id", 0xffffff, &id, err))
 		return -EINVAL;
-	pool = named_device(c, seg, "thin_pool", &other, err);
+	pool = lvm_named_device(c, seg, "thin_pool", &other, err);
 	if (!pool)
 		return -EINVAL;
 	g_string_append(line, "thin");
-	add_device(c, line, pool);
+	lvm_add_device(c, line, pool);
 	g_string_append_printf(line, " %" PRIu64, id);
 	if (lvm_string(seg, "external_origin")) {
-		origin = named_device(c, seg, "external_origin", &other, err);
+		origin = lvm_named_device(c, seg, "external_origin", &other, err);
 		if (!origin)
 			return -EINVAL;
-		add_device(c, line, origin);
+		lvm_add_device(c, line, origin);
 	}
 	return 0;
 }
 
-/* " POLICY #ARGS KEY VALUE..." */
-static void cache_policy(const struct lvm_item *seg, GString *line)
-{
-	const struct lvm_item *settings = lvm_section(seg, "policy_settings");
-	const char *policy = lvm_string(seg, "policy");
-	g_autoptr(GString) words = g_string_new(NULL);
-	unsigned n = 0;
-
-	for (unsigned i = 0; settings && i < settings->items->len; i++) {
-		const struct lvm_item *item = settings->items->pdata[i];
-		uint64_t v;
-
-		if (!lvm_number(settings, item->key, &v) && ++n)
-			g_string_append_printf(words, " %s %" PRIu64, item->key, v);
-	}
-	g_string_append_printf(line, " %s %u%s", policy && *policy && !strpbrk(policy, " \\\n") ? policy : "default", 2 * n,
-			       words->str);
-}
-
-/* A piece of a cache volume as a device of its own. */
-static const char *cachevol_piece(struct ctx *c, const struct vg_lv *lv, const char *device, const char *layer, uint64_t start,
-				  uint64_t sectors, GError **err)
-{
-	g_autoptr(GString) line = g_string_new("linear");
-	GPtrArray *outer = begin_uses(c);
-	const char *made;
-
-	add_device(c, line, device);
-	g_string_append_printf(line, " %" PRIu64, start);
-	made = make_line(c, lv, layer, "lvm", line, sectors, false, err);
-	end_uses(c, outer);
-	return made && !c->m->write ? c->m->overlay(c->m->data, made, sectors, err) : made;
-}
-
-/* A cache's two devices: of a pool with two volumes, or pieces of one. */
-static int cache_devices(struct ctx *c, const struct lvm_item *seg, const struct lvm_item **of, const char **meta,
-			 const char **data, GError **err)
-{
-	const char *name = lvm_string(seg, "cache_pool"), *device;
-	const struct vg_lv *pool = name ? g_hash_table_lookup(c->vg->lv_by_name, name) : NULL, *other;
-	const struct lvm_item *first = pool && pool->segments->len ? pool->segments->pdata[0] : NULL;
-	uint64_t meta_start, meta_len, data_start, data_len, sum;
-
-	if (!first)
-		return fail(err, EINVAL, "%s names no cache_pool in the group", seg->key);
-	if (!g_strcmp0(lvm_string(first, "type"), "cache-pool")) {
-		*of = first;
-		*meta = spare_device(c, first, "metadata", &other, err);
-		*data = *meta ? spare_device(c, first, "data", &other, err) : NULL;
-		return *data ? 0 : -EINVAL;
-	}
-	*of = seg;
-	if (lvm_number(seg, "metadata_start", &meta_start) || lvm_number(seg, "metadata_len", &meta_len) ||
-	    lvm_number(seg, "data_start", &data_start) || lvm_number(seg, "data_len", &data_len) || !meta_len || !data_len ||
-	    __builtin_add_overflow(meta_start, meta_len, &sum) || sum > lv_sectors(c, pool) ||
-	    __builtin_add_overflow(data_start, data_len, &sum) || sum > lv_sectors(c, pool))
-		return fail(err, EINVAL, "%s: the places in the cache volume cannot be", seg->key);
-	device = lv_device(c, pool->name, err);
-	*meta = device ? cachevol_piece(c, pool, device, "cmeta", meta_start, meta_len, err) : NULL;
-	*data = *meta ? cachevol_piece(c, pool, device, "cdata", data_start, data_len, err) : NULL;
-	return *data ? 0 : -EINVAL;
-}
-
-/* What is in force: the volume's own, else the pool's. */
-static const char *cache_mode(const struct ctx *c, const struct lvm_item *seg)
-{
-	const char *mode = lvm_string(seg, "cache_mode"), *name = lvm_string(seg, "cache_pool");
-	const struct vg_lv *pool = name ? g_hash_table_lookup(c->vg->lv_by_name, name) : NULL;
-
-	if (!mode && pool && pool->segments->len)
-		mode = lvm_string(pool->segments->pdata[0], "cache_mode");
-	return mode && (!strcmp(mode, "writeback") || !strcmp(mode, "passthrough")) ? mode : "writethrough";
-}
-
-static int seg_cache(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line, GError **err)
-{
-	const char *mode = cache_mode(c, seg), *meta = NULL, *data = NULL, *origin;
-	const struct lvm_item *of = NULL;
-	const struct vg_lv *other;
-	uint64_t chunk, format;
-
-	if (!c->m->write && strcmp(mode, "writeback")) {
-		origin = named_device(c, seg, "origin", &other, err);
-		if (!origin)
-			return -EINVAL;
-		g_string_append(line, "linear");
-		add_device(c, line, origin);
-		g_string_append(line, " 0");
-		return 0;
-	}
-	if (cache_devices(c, seg, &of, &meta, &data, err))
-		return -EINVAL;
-	origin = spare_device(c, seg, "origin", &other, err);
-	if (!origin || number_of(of, "chunk_size", UINT32_MAX, &chunk, err) ||
-	    number_of(of, "metadata_format", 2, &format, err))
-		return -EINVAL;
-	g_string_append(line, "cache");
-	add_device(c, line, meta);
-	add_device(c, line, data);
-	add_device(c, line, origin);
-	g_string_append_printf(line, " %" PRIu64 " %s %s", chunk, format == 2 ? "2 metadata2" : "1", mode);
-	cache_policy(of, line);
-	return 0;
-}
-
-static int seg_writecache(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
-			  GError **err)
-{
-	const struct vg_lv *other;
-	const char *cache = spare_device(c, seg, "writecache", &other, err);
-	const char *origin = cache ? spare_device(c, seg, "origin", &other, err) : NULL;
-	uint64_t block;
-
-	if (!origin || number_of(seg, "writecache_block_size", 1u << 20, &block, err))
-		return -EINVAL;
-	g_string_append(line, "writecache s");
-	add_device(c, line, origin);
-	add_device(c, line, cache);
-	g_string_append_printf(line, " %" PRIu64 " 0", block ? block : 4096);
-	return 0;
-}
-
-static int seg_integrity(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
-			 GError **err)
-{
-	const struct vg_lv *other;
-	const char *origin = spare_device(c, seg, "origin", &other, err), *mode = lvm_string(seg, "mode");
-	const char *hash = lvm_string(seg, "internal_hash"), *meta = NULL;
-	uint64_t tag, block;
-	unsigned n = 0;
-
-	if (origin && lvm_string(seg, "meta_dev"))
-		meta = spare_device(c, seg, "meta_dev", &other, err);
-	if (!origin || (!meta && lvm_string(seg, "meta_dev")) || number_of(seg, "tag_size", 256, &tag, err) ||
-	    number_of(seg, "block_size", 4096, &block, err))
-		return -EINVAL;
-	if (!hash || strpbrk(hash, " \\\n"))
-		return fail(err, EINVAL, "%s has no internal_hash", seg->key);
-	g_string_append(line, "integrity");
-	add_device(c, line, origin);
-	g_string_append_printf(line, " 0 %" PRIu64 " %s %u internal_hash:%s", tag,
-			       mode && *mode == 'b' ? "B" : "J", 1 + !!meta + !!block, hash);
-	for (; meta && !n; n++) {
-		g_autofree char *word = tree_quote(meta);
-
-		g_string_append_printf(line, " meta_device:%s", word);
-		g_ptr_array_add(c->uses, (gpointer)meta);
-	}
-	if (block)
-		g_string_append_printf(line, " block_size:%" PRIu64, block);
-	return 0;
-}
-
-static int seg_word(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line, GError **err)
+static int seg_word(struct lvm_ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
+		    GError **err)
 {
 	g_string_append(line, lvm_string(seg, "type"));
 	return 0;
@@ -608,27 +448,29 @@ static int seg_word(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg,
 
 static const struct seg_type {
 	const char *type;
-	int (*add)(struct ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line, GError **err);
+	int (*add)(struct lvm_ctx *c, struct vg_lv *lv, const struct lvm_item *seg, uint64_t extents, GString *line,
+		   GError **err);
 	const char *layer; /* of the device */
 	bool writable;	   /* the target is in no read-only table, though what is beneath may be read-only */
 } seg_types[] = {
-	{"striped", seg_striped, NULL, false},
-	{"linear", seg_striped, NULL, false},
-	{"mirror", seg_mirror, NULL, false},
-	{"raid", seg_raid, NULL, false}, /* and all that begin so */
-	{"thin-pool", seg_thin_pool, "tpool", true},
-	{"thin", seg_thin, NULL, false},
-	{"cache", seg_cache, NULL, false},
-	{"writecache", seg_writecache, NULL, false},
-	{"integrity", seg_integrity, NULL, false},
-	{"error", seg_word, NULL, false},
-	{"zero", seg_word, NULL, false},
+    {"striped", seg_striped, NULL, false},
+    {"linear", seg_striped, NULL, false},
+    {"mirror", seg_mirror, NULL, false},
+    {"raid", seg_raid, NULL, false}, /* and all that begin so */
+    {"thin-pool", seg_thin_pool, "tpool", true},
+    {"thin", seg_thin, NULL, false},
+    {"cache", lvm_seg_cache, NULL, false},
+    {"writecache", lvm_seg_writecache, NULL, false},
+    {"integrity", lvm_seg_integrity, NULL, false},
+    {"error", seg_word, NULL, false},
+    {"zero", seg_word, NULL, false},
 };
 
 static const struct seg_type *type_of(const char *type)
 {
 	for (size_t i = 0; i < G_N_ELEMENTS(seg_types); i++)
-		if (!strcmp(type, seg_types[i].type) || (!strcmp(seg_types[i].type, "raid") && g_str_has_prefix(type, "raid")))
+		if (!strcmp(type, seg_types[i].type) ||
+		    (!strcmp(seg_types[i].type, "raid") && g_str_has_prefix(type, "raid")))
 			return &seg_types[i];
 	return NULL;
 }
@@ -636,12 +478,12 @@ static const struct seg_type *type_of(const char *type)
 /* --- volumes -------------------------------------------------------------------------------------------- */
 
 /* The device of a volume's own segments; layer: of its name, where something is above. */
-static const char *make_segments(struct ctx *c, struct vg_lv *lv, const char *layer, GError **err)
+static const char *make_segments(struct lvm_ctx *c, struct vg_lv *lv, const char *layer, GError **err)
 {
 	g_autoptr(GString) table = g_string_new(NULL);
 	g_autofree char *id = NULL, *name = NULL;
 	const char *device = NULL, *shown = "lvm";
-	GPtrArray *outer = begin_uses(c);
+	GPtrArray *outer = lvm_begin_uses(c);
 	bool writable = false;
 	uint64_t at = 0;
 	int r = 0;
@@ -671,12 +513,12 @@ static const char *make_segments(struct ctx *c, struct vg_lv *lv, const char *la
 		id = id_of(c, lv, layer);
 		device = c->m->make(c->m->data, name, id, shown, table->str, at, writable, c->uses, err);
 	}
-	end_uses(c, outer);
+	lvm_end_uses(c, outer);
 	return device;
 }
 
 /* What an origin's snapshots stand on. */
-static const char *real_device(struct ctx *c, struct vg_lv *origin, GError **err)
+static const char *real_device(struct lvm_ctx *c, struct vg_lv *origin, GError **err)
 {
 	const char *device = g_hash_table_lookup(c->reals, origin->name);
 
@@ -689,8 +531,8 @@ static const char *real_device(struct ctx *c, struct vg_lv *origin, GError **err
 }
 
 /* A snapshot of an origin, whose exceptions are in the volume cow. */
-static const char *make_snapshot(struct ctx *c, struct vg_lv *shown, const struct lvm_item *seg, struct vg_lv *cow, bool merge,
-				 GError **err)
+static const char *make_snapshot(struct lvm_ctx *c, struct vg_lv *shown, const struct lvm_item *seg, struct vg_lv *cow,
+				 bool merge, GError **err)
 {
 	const char *name = lvm_string(seg, "origin"), *real, *store, *device;
 	struct vg_lv *origin = name ? g_hash_table_lookup(c->vg->lv_by_name, name) : NULL;
@@ -698,7 +540,7 @@ static const char *make_snapshot(struct ctx *c, struct vg_lv *shown, const struc
 	GPtrArray *outer;
 	uint64_t chunk;
 
-	if (!origin || origin->why || origin == cow || number_of(seg, "chunk_size", UINT32_MAX, &chunk, err)) {
+	if (!origin || origin->why || origin == cow || lvm_number_or_0(seg, "chunk_size", UINT32_MAX, &chunk, err)) {
 		fail(err, EINVAL, "%s names no origin in the group that can be", seg->key);
 		return NULL;
 	}
@@ -706,16 +548,16 @@ static const char *make_snapshot(struct ctx *c, struct vg_lv *shown, const struc
 	store = real ? make_segments(c, cow, "cow", err) : NULL;
 	if (!store)
 		return NULL;
-	outer = begin_uses(c);
-	add_device(c, line, real);
-	add_device(c, line, store);
+	outer = lvm_begin_uses(c);
+	lvm_add_device(c, line, real);
+	lvm_add_device(c, line, store);
 	g_string_append_printf(line, " P %" PRIu64, chunk);
-	device = make_line(c, shown, NULL, "snapshot", line, lv_sectors(c, origin), false, err);
-	end_uses(c, outer);
+	device = lvm_make_line(c, shown, NULL, "snapshot", line, lvm_sectors(c, origin), false, err);
+	lvm_end_uses(c, outer);
 	return device;
 }
 
-static const char *make_origin(struct ctx *c, struct vg_lv *lv, GError **err)
+static const char *make_origin(struct lvm_ctx *c, struct vg_lv *lv, GError **err)
 {
 	const struct lvm_item *merging = g_hash_table_lookup(c->merge_into, lv->name);
 	g_autoptr(GString) line = g_string_new("snapshot-origin");
@@ -735,14 +577,14 @@ static const char *make_origin(struct ctx *c, struct vg_lv *lv, GError **err)
 	real = real_device(c, lv, err);
 	if (!real)
 		return NULL;
-	outer = begin_uses(c);
-	add_device(c, line, real);
-	device = make_line(c, lv, NULL, "lvm", line, lv_sectors(c, lv), false, err);
-	end_uses(c, outer);
+	outer = lvm_begin_uses(c);
+	lvm_add_device(c, line, real);
+	device = lvm_make_line(c, lv, NULL, "lvm", line, lvm_sectors(c, lv), false, err);
+	lvm_end_uses(c, outer);
 	return device;
 }
 
-static const char *make_volume(struct ctx *c, struct vg_lv *lv, GError **err)
+static const char *make_volume(struct lvm_ctx *c, struct vg_lv *lv, GError **err)
 {
 	const struct lvm_item *cow = g_hash_table_lookup(c->cow_of, lv->name);
 
@@ -753,7 +595,7 @@ static const char *make_volume(struct ctx *c, struct vg_lv *lv, GError **err)
 	return make_segments(c, lv, NULL, err);
 }
 
-static const char *lv_device(struct ctx *c, const char *name, GError **err)
+const char *lvm_device(struct lvm_ctx *c, const char *name, GError **err)
 {
 	struct vg_lv *lv = g_hash_table_lookup(c->vg->lv_by_name, name);
 	g_autoptr(GError) why = NULL;
@@ -766,7 +608,8 @@ static const char *lv_device(struct ctx *c, const char *name, GError **err)
 	if (lv->state == DONE)
 		return lv->device;
 	if (lv->state == BUSY || c->depth == MAX_LAYERS) {
-		fail(err, ELOOP, lv->state == BUSY ? "%s stands on itself" : "%s: volumes on volumes are too deep", name);
+		fail(err, ELOOP, lv->state == BUSY ? "%s stands on itself" : "%s: volumes on volumes are too deep",
+		     name);
 		return NULL;
 	}
 	if (lv->state == FRESH && !lv->why) {
@@ -786,13 +629,15 @@ static const char *lv_device(struct ctx *c, const char *name, GError **err)
 
 /* --- the group -------------------------------------------------------------------------------------------- */
 
-static void note_snapshots(struct ctx *c)
+static void note_snapshots(struct lvm_ctx *c)
 {
 	for (unsigned i = 0; i < c->vg->lvs->len; i++) {
 		struct vg_lv *lv = c->vg->lvs->pdata[i];
 		struct lvm_item *seg = lv->segments->len ? lv->segments->pdata[0] : NULL;
-		const char *origin = seg ? lvm_string(seg, "origin") : NULL, *type = seg ? lvm_string(seg, "type") : NULL;
-		const char *cow = seg ? lvm_string(seg, "cow_store") : NULL, *merging = seg ? lvm_string(seg, "merging_store") : NULL;
+		const char *origin = seg ? lvm_string(seg, "origin") : NULL,
+			   *type = seg ? lvm_string(seg, "type") : NULL;
+		const char *cow = seg ? lvm_string(seg, "cow_store") : NULL,
+			   *merging = seg ? lvm_string(seg, "merging_store") : NULL;
 
 		if (!origin || g_strcmp0(type, "snapshot") || (!cow && !merging))
 			continue;
@@ -829,7 +674,7 @@ static bool is_wanted(const struct vg_lv *lv)
 
 void vg_make(struct vg *vg, const struct vg_maker *m)
 {
-	struct ctx c = {.vg = vg, .m = m};
+	struct lvm_ctx c = {.vg = vg, .m = m};
 
 	c.cow_of = g_hash_table_new(g_str_hash, g_str_equal);
 	c.origin_of = g_hash_table_new(g_str_hash, g_str_equal);
@@ -844,7 +689,7 @@ void vg_make(struct vg *vg, const struct vg_maker *m)
 
 		if (!is_wanted(lv))
 			continue;
-		device = lv_device(&c, lv->name, &err);
+		device = lvm_device(&c, lv->name, &err);
 		if (!device)
 			text = g_strdup_printf("not opened: %s", lv->why ? lv->why : err->message);
 		if (text)

@@ -9,7 +9,7 @@
  *   probe.c      which thing is in it (libblkid, and the readers)
  *   gpt.c mbr.c  partition tables
  *   lvm_disk.c   LVM2's labels and metadata areas; lvm_text.c: the text; lvm_vg.c: what it says;
- *                lvm_table.c: the tables
+ *                lvm_table.c, lvm_cache.c: the tables
  *   md.c         md's superblocks; md_array.c: the tables
  *   crypt.c      LUKS and BitLocker, through dmfs-luks
  *   verity.c     verity superblocks, through dmfs-verity

@@ -115,7 +115,7 @@ def check_log(path, marks, tool, work):
     assert seen >= marks
     with open(f"{work}/copy", "wb") as f:
         f.truncate(SIZE * SECTOR)
-    subprocess.run([tool("dmfs-replay-log"), "--log", path, "--replay", f"{work}/copy"], check=True, timeout=120)
+    subprocess.run([tool("dmfs-replay-log"), "--log", path, "--replay", f"{work}/copy"], check=True, timeout=300)
 
 
 @pytest.mark.parametrize("seed", range(20 if FULL else 4))

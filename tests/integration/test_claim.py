@@ -83,14 +83,14 @@ def test_a_bind_mount(dmfs, files, work):
     first, second = files
     there = os.path.join(work, "there")
     os.mkdir(there)
-    subprocess.run(["mount", "--bind", os.path.dirname(first["meta"]), there], check=True, timeout=60)
+    subprocess.run(["mount", "--bind", os.path.dirname(first["meta"]), there], check=True, timeout=300)
     try:
         a.mkdir("first", KINDS["pool"].format(**first))
         line = KINDS["pool"].format(**second | {"meta": os.path.join(there, "meta")})
         refuse(a.mkdir("second"), line, "is in use already")
         refuse(b.mkdir("second"), line, "in use by another program")
     finally:
-        subprocess.run(["umount", there], check=True, timeout=60)
+        subprocess.run(["umount", there], check=True, timeout=300)
 
 
 def test_readers_of_a_pool(dmfs, files):

@@ -91,7 +91,7 @@ SHELLS = {
 
 
 def shell(fs, script, lines):
-    return subprocess.run(["/bin/bash", "-c", script, fs.path("concise"), *lines], stderr=subprocess.PIPE, timeout=60,
+    return subprocess.run(["/bin/bash", "-c", script, fs.path("concise"), *lines], stderr=subprocess.PIPE, timeout=300,
                           check=False)
 
 
@@ -142,7 +142,7 @@ def test_what_waits_is_taken_at_close(fs):
 
 def test_a_killed_writer_makes_nothing(fs):
     done = subprocess.run(["/bin/bash", "-c", 'exec >"$0"; echo "x,,,rw,0 8 zero;"; kill -9 $$', fs.path("concise")],
-                          timeout=60, check=False)
+                          timeout=300, check=False)
     assert done.returncode == -signal.SIGKILL and fs.devices() == []
 
 

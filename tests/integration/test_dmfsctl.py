@@ -24,7 +24,7 @@ def ctl(fs, tool, work):
     env = os.environ | {"DMFS_MOUNT": fs.mountpoint, "LC_ALL": "C"}
 
     def run(*args, stdin="", cwd=work, **extra):
-        return subprocess.run([program, *map(str, args)], input=stdin, text=True, capture_output=True, timeout=120,
+        return subprocess.run([program, *map(str, args)], input=stdin, text=True, capture_output=True, timeout=300,
                               cwd=cwd, env=env | extra)
 
     def ok(*args, **kw):
@@ -105,7 +105,7 @@ def bquote(path):
 def raw(ctl, work):
     """dmfsctl with bytes: raw(*ARGS, stdin=b"") gives its output."""
     def run(*args, stdin=b""):
-        done = subprocess.run([ctl.program, *args], input=stdin, capture_output=True, timeout=120, cwd=work,
+        done = subprocess.run([ctl.program, *args], input=stdin, capture_output=True, timeout=300, cwd=work,
                               env=ctl.env)
         assert done.returncode == 0, (args, done.stdout, done.stderr)
         return done.stdout
@@ -427,7 +427,7 @@ def start(ctl, *args):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -492,7 +492,7 @@ def read_terminal(fd, process, until=None, send=None):
                 until = None
     except OSError:         # the other side is closed
         pass
-    process.wait(120)
+    process.wait(300)
     os.close(fd)
     return text.decode("utf-8", "replace")
 
@@ -653,7 +653,7 @@ def test_losetup(ctl, fs, backing):
             assert info["back-file"] == fs[name].image
             assert info["dio"] and bool(info["ro"]) == readonly and int(info["log-sec"]) == 512
         finally:
-            subprocess.run(["losetup", "-d", loop], check=True, timeout=60)
+            subprocess.run(["losetup", "-d", loop], check=True, timeout=300)
     ctl.fails("losetup", "nosuch", match="does not exist")
 
 
@@ -671,7 +671,7 @@ def test_losetup_takes_the_sector_size_below(ctl, fs, backing):
         with open(f"/sys/block/{os.path.basename(loop)}/queue/logical_block_size") as f:
             assert f.read().strip() == "4096"
     finally:
-        subprocess.run(["losetup", "-d", loop], check=True, timeout=60)
+        subprocess.run(["losetup", "-d", loop], check=True, timeout=300)
 
 
 @pytest.mark.root
@@ -688,10 +688,10 @@ def test_losetup_takes_discards_if_the_device_does(ctl, fs, backing, tool):
         try:
             with open(f"/sys/block/{os.path.basename(loop)}/queue/discard_max_bytes", encoding="ascii") as f:
                 assert bool(int(f.read())) == takes, name
-            done = subprocess.run([tool("blkdiscard"), "-f", "-l", "1M", loop], capture_output=True, text=True, timeout=60)
+            done = subprocess.run([tool("blkdiscard"), "-f", "-l", "1M", loop], capture_output=True, text=True, timeout=300)
             assert (done.returncode == 0) == takes and ("not supported" in done.stderr) != takes, done.stderr
         finally:
-            subprocess.run(["losetup", "-d", loop], check=True, timeout=60)
+            subprocess.run(["losetup", "-d", loop], check=True, timeout=300)
 
 
 # --- the rest ----------------------------------------------------------------------------------------
@@ -741,7 +741,7 @@ def complete(ctl, *words):
     top = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     script = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _dmfsctl; printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(["bash", "-c", script, os.path.join(top, "contrib/completion/dmfsctl"), "dmfsctl", *words],
-                          capture_output=True, text=True, timeout=60,
+                          capture_output=True, text=True, timeout=300,
                           env=ctl.env | {"PATH": os.path.dirname(ctl.program) + ":" + os.environ["PATH"]})
     assert not done.stderr
     return sorted(done.stdout.split("\n")[:-1])

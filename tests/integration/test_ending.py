@@ -97,7 +97,7 @@ def test_it_ends(dmfs, backing, lower, upper, waiter):
         assert d.wait() == 0
         assert not is_mounted(d.mountpoint)
         for process in started:
-            process.wait(120)
+            process.wait(300)
     finally:
         d.kill()
         for process in started:

@@ -24,14 +24,14 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 
 
 def run(*argv):
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
 def of_snapshot(tool, dev):
     """era_invalidate's option for the metadata snapshot: since version 1 it is told where."""
-    said = subprocess.run([tool("era_invalidate"), "--help"], capture_output=True, text=True, timeout=60)
+    said = subprocess.run([tool("era_invalidate"), "--help"], capture_output=True, text=True, timeout=300)
     where = f"={dev.status().split()[-1]}" if "--metadata-snapshot <" in said.stdout + said.stderr else ""
     return f"--metadata-snapshot{where}"
 

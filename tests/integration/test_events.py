@@ -107,7 +107,7 @@ def test_a_blocking_read_waits_and_is_interrupted(fs):
         fs.mkdir("v")
         assert child.stdout.readline() == "line\n"
         child.send_signal(signal.SIGUSR1)
-        assert child.wait(30) == 7
+        assert child.wait(300) == 7
     finally:
         child.kill()
         child.wait()
@@ -129,7 +129,7 @@ def test_a_waiting_read_ends_with_the_device(fs):
     t.start()
     opened.wait()
     v.remove()
-    t.join(30)
+    t.join(300)
     assert not t.is_alive()
     assert b"ACTION=remove" in b"".join(got)
 

@@ -67,7 +67,7 @@ def delay_write(example, fs):
 
 
 def crypt_keyring(example, fs):
-    keyctl = subprocess.run(["keyctl", "padd", "user", "my_prefix:my_key", "@u"], input=b"k" * 32, timeout=60,
+    keyctl = subprocess.run(["keyctl", "padd", "user", "my_prefix:my_key", "@u"], input=b"k" * 32, timeout=300,
                             check=False, capture_output=True)
     if keyctl.returncode:
         pytest.skip("no keyring")
@@ -75,7 +75,7 @@ def crypt_keyring(example, fs):
         example("crypt-keyring", example.file("a file", M))
         fs["crypt2"].remove()
     finally:
-        subprocess.run(["keyctl", "unlink", keyctl.stdout.decode().strip(), "@u"], timeout=60, check=False,
+        subprocess.run(["keyctl", "unlink", keyctl.stdout.decode().strip(), "@u"], timeout=300, check=False,
                        capture_output=True)
     fails(example, fs, "crypt-keyring", "no such file")
 
@@ -159,7 +159,7 @@ def thin(example, fs):
         fs["thin"].pwrite(pattern(30 * 128, seed=8), 0, sync=True)
         for name in ("snap", "image", "thin", "pool"):
             fs[name].remove()
-        out = daemon.communicate(timeout=120)[0]
+        out = daemon.communicate(timeout=300)[0]
         assert "a #dir/the data: 22 blocks" in out
     finally:
         daemon.kill()
@@ -212,7 +212,7 @@ def log_writes_fsck(example, fs):
 def verity_table(example, fs):
     data, hashes = example.file("the data", 8 * 262144), example.file("the hashes", 8 * 4096)
     made = subprocess.run([os.path.join(mounted.build_dir(), "dmfs-verity"), "format", data, hashes], cwd=example.dir,
-                          capture_output=True, text=True, timeout=240, check=True).stdout
+                          capture_output=True, text=True, timeout=300, check=True).stdout
     root, salt = (re.search(rf"^{key}:\s*(\S+)", made, re.M).group(1) for key in ("Root hash", "Salt"))
     example("verity-table", data, hashes, root, salt)
     assert fs["vroot"].pread(4096, 0) == bytes(4096)
@@ -318,7 +318,7 @@ def cache_nbd(example, fs):
     need_root()
     disk, fast = (os.path.join(example.dir, example.file(name, n)) for name, n in (("the disk", 32 * M), ("the fast", 4 * M)))
     tool_path("nbdinfo")
-    subprocess.run([tool_path("mke2fs"), "-q", "-F", "-t", "ext4", disk], timeout=60, check=True)
+    subprocess.run([tool_path("mke2fs"), "-q", "-F", "-t", "ext4", disk], timeout=300, check=True)
     os.mkdir(os.path.join(example.dir, "a mnt"))
     sock = os.path.join(os.path.dirname(example.dir), "sock")
     server = nbd_server.Server([nbd_server.program("nbdkit"), "-f", "-U", sock, "file", disk], sock).start()
@@ -333,7 +333,7 @@ def cache_nbd(example, fs):
         assert unmount(os.path.join(example.dir, "a mnt")).returncode == 0
         fs["cache"].remove()
         digest = done.stdout.split()[0]
-        subprocess.run([tool_path("debugfs"), "-R", "dump new back", disk], timeout=60, check=True, capture_output=True,
+        subprocess.run([tool_path("debugfs"), "-R", "dump new back", disk], timeout=300, check=True, capture_output=True,
                        cwd=example.dir)
         with open(os.path.join(example.dir, "back"), "rb") as f:
             assert hashlib.md5(f.read()).hexdigest() == digest
@@ -350,11 +350,11 @@ def clone(example, fs):
     fails(example, fs, "clone-filesystem", "the meta", "the dest", "no such file", "a mnt")
     fails(example, fs, "clone-filesystem", *files, "a mnt")
     fails(example, fs, "clone-slow", 1, *files, "a mnt")
-    loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, timeout=60, check=True).stdout
+    loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, timeout=300, check=True).stdout
     assert fs.mountpoint not in loops
     for name in files:
         example.file(name, 8192)
-    done = subprocess.run([tool_path("mke2fs"), "-q", "-F", "-t", "ext4", "the source"], cwd=example.dir, timeout=60,
+    done = subprocess.run([tool_path("mke2fs"), "-q", "-F", "-t", "ext4", "the source"], cwd=example.dir, timeout=300,
                           check=False)
     assert done.returncode == 0
     done = example("clone-slow", 1, *files, "a mnt", "ls", "a mnt", check=False)
@@ -415,7 +415,7 @@ def run_lvm(example, fs):
     assert "group0-home" in done.stdout and "group0-yesterday" not in fs.devices()
     assert fs["group0-home"].pread(2, 1024 + 56) == b"\x53\xef"
     subprocess.run([os.path.join(mounted.build_dir(), "dmfs-run"), "-m", fs.mountpoint, "lvm", "vgchange", "-an", "group0"],
-                   check=True, timeout=60, capture_output=True,
+                   check=True, timeout=300, capture_output=True,
                    env=os.environ | env | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
     fails(example, fs, "run-lvm", "group1", "no such file", **env)
 

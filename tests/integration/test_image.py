@@ -439,9 +439,9 @@ def test_blocks_of_data_that_only_the_kernel_has(dmfs, backing, tool, work):
             m[8192:12288] = b"y" * 4096
             assert os.fstat(fd).st_blocks
             archive = os.path.join(work, "archive")
-            subprocess.run([tool("tar"), "-cSf", archive, "-C", dev.path, "image"], check=True, timeout=60)
+            subprocess.run([tool("tar"), "-cSf", archive, "-C", dev.path, "image"], check=True, timeout=300)
     os.mkdir(os.path.join(work, "out"))
-    subprocess.run([tool("tar"), "-xSf", archive, "-C", os.path.join(work, "out")], check=True, timeout=60)
+    subprocess.run([tool("tar"), "-xSf", archive, "-C", os.path.join(work, "out")], check=True, timeout=300)
     assert content(os.path.join(work, "out", "image")) == dev.pread(64 * MIB * SECTOR, 0)
 
 
@@ -454,7 +454,7 @@ def test_sparse_copies_of_the_tools(fs, backing, sh, work):
         assert os.path.getsize(path) == n * SECTOR and blocks(path) * SECTOR < 2 << 20
         assert content_head(path, len(data)) == data
     assert os.path.getsize(os.path.join(work, "archive")) < 1 << 20
-    sh('cmp "$1" copy', dev.image, timeout=120)
+    sh('cmp "$1" copy', dev.image, timeout=300)
 
 
 def test_blocks_where_there_are_very_many_ways_down(fs, backing):
@@ -682,7 +682,7 @@ def test_a_filesystem_by_fuse2fs(fs, backing, sh, tool, work):
         assert content(os.path.join(work, "mnt", "file")) == pattern(8192)
     finally:
         unmount(mnt)
-        server.communicate(timeout=120)     # it writes back until then
+        server.communicate(timeout=300)     # it writes back until then
     sh('e2fsck -fn "$1"', dev.image, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
 

@@ -227,13 +227,14 @@ def test_many_writers_of_the_same_pages_do_not_wait_for_each_other(vol):
     threads = [threading.Thread(target=write, args=(i,)) for i in range(len(rounds))]
     for t in threads:
         t.start()
-    time.sleep(3)       # the time they have to meet
+    while not failures and min(rounds) < 100:       # they have met by then
+        time.sleep(0.01)
     stop.set()
     for t in threads:
         t.join()
-    assert not failures and min(rounds) > 10, (failures, rounds)
+    assert not failures
     # What is dropped after an answer has no one to wait for it.
-    end, tries = time.monotonic() + 30, 0
+    end, tries = time.monotonic() + 300, 0
     while True:
         want = content(vol.backing)
         with open(vol.image, "rb") as a, open(vol.flat, "rb") as b:
@@ -275,7 +276,7 @@ def test_an_image_in_use_is_served_until_it_is_closed(both, vol, dmfs, work):
     fd = os.open(vol.flat, os.O_RDWR | os.O_DIRECT)
     try:
         assert mounted.unmount(both.mountpoint).returncode == 0
-        with subprocess.Popen(["sleep", "60"]) as clock:
+        with subprocess.Popen(["sleep", "600"]) as clock:
             assert mounted.wait_mount(both.images, clock, mounted=False)
             clock.kill()
         assert both.process.poll() is None
@@ -326,10 +327,10 @@ def test_one_connection_is_aborted(both, vol, work, which):
         both.signal(signal.SIGTERM)
         assert both.wait() == 0
     else:
-        assert reader.wait(60) != 0
+        assert reader.wait(300) != 0
         vol.resume()
         assert vol.pread(SIZE, 0) == pattern(SECTORS)
-        with subprocess.Popen(["sleep", "60"]) as clock:
+        with subprocess.Popen(["sleep", "600"]) as clock:
             assert mounted.wait_mount(both.images, clock, mounted=False), "a dead mount is no use"
             clock.kill()
         assert both.unmount() == 0
@@ -344,7 +345,7 @@ def test_what_is_refused(work):
     with open(os.path.join(work, "file"), "wb"):
         pass
     for bad in ("none", "file", "mnt", "mnt/below", ".", "mnt/"):
-        done = subprocess.run([dmfs, "-o", f"images={work}/{bad}", mnt], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([dmfs, "-o", f"images={work}/{bad}", mnt], capture_output=True, text=True, timeout=300)
         assert done.returncode == 1 and work in done.stderr, (bad, done)
         assert not is_mounted(mnt)
 

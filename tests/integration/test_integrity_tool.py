@@ -17,7 +17,7 @@ SECTORS = 16384
 def tool(fs):
     def run(*args, check=True):
         done = subprocess.run([os.path.join(build_dir(), "dmfs-integrity"), *map(str, args)], capture_output=True, text=True,
-                              timeout=60, check=False, env=os.environ | {"DMFS_MOUNT": fs.mountpoint})
+                              timeout=300, check=False, env=os.environ | {"DMFS_MOUNT": fs.mountpoint})
         assert not check or done.returncode == 0, done.stderr
         return done
     return run
@@ -118,7 +118,7 @@ def test_integritysetup_reads_it(tool, backing):
         pytest.skip("no integritysetup (package cryptsetup-bin)")
     path = backing(SECTORS)
     tool("format", path, "-B", "-I", "sha1")
-    done = subprocess.run([theirs, "dump", path], capture_output=True, text=True, timeout=60, check=True).stdout
+    done = subprocess.run([theirs, "dump", path], capture_output=True, text=True, timeout=300, check=True).stdout
     ours = fields(tool("dump", path).stdout)
     for word in ("superblock_version", "log2_interleave_sectors", "integrity_tag_size", "journal_sections",
                  "provided_data_sectors", "sector_size"):

@@ -73,15 +73,16 @@ def asker(dev, what):
         finally:
             p.kill()
             try:
-                p.wait(20)
+                p.wait(300)
             except subprocess.TimeoutExpired:
                 dev.mount.kill()        # so that the test can end
 
 
-def leaves_at_once(p, seconds=5):
+def leaves_at_once(p, seconds=60):
+    """A second is promised, what it waits for takes an hour, and this machine may be a slow one."""
     start = time.monotonic()
     p.send_signal(signal.SIGKILL)
-    assert p.wait(20) == -signal.SIGKILL
+    assert p.wait(300) == -signal.SIGKILL
     assert time.monotonic() - start < seconds, f"{time.monotonic() - start} s"
 
 
@@ -132,7 +133,7 @@ def test_a_handled_signal_is_no_death(fs, backing, data):
                 leaves_at_once(p)
             dev.resume()
             if not killed:
-                assert p.stdout.read() == data[:BLOCK] and p.wait(60) == 0
+                assert p.stdout.read() == data[:BLOCK] and p.wait(300) == 0
 
 
 def test_a_process_that_exits_by_itself_has_its_writes(fs, backing, data):
@@ -144,7 +145,7 @@ def test_a_process_that_exits_by_itself_has_its_writes(fs, backing, data):
     with subprocess.Popen([sys.executable, "-c", code, dev.image, os.path.dirname(mounted.__file__)]) as p:
         time.sleep(1.5)         # looks at it
         dev.resume()
-        assert p.wait(60) == 0
+        assert p.wait(300) == 0
     with open(path, "rb") as f:
         assert f.read() == b"n" * 131072 + data[131072:]
 
@@ -157,7 +158,7 @@ def test_others_that_wait_for_the_same_go_on(fs, backing, data):
         time.sleep(0.6)
         assert lives.poll() is None and too.poll() is None
         dev.resume()
-        assert lives.wait(60) == 0 and too.wait(60) == 0
+        assert lives.wait(300) == 0 and too.wait(300) == 0
 
 
 def delayed(d, backing, serve, path):
@@ -195,15 +196,26 @@ def test_it_waits_for_something_else(dmfs, backing, serve, data, kind, what):
 def test_a_write_on_its_way_to_a_server_is_not_broken_off(fs, backing, serve):
     """Nobody knows whether it was done: so it is done, and whoever asked waits for that."""
     path = backing(SECTORS)
-    server = serve.nbdkit("--filter=delay", "file", path, "wdelay=3")
+    gate = path + ".open"
+    server = serve.nbdkit(
+        "eval", f"get_size=echo {SECTORS * 512}", "can_flush=true", f"flush=sync {path}",
+        f"pread=dd if={path} skip=$4 count=$3 iflag=skip_bytes,count_bytes 2>/dev/null",
+        f"pwrite=touch {path}.begun; until [ -e {gate} ]; do sleep 0.02; done; "
+        f"dd of={path} seek=$4 conv=notrunc oflag=seek_bytes 2>/dev/null")
     dev = fs.mkdir("vol", f"0 {SECTORS} linear {server.uri} 0")
-    with asker(dev, "write") as p:
-        start = time.monotonic()
-        p.kill()
-        p.wait(60)
-        assert time.monotonic() - start > 1
-        with open(path, "rb") as f:
-            assert f.read(65536) == b"n" * 65536
+    try:
+        with asker(dev, "write") as p:
+            while not os.path.exists(path + ".begun"):
+                time.sleep(0.01)        # looks again
+            p.kill()
+            with pytest.raises(subprocess.TimeoutExpired):
+                p.wait(1.2)             # two looks at it
+            open(gate, "w", encoding="ascii").close()
+            p.wait(300)
+            with open(path, "rb") as f:
+                assert f.read(65536) == b"n" * 65536
+    finally:
+        open(gate, "w", encoding="ascii").close()
 
 
 @pytest.mark.parametrize("what", ["read", "fsync", "asynchronous reads"])
@@ -213,16 +225,16 @@ def test_it_waits_for_a_store_that_hangs(dmfs, backing, data, what):
     server.mkdir("vol", f"0 {SECTORS} linear {quote(backing(SECTORS, data))} 0")
     dev = d.mkdir("far", f"0 {SECTORS} linear {quote(server['vol'].image)} 0")
     dev.pwrite(b"x" * BLOCK, 0)
-    server.signal(signal.SIGSTOP)
+    server.stop()
     try:
         with asker(dev, what) as p:
             leaves_at_once(p)
         with pytest.raises(OSError):
             dev.remove()
     finally:
-        server.signal(signal.SIGCONT)
+        server.go()
     assert dev.pread(BLOCK, 0) == b"x" * BLOCK
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while True:
         try:
             dev.remove()
@@ -265,7 +277,7 @@ def test_it_waits_in_a_pool(fs, backing, way, what):
             leaves_at_once(p)
             assert lives.poll() is None
             go_on()
-            assert lives.wait(60) == 0
+            assert lives.wait(300) == 0
     assert dev.status().split()[3] == "128"
     assert dev.pread(65536, 0) == b"n" * 65536
 

@@ -50,7 +50,7 @@ def replay(tool):
     program = tool("dmfs-replay-log")
 
     def run(*args, code=0):
-        done = subprocess.run([program, *map(str, args)], capture_output=True, text=True, timeout=120,
+        done = subprocess.run([program, *map(str, args)], capture_output=True, text=True, timeout=300,
                               stdin=subprocess.DEVNULL)
         assert done.returncode == code, f"{args}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done
@@ -377,7 +377,7 @@ def test_progress(sample, backing, tool):
     master, slave = pty.openpty()
     try:
         subprocess.run([tool("dmfs-replay-log"), "--log", log, "--replay", backing(SIZE)], stderr=slave, check=True,
-                       timeout=60)
+                       timeout=300)
         os.close(slave)
         text = os.read(master, 65536).decode()
     finally:

@@ -90,22 +90,22 @@ def caller():
     yield start
     for p in made:
         p.kill()
-        p.wait(120)
+        p.wait(300)
         p.stdout.close()
 
 
 def busy(fs, ticks=3):
     """Waits until the daemon has computed for a while: it is in the middle of it."""
-    begun, end = fs.cpu_ticks(), time.monotonic() + 60
+    begun, end = fs.cpu_ticks(), time.monotonic() + 300
     while fs.cpu_ticks() < begun + ticks:
         assert time.monotonic() < end
         select.select([], [], [], 0.005)
 
 
-def ended_soon(process, seconds=5):
-    """A second is promised; other programs are at work here, too."""
+def ended_soon(process, seconds=60):
+    """A second is promised, it would take hours, and this machine may be a slow one."""
     begun = time.monotonic()
-    code = process.wait(120)
+    code = process.wait(300)
     assert time.monotonic() - begun < seconds
     return code
 
@@ -128,7 +128,7 @@ def test_other_signals_do_not_end_it(fs, backing, caller):
     dev, mode = crypt(fs, backing)
     p = caller(dev, mode, 1 << 30)
     p.send_signal(signal.SIGUSR1)
-    assert p.wait(120) == 0
+    assert p.wait(300) == 0
     p = caller(dev, mode)
     busy(fs)
     p.send_signal(signal.SIGUSR1)       # the only one that FUSE tells of
@@ -146,9 +146,9 @@ def test_it_ends_with_the_daemon(dmfs, backing, caller, make):
     busy(d)
     d.signal(signal.SIGTERM)
     begun = time.monotonic()
-    d.wait(120)
-    assert time.monotonic() - begun < 20
-    assert p.wait(60)
+    d.wait(300)
+    assert time.monotonic() - begun < 60
+    assert p.wait(300)
 
 
 @pytest.mark.parametrize("mode", [ZERO, PUNCH])
@@ -158,7 +158,7 @@ def test_it_ends_with_the_first_error(fs, caller, mode):
     key = f"crypt aes-xts-plain64 {'11' * 32} 0 error 0 1 allow_discards"
     for dev in (fs.mkdir("c", f"0 {EIB8} {key}"), fs.mkdir("m", f"0 {T10} mirror core 2 131072 nosync 2 error 0 c 0"),
                 fs.mkdir("lines", *(f"{i << 33} {1 << 33} linear error 0" for i in range(1000)))):
-        assert ended_soon(caller(dev, mode), 20) == errno.EIO, dev.name
+        assert ended_soon(caller(dev, mode)) == errno.EIO, dev.name
 
 
 def test_many_of_them_leave_others_alone(fs, backing, caller):
@@ -169,11 +169,11 @@ def test_many_of_them_leave_others_alone(fs, backing, caller):
     busy(fs, 20)
     begun = time.monotonic()
     assert other.status() == "0 8 zero\n" and other.pread(4096, 0) == bytes(4096)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
     for p in callers:
         p.kill()
     for p in callers:
-        assert p.wait(60) == -signal.SIGKILL
+        assert p.wait(300) == -signal.SIGKILL
 
 
 def test_a_range_is_done_as_a_whole_if_nobody_minds(fs, backing):

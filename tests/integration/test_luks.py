@@ -121,7 +121,7 @@ def test_reencryption_under_way(luks, work, tool):
         f.write("sesame")
     luks.format(path, size="40M")
     subprocess.run([tool("cryptsetup"), "reencrypt", "-q", "--disable-locks", "--init-only", "--key-file", key, *QUICK, path],
-                   check=True, timeout=240)
+                   check=True, timeout=300)
     luks.refuse("open", path, "v", match="a reencryption is under way: finish it with cryptsetup")
 
 
@@ -129,16 +129,16 @@ def test_token(luks, work, tool):
     """A passphrase in the session's keyring."""
     path, cryptsetup, keyctl = os.path.join(work, "v.img"), tool("cryptsetup"), tool("keyctl")
     probe = subprocess.run([keyctl, "session", "-", keyctl, "add", "user", "dmfs:probe", "x", "@s"], capture_output=True,
-                           text=True, timeout=240)
+                           text=True, timeout=300)
     if probe.returncode:
         pytest.skip(f"no session keyring here: {probe.stderr}")
     luks.format(path)
     subprocess.run([cryptsetup, "token", "add", "--disable-locks", "--key-description", "dmfs:token", path], check=True,
-                   timeout=240)
+                   timeout=300)
     luks.refuse("open", path, "v", "--token-only", match="no token gives a key")
     command = f"{keyctl} add user dmfs:token sesame @s >&2 && exec {luks.program} -m {luks.fs.mountpoint} open"
     done = subprocess.run([keyctl, "session", "-", "sh", "-c", f'{command} --token-only "$1" v', "sh", path],
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240)
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     luks.run("close", "v")
     luks.open(path, "v", given=b"sesame")   # without it, the passphrase
@@ -220,7 +220,7 @@ def test_key_is_in_no_argument_or_environment(luks, work):
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with open(f"/proc/{process.pid}/cmdline", "rb") as f:
         assert b"sesame" not in f.read()
-    out = process.communicate(b"sesame\n", timeout=240)
+    out = process.communicate(b"sesame\n", timeout=300)
     assert process.returncode == 0, out
     assert os.listdir(work) == ["v.img"]
     luks.run("close", "v")
@@ -247,7 +247,7 @@ def test_recipe(luks, work, tool, sh):
             with open(name, "rb") as f:
                 assert f.read() == text
         assert unmount(mnt).returncode == 0
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
         luks.run("close", "private")
         with open(path, "rb") as f:
             assert text[:64] not in f.read()

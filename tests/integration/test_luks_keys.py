@@ -74,7 +74,7 @@ def test_unbound_slot_by_token(luks, volume, tool):
     """A token that gives the passphrase of an unbound slot."""
     path, keyctl = volume("luks2"), tool("keyctl")
     probe = subprocess.run([keyctl, "session", "-", keyctl, "add", "user", "dmfs:probe", "x", "@s"], capture_output=True,
-                           text=True, timeout=240)
+                           text=True, timeout=300)
     if probe.returncode:
         pytest.skip(f"no session keyring here: {probe.stderr}")
     token = {"type": "luks2-keyring", "keyslots": ["1"], "key_description": "dmfs:other"}
@@ -82,7 +82,7 @@ def test_unbound_slot_by_token(luks, volume, tool):
     for options in (["--token-only"], ["--token-only", "--token-id", "0"], ["--token-only", "-S", "1"], ["-S", "1"]):
         command = f'{keyctl} add user dmfs:other other @s >&2 && exec {luks.program} -m {luks.fs.mountpoint} open "$@"'
         done = subprocess.run([keyctl, "session", "-", "sh", "-c", command, "sh", *options, path, "v"],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240)
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
         assert done.returncode in (1, 2), done
         assert ("is unbound" if "-S" in options else "no token gives a key") in done.stderr
         assert "v" not in os.listdir(luks.fs.mountpoint)

@@ -308,7 +308,7 @@ def test_two_at_the_same_time(luks, work):
             assert first.poll() is None
             locks.seek(0)
     busy(luks, path, match="is being opened or locked by another program")
-    out = first.communicate(b"sesame\n", timeout=240)
+    out = first.communicate(b"sesame\n", timeout=300)
     assert first.returncode == 0, out
     luks.run("close", "v")
     luks.open(path, "v")
@@ -360,7 +360,7 @@ def test_loop_devices(luks, work, loop, detached):
     luks.refuse("open", loop(whole.image), "v", "--header", header, match="the same storage")
     assert content(header) == before
     readonly = loop(data, "-r")
-    subprocess.run(["losetup", "-d", above], check=True, timeout=60)
+    subprocess.run(["losetup", "-d", above], check=True, timeout=300)
     luks.open(data, "v", "--header", header)        # who only reads is in nobody's way
     luks.run("close", "v")
     luks.refuse("open", readonly, "v", "--header", header, match="cannot be written .*: -r opens it for reading only")
@@ -376,7 +376,7 @@ def test_mounted(luks, work, loop, sh, tool):
         f.truncate(32 * MIB)
     sh(f'{tool("mke2fs")} -q -F "$1"', path)
     device = loop(path)
-    mounted = subprocess.run(["mount", device, mnt], capture_output=True, text=True, timeout=60)
+    mounted = subprocess.run(["mount", device, mnt], capture_output=True, text=True, timeout=300)
     if mounted.returncode:
         pytest.skip(f"mount: {mounted.stderr}")
     try:
@@ -384,7 +384,7 @@ def test_mounted(luks, work, loop, sh, tool):
         luks.refuse("format", path, "-q", *QUICK, match=f"is in use: {device} writes to it; close that first", code=5)
         luks.refuse("open", device, "v", match="is in use: it is mounted", code=5)
     finally:
-        subprocess.run(["umount", mnt], check=True, timeout=60)
+        subprocess.run(["umount", mnt], check=True, timeout=300)
     luks.run("format", device, "-q", *QUICK, given=b"sesame")
     luks.open(device, "v")
     luks.run("close", "v")
@@ -397,13 +397,13 @@ def test_bind_mount(luks, detached, work):
     place = os.path.join(work, "place")
     with open(place, "wb"):
         pass
-    bound = subprocess.run(["mount", "--bind", header, place], capture_output=True, text=True, timeout=60)
+    bound = subprocess.run(["mount", "--bind", header, place], capture_output=True, text=True, timeout=300)
     if bound.returncode:
         pytest.skip(f"mount --bind: {bound.stderr}")
     try:
         luks.refuse("open", place, "v", "--header", header, match="the same storage")
     finally:
-        subprocess.run(["umount", place], check=True, timeout=60)
+        subprocess.run(["umount", place], check=True, timeout=300)
 
 
 def test_file_that_cannot_be_written(luks, work):

@@ -158,7 +158,7 @@ def test_volume_key_is_nowhere(luks, work, tool, dmfs):
     with open(path, "wb") as f:
         f.truncate(20 << 20)
     subprocess.run([cryptsetup, "luksFormat", "-q", "--disable-locks", "--volume-key-file", key, "--pbkdf", "pbkdf2",
-                    "--pbkdf-force-iterations", "1000", path], input=b"sesame", check=True, timeout=240)
+                    "--pbkdf-force-iterations", "1000", path], input=b"sesame", check=True, timeout=300)
     os.unlink(key)
     luks = Luks(luks.program, dmfs(state))
     dev = luks.open(path, "v")
@@ -182,7 +182,7 @@ def test_killed_in_the_middle(luks, volume):
     process.stdin.write(b"ses")
     process.stdin.flush()
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert not luks.fs.devices()
     luks.open(volume, "v")
     luks.run("close", "v")

@@ -200,7 +200,7 @@ def partition(work, loop, tool):
 
     def make(device, number, start, sectors):
         name, path = os.path.basename(device), os.path.join(work, f"p{number}")
-        subprocess.run([tool("addpart"), device, str(number), str(start), str(sectors)], check=True, timeout=60)
+        subprocess.run([tool("addpart"), device, str(number), str(start), str(sectors)], check=True, timeout=300)
         made.append((device, str(number)))
         with open(f"/sys/block/{name}/{name}p{number}/dev", encoding="ascii") as f:
             os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(*map(int, f.read().split(":"))))
@@ -212,7 +212,7 @@ def partition(work, loop, tool):
 
     yield make
     for device, number in made:
-        subprocess.run([tool("delpart"), device, number], timeout=60, check=False)
+        subprocess.run([tool("delpart"), device, number], timeout=300, check=False)
 
 
 @pytest.mark.root

@@ -65,7 +65,7 @@ def test_nothing_is_left_open():
 @pytest.mark.skipif(not shutil.which("man"), reason="no man")
 def test_man_has_no_warnings():
     done = subprocess.run(["man", "-l", "--warnings", PAGE], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                          timeout=60, check=True, env=os.environ | {"LC_ALL": "C.UTF-8", "MANWIDTH": "100"})
+                          timeout=300, check=True, env=os.environ | {"LC_ALL": "C.UTF-8", "MANWIDTH": "100"})
     assert done.stderr == ""
 
 
@@ -93,7 +93,7 @@ def run(fs, where, lines):
         made = {name for line in lines for name in re.findall(r"mnt/([\w-]+)/", line)} - set(fs.devices())
         made -= {name for line in lines if "mkdir" in line for name in re.findall(r"mnt/([\w-]+)", line)}
         script, text = "\n".join(["set -e", *(f"mkdir mnt/{name}" for name in sorted(made)), *lines]), ""
-    done = subprocess.run(["/bin/sh", "-c", script], input=text, cwd=where, capture_output=True, text=True, timeout=60,
+    done = subprocess.run(["/bin/sh", "-c", script], input=text, cwd=where, capture_output=True, text=True, timeout=300,
                           check=False, env=os.environ | {"PATH": f"{build_dir()}:{os.environ['PATH']}"})
     assert done.returncode == 0, f"{script}\n{text}\n{done.stdout}{done.stderr}"
     assert fs.devices()

@@ -305,7 +305,7 @@ class FileSystem:
             cmd = ["fuse2fs", "-o", "fakeroot", image, directory]
         try:
             done = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                  timeout=120, pass_fds=[hers], check=False)
+                                  timeout=300, pass_fds=[hers], check=False)
         except FileNotFoundError:
             pytest.skip(f"no {cmd[0]}")
         finally:
@@ -328,7 +328,7 @@ def test_pvmove(fs, backing, sh, work, tool):
     old, new = backing(sectors, name="old disk"), os.path.join(work, "new#disk")
     open(new, "wb").close()
     dev = fs.mkdir("vol", f"0 {sectors - 5000} linear {quote(old)} 5000")
-    subprocess.run([tool("mke2fs"), "-q", "-F", "-t", "ext4", dev.image], check=True, timeout=120)
+    subprocess.run([tool("mke2fs"), "-q", "-F", "-t", "ext4", dev.image], check=True, timeout=300)
     disk = FileSystem(dev.image, os.path.join(work, "mnt"))
     written, over = {}, threading.Event()
 
@@ -355,7 +355,7 @@ def test_pvmove(fs, backing, sh, work, tool):
     assert dev.table().rstrip() == f"0 {sectors - 5000} linear {new} 0"
     with open(old, "r+b") as f:
         pwrite_all(f.fileno(), b"\xee" * (4 << 20), 0)     # nobody needs it any more
-    done = subprocess.run([tool("e2fsck"), "-fn", new], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([tool("e2fsck"), "-fn", new], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     disk = FileSystem(dev.image, disk.dir)
     try:

@@ -64,7 +64,7 @@ class Background:
         before = set(children())
         cmd = cmd or [os.path.join(mounted.build_dir(), "dmfs"), *(["-o", options] if options else []), self.state,
                       self.mountpoint]
-        done = subprocess.run(cmd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(cmd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
         self.code, self.text = done.returncode, done.stdout + done.stderr
         self.left = set(children()) - before
 
@@ -192,7 +192,7 @@ def test_auto_unmount_frees_the_mountpoint_of_a_killed_daemon(dmfs):
     d = dmfs(options="auto_unmount")
     d.kill()
     d.wait()
-    with subprocess.Popen(["sleep", "60"]) as clock:
+    with subprocess.Popen(["sleep", "600"]) as clock:
         assert mounted.wait_mount(d.mountpoint, clock, mounted=False)
         clock.kill()
 
@@ -272,7 +272,7 @@ def test_the_daemon_goes_when_its_connection_is_aborted(background, backing, wor
         assert d.wait_end() == []
         assert not is_mounted(d.mountpoint)
         if reader:
-            assert reader.wait(60) != 0
+            assert reader.wait(300) != 0
         take_state_over(background, d, path)
     finally:
         if reader:
@@ -314,7 +314,7 @@ def test_a_daemon_in_a_namespace_of_its_own(background, backing, work):
     try:
         fd = os.open(ready, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 300
             while not select.select([fd], [], [], 0.05)[0] or not os.read(fd, 3):
                 if shell.poll() is not None:
                     pytest.skip(f"no namespace here: {shell.stderr.read().strip()}")

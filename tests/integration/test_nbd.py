@@ -174,7 +174,7 @@ def test_killed_and_restarted_under_load(fs, served):
 def test_a_server_that_stays_away(dmfs, served):
     """After nbd_timeout requests fail; when it is back they work again."""
     path, server = served
-    fs = dmfs(options="nbd_timeout=1")
+    fs = dmfs(options="nbd_timeout=2")
     dev = fs.mkdir("n", linear(server.uri))
     server.kill()
     with pytest.raises(OSError) as e:
@@ -184,13 +184,14 @@ def test_a_server_that_stays_away(dmfs, served):
         dev.pwrite(bytes(4096), 0, sync=True)
     assert e.value.errno == errno.EIO
     server.start()
-    for _ in range(600):
+    end = time.monotonic() + 300
+    while True:
         try:
             assert dev.pread(SIZE, 0) == content(path)
             return
         except OSError:
+            assert time.monotonic() < end, "it has not come back"
             time.sleep(0.05)
-    raise AssertionError("it has not come back")
 
 
 def test_a_read_only_export(fs, serve, backing):
@@ -235,7 +236,7 @@ def test_a_clone_of_a_remote_source(fs, serve, backing):
 def test_a_clone_goes_on_when_its_source_is_back(dmfs, served, backing):
     path, server = served
     dest = backing(SECTORS)
-    fs = dmfs(options="nbd_timeout=1")
+    fs = dmfs(options="nbd_timeout=2")
     dev = fs.mkdir("c", f"0 {SECTORS} clone {backing(8192)} {dest} {server.uri} 64 1 no_hydration")
     dev.pwrite(b"mine", 70000)
     server.kill()
@@ -264,5 +265,5 @@ def test_tls_that_the_server_has_not_is_refused(fs, serve, backing):
 @pytest.mark.parametrize("value", ["0", "-1", "1000001", "4x", "", "x", "4294967297", "99999999999999999999", " 4", "4.5"])
 def test_wrong_numbers_of_options(option, value, work):
     done = subprocess.run([os.path.join(mounted.build_dir(), "dmfs"), "-f", "-o", f"{option}={value}", work],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and f"{option}={value}: a number from 1 to" in done.stderr

@@ -46,7 +46,7 @@ def disk(tool, work):
         with open(path, "wb") as f:
             f.truncate(size)
         if script:
-            subprocess.run([tool("sfdisk"), "-q", path], input=script, text=True, check=True, timeout=60,
+            subprocess.run([tool("sfdisk"), "-q", path], input=script, text=True, check=True, timeout=300,
                            stdout=subprocess.DEVNULL)
         put(path, contents or {})
         return path
@@ -73,7 +73,7 @@ def filesystem(tool, work):
         with open(path, "wb") as f:
             f.truncate(size)
         argv = [tool(programs[kind][0]), *programs[kind][1:], *(["-L", label] if label else []), path]
-        subprocess.run(argv, check=True, timeout=60, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(argv, check=True, timeout=300, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with open(path, "rb") as f:
             return f.read()
 
@@ -100,7 +100,7 @@ def test_partitions(opener, disk, tool, kind):
     """Each table of sfdisk's gives the partitions that sfdisk shows."""
     script, sizes = TABLES[kind]
     path = disk(40 * MIB, script)
-    shown = subprocess.run([tool("sfdisk"), "-d", path], capture_output=True, text=True, check=True, timeout=60).stdout
+    shown = subprocess.run([tool("sfdisk"), "-d", path], capture_output=True, text=True, check=True, timeout=300).stdout
     want = {}
     for line in shown.splitlines():
         m = re.match(r"(\S+) : start= *(\d+), size= *(\d+), type=([0-9A-Fa-f-]+)", line)
@@ -202,7 +202,7 @@ def cryptsetup(tool, work, size, *options, password=b"sesame", name="luks"):
     with open(path, "wb") as f:
         f.truncate(size)
     subprocess.run([tool("cryptsetup"), "luksFormat", "-q", "--disable-locks", *QUICK, *options, path, "-"], input=password,
-                   check=True, timeout=120, capture_output=True)
+                   check=True, timeout=300, capture_output=True)
     return path
 
 
@@ -221,11 +221,11 @@ def test_luks(opener, disk, tool, work, filesystem, kind):
     with open(key, "wb") as f:
         f.write(b"sesame")
     subprocess.run([opener.program.replace("dmfs-open", "dmfs-luks"), "-m", opener.fs.mountpoint, "--key-file", key, "open", path,
-                    "fill"], check=True, capture_output=True, timeout=60)
+                    "fill"], check=True, capture_output=True, timeout=300)
     with open(plain, "rb") as f:
         opener.fs["fill"].pwrite(f.read(), 0, sync=True)
     subprocess.run([opener.program.replace("dmfs-open", "dmfs-luks"), "-m", opener.fs.mountpoint, "close", "fill"], check=True,
-                   timeout=60)
+                   timeout=300)
     with open(path, "rb") as f:
         image = disk(40 * MIB, "label: gpt\nsize=32M\n", {2048: f.read()})
     for args, given in ((["--key-file", os.path.join(work, "plain"), "--key-file", key, "--no-passphrase"], b""), ([], b"sesame\n")):
@@ -271,7 +271,7 @@ def veritysetup(tool, work, data, *options):
     with open(on, "wb") as f:
         f.write(data)
     out = subprocess.run([tool("veritysetup"), "format", *options, on, tree], capture_output=True, text=True, check=True,
-                         timeout=60).stdout
+                         timeout=300).stdout
     return tree, re.search(r"Root hash:\s+(\S+)", out).group(1)
 
 
@@ -335,7 +335,7 @@ def test_containers(opener, disk, tool, work, kind, options):
     """What qemu-img made of a disk with a table; its qemu-nbd ends with the device."""
     raw = disk(24 * MIB, "label: gpt\nsize=4M\nsize=5M\n", {2048: content(4 * MIB, 1)})
     path = os.path.join(work, f"vm image.{kind}")
-    subprocess.run([tool("qemu-img"), "convert", "-O", kind, *options, raw, path], check=True, timeout=60, capture_output=True)
+    subprocess.run([tool("qemu-img"), "convert", "-O", kind, *options, raw, path], check=True, timeout=300, capture_output=True)
     tool("qemu-nbd")
     got = opener.open(path)
     name = f"vm_image.{kind}"
@@ -353,12 +353,12 @@ def test_backing_files(opener, work, tool):
     base, path = os.path.join(work, "base"), os.path.join(work, "top.qcow2")
     with open(base, "wb") as f:
         f.write(content(MIB, 3))
-    subprocess.run([tool("qemu-img"), "create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", path], check=True, cwd=work, timeout=60)
+    subprocess.run([tool("qemu-img"), "create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", path], check=True, cwd=work, timeout=300)
     got = opener.open(path)
     assert same(got.read("top.qcow2-qcow2"), content(MIB, 3)) and "it stands on the file base" in got.stderr
     opener.close()
     os.chmod(path, 0o644)
-    subprocess.run([tool("qemu-img"), "rebase", "-u", "-b", "nbd://127.0.0.1:1/x", "-F", "raw", path], check=True, timeout=60)
+    subprocess.run([tool("qemu-img"), "rebase", "-u", "-b", "nbd://127.0.0.1:1/x", "-F", "raw", path], check=True, timeout=300)
     opener.sums.pop(path)
     got = opener.open(path, check=6)
     assert "is no file" in got.stderr
@@ -723,7 +723,7 @@ def test_dry_run(opener, disk, work, tool, fs):
     assert fs.devices() == [] and "dmfsctl create" in script
     assert not re.search("dmfs-open-mount", open("/proc/self/mountinfo").read())
     build = os.path.dirname(opener.program)
-    subprocess.run(["sh", "-e"], input=script, text=True, check=True, timeout=60, stdout=subprocess.DEVNULL,
+    subprocess.run(["sh", "-e"], input=script, text=True, check=True, timeout=300, stdout=subprocess.DEVNULL,
                    env=os.environ | {"DMFS_MOUNT": fs.mountpoint, "PATH": build + ":" + os.environ["PATH"]})
     made = {name: fs[name].table() for name in fs.devices()}
     opener.close()

@@ -82,12 +82,20 @@ def test_luks1_and_plain(run, crypt):
     crypt("close", "vol")
     crypt("open", disk, "vol")
     assert run.fs["vol"].pread(len(data), 0) == data
+    crypt("resize", "vol", "--size", "2048")
+    assert run.fs["vol"].size() == 1 << 20
+    crypt("close", "vol")
+    crypt("reencrypt", disk, "--pbkdf-force-iterations", "1000", cwd=os.path.dirname(run.runtime))
+    crypt("open", disk, "vol")
+    assert run.fs["vol"].pread(len(data), 0) == data
     crypt("close", "vol")
 
     run("cryptsetup", "-q", "open", "--type", "plain", "--cipher", "aes-cbc-essiv:sha256", "--key-size", "256",
         "--hash", "sha256", disk, "raw", given="sesame\n", quiet=False)
     assert run.fs["raw"].table().split()[:4] == ["0", "32768", "crypt", "aes-cbc-essiv:sha256"]
     assert fields(crypt("status", "raw"))["type"] == "PLAIN"
+    crypt("resize", "raw", "--size", "4096")
+    assert run.fs["raw"].size() == 2 << 20
     crypt("close", "raw")
 
 

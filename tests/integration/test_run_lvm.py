@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mounted import pattern
+from mounted import pattern, wait_status
 from run import needs, needs_targets
 
 SIZE = 64
@@ -119,6 +119,27 @@ def test_mirror_and_raid(run, fs, lvm):
     assert read(run, "r1", len(data)) == data
     lvm("lvconvert", "-y", "-m0", "vg/r1")
     assert read(run, "r1", len(data)) == data
+
+
+def test_raid_levels(run, fs, lvm):
+    """With parity and in stripes; what is discarded is, and a new one has its size."""
+    needs("blkdiscard")
+    needs_targets(fs, "raid")
+    disks = [run.disk(name, SIZE) for name in ("pv2", "pv3", "pv4")]
+    lvm("pvcreate", *disks)
+    lvm("vgextend", "vg", *disks)
+    data = pattern(512, 1)
+    for level, how in ("raid5", ["-i", "2"]), ("raid6", ["-i", "3"]), ("raid10", ["-i", "2", "-m", "1"]):
+        lvm("lvcreate", "-y", "--type", level, *how, "-n", level, "-L", "6m", "vg")
+        write(run, level, data)
+        wait_status(fs[f"vg-{level}"], r" A+ (\d+)/\1 idle ", every=0.2)
+    assert [row[0] for row in lvs(lvm, "copy_percent").values() if row[0]] == ["100.00"] * 3
+    lvm("lvextend", "-L", "+4m", "vg/raid10")
+    run("blkdiscard", "-o", "131072", "-l", "131072", "/dev/vg/raid10")
+    assert fs["vg-raid10"].size() == 10 << 20 and read(run, "raid10", len(data)) == data[:131072] + bytes(131072)
+    lvm("vgchange", "-an", "vg")
+    lvm("vgchange", "-ay", "vg")
+    assert read(run, "raid5", len(data)) == read(run, "raid6", len(data)) == data
 
 
 def test_cache(run, fs, lvm):

@@ -121,7 +121,7 @@ def test_a_script_prints_the_same(run, work):
     for name, runner in ("with", run.argv), ("without", lambda *a: list(a)):
         where = os.path.join(work, name)
         os.mkdir(where)
-        done = subprocess.run(runner("bash", "-c", SHELL, "sh", where), capture_output=True, text=True, timeout=60,
+        done = subprocess.run(runner("bash", "-c", SHELL, "sh", where), capture_output=True, text=True, timeout=300,
                               env=run.env, stdin=subprocess.DEVNULL)
         assert done.returncode == 7 and not done.stderr, done.stderr
         out.append(re.sub(r"^total \d+$", "total", done.stdout, flags=re.M))
@@ -161,7 +161,7 @@ def test_what_cannot_be_preloaded_is_refused(run, work):
     needs("cc")
     static = os.path.join(work, "static")
     done = subprocess.run(["cc", "-static", "-x", "c", "-", "-o", static], input="int main(void) { return 0; }",
-                          text=True, capture_output=True, timeout=60, check=False)
+                          text=True, capture_output=True, timeout=300, check=False)
     if done.returncode:
         pytest.skip("no static C library here")
     script = os.path.join(work, "script")
@@ -180,7 +180,7 @@ def test_what_cannot_be_preloaded_is_refused(run, work):
 
 def test_arguments(run, fs, tool, work):
     def fails(*args, match, env=None):
-        done = subprocess.run([tool("dmfs-run"), *args], capture_output=True, text=True, timeout=60,
+        done = subprocess.run([tool("dmfs-run"), *args], capture_output=True, text=True, timeout=300,
                               env=run.env | (env or {}), stdin=subprocess.DEVNULL)
         assert done.returncode == 126 and re.search(match, done.stderr), (done.returncode, done.stderr)
 
@@ -196,7 +196,7 @@ def test_arguments(run, fs, tool, work):
     os.chmod(os.path.join(other, "dmfs-run"), 0o777)
     fails("-m", fs.mountpoint, "true", match="is not a directory that is this user's alone",
           env={"XDG_RUNTIME_DIR": other})
-    assert subprocess.run([tool("dmfs-run"), "true"], env=run.env | {"DMFS_MOUNT": fs.mountpoint}, timeout=60,
+    assert subprocess.run([tool("dmfs-run"), "true"], env=run.env | {"DMFS_MOUNT": fs.mountpoint}, timeout=300,
                           check=False).returncode == 0
 
 

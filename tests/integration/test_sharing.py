@@ -23,7 +23,7 @@ GROUP = 54321       # nobody's own, and no group of OTHER
 def as_other(*command, groups=(), **kw):
     who = pwd.getpwnam(OTHER)
     return subprocess.run(command, user=who.pw_uid, group=who.pw_gid, extra_groups=groups, capture_output=True,
-                          text=True, timeout=60, **kw)
+                          text=True, timeout=300, **kw)
 
 
 def test_a_private_mount_keeps_others_out(fs):
@@ -197,7 +197,7 @@ def written(shared):
     def write(word, gid=who.pw_gid, groups=(), cwd=None):
         done = subprocess.run([sys.executable, "-c", WRITER, v.file("inactive"), str(who.pw_uid), str(gid),
                                ",".join(map(str, groups)), f"0 8 linear {word} 0\n", *([cwd] if cwd else [])],
-                              stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.strip()
+                              stdout=subprocess.PIPE, text=True, timeout=300, check=True).stdout.strip()
         v.write("inactive", "")
         return done if done == "ok" else errno.errorcode[int(done)]
 
@@ -283,7 +283,7 @@ def test_a_group_given_up_between_two_writes_counts_no_more(shared, backing, wor
         """
     v = shared.mkdir("v")
     done = subprocess.run([sys.executable, "-c", code, v.file("table"), str(who.pw_uid), str(who.pw_gid), str(GROUP),
-                           f"linear {quote(path)}"], stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+                           f"linear {quote(path)}"], stdout=subprocess.PIPE, text=True, timeout=300, check=True)
     assert done.stdout.strip() == str(errno.EACCES)
     assert v.table() == ""
 

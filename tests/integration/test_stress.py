@@ -83,7 +83,6 @@ def layouts(path, below):
     ]
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("flags", [0, os.O_DIRECT], ids=["buffered", "direct"])
 def test_io_with_swaps_suspends_and_renames(fs, backing, flags):
     path = backing(BLOCKS * BLOCK // SECTOR)
@@ -152,7 +151,6 @@ def test_io_with_swaps_suspends_and_renames(fs, backing, flags):
         assert f.read() == want
 
 
-@pytest.mark.timeout(900)
 def test_swaps_between_files_are_atomic(fs, backing):
     """Every read of a large range sees one table or the other, never some of each."""
     sectors = 128
@@ -189,7 +187,6 @@ def test_swaps_between_files_are_atomic(fs, backing):
     assert seen
 
 
-@pytest.mark.timeout(900)
 def test_making_and_removing_from_many_threads(fs, backing):
     path = quote(backing(4096))
     failures = []
@@ -218,7 +215,6 @@ def test_making_and_removing_from_many_threads(fs, backing):
     assert fs.devices() == []
 
 
-@pytest.mark.timeout(900)
 def test_a_signal_under_load(dmfs, backing):
     """What was fsynced before the daemon was told to end is in the file."""
     for _ in range(3):

@@ -137,7 +137,7 @@ def test_a_writer_that_dies_loads_nothing(fs, number):
     for name in ("table", "inactive"):
         # (not `echo >&3`: the shell's duplicate of 3 is closed after it, which loads)
         script = 'exec >"$1"; echo "0 8 error"; echo "8 8 error"; kill -%d $$; sleep 100' % number
-        done = subprocess.run(["/bin/bash", "-c", script, "sh", dev.file(name)], timeout=120, check=False)
+        done = subprocess.run(["/bin/bash", "-c", script, "sh", dev.file(name)], timeout=300, check=False)
         assert done.returncode == -number
         assert dev.table() == "0 8 zero\n" and dev.inactive() == ""
 

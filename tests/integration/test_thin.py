@@ -598,11 +598,11 @@ def test_errors_in_a_pools_place(pool, fs, then):
         assert writer.poll() is None
         if then == "back":
             p.reload()
-            assert writer.wait(60) == 0
+            assert writer.wait(300) == 0
             assert dev.pread(BLOCK, 0) == bytes(4096) + data[4096:]
         elif then == "killed":
             writer.kill()
-            assert writer.wait(20) == -signal.SIGKILL
+            assert writer.wait(300) == -signal.SIGKILL
             dev.remove()
             p.dev.remove()
             again = fs.mkdir("again", p.line())
@@ -612,7 +612,7 @@ def test_errors_in_a_pools_place(pool, fs, then):
         else:
             fs.signal(15)
             assert fs.wait() == 0
-            assert writer.wait(60) == 1
+            assert writer.wait(300) == 1
 
 
 def test_read_only_pool(pool):
@@ -883,7 +883,7 @@ def test_cookbook(fs, backing, sh):
         assert fs["thin"].pread(30 * BLOCK, 20 * BLOCK) == pattern(30 * BS, seed=8)
         for name in ("snap", "thin", "image", "pool"):
             fs[name].remove()
-        out = daemon.communicate(timeout=120)[0]
+        out = daemon.communicate(timeout=300)[0]
         assert "22 blocks" in out
     finally:
         daemon.kill()
@@ -960,7 +960,7 @@ def test_first_writes_that_wait_hold_up_nobody(fs, stacked):
         assert "thin0" in fs.devices() and t.status()
         assert len(os.listdir(f"/proc/{fs.pid}/task")) <= before + 16, "a write that waits parks a thread"
         data.resume()
-        assert writers.communicate(timeout=60)[0] == f"{WRITERS}\n"
+        assert writers.communicate(timeout=300)[0] == f"{WRITERS}\n"
     finally:
         writers.kill()
         writers.communicate()
@@ -976,8 +976,8 @@ def test_a_volume_written_in_parallel_is_in_one_piece(pool, loop):
     t = p.thin(0, blocks=blocks)
     dev = loop(t.image, "--direct-io=on")
     subprocess.run(["dd", "if=/dev/zero", f"of={dev}", "bs=128M", "count=1", "oflag=direct", "status=none"], check=True,
-                   timeout=120)
-    subprocess.run(["losetup", "-d", dev], check=True, timeout=60)
+                   timeout=300)
+    subprocess.run(["losetup", "-d", dev], check=True, timeout=300)
     assert p.used() == blocks
     p.close()
     dump = tool("thin_dump", p.meta).stdout
@@ -1015,7 +1015,7 @@ def test_a_volume_stays_as_it_is_while_its_pool_is_suspended(pool, noflush):
     assert not t.suspended() and s.suspended() and t.status()
     p.dev.resume()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
         assert thread.result is None
     assert t.suspended() and not s.suspended()
     t.resume()
@@ -1032,7 +1032,7 @@ def test_waiting_for_the_pool_is_interruptible(pool):
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(0.3)
     waiting.terminate()
-    assert waiting.wait(30) == -signal.SIGTERM
+    assert waiting.wait(300) == -signal.SIGTERM
     p.dev.resume()
     assert not t.suspended()
     t.pwrite(b"x" * 4096, 0, sync=True)

@@ -359,7 +359,7 @@ def test_log_keeps_the_last_errors(fs):
 
 def dmfs_program(*args, **kw):
     return subprocess.run([os.path.join(mounted.build_dir(), "dmfs"), *args], capture_output=True, text=True,
-                          timeout=60, **kw)
+                          timeout=300, **kw)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -63,7 +63,7 @@ def content(path):
         return f.read()
 
 
-wait_status = functools.partial(mounted.wait_status, deadline=60, every=0.2)     # counts change without an event
+wait_status = functools.partial(mounted.wait_status, deadline=300, every=0.2)     # counts change without an event
 
 
 def direct(dev, data, sector, write=True):
@@ -117,14 +117,14 @@ def end(loads):
     for load in loads:
         load.over.set()
     for load in loads:
-        load.join(60)
+        load.join(300)
         assert not load.is_alive() and load.error is None, load.error
 
 
 def wait_done(loads, more):
     """Until each load has done so many more writes."""
     want = [(load, load.done + more) for load in loads]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while any(load.done < n for load, n in want):
         assert all(load.error is None for load in loads), [load.error for load in loads]
         assert time.monotonic() < deadline, [(load.done, n) for load, n in want]
@@ -202,6 +202,11 @@ def test_who_may_have_what(dmfs, logd, backing):
     hosts[1]["upper"].load(upper)
 
 
+def dies_while_it_writes(dev, data, sector):
+    with pytest.raises(OSError):
+        direct(dev, data, sector)
+
+
 def test_a_dead_daemon_s_regions(dmfs, logd, backing):
     """What it was writing to is out of sync for the other, which copies that and no more."""
     sectors = 4096
@@ -209,18 +214,25 @@ def test_a_dead_daemon_s_regions(dmfs, logd, backing):
     server = logd()
     log = f"u clustered-core {REGION} nosync"
     first, second = (dmfs(options=f"log_server={server.socket}") for _ in range(2))
-    for m in (first, second):
-        m.mkdir("m", line(legs, sectors, log))
+    first.mkdir("slow", f"0 {sectors} linear {quote(legs[1])} 0")
+    first.mkdir("m", line([legs[0], "slow"], sectors, log))
+    second.mkdir("m", line(legs, sectors, log))
     wait_status(second["m"], " 64/64 1 AA ")
-    direct(first["m"], b"x" * 4096, 10 * REGION)
+    # the second leg of the first does not answer, so that the region stays dirty
+    first["slow"].suspend()
+    writer = threading.Thread(target=dies_while_it_writes, args=(first["m"], b"x" * 4096, 10 * REGION))
+    writer.start()
+    while content(legs[0])[10 * REGION * SECTOR:][:4096] != b"x" * 4096:
+        time.sleep(0.01)        # looks again
     first.kill()
     first.wait()
+    writer.join()
     with open(legs[1], "r+b") as f:     # as if the second leg had not got it, and had rubbish elsewhere
         f.write(b"!" * 4096)
         f.seek(10 * REGION * SECTOR)
         f.write(b"?" * 4096)
     assert direct(second["m"], bytes(4096), 10 * REGION, write=False) == b"x" * 4096
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while content(legs[1])[10 * REGION * SECTOR:][:4096] != b"x" * 4096:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -288,7 +300,7 @@ def test_everything_dies(dmfs, logd, backing):
         mount.kill()
         mount.wait()
         load.over.set()
-        load.join(60)
+        load.join(300)
         assert isinstance(load.error, OSError) or load.error is None, load.error
         begin[i] = {b: d for b, d in load.holds.items() if b != load.at}        # of that nobody knows
         if server.process.poll() is not None:
@@ -326,12 +338,12 @@ def test_without_the_server(dmfs, logd, backing):
         wait_status(dev, "COM_FAILURE")
         if sig:
             writer.send_signal(sig)
-            assert writer.wait(20) == -sig
+            assert writer.wait(300) == -sig
     assert direct(other, b"o" * 4096, 1000)      # nobody else waits
     dev.write("inactive", f"0 {sectors} linear {quote(legs[1])} 0\n")
     dev.suspend(noflush=True)
     dev.resume()
-    assert writer.wait(20) == 0
+    assert writer.wait(300) == 0
     assert dev.table().split()[2] == "linear"
     dev.load(f"0 {sectors} linear {quote(legs[0])} 0")
     # and the end of the daemon with a mirror that waits
@@ -341,8 +353,8 @@ def test_without_the_server(dmfs, logd, backing):
     writer = subprocess.Popen([sys.executable, "-c", script.format(dev.image, 0)], stderr=subprocess.DEVNULL)
     mounted.wait_until_waiting(writer)
     fs.signal(signal.SIGTERM)
-    assert fs.wait(60) == 0
-    assert writer.wait(20) == 1
+    assert fs.wait(300) == 0
+    assert writer.wait(300) == 1
 
 
 # --- the kernel's requests -----------------------------------------------------------------------------
@@ -376,27 +388,39 @@ def test_requests_are_the_kernel_s(dmfs, server, backing, integrated):
     assert dev.table().rstrip().endswith(f" {quote(legs[0])} 0 {quote(legs[1])} 0")
     assert f" userspace {5 if integrated else 4} my\\ uuid {flag}clustered-core {REGION} what\\ ever 2 " in dev.table()
     # a write: asked before and after the mark
-    n = len(s.seen)
+    n, begin = len(s.seen), time.monotonic()
     direct(dev, b"w" * 4096, 5 * REGION)
     got = s.seen[n:]
     names = without_polls(m.name for m in got)
-    assert names == ["IN_SYNC", *([] if integrated else ["MARK_REGION"]), "FLUSH", "IN_SYNC"], names
-    assert [m.regions() for m in got if m.name == ("FLUSH" if integrated else "MARK_REGION")] == [(5,)]
+    want = ["IN_SYNC", *([] if integrated else ["MARK_REGION"]), "FLUSH", "IN_SYNC"]
+    assert names[:len(want)] == want and set(names[len(want):]) <= {"CLEAR_REGION", "FLUSH"}, names
+    assert [m.regions() for m in got if m.name == ("FLUSH" if integrated else "MARK_REGION")][0] == (5,)
     # a dirty region costs no request, a read always one
-    n, begin = len(s.seen), time.monotonic()
+    n = len(s.seen)
     direct(dev, b"w" * 4096, 5 * REGION)
     direct(dev, bytes(4096), 5 * REGION, write=False)
     names = without_polls(m.name for m in s.seen[n:])
     assert names == ["IN_SYNC"] or time.monotonic() - begin > 0.5, names       # later it may be clean again
     n = len(s.seen)
     dev.suspend()
-    assert [x for x in without_polls(m.name for m in s.seen[n:]) if x != "FLUSH"] == \
-        ["PRESUSPEND", "CLEAR_REGION", "POSTSUSPEND"]
+    names = [x for x in without_polls(m.name for m in s.seen[n:]) if x != "FLUSH"]
+    assert names == ["PRESUSPEND", "CLEAR_REGION", "POSTSUSPEND"] or time.monotonic() - begin > 0.5, names
     assert not s.marked
     dev.resume()
     dev.remove()
     s.wait_for(lambda seen: seen[-1].name == "DTR")
-    assert s.names()[-3:] == ["PRESUSPEND", "POSTSUSPEND", "DTR"]
+    assert without_polls(s.names())[-3:] == ["PRESUSPEND", "POSTSUSPEND", "DTR"]
+
+
+def in_pwrite(task):
+    """Whether this thread of ours waits in a pwrite(2) for the daemon."""
+    try:
+        with open(f"/proc/self/task/{task}/wchan", encoding="ascii") as f:
+            waits = f.read().startswith("request_wait_answer")
+        with open(f"/proc/self/task/{task}/syscall", encoding="ascii") as f:
+            return waits and f.read().split()[0] in ("18", "68")       # x86-64, others
+    except OSError:
+        return False
 
 
 def test_marks_are_sent_in_groups(dmfs, server, backing):
@@ -406,7 +430,7 @@ def test_marks_are_sent_in_groups(dmfs, server, backing):
 
     def hold_the_first(s, conn, m):
         if m.name == "MARK_REGION" and m.regions() == (255,):
-            held.wait(30)
+            held.wait()
 
     s = server(regions=256, twist=hold_the_first)
     dev = dmfs(options=f"log_server={s.socket}").mkdir("m", line(legs, sectors, "u x 64"))
@@ -415,8 +439,12 @@ def test_marks_are_sent_in_groups(dmfs, server, backing):
     s.wait_for(lambda seen: any(m.name == "MARK_REGION" for m in seen))
     for t in writers[1:]:
         t.start()
-    time.sleep(0.3)     # so that they wait; with fewer that do the groups are smaller
-    held.set()
+    try:
+        while sum(in_pwrite(task) for task in os.listdir("/proc/self/task")) < len(writers):
+            time.sleep(0.01)
+        time.sleep(0.3)     # from there to the log; with fewer that have come the groups are smaller
+    finally:
+        held.set()
     for t in writers:
         t.join()
     marks = [m.regions() for m in s.seen if m.name == "MARK_REGION"]
@@ -451,7 +479,7 @@ def test_another_host_copies(dmfs, server, backing):
     s.wait_for(lambda seen: sum(m.name == "IS_REMOTE_RECOVERING" and m.regions() == (3,) for m in seen) >= 2)
     assert t.is_alive() and content(legs[0])[3 * REGION * SECTOR:][:4096] == bytes(4096)
     s.sync.add(3)       # it is through
-    t.join(30)
+    t.join(300)
     assert not t.is_alive()
     assert content(legs[0])[3 * REGION * SECTOR:][:4096] == content(legs[1])[3 * REGION * SECTOR:][:4096] == b"3" * 4096
 
@@ -486,7 +514,7 @@ def test_without_an_answer_nothing_is_written(dmfs, server, backing):
     silent.clear()
     for conn in list(s.conns):
         conn.shutdown(2)
-    writers[1].join(30)
+    writers[1].join(300)
     assert not writers[1].is_alive() and on_disk(6) == b"b" * 4096
     s.wait_for(lambda seen: sum(m.name == "IS_REMOTE_RECOVERING" for m in seen[n:]) >= 3)
     assert writers[0].is_alive() and on_disk(5) == b"a" * 4096
@@ -495,7 +523,7 @@ def test_without_an_answer_nothing_is_written(dmfs, server, backing):
     assert {5, 6} <= {r for m in s.seen[n:] if m.name == "MARK_REGION" for r in m.regions()}
     assert any(m.name == "CLEAR_REGION" and 5 in m.regions() for m in s.seen[n:])
     s.sync.add(5)
-    writers[0].join(30)
+    writers[0].join(300)
     assert not writers[0].is_alive() and on_disk(5) == b"b" * 4096
 
 
@@ -789,12 +817,16 @@ def test_logd_keeps_the_disk(logd, backing):
     data = content(log)
     assert struct.unpack("<IIQ", data[:16]) == (0x4d695272, 2, 100)
     assert int.from_bytes(data[1024:1040], "little") == (1 << 100) - 1 - (1 << 9)
-    server.kill()
-    server.start()
-    a = Client(server.socket).begin(f"6400 clustered-disk {log} 64 nosync")     # which is not believed now
-    assert a.number("GET_SYNC_COUNT") == 99 and a.number("IN_SYNC", 9) == 0
-    assert a.work() is None and a.remote(9) == 1        # the time of grace
-    deadline = time.monotonic() + 20
+    for grace in 0.2, 2, 20, 200:       # on a slow machine it is over before it was seen
+        server.kill()
+        server.start("--grace", str(grace))
+        a = Client(server.socket).begin(f"6400 clustered-disk {log} 64 nosync")     # which is not believed now
+        assert a.number("GET_SYNC_COUNT") == 99 and a.number("IN_SYNC", 9) == 0
+        if a.remote(9) == 1:
+            break
+    else:
+        raise AssertionError("there is no time of grace")
+    deadline = time.monotonic() + 300
     while a.work() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -807,23 +839,23 @@ def test_logd_keeps_the_disk(logd, backing):
 def test_logd_s_arguments(tool, work):
     program = tool("dmfs-logd")
     for args in ((), ("a", "b"), ("--grace", "x", "s"), ("--grace", "-1", "s"), ("--nonsense", "s")):
-        done = subprocess.run([program, *args], capture_output=True, text=True, cwd=work, timeout=20)
+        done = subprocess.run([program, *args], capture_output=True, text=True, cwd=work, timeout=300)
         assert done.returncode == 2 and done.stderr, args
     path = os.path.join(work, "file")
     open(path, "w").close()
     for bad in (path, os.path.join(work, "x" * 120), os.path.join(work, "no/where")):
-        done = subprocess.run([program, bad], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([program, bad], capture_output=True, text=True, timeout=300)
         assert done.returncode == 1 and done.stderr, bad
-    usage = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=20).stdout
+    usage = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=300).stdout
     script = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _dmfs_logd; printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(["bash", "-c", script, f"{TOP}/contrib/completion/dmfs-logd", "dmfs-logd", "--"],
-                          capture_output=True, text=True, timeout=20, check=True)
+                          capture_output=True, text=True, timeout=300, check=True)
     assert sorted(done.stdout.split()) == sorted(set(re.findall(r"--[a-z]+", usage))) and not done.stderr
     assert os.path.exists(path)
 
 
 def test_one_server_a_socket(logd, tool):
     server = logd()
-    done = subprocess.run([tool("dmfs-logd"), server.socket], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([tool("dmfs-logd"), server.socket], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "another dmfs-logd" in done.stderr
     assert NAMES[1] == "CTR" and Client(server.socket).ask("CTR", b"64 clustered-core 64\0") == b""

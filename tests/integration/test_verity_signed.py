@@ -28,7 +28,7 @@ def pki(tmp_path_factory):
     path.chmod(0o755)
 
     def openssl(*args):
-        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True, cwd=path, timeout=120)
+        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True, cwd=path, timeout=300)
 
     for name in ("a", "b", "ca"):
         openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.pem",

@@ -20,7 +20,7 @@ class Tool:
         self.program, self.fs, self.work = program, fs, work
 
     def run(self, *args):
-        return subprocess.run([self.program, *map(str, args)], capture_output=True, text=True, timeout=120, cwd=self.work,
+        return subprocess.run([self.program, *map(str, args)], capture_output=True, text=True, timeout=300, cwd=self.work,
                               env=os.environ | {"DMFS_MOUNT": self.fs.mountpoint, "LC_ALL": "C"}, check=False)
 
     def ok(self, *args):
@@ -313,7 +313,7 @@ def test_completion(ours, fs, data):
 
     def offers(*words):
         done = subprocess.run(["bash", "-c", script, f"{top}/contrib/completion/dmfs-verity", "dmfs-verity", *words],
-                              capture_output=True, text=True, timeout=60, cwd=ours.work,
+                              capture_output=True, text=True, timeout=300, cwd=ours.work,
                               env=os.environ | {"DMFS_MOUNT": fs.mountpoint}, check=True)
         assert not done.stderr
         return sorted(done.stdout.split("\n")[:-1])

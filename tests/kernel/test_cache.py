@@ -104,7 +104,7 @@ def trace_in_ours(fs, backing, trace, replay):
     parts = [backing(META), backing(TRACE_FAST * BLOCK), backing(TRACE_BLOCKS * BLOCK)]
     dev = fs.mkdir("t", f"0 {TRACE_BLOCKS * BLOCK} cache {' '.join(quote(p) for p in parts)} {BLOCK} 0 smq 0")
     out = subprocess.run([sys.executable, replay, dev.image, trace, "cat " + dev.file("status"), str(TRACE // 2)], check=True,
-                         capture_output=True, text=True, timeout=120).stdout
+                         capture_output=True, text=True, timeout=600).stdout
     dev.remove()
     return hit_ratio(out)
 
@@ -113,13 +113,13 @@ def dump(meta):
     """What is cached: {origin block: cache block}."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     for name in ("cache_check", "cache_dump"):
-        done = subprocess.run([shutil.which(name, path=path), meta], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([shutil.which(name, path=path), meta], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done
     return {int(o): int(c) for c, o in re.findall(r'cache_block="(\d+)" origin_block="(\d+)"', done.stdout)}
 
 
 def wait_clean(dev):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while dev.status().split()[13] != "0":
         assert time.monotonic() < end, dev.status()
         time.sleep(0.02)

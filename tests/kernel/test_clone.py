@@ -9,7 +9,7 @@ import pytest
 from mounted import SECTOR
 
 SECTORS = 8192
-TIMEOUT = 300  # of a guest: it boots in seconds, on a machine with nothing else to do
+TIMEOUT = 600
 
 
 def content(path):

@@ -64,7 +64,6 @@ def pieces(combo, seed):
     return parts
 
 
-@pytest.mark.timeout(900)
 def test_every_combination_both_ways(kernel, fs, backing, work):
     """The kernel writes and dmfs reads, in other pieces; then the other way round.  The ciphertext is the same."""
     every = list(combos())
@@ -109,7 +108,6 @@ def test_every_combination_both_ways(kernel, fs, backing, work):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.timeout(900)
 def test_offsets_and_sizes(kernel, fs, backing, work):
     """iv_offset, start offset, a table of several lines, requests over the ends of lines and bigger than 1 MiB."""
     size, length = 8192, 2600
@@ -142,7 +140,6 @@ def lines_of(*tails):
     return [f"0 1024 crypt {tail}" for tail in tails]
 
 
-@pytest.mark.timeout(900)
 def test_lines(kernel, fs, backing):
     """Taken, printed and refused as by the kernel, which prints the key, so ours is zeroes here."""
     zero = "0" * 64

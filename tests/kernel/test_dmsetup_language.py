@@ -71,7 +71,7 @@ mkdir "$WORK/{name}"; cd "$WORK/{name}"
 dmsetup remove_all
 """ for name, (text, _) in SCRIPTS.items())
         major = "MAJOR=$(awk '$2 == \"device-mapper\" { print $1 }' /proc/devices)\necho \"=== major\n$MAJOR\"\n"
-        out = uml.run(major + all_scripts + "exit 0\n", disks, timeout=500).out
+        out = uml.run(major + all_scripts + "exit 0\n", disks, timeout=600).out
     parts = re.split(r"^=== (\w+)\n", out, flags=re.M)
     return dict(zip(parts[1::2], parts[2::2]))
 
@@ -778,7 +778,6 @@ def library_version():
     return tuple(int(n) for n in re.search(r"Library version:\s*([\d.]+)", done.stdout).group(1).split("."))
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_language(name, theirs, fs, tool, backing, work):
     text, minors = SCRIPTS[name]
@@ -790,7 +789,7 @@ def test_language(name, theirs, fs, tool, backing, work):
     for called in "dmsetup", "dmstats":
         os.symlink(tool("dmfsctl"), os.path.join(bindir, called))
     done = subprocess.run(["/bin/bash", "-c", PRELUDE + text + "exit 0\n"], cwd=work, text=True, capture_output=True,
-                          timeout=120, stdin=subprocess.DEVNULL,
+                          timeout=600, stdin=subprocess.DEVNULL,
                           env=os.environ | {"PATH": bindir + ":" + os.environ["PATH"], "LC_ALL": "C", "WORK": work,
                                             "DMFS_MOUNT": fs.mountpoint, "MAJOR": "0", "D0": disks[0], "D1": disks[1]})
     assert done.returncode == 0, done.stderr
@@ -808,7 +807,6 @@ def through_run(text, majors, n_disks=2):
     return kernel_text(text, majors[0])
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_language_of_dmsetup_itself(name, theirs, fs, tool, backing, work):
     """The same scripts through the real dmsetup under dmfs-run: nothing may differ."""
@@ -817,10 +815,10 @@ def test_language_of_dmsetup_itself(name, theirs, fs, tool, backing, work):
     env = os.environ | {"PATH": uml.PATH, "LC_ALL": "C", "WORK": work, "D0": "/dev/ubda", "D1": "/dev/ubdb"}
     numbers = "awk '/^Block/ { b = 1 } b && /device-mapper/ { d = $1 } b && /ramdisk/ { r = $1 } END { print d, r }' " \
               "/proc/devices"
-    majors = subprocess.run([*run, "sh", "-c", numbers], text=True, capture_output=True, timeout=60, env=env,
+    majors = subprocess.run([*run, "sh", "-c", numbers], text=True, capture_output=True, timeout=600, env=env,
                             check=True).stdout.split()
     done = subprocess.run([*run, "/bin/bash", "-c", PRELUDE + SCRIPTS[name][0] + "exit 0\n"], cwd=work, text=True,
-                          capture_output=True, timeout=300, stdin=subprocess.DEVNULL, env=env | {"MAJOR": majors[0]})
+                          capture_output=True, timeout=600, stdin=subprocess.DEVNULL, env=env | {"MAJOR": majors[0]})
     assert done.returncode == 0, done.stderr
     kernel, ours = split(kernel_text(theirs[name], theirs["major"].strip())), split(through_run(done.stdout, majors))
     wrong = [difference(k, o) for k, o in zip(kernel, ours) if k != o]

@@ -35,8 +35,8 @@ def era_of_blocks(meta):
     tool = shutil.which("era_dump", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
     if not tool:
         pytest.skip("no era_dump (package thin-provisioning-tools)")
-    subprocess.run([tool.replace("era_dump", "era_check"), meta], check=True, capture_output=True, timeout=60)
-    out = subprocess.run([tool, "--logical", meta], check=True, capture_output=True, text=True, timeout=60).stdout
+    subprocess.run([tool.replace("era_dump", "era_check"), meta], check=True, capture_output=True, timeout=600)
+    out = subprocess.run([tool, "--logical", meta], check=True, capture_output=True, text=True, timeout=600).stdout
     return dict(re.findall(r'<era block="(\d+)" era="(\d+)"', out)), re.search(r'current_era="(\d+)"', out).group(1)
 
 

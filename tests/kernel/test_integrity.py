@@ -79,7 +79,7 @@ def test_lines_and_bytes(kernel, fs, backing):
     lines += [f"0 8 integrity $D4 {64 * (len(RECALCULATED) - i)} {rest}" for i, rest in enumerate(RECALCULATED)]
     theirs, ours = ([backing(SLICE), backing(8192), backing(4096), backing(64, b"rubbish" + bytes(4089)), backing(SLICE)]
                     for _ in range(2))
-    k, d = kernel.tables(lines, theirs, timeout=250), kernel.tables_dmfs(fs, lines, ours)
+    k, d = kernel.tables(lines, theirs, timeout=600), kernel.tables_dmfs(fs, lines, ours)
     wrong = [(line, a, b) for line, a, b in zip(lines, k, d) if printed(a) != printed(b)]
     assert not wrong, "\n".join(f"{line}\n kernel {a!r}\n dmfs   {b!r}" for line, a, b in wrong)
     assert sum(a.accepted for a in k) >= 38
@@ -166,7 +166,7 @@ def write_aligned(dev, data):
 
 
 def tool(*args):
-    subprocess.run([os.path.join(build_dir(), "dmfs-integrity"), *map(str, args)], capture_output=True, check=True, timeout=60)
+    subprocess.run([os.path.join(build_dir(), "dmfs-integrity"), *map(str, args)], capture_output=True, check=True, timeout=600)
 
 
 def test_there_and_back(kernel, dmfs, backing, work, monkeypatch):
@@ -221,7 +221,7 @@ def test_there_and_back(kernel, dmfs, backing, work, monkeypatch):
         dd if={files[0, 1]} of=/dev/mapper/theirs bs=4096 count=64 conv=notrunc,fsync 2>/dev/null
         integritysetup close theirs""")
     script.append("echo 0 >rc; sync -f rc; echo o >/proc/sysrq-trigger; sleep 60")
-    kernel.run("\n".join(script), [path, made, theirs], check=False, timeout=250)
+    kernel.run("\n".join(script), [path, made, theirs], check=False, timeout=600)
     half_recalculated(path)
 
     fs = dmfs()

@@ -135,13 +135,13 @@ def test_same_log(kernel, fs, backing, work, tool):
 
     for log in our_log, their_log:
         copy = backing(SIZE, name="copy")
-        subprocess.run([tool("dmfs-replay-log"), "--log", log, "--replay", copy], check=True, timeout=60)
+        subprocess.run([tool("dmfs-replay-log"), "--log", log, "--replay", copy], check=True, timeout=600)
         assert content(copy) == content(theirs), log
     # and up to a mark
     copies = [backing(SIZE), backing(SIZE)]
     for log, copy in zip((our_log, their_log), copies):
         subprocess.run([tool("dmfs-replay-log"), "--log", log, "--replay", copy, "--end-mark", "second"], check=True,
-                       timeout=60)
+                       timeout=600)
     assert content(copies[0]) == content(copies[1]) != content(theirs)
 
 
@@ -200,7 +200,7 @@ def test_ext4_at_every_write(kernel, fs, backing, sh, work, tool):
     command = os.path.join(work, "workload")
     with open(command, "w", encoding="utf-8") as f:
         f.write(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {os.path.join(TOP, 'tests/lib')!r})\n"
-                f"import uml\nprint(uml.run({WORKLOAD!r}, [sys.argv[1]], timeout=120).out)\n")
+                f"import uml\nprint(uml.run({WORKLOAD!r}, [sys.argv[1]], timeout=600).out)\n")
     os.chmod(command, 0o755)
     low = fs.mkdir("low", f"0 32768 linear {backing(40000)} 5000")
     out = sh(f'exec {TOP}/contrib/examples/log-writes-fsck "$@"', low.image, backing(262144), command,

@@ -123,7 +123,7 @@ def check_queueing(fs, path, answers):
             dev.suspend(noflush=True)
             dev.load("0 4096 error", to="inactive")
             dev.resume()
-            ours += ["written\n" if writer.wait(60) == 0 else "EIO\n", dev.table()]
+            ours += ["written\n" if writer.wait(300) == 0 else "EIO\n", dev.table()]
         dev.remove()
         assert squeeze("".join(ours).replace(quote(path), "P")) == squeeze(re.sub(r"\b98:0\b", "P", theirs)), mode
 

@@ -78,11 +78,10 @@ def digest(opened, name):
     return hashlib.sha1(opened.read(name)).hexdigest()
 
 
-@pytest.mark.timeout(400)
 def test_lvm(kernel, opener, tool, backing):
     tool("lvm")
     disks = [backing(64 * 2048, name=f"pv{n}") for n in range(4)]
-    want = sums(kernel.run(LVM, disks, timeout=300).out)
+    want = sums(kernel.run(LVM, disks, timeout=600).out)
     assert len(want) == 13
     got = opener.open(*reversed(disks))
     assert {name: digest(got, name) for name in want} == want
@@ -135,7 +134,6 @@ mk() {
 """
 
 
-@pytest.mark.timeout(400)
 def test_md(kernel, opener, tool, work):
     """Every layout, whole, and without each member, or every other pair, that it can bear the loss of."""
     tool("mdadm")
@@ -146,7 +144,7 @@ def test_md(kernel, opener, tool, work):
             with open(path, "wb") as f:
                 f.truncate(SIZES.get(name, (4,) * n)[i] * MIB)
     script = MD + "".join(f"mk {' '.join(map(str, a))}\n" for a in ARRAYS)
-    want = sums(kernel.run(script, env={"FILES": work}, timeout=300).out)
+    want = sums(kernel.run(script, env={"FILES": work}, timeout=600).out)
     assert sorted(want) == sorted(files)
     bad = []
     for name, _, level, n, _, _ in ARRAYS:

@@ -116,7 +116,6 @@ def unload(fs, arrays):
         fs[f"d{i}"].remove()
 
 
-@pytest.mark.timeout(600)
 def test_there_and_back(kernel, fs, backing):
     """Every type: made here, read, checked and written there, read and checked here; nothing is ever resynchronised."""
     arrays = Arrays(backing)
@@ -138,7 +137,7 @@ def test_there_and_back(kernel, fs, backing):
             dd if=/dev/urandom of=/dev/mapper/r$k bs=3584 count=200 seek=$k oflag=direct 2>/dev/null
         done
         echo ==sums; for k in $(seq 0 {n - 1}); do sha256sum </dev/mapper/r$k; done
-        dmsetup remove_all""", arrays.slices.files, timeout=150).out
+        dmsetup remove_all""", arrays.slices.files, timeout=600).out
     first, tables, theirs, checked, after = re.split(r"==\w+\n", out)
     for line in first.splitlines():
         assert re.search(r" A+ (\d+)/\1 idle ", line), line
@@ -278,7 +277,6 @@ def reshape_params(case):
     return (f"delta_disks {more} " if more else "") + f"data_offset {GAP}"
 
 
-@pytest.mark.timeout(600)
 def test_half_reshaped(kernel, fs, backing):
     """Begun and half done here, finished there; begun there, finished here."""
     n = len(RESHAPES)
@@ -313,7 +311,7 @@ def test_half_reshaped(kernel, fs, backing):
         dmsetup remove --retry r0; for k in $(seq 1 {n - 1}); do dmsetup remove --retry r$k; done
         dmsetup create --concise "{begin}"
         echo ==begun; dmsetup status --target raid
-        dmsetup remove_all""", s.slices.files, timeout=150).out
+        dmsetup remove_all""", s.slices.files, timeout=600).out
     first, theirs, begun = re.split(r"==\w+\n", out)
     for line in first.splitlines():
         assert re.search(r" A+ (\d+)/\1 idle 0 \d+ -", line), line
@@ -333,7 +331,6 @@ def test_half_reshaped(kernel, fs, backing):
         dev.remove()
 
 
-@pytest.mark.timeout(600)
 def test_takeover(kernel, fs, backing):
     """Each done by either side and then read by the other."""
     n = len(TAKEOVERS)
@@ -358,7 +355,7 @@ def test_takeover(kernel, fs, backing):
         whole
         echo ==checked; dmsetup status --target raid
         echo ==sums; for k in $(seq 0 {2 * n - 1}); do sha256sum </dev/mapper/r$k; done
-        dmsetup remove_all""", s.slices.files, timeout=150).out
+        dmsetup remove_all""", s.slices.files, timeout=600).out
     first, checked, theirs = re.split(r"==\w+\n", out)
     for line in first.splitlines()[:0]:
         assert " idle " in line
@@ -381,7 +378,6 @@ LOG = 8192
 JOURNALED = [("raid4", 3), ("raid5_ls", 4), ("raid6_zr", 5), ("raid6_ls_6", 4)]
 
 
-@pytest.mark.timeout(600)
 def test_journal(kernel, dmfs, backing):
     """Killed here, replayed there; written there twice, replayed here."""
     n = len(JOURNALED)
@@ -430,7 +426,7 @@ def test_journal(kernel, dmfs, backing):
             dd if=/dev/urandom of=/dev/mapper/r$k bs=512 count=33 seek=70 oflag=direct 2>/dev/null
         done
         echo ==sums; for k in $(seq 0 {n - 1}); do sha256sum </dev/mapper/r$k; done
-        dmsetup remove_all""", [*arrays.slices.files, logs], timeout=150).out
+        dmsetup remove_all""", [*arrays.slices.files, logs], timeout=600).out
     _, theirs, checked, after = re.split(r"==\w+\n", out)
     assert [line.split()[0] for line in theirs.splitlines()] == [hashlib.sha256(m).hexdigest() for m in models]
     for text in checked.splitlines():

@@ -21,7 +21,7 @@ def thin_check(path):
     tool = shutil.which("thin_check", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if not tool:
         pytest.skip("no thin_check (package thin-provisioning-tools)")
-    done = subprocess.run([tool, path], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([tool, path], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

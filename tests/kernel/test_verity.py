@@ -176,7 +176,6 @@ def ours(fs, table, block):
     return [passes, status]
 
 
-@pytest.mark.timeout(900)
 def test_same_images(kernel, fs, backing, work):
     """More than a hundred combinations, each good, with corrupted data, and with corrupted digests."""
     data = bytearray(os.urandom(DATA))

@@ -58,7 +58,7 @@ class Aio:
             done += _call(3, self.context, ctypes.c_long(len(blocks) - done), part)
         self.under_way += done
 
-    def reap(self, least, deadline=60):
+    def reap(self, least, deadline=300):
         """At least so many results (bytes, or a negative errno), fewer only at the deadline."""
         results = []
         end = time.monotonic() + deadline

@@ -38,7 +38,7 @@ class Opener:
         self.program, self.fs, self.sums = program, fs, {}
 
     def run(self, *args, given=b"", check=True, env=None):
-        done = subprocess.run([self.program, *map(str, args)], input=given, capture_output=True, timeout=120,
+        done = subprocess.run([self.program, *map(str, args)], input=given, capture_output=True, timeout=300,
                               env=os.environ | {"DMFS_MOUNT": self.fs.mountpoint} | (env or {}))
         if check is True:
             assert done.returncode == 0, f"{args}: {done.returncode}: {done.stderr.decode()}"

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 
 from mounted import REPORTS, build_dir
 
@@ -61,7 +62,8 @@ class Logd:
         with open(os.path.join(self.dir, "stderr"), "ab") as err:
             self.process = subprocess.Popen([self.program, *self.args, *args, self.socket],
                                             stdin=subprocess.DEVNULL, stdout=err, stderr=err, cwd="/")
-        for _ in range(2000):
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise RuntimeError(f"dmfs-logd: exit {self.process.returncode}: {self.stderr()}")
             if os.path.exists(self.socket) and (old is None or os.stat(self.socket).st_ino != old or self._answers()):
@@ -84,11 +86,11 @@ class Logd:
 
     def kill(self):
         self.process.kill()
-        self.process.wait(60)
+        self.process.wait(300)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
     def close(self):
         code = 0
@@ -104,7 +106,7 @@ class Logd:
 class Client:
     """Speaks to a server as a daemon would; one log."""
 
-    def __init__(self, path, uuid=b"u", luid=1, timeout=20):
+    def __init__(self, path, uuid=b"u", luid=1, timeout=300):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(timeout)
         self.sock.connect(path)
@@ -229,14 +231,14 @@ class Server:
         with self.changed:
             return [m.name for m in self.seen]
 
-    def wait_for(self, what, deadline=30):
+    def wait_for(self, what, deadline=300):
         """Until what(messages seen) is true."""
         with self.changed:
             assert self.changed.wait_for(lambda: what(self.seen), deadline), [m.name for m in self.seen]
 
     def close(self):
         os.write(self._wake, b"x")
-        self.thread.join(10)
+        self.thread.join(300)
         for s in (self.listener, *self.conns):
             s.close()
         os.close(self.wake)

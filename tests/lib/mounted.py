@@ -73,7 +73,7 @@ def is_dead(path):
     return False
 
 
-def wait_mount(path, process, deadline=60, mounted=True):
+def wait_mount(path, process, deadline=300, mounted=True):
     """Waits until path is (or is no longer) a mount point; False if the process ended first."""
     end = time.monotonic() + deadline
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as info:
@@ -106,9 +106,9 @@ def unmount(path, lazy=False, patient=True):
         cmd = ["umount"] + (["-l"] if lazy else []) + [path]
     else:
         cmd = ["fusermount3", "-u"] + (["-z"] if lazy else []) + [path]
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while True:
-        done = subprocess.run(cmd, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(cmd, capture_output=True, text=True, timeout=300)
         if not patient or not done.returncode or "busy" not in done.stderr or time.monotonic() > end:
             return done
         time.sleep(0.02)
@@ -214,7 +214,7 @@ class Device:
             assert process.stdout.readline() == b"open\n"
             yield
             process.stdin.close()
-            process.wait(60)
+            process.wait(300)
 
     def pread(self, length, offset):
         with self.open(os.O_RDONLY) as fd:
@@ -349,13 +349,22 @@ class Dmfs:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def stop(self):
+        """SIGSTOP, until no thread of it runs; go() is the end of that."""
+        self.signal(signal.SIGSTOP)
+        while any(_state(self.pid, task) not in "Tt" for task in os.listdir(f"/proc/{self.pid}/task")):
+            time.sleep(0.001)       # looks again
+
+    def go(self):
+        self.signal(signal.SIGCONT)
+
     def kill(self):
         """SIGKILL: power loss for the daemon.  Blocked system calls on the mount return then."""
         self.killed = True
         if self.process.poll() is None:
             self.process.kill()
 
-    def wait(self, deadline=120):
+    def wait(self, deadline=300):
         return self.process.wait(deadline)
 
     def unmount(self, patient=True):
@@ -400,7 +409,7 @@ class Dmfs:
             raise AssertionError("; ".join(complaints) + "\n--- the daemon's stderr:\n" + text[-20000:])
 
 
-def wait_status(dev, want, deadline=120, every=None):
+def wait_status(dev, want, deadline=300, every=None):
     """Waits, by poll on `status`, until it matches the pattern, and returns it.
 
     every: for counts, which change without an event: seconds after which it looks in any case.
@@ -480,6 +489,14 @@ def memory(pid):
                 pass
 
 
+def _state(pid, task):
+    try:
+        with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii") as f:
+            return f.read().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"      # it has ended meanwhile
+
+
 def alive(pid):
     try:
         os.kill(pid, 0)
@@ -491,14 +508,34 @@ def alive(pid):
 _WAITS = ("request_wait_answer", "folio_", "__folio_lock", "io_schedule", "wait_on_page", "__lock_page", "rwsem_")
 
 
+# what a program calls on its way to its I/O, and may be waiting in for a moment (x86-64): open, stat, fstat, lstat,
+# openat, newfstatat, statx, and execve, which reads it
+_ON_ITS_WAY = {"2", "4", "5", "6", "59", "257", "262", "332"} if os.uname().machine == "x86_64" else {}
+
+
+def _waits(task):
+    with open(f"{task}/wchan", encoding="ascii") as f:
+        if not f.read().startswith(_WAITS):
+            return False
+    try:
+        with open(f"{task}/syscall", encoding="ascii") as f:
+            return f.read().split()[0] not in _ON_ITS_WAY
+    except PermissionError:     # as it is in execve(2); or never, where nobody may look at another process
+        return None
+
+
 def wait_until_waiting(process):
-    """Until one of its threads waits for an answer of the daemon, or for a page that is being read, or it is done."""
-    while process.poll() is None:
+    """Until one of its threads waits for an answer of the daemon, or for a page that is being read, or it is done.
+
+    It has opened its file by then.
+    """
+    hidden = 0
+    while process.poll() is None and hidden < 200:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for task in os.listdir(f"/proc/{process.pid}/task"):
-                with open(f"/proc/{process.pid}/task/{task}/wchan", encoding="ascii") as f:
-                    if f.read().startswith(_WAITS):
-                        return
+            looks = [_waits(f"/proc/{process.pid}/task/{task}") for task in os.listdir(f"/proc/{process.pid}/task")]
+            if any(looks):
+                return
+            hidden = hidden + 1 if None in looks else 0
         time.sleep(0.01)        # looks again
 
 

@@ -68,7 +68,7 @@ def _cpio(entries):
 
 def _archive(work, modules):
     init = os.path.join(work, "init")
-    subprocess.run(["cc", "-O1", "-static", "-D_GNU_SOURCE", INIT, "-o", init], check=True, timeout=120)
+    subprocess.run(["cc", "-O1", "-static", "-D_GNU_SOURCE", INIT, "-o", init], check=True, timeout=600)
     entries = {"modules": (0o40755, b""), "work": (0o100644, work.encode())}
     with open(init, "rb") as f:
         entries["init"] = (0o100755, f.read())
@@ -83,7 +83,7 @@ def _archive(work, modules):
         f.write(_cpio(entries))
 
 
-def run(script, work, timeout=240, memory=768):
+def run(script, work, timeout=600, memory=768):
     """Runs a bash script in a guest, in the directory work, where it can write.  What it printed; AssertionError if it failed."""
     image, modules = find_kernel()
     work = os.path.realpath(work)

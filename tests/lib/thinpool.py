@@ -18,7 +18,7 @@ def tool(name, *args, check=True):
     path = shutil.which(name, path=TOOLS)
     if not path:
         pytest.skip(f"no {name} (package thin-provisioning-tools)")
-    done = subprocess.run([path, *map(str, args)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([path, *map(str, args)], capture_output=True, text=True, timeout=300)
     if check:
         assert done.returncode == 0, f"{name} {args}: {done.stdout}{done.stderr}"
     return done

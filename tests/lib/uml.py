@@ -64,7 +64,7 @@ class GuestFailed(Exception):
     pass
 
 
-def run(script, disks=(), env=None, timeout=120, check=True):
+def run(script, disks=(), env=None, timeout=600, check=True):
     """Boots a guest, runs a bash script in it with the disks, and returns its Result (out: stdout and stderr).
 
     With check a status other than 0 is an error.  The guest itself failing, or running out of time, always is.
@@ -155,7 +155,7 @@ def _squeeze(text):
     return "".join(line.rstrip() + "\n" for line in text.splitlines() if line.strip())
 
 
-def tables(lines, disks, timeout=120, readonly=False):
+def tables(lines, disks, timeout=600, readonly=False):
     """Loads each table (text with $D0, $D1, ... for the disks) in the kernel, one after the other; the Answers."""
     create = "dmsetup create -r" if readonly else "dmsetup create"
     script = []
@@ -213,7 +213,7 @@ def tables_dmfs(mount, lines, disks, readonly=False):
     return answers
 
 
-def compare(mount, lines, disks, except_for=(), timeout=120, later=None, readonly=False):
+def compare(mount, lines, disks, except_for=(), timeout=600, later=None, readonly=False):
     """Asserts that dmfs says of each table what the kernel says.
 
     except_for: tables where we know better (a number that overflows, which the kernel wraps): dmfs must refuse them.

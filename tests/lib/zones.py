@@ -21,7 +21,7 @@ class Zone:
 
 def run(*args, check=True, **kw):
     done = subprocess.run([os.path.join(build_dir(), "dmfs-zone"), *map(str, args)], capture_output=True, text=True,
-                          timeout=120, **kw)
+                          timeout=300, **kw)
     if check:
         assert done.returncode == 0, f"dmfs-zone {args}: {done.stdout}{done.stderr}"
     return done

@@ -243,7 +243,7 @@ static bool aborts(void (*fn)(void))
 		signal(SIGABRT, SIG_DFL);
 		if (!freopen("/dev/null", "w", stderr))
 			_exit(1);
-		alarm(30);
+		alarm(300);
 		fn();
 		_exit(0);
 	}

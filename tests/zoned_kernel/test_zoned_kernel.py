@@ -99,7 +99,6 @@ def fill(dev):
     dev.pwrite(pattern(ZONE // 4, 7), 5 * chunk, sync=True)
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("version", (2, 1))
 def test_there_and_back(dmfs, work, guest, version):
     path = zones.make(os.path.join(work, "disk"), N, ZONE, CONVENTIONAL, "--block-size=4096")

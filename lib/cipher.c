@@ -2,11 +2,9 @@
 /*
  * Ciphers (cipher.h).
  *
- * Where libgcrypt takes fewer lengths than the kernel but the missing ones are
- * defined as padded longer ones, the key is padded here: serpent appends a
- * one bit (as a byte 01, its words being little-endian) and zeroes, cast5
- * zeroes (RFC 2144, 2.5; keys of 80 bits and less have fewer rounds, which
- * libgcrypt has not).
+ * Where libgcrypt takes fewer lengths than the kernel but the missing ones are defined as padded longer ones, the key
+ * is padded here: serpent appends a one bit (as a byte 01, its words being little-endian) and zeroes, cast5 zeroes (RFC
+ * 2144, 2.5; keys of 80 bits and less have fewer rounds, which libgcrypt has not).
  */
 #include <errno.h>
 #include <string.h>

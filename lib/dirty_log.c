@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The dirty logs there are, and the part all local ones share: bitmaps in
- * memory.  "core" is nothing but that:
+ * The dirty logs there are, and the part all local ones share: bitmaps in memory.  "core" is nothing but that:
  *
  *   core <#params> <region size> [sync | nosync]
  *
@@ -11,8 +10,8 @@
  *   userspace <#params> <UUID> [integrated_flush] clustered-core [<#params>] <region size> [sync | nosync]
  *   userspace <#params> <UUID> [integrated_flush] clustered-disk [<#params>] <log device> <region size> [sync | nosync]
  *
- * A bitmap is allocated only if memory for it can be had: with the smallest
- * regions a large mirror's is hundreds of megabytes.
+ * A bitmap is allocated only if memory for it can be had: with the smallest regions a large mirror's is hundreds of
+ * megabytes.
  */
 #include <inttypes.h>
 

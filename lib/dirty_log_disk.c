@@ -4,8 +4,8 @@
  *
  *   disk <#params> <log device> <region size> [sync | nosync]
  *
- * The format is in dirty_log_format.h, rounded up to the device's logical blocks.  Anything that is neither new nor a log
- * of this many regions is refused at load: a stranger's bits would call regions clean that are not.
+ * The format is in dirty_log_format.h, rounded up to the device's logical blocks.  Anything that is neither new nor a
+ * log of this many regions is refused at load: a stranger's bits would call regions clean that are not.
  *
  * The whole area is kept in memory.  Changes are noted a block at a time, so a flush writes only what has changed.  A
  * mark is on the disk, flushed, before flush returns; a cleared region may reach it any time later.
@@ -308,8 +308,8 @@ static uint64_t count_bits(const uint8_t *bits, size_t bytes)
 }
 
 /*
- * Reads what the log knows and makes it what is in sync.  An unreadable log
- * knows nothing, so all is out of sync (unless the user says nosync).
+ * Reads what the log knows and makes it what is in sync.  An unreadable log knows nothing, so all is out of sync
+ * (unless the user says nosync).
  */
 static int disk_resume(struct dm_dirty_log *log)
 {

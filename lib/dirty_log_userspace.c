@@ -4,8 +4,8 @@
  *
  *   userspace <#params> <UUID> [integrated_flush] <log type> <params>*
  *
- * The server is behind the socket that the mount was told of (-o log_server).  What follows UUID and integrated_flush is the
- * server's to understand; it gets the target's length and those words, as in a table, in CTR.
+ * The server is behind the socket that the mount was told of (-o log_server).  What follows UUID and integrated_flush
+ * is the server's to understand; it gets the target's length and those words, as in a table, in CTR.
  *
  * Marks and clears are collected and sent, in groups, by flush; with integrated_flush the marks travel in FLUSH itself.
  * SET_REGION_SYNC goes with the next request of any kind, before it, in order.
@@ -14,8 +14,8 @@
  * doing, and all that we have marked; then the request that found it gone is sent again.  What bios wait for, which
  * regions are in sync and marks, waits for as long as that takes.  All else fails, and is done again later.
  *
- * `marks` are the regions that the server has as ours: those marked, those got to copy, and those out of sync that it let
- * us write to; until they are cleared or we suspend.
+ * `marks` are the regions that the server has as ours: those marked, those got to copy, and those out of sync that it
+ * let us write to; until they are cleared or we suspend.
  */
 #include <inttypes.h>
 #include <pthread.h>

@@ -2,16 +2,13 @@
 /*
  * Hashes by the kernel's names, out of libgcrypt, libxxhash and our CRCs.
  *
- * An unkeyed hash of libgcrypt's works on the stack: gcry_md_hash_buffers()
- * needs no handle.  The others do, and opening one costs more than a block: a
- * hash keeps those that are not in use in slots.  A thread looks into the same slot
- * first each time, so it finds its own there, in a cache line of its own; a handle
- * that finds its slot taken when it comes back is closed.  So there is no lock and no limit
- * on threads.
+ * An unkeyed hash of libgcrypt's works on the stack: gcry_md_hash_buffers() needs no handle.  The others do, and
+ * opening one costs more than a block: a hash keeps those that are not in use in slots.  A thread looks into the same
+ * slot first each time, so it finds its own there, in a cache line of its own; a handle that finds its slot taken when
+ * it comes back is closed.  So there is no lock and no limit on threads.
  *
- * Digests as in the kernel: crc32 begins with 0 and is not inverted, crc32c
- * begins with all ones and is inverted, xxhash64 has the seed 0; all three are
- * little-endian.  wp384 and wp256 are whirlpool's first bytes.
+ * Digests as in the kernel: crc32 begins with 0 and is not inverted, crc32c begins with all ones and is inverted,
+ * xxhash64 has the seed 0; all three are little-endian.  wp384 and wp256 are whirlpool's first bytes.
  */
 #include <gcrypt.h>
 #include <stdatomic.h>

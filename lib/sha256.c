@@ -7,8 +7,8 @@
  *              the SHA instructions, if there are sixteen, and no slower with half of them
  *   2 lanes    the SHA instructions on two messages in step; they want the state as A B E F and C D G H
  *
- * Messages have one length, so their blocks are of one kind: all data, which is hashed where
- * it lies, or put together from prefix, data, suffix and padding.
+ * Messages have one length, so their blocks are of one kind: all data, which is hashed where it lies, or put together
+ * from prefix, data, suffix and padding.
  */
 #include "sha256.h"
 

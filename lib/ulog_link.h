@@ -2,8 +2,9 @@
 /*
  * A log's connection to its server: one request at a time, and its answer.
  *
- * An answer belongs to the last request if seq, type, luid and uuid are the request's.  Whatever else comes is told of in
- * the log and dropped: nonsense, and what comes twice or too late, but for one kind that the owner may ask for (late).
+ * An answer belongs to the last request if seq, type, luid and uuid are the request's.  Whatever else comes is told of
+ * in the log and dropped: nonsense, and what comes twice or too late, but for one kind that the owner may ask for
+ * (late).
  *
  * The connection is never given up while the server has it: a server takes its end for the end of this host.
  *

@@ -5,8 +5,8 @@
 #include "userspace_args.h"
 
 /*
- * Some write the count, some do not.  What could be both, "clustered-core 2 nosync", has no region size that is one if it
- * is taken for the wrong one, since a count is followed by as many words and a region size by one that is no number.
+ * Some write the count, some do not.  What could be both, "clustered-core 2 nosync", has no region size that is one if
+ * it is taken for the wrong one, since a count is followed by as many words and a region size by one that is no number.
  */
 void dm_userspace_skip_count(int *argc, char ***argv)
 {

@@ -325,8 +325,8 @@ static void prepare(struct dm_block *b)
 }
 
 /*
- * Makes room in a shard that is over its share.  Called and returns with the lock
- * held, drops it around a write.  A block whose write fails stays, dirty, for the next flush to report.
+ * Makes room in a shard that is over its share.  Called and returns with the lock held, drops it around a write.  A
+ * block whose write fails stays, dirty, for the next flush to report.
  */
 static void make_room(struct dm_bm *bm, struct shard *s)
 {

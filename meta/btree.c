@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Nodes, lookups, walks and the deletion of whole trees.  A lookup holds one
- * read lock at a time: who changes the tree keeps lookups out altogether.
+ * Nodes, lookups, walks and the deletion of whole trees.  A lookup holds one read lock at a time: who changes the tree
+ * keeps lookups out altogether.
  */
 #include "btree_internal.h"
 
@@ -254,8 +254,8 @@ int dm_btree_del(struct dm_btree_info *info, dm_block_t root)
 /* --- lookups --- */
 
 /*
- * The leaf that would hold key, locked, and the place of the last entry not above
- * it (-1: none).  *next: a key of the leaf after it, at least; *has_next: there is one.
+ * The leaf that would hold key, locked, and the place of the last entry not above it (-1: none).  *next: a key of the
+ * leaf after it, at least; *has_next: there is one.
  */
 static int find_leaf(struct dm_btree_info *info, unsigned level, dm_block_t b, uint64_t key, struct node *n, int *at,
 		     bool *has_next, uint64_t *next)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Insertion: down the tree, shadowing each node and splitting those that are
- * full on the way, so that a parent always has room for one more child.
+ * Insertion: down the tree, shadowing each node and splitting those that are full on the way, so that a parent always
+ * has room for one more child.
  */
 #include "btree_internal.h"
 

@@ -6,9 +6,8 @@
  *   u32 entries   u32 most entries   u32 bytes of a value   u32 0
  *   u64 keys[most entries], ascending; then the values
  *
- * The most entries is the greatest multiple of 3 that fits.  An inner node's
- * values are 8 bytes: the child that holds the keys from its key up to the next one's.  Every
- * node but a root has at least a third of the most entries.
+ * The most entries is the greatest multiple of 3 that fits.  An inner node's values are 8 bytes: the child that holds
+ * the keys from its key up to the next one's.  Every node but a root has at least a third of the most entries.
  */
 #ifndef DMFS_BTREE_INTERNAL_H
 #define DMFS_BTREE_INTERNAL_H

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Removal: down the tree, shadowing; a child at its least size is first
- * merged with a neighbour, or the two share their entries evenly, so that what
- * is taken out below leaves it at a third of the most entries or above.  A root with one child
- * gives way to it.  Of a range, leaves that lie wholly in it go as they are, as many of
- * one parent as that can lose.
+ * Removal: down the tree, shadowing; a child at its least size is first merged with a neighbour, or the two share their
+ * entries evenly, so that what is taken out below leaves it at a third of the most entries or above.  A root with one
+ * child gives way to it.  Of a range, leaves that lie wholly in it go as they are, as many of one parent as that can
+ * lose.
  */
 #include "btree_internal.h"
 

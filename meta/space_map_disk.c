@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The space map of another device, of any size: its bitmaps are metadata
- * blocks behind an index btree, shadowed when they change.
+ * The space map of another device, of any size: its bitmaps are metadata blocks behind an index btree, shadowed when
+ * they change.
  *
- * The trees as of the last commit are kept: what they call free and what is
- * free now may be allocated.  Index entries change with every bitmap, so the last used
- * ones are kept in memory and go to the tree when they are pushed out, or at a commit.
+ * The trees as of the last commit are kept: what they call free and what is free now may be allocated.  Index entries
+ * change with every bitmap, so the last used ones are kept in memory and go to the tree when they are pushed out, or at
+ * a commit.
  */
 #include "space_map_internal.h"
 #include <dmfs/le.h>

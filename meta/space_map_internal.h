@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The space maps' format, little endian (persistent-data.rst and the tools'
- * pdata_tools say the rest):
+ * The space maps' format, little endian (persistent-data.rst and the tools' pdata_tools say the rest):
  *
  *   root            u64 blocks, u64 allocated, u64 bitmap root, u64 overflow root
  *   bitmap block    u32 checksum (of all after it), u32 0, u64 own number; then two bits a block: 0, 1, 2

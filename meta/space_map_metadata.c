@@ -2,12 +2,10 @@
 /*
  * The metadata device's own space map.
  *
- * Its bitmaps are at most 1 MiB, so they are worked on in memory (each read when
- * first needed), beside a copy as of the last commit.  Allocating a block for the map
- * itself is then no recursion; it is a bit in memory like any other.  The disk
- * sees it at a commit: counts of 3 and more go to the overflow tree, each
- * changed bitmap and the index get new places (which may change further bitmaps,
- * each of which moves once), then all are written.
+ * Its bitmaps are at most 1 MiB, so they are worked on in memory (each read when first needed), beside a copy as of the
+ * last commit.  Allocating a block for the map itself is then no recursion; it is a bit in memory like any other.  The
+ * disk sees it at a commit: counts of 3 and more go to the overflow tree, each changed bitmap and the index get new
+ * places (which may change further bitmaps, each of which moves once), then all are written.
  *
  * Counts of 3 and more that changed wait in a hash; it is emptied early when it grows.
  */

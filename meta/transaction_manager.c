@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Shadowing and commits.  Whether a block is new in this transaction is asked
- * of the metadata space map: it is what was free at the last commit.
+ * Shadowing and commits.  Whether a block is new in this transaction is asked of the metadata space map: it is what was
+ * free at the last commit.
  */
 #include "space_map_internal.h"
 

@@ -2,8 +2,8 @@
 /*
  * dmfs [-f] [-o OPTIONS] [--create CONCISE] [STATE] MOUNTPOINT
  *
- * Start-up: the parent waits until the mount is there (or has failed, which
- * the child has told by then) and returns its exit status.
+ * Start-up: the parent waits until the mount is there (or has failed, which the child has told by then) and returns its
+ * exit status.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -4,8 +4,7 @@
  *
  *   (arguments are not looked at, as in the kernel)
  *
- * A FLUSH of a table that has other targets is theirs: a device with one bad
- * range must not fail every fsync.
+ * A FLUSH of a table that has other targets is theirs: a device with one bad range must not fail every fsync.
  */
 #include <dmfs/target.h>
 

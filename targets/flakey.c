@@ -4,8 +4,8 @@
  *
  *   <dev path> <offset> <up interval> <down interval> [<num_features> [<feature arguments>]]
  *
- * Intervals are seconds from the time the table is loaded.  Features, which act
- * in the down interval; without any all I/O fails then:
+ * Intervals are seconds from the time the table is loaded.  Features, which act in the down interval; without any all
+ * I/O fails then:
  *
  *   error_reads                                    reads fail
  *   drop_writes                                    writes (discards and flushes too) do nothing
@@ -15,8 +15,8 @@
  *   random_read_corrupt <p>, random_write_corrupt <p>
  *                                                  with a chance of p in 10^9, a random byte gets a random value
  *
- * What is written is corrupted in a copy: the data is the writer's.  Features
- * can be given in any case, and arguments behind them are not looked at, as in the kernel.
+ * What is written is corrupted in a copy: the data is the writer's.  Features can be given in any case, and arguments
+ * behind them are not looked at, as in the kernel.
  *
  * The flags are those of the kernel's bios (bi_opf).  Ours have these, and no other ever matches:
  *

@@ -1,23 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * log-writes: passes everything on to one device and keeps a log of all
- * writes on another (log-writes.rst).
+ * log-writes: passes everything on to one device and keeps a log of all writes on another (log-writes.rst).
  *
  *   <dev_path> <log_dev_path>
  *
- * The log tells what was on the disk, not in its cache: a write that has
- * completed is numbered and only remembered (`unflushed`), until a FLUSH that
- * was sent after its completion has completed too; then the writes up to the
- * number there was when it was sent are queued for the log, in the order they
- * completed, and the FLUSH behind them.  A FUA write is queued when it
- * completes, a mark when it is sent, and discards go the way of writes.
- * One work takes entries from `queued` and writes them, so the log grows strictly in order.
+ * The log tells what was on the disk, not in its cache: a write that has completed is numbered and only remembered
+ * (`unflushed`), until a FLUSH that was sent after its completion has completed too; then the writes up to the number
+ * there was when it was sent are queued for the log, in the order they completed, and the FLUSH behind them.  A FUA
+ * write is queued when it completes, a mark when it is sent, and discards go the way of writes.  One work takes entries
+ * from `queued` and writes them, so the log grows strictly in order.
  *
- * As in the kernel: sectors are the device's own, the target's begin is not
- * taken off; extra arguments are not looked at; a log that is full or fails
- * is left as it is and I/O goes on without it.  Beyond the kernel: the super
- * block is rewritten after a FLUSH too, not only after FUA writes and marks,
- * so the log of a process that was killed can be read up to its last FLUSH.
+ * As in the kernel: sectors are the device's own, the target's begin is not taken off; extra arguments are not looked
+ * at; a log that is full or fails is left as it is and I/O goes on without it.  Beyond the kernel: the super block is
+ * rewritten after a FLUSH too, not only after FUA writes and marks, so the log of a process that was killed can be read
+ * up to its last FLUSH.
  */
 #include <endian.h>
 #include <inttypes.h>

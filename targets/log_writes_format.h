@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The log of log-writes on the log device, as the kernel and other replay
- * programs know it.  All numbers are little endian.  A block is the logical
- * block size of the logged device ("sectorsize"), 512 bytes nearly always.
+ * The log of log-writes on the log device, as the kernel and other replay programs know it.  All numbers are little
+ * endian.  A block is the logical block size of the logged device ("sectorsize"), 512 bytes nearly always.
  *
  * Block 0, the super block:
  *
@@ -20,8 +19,8 @@
  *       24      8  length of the mark's text in bytes
  *       32         the text, for a mark; zeroes up to the end of the block
  *
- * and after it the blocks that were written.  A discard has a length, but no
- * data follows; a flush and a mark have neither.
+ * and after it the blocks that were written.  A discard has a length, but no data follows; a flush and a mark have
+ * neither.
  */
 #ifndef DMFS_LOG_WRITES_FORMAT_H
 #define DMFS_LOG_WRITES_FORMAT_H

@@ -4,10 +4,9 @@
  *
  *   <num devs> <chunk size> [<dev path> <offset>]+
  *
- * Chunk c of the target lies on stripe c % n, as the c / n-th chunk there.
- * What a bio has on one stripe is one range there, however many chunks it is: each stripe gets one bio for
- * all of its part.  For discards and write-zeroes the engine sends as many; reads and writes over several
- * chunks are dealt out here, their data as a list of chunks.
+ * Chunk c of the target lies on stripe c % n, as the c / n-th chunk there.  What a bio has on one stripe is one range
+ * there, however many chunks it is: each stripe gets one bio for all of its part.  For discards and write-zeroes the
+ * engine sends as many; reads and writes over several chunks are dealt out here, their data as a list of chunks.
  */
 #include <inttypes.h>
 #include <stdatomic.h>

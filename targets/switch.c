@@ -10,10 +10,9 @@
  *
  * all in hexadecimal.  It is done as a whole or not at all.
  *
- * The region table is packed: an entry is a path number in the least power of
- * two bits that hold all of them (16 paths: 4), so that none crosses a 64-bit
- * word.  map() loads one word and takes no lock; only set_region_mappings, one
- * at a time, stores any.
+ * The region table is packed: an entry is a path number in the least power of two bits that hold all of them (16 paths:
+ * 4), so that none crosses a 64-bit word.  map() loads one word and takes no lock; only set_region_mappings, one at a
+ * time, stores any.
  *
  * In the state database a row of "regions" is a chunk of the table:
  *

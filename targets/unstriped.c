@@ -4,9 +4,8 @@
  *
  *   <number of stripes> <chunk size> <stripe #> <dev_path> <offset>
  *
- * Chunk c of the target is chunk c * stripes + stripe of the device.  As in the
- * kernel, the stripe number may be one too large, or anything if there is one
- * stripe, and nobody looks whether the device holds all of the stripe; so map()
+ * Chunk c of the target is chunk c * stripes + stripe of the device.  As in the kernel, the stripe number may be one
+ * too large, or anything if there is one stripe, and nobody looks whether the device holds all of the stripe; so map()
  * checks that I/O lies inside the device.
  */
 #include <inttypes.h>

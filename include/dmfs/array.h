@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * An array of values of one size in persistent data: a btree of blocks that
- * are full of values.  Roots and errors are as in btree.h; the size is the caller's to
- * remember.  -ENODATA: an index beyond the size.
+ * An array of values of one size in persistent data: a btree of blocks that are full of values.  Roots and errors are
+ * as in btree.h; the size is the caller's to remember.  -ENODATA: an index beyond the size.
  */
 #ifndef DMFS_ARRAY_H
 #define DMFS_ARRAY_H

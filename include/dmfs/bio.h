@@ -2,10 +2,9 @@
 /*
  * A bio: one request to one device.
  *
- * Whoever makes a bio owns its memory and the memory its iov points to until
- * end() is called, which happens exactly once, from any thread, possibly
- * before dm_submit() returns.  Between dm_submit() and end() the bio belongs
- * to the device; `dev`, `sector` and `error` may have changed at end().
+ * Whoever makes a bio owns its memory and the memory its iov points to until end() is called, which happens exactly
+ * once, from any thread, possibly before dm_submit() returns.  Between dm_submit() and end() the bio belongs to the
+ * device; `dev`, `sector` and `error` may have changed at end().
  *
  * All errors are 0 or a negative errno.
  */
@@ -79,15 +78,14 @@ struct dm_bio {
 };
 
 /*
- * Sends a bio to bio->dev.  May be called from any thread.  Inside map() or an
- * end() the bio is queued and goes out when they return; elsewhere it is on its
- * way (or done) when this returns.  Never waits for a suspended device.
+ * Sends a bio to bio->dev.  May be called from any thread.  Inside map() or an end() the bio is queued and goes out
+ * when they return; elsewhere it is on its way (or done) when this returns.  Never waits for a suspended device.
  */
 void dm_submit(struct dm_bio *bio);
 /*
- * dm_submit() that is on its way (or done) at return even inside map() or an
- * end().  For who sends a bio on in pieces and wants each gone before it prepares the next.  It must not depend on bios that the thread has queued before; and as it
- * nests, a bio that was sent so must not be cut so again by each device of a stack.
+ * dm_submit() that is on its way (or done) at return even inside map() or an end().  For who sends a bio on in pieces
+ * and wants each gone before it prepares the next.  It must not depend on bios that the thread has queued before; and
+ * as it nests, a bio that was sent so must not be cut so again by each device of a stack.
  */
 void dm_submit_now(struct dm_bio *bio);
 
@@ -156,8 +154,7 @@ void dm_iov_read(const struct iovec *iov, int iovcnt, size_t offset, void *buf, 
 void dm_iov_write(const struct iovec *iov, int iovcnt, size_t offset, const void *buf, size_t len);
 void dm_iov_zero(const struct iovec *iov, int iovcnt, size_t offset, size_t len);
 /*
- * Writes into out (room for iovcnt entries) the part [offset, offset + len) of
- * iov and returns its number of entries.
+ * Writes into out (room for iovcnt entries) the part [offset, offset + len) of iov and returns its number of entries.
  */
 int dm_iov_slice(const struct iovec *iov, int iovcnt, size_t offset, size_t len, struct iovec *out);
 

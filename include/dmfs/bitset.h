@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A bitset in persistent data: an array of 64-bit words, the bit of index i
- * is bit i % 64 of word i / 64.  The word last used is kept in the info, so changes
- * reach the tree with dm_bitset_flush() or when another word is used: *root may change in every call.
+ * A bitset in persistent data: an array of 64-bit words, the bit of index i is bit i % 64 of word i / 64.  The word
+ * last used is kept in the info, so changes reach the tree with dm_bitset_flush() or when another word is used: *root
+ * may change in every call.
  */
 #ifndef DMFS_BITSET_H
 #define DMFS_BITSET_H

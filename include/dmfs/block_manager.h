@@ -48,10 +48,9 @@ dm_block_t dm_bm_nr_blocks(struct dm_bm *bm);
 size_t dm_bm_memory(struct dm_bm *bm);
 
 /*
- * Lock a block.  validator may be NULL (no check, no checksum).  Errors: a
- * read's errno, the validator's, -EINVAL for a block cached under another validator,
- * -EIO past the end of the device, -EPERM for a write lock of a read-only manager; -EINPROGRESS where the caller
- * must not wait (dm_may_wait(): in map()) and the block is not there at once.
+ * Lock a block.  validator may be NULL (no check, no checksum).  Errors: a read's errno, the validator's, -EINVAL for a
+ * block cached under another validator, -EIO past the end of the device, -EPERM for a write lock of a read-only
+ * manager; -EINPROGRESS where the caller must not wait (dm_may_wait(): in map()) and the block is not there at once.
  */
 int dm_bm_read_lock(struct dm_bm *bm, dm_block_t b, const struct dm_validator *v, struct dm_block **out);
 int dm_bm_write_lock(struct dm_bm *bm, dm_block_t b, const struct dm_validator *v, struct dm_block **out);

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The btree of persistent data: 64-bit keys, values of one size, several
- * levels of nesting (a level's values are then the roots of the next level's trees).
+ * The btree of persistent data: 64-bit keys, values of one size, several levels of nesting (a level's values are then
+ * the roots of the next level's trees).
  *
- * Trees are immutable to their users: a change gives a new root, the old one's
- * reference is used up (dm_tm_inc() it first to keep both).  After an error
- * other than those named, the transaction can only be abandoned.
- * Lookups may run in several threads, changes exclude all else.
+ * Trees are immutable to their users: a change gives a new root, the old one's reference is used up (dm_tm_inc() it
+ * first to keep both).  After an error other than those named, the transaction can only be abandoned.  Lookups may run
+ * in several threads, changes exclude all else.
  *
  * Damaged trees give -EILSEQ (also -ENOTBLK, -EINVAL, -ENXIO from the block manager).
  */
@@ -59,8 +58,8 @@ int dm_btree_insert(struct dm_btree_info *info, dm_block_t root, const uint64_t 
 /* -ENODATA: no such key, and nothing has changed. */
 int dm_btree_remove(struct dm_btree_info *info, dm_block_t root, const uint64_t *keys, dm_block_t *new_root);
 /*
- * Removes the keys of the last level from keys[] (inclusive) to end
- * (exclusive), at most max of them; *removed tells how many; fewer than max: none are left.
+ * Removes the keys of the last level from keys[] (inclusive) to end (exclusive), at most max of them; *removed tells
+ * how many; fewer than max: none are left.
  */
 int dm_btree_remove_range(struct dm_btree_info *info, dm_block_t root, const uint64_t *keys, uint64_t end,
 			  uint64_t max, dm_block_t *new_root, uint64_t *removed);

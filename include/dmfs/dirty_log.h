@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Dirty logs: which regions of a redundant target its legs may disagree in
- * (dm-log.rst).
+ * Dirty logs: which regions of a redundant target its legs may disagree in (dm-log.rst).
  *
- * A region is the target's unit of bookkeeping, a power of two of sectors;
- * region r covers sectors r * size and on, the last one may be shorter.  A log keeps
- * two things of each:
+ * A region is the target's unit of bookkeeping, a power of two of sectors; region r covers sectors r * size and on, the
+ * last one may be shorter.  A log keeps two things of each:
  *
  *   clean     nothing is being written, all legs hold the same.  This is what
  *             a log with a memory keeps on its device.
@@ -13,8 +11,8 @@
  *             Clean at activation is in sync; a region whose copy failed or
  *             which a leg missed a write to is not.
  *
- * The order that makes a log worth having is the caller's: mark, flush, then
- * write; and what clear_region is told of is durable on all legs already.
+ * The order that makes a log worth having is the caller's: mark, flush, then write; and what clear_region is told of is
+ * durable on all legs already.
  *
  * A log may be far away, a server behind a socket that other hosts ask as well.  So its functions are of two kinds:
  *
@@ -100,8 +98,8 @@ struct dm_dirty_log {
 };
 
 /*
- * Makes a log of a named type ("core", "disk", "userspace") in a target's ctr, for ti->len
- * sectors.  who: the target's name, for error texts.
+ * Makes a log of a named type ("core", "disk", "userspace") in a target's ctr, for ti->len sectors.  who: the target's
+ * name, for error texts.
  */
 int dm_dirty_log_new(struct dm_target *ti, const char *who, const char *type, int argc, char **argv,
 		     struct dm_dirty_log **log, GError **err);
@@ -138,8 +136,8 @@ static inline bool dm_dirty_log_is_shared(const struct dm_dirty_log *log)
 }
 
 /*
- * Bitmaps of regions as logs keep them: bit r is bit r % 8 of byte r / 8.  Set
- * and clear by one thread at a time, test by any.
+ * Bitmaps of regions as logs keep them: bit r is bit r % 8 of byte r / 8.  Set and clear by one thread at a time, test
+ * by any.
  */
 static inline bool dm_region_bit_test(const uint8_t *bits, uint64_t r)
 {

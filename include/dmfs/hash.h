@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Hashes by the names the kernel's crypto API gives them: sha1, sha256,
- * sha3-512, blake2b-256, rmd160, wp512, sm3, …, the checksums crc32, crc32c and
- * xxhash64, and the keyed hmac(HASH) and cmac(CIPHER).
+ * Hashes by the names the kernel's crypto API gives them: sha1, sha256, sha3-512, blake2b-256, rmd160, wp512, sm3, …,
+ * the checksums crc32, crc32c and xxhash64, and the keyed hmac(HASH) and cmac(CIPHER).
  *
  * A hash is made once, given its key if it takes one, and does not change any
  * more: any number of threads hash with it at once, without a lock and, after the first

@@ -2,9 +2,8 @@
 /*
  * Devices that take bios, and dm-io: I/O to regions of them (dm-io.txt).
  *
- * A struct dm_dev is a backing store (a file, a block device, …) or another
- * dmfs device; a target cannot tell and need not know.  It is reference
- * counted; targets get and put theirs through their table (target.h).
+ * A struct dm_dev is a backing store (a file, a block device, …) or another dmfs device; a target cannot tell and need
+ * not know.  It is reference counted; targets get and put theirs through their table (target.h).
  */
 #ifndef DMFS_IO_H
 #define DMFS_IO_H
@@ -114,9 +113,8 @@ int dm_write_sync(struct dm_dev *dev, uint64_t sector, uint64_t sectors, const v
 int dm_flush_sync(struct dm_dev *dev);
 
 /*
- * Around anything that may keep the calling thread waiting for long (a disk,
- * a lock held across I/O), so that the front end can put another thread to
- * work.  They nest.  dm_io_sync() and the backing stores do it themselves.
+ * Around anything that may keep the calling thread waiting for long (a disk, a lock held across I/O), so that the front
+ * end can put another thread to work.  They nest.  dm_io_sync() and the backing stores do it themselves.
  */
 void dm_block_begin(void);
 void dm_block_end(void);

@@ -3,9 +3,8 @@
  * kcopyd: copies a range of sectors from one device to one or several others
  * and tells when it is done (kcopyd.txt).
  *
- * A client is a source of jobs with its own bounded memory; jobs beyond it
- * wait.  Callbacks run in threads of kcopyd's, those of different jobs at the
- * same time, never inside the call that started the job, and may start further jobs.
+ * A client is a source of jobs with its own bounded memory; jobs beyond it wait.  Callbacks run in threads of kcopyd's,
+ * those of different jobs at the same time, never inside the call that started the job, and may start further jobs.
  */
 #ifndef DMFS_KCOPYD_H
 #define DMFS_KCOPYD_H
@@ -20,8 +19,7 @@ enum dm_kcopyd_flags {
 };
 
 /*
- * How much of the time clients that share a throttle may work: 1 to 100
- * percent.  May be changed at any time.
+ * How much of the time clients that share a throttle may work: 1 to 100 percent.  May be changed at any time.
  */
 struct dm_kcopyd_throttle {
 	_Atomic unsigned percent;
@@ -40,9 +38,8 @@ struct dm_kcopyd_client *dm_kcopyd_client_new(struct dm_kcopyd_throttle *throttl
 void dm_kcopyd_client_free(struct dm_kcopyd_client *kc);
 
 /*
- * Copies from->sectors sectors to nr destinations (1 to DM_KCOPYD_MAX_REGIONS; a
- * destination may be shorter than the source, at its end).  The regions are
- * copied, the devices must stay.  No FLUSH is implied.  dm_kcopyd_zero() writes
+ * Copies from->sectors sectors to nr destinations (1 to DM_KCOPYD_MAX_REGIONS; a destination may be shorter than the
+ * source, at its end).  The regions are copied, the devices must stay.  No FLUSH is implied.  dm_kcopyd_zero() writes
  * zeroes instead.
  */
 void dm_kcopyd_copy(struct dm_kcopyd_client *kc, const struct dm_region *from, unsigned nr,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the kernel would print.  The last messages are read from the root's
- * file `log`; never put a key or a user's data into one.
+ * What the kernel would print.  The last messages are read from the root's file `log`; never put a key or a user's data
+ * into one.
  */
 #ifndef DMFS_LOG_H
 #define DMFS_LOG_H

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Space maps: reference counts of blocks, kept on disk, and so the allocator
- * of free ones (persistent-data.rst).
+ * Space maps: reference counts of blocks, kept on disk, and so the allocator of free ones (persistent-data.rst).
  *
- * There are two: of the metadata device itself (made with the transaction
- * manager, transaction_manager.h), and of any other device ("disk").  A block freed in a
- * transaction is not handed out again before the transaction is committed.
+ * There are two: of the metadata device itself (made with the transaction manager, transaction_manager.h), and of any
+ * other device ("disk").  A block freed in a transaction is not handed out again before the transaction is committed.
  *
  * Changes come from one thread at a time, and not while others read.
  */

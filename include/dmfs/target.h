@@ -2,8 +2,8 @@
 /*
  * The target API: all that a file in targets/ sees.
  *
- * A target is one line of a table.  Its type is a table of functions; the
- * engine calls ctr once, map for every bio, dtr at the end.  What holds when:
+ * A target is one line of a table.  Its type is a table of functions; the engine calls ctr once, map for every bio, dtr
+ * at the end.  What holds when:
  *
  *   ctr, dtr          one thread; no bios, hooks, messages or status of this table; the device may run another.
  *   map, end_io       any number of threads at once.  They wait for nothing but a short lock: what needs I/O of
@@ -166,11 +166,10 @@ static inline uint64_t dm_target_offset(const struct dm_target *ti, uint64_t sec
 }
 
 /*
- * Finds and opens the device an argument names (design: a dmfs device, an
- * absolute path, a path relative to the writer, MAJ:MIN), with the credentials of who wrote the
- * table or sends the message.  Only from ctr and message.  The table keeps it; put it in dtr or before (from
- * dtr, message, or a thread of the target's own).  A FLUSH goes to devices taken later only if
- * the target sees to that (not with DM_TARGET_FLUSH_DEVICES).
+ * Finds and opens the device an argument names (design: a dmfs device, an absolute path, a path relative to the writer,
+ * MAJ:MIN), with the credentials of who wrote the table or sends the message.  Only from ctr and message.  The table
+ * keeps it; put it in dtr or before (from dtr, message, or a thread of the target's own).  A FLUSH goes to devices
+ * taken later only if the target sees to that (not with DM_TARGET_FLUSH_DEVICES).
  */
 int dm_get_device(struct dm_target *ti, const char *name, enum dm_mode mode, struct dm_dev **dev, GError **err);
 void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
@@ -180,8 +179,8 @@ void dm_put_device(struct dm_target *ti, struct dm_dev *dev);
  */
 int dm_find_device(struct dm_target *ti, const char *name, struct dm_dev **dev, GError **err);
 /*
- * The content of a small regular file, named and opened in the same way; not one of this mount.  -ENOENT, -EACCES, -EINVAL, -EFBIG:
- * more than max bytes.  Only from ctr.
+ * The content of a small regular file, named and opened in the same way; not one of this mount.  -ENOENT, -EACCES,
+ * -EINVAL, -EFBIG: more than max bytes.  Only from ctr.
  */
 int dm_read_file(struct dm_target *ti, const char *path, size_t max, GBytes **out, GError **err);
 enum dm_mode dm_table_mode(struct dm_table *table); /* DM_MODE_READ for a read-only device */
@@ -249,8 +248,7 @@ void dm_event_value(GString *out, const char *value);
 void dm_target_uevent(struct dm_target *ti, const char *words);
 
 /*
- * Arguments.  Numbers are unsigned decimal, nothing before or after them,
- * range checked.
+ * Arguments.  Numbers are unsigned decimal, nothing before or after them, range checked.
  */
 bool dm_parse_u64(const char *s, uint64_t *out);
 bool dm_parse_uint(const char *s, unsigned *out);
@@ -268,8 +266,8 @@ struct dm_args {
 /* The next argument, or NULL. */
 const char *dm_shift_arg(struct dm_args *as);
 /*
- * Reads a group's count (min to max) into *count and checks that as many arguments follow.
- * With no arguments left the count is 0 if optional.
+ * Reads a group's count (min to max) into *count and checks that as many arguments follow.  With no arguments left the
+ * count is 0 if optional.
  */
 int dm_read_arg_group(struct dm_args *as, unsigned min, unsigned max, bool optional, const char *who,
 		      const char *what, unsigned *count, GError **err);

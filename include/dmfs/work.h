@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Work that is done later: queues of functions run by a shared pool of
- * threads, and timers.  Both cost nothing while nothing is pending.
+ * Work that is done later: queues of functions run by a shared pool of threads, and timers.  Both cost nothing while
+ * nothing is pending.
  */
 #ifndef DMFS_WORK_H
 #define DMFS_WORK_H
@@ -10,9 +10,8 @@
 #include <stdint.h>
 
 /*
- * A piece of work, embedded in its owner.  Queuing one that is queued already
- * (and has not started) does nothing and returns false; it may queue itself
- * again, or be freed, from inside fn.
+ * A piece of work, embedded in its owner.  Queuing one that is queued already (and has not started) does nothing and
+ * returns false; it may queue itself again, or be freed, from inside fn.
  */
 struct dm_work {
 	void (*fn)(struct dm_work *);
@@ -39,9 +38,8 @@ void dm_wq_flush_work(struct dm_wq *wq, struct dm_work *work);
 uint64_t dm_now_ns(void);
 
 /*
- * A timer, embedded in its owner, zeroed at first.  fn runs once, in the timer
- * thread, at or after the due time; it must not block (queue work instead), and may arm the timer again.
- * Timers fire in the order of their due times.
+ * A timer, embedded in its owner, zeroed at first.  fn runs once, in the timer thread, at or after the due time; it
+ * must not block (queue work instead), and may arm the timer again.  Timers fire in the order of their due times.
  */
 struct dm_timer {
 	void (*fn)(struct dm_timer *);

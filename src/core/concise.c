@@ -13,8 +13,8 @@
 /* --- reading ---------------------------------------------------------------------------- */
 
 /*
- * The text up to an unquoted separator, which *end is set to (or the end of
- * the text).  Quoted separators lose their backslash; other quoting stays, for the table's own words.
+ * The text up to an unquoted separator, which *end is set to (or the end of the text).  Quoted separators lose their
+ * backslash; other quoting stays, for the table's own words.
  */
 static char *field(const char *p, const char *separators, const char **end)
 {

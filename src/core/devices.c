@@ -531,8 +531,8 @@ void dm_end_waiting(void)
 }
 
 /*
- * Every round removes the devices nobody uses any more, which frees those
- * they stand on for the next round.  Open images do not hold anything up: there is no front end any more.
+ * Every round removes the devices nobody uses any more, which frees those they stand on for the next round.  Open
+ * images do not hold anything up: there is no front end any more.
  */
 void dm_remove_all(void)
 {

@@ -2,9 +2,8 @@
 /*
  * All dmfs devices: names, uuids, minors, and who uses whom.
  *
- * "The topology" is what one lock guards: these, and the edges between tables
- * and devices.  It is held for moments only, never across I/O or a target's
- * function.
+ * "The topology" is what one lock guards: these, and the edges between tables and devices.  It is held for moments
+ * only, never across I/O or a target's function.
  */
 #ifndef DMFS_CORE_DEVICES_H
 #define DMFS_CORE_DEVICES_H

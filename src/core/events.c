@@ -2,8 +2,8 @@
 /*
  * Events (events.h).
  *
- * A channel without readers keeps nothing.  Locks: the channel's own; wake-ups
- * are work of a queue, so whoever raises an event (a target, in the middle of its I/O) waits for nobody.
+ * A channel without readers keeps nothing.  Locks: the channel's own; wake-ups are work of a queue, so whoever raises
+ * an event (a target, in the middle of its I/O) waits for nobody.
  */
 #include <inttypes.h>
 #include <string.h>

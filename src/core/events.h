@@ -2,11 +2,10 @@
 /*
  * What happened: dm events and uevents, and those who wait for them.
  *
- * The root and every device has a channel: a ring of the last lines and a
- * list of readers.  A reader has a place in the ring, so a slow one costs
- * nothing; if the ring has run over its place it is told how many lines it missed.
- * A reader that has nothing to read can be armed: its wake function is called
- * once, from a thread of its own, when there is a line.
+ * The root and every device has a channel: a ring of the last lines and a list of readers.  A reader has a place in the
+ * ring, so a slow one costs nothing; if the ring has run over its place it is told how many lines it missed.  A reader
+ * that has nothing to read can be armed: its wake function is called once, from a thread of its own, when there is a
+ * line.
  */
 #ifndef DMFS_CORE_EVENTS_H
 #define DMFS_CORE_EVENTS_H
@@ -14,8 +13,8 @@
 #include "mapped.h"
 
 /*
- * When a device was last made, removed, renamed or given a uuid, or its tables or whether it is suspended changed; zero:
- * never.  A later change has a later time.
+ * When a device was last made, removed, renamed or given a uuid, or its tables or whether it is suspended changed;
+ * zero: never.  A later change has a later time.
  */
 struct timespec dm_devices_changed(void);
 void dm_devices_touch(void);

@@ -176,8 +176,8 @@ static void clone_done(struct clone *c, int error)
 }
 
 /*
- * A target gave a part back.  In a noflush suspend the whole bio waits for the
- * resume (once its other parts have ended); otherwise there is no later.
+ * A target gave a part back.  In a noflush suspend the whole bio waits for the resume (once its other parts have
+ * ended); otherwise there is no later.
  */
 static void requeue(struct clone *c)
 {

@@ -2,9 +2,8 @@
 /*
  * A device's life: its tables, suspend, swap and resume.
  *
- * Suspend closes the gate, so that new bios are deferred, and waits until
- * those inside have left; then nobody reads the live table, and a swap is one
- * pointer.  Opening the gate lets the deferred bios go.
+ * Suspend closes the gate, so that new bios are deferred, and waits until those inside have left; then nobody reads the
+ * live table, and a swap is one pointer.  Opening the gate lets the deferred bios go.
  */
 #include <assert.h>
 #include <errno.h>

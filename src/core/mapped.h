@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A dmfs device ("mapped device"): a name, a live table, perhaps an inactive
- * one, and the way of bios through them.
+ * A dmfs device ("mapped device"): a name, a live table, perhaps an inactive one, and the way of bios through them.
  *
  * Locks, from the outer to the inner:
  *   md->control   load, clear, suspend, resume, remove of one device; held

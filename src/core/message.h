@@ -6,9 +6,8 @@
 #include "mapped.h"
 
 /*
- * Sends a message, "[SECTOR] WORDS…", to the target at the sector (0 if left
- * out) of the live table.  The text is changed.  The opener is who sends it: devices
- * it names are opened as him.  reply: what the target answers.
+ * Sends a message, "[SECTOR] WORDS…", to the target at the sector (0 if left out) of the live table.  The text is
+ * changed.  The opener is who sends it: devices it names are opened as him.  reply: what the target answers.
  */
 int dm_mapped_message(struct dm_mapped *md, char *text, const struct dm_opener *who, GString *reply, GError **err);
 

@@ -6,12 +6,11 @@
  *   row      targets' own rows; the 64-bit keys are stored with the top bit
  *            turned over, so that SQLite's signed order is the keys' order
  *
- * application_id "dmfs" and user_version tell our file from others.  They are
- * read from the file's header (bytes 60 and 68) before SQLite is let near it, so that a file that is
- * not ours is not touched at all.
+ * application_id "dmfs" and user_version tell our file from others.  They are read from the file's header (bytes 60 and
+ * 68) before SQLite is let near it, so that a file that is not ours is not touched at all.
  *
- * journal_mode=TRUNCATE keeps all in one file; synchronous=EXTRA makes a
- * transaction durable at its end; locking_mode=EXCLUSIVE keeps others out.
+ * journal_mode=TRUNCATE keeps all in one file; synchronous=EXTRA makes a transaction durable at its end;
+ * locking_mode=EXCLUSIVE keeps others out.
  */
 #include <errno.h>
 #include <fcntl.h>

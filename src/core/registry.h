@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The state database: devices, their tables, and targets' own rows, in one
- * SQLite file.
+ * The state database: devices, their tables, and targets' own rows, in one SQLite file.
  *
  * Every call is one transaction and durable when it returns.  Any thread; one mutex, for this is
  * never on the data path.  All return 0 or a negative errno with a text.
@@ -32,8 +31,8 @@ struct dm_registry_device {
 void dm_registry_device_clear(struct dm_registry_device *d);
 
 /*
- * Opens or creates the file and locks it against other daemons.  -EBUSY: in
- * use; -EINVAL: no database, a foreign or a newer one, or a damaged one: the file is left as it is.
+ * Opens or creates the file and locks it against other daemons.  -EBUSY: in use; -EINVAL: no database, a foreign or a
+ * newer one, or a damaged one: the file is left as it is.
  */
 int dm_registry_open(const char *path, GError **err);
 void dm_registry_close(void);

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a device name in a table means, in the contract's order: a dmfs device
- * (NAME, 0:MINOR, MOUNTPOINT/NAME, MOUNTPOINT/NAME/image), a path, MAJ:MIN of
- * a block device.
+ * What a device name in a table means, in the contract's order: a dmfs device (NAME, 0:MINOR, MOUNTPOINT/NAME,
+ * MOUNTPOINT/NAME/image), a path, MAJ:MIN of a block device.
  *
  * A device cannot stand on itself, so its own name or number in its own table is the file of that name.  A path into
  * the mount is meant as it is written, and refused later.
  *
- * A path that leads into our own mount by other ways (a link, `..`, another
- * mount point) is found out by its inode, so that the daemon never opens its
- * own files through the kernel.
+ * A path that leads into our own mount by other ways (a link, `..`, another mount point) is found out by its inode, so
+ * that the daemon never opens its own files through the kernel.
  */
 #include <errno.h>
 #include <pthread.h>

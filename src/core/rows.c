@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A target's own rows (rows.h), in the state database under the table's id;
- * without a state file nothing is kept.
+ * A target's own rows (rows.h), in the state database under the table's id; without a state file nothing is kept.
  */
 #include "registry.h"
 #include "table.h"

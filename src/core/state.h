@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Keeping devices in the state database (registry.h), and bringing them
- * back.
+ * Keeping devices in the state database (registry.h), and bringing them back.
  *
- * A device's row holds its tables as text, in which dmfs devices stand as 0:MINOR, so that renaming
- * one changes no other's row.  Keys are printed as zeroes there as
- * everywhere; such a table is marked and not loaded at the start.
+ * A device's row holds its tables as text, in which dmfs devices stand as 0:MINOR, so that renaming one changes no
+ * other's row.  Keys are printed as zeroes there as everywhere; such a table is marked and not loaded at the start.
  */
 #ifndef DMFS_CORE_STATE_H
 #define DMFS_CORE_STATE_H

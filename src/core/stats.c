@@ -2,10 +2,9 @@
 /*
  * I/O statistics (stats.h).
  *
- * Counters of an area are kept once for each CPU slot, no two slots in one cache line, and summed up when
- * printed; what must be exact at a moment (bios in flight and the time since that last
- * changed) is kept once.  An area is found by a division.  Times are taken in nanoseconds; regions without
- * precise_timestamps print milliseconds.
+ * Counters of an area are kept once for each CPU slot, no two slots in one cache line, and summed up when printed; what
+ * must be exact at a moment (bios in flight and the time since that last changed) is kept once.  An area is found by a
+ * division.  Times are taken in nanoseconds; regions without precise_timestamps print milliseconds.
  */
 #include <errno.h>
 #include <inttypes.h>

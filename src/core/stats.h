@@ -2,9 +2,9 @@
 /*
  * I/O statistics of regions of a device (statistics.rst).
  *
- * A device without regions has no struct dm_stats, and a bio costs one load of
- * a pointer.  The set of regions changes only while no bio is inside the
- * device (dm_mapped_quiesce()), so bios use it without a lock and without counting references.
+ * A device without regions has no struct dm_stats, and a bio costs one load of a pointer.  The set of regions changes
+ * only while no bio is inside the device (dm_mapped_quiesce()), so bios use it without a lock and without counting
+ * references.
  */
 #ifndef DMFS_CORE_STATS_H
 #define DMFS_CORE_STATS_H

@@ -2,10 +2,9 @@
 /*
  * Building tables, and finding a sector's target.
  *
- * The index is a btree without child pointers: all keys are known before the
- * first lookup, so the tree is complete, every level is one array, and the
- * children of node n are nodes n * CHILDREN and on of the next level.  A node's keys fill
- * one cache line.  Keys past the end of a level are UINT64_MAX.
+ * The index is a btree without child pointers: all keys are known before the first lookup, so the tree is complete,
+ * every level is one array, and the children of node n are nodes n * CHILDREN and on of the next level.  A node's keys
+ * fill one cache line.  Keys past the end of a level are UINT64_MAX.
  */
 #include <assert.h>
 #include <errno.h>
@@ -407,8 +406,8 @@ static uint64_t guess(const struct dm_table *t, uint64_t sector)
 }
 
 /*
- * Tables with many lines have mostly lines of one length, and then a division does for
- * the tree: it is used if it is right for most targets.
+ * Tables with many lines have mostly lines of one length, and then a division does for the tree: it is used if it is
+ * right for most targets.
  */
 static void build_guess(struct dm_table *t)
 {

@@ -62,8 +62,8 @@ void dm_table_drop(struct dm_table *t);
 void dm_table_set_opener(struct dm_table *t, const struct dm_opener *opener);
 
 /*
- * Adds a target: "START LENGTH TYPE ARGS".  The line is changed (split into
- * words).  On an error the table is as it was.
+ * Adds a target: "START LENGTH TYPE ARGS".  The line is changed (split into words).  On an error the table is as it
+ * was.
  */
 int dm_table_add_line(struct dm_table *t, char *line, GError **err);
 /* Adds a target from its parts. */

@@ -120,8 +120,7 @@ static bool stands_on(struct dm_mapped *from, struct dm_mapped *goal)
 }
 
 /*
- * Raises md's depth, and that of all that stands on it; nothing is changed if
- * one would become too deep.
+ * Raises md's depth, and that of all that stands on it; nothing is changed if one would become too deep.
  */
 static int raise_depth(struct dm_mapped *md, unsigned depth)
 {

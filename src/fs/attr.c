@@ -2,9 +2,9 @@
 /*
  * Attributes of files and directories.
  *
- * Names are never cached by the kernel (entry timeout 0): a device may come or
- * go by `control` as well as by mkdir.  Nor are attributes: what an image has provisioned changes by other images, too.
- * But with -o writeback the kernel asks for them with each write.
+ * Names are never cached by the kernel (entry timeout 0): a device may come or go by `control` as well as by mkdir.
+ * Nor are attributes: what an image has provisioned changes by other images, too.  But with -o writeback the kernel
+ * asks for them with each write.
  */
 #include <errno.h>
 #include <string.h>

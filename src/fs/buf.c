@@ -57,8 +57,8 @@ static void buf_map(struct dmfs_buf *buf)
 }
 
 /*
- * One huge page, for a worker that has seen a large request: copies to and from
- * it miss the TLB no more.  Where there are none it is small pages again.
+ * One huge page, for a worker that has seen a large request: copies to and from it miss the TLB no more.  Where there
+ * are none it is small pages again.
  */
 static void buf_map_huge(struct dmfs_buf *buf)
 {

@@ -87,11 +87,11 @@ struct dmfs_channel *dmfs_channel_use(struct dmfs_channel *c)
 }
 
 /*
- * The system calls themselves: libc's are cancellation points, and cost two
- * atomic operations each in a program with threads.  None of ours is cancelled.
+ * The system calls themselves: libc's are cancellation points, and cost two atomic operations each in a program with
+ * threads.  None of ours is cancelled.
  *
- * ThreadSanitizer needs libc's: only through them it sees that what a request
- * did comes before what the kernel sends after the answer, a RELEASE or a FORGET.
+ * ThreadSanitizer needs libc's: only through them it sees that what a request did comes before what the kernel sends
+ * after the answer, a RELEASE or a FORGET.
  */
 #if defined(__has_feature)
 #define WITH_TSAN __has_feature(thread_sanitizer)

@@ -2,11 +2,9 @@
 /*
  * Removing a device whose image was closed a moment ago.
  *
- * close(2) returns when its FLUSH is answered.  The RELEASE comes behind, and
- * what the same program asks next, an rmdir, may overtake it.  An open
- * image that was flushed and not used since is most likely closing: if all
- * of a device's are, its removal waits for their RELEASE, though not for ever:
- * another process may have inherited the file.
+ * close(2) returns when its FLUSH is answered.  The RELEASE comes behind, and what the same program asks next, an
+ * rmdir, may overtake it.  An open image that was flushed and not used since is most likely closing: if all of a
+ * device's are, its removal waits for their RELEASE, though not for ever: another process may have inherited the file.
  */
 #include <errno.h>
 #include <time.h>

@@ -2,8 +2,8 @@
 /*
  * The page caches that an image may be in: those of the kernel's inodes of it, one of each connection.
  *
- * What was written is seen by all from the answer on.  The kernel sees to that for its own cache and buffered writes.  A
- * direct write beside it leaves stale pages (newer kernels drop them, older ones do not), and of the other
+ * What was written is seen by all from the answer on.  The kernel sees to that for its own cache and buffered writes.
+ * A direct write beside it leaves stale pages (newer kernels drop them, older ones do not), and of the other
  * connection's it knows nothing: these are dropped before the answer.
  *
  * That waits for pages that are locked: those being read, and those of buffered writes that have no answer yet.  Two

@@ -2,17 +2,13 @@
 /*
  * `table` and `inactive`: reading prints a table, writing builds one.
  *
- * Each open file has a draft of its own: the text so far and the table that
- * the complete lines in it have built.  A bad line spoils the draft for good.  At FLUSH
- * (every close of a descriptor) a draft that has grown is loaded.  The table
- * then is the device's; if the draft goes on growing it is built anew from the
- * text.
+ * Each open file has a draft of its own: the text so far and the table that the complete lines in it have built.  A bad
+ * line spoils the draft for good.  At FLUSH (every close of a descriptor) a draft that has grown is loaded.  The table
+ * then is the device's; if the draft goes on growing it is built anew from the text.
  *
- * A process that dies by a signal closes its files as well.  Its flags in
- * /proc tell; its draft is dropped.
+ * A process that dies by a signal closes its files as well.  Its flags in /proc tell; its draft is dropped.
  *
- * A table may hold keys: no copy of its text is freed, or left in a request's
- * buffer, without being wiped.
+ * A table may hold keys: no copy of its text is freed, or left in a request's buffer, without being wiped.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -102,9 +98,8 @@ static int spoil(struct dmfs_handle *h, struct draft *d, unsigned line, int erro
 }
 
 /*
- * The line that begins at `from`: its length without the newline, and the length
- * of what stands before a comment, which a word that begins with # begins.  A
- * quoted newline does not end a line, but in a comment nothing is quoted.  False
+ * The line that begins at `from`: its length without the newline, and the length of what stands before a comment, which
+ * a word that begins with # begins.  A quoted newline does not end a line, but in a comment nothing is quoted.  False
  * if the newline has not come yet.
  */
 static bool find_line(const struct text *text, size_t from, size_t *len, size_t *words)
@@ -285,9 +280,8 @@ static void draft_flush(fuse_req_t req, struct dmfs_handle *h)
 }
 
 /*
- * A truncation that comes with an open names no file handle, and the open did
- * not tell of it: it belongs to the newest open file of the same thread that
- * nothing was written to.  Any other truncates the slot at once.
+ * A truncation that comes with an open names no file handle, and the open did not tell of it: it belongs to the newest
+ * open file of the same thread that nothing was written to.  Any other truncates the slot at once.
  */
 static void draft_truncate(struct dmfs_handle *h, struct dmfs_device *device, fuse_req_t req)
 {

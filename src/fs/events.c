@@ -2,9 +2,8 @@
 /*
  * `events` and `status`: what can be waited for.
  *
- * A read of `events` that finds nothing is kept until there is a line; it holds
- * no thread.  poll(2) on either is answered from the open file's own place in
- * the events.  When the engine wakes the reader, whatever waits is answered.
+ * A read of `events` that finds nothing is kept until there is a line; it holds no thread.  poll(2) on either is
+ * answered from the open file's own place in the events.  When the engine wakes the reader, whatever waits is answered.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -160,9 +159,8 @@ static void watch_release(struct dmfs_handle *h)
 }
 
 /*
- * A waiting reader was interrupted.  Whether the file is still open cannot be
- * known here but by looking; the answer is given by wake(), for this may be called from within
- * fuse_req_interrupt_func().
+ * A waiting reader was interrupted.  Whether the file is still open cannot be known here but by looking; the answer is
+ * given by wake(), for this may be called from within fuse_req_interrupt_func().
  */
 static void interrupted(fuse_req_t req, void *data)
 {

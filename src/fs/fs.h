@@ -2,12 +2,12 @@
 /*
  * The FUSE face: the control tree over the engine.
  *
- * Inodes: 1 is the root; 2 and on are the root's files; a device has a block
- * of INODES inodes, of which the first is its directory and the others its
- * files, in the order of the tables of kinds below.  A device's inodes are never used again.
+ * Inodes: 1 is the root; 2 and on are the root's files; a device has a block of INODES inodes, of which the first is
+ * its directory and the others its files, in the order of the tables of kinds below.  A device's inodes are never used
+ * again.
  *
- * One kind of file is one struct dmfs_file, mostly in a file of its own.
- * Texts are made by read_text() at each read at offset 0.
+ * One kind of file is one struct dmfs_file, mostly in a file of its own.  Texts are made by read_text() at each read at
+ * offset 0.
  */
 #ifndef DMFS_FS_FS_H
 #define DMFS_FS_FS_H
@@ -157,8 +157,8 @@ void dmfs_open_failed(fuse_req_t req, struct dmfs_handle *h, int error);
 
 /* writer.c */
 /*
- * Whether a thread, or the process it is of, is dying by a signal: it has SIGKILL pending, or is on its way out.  *tgid is
- * its process; 0 on entry if that is not known yet, and left so if the thread is gone.
+ * Whether a thread, or the process it is of, is dying by a signal: it has SIGKILL pending, or is on its way out.  *tgid
+ * is its process; 0 on entry if that is not known yet, and left so if the thread is gone.
  */
 bool dmfs_process_dying(pid_t tid, pid_t *tgid);
 /* The process that a thread is of; 0 if it is gone. */

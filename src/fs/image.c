@@ -4,8 +4,8 @@
  *
  * A request that is aligned to the logical block size is one bio (request.c).
  *
- * Unaligned reads read the blocks around.  Unaligned writes go the slow way of
- * rmw.c, and so do aligned writes while there is one: see there.
+ * Unaligned reads read the blocks around.  Unaligned writes go the slow way of rmw.c, and so do aligned writes while
+ * there is one: see there.
  */
 #include <errno.h>
 #include <fcntl.h>

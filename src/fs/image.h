@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What an image keeps between requests, and writes that are not whole blocks
- * (rmw.c).
+ * What an image keeps between requests, and writes that are not whole blocks (rmw.c).
  */
 #ifndef DMFS_FS_IMAGE_H
 #define DMFS_FS_IMAGE_H
@@ -48,8 +47,7 @@ struct dmfs_rmw {
 };
 
 /*
- * Writes buf to the image; done is called, from any thread, when it has.  It
- * must call dmfs_rmw_clear().
+ * Writes buf to the image; done is called, from any thread, when it has.  It must call dmfs_rmw_clear().
  */
 void dmfs_rmw_start(struct dmfs_rmw *w, struct dmfs_image *image, const char *buf, uint64_t offset, uint64_t len,
 		    unsigned flags, void (*done)(struct dmfs_rmw *, int));

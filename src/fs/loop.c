@@ -191,11 +191,10 @@ static bool surplus(struct loop *l)
 }
 
 /*
- * With several requests at a time a worker that wakes had better not push
- * whoever woke it off the CPU (SCHED_BATCH): the submitter gets to send more of
- * them first, and a request costs fewer switches.  With one at a time it had better.
- * Which it is shows in how often a request is there already when a worker asks for one:
- * of every so many one is timed.  Only in place of the default policy.
+ * With several requests at a time a worker that wakes had better not push whoever woke it off the CPU (SCHED_BATCH):
+ * the submitter gets to send more of them first, and a request costs fewer switches.  With one at a time it had better.
+ * Which it is shows in how often a request is there already when a worker asks for one: of every so many one is timed.
+ * Only in place of the default policy.
  */
 #define TIMED_EVERY 8u
 #define TIMED 64u

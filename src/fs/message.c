@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * `message`: a write sends a target message; a read gives the reply to the
- * last one sent through this open file, or, if there was none, the device's
- * last reply.
+ * `message`: a write sends a target message; a read gives the reply to the last one sent through this open file, or, if
+ * there was none, the device's last reply.
  */
 #include <errno.h>
 #include <string.h>

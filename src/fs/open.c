@@ -20,8 +20,8 @@ static void handle_free(struct dmfs_handle *h)
 }
 
 /*
- * The answer to a request may bring the RELEASE before the answerer has let
- * go of the handle.  Image requests see to that themselves: their answer is the last they do.
+ * The answer to a request may bring the RELEASE before the answerer has let go of the handle.  Image requests see to
+ * that themselves: their answer is the last they do.
  */
 static void handle_get(struct dmfs_handle *h)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Open files and directories, to free them at the end: the kernel does not
- * send a RELEASE for what is open when the connection ends.
+ * Open files and directories, to free them at the end: the kernel does not send a RELEASE for what is open when the
+ * connection ends.
  */
 #include "node.h"
 

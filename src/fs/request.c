@@ -2,13 +2,14 @@
 /*
  * A request for an image as a bio.
  *
- * The bio's data is in the worker's own buffer, and so is the request itself.  If the bio has not ended when dm_submit()
- * returns, the buffer stays with it and the worker takes another; the request is listed as waiting then (waiting.h), or
- * earlier, when the worker is about to wait inside dm_submit().  Who drops the last reference cleans up.
+ * The bio's data is in the worker's own buffer, and so is the request itself.  If the bio has not ended when
+ * dm_submit() returns, the buffer stays with it and the worker takes another; the request is listed as waiting then
+ * (waiting.h), or earlier, when the worker is about to wait inside dm_submit().  Who drops the last reference cleans
+ * up.
  *
- * Whoever asked may be dying.  What is held ends with EINTR.  A read or a FLUSH that is under way is answered at once; it is
- * an orphan then: nobody takes what it brings, its buffer counts as data that waits, and the device counts as open until
- * it has ended, so that it is not removed beneath.
+ * Whoever asked may be dying.  What is held ends with EINTR.  A read or a FLUSH that is under way is answered at once;
+ * it is an orphan then: nobody takes what it brings, its buffer counts as data that waits, and the device counts as
+ * open until it has ended, so that it is not removed beneath.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -195,8 +196,8 @@ struct request *request_new(fuse_req_t req, struct dmfs_handle *h, enum dm_op op
 }
 
 /*
- * A large read goes in pieces that other cores help with: most of its time is
- * copying, out of the page cache and back to the reader.  Not while there are statistics: they count reads.
+ * A large read goes in pieces that other cores help with: most of its time is copying, out of the page cache and back
+ * to the reader.  Not while there are statistics: they count reads.
  */
 struct large_read {
 	struct dm_parts parts; /* first */

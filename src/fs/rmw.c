@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Writes that are not whole blocks: read the blocks at the edges, put the data
- * in, write all of it back, with nobody writing to these blocks between.
+ * Writes that are not whole blocks: read the blocks at the edges, put the data in, write all of it back, with nobody
+ * writing to these blocks between.
  *
- * Whole-block writes normally take no lock: they only pass the gate
- * image->writes.  The first unaligned write closes the gate.  From then on
- * every write comes here and claims its blocks (block_lock.h): unaligned ones for themselves, whole-block
- * ones together with others of their kind (two may overlap, as on any disk).  Nothing claims any before the
+ * Whole-block writes normally take no lock: they only pass the gate image->writes.  The first unaligned write closes
+ * the gate.  From then on every write comes here and claims its blocks (block_lock.h): unaligned ones for themselves,
+ * whole-block ones together with others of their kind (two may overlap, as on any disk).  Nothing claims any before the
  * writes that were inside the gate have left it.  When there are none any more the gate opens again.
  */
 #include <errno.h>

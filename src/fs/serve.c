@@ -2,15 +2,16 @@
 /*
  * The daemon's life (serve.h).
  *
- * The tree's end is its own.  Images alone may be unmounted, and the tree goes on.  If the tree goes, nobody can open an
- * image any more; but those that are in use through the other mount, below a mounted file system perhaps, are served until
- * they are closed.
+ * The tree's end is its own.  Images alone may be unmounted, and the tree goes on.  If the tree goes, nobody can open
+ * an image any more; but those that are in use through the other mount, below a mounted file system perhaps, are served
+ * until they are closed.
  *
- * The end waits for requests that are under way, and for everything to be flushed.  A store may hang, though: a file of a
- * server that is away.  The mount is gone by then, other devices are flushed or will be by the kernel, and
- * whoever waits for the store's answer waits in vain.  So after PATIENCE_MS without a sign of it, after
- * HURRY_MS if it was told again to end, the daemon gives up: it fails what the kernel waits for, lets go of the state and exits.  (Threads that the kernel does
- * not let go of may keep its corpse for as long as the store hangs; they hold nothing that a next daemon needs.)
+ * The end waits for requests that are under way, and for everything to be flushed.  A store may hang, though: a file of
+ * a server that is away.  The mount is gone by then, other devices are flushed or will be by the kernel, and whoever
+ * waits for the store's answer waits in vain.  So after PATIENCE_MS without a sign of it, after HURRY_MS if it was told
+ * again to end, the daemon gives up: it fails what the kernel waits for, lets go of the state and exits.  (Threads that
+ * the kernel does not let go of may keep its corpse for as long as the store hangs; they hold nothing that a next
+ * daemon needs.)
  */
 #include <glib.h>
 #include <stdatomic.h>

@@ -60,8 +60,8 @@ const struct fuse_lowlevel_ops dmfs_ops = {
 };
 
 /*
- * Images alone.  Without poll the kernel learns at the first that there is none, and takes every file for ready from then
- * on; io_uring asks before each request.
+ * Images alone.  Without poll the kernel learns at the first that there is none, and takes every file for ready from
+ * then on; io_uring asks before each request.
  */
 const struct fuse_lowlevel_ops dmfs_images_ops = {
 	.init = op_init,

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Files that are a text, like those of /proc: a read at offset 0 takes a fresh
- * text, reads at other offsets go on in it.
+ * Files that are a text, like those of /proc: a read at offset 0 takes a fresh text, reads at other offsets go on in
+ * it.
  *
- * A text that is written acts at its write(2).  Long ones come in pieces: stdio
- * and cat write multiples of 4096 bytes until the last piece, and the kernel cuts a large write(2)
- * at the largest request or, if the writer's buffer begins within a page, somewhat less.
- * A file that takes long texts collects such pieces, and those whose end says that there is more (a shell writes line
- * by line), and acts at the first that is none, or at close.
- * If that fails, the writer is told that the pieces before were written; he then tries to write the rest, and that is
- * when he learns the error.
+ * A text that is written acts at its write(2).  Long ones come in pieces: stdio and cat write multiples of 4096 bytes
+ * until the last piece, and the kernel cuts a large write(2) at the largest request or, if the writer's buffer begins
+ * within a page, somewhat less.  A file that takes long texts collects such pieces, and those whose end says that there
+ * is more (a shell writes line by line), and acts at the first that is none, or at close.  If that fails, the writer is
+ * told that the pieces before were written; he then tries to write the rest, and that is when he learns the error.
  */
 #include <errno.h>
 #include <string.h>

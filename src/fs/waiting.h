@@ -2,10 +2,10 @@
 /*
  * Requests that wait, and whoever asked for them, who may be dying.
  *
- * A process that is killed while the kernel waits for our answer stays until it comes.  The kernel tells (INTERRUPT), but
- * of any signal, once for a request, and not at all of asynchronous ones.  So those that wait are listed here, and looked
- * at when it tells and every half second: if the thread that asked has SIGKILL pending, or its process is on its way out by
- * a signal, nobody will take the answer, and the request is given up.
+ * A process that is killed while the kernel waits for our answer stays until it comes.  The kernel tells (INTERRUPT),
+ * but of any signal, once for a request, and not at all of asynchronous ones.  So those that wait are listed here, and
+ * looked at when it tells and every half second: if the thread that asked has SIGKILL pending, or its process is on its
+ * way out by a signal, nobody will take the answer, and the request is given up.
  *
  * What giving up means (request.c, rmw.c):
  *   - what is held (by a suspended device, delay, a queueing pool, a mirror without its log, ...) has changed nothing:

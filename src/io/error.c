@@ -11,8 +11,8 @@ GQuark dm_error_quark(void)
 }
 
 /*
- * Texts name what the user wrote, and he may have written anything: what is
- * not printable becomes \xNN, so that a text stays one line and a terminal stays as it is.
+ * Texts name what the user wrote, and he may have written anything: what is not printable becomes \xNN, so that a text
+ * stays one line and a terminal stays as it is.
  */
 static char *printable(char *text)
 {

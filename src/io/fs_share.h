@@ -16,16 +16,17 @@
 #include <dmfs/bio.h>
 
 /*
- * Descriptors of files that are far have numbers from here on.  A close asks the file's server; whoever starts a program
- * can leave these behind (CLOSE_RANGE_UNSHARE, for which Linux copies descriptors by 64s), so that nothing closes a copy.
+ * Descriptors of files that are far have numbers from here on.  A close asks the file's server; whoever starts a
+ * program can leave these behind (CLOSE_RANGE_UNSHARE, for which Linux copies descriptors by 64s), so that nothing
+ * closes a copy.
  */
 #define FS_SHARE_FAR_FDS 64
 
 struct fs_share;
 
 /*
- * The one of this file system or block device, with a reference more.  `far`: its calls may hang for ever, also those that
- * on a disk are quick.  The path names it in messages.
+ * The one of this file system or block device, with a reference more.  `far`: its calls may hang for ever, also those
+ * that on a disk are quick.  The path names it in messages.
  */
 struct fs_share *fs_share_get(dev_t dev, bool block_device, bool far, const char *path);
 void fs_share_put(struct fs_share *s);

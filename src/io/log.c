@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The messages the kernel would print, the last MAX_BYTES of them kept for
- * the root's file `log`.  One mutex; logging is rare and off the data path
- * (dm_log_allowed() bounds what I/O errors may log).
+ * The messages the kernel would print, the last MAX_BYTES of them kept for the root's file `log`.  One mutex; logging
+ * is rare and off the data path (dm_log_allowed() bounds what I/O errors may log).
  */
 #include <pthread.h>
 #include <stdatomic.h>

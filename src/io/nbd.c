@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Stores on NBD servers: nbd://, nbds://, nbd+unix://, nbds+unix://, through
- * libnbd.
+ * Stores on NBD servers: nbd://, nbds://, nbd+unix://, nbds+unix://, through libnbd.
  *
  * A store has one connection, or up to NBD_CONNECTIONS if the server says that a FLUSH on one covers all (multi-conn);
- * nbd_connection.c has what they do with requests.  While a server has been away for as long as the timeout new requests
- * fail at once.
+ * nbd_connection.c has what they do with requests.  While a server has been away for as long as the timeout new
+ * requests fail at once.
  */
 #include "opener.h"
 #include "store.h"

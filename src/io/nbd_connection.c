@@ -2,16 +2,16 @@
 /*
  * Connections to NBD servers, and requests on their way there and back.
  *
- * A connection is a thread that sleeps in poll(2) on its socket and an eventfd.  Who submits a request sends it himself,
- * if the idlest connection has room and its lock is free; else it waits in the store's list, from which a connection
- * that has room takes.  It keeps what it has until the answer, which its thread reads.
+ * A connection is a thread that sleeps in poll(2) on its socket and an eventfd.  Who submits a request sends it
+ * himself, if the idlest connection has room and its lock is free; else it waits in the store's list, from which a
+ * connection that has room takes.  It keeps what it has until the answer, which its thread reads.
  *
  * A connection that breaks puts what it had back at the head of the list (all requests may be repeated) and connects
- * again, every RETRY_MS.  A request that is older than the timeout fails with EIO.  A bio with DM_FAILFAST does not wait
- * for a server: it fails with ENOTCONN when the last connection breaks.
+ * again, every RETRY_MS.  A request that is older than the timeout fails with EIO.  A bio with DM_FAILFAST does not
+ * wait for a server: it fails with ENOTCONN when the last connection breaks.
  *
- * What waits in the list and has not changed anything, a read or what was never sent, ends with EINTR when its origin is
- * cancelled (hold.h).
+ * What waits in the list and has not changed anything, a read or what was never sent, ends with EINTR when its origin
+ * is cancelled (hold.h).
  */
 #ifdef HAVE_LIBNBD
 

@@ -3,9 +3,8 @@
  * What the two halves of a store on an NBD server share: its requests and its connections.  nbd.c makes the store and
  * gives it requests, nbd_connection.c carries them to the server and back.
  *
- * Locks: store->lock guards the list and what is known of the server; a connection's
- * lock, taken before it, its libnbd handle and what it has.  Nobody ends a request with a lock, nor waits for a
- * connection's but its own thread.
+ * Locks: store->lock guards the list and what is known of the server; a connection's lock, taken before it, its libnbd
+ * handle and what it has.  Nobody ends a request with a lock, nor waits for a connection's but its own thread.
  */
 #ifndef DM_IO_NBD_CONNECTION_H
 #define DM_IO_NBD_CONNECTION_H

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Opening files as somebody else: the file system user, group and
- * supplementary groups are attributes of a thread, so they are changed around
- * the call, in this thread alone.  Changing them away from root drops the
- * capabilities that override permissions, and returning restores them.
+ * Opening files as somebody else: the file system user, group and supplementary groups are attributes of a thread, so
+ * they are changed around the call, in this thread alone.  Changing them away from root drops the capabilities that
+ * override permissions, and returning restores them.
  */
 #include <errno.h>
 #include <fcntl.h>

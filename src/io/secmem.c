@@ -8,9 +8,8 @@
  * more: plaintext is in other memory).  So "is it secure" is a comparison of
  * addresses, and libgcrypt's secure memory has no fixed size.
  *
- * The range is cut into extents of UNIT bytes.  The free ones are in a list by
- * address, neighbours always merged; the used ones in a hash table.
- * Both are only touched when a key comes or goes, under one lock.
+ * The range is cut into extents of UNIT bytes.  The free ones are in a list by address, neighbours always merged; the
+ * used ones in a hash table.  Both are only touched when a key comes or goes, under one lock.
  */
 #include <dmfs/log.h>
 #include <dmfs/rounding.h>

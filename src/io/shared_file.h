@@ -41,8 +41,8 @@ struct shared_file {
 /* The one that is open, with a reference more, or NULL; key's first five members count. */
 struct shared_file *shared_file_find(const struct shared_file *key);
 /*
- * One that was opened: the members up to dsync_fd are taken over, the path and the reference to the share too.  If somebody was faster his is
- * returned, and what was given is closed.
+ * One that was opened: the members up to dsync_fd are taken over, the path and the reference to the share too.  If
+ * somebody was faster his is returned, and what was given is closed.
  */
 struct shared_file *shared_file_new(const struct shared_file *opened);
 void shared_file_put(struct shared_file *f);

@@ -2,9 +2,8 @@
 /*
  * Spreading runs over cores (dmfs/spread.h).
  *
- * A job belongs to its run and to the helpers that are queued for it: who
- * drops the last reference frees it.  The run's context is the caller's, who may
- * free it as soon as the last piece is done, so only a piece() looks at it.
+ * A job belongs to its run and to the helpers that are queued for it: who drops the last reference frees it.  The run's
+ * context is the caller's, who may free it as soon as the last piece is done, so only a piece() looks at it.
  */
 #include <dmfs/container_of.h>
 #include <dmfs/spread.h>

@@ -2,9 +2,9 @@
 /*
  * The store every table begins with: a regular file or a block device.
  *
- * I/O is done by system calls in the submitting thread.  Where a call might
- * wait for the disk it is tried with RWF_NOWAIT first.  If that fails the thread waits in it, unless as many as may do
- * that for one file system (fs_share.h); a file on tmpfs never waits.
+ * I/O is done by system calls in the submitting thread.  Where a call might wait for the disk it is tried with
+ * RWF_NOWAIT first.  If that fails the thread waits in it, unless as many as may do that for one file system
+ * (fs_share.h); a file on tmpfs never waits.
  *
  * Each table has stores of its own; those of one path and mode share what is open (shared_file.h).
  *
@@ -91,9 +91,8 @@ static ssize_t transfer_once(struct store *s, struct dm_bio *bio, size_t done, i
 }
 
 /*
- * Whether sector `end` is beyond the end that the file has now: it was long
- * enough when the table was loaded, and somebody has cut it since.  Writing
- * there would make it grow again, with holes where data was.  (lseek(2) is the
+ * Whether sector `end` is beyond the end that the file has now: it was long enough when the table was loaded, and
+ * somebody has cut it since.  Writing there would make it grow again, with holes where data was.  (lseek(2) is the
  * cheapest call that tells; the position is nobody's.)
  */
 static bool cut_short(const struct store *s, uint64_t end)
@@ -322,8 +321,8 @@ static uint64_t store_sectors(struct dm_dev *dev)
 }
 
 /*
- * SEEK_DATA and SEEK_HOLE count in bytes, extents in sectors: a sector is a
- * hole only if all of it is.  What is past the end of a file that was cut short beneath us is none: it cannot be read.
+ * SEEK_DATA and SEEK_HOLE count in bytes, extents in sectors: a sector is a hole only if all of it is.  What is past
+ * the end of a file that was cut short beneath us is none: it cannot be read.
  */
 static void find_extent(struct store *s, uint64_t sector, uint64_t sectors, struct dm_extent *out)
 {

@@ -2,8 +2,7 @@
 /*
  * Backing stores: the devices at the bottom, outside of dmfs.
  *
- * A store is looked up with an opener's eyes (his user, groups and working
- * directory) and is then the daemon's.
+ * A store is looked up with an opener's eyes (his user, groups and working directory) and is then the daemon's.
  */
 #ifndef DMFS_IO_STORE_H
 #define DMFS_IO_STORE_H
@@ -36,15 +35,15 @@ int dm_store_find(const struct dm_opener *who, const char *absolute, struct dm_s
 void dm_store_path_clear(struct dm_store_path *p);
 /*
  * Opens what was found, with the opener's credentials: a store of its own, which is told of every write-back error
- * since its last FLUSH.  Stores of one path, inode and mode share the open file.  -EISDIR, -ENOTBLK (not a file or block device),
- * -EACCES, -EROFS, …
+ * since its last FLUSH.  Stores of one path, inode and mode share the open file.  -EISDIR, -ENOTBLK (not a file or
+ * block device), -EACCES, -EROFS, …
  */
 int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, enum dm_mode mode,
 		  struct dm_dev **out, GError **err);
 
 /*
- * One step of a dm_dev_provisioned(): false when there have been so many that the rest is taken as provisioned.  A table
- * may have millions of lines, and there may be very many ways from a device down to another.
+ * One step of a dm_dev_provisioned(): false when there have been so many that the rest is taken as provisioned.  A
+ * table may have millions of lines, and there may be very many ways from a device down to another.
  */
 bool dm_provisioned_step(void);
 

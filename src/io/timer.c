@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Timers: a binary heap ordered by due time (then by the order they were
- * armed in), and one thread, made with the first timer, that sleeps until the
- * head is due.  An armed timer costs no thread and no wake-up of its own.  One that is cancelled does not wake the thread,
- * which sleeps on to that time: who arms and cancels all the time, always for about as long, costs a wake-up each so long.
+ * Timers: a binary heap ordered by due time (then by the order they were armed in), and one thread, made with the first
+ * timer, that sleeps until the head is due.  An armed timer costs no thread and no wake-up of its own.  One that is
+ * cancelled does not wake the thread, which sleeps on to that time: who arms and cancels all the time, always for about
+ * as long, costs a wake-up each so long.
  */
 #include <assert.h>
 #include <glib.h>

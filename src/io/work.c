@@ -2,13 +2,11 @@
 /*
  * Work queues on a shared pool of threads.
  *
- * A queue has its own lock and list.  When it gets work and fewer than
- * max_active of its runners are under way, one more runner is handed to the
- * pool; a runner takes works off the list until it is empty.  So the pool's
- * lock is taken when a queue wakes up, not for every work.
+ * A queue has its own lock and list.  When it gets work and fewer than max_active of its runners are under way, one
+ * more runner is handed to the pool; a runner takes works off the list until it is empty.  So the pool's lock is taken
+ * when a queue wakes up, not for every work.
  *
- * Pool threads are made when there is a runner and no idle thread, and end
- * after IDLE_SECONDS without one.
+ * Pool threads are made when there is a runner and no idle thread, and end after IDLE_SECONDS without one.
  */
 #include <assert.h>
 #include <errno.h>

@@ -7,9 +7,9 @@
  *     [<#feature args> [no_hydration] [no_discard_passdown]
  *     [<#core args> [hydration_threshold <#regions>] [hydration_batch_size <#regions>]]]
  *
- * Metadata is committed on every FLUSH and FUA and each second: first the
- * destination is flushed, then the bits of the regions it holds are written.
- * When all regions are hydrated their bits in memory are freed and bios are no longer split.
+ * Metadata is committed on every FLUSH and FUA and each second: first the destination is flushed, then the bits of the
+ * regions it holds are written.  When all regions are hydrated their bits in memory are freed and bios are no longer
+ * split.
  */
 #include <inttypes.h>
 
@@ -127,8 +127,8 @@ void clone_commit_soon(struct clone *c)
 /* --- the end of the hydration --------------------------------------------------------------- */
 
 /*
- * Who looks at the bits counts himself first and then looks whether they may be
- * gone; they are freed by the queue when all is hydrated and nobody is counted.  False: all is hydrated.
+ * Who looks at the bits counts himself first and then looks whether they may be gone; they are freed by the queue when
+ * all is hydrated and nobody is counted.  False: all is hydrated.
  */
 static bool enter_bits(struct clone *c)
 {
@@ -336,10 +336,9 @@ static bool is_hydrated(struct clone *c, uint64_t region)
 }
 
 /*
- * Passed down are the whole regions, and what there is of a hydrated one at
- * either end.  A region counts as hydrated once the destination has discarded it: before that, or if it
- * fails, its reads must not come from there.  A copy or write that is under way at the same
- * time may lose against the discard or win, as writes at the same time may.
+ * Passed down are the whole regions, and what there is of a hydrated one at either end.  A region counts as hydrated
+ * once the destination has discarded it: before that, or if it fails, its reads must not come from there.  A copy or
+ * write that is under way at the same time may lose against the discard or win, as writes at the same time may.
  */
 static enum dm_mapio map_discard(struct clone *c, struct dm_bio *bio, uint64_t offset)
 {
@@ -456,8 +455,7 @@ static void clone_presuspend(struct dm_target *ti)
 }
 
 /*
- * The table before may have gone on writing the same metadata since ctr read
- * it; now it does not any more.
+ * The table before may have gone on writing the same metadata since ctr read it; now it does not any more.
  */
 static int clone_preresume(struct dm_target *ti, GError **err)
 {

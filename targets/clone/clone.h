@@ -2,10 +2,9 @@
 /*
  * What the parts of clone share.
  *
- * A region is hydrated when its bit is set; then its I/O goes to the
- * destination.  Until then reads go to the source, and the first write makes a struct
- * hydration, which claims the region (block_lock.h) and with which further writes of it are parked.  A region with one
- * is left alone by the background hydration, and a discard does not set its bit.
+ * A region is hydrated when its bit is set; then its I/O goes to the destination.  Until then reads go to the source,
+ * and the first write makes a struct hydration, which claims the region (block_lock.h) and with which further writes of
+ * it are parked.  A region with one is left alone by the background hydration, and a discard does not set its bit.
  */
 #ifndef CLONE_H
 #define CLONE_H

@@ -2,12 +2,11 @@
 /*
  * Hydration: by writes that need a region now, and in the background.
  *
- * The background hydration takes what was read twice first, then goes round
- * from region to region.  It gives way to user I/O: while there was some within BUSY_NS it works
- * in bursts of about BURST_NS, each until all it began has ended, and rests
- * three times as long after it, though no longer than MAX_REST_NS: so a slow
- * source is read from all the same.  A stretch that is a hole in the source is not
- * copied but zeroed (on a file, a hole as well), however many regions it is.
+ * The background hydration takes what was read twice first, then goes round from region to region.  It gives way to
+ * user I/O: while there was some within BUSY_NS it works in bursts of about BURST_NS, each until all it began has
+ * ended, and rests three times as long after it, though no longer than MAX_REST_NS: so a slow source is read from all
+ * the same.  A stretch that is a hole in the source is not copied but zeroed (on a file, a hole as well), however many
+ * regions it is.
  */
 #include <errno.h>
 #include <string.h>
@@ -328,9 +327,9 @@ static uint64_t next_region(struct clone *c)
 }
 
 /*
- * How many regions from `region` on are a hole in the source, 0: it holds data.
- * To ask may mean reading the metadata of a file system, and costs what the answer is long: so
- * it is without the lock, and how far the data goes is remembered (the source does not change).
+ * How many regions from `region` on are a hole in the source, 0: it holds data.  To ask may mean reading the metadata
+ * of a file system, and costs what the answer is long: so it is without the lock, and how far the data goes is
+ * remembered (the source does not change).
  */
 static uint64_t look_for_hole(struct clone *c, uint64_t region)
 {

@@ -398,9 +398,8 @@ static int write_words(struct clone_md *meta, GArray *all)
 }
 
 /*
- * In slices, so that a commit of very many bits takes little memory; each
- * slice is taken, then the data flushed, then the slice written.  What was set before the
- * call is in one of them; one of the later ones may hold more.
+ * In slices, so that a commit of very many bits takes little memory; each slice is taken, then the data flushed, then
+ * the slice written.  What was set before the call is in one of them; one of the later ones may hold more.
  */
 int clone_md_commit(struct clone_md *meta, struct dm_dev *dest)
 {

@@ -2,13 +2,11 @@
 /*
  * The pool of bounce buffers (bounce.h).
  *
- * Buffers have one of a few sizes.  Each CPU has a stash of free ones, last
- * used first (they are in its cache).  Who finds its own stash empty makes a
- * new one within the budget, else takes one from another CPU's stash.
+ * Buffers have one of a few sizes.  Each CPU has a stash of free ones, last used first (they are in its cache).  Who
+ * finds its own stash empty makes a new one within the budget, else takes one from another CPU's stash.
  *
- * The queue: a bio is put into it and then there is another try; a buffer is put
- * back and then the queue is looked at.  Whichever comes second sees the
- * other (both sides are sequentially consistent), so no bio is left behind.
+ * The queue: a bio is put into it and then there is another try; a buffer is put back and then the queue is looked at.
+ * Whichever comes second sees the other (both sides are sequentially consistent), so no bio is left behind.
  */
 #include "bounce.h"
 
@@ -162,9 +160,8 @@ static bool next_waiting(struct bounce_pool *pool, struct bounce **b, struct dm_
 }
 
 /*
- * Starts what waits, as far as there are buffers.  A write that ends inside its
- * start comes back here, deeper on the stack: it leaves the rest to the loop
- * above.
+ * Starts what waits, as far as there are buffers.  A write that ends inside its start comes back here, deeper on the
+ * stack: it leaves the rest to the loop above.
  */
 static void drain(struct bounce_pool *pool)
 {

@@ -2,10 +2,9 @@
 /*
  * Where a write's ciphertext goes: the writer's own memory must not change.
  *
- * A write is a bio with a buffer.  They are kept for reuse, near the CPU that
- * used them last; all of a pool together never take more than BOUNCE_BUDGET.
- * A bio for which there is none waits in the pool's queue (nobody blocks)
- * until a write that is on its way ends.
+ * A write is a bio with a buffer.  They are kept for reuse, near the CPU that used them last; all of a pool together
+ * never take more than BOUNCE_BUDGET.  A bio for which there is none waits in the pool's queue (nobody blocks) until a
+ * write that is on its way ends.
  */
 #ifndef DMFS_CRYPT_BOUNCE_H
 #define DMFS_CRYPT_BOUNCE_H
@@ -29,8 +28,8 @@ struct bounce {
 };
 
 /*
- * start is called with a bounce whose buffer is big enough, in bounce_submit() or bounce_put().  meta: bytes that go with each
- * block of so many bytes, at most as many.
+ * start is called with a bounce whose buffer is big enough, in bounce_submit() or bounce_put().  meta: bytes that go
+ * with each block of so many bytes, at most as many.
  */
 struct bounce_pool *bounce_pool_new(void (*start)(void *context, struct bounce *b, struct dm_bio *orig), void *context,
 				    unsigned meta, unsigned block);

@@ -10,8 +10,8 @@
  *   bounce.c  where the ciphertext of writes goes
  *   target.c  the target
  *
- * A key, and anything a key could be told from, lives in dm_secmem_alloc()'s memory
- * or for the length of one call in a buffer that is wiped at its end.
+ * A key, and anything a key could be told from, lives in dm_secmem_alloc()'s memory or for the length of one call in a
+ * buffer that is wiped at its end.
  */
 #ifndef DMFS_CRYPT_H
 #define DMFS_CRYPT_H
@@ -117,8 +117,8 @@ int crypt_sector_decrypt(const struct crypt_engine *e, struct crypt_lane *lane, 
 
 /*
  * Steps of these.  The IV of a sector, iv_size bytes, essiv included; a random one is stored beside the sector that is
- * encrypted, and fetched from there.  plain: the sector that is encrypted; NULL: it is decrypted.  Then the cipher gets it, and
- * works from src to dst.
+ * encrypted, and fetched from there.  plain: the sector that is encrypted; NULL: it is decrypted.  Then the cipher gets
+ * it, and works from src to dst.
  */
 int crypt_iv_make(const struct crypt_engine *e, struct crypt_lane *lane, const struct crypt_unit *u,
 		  const uint8_t *plain, uint8_t iv[DM_CIPHER_MAX_IV]);
@@ -163,17 +163,17 @@ void crypt_engine_free(struct crypt_engine *e);
 /* How many bytes are stored beside each sector.  Before there is a key.  Refused if tag and IV do not fill them. */
 int crypt_engine_store(struct crypt_engine *e, unsigned meta_size, GError **err);
 /*
- * Takes a new key (copied; size must be the engine's), or forgets it.  Not
- * while sectors are being worked on.  If the key is refused the old one stays.
+ * Takes a new key (copied; size must be the engine's), or forgets it.  Not while sectors are being worked on.  If the
+ * key is refused the old one stays.
  */
 int crypt_engine_set_key(struct crypt_engine *e, const struct dm_key *key, GError **err);
 void crypt_engine_wipe_key(struct crypt_engine *e);
 
 /*
- * Works on len bytes, beginning offset bytes into the iov; sector (of 512 bytes,
- * iv_offset included) is that of the first byte worked on.  len and sector are
- * multiples of the sector size.  meta: meta_size bytes for each sector, NULL if that is 0.  Any number of threads at
- * once.  0 or a negative errno; -EILSEQ: a sector was tampered with, *bad is the first one's number (crypt_unit).
+ * Works on len bytes, beginning offset bytes into the iov; sector (of 512 bytes, iv_offset included) is that of the
+ * first byte worked on.  len and sector are multiples of the sector size.  meta: meta_size bytes for each sector, NULL
+ * if that is 0.  Any number of threads at once.  0 or a negative errno; -EILSEQ: a sector was tampered with, *bad is
+ * the first one's number (crypt_unit).
  */
 int crypt_engine_encrypt(struct crypt_engine *e, uint64_t sector, const struct iovec *iov, int iovcnt, size_t offset,
 			 uint8_t *dst, uint8_t *meta, size_t len);

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The sector engine: encrypts and decrypts runs of sectors for any number of
- * threads.
+ * The sector engine: encrypts and decrypts runs of sectors for any number of threads.
  *
- * A libgcrypt handle serves one thread at a time and is dear to set up, so
- * there is a set of handles (a lane) per CPU, made when it is first needed and
- * kept until the key goes.  A thread takes the slot of the CPU it runs on, or,
- * if a preempted thread still has that one, the next free one; only when all
- * are taken does it wait.  So there are never more copies of key schedules than
- * SLOTS_PER_CPU times the CPUs, and a slot's lock stays with its CPU.
+ * A libgcrypt handle serves one thread at a time and is dear to set up, so there is a set of handles (a lane) per CPU,
+ * made when it is first needed and kept until the key goes.  A thread takes the slot of the CPU it runs on, or, if a
+ * preempted thread still has that one, the next free one; only when all are taken does it wait.  So there are never
+ * more copies of key schedules than SLOTS_PER_CPU times the CPUs, and a slot's lock stays with its CPU.
  */
 #include "crypt.h"
 

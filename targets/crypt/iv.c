@@ -18,9 +18,8 @@
  *   tcw        TrueCrypt before 4.1: seed xor N; and the ciphertext whitened by
  *              8 bytes made with CRC32 from a part of the key and N
  *
- * tcw and lmk: gitlab.com/cryptsetup/cryptsetup/wikis/TrueCryptOnDiskFormat,
- * loop-aes.sourceforge.net; elephant: N. Ferguson, "AES-CBC + Elephant
- * diffuser", Microsoft 2006; MD5: RFC 1321.
+ * tcw and lmk: gitlab.com/cryptsetup/cryptsetup/wikis/TrueCryptOnDiskFormat, loop-aes.sourceforge.net; elephant: N.
+ * Ferguson, "AES-CBC + Elephant diffuser", Microsoft 2006; MD5: RFC 1321.
  */
 #include "crypt.h"
 

@@ -15,8 +15,8 @@
  *   capi:rfc7539(chacha20,poly1305)-ivmode
  *   capi:authenc(MAC,MODE(cipher))-ivmode       MAC: hmac(hash), cmac(cipher), or a hash that takes a key
  *
- * What follows an IV mode that takes no options, and an IV mode for ecb, mean
- * nothing; the kernel takes them, so they are taken with a warning.
+ * What follows an IV mode that takes no options, and an IV mode for ecb, mean nothing; the kernel takes them, so they
+ * are taken with a warning.
  */
 #include "crypt.h"
 

@@ -4,19 +4,17 @@
  *
  *   <cipher> <key> <iv_offset> <dev path> <offset> [<#opt_params> <opt_params>*]
  *
- * A read goes on to the device beneath and is decrypted where it lies when it
- * comes back, by the thread that brings it.  A write is encrypted into a
- * bounce buffer by the thread that submits it, and goes out as a bio of ours.
+ * A read goes on to the device beneath and is decrypted where it lies when it comes back, by the thread that brings it.
+ * A write is encrypted into a bounce buffer by the thread that submits it, and goes out as a bio of ours.
  *
- * A large bio goes this way in pieces, one after the other, so that a piece is
- * still in the CPU's cache when it is decrypted or written.  If that is a lot of work, other
- * cores take pieces (dmfs/spread.h): not with same_cpu_crypt, and not for reads
- * with no_read_workqueue, for writes with no_write_workqueue.  A piece is written by the thread that
+ * A large bio goes this way in pieces, one after the other, so that a piece is still in the CPU's cache when it is
+ * decrypted or written.  If that is a lot of work, other cores take pieces (dmfs/spread.h): not with same_cpu_crypt,
+ * and not for reads with no_read_workqueue, for writes with no_write_workqueue.  A piece is written by the thread that
  * encrypted it, which is what submit_from_crypt_cpus asks for.
  *
- * Above a device that stores tags (integrity without a hash of its own) a bio beneath carries a payload with what is stored
- * beside each sector: the tag of an authenticated mode, a random IV.  A read's lives as long as the read, a write's is the
- * bounce's.
+ * Above a device that stores tags (integrity without a hash of its own) a bio beneath carries a payload with what is
+ * stored beside each sector: the tag of an authenticated mode, a random IV.  A read's lives as long as the read, a
+ * write's is the bounce's.
  *
  * The key changes only by a message while the device is suspended, when no bio is on its way, and no resume comes
  * before the message is over; so the data path looks at the engine without a lock.  So does wiping begin (wipe.h).
@@ -442,8 +440,8 @@ static void start_piece(void *context, unsigned nr)
 }
 
 /*
- * How much a core does before another can take the next piece: at most what stays in its cache; and that where each piece
- * costs the device beneath a way of its own to the tags.
+ * How much a core does before another can take the next piece: at most what stays in its cache; and that where each
+ * piece costs the device beneath a way of its own to the tags.
  */
 static size_t piece_bytes(const struct crypt *c)
 {
@@ -453,8 +451,8 @@ static size_t piece_bytes(const struct crypt *c)
 }
 
 /*
- * Starts a bio in pieces if that is a gain.  A FUA write stays one: each piece would be made durable by itself.  So does
- * a write to a zone, which is written in order.
+ * Starts a bio in pieces if that is a gain.  A FUA write stays one: each piece would be made durable by itself.  So
+ * does a write to a zone, which is written in order.
  */
 static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 {

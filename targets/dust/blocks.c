@@ -2,19 +2,16 @@
 /*
  * A set of bad blocks (blocks.h): a hash table of groups of 64 blocks, a bit each.
  *
- * Open addressing; a slot is a group's number + 1 (0: empty) and its bits.
- * Four neighbouring groups have homes side by side, in one cache line, so that
- * a large I/O to small blocks looks at few lines.  At most half of the slots are taken.
+ * Open addressing; a slot is a group's number + 1 (0: empty) and its bits.  Four neighbouring groups have homes side by
+ * side, in one cache line, so that a large I/O to small blocks looks at few lines.  At most half of the slots are
+ * taken.
  *
- * Readers take no lock and write nothing.  While a table is in use a slot is
- * only ever filled, and its bits change; a group without bits stays, dead.
- * When a table is full what lives in it moves to another: a larger one, and
- * the old one is kept until bad_blocks_trim() (sizes double, so these add up to little), or
- * the spare one of the same size, which then changes places with it.  A
- * reader may still be in that spare, from the last time; so the version
- * rises before it is filled, and a reader who sees another version at the end than at the begin
- * looks again.  All of a slot's words are stored with release and loaded with acquire:
- * who has read one of the new words will see the new version.
+ * Readers take no lock and write nothing.  While a table is in use a slot is only ever filled, and its bits change; a
+ * group without bits stays, dead.  When a table is full what lives in it moves to another: a larger one, and the old
+ * one is kept until bad_blocks_trim() (sizes double, so these add up to little), or the spare one of the same size,
+ * which then changes places with it.  A reader may still be in that spare, from the last time; so the version rises
+ * before it is filled, and a reader who sees another version at the end than at the begin looks again.  All of a slot's
+ * words are stored with release and loaded with acquire: who has read one of the new words will see the new version.
  */
 #include <stdlib.h>
 #include <string.h>

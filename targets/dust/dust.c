@@ -7,20 +7,18 @@
  * The offset is in sectors, blksz in bytes.  Blocks are counted from the begin of the device
  * beneath, not of the target: block n is its sectors from n * blksz / 512 on.
  *
- * While `enabled`, a read that touches a bad block fails with EIO.  A write
- * makes the bad blocks it touches good, except that a block with a write fail
- * count fails that many writes before.  As the kernel's, a bio is judged piece by piece: the
- * pieces are blksz long from the target's begin, and a piece's block is the one its first
- * sector lies in.  A write with a piece that fails fails as a whole, but its good pieces are written.  A
- * discard is judged by its first piece only, and a FLUSH touches no block.
+ * While `enabled`, a read that touches a bad block fails with EIO.  A write makes the bad blocks it touches good,
+ * except that a block with a write fail count fails that many writes before.  As the kernel's, a bio is judged piece by
+ * piece: the pieces are blksz long from the target's begin, and a piece's block is the one its first sector lies in.  A
+ * write with a piece that fails fails as a whole, but its good pieces are written.  A discard is judged by its first
+ * piece only, and a FLUSH touches no block.
  *
- * Unlike the kernel's bios, ours are not split into pieces: I/O that touches no
- * bad block (see blocks.h: no lock) goes on in one.  A write that does is taken
- * off the way, and a work, one at a time, judges it: the block that it makes good is
- * so in the state database too before the write goes on.
+ * Unlike the kernel's bios, ours are not split into pieces: I/O that touches no bad block (see blocks.h: no lock) goes
+ * on in one.  A write that does is taken off the way, and a work, one at a time, judges it: the block that it makes
+ * good is so in the state database too before the write goes on.
  *
- * Everything that changes the list does so under `lock`; what it changes in the
- * database is committed before the message returns.
+ * Everything that changes the list does so under `lock`; what it changes in the database is committed before the
+ * message returns.
  */
 #include <inttypes.h>
 #include <pthread.h>

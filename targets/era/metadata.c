@@ -545,8 +545,8 @@ int era_md_digest(struct era_md *meta, bool *more)
 /* --- metadata snapshots ------------------------------------------------------------------------------- */
 
 /*
- * The copy is without a current writeset: that of the era which has just begun is empty, and its bitset goes on changing,
- * and moves, under who reads the copy.
+ * The copy is without a current writeset: that of the era which has just begun is empty, and its bitset goes on
+ * changing, and moves, under who reads the copy.
  */
 int era_md_take_snap(struct era_md *meta, GError **err)
 {

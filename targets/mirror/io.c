@@ -2,11 +2,10 @@
 /*
  * Reads, writes and flushes of a mirror.
  *
- * A read of a region in sync goes to any leg, by megabytes in turn; if that fails, to
- * the next.  A write claims its sectors, takes the lock of its region's shard for a moment and
- * goes to the legs from the thread it came in.  Two writes to the same sector
- * are not under way at the same time: the legs might take them in different
- * orders and would then differ for good.
+ * A read of a region in sync goes to any leg, by megabytes in turn; if that fails, to the next.  A write claims its
+ * sectors, takes the lock of its region's shard for a moment and goes to the legs from the thread it came in.  Two
+ * writes to the same sector are not under way at the same time: the legs might take them in different orders and would
+ * then differ for good.
  */
 #include "mirror.h"
 
@@ -17,8 +16,7 @@
 /* --- reads ------------------------------------------------------------------------ */
 
 /*
- * The next leg to try, or -1: first those without an error, then those that
- * had nothing but read errors.
+ * The next leg to try, or -1: first those without an error, then those that had nothing but read errors.
  */
 static int next_leg(struct mirror_bio *b)
 {

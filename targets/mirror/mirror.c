@@ -5,11 +5,9 @@
  *   <log type> <#log params> <log params>* [block_on_error]
  *   <#legs> [<dev path> <offset>]{2,} [<#features> [handle_errors] [keep_log]]
  *
- * handle_errors (block_on_error is its first name, counted among the log's
- * parameters): a write that a leg missed is not reported done; it waits until
- * the device is suspended, and with noflush goes to the table that comes then.
- * keep_log with it: it is reported done if one leg has it, and the log, which
- * stays as it is, remembers the region.
+ * handle_errors (block_on_error is its first name, counted among the log's parameters): a write that a leg missed is
+ * not reported done; it waits until the device is suspended, and with noflush goes to the table that comes then.
+ * keep_log with it: it is reported done if one leg has it, and the log, which stays as it is, remembers the region.
  */
 #include <inttypes.h>
 
@@ -26,8 +24,8 @@
 /* --- failures --------------------------------------------------------------------- */
 
 /*
- * The primary is the source of regions that were never in sync.  While there are such regions
- * no other leg can take its place.
+ * The primary is the source of regions that were never in sync.  While there are such regions no other leg can take its
+ * place.
  */
 static void replace_primary(struct mirror *ms, unsigned leg)
 {
@@ -323,8 +321,8 @@ static void mirror_presuspend_undo(struct dm_target *ti)
 }
 
 /*
- * The timer, the cleaner and the worker wake each other, but not once stopped
- * is set: the first two flushes end those that have not seen it.
+ * The timer, the cleaner and the worker wake each other, but not once stopped is set: the first two flushes end those
+ * that have not seen it.
  */
 static void quiet(struct mirror *ms)
 {

@@ -2,9 +2,8 @@
 /*
  * The parts of the mirror target.
  *
- * What is known of a region that has nobody's attention is in the log alone:
- * a bit says whether it is in sync.  A region that is written to or copied has a
- * struct region, in one of several hashes with a lock each:
+ * What is known of a region that has nobody's attention is in the log alone: a bit says whether it is in sync.  A
+ * region that is written to or copied has a struct region, in one of several hashes with a lock each:
  *
  *   MARKING     in sync; its writes wait until the log has it as dirty, on disk
  *   DIRTY       in sync and marked: writes go to all legs at once
@@ -15,17 +14,15 @@
  * A write has a claim for its sectors (block_lock.h) from before it looks at its region to its end, and a copy one for
  * its regions: so writes to the same sector come one after the other, and wait while it is copied.
  *
- * Out of sync there are two kinds.  Where the legs were never the same the
- * data is on the primary leg, only.  A region that a leg missed a write to is
- * `degraded`: all legs that missed nothing have it, and go on being kept the same.
+ * Out of sync there are two kinds.  Where the legs were never the same the data is on the primary leg, only.  A region
+ * that a leg missed a write to is `degraded`: all legs that missed nothing have it, and go on being kept the same.
  *
- * A leg is stale from its first failed write, flush or copy until all regions
- * are in sync again; nothing is read from a stale leg.
+ * A leg is stale from its first failed write, flush or copy until all regions are in sync again; nothing is read from a
+ * stale leg.
  *
- * One work, the worker, does all that changes the log or the sync of a region; it never
- * waits for anything but the log's device.  The cleaner flushes the legs and hands it
- * regions to clean.  The worker alone makes a leg stale or, when all is in sync, well again, unless
- * regions are out of sync anyway: so between the two no failure is forgotten.
+ * One work, the worker, does all that changes the log or the sync of a region; it never waits for anything but the
+ * log's device.  The cleaner flushes the legs and hands it regions to clean.  The worker alone makes a leg stale or,
+ * when all is in sync, well again, unless regions are out of sync anyway: so between the two no failure is forgotten.
  *
  * A log may be shared with other hosts; what is different then is in shared.c.
  *

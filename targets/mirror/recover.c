@@ -3,9 +3,9 @@
  * Copying regions that are out of sync.
  *
  * Small regions next to each other are copied as one run.  A run claims its sectors; when the writes that were there
- * before have ended it is copied, by kcopyd, from a leg that has the data to all others.  If the copy of
- * several regions fails each is copied again by itself, so that a bad sector costs
- * one region; the run's claim stands until all of them are through.
+ * before have ended it is copied, by kcopyd, from a leg that has the data to all others.  If the copy of several
+ * regions fails each is copied again by itself, so that a bad sector costs one region; the run's claim stands until all
+ * of them are through.
  */
 #include "mirror.h"
 

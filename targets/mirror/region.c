@@ -2,15 +2,13 @@
 /*
  * The regions somebody works on, and their way from clean to dirty and back.
  *
- * Clean to dirty costs a write and a flush of the log, so marks are collected:
- * while the worker is at it, the regions that come meanwhile are the next turn's.  Dirty
- * to clean costs a flush of all legs and a write of the log, so it waits until
- * nothing has written to a region for one to two periods of the cleaner, and then is
- * done for all such regions together.  After a crash a region that was dirty for no
- * reason is copied once more, which hurts nobody.
+ * Clean to dirty costs a write and a flush of the log, so marks are collected: while the worker is at it, the regions
+ * that come meanwhile are the next turn's.  Dirty to clean costs a flush of all legs and a write of the log, so it
+ * waits until nothing has written to a region for one to two periods of the cleaner, and then is done for all such
+ * regions together.  After a crash a region that was dirty for no reason is copied once more, which hurts nobody.
  *
- * While a leg is stale nothing is cleaned: what the leg missed is in the log as dirty, and so
- * stays what it was given but may not have on its disk.
+ * While a leg is stale nothing is cleaned: what the leg missed is in the log as dirty, and so stays what it was given
+ * but may not have on its disk.
  */
 #include "mirror.h"
 
@@ -212,8 +210,8 @@ static bool some_leg_is_stale(struct mirror *ms)
 }
 
 /*
- * A region written to after it was found idle has touched set and is passed
- * over by the worker; so the flush here covers all that was written to the others.
+ * A region written to after it was found idle has touched set and is passed over by the worker; so the flush here
+ * covers all that was written to the others.
  */
 void mirror_clean_work(struct dm_work *work)
 {

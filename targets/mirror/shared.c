@@ -15,8 +15,9 @@
  * What is out of sync is on the first leg: that much all hosts know of each other.  So a write that the first leg
  * missed has failed, and no other leg ever takes its place.
  *
- * What is marked counts only as long as we are in touch with the server.  If not, writes ask again, and no copy begins; and
- * when it turns out that it had forgotten us, every region in the hash is asked about: what another has got is LOST.
+ * What is marked counts only as long as we are in touch with the server.  If not, writes ask again, and no copy begins;
+ * and when it turns out that it had forgotten us, every region in the hash is asked about: what another has got is
+ * LOST.
  *
  * The bios wait in holds, so those who wait for them can go; the worker asks, and takes those it has an answer for.
  */

@@ -6,8 +6,8 @@
  * The table line is in params.c, the way of a request in io.c.  A path is whatever a table can name: two NBD URIs of
  * one server, or of two servers of one disk, are what it is for.
  *
- * Hardware handlers, queue modes and the pg_init features are about SCSI and the kernel's request queues: they are read,
- * kept and printed as the kernel does, and there is one way of working whatever they say.
+ * Hardware handlers, queue modes and the pg_init features are about SCSI and the kernel's request queues: they are
+ * read, kept and printed as the kernel does, and there is one way of working whatever they say.
  */
 #include <inttypes.h>
 #include <strings.h>

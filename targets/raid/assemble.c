@@ -2,10 +2,9 @@
 /*
  * What an array is, from its line and its superblocks (assemble.h).
  *
- * The superblock with the highest event count is right.  A device that it calls
- * failed has come back: it is recovered where the bitmap says so.  One that
- * missed several events without being called failed, or was named with
- * `rebuild`, is recovered in full.
+ * The superblock with the highest event count is right.  A device that it calls failed has come back: it is recovered
+ * where the bitmap says so.  One that missed several events without being called failed, or was named with `rebuild`,
+ * is recovered in full.
  */
 #include "assemble.h"
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What an array is, from its line and the superblocks found: which of them is
- * right, which devices can be trusted, whether it is new, taken over by another level, or about to change
- * its shape.  No I/O.
+ * What an array is, from its line and the superblocks found: which of them is right, which devices can be trusted,
+ * whether it is new, taken over by another level, or about to change its shape.  No I/O.
  */
 #ifndef DMFS_TARGETS_RAID_ASSEMBLE_H
 #define DMFS_TARGETS_RAID_ASSEMBLE_H

@@ -11,8 +11,8 @@
  *   32 u64 events when last cleared    64 .. zeroes
  *   40 u64 sectors it is about        256 the bits, region 0 is bit 0 of byte 0
  *
- * It is about the sectors of a device; raid10's of the array.  Bits past the
- * last region are ones, as the kernel leaves them, up to the end of the last sector.
+ * It is about the sectors of a device; raid10's of the array.  Bits past the last region are ones, as the kernel leaves
+ * them, up to the end of the last sector.
  *
  * In memory each region has a word:
  *
@@ -21,9 +21,8 @@
  *   TOUCHED    written to since the cleaner last looked
  *   NEEDED     out of sync: to be resynchronised before it can be called clean
  *
- * Who writes adds one to the count; if it was not DURABLE he waits until the
- * bit is (meta.c).  The cleaner takes DURABLE away only from a word that is nothing
- * else, with one atomic exchange, so no write slips between.
+ * Who writes adds one to the count; if it was not DURABLE he waits until the bit is (meta.c).  The cleaner takes
+ * DURABLE away only from a word that is nothing else, with one atomic exchange, so no write slips between.
  *
  * Threads: raid_region_*() any; the rest by the metadata worker, or before it starts.
  */

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Takeover and the beginning of a reshape: an array becomes what its new line
- * says it is (assemble.h).
+ * Takeover and the beginning of a reshape: an array becomes what its new line says it is (assemble.h).
  *
- * A takeover leaves every block of data where it is and takes effect at once;
- * devices that are new in it are named with `rebuild`.  What 6.1 allows:
+ * A takeover leaves every block of data where it is and takes effect at once; devices that are new in it are named with
+ * `rebuild`.  What 6.1 allows:
  *
  *   from               to
  *   raid0, 1 device    raid1, raid5

@@ -2,18 +2,15 @@
 /*
  * raid1 and raid10: every chunk in several places.
  *
- * A read goes to one of them; a write to all, under a claim for its
- * sectors, so that writes to the same sectors leave the same everywhere and
- * none runs into a resynchronisation.  Where the copies may differ (a region that
- * needs it) reads go to the place a resynchronisation would copy from.
+ * A read goes to one of them; a write to all, under a claim for its sectors, so that writes to the same sectors leave
+ * the same everywhere and none runs into a resynchronisation.  Where the copies may differ (a region that needs it)
+ * reads go to the place a resynchronisation would copy from.
  *
- * A read that fails is done again by a thread that may wait: under a claim,
- * from place after place, in smaller and smaller pieces; where another place had the
- * data it is written back to the one that failed.
+ * A read that fails is done again by a thread that may wait: under a claim, from place after place, in smaller and
+ * smaller pieces; where another place had the data it is written back to the one that failed.
  *
- * Write-behind (raid1, max_write_behind): a write is answered when the legs that are not
- * write-mostly have it.  The others get theirs from a copy, and keep the claim: a read
- * that must go to such a leg waits for it.
+ * Write-behind (raid1, max_write_behind): a write is answered when the legs that are not write-mostly have it.  The
+ * others get theirs from a copy, and keep the claim: a read that must go to such a leg waits for it.
  */
 #include "raid.h"
 

@@ -21,9 +21,9 @@
  *   raid6 n_6    n-2                  n-1        0
  *   raid6 X_6    as raid5 X of the first n-1 devices, Q on the last
  *
- * In Q, zr, nr and nc count P's and Q's places too (as DDF does): the
- * exponent is the device's number; else it is the number of data chunks on the devices from Q on, around.  (la, ra, ls and
- * rs are md's; the kernel's dm-raid has no names for them.)
+ * In Q, zr, nr and nc count P's and Q's places too (as DDF does): the exponent is the device's number; else it is the
+ * number of data chunks on the devices from Q on, around.  (la, ra, ls and rs are md's; the kernel's dm-raid has no
+ * names for them.)
  */
 #include "layout.h"
 
@@ -232,8 +232,8 @@ unsigned raid_row_map(const struct raid_geo *g, uint64_t sector, uint64_t *dev_s
 /* --- copies --------------------------------------------------------------------------------- */
 
 /*
- * Far copies go round within sets of devices.  The sets follow each other; what
- * is left over at the end belongs to the last, which begins at *first.
+ * Far copies go round within sets of devices.  The sets follow each other; what is left over at the end belongs to the
+ * last, which begins at *first.
  */
 static void set_of(const struct raid_geo *g, unsigned disk, unsigned *first, unsigned *size)
 {

@@ -9,8 +9,8 @@
  *            order of the array's sectors, the others are P and Q.
  *   copies   raid1, raid10.  Each chunk lies in several places.
  *
- * Levels and layouts are md's numbers, as superblocks have them.  All counts
- * are in sectors; device sectors count from where the array's data begins there.
+ * Levels and layouts are md's numbers, as superblocks have them.  All counts are in sectors; device sectors count from
+ * where the array's data begins there.
  */
 #ifndef DMFS_TARGETS_RAID_LAYOUT_H
 #define DMFS_TARGETS_RAID_LAYOUT_H

@@ -2,11 +2,10 @@
 /*
  * An array's devices: which are out, why, and how they come back.
  *
- * A device that fails is out at once, in memory; its name goes into the other devices' superblocks, and
- * no write that it missed is reported done before that is durable.  From then
- * on the bitmap's bits stay set, so when it comes back it is brought up to date by them alone.
- * The last device that has some of the data is never out, and none is where all fail alike (a full disk beneath
- * them all).
+ * A device that fails is out at once, in memory; its name goes into the other devices' superblocks, and no write that
+ * it missed is reported done before that is durable.  From then on the bitmap's bits stay set, so when it comes back it
+ * is brought up to date by them alone.  The last device that has some of the data is never out, and none is where all
+ * fail alike (a full disk beneath them all).
  *
  * fail_stop: the array's state is kept by somebody else, who hears of the device too late.  So all that is written or
  * flushed from then on is reported failed: whatever was answered, each device that this state counts on has.

@@ -2,10 +2,9 @@
 /*
  * The metadata worker: the only one who writes superblocks and bitmaps.
  *
- * Whoever needs something durable leaves a wait with it and goes away.  Each turn the worker takes all
- * that came meanwhile and writes once for all of it: to every device the
- * bitmap's changed sectors, then, if something changed there, the superblock, each with FUA.
- * The bitmap's head carries the new event count before the superblock does: a
+ * Whoever needs something durable leaves a wait with it and goes away.  Each turn the worker takes all that came
+ * meanwhile and writes once for all of it: to every device the bitmap's changed sectors, then, if something changed
+ * there, the superblock, each with FUA.  The bitmap's head carries the new event count before the superblock does: a
  * bitmap older than its superblock would be taken for stale.
  *
  * A device that cannot be written is out if others could.  Where none could (their files are on one full disk) nothing

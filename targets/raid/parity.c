@@ -68,8 +68,8 @@ void raid_xor(void *dst, const void *src, size_t len)
 }
 
 /*
- * A block times a constant, from the products of each half of a byte.  Written
- * so that compilers make vector shuffles of it where the processor has them.
+ * A block times a constant, from the products of each half of a byte.  Written so that compilers make vector shuffles
+ * of it where the processor has them.
  */
 struct product {
 	uint8_t low[16], high[16];

@@ -22,10 +22,10 @@ void raid_mul_add(void *dst, const void *src, unsigned exponent, size_t len);
 void raid_gen(unsigned n, const void *const *blocks, void *p, void *q, size_t len);
 
 /*
- * Brings back up to two of n blocks and P and Q.  blocks[lost[i]] are written,
- * the others read.  lost entries are numbers of blocks, or n for P, n + 1 for Q.  p and q are read where
- * needed and written where lost; q may be NULL where the level has none and is not asked for.
- * With two lost both P and Q must be given.  The blocks given must not be NULL where they are lost.
+ * Brings back up to two of n blocks and P and Q.  blocks[lost[i]] are written, the others read.  lost entries are
+ * numbers of blocks, or n for P, n + 1 for Q.  p and q are read where needed and written where lost; q may be NULL
+ * where the level has none and is not asked for.  With two lost both P and Q must be given.  The blocks given must not
+ * be NULL where they are lost.
  */
 void raid_recover(unsigned n, void *const *blocks, void *p, void *q, unsigned nr_lost, const unsigned *lost,
 		  size_t len);

@@ -15,8 +15,8 @@
  *   reshape.c   raid4/5/6 on the way to another shape
  *   raid.c      the target
  *
- * Sectors of bios count from the target's begin.  "Sync space" is what resync offsets and
- * the bitmap count in: sectors of a device, for raid10 of the array.
+ * Sectors of bios count from the target's begin.  "Sync space" is what resync offsets and the bitmap count in: sectors
+ * of a device, for raid10 of the array.
  */
 #ifndef DMFS_TARGETS_RAID_H
 #define DMFS_TARGETS_RAID_H
@@ -201,8 +201,8 @@ void raid_meta_suspend(struct raid *r);
 void raid_meta_close(struct raid *r);
 
 /*
- * A write to sectors of sync space begins.  True: it may go on.  False: wait->fn is called when
- * the regions' bits are durable.  Any thread, never waits.
+ * A write to sectors of sync space begins.  True: it may go on.  False: wait->fn is called when the regions' bits are
+ * durable.  Any thread, never waits.
  */
 bool raid_mark(struct raid *r, uint64_t sector, uint64_t sectors, struct raid_wait *wait);
 void raid_unmark(struct raid *r, const struct raid_wait *wait);

@@ -11,9 +11,9 @@
  *
  *   read the old places, write the new ones, flush all devices, write the position to the superblocks
  *
- * and only then the claim goes.  After a crash the window is moved again, so what it
- * writes never touches the old places of what is not known to have moved: that is what the
- * space between the two offsets is for, and it bounds the window.
+ * and only then the claim goes.  After a crash the window is moved again, so what it writes never touches the old
+ * places of what is not known to have moved: that is what the space between the two offsets is for, and it bounds the
+ * window.
  */
 #include <inttypes.h>
 

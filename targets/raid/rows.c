@@ -2,8 +2,8 @@
 /*
  * Bios of the levels whose chunks lie in rows: raid0, raid4/5/6.
  *
- * raid0's go to the devices, what follows each other there as one bio.  Reads of raid4/5/6 do
- * the same where the devices they need can be read; all else is cut into pieces of stripes.
+ * raid0's go to the devices, what follows each other there as one bio.  Reads of raid4/5/6 do the same where the
+ * devices they need can be read; all else is cut into pieces of stripes.
  */
 #include "journal.h"
 #include "stripe.h"

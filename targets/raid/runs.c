@@ -2,8 +2,7 @@
 /*
  * One bio as several to an array's devices.
  *
- * A bio is cut at chunks; pieces that follow each other on a device are one
- * bio there, their data as a list.
+ * A bio is cut at chunks; pieces that follow each other on a device are one bio there, their data as a list.
  */
 #include "raid.h"
 

@@ -493,8 +493,8 @@ static void kick(struct raid_stripe *s)
 }
 
 /*
- * All pieces go to their stripes before any of these is kicked, so that the pieces of one bio
- * for one stripe are one operation.  The request may be gone once the last one is.
+ * All pieces go to their stripes before any of these is kicked, so that the pieces of one bio for one stripe are one
+ * operation.  The request may be gone once the last one is.
  */
 void raid_stripes_submit(struct raid_request *req)
 {

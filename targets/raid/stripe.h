@@ -2,11 +2,10 @@
 /*
  * Stripes of raid4/5/6: what stripe.c, plan.c, rows.c and journal.c share.
  *
- * A stripe is the same range of sectors on every device, a chunk or a part of one (64 KiB at most),
- * and the unit of parity: it is worked on by one operation at a time, which takes all
- * the pieces of bios that have come meanwhile.  Its data is kept in pages
- * of 4 KiB that are there only where they are needed; a column is the pages of the same place on all devices.
- * What a page holds is known sector by sector: masks of 8 bits, one for each page.
+ * A stripe is the same range of sectors on every device, a chunk or a part of one (64 KiB at most), and the unit of
+ * parity: it is worked on by one operation at a time, which takes all the pieces of bios that have come meanwhile.  Its
+ * data is kept in pages of 4 KiB that are there only where they are needed; a column is the pages of the same place on
+ * all devices.  What a page holds is known sector by sector: masks of 8 bits, one for each page.
  */
 #ifndef DMFS_TARGETS_RAID_STRIPE_H
 #define DMFS_TARGETS_RAID_STRIPE_H

@@ -2,10 +2,9 @@
 /*
  * The stripe cache (stripe.h): stripes by number, in shards, those at rest in the order they came to it; and pages.
  *
- * Pages: stripe_cache columns at most have some, as the kernel counts.  A stripe
- * at rest keeps its pages, for the next to find, until others want them.  An
- * operation takes all it needs at its begin or waits, in line, with none but what it had;
- * when no other is under way it may take more than there are.
+ * Pages: stripe_cache columns at most have some, as the kernel counts.  A stripe at rest keeps its pages, for the next
+ * to find, until others want them.  An operation takes all it needs at its begin or waits, in line, with none but what
+ * it had; when no other is under way it may take more than there are.
  */
 #include <inttypes.h>
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Resynchronisation, recovery, check and repair: what goes through an array in
- * the background, one of them at a time.
+ * Resynchronisation, recovery, check and repair: what goes through an array in the background, one of them at a time.
  *
- * It goes in windows, a few of them at once; the dispatcher starts the next when one is done, or
- * later, when it goes faster than max_recovery_rate allows, or when users' bios came
- * meanwhile and it is not slower than min_recovery_rate.  All before sync_done is done.
+ * It goes in windows, a few of them at once; the dispatcher starts the next when one is done, or later, when it goes
+ * faster than max_recovery_rate allows, or when users' bios came meanwhile and it is not slower than min_recovery_rate.
+ * All before sync_done is done.
  *
  * Every sixteenth of the way, or every few seconds, the data devices are flushed and the
  * superblocks say how far it got; it goes on from there after a crash or a suspend.

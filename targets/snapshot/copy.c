@@ -2,11 +2,9 @@
 /*
  * Pending exceptions: a chunk's way from the origin to the COW store.
  *
- * The steps are bios whose ends start the next one, so over files all of it
- * happens in the thread of the write that began it: read what the write does
- * not cover, write the chunk (the write's own data with it), commit, end the
- * write.  Chunks above SMALL_SECTORS are left to kcopyd and its bounded memory; the write follows
- * the commit then.
+ * The steps are bios whose ends start the next one, so over files all of it happens in the thread of the write that
+ * began it: read what the write does not cover, write the chunk (the write's own data with it), commit, end the write.
+ * Chunks above SMALL_SECTORS are left to kcopyd and its bounded memory; the write follows the commit then.
  *
  * When the exception is durable:
  *   - the write that made it ends, writes to the snapshot that wait go to the COW device;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Completed exceptions in memory: which chunk of the origin lies where on the
- * COW store.
+ * Completed exceptions in memory: which chunk of the origin lies where on the COW store.
  *
  * One open-addressing hash of 16-byte entries, filled to between 56 and 70
  * percent: less than 29 bytes an exception, a lookup touches one or two cache

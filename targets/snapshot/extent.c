@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Data and holes of a snapshot: those of the COW device where there is an
- * exception, of the origin elsewhere.
+ * Data and holes of a snapshot: those of the COW device where there is an exception, of the origin elsewhere.
  *
- * Asked from outside of bios, at any time; so the exceptions are looked at
- * under a lock of the origin, which keeps them from being handed over.
+ * Asked from outside of bios, at any time; so the exceptions are looked at under a lock of the origin, which keeps them
+ * from being handed over.
  */
 #include "snapshot.h"
 

@@ -2,8 +2,8 @@
 /*
  * The ways of bios through snapshot and snapshot-merge.
  *
- * A read costs one lock of a shard, and one more at its end if it went to the
- * origin.  Sectors count from the device's begin, as in the kernel.
+ * A read costs one lock of a shard, and one more at its end if it went to the origin.  Sectors count from the device's
+ * begin, as in the kernel.
  */
 #include "snapshot.h"
 
@@ -193,8 +193,8 @@ static void merge_go_on(struct dm_block_claim *use)
 }
 
 /*
- * Chunks with an exception are still read and written on the COW device; the
- * origin has the rest.  Writes to a chunk that is being copied back wait.
+ * Chunks with an exception are still read and written on the COW device; the origin has the rest.  Writes to a chunk
+ * that is being copied back wait.
  */
 enum dm_mapio merge_map(struct dm_target *ti, struct dm_bio *bio)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Merging: a snapshot's chunks go back into its origin, the last exceptions
- * first, a batch of one metadata area at a time.
+ * Merging: a snapshot's chunks go back into its origin, the last exceptions first, a batch of one metadata area at a
+ * time.
  *
  *   1. Other snapshots of the origin save what they still share with it.
  *   2. The batch's chunks are claimed: writes to them wait from now on, those under way to the COW device are
@@ -10,9 +10,8 @@
  *   4. The exceptions are taken off the store, durably, and out of memory: the
  *      origin has these chunks, and the writes that waited go there.
  *
- * Interrupted anywhere, the exceptions that are still on the store are merged
- * again.  A merge is one work with a queue of its own, which waits for each
- * step; an error ends it, and I/O goes on as before.
+ * Interrupted anywhere, the exceptions that are still on the store are merged again.  A merge is one work with a queue
+ * of its own, which waits for each step; an error ends it, and I/O goes on as before.
  */
 #include <inttypes.h>
 #include <stdlib.h>

@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * snapshot-origin: a device whose chunks are saved in every snapshot of it
- * before they are first written (snapshot.rst).
+ * snapshot-origin: a device whose chunks are saved in every snapshot of it before they are first written
+ * (snapshot.rst).
  *
  *   <origin>
  *
- * And the origins: one for each device that a snapshot or snapshot-origin
- * names, whatever names it goes by.  A write looks at the snapshots under one of several locks, chosen by
- * thread; who changes the list takes all of them.
+ * And the origins: one for each device that a snapshot or snapshot-origin names, whatever names it goes by.  A write
+ * looks at the snapshots under one of several locks, chosen by thread; who changes the list takes all of them.
  *
- * A write is sent when all its chunks are complete in all snapshots.  At first
- * copies of all of them are begun; then it waits for one after the other.
+ * A write is sent when all its chunks are complete in all snapshots.  At first copies of all of them are begun; then it
+ * waits for one after the other.
  */
 #include <inttypes.h>
 
@@ -128,8 +127,8 @@ static bool is_saved(struct snapshot *s, uint64_t chunk)
 }
 
 /*
- * Whether a chunk of the origin is complete in a snapshot.  If not, its copy is
- * begun if need be, and bio (if not NULL) is kept by what it has to wait for.
+ * Whether a chunk of the origin is complete in a snapshot.  If not, its copy is begun if need be, and bio (if not NULL)
+ * is kept by what it has to wait for.
  */
 static bool guard_chunk(struct snapshot *s, uint64_t chunk, struct dm_bio *bio, struct to_start *start)
 {

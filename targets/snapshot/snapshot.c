@@ -261,8 +261,8 @@ static int parse_store(struct snapshot *s, const char *type, const char *chunk, 
 }
 
 /*
- * The COW device is written by writes to the origin even if the snapshot itself
- * is read-only.  Only where that is not possible is it opened for reading.
+ * The COW device is written by writes to the origin even if the snapshot itself is read-only.  Only where that is not
+ * possible is it opened for reading.
  */
 static int open_cow(struct snapshot *s, const char *name, GError **err)
 {

@@ -200,8 +200,8 @@ int pending_claim(struct snapshot *s, uint64_t chunk, struct dm_bio *bio, struct
 /* No copy is needed: the chunk is complete. */
 void pending_drop(struct pending *pe, struct to_start *start);
 /*
- * Adds the copy to `start`.  first: the write to the snapshot that it is for; or waits: one to the origin, that is parked
- * with it; or neither.  False: the store is full, and the claim given up.
+ * Adds the copy to `start`.  first: the write to the snapshot that it is for; or waits: one to the origin, that is
+ * parked with it; or neither.  False: the store is full, and the claim given up.
  */
 bool pending_begin(struct pending *pe, struct dm_bio *first, struct dm_bio *waits, struct to_start *start);
 /* Looks at bios again that were parked; no locks held. */

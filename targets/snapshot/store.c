@@ -8,18 +8,15 @@
  *   chunks 2 ... N+1     data, N being how many exceptions fit into a chunk
  *   chunk N+2            area 1, and so on every N+1 chunks
  *
- * The exceptions end at the first whose second number is 0; an area that is
- * full is followed by another.  So before an area gets full the next one has
- * to be zeroes, durably, which the FLUSH before every write of an area takes
- * care of, as it does for the data of the chunks.
+ * The exceptions end at the first whose second number is 0; an area that is full is followed by another.  So before an
+ * area gets full the next one has to be zeroes, durably, which the FLUSH before every write of an area takes care of,
+ * as it does for the data of the chunks.
  *
  * A store without persistence has no metadata, its chunks are all data.
  *
- * Commits: `given` has the chunks given out, in order.  Whoever makes one ready
- * and finds no commit under way takes the ready ones at the head as a batch,
- * enters them into the area and sends the write.  Its end takes the next
- * batch.  An exception's data was written before it became ready, and so
- * precedes the FLUSH of its batch.
+ * Commits: `given` has the chunks given out, in order.  Whoever makes one ready and finds no commit under way takes the
+ * ready ones at the head as a batch, enters them into the area and sends the write.  Its end takes the next batch.  An
+ * exception's data was written before it became ready, and so precedes the FLUSH of its batch.
  */
 #include <inttypes.h>
 #include <pthread.h>

@@ -2,11 +2,10 @@
 /*
  * A COW store: hands out chunks of the COW device and keeps exceptions on it.
  *
- * snap_alloc() gives a chunk; when its data is written (not necessarily
- * flushed) snap_commit() makes the exception durable and says so.  Exceptions
- * become durable in the order their chunks were given out, so that a crash
- * leaks no chunk; those that are ready while a commit is under way are made together by the next one.  Nothing
- * here waits for a bio except what is marked (sync).
+ * snap_alloc() gives a chunk; when its data is written (not necessarily flushed) snap_commit() makes the exception
+ * durable and says so.  Exceptions become durable in the order their chunks were given out, so that a crash leaks no
+ * chunk; those that are ready while a commit is under way are made together by the next one.  Nothing here waits for a
+ * bio except what is marked (sync).
  *
  * Units: chunks are numbered from the begin of each device; sectors are 512 bytes.
  */
@@ -33,10 +32,9 @@ void snap_store_free(struct snap_store *st);
 void snap_store_set_dev(struct snap_store *st, struct dm_dev *dev);
 
 /*
- * (sync) Reads a store, or makes one if the device has none.  chunk_sectors: a
- * power of two, or 0 for the default; a store that is there overrides it.
- * check() judges the chunk size that holds; add() takes every exception and returns a negative errno to
- * refuse it.  0; 1: the store is marked invalid; or a negative errno and the text.
+ * (sync) Reads a store, or makes one if the device has none.  chunk_sectors: a power of two, or 0 for the default; a
+ * store that is there overrides it. check() judges the chunk size that holds; add() takes every exception and returns a
+ * negative errno to refuse it.  0; 1: the store is marked invalid; or a negative errno and the text.
  */
 struct snap_reader {
 	uint64_t origin_sectors;

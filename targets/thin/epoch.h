@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Which bios are on their way to the data device: counted in one of two
- * columns, in a slot of the thread's own, so that threads do not share cache lines.
+ * Which bios are on their way to the data device: counted in one of two columns, in a slot of the thread's own, so that
+ * threads do not share cache lines.
  *
  * thin_epoch_drain() returns when every bio that entered before it has left.
  * It moves newcomers to the other column and waits for the old one to empty,

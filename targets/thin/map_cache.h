@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A pool's cache of mappings, read without locks: a table of slots, each for
- * the mappings that hash to it.  A slot has a sequence number, odd while it is
- * written; a reader that finds it changed has found nothing.
+ * A pool's cache of mappings, read without locks: a table of slots, each for the mappings that hash to it.  A slot has
+ * a sequence number, odd while it is written; a reader that finds it changed has found nothing.
  *
- * Entries are set under the metadata's root lock, so what is set for reading
- * cannot overtake what a change sets.  The fields are stored with release and loaded with acquire:
- * who sees one of a new entry sees the sequence number it was written under.
+ * Entries are set under the metadata's root lock, so what is set for reading cannot overtake what a change sets.  The
+ * fields are stored with release and loaded with acquire: who sees one of a new entry sees the sequence number it was
+ * written under.
  */
 #ifndef DMFS_TARGETS_THIN_MAP_CACHE_H
 #define DMFS_TARGETS_THIN_MAP_CACHE_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A pool's metadata: which virtual block of which thin device is where, how
- * often each data block is referenced, and the details of every device.
+ * A pool's metadata: which virtual block of which thin device is where, how often each data block is referenced, and
+ * the details of every device.
  *
  * The superblock, block 0 of the metadata device, little endian:
  *
@@ -17,12 +17,11 @@
  *   336  u32 sectors of a data block       340  u32 sectors of a metadata block, 8
  *   344  u64 metadata blocks               352  u32 compatible, 356 read-only compatible, 360 incompatible features
  *
- * Device details: u64 mapped blocks, u64 transaction id at creation, u32 time
- * at creation, u32 time of the last snapshot.  A mapping older than that is (or was) shared.
+ * Device details: u64 mapped blocks, u64 transaction id at creation, u32 time at creation, u32 time of the last
+ * snapshot.  A mapping older than that is (or was) shared.
  *
- * Locks: `change` is held by whoever changes anything and across a commit;
- * `root` is held for reading by lookups, and for writing by a change while the trees are in flux.  A
- * commit moves no mapping, so lookups go on during its I/O.
+ * Locks: `change` is held by whoever changes anything and across a commit; `root` is held for reading by lookups, and
+ * for writing by a change while the trees are in flux.  A commit moves no mapping, so lookups go on during its I/O.
  */
 #ifndef DMFS_TARGETS_THIN_METADATA_H
 #define DMFS_TARGETS_THIN_METADATA_H
@@ -106,8 +105,8 @@ struct thin_md {
 };
 
 /*
- * Opens a metadata device, formatting it if its first block is all zeroes and
- * may_format.  -EPERM: not formatted; -EINVAL, -EILSEQ, -ENOTBLK: not (good) metadata.
+ * Opens a metadata device, formatting it if its first block is all zeroes and may_format.  -EPERM: not formatted;
+ * -EINVAL, -EILSEQ, -ENOTBLK: not (good) metadata.
  */
 int thin_md_open(struct dm_dev *dev, uint32_t block_sectors, bool may_format, const struct thin_md_ops *ops, void *pool,
 		 struct thin_md **out, GError **err);
@@ -166,15 +165,15 @@ int thin_md_highest(struct thin_dev *td, uint64_t *block); /* without waiting; -
 int thin_md_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block);
 void thin_md_unreserve(struct thin_md *meta, uint64_t data_block);
 /*
- * Maps a block that is mapped to expected now (THIN_NO_BLOCK: not mapped) to
- * a reserved data block.  -EAGAIN: it is mapped otherwise.
+ * Maps a block that is mapped to expected now (THIN_NO_BLOCK: not mapped) to a reserved data block.  -EAGAIN: it is
+ * mapped otherwise.
  */
 int thin_md_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint64_t data_block);
 /* Maps an unmapped block to a new data block in one go; -EAGAIN, -ENOSPC. */
 int thin_md_provision(struct thin_dev *td, uint64_t block);
 /*
- * Unmaps blocks from begin to end - 1, at most max of them; *more: some are left.  freed (may
- * be NULL) gets the data blocks without references now; they stay unallocated until thin_md_discarded().
+ * Unmaps blocks from begin to end - 1, at most max of them; *more: some are left.  freed (may be NULL) gets the data
+ * blocks without references now; they stay unallocated until thin_md_discarded().
  */
 int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct ranges *freed, bool *more);
 void thin_md_discarded(struct thin_md *meta, struct ranges *freed);

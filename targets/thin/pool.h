@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A pool: the object that the thin-pool target and the thin targets of one
- * pool device share.  It lives from the first pool table loaded to the end of the last
- * table, pool's or thin's, that uses it.
+ * A pool: the object that the thin-pool target and the thin targets of one pool device share.  It lives from the first
+ * pool table loaded to the end of the last table, pool's or thin's, that uses it.
  *
  * A thin device's bios:
  *   - to mapped blocks that are not shared (reads: mapped at all) are sent to the data device from map(), inside
@@ -12,9 +11,8 @@
  *   - FLUSH, and FUA writes when their data is written, wait for a commit if there is something to commit;
  *   - discards go to a worker of their own (discard.c).
  *
- * A data block freed by a transaction is allocated again only after its
- * commit, and the commit waits until the bios have ended that had entered the epoch when
- * the mapping went: so no bio finds its block changed under it.
+ * A data block freed by a transaction is allocated again only after its commit, and the commit waits until the bios
+ * have ended that had entered the epoch when the mapping went: so no bio finds its block changed under it.
  *
  * While the pool is suspended all of this stops; bios of thin devices are parked.  It stops in two steps: first nothing
  * new is provisioned, and what has been begun ends; for that an external origin may have to be read, which may be

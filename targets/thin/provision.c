@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Writes that need a new mapping: to blocks not mapped yet, and to shared
- * ones.  The mapper sets a data block aside, has it filled, and maps it when that is done.  While a block is being
- * filled others that want it are parked with it, and come back to the mapper after that.
+ * Writes that need a new mapping: to blocks not mapped yet, and to shared ones.  The mapper sets a data block aside,
+ * has it filled, and maps it when that is done.  While a block is being filled others that want it are parked with it,
+ * and come back to the mapper after that.
  *
- * Except for a block that need not be filled (skip_block_zeroing), the data
- * block is written as a whole before it is mapped: what the write leaves out of it comes from
- * the shared block, the external origin, or is zero.  Only the mapping takes
- * the metadata's lock; that the old mapping still holds is checked under it.
+ * Except for a block that need not be filled (skip_block_zeroing), the data block is written as a whole before it is
+ * mapped: what the write leaves out of it comes from the shared block, the external origin, or is zero.  Only the
+ * mapping takes the metadata's lock; that the old mapping still holds is checked under it.
  *
  * Large blocks are left to kcopyd and its bounded memory, except for what the write gives; and no more than
  * POOL_MAX_FILLS are under way, the others wait in pool->to_fill.

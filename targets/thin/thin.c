@@ -6,8 +6,7 @@
  *
  * A provision is mapped as a write to the blocks would be, and then goes on to the data device.
  *
- * Status: <mapped sectors> <highest mapped sector>, "-" for the latter if
- * there is none; "Fail" if the pool has failed.
+ * Status: <mapped sectors> <highest mapped sector>, "-" for the latter if there is none; "Fail" if the pool has failed.
  */
 #include "pool.h"
 

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * thin-pool: a data device and the metadata that says who owns which of its
- * blocks.
+ * thin-pool: a data device and the metadata that says who owns which of its blocks.
  *
  *   thin-pool <metadata device> <data device> <block sectors> <low water mark, blocks>
  *             [<number of features> <feature>*]
  *
- * Features: skip_block_zeroing, ignore_discard, no_discard_passdown,
- * read_only, error_if_no_space.
+ * Features: skip_block_zeroing, ignore_discard, no_discard_passdown, read_only, error_if_no_space.
  */
 #include "pool.h"
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What happens when a block is corrupted: it is counted, logged, an event; with
- * restart_on_corruption and panic_on_corruption the volume fails for good; and a command is
- * run if the mount was given one.
+ * What happens when a block is corrupted: it is counted, logged, an event; with restart_on_corruption and
+ * panic_on_corruption the volume fails for good; and a command is run if the mount was given one.
  *
  * The command is run without a shell, one at a time, by a thread of a queue, which also waits for it:
  * I/O never does.  It finds in its environment

@@ -46,8 +46,8 @@ struct verity_format {
 };
 
 /*
- * Computes what follows; no sector of either area is beyond 2^63 bytes.  -EINVAL, -E2BIG; texts do not begin with anybody's
- * name.
+ * Computes what follows; no sector of either area is beyond 2^63 bytes.  -EINVAL, -E2BIG; texts do not begin with
+ * anybody's name.
  */
 int verity_format_prepare(struct verity_format *f, GError **err);
 void verity_format_clear(struct verity_format *f);

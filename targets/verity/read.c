@@ -6,9 +6,9 @@
  * room.  A large one is cut into pieces, each a read of its own and a check: if that is a lot of work other cores
  * take pieces (dmfs/spread.h), and in any case a piece is hashed while it is in the cache.
  *
- * A check runs in the thread that brings the data, as long as nothing is missing: a digest
- * that is not there yet, a block to be mended.  For these nobody waits: the check is
- * taken up again by a work queue when there is news.  At any time one thread has it.
+ * A check runs in the thread that brings the data, as long as nothing is missing: a digest that is not there yet, a
+ * block to be mended.  For these nobody waits: the check is taken up again by a work queue when there is news.  At any
+ * time one thread has it.
  *
  * Blocks that lie behind each other are hashed together, as many as a hash block has the digests of: several at
  * once are faster than one by one (dmfs/hash.h).

@@ -2,10 +2,9 @@
 /*
  * Reed-Solomon (rs.h), after Berlekamp, Massey, Chien and Forney.
  *
- * In terms of polynomials: byte p of a codeword is the coefficient of
- * x^(254 - p), its locator the generator to that power.  The errors' locators are the inverse
- * roots of sigma, which starts as the product over the erasures and is completed from the
- * syndromes; the error at locator X is omega(1/X) * X / sigma'(1/X), with omega = sigma * syndromes.
+ * In terms of polynomials: byte p of a codeword is the coefficient of x^(254 - p), its locator the generator to that
+ * power.  The errors' locators are the inverse roots of sigma, which starts as the product over the erasures and is
+ * completed from the syndromes; the error at locator X is omega(1/X) * X / sigma'(1/X), with omega = sigma * syndromes.
  */
 #include "rs.h"
 

@@ -6,8 +6,7 @@
  * is x^8 + x^4 + x^3 + x^2 + 1 (0x11d), its generator 2; a codeword, its first byte as the highest coefficient, is
  * zero at the powers 0 to roots - 1 of the generator.
  *
- * With e of a codeword's bytes known to be wrong (erasures) and t wrong elsewhere
- * it is corrected if e + 2t <= roots.
+ * With e of a codeword's bytes known to be wrong (erasures) and t wrong elsewhere it is corrected if e + 2t <= roots.
  */
 #ifndef DMFS_VERITY_RS_H
 #define DMFS_VERITY_RS_H
@@ -40,9 +39,8 @@ struct rs_fix {
 };
 
 /*
- * From the syndromes of one codeword, and the places of bytes known to be
- * wrong.  0, or -1 if there are more errors than can be corrected (it cannot always be told: a hash must
- * prove the result).
+ * From the syndromes of one codeword, and the places of bytes known to be wrong.  0, or -1 if there are more errors
+ * than can be corrected (it cannot always be told: a hash must prove the result).
  */
 int rs_solve(const struct rs *rs, const uint8_t *syndromes, const uint8_t *erasures, unsigned n_erasures,
 	     struct rs_fix *fix);

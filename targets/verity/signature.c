@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Signatures of root hashes: PKCS#7, detached, of the root hash's hexadecimal digits as
- * they stand in the table line.
+ * Signatures of root hashes: PKCS#7, detached, of the root hash's hexadecimal digits as they stand in the table line.
  *
  * root_hash_sig_key_desc names a user key that holds the signature, in the keyrings of the daemon; or, with a
  * `/` in front, a file.  A signature is good if one of the certificates that the mount was given made it, or

@@ -13,11 +13,10 @@
  *   BAD        corrupted, but used all the same (ignore_corruption)
  *   FAILED     not in the cache any more: whoever waits for it gets its error
  *
- * Who needs a digest walks up from its hash block to the first that is verified,
- * then down again.  He pins the nodes of this path (refs, w->path) while he waits, so they
- * are there when he tries again; nodes nobody pins are in their shard's list,
- * the one used last in front, and the one that was used longest ago goes first
- * when there is no room.  Time is counted in nodes made.
+ * Who needs a digest walks up from its hash block to the first that is verified, then down again.  He pins the nodes of
+ * this path (refs, w->path) while he waits, so they are there when he tries again; nodes nobody pins are in their
+ * shard's list, the one used last in front, and the one that was used longest ago goes first when there is no room.
+ * Time is counted in nodes made.
  */
 #include <inttypes.h>
 #include <pthread.h>

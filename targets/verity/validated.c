@@ -6,8 +6,8 @@
  * place then holds ALL.  So a scattered few cost 128 bytes each, and a whole image nothing but the places, which lie in
  * memory that takes no room before it is written to.
  *
- * Bits are set under a lock, looked at without: a group is used again for another place
- * once its own place holds ALL, so whoever has looked at a group looks at the place once more.  A place never goes back.
+ * Bits are set under a lock, looked at without: a group is used again for another place once its own place holds ALL,
+ * so whoever has looked at a group looks at the place once more.  A place never goes back.
  */
 #include <pthread.h>
 #include <sys/mman.h>

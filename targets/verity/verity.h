@@ -79,8 +79,8 @@ static inline bool verity_has_waited(const struct verity_wait *w)
 	return w->path[0];
 }
 /*
- * The digests of up to *n data blocks from this one on, *n not 0: of how many goes to *n, at least 1, and they to digests
- * one behind the other.  More than one only if they are in the same hash block.  Any thread; never waits.
+ * The digests of up to *n data blocks from this one on, *n not 0: of how many goes to *n, at least 1, and they to
+ * digests one behind the other.  More than one only if they are in the same hash block.  Any thread; never waits.
  */
 enum verity_answer verity_tree_digests(struct verity_tree *t, uint64_t block, unsigned *n, uint8_t *digests,
 				       struct verity_wait *w);

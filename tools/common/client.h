@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Devices of a mounted dmfs as the tools that are like cryptsetup's make and
- * remove them.  Functions return 0 or a negative errno and set the error.
+ * Devices of a mounted dmfs as the tools that are like cryptsetup's make and remove them.  Functions return 0 or a
+ * negative errno and set the error.
  */
 #ifndef DMFS_TOOLS_CLIENT_H
 #define DMFS_TOOLS_CLIENT_H

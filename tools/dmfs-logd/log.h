@@ -38,8 +38,9 @@ struct log_state *log_state_of(struct log *log);
 void log_end_grace(struct log *log);
 
 /*
- * A request of a client that has joined, but for CTR and DTR (that is the caller's): the answer's error and data, of at most
- * ULOG_MAX_DATA bytes.  True: only after the next log_commit(), with its error, for its marks are to be on the disk.
+ * A request of a client that has joined, but for CTR and DTR (that is the caller's): the answer's error and data, of at
+ * most ULOG_MAX_DATA bytes.  True: only after the next log_commit(), with its error, for its marks are to be on the
+ * disk.
  */
 bool log_request(struct log *log, struct log_client *c, const struct ulog *in, struct ulog *out,
 		 uint8_t data[ULOG_MAX_DATA]);

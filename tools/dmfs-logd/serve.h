@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Connections.  Each is one client of one log: its first message is CTR, which says of which.  A thread serves all clients
- * of a log; FLUSHes that come together share a commit.  A connection that ends is a host that has ended, with what it had.
+ * Connections.  Each is one client of one log: its first message is CTR, which says of which.  A thread serves all
+ * clients of a log; FLUSHes that come together share a commit.  A connection that ends is a host that has ended, with
+ * what it had.
  */
 #ifndef DMFS_LOGD_SERVE_H
 #define DMFS_LOGD_SERVE_H

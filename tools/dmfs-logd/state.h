@@ -3,13 +3,14 @@
  * What a log knows, without sockets and disks: which regions are in sync, and which client has what in hand.
  *
  * A client has a region if it has marked it, has got it to copy, or has been let write to it while it is out of sync;
- * until it clears it, suspends, or goes.  What a client has when it suspends or goes is out of sync from then on.  The rules:
+ * until it clears it, suspends, or goes.  What a client has when it suspends or goes is out of sync from then on.  The
+ * rules:
  *
  *   - A region out of sync is handed out, to be copied or written to, only to a client that is alone in having it.
  *   - A region is clean if it is in sync and nobody has it.
  *
- * After a restart there are clients that the server does not know yet.  In the time of grace they come back and mark what
- * they had; until it is over nothing is handed out.
+ * After a restart there are clients that the server does not know yet.  In the time of grace they come back and mark
+ * what they had; until it is over nothing is handed out.
  *
  * One thread at a time.  Regions are below `regions`; the caller checks.
  */

@@ -10,8 +10,8 @@
 struct log_store;
 
 /*
- * Opens it, locks it against other servers and daemons, and reads it.  anew: it may hold anything.  NULL and *err: it is in use,
- * too small, or holds something else than a log of so many regions.
+ * Opens it, locks it against other servers and daemons, and reads it.  anew: it may hold anything.  NULL and *err: it
+ * is in use, too small, or holds something else than a log of so many regions.
  */
 struct log_store *log_store_open(const char *path, uint64_t regions, bool anew, GError **err);
 void log_store_free(struct log_store *s);

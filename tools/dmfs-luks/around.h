@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What is mounted and attached around us: the devices of every dmfs in sight,
- * and loop devices.
+ * What is mounted and attached around us: the devices of every dmfs in sight, and loop devices.
  *
- * A dmfs whose daemon hangs, and a file system below a loop device that does,
- * must not make us hang: others than the dmfs that is worked on are asked by
- * processes of their own, whose answers are waited for AROUND_SECONDS.  That is done
- * once, before there is a secret that they could inherit.  Not for threads.
+ * A dmfs whose daemon hangs, and a file system below a loop device that does, must not make us hang: others than the
+ * dmfs that is worked on are asked by processes of their own, whose answers are waited for AROUND_SECONDS.  That is
+ * done once, before there is a secret that they could inherit.  Not for threads.
  */
 #ifndef DMFS_LUKS_AROUND_H
 #define DMFS_LUKS_AROUND_H
@@ -50,8 +48,8 @@ char *around_silent(void);
 /* Mount points of every dmfs that answers and that we may control. */
 const GPtrArray *around_mounts(void);
 /*
- * Whether a path is in a dmfs, or its directory of images, found without a look at it; *node: its device, or NULL if it is
- * not known.
+ * Whether a path is in a dmfs, or its directory of images, found without a look at it; *node: its device, or NULL if it
+ * is not known.
  */
 bool around_is_in_dmfs(const char *path, const struct node **node);
 /* The device whose image that is, in the tree or in a directory of images; or NULL. */

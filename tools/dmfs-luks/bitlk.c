@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * BitLocker.  libcryptsetup gives the volume key for a passphrase, a recovery
- * password or a startup key (.BEK); where what is, and the key of a volume
- * whose protection is suspended, is in the metadata (fve.h).
+ * BitLocker.  libcryptsetup gives the volume key for a passphrase, a recovery password or a startup key (.BEK); where
+ * what is, and the key of a volume whose protection is suspended, is in the metadata (fve.h).
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -2,13 +2,12 @@
 /*
  * What is where on a BitLocker volume (version 2, Windows 7 and later).
  *
- * Source of the format: "BitLocker Drive Encryption (BDE) format
- * specification" of the libbde project.  Numbers are little endian.
+ * Source of the format: "BitLocker Drive Encryption (BDE) format specification" of the libbde project.  Numbers are
+ * little endian.
  *
- * The file system's first sectors are encrypted elsewhere, since the boot
- * sector that points at the metadata is in their place; the three copies of
- * the metadata, and the place elsewhere, read as zeroes.  All else is
- * encrypted where it is.
+ * The file system's first sectors are encrypted elsewhere, since the boot sector that points at the metadata is in
+ * their place; the three copies of the metadata, and the place elsewhere, read as zeroes.  All else is encrypted where
+ * it is.
  */
 #ifndef DMFS_FVE_H
 #define DMFS_FVE_H
@@ -55,8 +54,7 @@ int fve_read_boot(const uint8_t *boot, struct fve *v, GError **err);
 /* Sets the rest, from a copy of the metadata (len: as much of FVE_METADATA_BYTES as there is), which must stay. */
 int fve_read_metadata(const uint8_t *block, size_t len, struct fve *v, GError **err);
 /*
- * The next volume master key that a passphrase opens, in metadata that has
- * been read; *at: 0 at first.  salt: 16 bytes.
+ * The next volume master key that a passphrase opens, in metadata that has been read; *at: 0 at first.  salt: 16 bytes.
  */
 bool fve_next_passphrase(const uint8_t *block, size_t len, size_t *at, const uint8_t **salt, struct fve_sealed *vmk);
 /* The volume's segments in order, without gaps, on a file of that many sectors: an array of struct fve_segment. */

@@ -2,9 +2,8 @@
 /*
  * Which header a file has, and libcryptsetup's reason if it will not load it.
  *
- * libcryptsetup tells what it finds wrong at its error level for a type that
- * is named, and below that level, as it goes from copy to copy, for the rest:
- * both are kept.
+ * libcryptsetup tells what it finds wrong at its error level for a type that is named, and below that level, as it goes
+ * from copy to copy, for the rest: both are kept.
  */
 #include <errno.h>
 #include <fcntl.h>

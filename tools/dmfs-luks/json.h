@@ -7,9 +7,8 @@
 #define DMFS_LUKS_JSON_H
 
 /*
- * The text of the value behind the member names (NULL at the end); "*" is the
- * first member of an object.  NULL: there is none, or it is no JSON.  The result
- * points into the text, at the value's first byte.
+ * The text of the value behind the member names (NULL at the end); "*" is the first member of an object.  NULL: there
+ * is none, or it is no JSON.  The result points into the text, at the value's first byte.
  */
 const char *json_find(const char *json, const char *const *path);
 /* A copy of the value's text, quotes, brackets and all; NULL: there is no value, or it does not end. */

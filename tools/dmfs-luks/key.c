@@ -2,10 +2,9 @@
 /*
  * A volume's key, and its only way into a table.
  *
- * Whoever opens a volume with a key that is not its own sees noise, and what
- * he writes destroys what is there.  So a key carries how it was proven to be
- * the volume's; stage_line() takes none that is not, and only the functions
- * here prove one:
+ * Whoever opens a volume with a key that is not its own sees noise, and what he writes destroys what is there.  So a
+ * key carries how it was proven to be the volume's; stage_line() takes none that is not, and only the functions here
+ * prove one:
  *
  *   LUKS       the digest in the header, by libcryptsetup
  *   BitLocker  the authentication tag (AES-CCM) of the sealed key

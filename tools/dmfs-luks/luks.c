@@ -2,10 +2,10 @@
 /*
  * LUKS: where its data is, and its key.
  *
- * The data is one range, from the header's offset to the end of the file (or
- * as long as LUKS2's segment says); IVs count from the range's begin, or
- * LUKS2's iv_tweak more, which libcryptsetup does not tell.  With authenticated sectors that range is the device
- * beneath, which stores the tags, and the data is as long as its superblock says (integrity.c).
+ * The data is one range, from the header's offset to the end of the file (or as long as LUKS2's segment says); IVs
+ * count from the range's begin, or LUKS2's iv_tweak more, which libcryptsetup does not tell.  With authenticated
+ * sectors that range is the device beneath, which stores the tags, and the data is as long as its superblock says
+ * (integrity.c).
  */
 #include <errno.h>
 #include <inttypes.h>

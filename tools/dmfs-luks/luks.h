@@ -16,12 +16,10 @@
  *   wipe.c    sectors that were never written become zeroes while the volume is open
  *   tree.c    the mounted control tree
  *
- * Keys and passphrases are in memory of crypt_safe_alloc(), which is locked
- * and wiped when freed, and leave the process by one write to the device's
- * `table` only.
+ * Keys and passphrases are in memory of crypt_safe_alloc(), which is locked and wiped when freed, and leave the process
+ * by one write to the device's `table` only.
  *
- * Functions return 0 or a negative errno and set the error; nothing secret is
- * in an error.
+ * Functions return 0 or a negative errno and set the error; nothing secret is in an error.
  */
 #ifndef DMFS_LUKS_H
 #define DMFS_LUKS_H
@@ -250,8 +248,8 @@ int format_check_room(struct crypt_device *cd, const char *file, const char *sho
 /* A new LUKS2 header, which has no key slots, gets another cipher, an integrity type and another volume key. */
 int segment_make(const char *file, const char *cipher, const char *type, const struct key *k, GError **err);
 /*
- * Makes a volume's devices in this process and takes them away again; done: NULL, or in between it fills the last of them
- * with zeroes, and this is how many sectors.  -EINTR: a signal asked for the end.
+ * Makes a volume's devices in this process and takes them away again; done: NULL, or in between it fills the last of
+ * them with zeroes, and this is how many sectors.  -EINTR: a signal asked for the end.
  */
 int fill_volume(const struct volume *v, const char *name, uint64_t *done, GError **err);
 /* All of a volume with --integrity; pass: NULL: only what there is to find fault with. */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * dmfs-luks: opens LUKS volumes (and BitLocker's and VeraCrypt's) as devices of a mounted
- * dmfs, as an ordinary user.
+ * dmfs-luks: opens LUKS volumes (and BitLocker's and VeraCrypt's) as devices of a mounted dmfs, as an ordinary user.
  */
 #include <errno.h>
 #include <gcrypt.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Whether a volume's data may be where it is said to be: not on its own
- * header, not on another's, and not where somebody else is writing.
+ * Whether a volume's data may be where it is said to be: not on its own header, not on another's, and not where
+ * somebody else is writing.
  */
 #include <errno.h>
 #include <fcntl.h>

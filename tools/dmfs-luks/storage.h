@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a path stands on: the file or device itself, and what is below it
- * through partitions, loop devices and the devices of every dmfs in sight.
+ * What a path stands on: the file or device itself, and what is below it through partitions, loop devices and the
+ * devices of every dmfs in sight.
  *
- * It serves to find out whether two things are the same storage, and who else
- * uses it.  What cannot be looked into (another's dmfs, the kernel's own
- * mappings) ends the way down: two ranges that overlap are the same storage,
- * two that do not may still be.  around_look() has been called before.
+ * It serves to find out whether two things are the same storage, and who else uses it.  What cannot be looked into
+ * (another's dmfs, the kernel's own mappings) ends the way down: two ranges that overlap are the same storage, two that
+ * do not may still be.  around_look() has been called before.
  */
 #ifndef DMFS_LUKS_STORAGE_H
 #define DMFS_LUKS_STORAGE_H

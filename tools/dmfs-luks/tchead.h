@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Headers of TrueCrypt and VeraCrypt, read with libgcrypt alone: libcryptsetup
- * needs the kernel's ciphers for that (AF_ALG), which many machines and all
- * containers of the common kinds withhold.
+ * Headers of TrueCrypt and VeraCrypt, read with libgcrypt alone: libcryptsetup needs the kernel's ciphers for that
+ * (AF_ALG), which many machines and all containers of the common kinds withhold.
  *
- * Sources: VeraCrypt's user guide ("Volume Format Specification", "Header Key
- * Derivation, Salt, and Iteration Count", "Keyfiles"), and the wiki page
- * TrueCryptOnDiskFormat of cryptsetup for what TrueCrypt did before.
+ * Sources: VeraCrypt's user guide ("Volume Format Specification", "Header Key Derivation, Salt, and Iteration Count",
+ * "Keyfiles"), and the wiki page TrueCryptOnDiskFormat of cryptsetup for what TrueCrypt did before.
  */
 #ifndef DMFS_TCHEAD_H
 #define DMFS_TCHEAD_H

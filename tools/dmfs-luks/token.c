@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * LUKS2's tokens: what says where the passphrase is kept.  libcryptsetup
- * resolves those of the kernel's keyring itself, and others by plugins.
+ * LUKS2's tokens: what says where the passphrase is kept.  libcryptsetup resolves those of the kernel's keyring itself,
+ * and others by plugins.
  */
 #include <errno.h>
 #include <string.h>

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From a file and its passphrase to table lines: what all kinds of volumes
- * share.  libcryptsetup reads the header and gives the volume key; all it
- * would ask the kernel for is left out.
+ * From a file and its passphrase to table lines: what all kinds of volumes share.  libcryptsetup reads the header and
+ * gives the volume key; all it would ask the kernel for is left out.
  */
 #include <errno.h>
 #include <fcntl.h>

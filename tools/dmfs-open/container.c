@@ -3,8 +3,8 @@
  * Disks in containers: qcow2, VMDK, VDI, VHDX and VHD, which a qemu-nbd gives out on a socket of its own.  It ends by
  * itself when the device does, which is its last client, and --close sees to it.
  *
- * What a qcow2 names as beneath it must be a file: QEMU would take "nbd:..." or "json:{...}" for more than that, and the
- * name comes from whoever made the image.
+ * What a qcow2 names as beneath it must be a file: QEMU would take "nbd:..." or "json:{...}" for more than that, and
+ * the name comes from whoever made the image.
  */
 #include <errno.h>
 #include <inttypes.h>

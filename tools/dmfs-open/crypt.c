@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * LUKS and BitLocker, which dmfs-luks opens: no passphrase and no key comes near this program.  dmfs-luks reads key files
- * and asks on the terminal, or takes a line of standard input.
+ * LUKS and BitLocker, which dmfs-luks opens: no passphrase and no key comes near this program.  dmfs-luks reads key
+ * files and asks on the terminal, or takes a line of standard input.
  */
 #include <errno.h>
 #include <string.h>

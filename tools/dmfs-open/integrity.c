@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Devices that integritysetup made.  The superblock does not say which checksum there is: a tag of 4 bytes is crc32c, as
- * integritysetup's own default, and --integrity names another.
+ * Devices that integritysetup made.  The superblock does not say which checksum there is: a tag of 4 bytes is crc32c,
+ * as integritysetup's own default, and --integrity names another.
  *
- * Superblock, little-endian: 0 "integrt\0", 8 version, 9 log2 of the interleave, 10 bytes of a tag (u16), 12 sections of the
- * journal, 16 sectors of data (u64), 24 flags (1: the journal has a MAC), 28 log2 of a block in sectors.
+ * Superblock, little-endian: 0 "integrt\0", 8 version, 9 log2 of the interleave, 10 bytes of a tag (u16), 12 sections
+ * of the journal, 16 sectors of data (u64), 24 flags (1: the journal has a MAC), 28 log2 of a block in sectors.
  *
- * Without -w a journal cannot be replayed: if it holds something, the device is opened in recovery mode, in which what it
- * holds is not there, and no checksum is compared.
+ * Without -w a journal cannot be replayed: if it holds something, the device is opened in recovery mode, in which what
+ * it holds is not there, and no checksum is compared.
  */
 #include <errno.h>
 #include <inttypes.h>

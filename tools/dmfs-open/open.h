@@ -217,15 +217,15 @@ void md_disk_free(gpointer disk);
 /* Reads the superblock of an image that is to be a member's of the array id. */
 int md_disk_look(struct md_disk *d, const char *id, GError **err);
 /*
- * What its superblock must say: as: what each device is, by number, 0 for those that are not there.  The bytes p are those
- * that sb was read from.
+ * What its superblock must say: as: what each device is, by number, 0 for those that are not there.  The bytes p are
+ * those that sb was read from.
  */
 void md_put_state(uint8_t *p, const struct md_super *sb, uint64_t events, bool clean, const uint8_t *as, unsigned nr);
 /* Says on all disks (struct md_disk) that the array is being written to; nothing may have been written before. */
 int md_state_begin(GPtrArray *disks, GError **err);
 /*
- * Whether the copies and parities agree: no; yes, as they did at the begin; or since all of them were synchronised after
- * it.  What was written is made durable first.
+ * Whether the copies and parities agree: no; yes, as they did at the begin; or since all of them were synchronised
+ * after it.  What was written is made durable first.
  */
 enum md_end { MD_UNCLEAN, MD_CLEAN, MD_SYNCED };
 int md_state_end(GPtrArray *disks, enum md_end how, GError **err);
@@ -384,8 +384,8 @@ bool close_is_ours(const char *uuid, const char *run);
 int close_run(const char *mount, const char *run, GError **err);
 
 /*
- * Arrays of md's that were written to, among the devices of a run, as these are removed: before and after each.  What goes
- * wrong is in the error, the first of it.
+ * Arrays of md's that were written to, among the devices of a run, as these are removed: before and after each.  What
+ * goes wrong is in the error, the first of it.
  */
 struct md_closing;
 struct md_array;

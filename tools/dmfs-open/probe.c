@@ -2,8 +2,8 @@
 /*
  * Which thing is in a device.
  *
- * First what says that the rest is a part of something larger (md's and LVM's superblocks), then what libblkid knows, then
- * partition tables, since a file system's first sector may look like one.
+ * First what says that the rest is a part of something larger (md's and LVM's superblocks), then what libblkid knows,
+ * then partition tables, since a file system's first sector may look like one.
  */
 #include <blkid/blkid.h>
 #include <errno.h>

@@ -25,9 +25,9 @@ struct entry {
 };
 
 /*
- * A log is hostile input: what an entry says is held against the log's size
- * before it is believed, so the data of one that was read is all there, and its place in bytes fits an off_t.
- * All return 0, or a negative errno and a text that says where the log is wrong.
+ * A log is hostile input: what an entry says is held against the log's size before it is believed, so the data of one
+ * that was read is all there, and its place in bytes fits an off_t.  All return 0, or a negative errno and a text that
+ * says where the log is wrong.
  */
 int log_open(struct log *log, const char *name, GError **err);
 /* The same with an open file, which is then the log's. */

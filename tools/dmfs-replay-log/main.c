@@ -2,9 +2,8 @@
 /*
  * dmfs-replay-log --log LOG [--replay FILE] [OPTIONS]
  *
- * Replays a log of log-writes (log-writes.rst; its format is in
- * targets/log_writes_format.h) onto a file or device, in whole or in part, and looks
- * into logs.  The options and what is printed are those of the well-known replay-log.
+ * Replays a log of log-writes (log-writes.rst; its format is in targets/log_writes_format.h) onto a file or device, in
+ * whole or in part, and looks into logs.  The options and what is printed are those of the well-known replay-log.
  */
 #include <errno.h>
 #include <fcntl.h>

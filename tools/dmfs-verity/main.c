@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * dmfs-verity: makes verity images, verifies them, and opens them as devices of a mounted dmfs,
- * as an ordinary user and with veritysetup's options.
+ * dmfs-verity: makes verity images, verifies them, and opens them as devices of a mounted dmfs, as an ordinary user and
+ * with veritysetup's options.
  */
 #include <errno.h>
 #include <locale.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Verifies a whole image: dmfs's engine makes the device inside this process, and threads read
- * all of it, one for each core.  So what is good here is good in a mount, and FEC mends here what it mends there.
+ * Verifies a whole image: dmfs's engine makes the device inside this process, and threads read all of it, one for each
+ * core.  So what is good here is good in a mount, and FEC mends here what it mends there.
  */
 #include <errno.h>
 #include <inttypes.h>

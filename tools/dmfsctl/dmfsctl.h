@@ -2,9 +2,9 @@
 /*
  * dmfsctl: dmsetup's command language, spoken to a mounted dmfs.
  *
- * What dmsetup asks the kernel with an ioctl, we read and write in the tree;
- * what it prints, we print, to the letter where there is such a thing here.  A command gets its arguments and returns
- * whether it succeeded, having said why not; main() then adds "Command failed."
+ * What dmsetup asks the kernel with an ioctl, we read and write in the tree; what it prints, we print, to the letter
+ * where there is such a thing here.  A command gets its arguments and returns whether it succeeded, having said why
+ * not; main() then adds "Command failed."
  */
 #ifndef DMFSCTL_H
 #define DMFSCTL_H

@@ -2,9 +2,8 @@
 /*
  * Commands that load tables: create, load, clear, wipe_table.
  *
- * As dmsetup does with its ioctls, a table goes to the inactive slot and is
- * then resumed, so that an error tells which of the two failed.  A device that could not be
- * made completely does not remain.
+ * As dmsetup does with its ioctls, a table goes to the inactive slot and is then resumed, so that an error tells which
+ * of the two failed.  A device that could not be made completely does not remain.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -59,9 +58,9 @@ static size_t comment_length(const char *text, const char *line)
 }
 
 /*
- * Scripts made for dmsetup name their devices /dev/mapper/NAME: such a word
- * becomes the dmfs device of that name, if there is one and the kernel has none.  By its path in the mount, which is
- * never taken for a file's: a bare name may be, in the device's own table.
+ * Scripts made for dmsetup name their devices /dev/mapper/NAME: such a word becomes the dmfs device of that name, if
+ * there is one and the kernel has none.  By its path in the mount, which is never taken for a file's: a bare name may
+ * be, in the device's own table.
  */
 static char *translate_word(const char *word, size_t len)
 {

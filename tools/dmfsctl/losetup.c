@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * losetup NAME: a loop device over the image, with direct I/O (the image has
- * a page cache above it already: the loop device's) and the sector size of what is below.
+ * losetup NAME: a loop device over the image, with direct I/O (the image has a page cache above it already: the loop
+ * device's) and the sector size of what is below.
  *
  * That sector size is the largest that a table below asks for, or a block device has.  If the device takes no discards,
  * neither does the loop device, which else would find out at the first one, or never.

@@ -153,8 +153,8 @@ static bool run(const struct command *c, int argc, char **argv)
 }
 
 /*
- * Once, or as often as --count says, an --interval apart; for ever with --interval alone.
- * Reports in columns have an empty line between them.
+ * Once, or as often as --count says, an --interval apart; for ever with --interval alone.  Reports in columns have an
+ * empty line between them.
  */
 static bool run_repeatedly(const struct command *c, int argc, char **argv)
 {

@@ -2,8 +2,8 @@
 /*
  * The command line: dmsetup's options, and dmfsctl's own.
  *
- * -m is two options.  Before the command word it names the mount (as --mount
- * does anywhere), unless its value is a number; after it, and for a number, it is dmsetup's --minor.
+ * -m is two options.  Before the command word it names the mount (as --mount does anywhere), unless its value is a
+ * number; after it, and for a number, it is dmsetup's --minor.
  */
 #ifndef DMFSCTL_OPTIONS_H
 #define DMFSCTL_OPTIONS_H

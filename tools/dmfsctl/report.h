@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Reports in columns, as `dmsetup info -c` prints them: fields to choose and
- * to sort by, a selection, aligned columns or separated values.
+ * Reports in columns, as `dmsetup info -c` prints them: fields to choose and to sort by, a selection, aligned columns
+ * or separated values.
  *
- * The objects are the caller's; a field's get() tells an object's value as a
- * text and, for numbers, as a number to sort and select by.
+ * The objects are the caller's; a field's get() tells an object's value as a text and, for numbers, as a number to sort
+ * and select by.
  */
 #ifndef DMFSCTL_REPORT_H
 #define DMFSCTL_REPORT_H

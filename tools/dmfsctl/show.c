@@ -17,8 +17,8 @@ static struct report *columns;
 /* --- which devices ----------------------------------------------------------------------- */
 
 /*
- * Runs show() for the device that was named, or for all.  how is what is
- * said of one that is not there: the ioctl that would have failed, or NULL for "Device does not exist."
+ * Runs show() for the device that was named, or for all.  how is what is said of one that is not there: the ioctl that
+ * would have failed, or NULL for "Device does not exist."
  */
 static bool for_devices(char **argv, const char *how, bool (*show)(struct device *, bool several), bool several)
 {

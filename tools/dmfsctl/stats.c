@@ -3,8 +3,8 @@
  * stats: regions made, listed, read and removed, as dmstats does, over the
  * devices' @stats_ messages.
  *
- * A region belongs to the program that made it (ours are "dmstats", so that
- * dmstats and we see each other's); --programid and --allprograms reach the others'.
+ * A region belongs to the program that made it (ours are "dmstats", so that dmstats and we see each other's);
+ * --programid and --allprograms reach the others'.
  */
 #include <errno.h>
 #include <stdarg.h>

@@ -2,9 +2,8 @@
 /*
  * top: live I/O, queue and progress of all devices.
  *
- * The numbers come from a statistics region of our own in each device, which
- * is deleted at the end.  On a terminal the screen is drawn anew each interval until q or a signal; else
- * each round is printed, --count of them (1 if not said).
+ * The numbers come from a statistics region of our own in each device, which is deleted at the end.  On a terminal the
+ * screen is drawn anew each interval until q or a signal; else each round is printed, --count of them (1 if not said).
  */
 #include <errno.h>
 #include <poll.h>

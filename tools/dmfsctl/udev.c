@@ -2,9 +2,8 @@
 /*
  * udev's cookies.
  *
- * A dmfs has no udev to wait for: there are no cookies, so all of them are
- * complete and none is waited for.  What the commands say of their arguments
- * is what dmsetup says.
+ * A dmfs has no udev to wait for: there are no cookies, so all of them are complete and none is waited for.  What the
+ * commands say of their arguments is what dmsetup says.
  */
 #include <errno.h>
 #include <inttypes.h>

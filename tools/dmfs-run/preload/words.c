@@ -97,8 +97,8 @@ static bool device_in(struct text *out, const char *word)
 }
 
 /*
- * Adds parameters, each word behind its prefix as put() has it, if it knows it; a newline between words, which would end
- * the line, as `newline`.
+ * Adds parameters, each word behind its prefix as put() has it, if it knows it; a newline between words, which would
+ * end the line, as `newline`.
  */
 static void add_words(struct text *out, const char *params, size_t len, const char *newline,
 		      bool (*put)(struct text *out, const char *word))

@@ -16,6 +16,8 @@ struct dm_group_commit {
 	struct dm_timer timer;
 	pthread_mutex_t lock; /* for what follows */
 	struct dm_commit_wait *head, **tail;
+	unsigned queuing; /* callers who have not queued the work yet, though another may have done theirs */
+	pthread_cond_t queued;
 	bool armed; /* the timer */
 	bool due;   /* it has fired */
 };
@@ -64,7 +66,12 @@ void dm_group_commit(struct dm_group_commit *gc, struct dm_commit_wait *wait)
 	wait->next = NULL;
 	*gc->tail = wait;
 	gc->tail = &wait->next;
-	dm_wq_queue(gc->wq, &gc->work); /* with the lock: once it is told, the wait's owner may take all of this away */
+	gc->queuing++; /* once the wait has been told, its owner may take all of this away */
+	pthread_mutex_unlock(&gc->lock);
+	dm_wq_queue(gc->wq, &gc->work); /* without the lock, which is the first thing that who wakes up asks for */
+	pthread_mutex_lock(&gc->lock);
+	if (!--gc->queuing)
+		pthread_cond_broadcast(&gc->queued);
 	pthread_mutex_unlock(&gc->lock);
 }
 
@@ -137,6 +144,7 @@ struct dm_group_commit *dm_group_commit_new(struct dm_wq *wq, int (*commit)(void
 	gc->timer.fn = fire;
 	gc->tail = &gc->head;
 	pthread_mutex_init(&gc->lock, NULL);
+	pthread_cond_init(&gc->queued, NULL);
 	return gc;
 }
 
@@ -144,11 +152,13 @@ void dm_group_commit_free(struct dm_group_commit *gc)
 {
 	if (!gc)
 		return;
-	dm_group_commit_settle(gc);
-	/* Who asked last may not have unlocked yet. */
 	pthread_mutex_lock(&gc->lock);
-	assert(!gc->head);
+	while (gc->queuing) /* of those who asked last */
+		pthread_cond_wait(&gc->queued, &gc->lock);
 	pthread_mutex_unlock(&gc->lock);
+	dm_group_commit_settle(gc);
+	assert(!gc->head);
+	pthread_cond_destroy(&gc->queued);
 	pthread_mutex_destroy(&gc->lock);
 	g_free(gc);
 }

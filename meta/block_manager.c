@@ -58,6 +58,7 @@ struct shard {
 	struct dm_block *free;
 	struct dm_block **buckets;
 	unsigned mask, blocks, limit;
+	unsigned dirty; /* of the hash */
 	struct dm_block lru; /* ring head */
 	unsigned waiting;
 } __attribute__((aligned(64)));
@@ -260,10 +261,18 @@ static void list_add(struct shard *s, struct dm_block *b)
 	b->prev->next = b->next->prev = b;
 }
 
+static void set_dirty(struct dm_block *b, bool dirty)
+{
+	if (dirty != b->dirty)
+		b->shard->dirty += dirty ? 1 : -1;
+	b->dirty = dirty;
+}
+
 static void unhash(struct dm_block *b)
 {
 	struct dm_block **p = bucket_of(b->shard, b->where);
 
+	set_dirty(b, false);
 	while (*p != b)
 		p = &(*p)->chain;
 	*p = b->chain;
@@ -347,7 +356,7 @@ static void make_room(struct dm_bm *bm, struct shard *s)
 		r = dm_write_sync(bm->dev, sector_of(bm, b->where), bm->block_size / DM_SECTOR_SIZE, b->data, DM_META);
 		pthread_mutex_lock(&s->lock);
 		if (!r)
-			b->dirty = false;
+			set_dirty(b, false);
 		if (!r && b->holders == 1 && !b->waiters) {
 			unhash(b);
 			block_free(b);
@@ -429,7 +438,7 @@ static void take(struct dm_block *b, enum how how)
 	}
 	b->holders = -1;
 	b->writer = pthread_self();
-	b->dirty = true;
+	set_dirty(b, true);
 }
 
 /* One try at a cached block: 0 with the block taken, -EAGAIN if it went away while we waited. */
@@ -671,7 +680,7 @@ static GPtrArray *collect_dirty(struct dm_bm *bm)
 		struct shard *s = &bm->shards[i];
 
 		pthread_mutex_lock(&s->lock);
-		for (unsigned h = 0; h <= s->mask; h++)
+		for (unsigned h = 0; h <= s->mask && s->dirty; h++)
 			for (struct dm_block *b = s->buckets[h]; b; b = b->chain) {
 				if (!b->dirty || b->holders < 0)
 					continue;
@@ -717,7 +726,7 @@ int dm_bm_flush(struct dm_bm *bm)
 
 			pthread_mutex_lock(&s->lock);
 			if (!r && !error)
-				run[j]->dirty = false;
+				set_dirty(run[j], false);
 			release(run[j]);
 			pthread_mutex_unlock(&s->lock);
 		}

@@ -11,7 +11,8 @@
  * given and done() has not ended yet.  The policy owns the free ones.
  *
  * All calls for one policy come one at a time.  None waits or takes long: hit(), miss(), take_free() and dirty() come
- * from map().  A cache tells it about a block's hits once between two ticks, and may leave hits and misses out.
+ * from map().  A cache tells it about a block's hits once between two ticks, or a few times if half of all blocks are
+ * hit, and may leave hits and misses out.
  */
 #ifndef DMFS_CACHE_POLICY_H
 #define DMFS_CACHE_POLICY_H

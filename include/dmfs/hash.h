@@ -14,6 +14,7 @@
 #include <glib.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/uio.h>
 
 #define DM_HASH_MAX_SIZE 64 /* bytes of the longest digest */
@@ -47,6 +48,13 @@ static inline void dm_hash_buffer(struct dm_hash *h, const void *data, size_t le
 
 	dm_hash_iov(h, &piece, 1, digest);
 }
+
+/*
+ * The digests of n messages of one length at once, each prefix, len bytes at data[i], suffix; they come to digests one
+ * behind the other.  Faster than one by one where there are instructions for it.
+ */
+void dm_hash_many(struct dm_hash *h, const struct iovec *prefix, const void *const *data, size_t len,
+		  const struct iovec *suffix, unsigned n, uint8_t *digests);
 
 /* A plain digest of libgcrypt's, for who needs its own handle: in secure memory, as of a key. */
 struct dm_digest {

@@ -2,7 +2,8 @@
 /*
  * Timers: a binary heap ordered by due time (then by the order they were
  * armed in), and one thread, made with the first timer, that sleeps until the
- * head is due.  An armed timer costs no thread and no wake-up of its own.
+ * head is due.  An armed timer costs no thread and no wake-up of its own.  One that is cancelled does not wake the thread,
+ * which sleeps on to that time: who arms and cancels all the time, always for about as long, costs a wake-up each so long.
  */
 #include <assert.h>
 #include <glib.h>
@@ -18,6 +19,7 @@ static struct {
 	GPtrArray *heap; /* of struct dm_timer; index 0 is unused */
 	struct dm_timer *running;
 	uint64_t seq;
+	uint64_t asleep_until; /* the thread; 0: it is awake, and looks at the heap before it sleeps */
 	bool started;
 	pthread_t thread;
 } timers = {.lock = PTHREAD_MUTEX_INITIALIZER, .ran = PTHREAD_COND_INITIALIZER};
@@ -74,7 +76,9 @@ static void *timer_thread(void *unused)
 		struct dm_timer *t;
 		uint64_t now;
 
+		timers.asleep_until = 0;
 		if (timers.heap->len == 1) {
+			timers.asleep_until = UINT64_MAX;
 			pthread_cond_wait(&timers.wake, &timers.lock);
 			continue;
 		}
@@ -83,6 +87,7 @@ static void *timer_thread(void *unused)
 		if (t->due_ns > now) {
 			struct timespec until = {(time_t)(t->due_ns / 1000000000), (long)(t->due_ns % 1000000000)};
 
+			timers.asleep_until = t->due_ns;
 			pthread_cond_timedwait(&timers.wake, &timers.lock, &until);
 			continue;
 		}
@@ -131,7 +136,7 @@ void dm_timer_arm(struct dm_timer *t, uint64_t due_ns)
 	t->seq = timers.seq++;
 	g_ptr_array_add(timers.heap, t);
 	sift(t, timers.heap->len - 1);
-	if (t->heap_index == 1)
+	if (due_ns < timers.asleep_until)
 		pthread_cond_signal(&timers.wake);
 	pthread_mutex_unlock(&timers.lock);
 }

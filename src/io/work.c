@@ -153,8 +153,8 @@ static void start_runner(struct dm_wq *wq)
 	}
 	pool.waiting++;
 	more = pool.waiting > pool.idle;
-	pthread_cond_signal(&pool.wake);
 	pthread_mutex_unlock(&pool.lock);
+	pthread_cond_signal(&pool.wake); /* without the lock, for which who wakes up would have to wait */
 	if (more)
 		start_thread();
 }

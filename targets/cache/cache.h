@@ -73,6 +73,7 @@ struct cache {
 	char **policy_args; /* key, value, … */
 	pthread_mutex_t policy_lock;
 	void *policy;
+	uint32_t touched; /* hits that the policy was told of since all were forgotten */
 
 	_Atomic uint64_t migration_threshold; /* sectors */
 	atomic_uint promotions, demotions;

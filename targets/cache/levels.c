@@ -79,13 +79,45 @@ static uint32_t wanted(const struct levels *q, unsigned level)
 	return q->total / LEVELS + (level < q->total % LEVELS);
 }
 
-/* What is too much goes down, from the top; then what is too much at the bottom goes up. */
+/* How many entries are more than wanted below this level, in all. */
+static int64_t surplus_below(const struct levels *q, unsigned level)
+{
+	int64_t surplus = 0;
+
+	for (unsigned i = 0; i < level; i++)
+		surplus += (int64_t)q->count[i] - wanted(q, i);
+	return surplus;
+}
+
+/* The highest level below this one with entries. */
+static unsigned next_below(const struct levels *q, unsigned level)
+{
+	do
+		level--;
+	while (!q->count[level]);
+	return level;
+}
+
+static unsigned next_above(const struct levels *q, unsigned level)
+{
+	do
+		level++;
+	while (!q->count[level]);
+	return level;
+}
+
+/*
+ * The order of all stays, where the levels begin changes.  What is too much below goes up, to the highest level first;
+ * then what is too much above goes down.  So each entry goes straight to where it stays, and no step undoes another.
+ */
 void levels_balance(struct levels *q, unsigned steps)
 {
-	for (unsigned i = LEVELS - 1; i > 0; i--)
-		for (; steps && q->count[i] > wanted(q, i); steps--)
-			move(q, q->oldest[i], i - 1, true);
-	for (unsigned i = 0; i < LEVELS - 1; i++)
-		for (; steps && q->count[i] > wanted(q, i); steps--)
-			move(q, q->newest[i], i + 1, false);
+	for (unsigned i = LEVELS - 1; i > 0 && steps; i--)
+		for (int64_t more = surplus_below(q, i); steps && more > 0 && q->count[i] < wanted(q, i);
+		     steps--, more--)
+			move(q, q->newest[next_below(q, i)], i, false);
+	for (unsigned i = 0; i < LEVELS - 1 && steps; i++)
+		for (int64_t less = -surplus_below(q, i + 1); steps && less > 0 && q->count[i] < wanted(q, i);
+		     steps--, less--)
+			move(q, q->oldest[next_above(q, i)], i, true);
 }

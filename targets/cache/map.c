@@ -32,14 +32,24 @@ uint64_t cache_sum(struct cache *c, enum cache_count which)
 	return sum;
 }
 
-/* Once a block and tick; and if somebody else talks to the policy just now, not at all. */
+/*
+ * Once a block and tick, or until half of all have been hit: who is hit more often could not be told from the others
+ * else.  And if somebody else talks to the policy just now, not at all.
+ */
 static void hit(struct cache *c, uint32_t cblock, bool write)
 {
+	bool enough;
+
 	count(c, write ? WRITE_HITS : READ_HITS);
 	if (!resident_touch(c->resident, cblock) || pthread_mutex_trylock(&c->policy_lock))
 		return;
 	c->type->hit(c->policy, cblock, write);
+	enough = ++c->touched > c->cblocks / 2;
+	if (enough)
+		c->touched = 0;
 	pthread_mutex_unlock(&c->policy_lock);
+	if (enough)
+		resident_forget_touched(c->resident);
 }
 
 static void miss(struct cache *c, uint64_t oblock, bool write)

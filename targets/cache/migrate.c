@@ -490,6 +490,7 @@ static void tick(struct dm_work *work)
 		atomic_compare_exchange_strong(&c->failed_ns, &failed, 0);
 	pthread_mutex_lock(&c->policy_lock);
 	c->type->tick(c->policy);
+	c->touched = 0;
 	pthread_mutex_unlock(&c->policy_lock);
 	resident_forget_touched(c->resident);
 	look_for_io(c, now);

@@ -9,18 +9,21 @@
  * queue, of half as many entries as there are cache blocks.  A miss in an area of a high level makes a wish: that this
  * block be promoted.  How high depends: while blocks are free a few misses are enough.  When the cache is full only the
  * hottest areas will do, the fewer the better or the worse the cache does: where nearly all are hits there is little to
- * gain, and where nearly all are misses there is no hot part.   The
- * more misses there are, the faster they raise areas.
+ * gain, and where nearly all are misses there is no hot part.  And then the block must have been missed before, while
+ * its area was hot, within FORGET_PERIODS: not all of an area need be hot, and a promotion drives another block out. In
+ * a period no more than a small part of a full cache is replaced: between two blocks a cache block holds nothing for a
+ * while.  Where many are misses this part is much larger, and they raise areas faster.
  *
  * A miss counts only if it is a new visit to its area: what goes through the origin from begin to end misses each block
  * many times in a row, and then the next.  The ends of the last STREAMS streams are remembered.  A miss of the next
  * block, in the same area, goes on with a stream, and so does one of the same block, as often as it takes to go through
  * a block, if it comes within STREAM_GAP misses.
  *
- * About 21 bytes a cache block.
+ * About 22 bytes a cache block.
  */
 #include <errno.h>
 
+#include "large.h"
 #include "levels.h"
 #include "policy.h"
 
@@ -32,9 +35,12 @@
 #define STREAM_GAP 16u
 #define STREAM_SECTORS 8u /* the least a stream is thought to go on by */
 #define MAX_WISHES 256u
-#define AREA_BLOCKS 8u
+#define AREA_BLOCKS 8u /* a bit each of area_missed */
 #define MIN_AREAS 1024u
-#define TICKS 5u	   /* of a period, after which levels are balanced and thresholds looked at */
+#define TICKS 5u /* of a period, after which thresholds are looked at */
+#define FORGET_PERIODS 4u
+#define REPLACE_PART 16u /* of a full cache, in a period, where all are misses; LEAST_PART where none is */
+#define LEAST_PART 512u
 #define BUSY_WRITEBACKS 4u /* a tick */
 #define BALANCE_STEPS 4096u
 #define NEW_LEVEL (LEVELS / 2)
@@ -62,7 +68,7 @@ struct smq {
 	struct levels hot;
 	uint32_t areas, used_areas, area_shift, bucket_mask;
 	struct level_link *area_links;
-	uint8_t *area_level;
+	uint8_t *area_level, *area_missed; /* which of its blocks were missed while it was hot */
 	uint32_t *area, *area_next, *buckets;
 
 	GQueue wishes;		       /* of origin blocks */
@@ -75,6 +81,7 @@ struct smq {
 	uint64_t hits, misses; /* of this period, each origin block once a stream */
 	uint64_t all_misses;
 	unsigned promote_level, raise_by;
+	uint32_t replacements; /* that this period may yet have */
 };
 
 /* --- making one ------------------------------------------------------------------------- */
@@ -93,6 +100,7 @@ static void smq_destroy(void *policy)
 	g_free(s->busy);
 	g_free(s->area_links);
 	g_free(s->area_level);
+	g_free(s->area_missed);
 	g_free(s->area);
 	g_free(s->area_next);
 	g_free(s->buckets);
@@ -119,16 +127,17 @@ static void *smq_create(uint32_t cblocks, uint64_t oblocks, uint32_t block_secto
 	s->stream_touches = block_sectors / STREAM_SECTORS;
 	choose_areas(s, oblocks);
 	g_queue_init(&s->wishes);
-	s->links = g_try_malloc_n((size_t)cblocks + 1, sizeof *s->links);
-	s->level = g_try_malloc0_n((size_t)cblocks + 1, 1);
-	s->busy = g_try_malloc0_n(cblocks / 64 + 1, 8);
-	s->area_links = g_try_malloc_n(s->areas, sizeof *s->area_links);
-	s->area_level = g_try_malloc0_n(s->areas, 1);
-	s->area = g_try_malloc_n(s->areas, 4);
-	s->area_next = g_try_malloc_n(s->areas, 4);
-	s->buckets = g_try_malloc_n((size_t)s->bucket_mask + 1, 4);
-	if (!s->links || !s->level || !s->busy || !s->area_links || !s->area_level || !s->area || !s->area_next ||
-	    !s->buckets) {
+	s->links = large_try_new0((size_t)cblocks + 1, sizeof *s->links);
+	s->level = large_try_new0((size_t)cblocks + 1, 1);
+	s->busy = large_try_new0(cblocks / 64 + 1, 8);
+	s->area_links = large_try_new0(s->areas, sizeof *s->area_links);
+	s->area_level = large_try_new0(s->areas, 1);
+	s->area_missed = large_try_new0(s->areas, 1);
+	s->area = large_try_new0(s->areas, 4);
+	s->area_next = large_try_new0(s->areas, 4);
+	s->buckets = large_try_new0((size_t)s->bucket_mask + 1, 4);
+	if (!s->links || !s->level || !s->busy || !s->area_links || !s->area_level || !s->area_missed || !s->area ||
+	    !s->area_next || !s->buckets) {
 		smq_destroy(s);
 		return NULL;
 	}
@@ -301,6 +310,7 @@ static uint32_t entry_of(struct smq *s, uint64_t oblock, bool *fresh)
 		*link = s->area_next[e];
 	}
 	s->area[e] = area;
+	s->area_missed[e] = 0;
 	s->area_next[e] = *bucket;
 	*bucket = e;
 	levels_add(&s->hot, e, 0);
@@ -344,18 +354,33 @@ static bool wish(struct smq *s, uint64_t oblock)
 	return true;
 }
 
+/* Whether a block of a hot area has been missed before; the next time is a first one again. */
+static bool missed_before(struct smq *s, uint32_t e, uint64_t oblock)
+{
+	uint8_t bit = (uint8_t)(1u << (oblock & ((1u << s->area_shift) - 1)));
+
+	s->area_missed[e] ^= bit;
+	return !(s->area_missed[e] & bit);
+}
+
 static bool smq_miss(void *policy, uint64_t oblock, bool write)
 {
 	struct smq *s = policy;
-	bool fresh, visit = visits(s, oblock);
+	bool fresh, visit = visits(s, oblock), room = s->nr_free > g_queue_get_length(&s->wishes);
 	uint32_t e = entry_of(s, oblock, &fresh);
-	unsigned need = s->nr_free > g_queue_get_length(&s->wishes) ? FREE_LEVEL : s->promote_level;
 
 	s->misses++;
 	s->all_misses++;
 	if (visit && !fresh)
 		levels_raise(&s->hot, e, s->raise_by);
-	return levels_of(&s->hot, e) >= need && wish(s, oblock);
+	if (levels_of(&s->hot, e) < (room ? FREE_LEVEL : s->promote_level))
+		return false;
+	if (room)
+		return wish(s, oblock);
+	if (!s->replacements || !visit || !missed_before(s, e, oblock) || !wish(s, oblock))
+		return false;
+	s->replacements--;
+	return true;
 }
 
 static bool smq_take_free(void *policy, uint32_t *cblock)
@@ -456,6 +481,9 @@ static void look_at_performance(struct smq *s)
 		s->promote_level = LEVELS - 1 - (unsigned)(less * (MOST_LEVELS - 1) / all);
 		s->raise_by = 1 + (unsigned)(s->misses * (MOST_RAISE - 1) / all);
 	}
+	s->replacements = s->cblocks / LEAST_PART + 1;
+	if (all)
+		s->replacements += (uint32_t)(s->cblocks / REPLACE_PART * s->misses / all * s->misses / all);
 	s->hits = s->misses = 0;
 }
 
@@ -464,13 +492,15 @@ static void smq_tick(void *policy)
 	struct smq *s = policy;
 
 	s->writebacks = BUSY_WRITEBACKS;
-	if (++s->tick % TICKS)
-		return;
 	levels_balance(&s->clean, BALANCE_STEPS);
 	levels_balance(&s->dirty, BALANCE_STEPS);
 	if (s->hot.total >= 2 * LEVELS)
 		levels_balance(&s->hot, BALANCE_STEPS);
+	if (++s->tick % TICKS)
+		return;
 	look_at_performance(s);
+	if (s->tick % (TICKS * FORGET_PERIODS) == 0)
+		memset(s->area_missed, 0, s->areas);
 }
 
 static void smq_loaded(void *policy)

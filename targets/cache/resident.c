@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 
+#include "large.h"
 #include "resident.h"
 
 #include <dmfs/rounding.h>
@@ -50,11 +51,11 @@ struct resident *resident_new(uint32_t cblocks)
 	pthread_mutex_init(&r->lock, NULL);
 	r->cblocks = cblocks;
 	r->mask = (uint32_t)(buckets - 1);
-	r->oblocks = g_try_malloc0_n((size_t)cblocks + 1, 8);
-	r->next = g_try_malloc0_n((size_t)cblocks + 1, 4);
-	r->buckets = g_try_malloc0_n(buckets, 4);
-	r->dirty = g_try_malloc0_n(words(cblocks), 8);
-	r->touched = g_try_malloc0_n(words(cblocks), 8);
+	r->oblocks = large_try_new0((size_t)cblocks + 1, 8);
+	r->next = large_try_new0((size_t)cblocks + 1, 4);
+	r->buckets = large_try_new0(buckets, 4);
+	r->dirty = large_try_new0(words(cblocks), 8);
+	r->touched = large_try_new0(words(cblocks), 8);
 	if (!r->oblocks || !r->next || !r->buckets || !r->dirty || !r->touched) {
 		resident_free(r);
 		return NULL;

@@ -19,7 +19,7 @@
  * bounce's.
  *
  * The key changes only by a message while the device is suspended, when no bio is on its way, and no resume comes
- * before the message is over; so the data path looks at the engine without a lock.
+ * before the message is over; so the data path looks at the engine without a lock.  So does wiping begin (wipe.h).
  */
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -30,6 +30,7 @@
 
 #include "bounce.h"
 #include "crypt.h"
+#include "wipe.h"
 
 #define PIECE_MAX ((size_t)128 << 10) /* bytes: with what it is written from or to, well inside a core's cache */
 #define PIECE_NS 12000                /* of work */
@@ -67,6 +68,7 @@ struct crypt {
 	char *description; /* of the key in the keyring, or NULL */
 	struct crypt_engine *engine;
 	struct bounce_pool *bounces;
+	struct crypt_wipe *wipe; /* NULL: nobody has asked for it */
 	atomic_bool suspended;
 };
 
@@ -74,6 +76,7 @@ struct crypt_io {
 	uint64_t sector; /* what the IV of the bio's first sector is made of */
 	bool decrypt;    /* when it comes back: not what went in pieces */
 	uint8_t *meta;   /* what comes with it; or NULL */
+	struct crypt_wipe_guest *guest; /* of a write while others are wiped; or NULL */
 };
 
 /* --- making ---------------------------------------------------------------------------------- */
@@ -215,6 +218,7 @@ static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 
 static void crypt_free(struct crypt *c)
 {
+	crypt_wipe_free(c->wipe);
 	crypt_engine_free(c->engine);
 	bounce_pool_free(c->bounces);
 	g_free(c->cipher);
@@ -480,17 +484,11 @@ static bool start_large(struct dm_target *ti, struct dm_bio *bio)
 
 /* --- bios ------------------------------------------------------------------------------------ */
 
-static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
+static enum dm_mapio go_on(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct crypt *c = ti->private;
-	uint64_t offset = dm_target_offset(ti, bio->sector);
 	struct crypt_io *io = bio->private;
 
-	if (dm_op_has_data(bio->op) && ((offset | bio->sectors) & ((c->sector_size >> DM_SECTOR_SHIFT) - 1)))
-		return DM_MAPIO_KILL;
-	io->sector = offset + c->iv_offset;
-	io->decrypt = false;
-	io->meta = NULL;
 	if (dm_op_has_data(bio->op) && start_large(ti, bio))
 		return DM_MAPIO_SUBMITTED;
 	if (bio->op == DM_WRITE) {
@@ -502,9 +500,30 @@ static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
 		io->meta = g_malloc(meta_bytes(c, bio->sectors));
 		bio->tags = payload(c, io->meta);
 	}
+	bio->sector = c->start + dm_target_offset(ti, bio->sector);
 	bio->dev = c->dev;
-	bio->sector = c->start + offset;
 	return DM_MAPIO_REMAPPED;
+}
+
+/* Where it was waited for that something was wiped. */
+static void go_on_later(struct dm_target *ti, struct dm_bio *bio)
+{
+	if (go_on(ti, bio) == DM_MAPIO_REMAPPED)
+		dm_submit(bio);
+}
+
+static enum dm_mapio crypt_map(struct dm_target *ti, struct dm_bio *bio)
+{
+	struct crypt *c = ti->private;
+	uint64_t offset = dm_target_offset(ti, bio->sector);
+	struct crypt_io *io = bio->private;
+
+	if (dm_op_has_data(bio->op) && ((offset | bio->sectors) & ((c->sector_size >> DM_SECTOR_SHIFT) - 1)))
+		return DM_MAPIO_KILL;
+	*io = (struct crypt_io){.sector = offset + c->iv_offset};
+	if (c->wipe && dm_op_is_write(bio->op) && !crypt_wipe_enter(c->wipe, bio, go_on_later, &io->guest))
+		return DM_MAPIO_SUBMITTED;
+	return go_on(ti, bio);
 }
 
 static enum dm_endio crypt_end_io(struct dm_target *ti, struct dm_bio *bio)
@@ -514,15 +533,27 @@ static enum dm_endio crypt_end_io(struct dm_target *ti, struct dm_bio *bio)
 	if (io->decrypt && !bio->error)
 		bio->error = decrypt(ti, io->sector, bio, io->meta);
 	g_free(io->meta);
+	if (io->guest)
+		crypt_wipe_leave(io->guest);
 	return DM_ENDIO_DONE;
 }
 
 /* --- suspending, and the key ------------------------------------------------------------------ */
 
+static void crypt_presuspend(struct dm_target *ti)
+{
+	struct crypt *c = ti->private;
+
+	if (c->wipe)
+		crypt_wipe_stop(c->wipe);
+}
+
 static void crypt_postsuspend(struct dm_target *ti)
 {
 	struct crypt *c = ti->private;
 
+	if (c->wipe)
+		crypt_wipe_wait(c->wipe);
 	atomic_store(&c->suspended, true);
 }
 
@@ -540,6 +571,8 @@ static void crypt_resume(struct dm_target *ti)
 	struct crypt *c = ti->private;
 
 	atomic_store(&c->suspended, false);
+	if (c->wipe)
+		crypt_wipe_start(c->wipe);
 }
 
 /* What status shows of the key; takes the description. */
@@ -588,12 +621,49 @@ static int key_message(struct dm_target *ti, int argc, char **argv, GError **err
 	return r;
 }
 
+/* "wipe SECTOR" */
+static int wipe_message(struct dm_target *ti, int argc, char **argv, GError **err)
+{
+	struct crypt *c = ti->private;
+	struct crypt_wipe_place place = {ti, c->dev, c->start, c->iv_offset, c->engine};
+	struct crypt_wipe *old = c->wipe, *new;
+	uint64_t from, at;
+	int r;
+
+	if (argc != 2)
+		return dm_fail(err, EINVAL, "crypt: the message is 'wipe SECTOR'");
+	if (!c->aead)
+		return dm_fail(err, EINVAL,
+			       "crypt: wipe: only of an authenticated mode it is known which sectors were never written");
+	if (dm_target_mode(ti) == DM_MODE_READ)
+		return dm_fail(err, EROFS, "crypt: wipe: the device is read-only");
+	if (!atomic_load(&c->suspended))
+		return dm_fail(err, EINVAL, "crypt: wipe: only while the device is suspended");
+	if (old && crypt_wipe_left(old, &at))
+		return dm_fail(err, EBUSY, "crypt: wipe: this is done already, up to sector %" PRIu64, at);
+	r = dm_read_u64(argv[1], 0, ti->len, "crypt", "wipe: sector", &from, err);
+	if (!r && from % (c->sector_size >> DM_SECTOR_SHIFT))
+		r = dm_fail(err, EINVAL, "crypt: wipe: sector %s is not a multiple of sector_size %u", argv[1],
+			    c->sector_size);
+	if (r)
+		return r;
+	new = crypt_wipe_new(&place, from);
+	dm_status_pause(ti, NULL);
+	c->wipe = new;
+	dm_status_go_on(ti, NULL);
+	crypt_wipe_free(old);
+	return 0;
+}
+
 static int crypt_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err)
 {
 	int r;
 
+	if (argc >= 1 && !g_ascii_strcasecmp(argv[0], "wipe"))
+		return wipe_message(ti, argc, argv, err);
 	if (argc < 2 || g_ascii_strcasecmp(argv[0], "key"))
-		r = dm_fail(err, EINVAL, "crypt: unrecognised message received; there are 'key set KEY' and 'key wipe'");
+		r = dm_fail(err, EINVAL,
+			    "crypt: unrecognised message received; there are 'key set KEY', 'key wipe', 'wipe SECTOR'");
 	else
 		r = key_message(ti, argc, argv, err);
 	for (int i = 1; i < argc; i++)
@@ -635,12 +705,27 @@ static void print_options(struct crypt *c, GString *out)
 	}
 }
 
+/* Also when all is wiped: N/N. */
+static void print_wipe(struct dm_target *ti, GString *out)
+{
+	struct crypt *c = ti->private;
+	uint64_t at;
+
+	if (!c->wipe)
+		return;
+	crypt_wipe_left(c->wipe, &at);
+	g_string_append_printf(out, "wiping %" PRIu64 "/%" PRIu64 "%s", at, ti->len,
+			       crypt_wipe_failed(c->wipe) ? " failed" : "");
+}
+
 static void crypt_status(struct dm_target *ti, enum dm_status_type type, GString *out)
 {
 	struct crypt *c = ti->private;
 
-	if (type == DM_STATUS_INFO)
+	if (type == DM_STATUS_INFO) {
+		print_wipe(ti, out);
 		return;
+	}
 	g_string_append_printf(out, "%s ", c->cipher);
 	print_key(c, out);
 	g_string_append_printf(out, " %" PRIu64 " ", c->iv_offset);
@@ -682,6 +767,8 @@ const struct dm_target_type crypt_target = {
 	.dtr = crypt_dtr,
 	.map = crypt_map,
 	.end_io = crypt_end_io,
+	.presuspend = crypt_presuspend,
+	.presuspend_undo = crypt_resume,
 	.postsuspend = crypt_postsuspend,
 	.preresume = crypt_preresume,
 	.resume = crypt_resume,

@@ -544,6 +544,10 @@ int era_md_digest(struct era_md *meta, bool *more)
 
 /* --- metadata snapshots ------------------------------------------------------------------------------- */
 
+/*
+ * The copy is without a current writeset: that of the era which has just begun is empty, and its bitset goes on changing,
+ * and moves, under who reads the copy.
+ */
 int era_md_take_snap(struct era_md *meta, GError **err)
 {
 	struct dm_block *copy;
@@ -558,6 +562,8 @@ int era_md_take_snap(struct era_md *meta, GError **err)
 	if (!r)
 		r = broke(meta, dm_tm_shadow_block(meta->tm, SUPERBLOCK, &sb_validator, &copy, &inc));
 	if (!r) {
+		put_le32((char *)dm_block_data(copy) + SB_WRITESET_BITS, 0);
+		put_le64((char *)dm_block_data(copy) + SB_WRITESET_ROOT, 0);
 		meta->snap = dm_block_location(copy);
 		dm_tm_unlock(meta->tm, copy);
 		r = broke(meta, dm_tm_inc(meta->tm, meta->writesets_root));

@@ -182,6 +182,11 @@ static int claim(struct integrity *ic, GError **err)
 		return dm_fail(err, EINVAL,
 			       "integrity: The device is too small: %" PRIu64 " sectors, the superblock is at %" PRIu64,
 			       sectors, ic->l.start);
+	if (ic->meta_dev && dm_dev_same(ic->meta_dev, ic->dev) && ic->ti->len > ic->l.start)
+		return dm_fail(err, EINVAL,
+			       "integrity: Invalid meta_device: it is the data device itself, where %" PRIu64
+			       " sectors of data reach beyond its superblock at %" PRIu64,
+			       ic->ti->len, ic->l.start);
 	return dm_claim_range(ic->ti, meta, ic->l.start, sectors - ic->l.start, mode,
 			      ic->meta_dev ? "metadata device" : "device", err);
 }

@@ -533,7 +533,7 @@ int raid_assemble(const struct raid_params *p, uint64_t len, const struct raid_f
 		error = a.best ? judge_all(&a, err) : new_array(&a, err);
 		if (!error && a.best)
 			error = existing(&a, err);
-		else if (!error && s->level == 6 && raid_given(p, RAID_NOSYNC))
+		else if (!error && s->level == 6 && raid_given(p, RAID_NOSYNC) && !raid_given(p, RAID_FAIL_STOP))
 			error = dm_fail(err, EINVAL, "raid: 'nosync' not allowed for new raid6 set");
 	}
 	if (!error)

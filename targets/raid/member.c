@@ -6,6 +6,9 @@
  * no write that it missed is reported done before that is durable.  From then
  * on the bitmap's bits stay set, so when it comes back it is brought up to date by them alone.
  * The last device that has some of the data is never out.
+ *
+ * fail_stop: the array's state is kept by somebody else, who hears of the device too late.  So all that is written or
+ * flushed from then on is reported failed: whatever was answered, each device that this state counts on has.
  */
 #include <inttypes.h>
 
@@ -53,6 +56,8 @@ bool raid_member_fail(struct raid *r, unsigned i, const char *what, int error)
 	if (!out) {
 		out = first = lost(r, i) || raid_enough(r->geo.level, r->geo.layout, r->geo.disks, lost_without, &w);
 		if (out) {
+			if (r->writable && raid_given(&r->params, RAID_FAIL_STOP)) /* before a write goes by */
+				atomic_store(&r->unsaved, true);
 			atomic_fetch_or(&m->flags, RAID_FAULTY);
 			if (r->state.persistent && r->writable)
 				atomic_store(&r->unsaved, true);

@@ -360,6 +360,8 @@ static void do_jobs(struct raid *r, const struct jobs *j)
 	error = write_bitmap(r);
 	if (j->super && r->state.persistent && r->writable && write_supers(r))
 		error = -EIO;
+	if (!r->state.persistent && atomic_load(&r->unsaved)) /* fail_stop */
+		error = -EIO;
 	for (struct raid_wait *wait = j->supers; wait; wait = wait->next)
 		wait->error = error;
 	marks_durable(r, j->marks, error);

@@ -123,6 +123,7 @@ static const struct {
 	[RAID_JOURNAL_DEV] = {"journal_dev", DEVICE, OF_456},
 	[RAID_JOURNAL_MODE] = {"journal_mode", NAME, OF_456},
 	[RAID_NEAR_SETS] = {"raid10_use_near_sets", WORD, OF_10},
+	[RAID_FAIL_STOP] = {"fail_stop", WORD, OF_REDUNDANT},
 };
 
 static const char *const formats[] = {[RAID_NEAR] = "near", [RAID_FAR] = "far", [RAID_OFFSET] = "offset"};
@@ -415,6 +416,8 @@ static int check_together(struct raid_params *p, uint64_t len, GError **err)
 	error = check_region(p, len, err);
 	if (!error && p->type->level == 10)
 		error = check_raid10(p, err);
+	if (raid_given(p, RAID_FAIL_STOP) && raid_given(p, RAID_NOSYNC)) /* whoever keeps the state knows */
+		level |= level & OF_6 ? OF_45 : 0;
 	for (unsigned i = 0; i < RAID_NR_PARAMS && !error; i++)
 		if (raid_given(p, (enum raid_param)i) && !(params[i].levels & level))
 			error = dm_fail(err, EINVAL, "raid: Invalid flags combination: %s with %s", params[i].name,
@@ -431,6 +434,11 @@ static int read_pair(struct raid_params *p, struct dm_target *ti, struct dm_args
 	int error;
 
 	if (strcmp(meta, "-")) {
+		if (raid_given(p, RAID_FAIL_STOP))
+			return dm_fail(err, EINVAL,
+				       "raid: fail_stop is for arrays whose state is kept elsewhere: metadata device "
+				       "'%s', - would be right",
+				       meta);
 		error = dm_get_device(ti, meta, dm_target_mode(ti), &pair->meta, err);
 		if (error) {
 			g_prefix_error(err, "raid: RAID metadata device lookup failure: ");

@@ -42,6 +42,7 @@ enum raid_param {
 	RAID_JOURNAL_DEV,
 	RAID_JOURNAL_MODE,
 	RAID_NEAR_SETS, /* raid10_use_near_sets */
+	RAID_FAIL_STOP,
 	RAID_NR_PARAMS,
 };
 

@@ -121,6 +121,13 @@ void verity_hash_block(const struct verity_format *f, const void *data, size_t l
 	verity_hash_pieces(f, &piece, 1, digest);
 }
 
+void verity_hash_many(const struct verity_format *f, const void *const *data, size_t len, unsigned n, uint8_t *digests)
+{
+	const struct iovec salt = {f->salt, f->salt_size}, nothing = {f->salt, 0};
+
+	dm_hash_many(f->hash, f->version ? &salt : &nothing, data, len, f->version ? &nothing : &salt, n, digests);
+}
+
 void verity_digest_place(const struct verity_format *f, unsigned level, uint64_t index, uint64_t *hash_block,
 			 size_t *offset)
 {

@@ -61,6 +61,8 @@ int verity_format_set_salt(struct verity_format *f, const char *hex, GError **er
 #define VERITY_MAX_PIECES 14
 void verity_hash_pieces(const struct verity_format *f, const struct iovec *iov, int iovcnt, uint8_t *digest);
 void verity_hash_block(const struct verity_format *f, const void *data, size_t len, uint8_t *digest);
+/* Of n blocks of one length, to digests one behind the other. */
+void verity_hash_many(const struct verity_format *f, const void *const *data, size_t len, unsigned n, uint8_t *digests);
 
 /*
  * Where the digest of a block is: of data block `index` in level 0, of block `index` of level - 1 in level.

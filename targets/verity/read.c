@@ -10,6 +10,9 @@
  * that is not there yet, a block to be mended.  For these nobody waits: the check is
  * taken up again by a work queue when there is news.  At any time one thread has it.
  *
+ * Blocks that lie behind each other are hashed together, as many as a hash block has the digests of: several at
+ * once are faster than one by one (dmfs/hash.h).
+ *
  * Blocks that check_at_most_once knows go straight through.
  */
 #include <inttypes.h>
@@ -18,7 +21,8 @@
 
 #include "verity.h"
 
-#define PIECE_BYTES ((size_t)64 << 10)
+#define PIECE_BYTES ((size_t)128 << 10)
+#define MANY 16u                       /* blocks that are hashed together */
 #define SMALL_BYTES ((size_t)16 << 10) /* hashed by whoever brings them */
 
 struct check {
@@ -31,7 +35,7 @@ struct check {
 	bool unreadable;          /* some block of it could not be read */
 	bool over;                /* a small read's: end_io has nothing to do any more */
 	void (*done)(struct check *, int error);
-	uint8_t digest[DM_HASH_MAX_SIZE];
+	uint8_t digest[DM_HASH_MAX_SIZE]; /* of a block to be mended */
 };
 
 size_t verity_per_bio_size(void)
@@ -106,31 +110,89 @@ static void hash_next(struct check *c, uint8_t *digest)
 
 enum verdict { GO_ON, WAIT, FAIL };
 
-/* The next block is not what its digest, c->digest, says.  *error if it fails. */
-static enum verdict wrong(struct check *c, int *error)
+/* The next block is not what its digest says.  *error if it fails. */
+static enum verdict wrong(struct check *c, const uint8_t *digest, int *error)
 {
 	struct verity *v = c->v;
 
 	if (v->fec) {
+		memcpy(c->digest, digest, v->f.digest_size);
 		c->work.fn = mend;
 		dm_wq_queue(v->mending, &c->work);
 		return WAIT;
 	}
-	if (!verity_block_corrupted(v, VERITY_DATA, c->block + c->next))
-		return GO_ON;
-	*error = -EIO;
-	return FAIL;
+	if (verity_block_corrupted(v, VERITY_DATA, c->block + c->next)) {
+		*error = -EIO;
+		return FAIL;
+	}
+	c->next++;
+	return GO_ON;
 }
 
-static enum verdict check_next(struct check *c, int *error)
+static bool is_validated(const struct check *c, unsigned nr)
+{
+	return c->v->validated && verity_validated_test(c->v->validated, c->block + nr, 1);
+}
+
+static bool is_zero(const struct check *c, const uint8_t *digest)
+{
+	return c->v->ignore_zero_blocks && !memcmp(digest, c->v->zero_digest, c->v->f.digest_size);
+}
+
+/* How many of the next blocks, up to n, are each in one piece and nothing but to be hashed; and where they are. */
+static unsigned plain_blocks(const struct check *c, unsigned n, const uint8_t *digests, const void **data)
+{
+	size_t at = offset_of_next(c), block = c->v->f.data_block;
+	const struct iovec *iov = c->bio->iov;
+
+	for (unsigned i = 0; i < n; i++, at += block) {
+		for (; at >= iov->iov_len; iov++)
+			at -= iov->iov_len;
+		if (at + block > iov->iov_len || is_zero(c, digests + i * c->v->f.digest_size) ||
+		    (i && is_validated(c, c->next + i)))
+			return i;
+		data[i] = (char *)iov->iov_base + at;
+	}
+	return n;
+}
+
+/* Hashes some of the next blocks, of n whose digests are there. */
+static enum verdict hash_some(struct check *c, unsigned n, const uint8_t *digests, int *error)
 {
 	struct verity *v = c->v;
-	uint64_t block = c->block + c->next;
-	uint8_t is[DM_HASH_MAX_SIZE];
+	unsigned size = v->f.digest_size;
+	uint8_t is[MANY * DM_HASH_MAX_SIZE];
+	enum verdict verdict = GO_ON;
+	const void *data[MANY];
 
-	if (v->validated && !c->unreadable && verity_validated_test(v->validated, block, 1))
+	n = n > 1 ? plain_blocks(c, n, digests, data) : 0;
+	if (n)
+		verity_hash_many(&v->f, data, v->f.data_block, n, is);
+	else
+		hash_next(c, is);
+	for (unsigned i = 0; i < MAX(n, 1) && verdict == GO_ON; i++) {
+		if (memcmp(is + i * size, digests + i * size, size)) {
+			verdict = wrong(c, digests + i * size, error);
+			continue;
+		}
+		if (v->validated)
+			verity_validated_set(v->validated, c->block + c->next);
+		c->next++;
+	}
+	return verdict;
+}
+
+static enum verdict check_some(struct check *c, int *error)
+{
+	struct verity *v = c->v;
+	unsigned n = c->unreadable ? 1 : MIN(MANY, c->blocks - c->next);
+	uint8_t digests[MANY * DM_HASH_MAX_SIZE];
+
+	if (!c->unreadable && !verity_has_waited(&c->wait) && is_validated(c, c->next)) {
+		c->next++;
 		return GO_ON;
-	switch (verity_tree_digest(v->tree, block, c->digest, &c->wait)) {
+	}
+	switch (verity_tree_digests(v->tree, c->block + c->next, &n, digests, &c->wait)) {
 	case VERITY_WAIT:
 		return WAIT;
 	case VERITY_FAILED:
@@ -139,26 +201,20 @@ static enum verdict check_next(struct check *c, int *error)
 	case VERITY_DIGEST:
 		break;
 	}
-	if (v->ignore_zero_blocks && !memcmp(c->digest, v->zero_digest, v->f.digest_size)) {
+	if (is_zero(c, digests)) {
 		dm_iov_zero(c->bio->iov, c->bio->iovcnt, offset_of_next(c), v->f.data_block);
+		c->next++;
 		return GO_ON;
 	}
-	if (c->unreadable)
-		return wrong(c, error);
-	hash_next(c, is);
-	if (memcmp(is, c->digest, v->f.digest_size))
-		return wrong(c, error);
-	if (v->validated)
-		verity_validated_set(v->validated, block);
-	return GO_ON;
+	return c->unreadable ? wrong(c, digests, error) : hash_some(c, n, digests, error);
 }
 
 /* Checks blocks until all are, or one fails (*error).  False: it must wait, and is somebody else's by now. */
 static bool run(struct check *c, int *error)
 {
 	*error = 0;
-	for (; c->next < c->blocks; c->next++)
-		switch (check_next(c, error)) {
+	while (c->next < c->blocks)
+		switch (check_some(c, error)) {
 		case GO_ON:
 			break;
 		case FAIL:

@@ -139,15 +139,20 @@ static int read_line(struct dm_target *ti, struct verity *v, int argc, char **ar
 static void measure(struct verity *v)
 {
 	g_autofree uint8_t *zeroes = g_malloc0(v->f.data_block);
+	uint8_t digests[16 * DM_HASH_MAX_SIZE];
 	uint64_t best = UINT64_MAX;
+	const void *data[16];
 
+	for (unsigned i = 0; i < G_N_ELEMENTS(data); i++)
+		data[i] = zeroes;
 	for (int i = 0; i < 3; i++) {
 		uint64_t start = dm_now_ns();
 
-		verity_hash_block(&v->f, zeroes, v->f.data_block, v->zero_digest);
+		verity_hash_many(&v->f, data, v->f.data_block, G_N_ELEMENTS(data), digests);
 		best = MIN(best, dm_now_ns() - start);
 	}
-	v->ns_per_block = best;
+	v->ns_per_block = best / G_N_ELEMENTS(data);
+	memcpy(v->zero_digest, digests, v->f.digest_size);
 }
 
 static void verity_free(struct dm_target *ti, struct verity *v)

@@ -464,7 +464,7 @@ static int enter_path(struct verity_tree *t, uint64_t data_block, unsigned level
 	return error;
 }
 
-/* Of a node that is pinned and usable, so that nobody changes it. */
+/* Of a node that nobody changes: it is usable, and pinned or its shard locked. */
 static void copy_digest(const struct verity_tree *t, uint64_t data_block, unsigned level, const struct verity_node *n,
 			uint8_t *digest)
 {
@@ -473,6 +473,21 @@ static void copy_digest(const struct verity_tree *t, uint64_t data_block, unsign
 
 	place(t, data_block, level, &block, &offset);
 	memcpy(digest, n->data + offset, t->f->digest_size);
+}
+
+/* As above, of up to n data blocks that follow each other: how many.  What lies in a bad node is asked for one by one. */
+static unsigned copy_digests(const struct verity_tree *t, uint64_t data_block, const struct verity_node *node, unsigned n,
+			     uint8_t *digests)
+{
+	unsigned size = t->f->digest_size, in_block = 1u << t->f->per_block_bits;
+	uint64_t block;
+	size_t offset;
+
+	n = node->state == BAD ? 1 : MIN(n, in_block - (unsigned)(data_block & (in_block - 1)));
+	place(t, data_block, 0, &block, &offset);
+	for (unsigned i = 0; i < n; i++)
+		memcpy(digests + i * size, node->data + offset + i * t->f->digest_step, size);
+	return n;
 }
 
 static void give_up(struct verity_node *n)
@@ -576,7 +591,8 @@ static enum verity_answer pass(struct verity_tree *t, uint64_t data_block, unsig
 }
 
 /* Nothing of *w is looked at after VERITY_WAIT. */
-static enum verity_answer walk(struct verity_tree *t, uint64_t block, uint8_t *digest, struct verity_wait *w)
+static enum verity_answer walk(struct verity_tree *t, uint64_t block, unsigned *n, uint8_t *digests,
+			       struct verity_wait *w)
 {
 	enum verity_answer answer = VERITY_DIGEST;
 	enum state state;
@@ -593,41 +609,43 @@ static enum verity_answer walk(struct verity_tree *t, uint64_t block, uint8_t *d
 	while (answer == VERITY_DIGEST && level-- > 0)
 		answer = pass(t, block, level, w);
 	if (answer == VERITY_DIGEST)
-		copy_digest(t, block, 0, w->path[0], digest);
+		*n = copy_digests(t, block, w->path[0], *n, digests);
 	if (answer != VERITY_WAIT)
 		unpin_path(w);
 	return answer;
 }
 
-enum verity_answer verity_tree_digest(struct verity_tree *t, uint64_t block, uint8_t *digest, struct verity_wait *w)
+enum verity_answer verity_tree_digests(struct verity_tree *t, uint64_t block, unsigned *n, uint8_t *digests,
+				       struct verity_wait *w)
 {
 	enum state state = READ;
-	struct verity_node *n;
+	struct verity_node *node;
 	uint64_t hash_block;
 	struct shard *s;
 	size_t offset;
 
 	if (!t->f->levels) {
-		memcpy(digest, t->f->root, t->f->digest_size);
+		memcpy(digests, t->f->root, t->f->digest_size);
+		*n = 1;
 		return VERITY_DIGEST;
 	}
 	place(t, block, 0, &hash_block, &offset);
 	s = shard_of(t, hash_block);
 	pthread_mutex_lock(&s->lock);
-	n = find(t, s, hash_block);
-	if (n && usable(n->state)) {
-		state = n->state;
-		memcpy(digest, n->data + offset, t->f->digest_size);
-		touch(t, s, n);
+	node = find(t, s, hash_block);
+	if (node && usable(node->state)) {
+		state = node->state;
+		*n = copy_digests(t, block, node, *n, digests);
+		touch(t, s, node);
 	}
 	pthread_mutex_unlock(&s->lock);
-	if (state == BAD && !w->path[0]) /* each use is told of; of the one that has found it out it was */
+	if (state == BAD && !verity_has_waited(w)) /* each use is told of; of the one that has found it out it was */
 		verity_block_corrupted(t->v, VERITY_METADATA, hash_block);
 	if (usable(state)) {
 		unpin_path(w);
 		return VERITY_DIGEST;
 	}
-	return walk(t, block, digest, w);
+	return walk(t, block, n, digests, w);
 }
 
 bool verity_tree_peek(struct verity_tree *t, uint64_t hash_block, size_t offset, void *out, size_t len)

@@ -57,7 +57,7 @@ struct verity_node;
 
 /* Somebody who wants a digest.  Zeroed at first; his while he does not wait. */
 struct verity_wait {
-	void (*ready)(struct verity_wait *); /* try again: from any thread, perhaps before verity_tree_digest() returns */
+	void (*ready)(struct verity_wait *); /* try again: from any thread, perhaps before verity_tree_digests() returns */
 	struct verity_wait *next;
 	struct verity_node *path[VERITY_MAX_LEVELS]; /* the tree's */
 	int error;
@@ -73,8 +73,17 @@ struct verity_tree *verity_tree_new(struct verity *v);
 /* Waits for read-ahead; before the queues go. */
 void verity_tree_settle(struct verity_tree *t);
 void verity_tree_free(struct verity_tree *t);
-/* The digest of a data block, of digest_size bytes.  Any thread; never waits. */
-enum verity_answer verity_tree_digest(struct verity_tree *t, uint64_t block, uint8_t *digest, struct verity_wait *w);
+/* Whether it was told to wait: until it has asked again for the same block, it holds on to hash blocks. */
+static inline bool verity_has_waited(const struct verity_wait *w)
+{
+	return w->path[0];
+}
+/*
+ * The digests of up to *n data blocks from this one on, *n not 0: of how many goes to *n, at least 1, and they to digests
+ * one behind the other.  More than one only if they are in the same hash block.  Any thread; never waits.
+ */
+enum verity_answer verity_tree_digests(struct verity_tree *t, uint64_t block, unsigned *n, uint8_t *digests,
+				       struct verity_wait *w);
 /* Starts reading what the digests of these data blocks need. */
 void verity_tree_prefetch(struct verity_tree *t, uint64_t block, uint64_t blocks);
 /* The content of a hash block that is verified, if it is in the cache: copies len bytes from offset on. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * writecache's metadata: loaded at resume, changed by commits alone.
+ * writecache's metadata: loaded at resume (load.c), changed by commits alone.
  *
  * A commit, of all that is new and all that is to be freed:
  *   1. the entries are changed in memory: what is new gets the current sequence, what is to be freed gets none;
@@ -15,9 +15,7 @@
 #include <dmfs/container_of.h>
 #include <dmfs/rounding.h>
 
-#define LOAD_BYTES (1u << 20)
 #define IN_FLIGHT 64u
-#define AHEAD 16u /* entries between a look ahead and its use */
 
 /* --- errors and kicks --------------------------------------------------------------------- */
 
@@ -58,8 +56,7 @@ void wc_freed(struct writecache *wc, uint32_t e)
 
 /* --- the cache device ----------------------------------------------------------------------- */
 
-/* Bytes from start_sector on; whole sectors. */
-static int cache_io(struct writecache *wc, enum dm_op op, unsigned flags, uint64_t at, uint64_t len, void *buf)
+int wc_cache_io(struct writecache *wc, enum dm_op op, unsigned flags, uint64_t at, uint64_t len, void *buf)
 {
 	uint64_t sector = wc->opt.start_sector + (at >> DM_SECTOR_SHIFT);
 	struct iovec iov = {buf, len};
@@ -82,14 +79,14 @@ static int cache_flush(struct writecache *wc)
 static int write_super(struct writecache *wc, uint64_t seq)
 {
 	wc_super_write(wc->meta, &(struct wc_super){wc->block_bytes, wc->n_blocks, seq});
-	return cache_io(wc, DM_WRITE, DM_FUA | DM_META, 0, wc->block_bytes, wc->meta);
+	return wc_cache_io(wc, DM_WRITE, DM_FUA | DM_META, 0, wc->block_bytes, wc->meta);
 }
 
 /* The superblock comes last, so that a device that was formatted in part is fresh still. */
 int wc_format(struct writecache *wc, GError **err)
 {
 	struct wc_super super = {.block_bytes = wc->block_bytes};
-	g_autofree uint8_t *buf = g_malloc(LOAD_BYTES);
+	g_autofree uint8_t *buf = g_malloc(WC_PIECE);
 	uint64_t bytes = (dm_dev_sectors(wc->cache) - wc->opt.start_sector) << DM_SECTOR_SHIFT, meta;
 	int error = wc_blocks_in(bytes, wc->block_bytes, &super.blocks);
 
@@ -99,30 +96,30 @@ int wc_format(struct writecache *wc, GError **err)
 			       "have room with their metadata",
 			       bytes, 1, WC_MAX_BLOCKS, wc->block_bytes);
 	meta = wc_meta_bytes(super.blocks, wc->block_bytes);
-	memset(buf, 0xff, LOAD_BYTES);
+	memset(buf, 0xff, WC_PIECE);
 	memset(buf, 0, WC_HEAD_BYTES);
-	for (uint64_t at = 0; at < meta && !error; at += LOAD_BYTES) {
-		uint64_t len = MIN(LOAD_BYTES, meta - at);
+	for (uint64_t at = 0; at < meta && !error; at += WC_PIECE) {
+		uint64_t len = MIN(WC_PIECE, meta - at);
 
 		if (meta - at <= len) /* what lies behind the last entry is not used */
 			memset(buf + (WC_HEAD_BYTES + super.blocks * WC_ENTRY_BYTES - at), 0,
 			       meta - WC_HEAD_BYTES - super.blocks * WC_ENTRY_BYTES);
-		error = cache_io(wc, DM_WRITE, DM_META, at, len, buf);
+		error = wc_cache_io(wc, DM_WRITE, DM_META, at, len, buf);
 		memset(buf, 0xff, WC_HEAD_BYTES);
 	}
 	if (!error)
 		error = cache_flush(wc);
 	if (!error)
-		error = cache_io(wc, DM_READ, DM_META, 0, wc->block_bytes, buf);
+		error = wc_cache_io(wc, DM_READ, DM_META, 0, wc->block_bytes, buf);
 	wc_super_write(buf, &super);
 	if (!error)
-		error = cache_io(wc, DM_WRITE, DM_META | DM_FUA, 0, wc->block_bytes, buf);
+		error = wc_cache_io(wc, DM_WRITE, DM_META | DM_FUA, 0, wc->block_bytes, buf);
 	return error ? dm_fail(err, -error, "writecache: Unable to initialize device: %s", g_strerror(-error)) : 0;
 }
 
 /* --- changed pages ----------------------------------------------------------------------------- */
 
-static void set_dirty(struct writecache *wc, uint32_t e)
+void wc_set_dirty(struct writecache *wc, uint32_t e)
 {
 	uint64_t page = (WC_HEAD_BYTES + (uint64_t)e * WC_ENTRY_BYTES) / WC_META_PAGE;
 
@@ -175,7 +172,7 @@ static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, bool l
 	struct one_write *w;
 
 	if (wc->mem || last)
-		return cache_io(wc, DM_WRITE, DM_META, at, len, wc->meta + at);
+		return wc_cache_io(wc, DM_WRITE, DM_META, at, len, wc->meta + at);
 	w = g_new(struct one_write, 1);
 	*w = (struct one_write){.all = all, .iov = {wc->meta + at, len}};
 	wait_writes(all, IN_FLIGHT - 1);
@@ -189,8 +186,7 @@ static int write_pages(struct writecache *wc, uint64_t from, uint64_t to, bool l
 	return 0;
 }
 
-/* Writes the changed pages and flushes the device; 0: all of it is durable. */
-static int write_dirty(struct writecache *wc)
+int wc_write_dirty(struct writecache *wc)
 {
 	struct writes all = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 	uint64_t pages = dm_div_up(wc->meta_bytes, WC_META_PAGE), from = 0, to = 0;
@@ -203,7 +199,7 @@ static int write_dirty(struct writecache *wc)
 		}
 		if (!is_dirty(wc, page, pages))
 			continue;
-		for (end = page + 1; is_dirty(wc, end, pages) && end - page < LOAD_BYTES / WC_META_PAGE;)
+		for (end = page + 1; is_dirty(wc, end, pages) && end - page < WC_PIECE / WC_META_PAGE;)
 			end++;
 		if (to)
 			error = write_pages(wc, from, to, false, &all);
@@ -222,168 +218,13 @@ static int write_dirty(struct writecache *wc)
 	return error ? error : cache_flush(wc);
 }
 
-/* --- loading -------------------------------------------------------------------------------------- */
-
-static uint64_t sector_of(const uint8_t *meta, uint32_t e)
-{
-	uint64_t sector, seq;
-
-	wc_entry_read(meta, e, &sector, &seq);
-	return sector;
-}
-
-static void load_free(struct writecache *wc, struct wc_index *ix, uint32_t e, uint64_t seq, bool *changed)
-{
-	if (seq != UINT64_MAX) {
-		wc_entry_clear(wc->meta, e);
-		set_dirty(wc, e);
-		*changed = true;
-	}
-	wc_put_free(ix, e);
-}
-
-/* A valid entry; the other one of the same block, if there is one, is older or newer. */
-static int load_valid(struct writecache *wc, struct wc_index *ix, uint32_t e, uint64_t sector, uint64_t seq,
-		      uint32_t now, bool *changed)
-{
-	uint64_t block = sector >> wc->block_shift, other_seq;
-	struct wc_shard *s = wc_shard_of(ix, block);
-	uint32_t other = wc_find(ix, s, block), lost = e;
-
-	if (sector & ((1u << wc->block_shift) - 1) || sector > INT64_MAX >> DM_SECTOR_SHIFT) {
-		dm_log_err("writecache: block %" PRIu32 " of the cache is of sector %" PRIu64 ", where no block begins",
-			   e, sector);
-		return -EINVAL;
-	}
-	if (other != WC_NONE) {
-		wc_entry_read(wc->meta, other, &sector, &other_seq);
-		if (other_seq == seq) {
-			dm_log_err("writecache: two identical entries, position %" PRIu32 ", sector %" PRIu64
-				   ", sequence %" PRIu64,
-				   e, sector, seq);
-			return -EINVAL;
-		}
-		if (other_seq < seq) {
-			wc_unqueue(ix, s, other);
-			wc_remove(ix, s, other);
-			ix->entries[other].state = WC_FREE;
-			lost = other;
-		}
-		load_free(wc, ix, lost, 0, changed);
-	}
-	if (other == WC_NONE || lost == other)
-		wc_insert(ix, s, e, block, WC_COMMITTED, now);
-	return 0;
-}
-
-static int load_entries(struct writecache *wc, struct wc_index *ix, bool *changed)
-{
-	uint32_t now = wc_now_ms();
-	uint64_t sector, seq;
-	int error = 0, r;
-
-	for (uint32_t e = 0; e < wc->n_blocks; e++) {
-		if (e + 2 * AHEAD < wc->n_blocks) {
-			wc_prefetch(ix, sector_of(wc->meta, e + 2 * AHEAD) >> wc->block_shift);
-			wc_prefetch_entry(ix, sector_of(wc->meta, e + AHEAD) >> wc->block_shift);
-		}
-		wc_entry_read(wc->meta, e, &sector, &seq);
-		if (seq >= wc->seq) {
-			load_free(wc, ix, e, seq, changed);
-			continue;
-		}
-		r = load_valid(wc, ix, e, sector, seq, now, changed);
-		if (r)
-			error = r;
-	}
-	return error;
-}
-
-static int read_meta(struct writecache *wc, GError **err)
-{
-	struct wc_super super;
-	uint64_t bytes = (dm_dev_sectors(wc->cache) - wc->opt.start_sector) << DM_SECTOR_SHIFT;
-	int error = 0;
-
-	for (uint64_t at = 0; at < wc->meta_bytes && !error; at += LOAD_BYTES)
-		error = cache_io(wc, DM_READ, DM_META, at, MIN(LOAD_BYTES, wc->meta_bytes - at), wc->meta + at);
-	if (error)
-		return dm_fail(err, -error, "writecache: unable to read metadata: %s", g_strerror(-error));
-	error = wc_super_read(wc->meta, bytes, wc->block_bytes, &super, err);
-	if (error)
-		return error < 0 ? error : dm_fail(err, EINVAL, "writecache: the superblock has gone");
-	if (super.blocks != wc->n_blocks)
-		return dm_fail(err, EINVAL, "writecache: the superblock has %" PRIu64 " blocks, it had %" PRIu32,
-			       super.blocks, wc->n_blocks);
-	wc->seq = super.seq;
-	return 0;
-}
-
-static int no_memory(struct writecache *wc, GError **err)
-{
-	return dm_fail(err, ENOMEM, "writecache: Unable to allocate memory for metadata of %" PRIu32 " blocks",
-		       wc->n_blocks);
-}
-
-void wc_unload(struct writecache *wc)
-{
-	struct wc_index *ix;
-
-	atomic_store(&wc->loaded, false);
-	pthread_rwlock_wrlock(&wc->ix_lock);
-	ix = wc->ix;
-	if (ix)
-		wc->last_free = wc_n_free(ix);
-	wc->ix = NULL;
-	pthread_rwlock_unlock(&wc->ix_lock);
-	wc_index_free(ix);
-	g_clear_pointer(&wc->meta, g_free);
-	g_clear_pointer(&wc->dirty, g_free);
-}
-
-int wc_load(struct writecache *wc, GError **err)
-{
-	uint64_t pages = dm_div_up(wc->meta_bytes, WC_META_PAGE);
-	struct wc_index *ix;
-	bool changed = false;
-	int error, bad;
-
-	wc_unload(wc);
-	wc->meta = g_try_malloc(wc->meta_bytes);
-	wc->dirty = g_try_malloc0((dm_div_up(pages, 64) + 1) * sizeof *wc->dirty);
-	if (!wc->meta || !wc->dirty)
-		return no_memory(wc, err);
-	error = read_meta(wc, err);
-	if (error)
-		return error;
-	ix = wc_index_new(wc->n_blocks);
-	if (!ix)
-		return no_memory(wc, err);
-	bad = load_entries(wc, ix, &changed);
-	if (!bad && changed) {
-		error = write_dirty(wc);
-		if (error) {
-			wc_index_free(ix);
-			return dm_fail(err, -error, "writecache: error writing metadata: %s", g_strerror(-error));
-		}
-	}
-	pthread_rwlock_wrlock(&wc->ix_lock);
-	wc->ix = ix;
-	pthread_rwlock_unlock(&wc->ix_lock);
-	atomic_store(&wc->n_new, 0);
-	atomic_store(&wc->loaded, true);
-	if (bad)
-		wc_fail(wc, bad, "the metadata is corrupt, nothing is written any more");
-	return 0;
-}
-
 /* --- commits ----------------------------------------------------------------------------------------- */
 
 static void collect_freeing(struct writecache *wc, struct wc_shard *s)
 {
 	for (uint32_t e = s->freeing; e != WC_NONE; e = wc->ix->entries[e].next) {
 		wc_entry_clear(wc->meta, e);
-		set_dirty(wc, e);
+		wc_set_dirty(wc, e);
 		g_array_append_val(wc->freed, e);
 	}
 	s->freeing = WC_NONE;
@@ -394,22 +235,27 @@ static void collect_new(struct writecache *wc, struct wc_shard *s)
 	for (uint32_t e = s->newest; e != WC_NONE && wc->ix->entries[e].state == WC_NEW; e = wc->ix->entries[e].prev) {
 		wc->ix->entries[e].state = WC_COMMITTING;
 		wc_entry_write(wc->meta, e, wc->ix->entries[e].block << wc->block_shift, wc->seq);
-		set_dirty(wc, e);
+		wc_set_dirty(wc, e);
 		g_array_append_val(wc->committing, e);
 	}
 }
 
+/* What is touched while this goes on is for the next commit, unless its shard's turn is still to come. */
 static void collect(struct writecache *wc, bool new_too)
 {
+	uint64_t touched = atomic_exchange(&wc->ix->touched, 0);
+
 	g_array_set_size(wc->freed, 0);
 	g_array_set_size(wc->committing, 0);
-	for (unsigned i = 0; i < WC_SHARDS; i++) {
-		struct wc_shard *s = &wc->ix->shards[i];
+	for (; touched; touched &= touched - 1) {
+		struct wc_shard *s = &wc->ix->shards[__builtin_ctzll(touched)];
 
 		pthread_mutex_lock(&s->lock);
 		collect_freeing(wc, s);
 		if (new_too)
 			collect_new(wc, s);
+		else if (s->newest != WC_NONE && wc->ix->entries[s->newest].state == WC_NEW)
+			wc_touch(wc->ix, s);
 		pthread_mutex_unlock(&s->lock);
 	}
 	atomic_fetch_sub(&wc->n_new, wc->committing->len);
@@ -472,7 +318,7 @@ static int commit(struct writecache *wc, bool new_too)
 	int error;
 
 	collect(wc, new_too);
-	error = write_dirty(wc);
+	error = wc_write_dirty(wc);
 	if (!error && wc->committing->len) {
 		error = write_super(wc, wc->seq + 1);
 		wc->seq++;
@@ -488,18 +334,13 @@ static int commit(struct writecache *wc, bool new_too)
 
 static bool any_work(struct writecache *wc)
 {
-	bool any = atomic_exchange(&wc->overwrote, false);
+	return atomic_exchange(&wc->overwrote, false) || atomic_load(&wc->ix->touched);
+}
 
-	for (unsigned i = 0; i < WC_SHARDS && !any; i++) {
-		struct wc_shard *s = &wc->ix->shards[i];
-
-		if (!atomic_load(&s->count))
-			continue;
-		pthread_mutex_lock(&s->lock);
-		any = s->freeing != WC_NONE || (s->newest != WC_NONE && wc->ix->entries[s->newest].state == WC_NEW);
-		pthread_mutex_unlock(&s->lock);
-	}
-	return any;
+/* n_new first: a commit is under way before it takes from that. */
+bool wc_all_committed(struct writecache *wc)
+{
+	return !atomic_load(&wc->n_new) && !atomic_load(&wc->committing_now) && !wc_failed(wc);
 }
 
 int wc_commit(void *context)
@@ -511,8 +352,11 @@ int wc_commit(void *context)
 	atomic_store(&wc->autocommit_armed, false);
 	if (!wc->ix)
 		return 0;
-	if (!wc_failed(wc) && any_work(wc))
+	if (!wc_failed(wc) && any_work(wc)) {
+		atomic_store(&wc->committing_now, true);
 		error = commit(wc, true);
+		atomic_store(&wc->committing_now, false);
+	}
 	if (atomic_load(&wc->draining) || atomic_load(&wc->cleaner))
 		dm_wq_queue(wc->wb_wq, &wc->wb_work);
 	return wc_failed(wc) ? -EIO : error;

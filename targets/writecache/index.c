@@ -100,22 +100,9 @@ struct wc_shard *wc_shard_of(struct wc_index *ix, uint64_t block)
 	return &ix->shards[mix(block / WC_GROUP) % WC_SHARDS];
 }
 
-static uint32_t *bucket_of(struct wc_index *ix, struct wc_shard *s, uint64_t block)
+uint32_t *wc_bucket_of(struct wc_index *ix, struct wc_shard *s, uint64_t block)
 {
 	return &s->buckets[(mix(block + 1) >> 32) * ix->shard_buckets >> 32];
-}
-
-void wc_prefetch(struct wc_index *ix, uint64_t block)
-{
-	__builtin_prefetch(bucket_of(ix, wc_shard_of(ix, block), block), 1);
-}
-
-void wc_prefetch_entry(struct wc_index *ix, uint64_t block)
-{
-	uint32_t e = *bucket_of(ix, wc_shard_of(ix, block), block);
-
-	if (e != WC_NONE)
-		__builtin_prefetch(&ix->entries[e]);
 }
 
 static uint32_t next_of(struct wc_index *ix, uint32_t e, uint64_t block)
@@ -125,9 +112,14 @@ static uint32_t next_of(struct wc_index *ix, uint32_t e, uint64_t block)
 	return e;
 }
 
+uint32_t wc_find_in(struct wc_index *ix, const uint32_t *bucket, uint64_t block)
+{
+	return next_of(ix, *bucket, block);
+}
+
 uint32_t wc_find(struct wc_index *ix, struct wc_shard *s, uint64_t block)
 {
-	return next_of(ix, *bucket_of(ix, s, block), block);
+	return wc_find_in(ix, wc_bucket_of(ix, s, block), block);
 }
 
 uint32_t wc_older(struct wc_index *ix, uint32_t e)
@@ -173,21 +165,36 @@ void wc_unqueue(struct wc_index *ix, struct wc_shard *s, uint32_t e)
 		s->newest = x->prev;
 }
 
-void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state,
-	       uint32_t age_ms)
+void wc_touch(struct wc_index *ix, struct wc_shard *s)
+{
+	uint64_t bit = UINT64_C(1) << (s - ix->shards);
+
+	if (!(atomic_load_explicit(&ix->touched, memory_order_relaxed) & bit))
+		atomic_fetch_or(&ix->touched, bit);
+}
+
+void wc_insert_in(struct wc_index *ix, struct wc_shard *s, uint32_t *bucket, uint32_t e, uint64_t block,
+		  enum wc_state state, uint32_t age_ms)
 {
 	struct wc_entry *x = &ix->entries[e];
-	uint32_t *bucket = bucket_of(ix, s, block);
 
 	*x = (struct wc_entry){.block = block, .chain = *bucket, .state = (uint8_t)state, .age_ms = age_ms};
 	*bucket = e;
 	queue_last(ix, s, e);
 	atomic_fetch_add(&s->count, 1);
+	if (state == WC_NEW)
+		wc_touch(ix, s);
+}
+
+void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state,
+	       uint32_t age_ms)
+{
+	wc_insert_in(ix, s, wc_bucket_of(ix, s, block), e, block, state, age_ms);
 }
 
 void wc_remove(struct wc_index *ix, struct wc_shard *s, uint32_t e)
 {
-	uint32_t *at = bucket_of(ix, s, ix->entries[e].block);
+	uint32_t *at = wc_bucket_of(ix, s, ix->entries[e].block);
 
 	while (*at != e)
 		at = &ix->entries[*at].chain;
@@ -200,6 +207,7 @@ void wc_to_free(struct wc_index *ix, struct wc_shard *s, uint32_t e)
 	ix->entries[e].state = WC_FREEING;
 	ix->entries[e].next = s->freeing;
 	s->freeing = e;
+	wc_touch(ix, s);
 }
 
 /* --- free blocks ---------------------------------------------------------------------------- */

@@ -12,7 +12,7 @@
  * Memory: 32 bytes an entry, 4 for its bucket, a bit and a bit for whether it is free; nothing is ever added.
  *
  * All calls on a shard or an entry that is in use need the shard's lock.  The map of free blocks needs none.  While the
- * index is filled by one thread alone, nothing does.
+ * index is filled, each shard by one thread alone, nothing does.
  */
 #ifndef WRITECACHE_INDEX_H
 #define WRITECACHE_INDEX_H
@@ -63,6 +63,7 @@ struct wc_index {
 	_Atomic uint64_t *free, *summary; /* a bit a block; a bit for each word of that, which may be set too many */
 	_Atomic uint32_t cursor;	  /* where the next free block is looked for */
 	_Atomic int64_t n_free;
+	_Atomic uint64_t touched; /* a bit for each shard that may have something for a commit */
 	struct wc_shard shards[WC_SHARDS];
 };
 
@@ -74,19 +75,23 @@ struct wc_shard *wc_shard_of(struct wc_index *ix, uint64_t block);
 /* The newest entry of a block, or WC_NONE; the next older one of the same block. */
 uint32_t wc_find(struct wc_index *ix, struct wc_shard *s, uint64_t block);
 uint32_t wc_older(struct wc_index *ix, uint32_t e);
-/* For who is going to look for a block in a while; and then for who has called that, and is going to soon. */
-void wc_prefetch(struct wc_index *ix, uint64_t block);
-void wc_prefetch_entry(struct wc_index *ix, uint64_t block);
 /* Puts an entry in, as the newest of the block and the last that came. */
 void wc_insert(struct wc_index *ix, struct wc_shard *s, uint32_t e, uint64_t block, enum wc_state state,
 	       uint32_t age_ms);
+/* For who looks for many blocks: where a block would be, to have it fetched in time, and then found and put in there.
+ */
+uint32_t *wc_bucket_of(struct wc_index *ix, struct wc_shard *s, uint64_t block);
+uint32_t wc_find_in(struct wc_index *ix, const uint32_t *bucket, uint64_t block);
+void wc_insert_in(struct wc_index *ix, struct wc_shard *s, uint32_t *bucket, uint32_t e, uint64_t block,
+		  enum wc_state state, uint32_t age_ms);
 /* Takes it out of the order, and out of the index. */
 void wc_unqueue(struct wc_index *ix, struct wc_shard *s, uint32_t e);
 void wc_remove(struct wc_index *ix, struct wc_shard *s, uint32_t e);
 /* Puts an entry that was taken out of the order back, as the oldest. */
 void wc_requeue(struct wc_index *ix, struct wc_shard *s, uint32_t e);
-/* An entry that is out of the order is to be freed. */
+/* An entry that is out of the order is to be freed.  Its shard is touched then, as by wc_insert() of a WC_NEW. */
 void wc_to_free(struct wc_index *ix, struct wc_shard *s, uint32_t e);
+void wc_touch(struct wc_index *ix, struct wc_shard *s);
 
 /* Takes a free block, the next in a row where that is possible; WC_NONE: there is none. */
 uint32_t wc_take_free(struct wc_index *ix);

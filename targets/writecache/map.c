@@ -197,7 +197,7 @@ static void leave(struct writecache *wc, struct walk *w, uint32_t e, uint64_t bl
 		if (ok && x->state != WC_NEW) /* the commit that knows of it may have flushed already */
 			atomic_store(&wc->overwrote, true);
 		if (!x->writers && atomic_load(&wc->stuck))
-			wc_changed(wc);
+			wc_unstuck(wc);
 	}
 	if (!--x->users && x->state == WC_DROPPED) {
 		x->state = WC_FREE;
@@ -227,18 +227,20 @@ static void enter(struct writecache *wc, const struct wc_run *run)
 {
 	struct walk w = {.ix = wc->ix};
 	uint32_t now = wc_now_ms();
-	unsigned added = 0;
+	unsigned dropped = 0;
 
+	atomic_fetch_add(&wc->n_new, (unsigned)run->n);
 	for (uint64_t i = 0; i < run->n; i++) {
 		uint32_t old;
 
 		walk_to(&w, run->block + i);
 		old = wc_find(wc->ix, w.shard, run->block + i);
-		added += old == WC_NONE || !drop_new(wc, w.shard, old);
+		dropped += old != WC_NONE && drop_new(wc, w.shard, old);
 		wc_insert(wc->ix, w.shard, run->entry + (uint32_t)i, run->block + i, WC_NEW, now);
 	}
 	walk_end(&w);
-	if (atomic_fetch_add(&wc->n_new, added) + added >= wc->opt.autocommit_blocks || atomic_load(&wc->any_blocked))
+	if (atomic_fetch_sub(&wc->n_new, dropped) - dropped >= wc->opt.autocommit_blocks ||
+	    atomic_load(&wc->any_blocked))
 		wc_kick(wc);
 	else if (!atomic_exchange(&wc->autocommit_armed, true))
 		dm_group_commit_soon(wc->commits, wc->opt.autocommit_ms * UINT64_C(1000000));
@@ -468,8 +470,11 @@ static void end_after_commit(struct writecache *wc, struct dm_bio *bio)
 	dm_group_commit(wc->commits, &io->commit);
 }
 
+/* What was overwritten in place needs no commit. */
 static enum dm_mapio map_flush(struct writecache *wc, struct dm_bio *bio)
 {
+	struct wc_io *io = bio->private;
+
 	if (wc_failed(wc))
 		return DM_MAPIO_KILL;
 	if (bio->nr) {
@@ -477,6 +482,11 @@ static enum dm_mapio map_flush(struct writecache *wc, struct dm_bio *bio)
 		return DM_MAPIO_REMAPPED;
 	}
 	wc_count(wc, WC_FLUSHES, 1);
+	if (!wc->pmem && wc_all_committed(wc)) {
+		io->flushes_cache = true;
+		bio->dev = wc->cache;
+		return DM_MAPIO_REMAPPED;
+	}
 	end_after_commit(wc, bio);
 	return DM_MAPIO_SUBMITTED;
 }
@@ -518,6 +528,8 @@ enum dm_endio wc_end_io(struct dm_target *ti, struct dm_bio *bio)
 	struct wc_io *io = bio->private;
 
 	end_io(io, bio->error);
+	if (io->flushes_cache && bio->error)
+		wc_fail(io->wc, bio->error, "error flushing the cache device");
 	if (!io->fua || bio->error)
 		return DM_ENDIO_DONE;
 	io->fua = false;

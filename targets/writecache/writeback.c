@@ -34,6 +34,13 @@ void wc_changed(struct writecache *wc)
 	pthread_mutex_unlock(&wc->lock);
 }
 
+void wc_unstuck(struct writecache *wc)
+{
+	wc_changed(wc);
+	if (atomic_load(&wc->draining) || atomic_load(&wc->cleaner))
+		dm_wq_queue(wc->wb_wq, &wc->wb_work);
+}
+
 static uint64_t not_in_use(struct writecache *wc)
 {
 	return wc_n_free(wc->ix) + atomic_load(&wc->n_writeback);
@@ -80,7 +87,7 @@ static struct wc_job *job_from(struct writecache *wc, uint32_t e, uint64_t block
 	struct wc_job *job = g_new0(struct wc_job, 1);
 
 	*job = (struct wc_job){.wc = wc, .block = block, .first = e, .n = 1};
-	while (job->n < WC_MAX_RUN && e + job->n < wc->n_blocks) {
+	while (job->n < WC_MAX_RUN && e + job->n < wc->n_blocks && atomic_load(&wc->n_writeback) < most_blocks(wc)) {
 		struct wc_shard *s = wc_shard_of(wc->ix, block + job->n);
 		bool taken;
 

@@ -30,6 +30,7 @@
 
 #define WC_MAX_RUN 256u /* blocks that are written back at once */
 #define WC_META_PAGE 4096u
+#define WC_PIECE (1u << 20) /* bytes of metadata that are read or written at once */
 
 /* The optional arguments: values, and which were given. */
 struct wc_options {
@@ -87,7 +88,8 @@ struct writecache {
 	struct dm_group_commit *commits;
 	struct dm_commit_wait kick; /* for nobody in particular */
 	atomic_bool kicked, kick_wanted, autocommit_armed, overwrote;
-	atomic_uint n_new;
+	atomic_uint n_new; /* at no time fewer than there are */
+	atomic_bool committing_now;
 	uint8_t *meta;
 	uint64_t meta_bytes, seq;
 	uint64_t *dirty; /* a bit for each WC_META_PAGE bytes of meta */
@@ -137,7 +139,7 @@ struct wc_io {
 	struct dm_bio *bio;
 	struct writecache *wc;
 	struct wc_run run;
-	bool fua, around;
+	bool fua, around, flushes_cache;
 };
 
 static inline uint32_t wc_now_ms(void)
@@ -167,11 +169,20 @@ void wc_retry_blocked(struct dm_work *work);
 void wc_hold_fail(struct dm_hold *h, struct dm_bio *bio, int error);
 void wc_count(struct writecache *wc, enum wc_count what, uint64_t n);
 
-/* commit.c */
-int wc_format(struct writecache *wc, GError **err);
+/* load.c */
 int wc_load(struct writecache *wc, GError **err);
 void wc_unload(struct writecache *wc);
+
+/* commit.c */
+int wc_format(struct writecache *wc, GError **err);
+/* Reads or writes the cache device; bytes from start_sector on, whole sectors.  Waits. */
+int wc_cache_io(struct writecache *wc, enum dm_op op, unsigned flags, uint64_t at, uint64_t len, void *buf);
+/* An entry of meta has changed, by one thread at a time; what has changed is written, and the device flushed. */
+void wc_set_dirty(struct writecache *wc, uint32_t e);
+int wc_write_dirty(struct writecache *wc);
 int wc_commit(void *context);
+/* Whether there is no block whose entry is not on the disk.  Any thread. */
+bool wc_all_committed(struct writecache *wc);
 /* A commit soon, for nobody in particular; any thread. */
 void wc_kick(struct writecache *wc);
 void wc_discard(struct dm_work *work);
@@ -192,5 +203,7 @@ int wc_writeback_all(struct writecache *wc);
 /* Waits until nothing is on its way to the origin. */
 void wc_wait_writeback(struct writecache *wc);
 void wc_changed(struct writecache *wc);
+/* What writeback met that could not go perhaps can now. */
+void wc_unstuck(struct writecache *wc);
 
 #endif

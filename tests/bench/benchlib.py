@@ -192,8 +192,12 @@ class Bench:
         print(f"\n*** SKIPPED: {what}: {why}\n", flush=True)
         self.skipped.append({"what": what, "why": str(why)})
 
-    def compare(self, subjects, jobs, limits=(), spans=None):
-        """Measures every job on every subject, prints a table, checks the limits."""
+    def compare(self, subjects, jobs, limits=(), spans=None, shorter=1):
+        """Measures every job on every subject, prints a table, checks the limits.
+
+        shorter: so many times as many rounds, each as much shorter: for what hardly differs.
+        """
+        shorter = 1 if self.quick else shorter
         paths = {}
         for name in subjects:
             with contextlib.suppress(Skip):
@@ -203,18 +207,18 @@ class Bench:
         spans = spans or {}
         seen = {(j, s): [] for j in jobs for s in paths}
         names = list(paths)
-        for turn in range(self.rounds):
+        for turn in range(self.rounds * shorter):
             for job in jobs:
                 for i in range(len(names)):
                     name = names[(i + turn) % len(names)]
                     if seen[job, name] is None:
                         continue
                     try:
-                        seen[job, name].append(self.fio(paths[name], job, spans.get(name)))
+                        seen[job, name].append(self.fio(paths[name], job, spans.get(name), self.seconds / shorter))
                     except (Skip, subprocess.TimeoutExpired) as e:
                         self.skip(f"{name}, {job.name}", e)
                         seen[job, name] = None
-            _progress(f"{self.row}: round {turn + 1} of {self.rounds}")
+            _progress(f"{self.row}: round {turn + 1} of {self.rounds * shorter}")
         _progress("")
         median = {k: statistics.median(v) for k, v in seen.items() if v}
         for (job, name), value in median.items():

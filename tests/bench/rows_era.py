@@ -45,7 +45,7 @@ def write_all(dev, step, size, threads=16):
 def first_writes(b):
     """each write the first of its block in this era, beside the same writes to linear"""
     size = min(b.size, 256 << 20)
-    meta, files = b.file("era.meta", 16 << 20, filled=False), [b.file(f"era{i}.img") for i in range(2)]
+    meta, files = b.file("era-first.meta", 16 << 20, filled=False), [b.file(f"era{i}.img") for i in range(2)]
     dm = b.dmfs()
     lin = dm.mkdir("era-linear", f"0 {size // 512} linear {quote(files[0])} 0")
     dev = dm.mkdir("era-first", f"0 {size // 512} era {quote(meta)} {quote(files[1])} 8")

@@ -4,6 +4,7 @@
 
 #include "../../tools/dmfs-open/md.c"
 #include "../../tools/dmfs-open/md_array.c"
+#include "../../tools/dmfs-open/md_state.c"
 #include "../../tools/dmfs-open/src.c"
 
 char *tree_quote(const char *word)
@@ -19,16 +20,12 @@ static void mend_1(uint8_t *p, size_t left)
 		return;
 	roles = get_le32(p + 220);
 	if (roles <= MAX_ROLES && 256 + 2 * (size_t)roles <= left)
-		put_le32(p + 216, sum_1(p, 256 + 2 * (size_t)roles));
+		put_le32(p + 216, md_sum_1(p, 256 + 2 * (size_t)roles));
 }
 
 static void mend_090(uint8_t *p)
 {
-	uint64_t sum = 0;
-
-	for (unsigned i = 0; i < SB_090_BYTES / 4; i++)
-		sum += i == 38 ? 0 : word(p, i);
-	put_le32(p + 152, (uint32_t)(sum + (sum >> 32)));
+	put_le32(p + 152, md_sum_090(p));
 }
 
 /* With each member but every n-th, whose superblocks are all this one's. */
@@ -39,12 +36,13 @@ static void make(const struct md_super *sb, unsigned n)
 	g_autoptr(GString) table = g_string_new(NULL);
 	g_autoptr(GError) err = NULL;
 	uint64_t sectors, at = 0;
+	struct md_shape shape;
 
 	for (unsigned i = 0; i < sb->disks; i++)
 		if (!n || i % n)
 			members[i] = (struct md_member){sb, "d"};
-	md_needs_parts(sb, &sectors);
-	if (md_table(sb, members, table, &sectors, notes, &err)) {
+	md_shape(sb, &shape);
+	if (md_table(sb, members, (enum md_use)(n % 3), table, &sectors, notes, &err)) {
 		if (!err)
 			abort();
 		return;
@@ -58,6 +56,21 @@ static void make(const struct md_super *sb, unsigned n)
 	}
 	if (at != sectors || !sectors || sectors > INT64_MAX / 512)
 		abort();
+}
+
+/* What it would have in its place when the array is written to: readable, and as was meant. */
+static void change_state(const struct src *s, uint8_t *disk, const struct md_super *sb, bool clean)
+{
+	g_autofree uint8_t *as = g_malloc0((size_t)sb->number + 1);
+	g_autoptr(GPtrArray) notes = fuzz_notes();
+	struct md_super after = {0};
+
+	as[sb->number] = sb->role < 0 ? MD_SPARE : MD_USED;
+	md_put_state(disk + sb->at, sb, 77, clean, as, sb->number + 1);
+	if (md_read(s, &after, notes) || after.at != sb->at || after.events != 77 || after.role != sb->role ||
+	    (after.resync == UINT64_MAX) != clean)
+		abort();
+	md_clear(&after);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -80,6 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			abort();
 		for (unsigned n = 0; n < 4; n++)
 			make(&sb, n);
+		change_state(&s, disk, &sb, size & 1);
 	}
 	md_clear(&sb);
 	return 0;

@@ -172,6 +172,32 @@ static void read_all(struct dm_dev *dev, unsigned step)
 	}
 }
 
+static void read_over(struct dm_bio *bio)
+{
+	GAsyncQueue *over = bio->private;
+
+	g_async_queue_push(over, bio);
+}
+
+/* All of it to memory in many pieces, some of which end inside a block. */
+static void read_scattered(struct dm_dev *dev, unsigned step)
+{
+	g_autoptr(GAsyncQueue) over = g_async_queue_new();
+	static uint8_t buf[BLOCKS * BLOCK];
+	struct iovec iov[BLOCKS * BLOCK / 300 + 1];
+	struct dm_bio bio = {.op = DM_READ, .dev = dev, .sectors = sizeof(buf) / 512, .iov = iov, .end = read_over,
+			     .private = over};
+
+	for (size_t at = 0, len; at < sizeof(buf); at += len) {
+		len = MIN(at % 3 ? 300 + step * 40 : BLOCK * step, sizeof(buf) - at);
+		iov[bio.iovcnt++] = (struct iovec){buf + at, len};
+	}
+	dm_submit(&bio);
+	g_async_queue_pop(over);
+	if (bio.error ? bio.error != -EIO : memcmp(buf, plain, sizeof(buf)) != 0)
+		abort();
+}
+
 static void use_image(unsigned how, const uint8_t *data, size_t size)
 {
 	g_autofree char *line = make_image(how & 1, (how >> 1) % 8 * 3, how >> 4);
@@ -186,6 +212,7 @@ static void use_image(unsigned how, const uint8_t *data, size_t size)
 	if (dm_table_add_line(t, line, NULL) || dm_table_complete(t, NULL) || dm_mapped_swap(md, t, NULL, NULL, NULL))
 		abort();
 	read_all(&md->dev, size % 2 ? 7 : BLOCKS);
+	read_scattered(&md->dev, 1 + (unsigned)size % 5);
 	read_all(&md->dev, 1);
 	dm_remove(md, NULL);
 	dm_mapped_unref(md);

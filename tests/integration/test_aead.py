@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """crypt's authenticated modes through the mount, above integrity: tampering, linear in between, LUKS2 volumes of them."""
 
+import concurrent.futures
+import contextlib
 import errno
 import json
 import mmap
 import os
+import pty
+import random
 import re
-import signal
 import struct
 import subprocess
+import threading
 import time
 
 import pytest
 
 from luks import QUICK, Luks, edit_luks2
-from mounted import SECTOR, pattern, quote
+from mounted import SECTOR, interrupted, pattern, quote
 
 KEY = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 LENGTH = 1024  # sectors
@@ -165,10 +169,11 @@ def test_refused_by_what_is_beneath(fs, backing):
     (["-I", "poly1305"], "capi:rfc7539(chacha20,poly1305)-random", "28:aead"),
     (["-I", "none"], "aes-xts-random", "16:none"),
 ])
-def test_luks(luks, work, options, cipher, meta):
+def test_luks(luks, work, tool, options, cipher, meta):
     """Formatted, filled to its end, opened as two, shown, written, closed as one, and opened again."""
     path = os.path.join(work, "a volume#1.img")
     luks.format(path, *options, size="24M")
+    assert not wipe_record(path, tool)
     dev = luks.open(path, "v")
     beneath = luks.fs["v_dif"]
     size = dev.size()
@@ -286,23 +291,167 @@ def test_luks_interrupted_filling(luks, work, tool):
     path, key = os.path.join(work, "v.img"), os.path.join(work, "key")
     with open(key, "wb") as f:
         f.write(b"sesame")
-    made = subprocess.Popen([tool("dmfs-luks"), "format", path, "--size", "4G", *QUICK, "-I", "aead", "--key-file", key],
-                            stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while made.poll() is None and not (os.path.exists(path) and os.stat(path).st_blocks * SECTOR > 48 << 20):
-            assert time.monotonic() < deadline
-            os.sched_yield()
-        made.send_signal(signal.SIGINT)
-        text = made.communicate(timeout=60)[1]
-    finally:
-        made.kill()
-        made.wait()
-    assert made.returncode == 1 and re.search(r"interrupted after \d+ of \d+ MiB: the volume opens", text), text
-    dev = luks.open(path, "v")
+    status, text = interrupted([tool("dmfs-luks"), "format", path, "--size", "4G", *QUICK, "-I", "aead", "-d", key], path,
+                               48 << 20)
+    assert status == 1 and re.search(r"interrupted after \d+ of \d+ MiB: the volume opens.*open goes on with it", text)
+    dev = luks.open(path, "v", "--integrity-no-wipe")
     assert read_directly(dev, 4096, 0) == bytes(4096)
-    assert read_directly(dev, 4096, dev.size() - 4096) == errno.EILSEQ
+    assert read_directly(dev, 4096, dev.size() - 4096) == errno.EILSEQ and dev.status().split()[3:] == []
     luks.run("close", "v")
+    dev = luks.open(path, "v", "--readonly")
+    assert dev.status().split()[3:] == []
+    luks.run("close", "v")
+    record = wipe_record(path, tool)
+    assert 0 < int(record["sector"]) < dev_sectors(luks, path)
+    at, end = map(int, re.match(r"0 \d+ crypt wiping (\d+)/(\d+)\n", luks.open(path, "v").status()).groups())
+    assert int(record["sector"]) <= at <= end
+    luks.run("close", "v")
+
+
+def dev_sectors(luks, path):
+    dev = luks.open(path, "w", "--readonly")
+    sectors = dev.size() // SECTOR
+    luks.run("close", "w")
+    return sectors
+
+
+# --- wiping behind the user ---------------------------------------------------------------------------
+
+
+def metadata(path, tool):
+    return json.loads(subprocess.run([tool("cryptsetup"), "luksDump", "--dump-json-metadata", path], check=True,
+                                     capture_output=True).stdout)
+
+
+def wipe_record(path, tool):
+    return next((t for t in metadata(path, tool)["tokens"].values() if t["type"] == "dmfs-wipe"), None)
+
+
+def until(what):
+    """A process that nobody waits for does it."""
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def write_at_random(dev, seed, blocks, stop):
+    """4 KiB at a time, each block by one writer; what each block holds at the end."""
+    mine, rng, held = [b for b in range(blocks) if b % 2 == seed], random.Random(seed), {}
+    with dev.open(os.O_RDWR | os.O_DIRECT) as fd:
+        page = mmap.mmap(-1, 4096)
+        while len(held) < 64 or not stop.is_set():
+            block = rng.choice(mine)
+            page[:] = struct.pack("<QQ", block, len(held)) * 256
+            os.pwrite(fd, page, block * 4096)
+            held[block] = page[:]
+    return held
+
+
+def on_a_terminal(luks, *args):
+    """What it shows there."""
+    ours, theirs = pty.openpty()
+    shown = b""
+    with open(ours, "rb", buffering=0) as screen, contextlib.suppress(OSError):
+        with subprocess.Popen([luks.program, "-m", luks.fs.mountpoint, *args], stderr=theirs) as process:
+            os.close(theirs)
+            while part := screen.read(4096):    # EIO when nobody has it any more
+                shown += part
+    assert process.returncode == 0
+    return shown
+
+
+def test_luks_wiped_later(luks, work, tool):
+    """Usable at once; what is written meanwhile stays, the rest becomes zeroes; then nothing of it is in the header."""
+    path = os.path.join(work, "v.img")
+    luks.format(path, "-I", "aead", "--integrity-wipe-later", size="80M")
+    assert wipe_record(path, tool)["sector"] == "0"
+    dev = luks.open(path, "v")
+    blocks, stop = dev.size() // 4096, threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write_at_random, dev, seed, blocks, stop) for seed in range(2)]
+        try:
+            shown = luks.run("status", "v").stdout.decode()
+            assert re.search(r"\n  wiping:      (done|\d+ %, \d+ of \d+ sectors)\n", shown)
+            assert re.search(rb"\rwiping: 100 %  \d+ of \d+ MiB", on_a_terminal(luks, "wait-wipe", "v"))
+        finally:
+            stop.set()
+        held = {block: data for w in writers for block, data in w.result().items()}
+    content = dev.pread(dev.size(), 0)
+    for block in range(blocks):
+        assert content[block * 4096:(block + 1) * 4096] == held.get(block, bytes(4096)), block
+    assert dev.status() == f"0 {dev.size() // SECTOR} crypt wiping {dev.size() // SECTOR}/{dev.size() // SECTOR}\n"
+    assert "  wiping:      done\n" in luks.run("status", "v").stdout.decode()
+    assert dev.info()["Event number"] != "0"
+    until(lambda: not wipe_record(path, tool))
+    luks.run("close", "v")
+    dev = luks.open(path, "v")
+    assert dev.status().split()[3:] == []
+    luks.run("wait-wipe", "v")
+    luks.run("close", "v")
+    luks.refuse("wait-wipe", "v", match="no device v")
+
+
+def test_luks_wipes_with_the_volumes_key_alone(luks, work, tool):
+    """Who changes the header cannot have sectors wiped; a detached header has the note."""
+    path, header = os.path.join(work, "v.img"), os.path.join(work, "header")
+    luks.format(path, "-I", "hmac-sha256", "--integrity-wipe-later", "--header", header, size="24M")
+    assert wipe_record(header, tool)["sector"] == "0"
+    for change in ({"sector": "8"}, {"mac": "00" * 32}, {"sector": 8}, {"mac": None}):
+        def alter(m):
+            next(iter(m["tokens"].values())).update(change)
+        with open(header, "rb") as f:
+            sound = f.read()
+        edit_luks2(header, alter)
+        done = luks.run("open", path, "v", "--header", header, given=b"sesame\n")
+        assert b"not with the volume's key (token 0, dmfs-wipe): nothing is wiped" in done.stderr
+        dev = luks.fs["v"]
+        assert dev.status().split()[3:] == [] and read_directly(dev, 4096, 0) == errno.EILSEQ
+        luks.run("close", "v")
+        with open(header, "wb") as f:
+            f.write(sound)
+    dev = luks.open(path, "v", "--header", header)
+    luks.run("wait-wipe", "v")
+    assert not any(dev.pread(dev.size(), 0))
+    until(lambda: not wipe_record(header, tool))
+    luks.run("close", "v")
+    luks.refuse("format", os.path.join(work, "n.img"), "--size", "24M", *QUICK, "-I", "none", "--integrity-wipe-later",
+                match="not with --integrity none")
+    luks.refuse("format", path, *QUICK, "--integrity-wipe-later", match="only with --integrity")
+
+
+def test_the_message_wipe(fs, backing):
+    stack = Stack(fs, backing, "capi:gcm(aes)-random", KEY, 28)
+    c = stack.make()
+
+    def refused(message, code, text):
+        with pytest.raises(OSError) as e:
+            c.message(message)
+        assert e.value.errno == code and text in c.error(), c.error()
+
+    refused("wipe 0", errno.EINVAL, "only while the device is suspended")
+    c.suspend()
+    for word in ("", " x", " -1", f" {LENGTH + 1}", " 0 0"):
+        refused("wipe" + word, errno.EINVAL, "crypt: ")
+    c.message("wipe 8")
+    refused("wipe 0", errno.EBUSY, "up to sector 8")
+    assert c.status() == f"0 {LENGTH} crypt wiping 8/{LENGTH}\n"
+    c.resume()
+    until(lambda: c.status() == f"0 {LENGTH} crypt wiping {LENGTH}/{LENGTH}\n")
+    assert read_directly(c, 4096, 0) == errno.EILSEQ
+    assert read_directly(c, LENGTH * SECTOR - 4096, 4096) == bytes(LENGTH * SECTOR - 4096)
+    c.suspend()
+    c.message("wipe 0")
+    c.resume()
+    until(lambda: c.status() == f"0 {LENGTH} crypt wiping {LENGTH}/{LENGTH}\n")
+    assert not any(c.pread(LENGTH * SECTOR, 0))
+    stack.remove()
+    plain = fs.mkdir("plain", f"0 8 crypt aes-xts-plain64 {KEY}{KEY} 0 {quote(backing(8))} 0")
+    plain.suspend()
+    with pytest.raises(OSError):
+        plain.message("wipe 0")
+    assert "only of an authenticated mode" in plain.error()
+    plain.resume()
 
 
 def test_luks_metadata_of_the_header(luks, work, tool):

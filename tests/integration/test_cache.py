@@ -441,6 +441,44 @@ def test_metadata_that_fails_but_for_its_superblock(cache, fs, tool):
     assert dev.pread(BYTES, 3 * BYTES) == pattern(BLOCK, 7) and dev.pread(BYTES, 5 * BYTES) == pattern(BLOCK, 8)
 
 
+@pytest.mark.parametrize("blocks", [4, 8, 16])
+def test_metadata_device_too_small(fs, backing, blocks):
+    dev = fs.mkdir("c")
+    with pytest.raises(OSError) as e:
+        dev.load(f"0 {16 * SECTORS} cache {quote(backing(8 * blocks))} {quote(backing(2048 * BLOCK))} "
+                 f"{quote(backing(16 * SECTORS))} {BLOCK} 1 metadata2 smq 0")
+    assert e.value.errno == errno.ENOSPC and dev.table() == ""
+
+
+@pytest.mark.parametrize("blocks", [17, 19])
+def test_full_metadata(fs, backing, tool, blocks):
+    """With 17 blocks a commit of much fails, and says so; with 19 the clean end does.  What was flushed is there."""
+    meta, fast, origin = backing(8 * blocks), backing(2048 * BLOCK), backing(16 * SECTORS)
+    line = f"0 {16 * SECTORS} cache {quote(meta)} {quote(fast)} {quote(origin)} {BLOCK} 1 metadata2 smq 2 migration_threshold 0"
+    dev, flushed, failed = fs.mkdir("c", line), [], 0
+    for blocks_of_one in ([1, 900, 1801], range(2, 2000, 3)):
+        try:
+            with dev.open(os.O_RDWR) as fd:
+                for b in blocks_of_one:
+                    os.pwrite(fd, pattern(BLOCK, b), b * BYTES)
+                os.fsync(fd)
+            flushed += blocks_of_one
+        except OSError as e:
+            failed = e.errno
+    st = Status(dev.status())   # where commits come in time there is room for each
+    assert (failed, st.mode, st.check) in ((0, "rw", "-"), (errno.ENOSPC, "ro", "needs_check"))
+    assert flushed[:3] == [1, 900, 1801] and not (failed and blocks == 19)
+    for b in flushed:
+        assert dev.pread(BYTES, b * BYTES) == pattern(BLOCK, b)
+    dev.remove()
+    run(tool("cache_check"), "--clear-needs-check-flag", meta)
+    dev = fs.mkdir("c", line)
+    assert Status(dev.status()).mode == "rw" and Status(dev.status()).resident >= len(flushed)
+    for b in flushed:
+        assert dev.pread(BYTES, b * BYTES) == pattern(BLOCK, b)
+    dev.remove()
+
+
 def needs_check(path):
     """Sets the flag in a superblock, with the checksum that belongs to it."""
     import struct
@@ -569,6 +607,66 @@ def test_many_threads(cache):
     cache.load("", "cleaner 0")
     cache.until(lambda st: not st.dirty)
     assert at(cache.origin, 0, SECTORS // BLOCK) == whole
+
+
+def test_tables_change_while_blocks_move(dmfs, backing, tool):
+    """Above a slow origin, below writes; then the daemon is killed, and what was flushed is there."""
+    meta, fast, origin = backing(4096), backing(FAST * BLOCK), backing(SECTORS)
+    one = dmfs()
+    slow = f"0 {SECTORS} delay {quote(origin)} 0 3 {quote(origin)} 0 3"
+    one.mkdir("slow", slow)
+    lines = [f"0 {SECTORS} cache {quote(meta)} {quote(fast)} slow {BLOCK} 1 {rest}" for rest in (
+        "writeback smq 0", "writeback cleaner 0", "writethrough smq 2 migration_threshold 128", "writeback mq 2 random_threshold 1",
+        "writethrough cleaner 0")]
+    dev, model, errors = one.mkdir("c", lines[0]), {}, []
+    stop = threading.Event()
+
+    def write(first):
+        n = 0
+        try:
+            while not stop.is_set():
+                block = first + 4 * (n * n % 16)
+                data = pattern(BLOCK, 1000 * first + n)
+                dev.pwrite(data, block * BYTES, sync=True)
+                model[block] = data
+                if dev.pread(4096, block * BYTES) != data[:4096]:
+                    errors.append((block, n))
+                n += 1
+        except OSError as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=write, args=(first,)) for first in range(4)]
+    for t in threads:
+        t.start()
+    try:
+        for i in range(10):
+            dev.load(lines[i % len(lines)])
+            assert len(dev.status().split()) > 20
+            used = len(model)
+            end = time.monotonic() + 30
+            while i < 4 and len(model) == used and time.monotonic() < end and not errors:
+                time.sleep(0.01)
+    finally:
+        stop.set()
+        for t in threads:
+            t.join()
+    assert not errors and model
+    one.kill()
+    run(tool("cache_check"), meta)
+    two = dmfs()
+    two.mkdir("slow", slow)
+    dev = two.mkdir("c", lines[0])
+    for block, data in model.items():
+        assert dev.pread(BYTES, block * BYTES) == data, block
+    dev.load(lines[1])
+    end = time.monotonic() + 60
+    while Status(dev.status()).dirty:
+        assert time.monotonic() < end, dev.status()
+        time.sleep(0.02)
+    dev.remove()
+    run(tool("cache_check"), meta)
+    for block, data in model.items():
+        assert at(origin, block) == data, block
 
 
 # --- tools ---------------------------------------------------------------------------------------------------------

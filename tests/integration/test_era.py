@@ -2,10 +2,15 @@
 """era through the mount; era_check judges the metadata after every test, era_dump and era_invalidate say what it holds."""
 
 import errno
+import mmap
 import os
+import pty
 import re
+import shutil
+import struct
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -14,6 +19,7 @@ from mounted import SECTOR, pattern, quote
 BLOCK = 128                 # sectors
 BLOCKS = 64
 SECTORS = BLOCK * BLOCKS
+TOOLS = os.environ["PATH"] + ":/usr/sbin:/sbin"
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -28,6 +34,14 @@ def of_snapshot(tool, dev):
     said = subprocess.run([tool("era_invalidate"), "--help"], capture_output=True, text=True, timeout=60)
     where = f"={dev.status().split()[-1]}" if "--metadata-snapshot <" in said.stdout + said.stderr else ""
     return f"--metadata-snapshot{where}"
+
+
+def written_since(tool, meta, number, *options):
+    out = run(tool("era_invalidate"), *options, "--written-since", str(number), meta)
+    found = {int(b) for b in re.findall(r'<block block="(\d+)"', out)}
+    for begin, end in re.findall(r'<range begin="(\d+)" end\s*=\s*"(\d+)"', out):
+        found |= set(range(int(begin), int(end)))
+    return found
 
 
 @pytest.fixture
@@ -54,11 +68,7 @@ def era(fs, backing, tool):
             return self.era()
 
         def since(self, number, *options):
-            out = run(tool("era_invalidate"), *options, "--written-since", str(number), self.meta)
-            found = {int(b) for b in re.findall(r'<block block="(\d+)"', out)}
-            for begin, end in re.findall(r'<range begin="(\d+)" end\s*=\s*"(\d+)"', out):
-                found |= set(range(int(begin), int(end)))
-            return found
+            return written_since(tool, self.meta, number, *options)
 
         def live(self, number):
             """The same of the device in use, by a metadata snapshot."""
@@ -183,6 +193,67 @@ def test_crash(dmfs, backing, tool, work):
     run(tool("era_check"), meta)
 
 
+def test_a_snapshot_outlives_a_crash(dmfs, backing, tool):
+    meta, origin = backing(2048), backing(SECTORS)
+    line = f"0 {SECTORS} era {quote(meta)} {quote(origin)} {BLOCK}"
+    one = dmfs()
+    dev = one.mkdir("e", line)
+    dev.pwrite(pattern(8), 7 * BLOCK * SECTOR, sync=True)
+    dev.message("take_metadata_snap")
+    held = dev.status().split()[6]
+    dev.pwrite(pattern(8), 9 * BLOCK * SECTOR, sync=True)
+    one.kill()
+    two = dmfs()
+    dev = two.mkdir("e", line)
+    assert dev.status().split()[5:] == ["3", held]
+    assert '<block block="7"/>' in run(tool("era_invalidate"), of_snapshot(tool, dev), "--written-since", "1", meta)
+    with open(meta, "rb") as f:     # its era, and no writeset of it, which would not stay where it was
+        f.seek(int(held) * 4096 + 184)
+        assert struct.unpack("<IIQ", f.read(16)) == (2, 0, 0)
+    dev.message("drop_metadata_snap")
+    dev.remove()
+    run(tool("era_check"), meta)
+    assert '<block block="9"/>' in run(tool("era_invalidate"), "--written-since", "2", meta)
+
+
+def test_a_second_user(era, fs, backing):
+    fs.mkdir("other").refuse(f"0 {SECTORS} era {quote(era.meta)} {quote(backing(SECTORS))} {BLOCK}\n", errno.EBUSY,
+                             match="metadata device")
+    fs["other"].remove()
+
+
+def test_full_metadata(fs, backing, tool):
+    """No room for a bitset: refused.  No room for more eras beside a snapshot: messages and first writes fail, nothing is lost."""
+    blocks = 1 << 17
+    origin, small, meta = backing(8 * blocks), backing(12 * 8), backing(40 * 8)
+    fs.mkdir("e").refuse(f"0 {8 * blocks} era {quote(small)} {quote(origin)} 8\n", errno.ENOSPC)
+    fs["e"].remove()
+    line = f"0 {8 * blocks} era {quote(meta)} {quote(origin)} 8"
+    with pytest.raises(OSError) as e:
+        fs.mkdir("e", line)
+    assert e.value.errno == errno.ENOSPC
+    fs["e"].remove()
+    meta = backing(300 * 8)
+    line = f"0 {8 * blocks} era {quote(meta)} {quote(origin)} 8"
+    dev = fs.mkdir("e", line)
+    dev.pwrite(pattern(8), 0, sync=True)
+    dev.message("take_metadata_snap")
+    written = {0}
+    with pytest.raises(OSError) as e:
+        for n in range(100):
+            for b in range(0, blocks, 1021):
+                dev.pwrite(pattern(8, n), b * 4096, sync=True)
+                written.add(b)
+            dev.message("checkpoint")
+    assert e.value.errno in (errno.ENOSPC, errno.EIO)
+    with pytest.raises(OSError):
+        dev.pwrite(pattern(8), 5 * 4096, sync=True)
+    assert dev.pread(4096, 1021 * 4096) in (pattern(8, n), pattern(8, n - 1))
+    dev.remove()
+    run(tool("era_check"), meta)
+    assert written <= written_since(tool, meta, 1)
+
+
 def test_metadata_restored_by_the_tools(fs, era, tool, work):
     era.write(9)
     era.next()
@@ -235,6 +306,77 @@ def test_refused(fs, backing, args, why):
     assert dev.table() == ""
 
 
+@pytest.mark.parametrize("mode,block", [("writethrough", 128), ("writeback", 64), ("metadata2 writeback", 256)])
+def test_example_snapshot(fs, backing, sh, work, tool, mode, block):
+    """The storage is rolled back under a cache: what was written since has gone from it, and nothing else."""
+    if not shutil.which("cache_dump", path=TOOLS):
+        pytest.skip("no cache_dump (package thin-provisioning-tools)")
+    tool("era_invalidate")
+    names = "the storage", "fast", "cache meta", "era meta"
+    origin, fast, meta, era_meta = (backing(n, name=name) for n, name in zip((SECTORS, SECTORS, 4096, 2048), names))
+    features = f"{len(mode.split())} {mode}"
+    line = f"0 {SECTORS} cache {quote(meta)} {quote(fast)} {quote(origin)} 64 {features} smq 0"
+    below = fs.mkdir("the cache", line)
+    dev = fs.mkdir("an era", f"0 {SECTORS} era {quote(era_meta)} the\\ cache {block}")
+
+    def resident():
+        return int(below.status().split()[6].split("/")[0])
+
+    def warm(blocks):
+        end = time.monotonic() + 120
+        with below.open(os.O_RDONLY | os.O_DIRECT) as fd:
+            buf = mmap.mmap(-1, 4096)
+            while resident() < len(blocks):
+                assert time.monotonic() < end, below.status()
+                for b in blocks:
+                    os.preadv(fd, [buf], b * 64 * SECTOR)
+
+    def example(*args, check=True):
+        return sh(f'exec {TOP}/contrib/examples/era-snapshot "$@"', *args, check=check, DMFS_MOUNT=fs.mountpoint,
+                  PATH=f"{os.path.dirname(tool('dmfsctl'))}:{TOOLS}")
+
+    before = pattern(SECTORS, 1)
+    with open(origin, "r+b") as f:
+        f.write(before)
+    per = max(block // 64, 1)       # blocks of the cache in one of the era's
+    written = {b for first in (0, 40, 41, 100) for b in range(first // per * per, first // per * per + per)}
+    kept = {20, 60, 90}
+    warm(written | kept)
+    dev.pwrite(pattern(1, 5), 0, sync=True)
+    before = pattern(1, 5) + before[SECTOR:]
+    snapshot = os.path.join(work, "the snapshot")
+    example("take", "an era", snapshot)
+    with open(origin, "rb") as f:
+        assert f.read() == before, "all of it was on the storage"
+    for b in (0, 40, 41, 100):
+        dev.pwrite(pattern(1, 1000 + b), b * 64 * SECTOR, sync=True)
+    assert dev.pread(SECTORS * SECTOR, 0) != before
+    said = example("rollback", "an era", snapshot).stderr
+    assert f"{len(written)} blocks dropped" in said and resident() >= len(kept)
+    assert dev.pread(SECTORS * SECTOR, 0) == before
+    assert below.table() == line + "\n" and dev.status().split()[6] == "-"
+    assert not dev.suspended() and not below.suspended()
+    assert "is no era device" in example("take", "the cache", snapshot, check=False).stderr
+    assert example("rollback", "an era", "no such snapshot", check=False).returncode and not dev.suspended()
+    os.unlink(snapshot)             # the storage fails to roll back: nobody reads what the cache has of it
+    dev.pwrite(pattern(1, 7), 0, sync=True)
+    assert example("rollback", "an era", snapshot, check=False).returncode and not dev.suspended()
+    assert "passthrough" in below.table()
+    for d in dev, below:
+        d.remove()
+
+
+def read_all(terminal):
+    said = b""
+    try:
+        while piece := os.read(terminal, 4096):
+            said += piece
+    except OSError:     # nobody has it open any more
+        pass
+    os.close(terminal)
+    return said
+
+
 def test_example_backup(fs, backing, sh, work, tool):
     """An incremental backup: what changed since the last one, and nothing else, is copied."""
     tool("era_invalidate")
@@ -252,3 +394,20 @@ def test_example_backup(fs, backing, sh, work, tool):
     assert f"0 of {BLOCKS} blocks" in third.stderr
     with open(copy, "rb") as f:
         assert f.read() == dev.pread(SECTORS * SECTOR, 0)
+    os.truncate(origin, 2 * SECTORS * SECTOR - SECTOR)
+    with open(origin, "r+b") as f:
+        f.seek(SECTORS * SECTOR)
+        f.write(pattern(100, 3))    # the device grows by something that was never written to it
+    dev.load(dev.table().replace(f"0 {SECTORS}", f"0 {2 * SECTORS - 1}", 1))
+    dev.pwrite(pattern(8, 10), 5 * BLOCK * SECTOR, sync=True)
+    master, terminal = pty.openpty()
+    with subprocess.Popen(["bash", "-c", script, "-", "e", meta, copy], env={**os.environ, **env}, stderr=terminal,
+                          stdin=subprocess.DEVNULL) as running:
+        os.close(terminal)
+        shown = read_all(master).decode()
+        assert running.wait(60) == 0, shown
+    assert f"{BLOCKS + 1} of {2 * BLOCKS} blocks" in shown
+    assert f"0 of {2 * BLOCKS} blocks" in sh(script, "e", meta, copy, **env).stderr
+    assert re.search(r"\[#+ *\] +\d+ %", shown) and f"[{50 * '#'}] 100 %" in shown
+    with open(copy, "rb") as f:
+        assert f.read() == dev.pread((2 * SECTORS - 1) * SECTOR, 0)

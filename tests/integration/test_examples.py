@@ -251,6 +251,24 @@ def era_backup(example, fs):
     fs["an era"].message("take_metadata_snap")      # the one that failed has given up its own
 
 
+def era_snapshot(example, fs):
+    for name, size in {"the meta": M, "cache meta": 4 * M, "fast": M, "the storage": M}.items():
+        example.file(name, size, pattern(M) if name == "the storage" else b"")
+    tool_path("era_invalidate")
+    tool_path("cache_dump")
+    meta, cache_meta, fast, origin = (mounted.quote(os.path.join(example.dir, name))
+                                      for name in ("the meta", "cache meta", "fast", "the storage"))
+    fs.mkdir("a cache", f"0 {M} cache {cache_meta} {fast} {origin} 64 1 writethrough default 0")
+    dev = fs.mkdir("an era", f"0 {M} era {meta} a\\ cache 128")
+    example("era-snapshot", "take", "an era", "a snapshot")
+    dev.pwrite(pattern(8, 7), 4096, sync=True)
+    example("era-snapshot", "rollback", "an era", "a snapshot")
+    assert dev.pread(M * SECTOR, 0) == pattern(M) and "writethrough default" in fs["a cache"].table()
+    fails(example, fs, "era-snapshot", "rollback", "an era", "no snapshot", before=["a cache", "an era"])
+    for name in ("an era", "a cache"):
+        fs[name].remove()
+
+
 def writecache_remove(example, fs):
     for name in ("the origin", "the cache"):
         example.file(name, M)
@@ -439,6 +457,7 @@ CASES = {
     "unstriped-raid": unstriped_raid, "pvmove": pvmove, "log-writes-fsync": log_writes_fsync,
     "log-writes-fsck": log_writes_fsck, "multipath-nbd": multipath_nbd, "verity-table": verity_table,
     "verity-setup": verity_setup, "raid-replace": raid, "raid-grow": None, "era-backup": era_backup,
+    "era-snapshot": era_snapshot,
     "writecache-remove": writecache_remove, "zoned-format": zoned_format,
     "clone-filesystem": clone, "clone-slow": None, "cache-nbd": cache_nbd,
     "mirror-cluster": mirror_cluster, "integrity-format": integrity_format, "open-disk": open_disk,

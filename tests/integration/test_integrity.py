@@ -4,8 +4,10 @@
 import errno
 import mmap
 import os
+import re
 import select
 import struct
+import time
 
 import pytest
 
@@ -179,6 +181,80 @@ def test_killed(dmfs, backing, mode, words):
     assert v.words()[0] == "0"
 
 
+def write_directly(dev, data, offset):
+    page = mmap.mmap(-1, len(data))
+    page[:] = data
+    with dev.open(os.O_RDWR | os.O_DIRECT) as fd:
+        assert os.pwrite(fd, page, offset) == len(data)
+
+
+def until_file(path, offset, length, fn):
+    """Asks for these bytes until they are so: nothing tells when a time of the table has passed."""
+    end = time.monotonic() + 120
+    with open(path, "rb", buffering=0) as f:
+        while not fn(os.pread(f.fileno(), length, offset)):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def test_times_and_watermark(dmfs, backing):
+    """Without a flush: writes are committed after commit_time, go home beyond the watermark; bits go away."""
+    v = Volume(dmfs(), backing(DEVICE))
+    words = ["internal_hash:crc32c", "journal_sectors:3520", "commit_time:50", "journal_watermark:90"]
+    dev = v.load("J", *words)
+    v.fill()
+    v.remove()                                          # all is home
+    dev = v.load("J", *words)
+    journal, home = (v.start + 8) * SECTOR, data_offset(v)
+    size = int(re.search(r"journal_sectors:(\d+)", dev.table())[1]) * SECTOR
+    write_directly(dev, pattern(8, 1), 4096)
+    until_file(v.path, journal, size, lambda b: pattern(8, 1)[:500] in b)
+    with open(v.path, "rb") as f:
+        f.seek(home + 4096)
+        assert f.read(4096) == bytes(4096)
+    v.fs.kill()
+    dev = on(dmfs, v, "J", *words)
+    assert dev.pread(4096, 4096) == pattern(8, 1)
+    for at in range(65536, 65536 + 2 * size, 65536):    # more than it holds
+        write_directly(dev, pattern(128, 2), at)
+    until_file(v.path, home + 65536, 65536, lambda b: b == pattern(128, 2))
+    dev = v.load("B", "internal_hash:crc32c", "sectors_per_bit:64", "bitmap_flush_interval:50")
+    write_directly(dev, pattern(8, 3), 0)
+    until_file(v.path, journal, -(-v.provided // 64 // 8), lambda b: not any(b))
+    v.fs.kill()
+    dev = on(dmfs, v, "B", "internal_hash:crc32c", "sectors_per_bit:64")
+    assert dev.pread(4096, 0) == pattern(8, 3) and v.words()[0] == "0" and "recalculate " not in dev.table()
+
+
+def test_a_bitmap_has_nothing_else_recalculated(dmfs, backing):
+    """After a crash: what was clean is compared with the tag that it had, so that what has rotted there is noticed."""
+    v = Volume(dmfs(), backing(DEVICE))
+    words = ["internal_hash:crc32c", "sectors_per_bit:64", "bitmap_flush_interval:3600000"]
+    v.load("B", *words)
+    v.fill()
+    v.remove()
+    dev = v.load("B", *words)
+    home = data_offset(v)
+    v.remove()
+    spoil(v.path, home + 8192 * SECTOR + 7)
+    dev = v.load("B", *words)
+    write_directly(dev, pattern(8, 1), 4096)
+    v.fs.kill()
+    spoil(v.path, home + 8 * SECTOR + 7)                # as if the data had come, the tag not
+    dev = on(dmfs, v, "B", *words)
+    wait_recalculated(v)
+    rotten = pattern(8, 1)
+    assert dev.pread(4096, 4096) == rotten[:7] + bytes([rotten[7] ^ 1]) + rotten[8:]
+    assert v.words()[0] == "0"
+    page = mmap.mmap(-1, 4096)
+    with dev.open(os.O_RDONLY | os.O_DIRECT) as fd:
+        with pytest.raises(OSError) as e:
+            os.preadv(fd, [page], 8192 * SECTOR)
+        assert e.value.errno == errno.EILSEQ
+        assert os.preadv(fd, [page], 8200 * SECTOR) == 4096
+    assert v.words()[0] == "1"
+
+
 def test_reload_changes_the_mode(volume):
     v = volume()
     words = ["internal_hash:crc32c", "fix_padding"]
@@ -234,6 +310,30 @@ def test_metadata_device(fs, backing):
     with open(v.path, "rb") as f:
         assert f.read() == pattern(4000, 5)         # the data device has nothing but the data
     assert f"meta_device:{quote(v.meta)}" in dev.table()
+
+
+def test_growing(volume):
+    """What a longer device provides is there when the table is loaded again; a shorter one is refused, as it was."""
+    v = volume(16384)
+    v.load("J", "internal_hash:crc32c")
+    v.fill()
+    v.dev.pwrite(pattern(64, 1), 4096, sync=True)
+    before = v.provided
+    for turn, mode in enumerate("JBD"):
+        os.truncate(v.path, (turn + 2) * 16384 * SECTOR)
+        dev = v.load(mode, "internal_hash:crc32c", "recalculate")
+        grown = int(v.words()[1])
+        assert before + 14000 < grown < (turn + 2) * 16384 and superblock(v.path)["provided"] == grown
+        before = grown
+        dev.load(v.line(mode, "internal_hash:crc32c", "recalculate", sectors=grown))
+        wait_recalculated(v)
+        dev.pwrite(pattern(8, turn), (grown - 8) * SECTOR, sync=True)
+        assert dev.pread(64 * SECTOR, 4096) == pattern(64, 1) and v.words()[0] == "0"
+        assert dev.pread(8 * SECTOR, (grown - 8) * SECTOR) == pattern(8, turn)
+        assert dev.pread(8 * SECTOR, (grown - 4096) * SECTOR) == bytes(4096)
+    os.truncate(v.path, 8192 * SECTOR)
+    dev.refuse(v.line("D", "internal_hash:crc32c", sectors=grown), match="Not enough provided")
+    os.truncate(v.path, 4 * 16384 * SECTOR)
 
 
 def test_discards(volume):
@@ -297,7 +397,11 @@ def test_refused(fs, backing):
             (f"0 8 integrity {path} 8 4 J 1 journal_crypt:nonsense:00", "journal cipher"),
             (f"0 8 integrity {path} 8 4 J 1 journal_crypt:ctr(aes):0011", "encryption key"),
             (f"0 99999 integrity {path} 8 4 J 0", "Not enough provided"),
-            (f"0 8 integrity {path} 0 4 J 1 meta_device:/nowhere", "nowhere")]:
+            (f"0 8 integrity {path} 0 4 J 1 meta_device:/nowhere", "nowhere"),
+            (f"0 16 integrity {path} 8 4 J 1 meta_device:{path}", "is the data device itself"),
+            (f"0 8 integrity {path} 0 4 J 1 meta_device:{quote(backing(4))}", "too small"),
+            (f"0 8 integrity {path} 0 4 J 1 meta_device:{quote(backing(100))}", "too small"),
+            (f"0 8 integrity {quote(backing(4 << 20))} 0 32 D 1 meta_device:{quote(backing(512))}", "too small")]:
         dev.refuse(line, code=ANY, match=match)
     with open(path, "rb") as f:
         assert f.read() == before

@@ -2,12 +2,13 @@
 """dmfs-integrity: format, open, close, status, dump; what it refuses.  integritysetup reads what it made."""
 
 import os
+import re
 import shutil
 import subprocess
 
 import pytest
 
-from mounted import SECTOR, build_dir, pattern
+from mounted import SECTOR, build_dir, interrupted, pattern
 
 SECTORS = 16384
 
@@ -53,6 +54,24 @@ def test_format_open_close(fs, tool, backing, how):
     assert fs.devices() == []
     tool("open", path, "vol", *same)
     assert fs["vol"].pread(100 * SECTOR, 4096) == pattern(100, 1)
+    tool("close", "vol")
+
+
+def test_interrupted(fs, tool, backing):
+    """No device of its own is left, the volume opens, and what has no tag gets one when that is asked for."""
+    path = backing(8 << 20)
+    status, text = interrupted([os.path.join(build_dir(), "dmfs-integrity"), "format", path, "-D"], path, 48 << 20,
+                               env=os.environ | {"DMFS_MOUNT": fs.mountpoint})
+    assert status == 1 and re.search(r"interrupted after \d+ of \d+ MiB: the volume opens", text), text
+    assert fs.devices() == []
+    tool("open", path, "vol", "-D")
+    dev = fs["vol"]
+    assert not any(dev.pread(4096, 0))
+    with pytest.raises(OSError):
+        dev.pread(4096, dev.size() - 4096)
+    tool("close", "vol")
+    tool("open", path, "vol", "-D", "--integrity-recalculate")
+    assert not any(dev.pread(4096, dev.size() - 4096))
     tool("close", "vol")
 
 

@@ -229,6 +229,32 @@ def test_opened_twice(luks, work, dmfs, tool):
     luks.run("close", "v")
 
 
+def test_a_directory_of_images(work, dmfs, tool, backing):
+    """DIR/NAME of -o images=DIR is the device NAME, wherever it matters that it is."""
+    images, file = os.path.join(work, "images"), os.path.join(work, "v.img")
+    os.mkdir(images)
+    luks = Luks(tool("dmfs-luks"), dmfs(options=f"images={images}"))
+    luks.format(file)
+    sectors = os.stat(file).st_size // SECTOR
+    disk = luks.fs.mkdir("disk", f"0 {sectors} linear {quote(file)} 0")
+    luks.fs.mkdir("other", f"0 {sectors} linear {quote(backing(sectors))} 0")
+    flat = os.path.join(images, "disk")
+    dev = luks.open(flat, "x")
+    assert dev.table().split()[6] == "disk"
+    dev.pwrite(pattern(8), 0, sync=True)
+    for path in (flat, disk.image, file):
+        luks.refuse("open", path, "y", match=rf"in use: {luks.fs.mountpoint}/(x|disk) writes to it", code=5)
+    luks.refuse("format", flat, *QUICK, "--batch", match=f"in use: {luks.fs.mountpoint}/x writes to it", code=5)
+    luks.run("close", "x")
+    assert luks.open(disk.image, "x").pread(4096, 0) == pattern(8)
+    luks.refuse("open", flat, "y", match="in use", code=5)
+    luks.run("close", "x")
+    luks.refuse("format", disk.image, *QUICK, "--batch", "--header", flat, match="same storage")
+    luks.format(os.path.join(images, "other"), size=None)
+    luks.open(os.path.join(images, "other"), "o")
+    luks.run("close", "o")
+
+
 def test_another_dmfs_hangs(luks, work, dmfs):
     """Its daemon is stopped: what it uses is not known, which is told, and nothing else waits for it."""
     path, other = os.path.join(work, "v.img"), dmfs()

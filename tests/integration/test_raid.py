@@ -183,6 +183,39 @@ def test_fails_and_comes_back(fs, backing, t):
 
 
 @pytest.mark.parametrize("t", FAILING, ids=ids)
+def test_fail_stop(fs, backing, t):
+    """Without superblocks of its own, and one device failing: nothing is answered that another state would lack."""
+    kind, disks, params = t
+    legs = [fs.mkdir(f"leg{i}", f"0 {SIZE} linear {quote(backing(SIZE))} 0") for i in range(disks)]
+    words = [w for p in params for w in p.split()] + ["nosync", "fail_stop"]
+    a = Array(backing, kind, disks, SIZE, meta=False)
+    dev = fs.mkdir("r", a.line(*words, pairs=[(None, f"leg{i}") for i in range(disks)], names=str))
+    size = a.length()
+    assert set(status(dev)["health"]) == {"A"}
+    model = scribble(dev, 1)
+    legs[1].load(f"0 {SIZE} error")
+    for at in (0, 64, 128, 192):
+        with dev.open() as fd:
+            try:
+                os.pwrite(fd, pattern(64), at * SECTOR)
+                os.fsync(fd)
+            except OSError as e:
+                assert e.errno == errno.EIO
+                continue
+        model[at * SECTOR:(at + 64) * SECTOR] = pattern(64)    # none of it was to be on the one that fails
+        assert status(dev)["health"][1] == "A"
+    assert status(dev)["health"].count("D") == 1 and "fail_stop" in dev.table()
+    with pytest.raises(OSError), dev.open() as fd:
+        os.fsync(fd)
+    at = 1024 * SECTOR
+    assert dev.pread(size * SECTOR - at, at) == model[at:]
+    s = fs.mkdir("other")
+    with pytest.raises(OSError):
+        s.load(f"0 {SIZE} raid raid1 2 0 fail_stop 2 {quote(backing(100))} leg0 - leg1")
+    assert "state is kept elsewhere" in s.read("error")
+
+
+@pytest.mark.parametrize("t", FAILING, ids=ids)
 def test_read_errors_are_mended(fs, backing, t):
     """Bad blocks that a write mends (dust): reads go on, from the others, and the blocks are good again."""
     s = Stack(fs, backing, t)

@@ -228,3 +228,19 @@ def test_a_daemon_that_dies(run, vol):
     run.fs.process.wait(60)
     assert run.raw("dmsetup", "ls").returncode == 126
     assert "no dmfs is mounted there" in run.raw("true").stderr
+
+
+@pytest.mark.root
+def test_the_kernels_own_devices_have_holders(run, loop, backing):
+    """Who looks for what stands on a device finds it, on the kernel's own, too; they are gone with the table."""
+    device = loop(backing(4096))
+    run("dmsetup", "create", "high", "--table", f"0 4096 linear {device} 0")
+    base = os.path.basename(device)
+    number = run("cat", f"/sys/block/{base}/dev").strip()
+    for path in f"/sys/block/{base}", f"/sys/class/block/{base}", f"/sys/dev/block/{number}":
+        assert run("ls", f"{path}/holders") == "dm-0\n"
+        assert run("cat", f"{path}/size") == "4096\n" and run("test", "-d", f"{path}/queue") == ""
+    assert re.search(rf"^{base} .*\n.*high ", run("lsblk", "-o", "NAME,SIZE"), re.M)
+    run("dmsetup", "remove", "high")
+    assert base not in run("ls", "/sys/class/block")
+    assert run("cat", f"/sys/dev/block/{number}/size") == "4096\n"

@@ -8,6 +8,7 @@ import pytest
 
 import bitlocker
 import veracrypt
+from luks import Luks
 from mounted import pattern
 from run import needs, needs_targets
 
@@ -140,6 +141,32 @@ def test_integritysetup_and_luks_with_integrity(run, fs, crypt):
     data = filled(run, "vol", 64)
     assert fs["vol"].pread(len(data), 0) == data
     crypt("close", "vol")
+    # wiped by them
+    disk = run.disk("w.img", 24)
+    run("integritysetup", "format", "-q", disk, "-I", "sha256", "-s", "4096")
+    run("integritysetup", "open", disk, "i", "-I", "sha256")
+    assert not any(fs["i"].pread(fs["i"].size(), 0)) and fs["i"].status().split()[3] == "0"
+    run("integritysetup", "close", "i")
+    disk = run.disk("aw.img", 40)
+    crypt("luksFormat", "--type", "luks2", "--integrity", "hmac-sha256", *FAST, disk)
+    crypt("open", disk, "vol")
+    assert not any(fs["vol"].pread(fs["vol"].size(), 0))
+    crypt("close", "vol")
+
+
+def test_luks_that_is_not_wiped_yet(run, fs, crypt, tool, work):
+    """cryptsetup opens it, and leaves the note of it; dmfs-luks goes on, and what was written stays."""
+    disk = run.disk("l.img", 40)
+    luks = Luks(tool("dmfs-luks"), fs)
+    luks.format(run.disks[-1], "-I", "aead", "--integrity-wipe-later", "--batch", size=None, given=b"sesame\n")
+    assert re.search(r"Tokens:\s+0: dmfs-wipe\n", run("cryptsetup", "luksDump", disk))
+    crypt("open", disk, "vol")
+    data = filled(run, "vol", 64)
+    crypt("close", "vol")
+    dev = luks.open(run.disks[-1], "vol")
+    luks.run("wait-wipe", "vol")
+    assert dev.pread(dev.size(), 0) == data + bytes(dev.size() - len(data))
+    luks.run("close", "vol")
 
 
 @pytest.mark.parametrize("cipher,integrity,bits", [

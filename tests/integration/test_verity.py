@@ -4,6 +4,7 @@
 import errno
 import mmap
 import os
+import random
 import select
 import signal
 import stat
@@ -13,7 +14,7 @@ import pytest
 
 import mounted
 from mounted import SECTOR, quote
-from verity import BLOCK, ZeroTree, damage, fails, images, load, log_of, read, status
+from verity import BLOCK, Tree, ZeroTree, damage, fails, images, load, log_of, read, status
 
 BLOCKS = 1200               # ten hash blocks below the root
 
@@ -136,6 +137,52 @@ def test_backing_files_need_not_be_writeable(dmfs, image, work):
         os.chmod(path, stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
     dev = load(dmfs(), tree)
     assert read(dev, 0) == tree.data[:BLOCK]
+
+
+def any_image(rnd, backing, n):
+    """A tree of any format, some blocks of zeroes in its data, and its line's devices: two or one."""
+    size, blocks = rnd.choice([512, 1024, 2048, 4096]), rnd.choice([1, 2, 15, 16, 17, rnd.randrange(1, 300)])
+    data = bytearray(rnd.randbytes(blocks * size))
+    for b in rnd.sample(range(blocks), blocks // 4):
+        data[b * size:(b + 1) * size] = bytes(size)
+    tree = Tree(bytes(data), version=rnd.randrange(2), data_block=size, hash_block=rnd.choice([512, 1024, 4096, 8192]),
+                algorithm=rnd.choice(["sha256", "sha256", "sha1", "sha512"]), salt=rnd.randbytes(rnd.choice([0, 1, 32, 55, 256])))
+    tree.data, tree.start = bytes(data), 0
+    if rnd.randrange(2):
+        tree.data_path = backing(len(data) // SECTOR, tree.data, name=f"data{n}")
+        tree.hash_path = backing(-(-len(tree.area) // SECTOR) or 1, tree.area, name=f"hash{n}")
+    else:
+        tree.start = -(-len(data) // tree.hash_block) + rnd.randrange(3)
+        whole = tree.data.ljust(tree.start * tree.hash_block, b"?") + tree.area
+        tree.data_path = tree.hash_path = backing(-(-len(whole) // SECTOR), whole, name=f"both{n}")
+    return tree
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_read_of_any_image(fs, backing, seed):
+    """Reads of one block and of many, with damage here and there: what is read is what was there, or the read fails."""
+    rnd = random.Random(seed)
+    for n in range(8):
+        tree = any_image(rnd, backing, n)
+        size = tree.data_block
+        options = [w for w in ("ignore_corruption", "ignore_zero_blocks", "check_at_most_once") if not rnd.randrange(3)]
+        expected = [tree.data[b * size:(b + 1) * size] for b in range(tree.blocks)]
+        for b in rnd.sample(range(tree.blocks), min(tree.blocks, rnd.choice([0, 1, 5]))):
+            with open(tree.data_path, "r+b") as f:
+                os.pwrite(f.fileno(), b"?!", b * size + rnd.randrange(size - 1))
+                bad = os.pread(f.fileno(), size, b * size)
+            if "ignore_zero_blocks" not in options or any(expected[b]):
+                expected[b] = bad if "ignore_corruption" in options else None
+        dev = load(fs, tree, f"v{n}", f"{len(options)} {' '.join(options)}" if options else "", start=tree.start)
+        for _ in range(60):
+            first = rnd.randrange(tree.blocks)
+            count = min(rnd.choice([1, 2, 4, 15, 16, 17, 33, 300]), tree.blocks - first)
+            wanted = expected[first:first + count]
+            if None in wanted:
+                assert fails(dev, first * size, count * size), (n, first, count)
+            else:
+                assert read(dev, first * size, count * size) == b"".join(wanted), (n, first, count)
+        dev.remove()
 
 
 # --- corruption ------------------------------------------------------------------------------------------------------

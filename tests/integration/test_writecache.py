@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """writecache through the mount: what the cache holds, when it is on the disk, when it is on the origin, and what is refused."""
 
+import array
 import errno
 import mmap
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -444,6 +446,40 @@ def test_corrupt_entries_stop_all_writes(make, wreck):
         assert e.value.errno == errno.EIO
     c.dev.remove()
     assert open(c.cache, "rb").read() == before
+
+
+def test_many_entries(fs, backing):
+    """As many as several threads load: of two versions the newer one, of what was not committed none, the rest is free."""
+    n, seq, none = 300000, 10, 2**64 - 1
+    meta = -(-(64 + 16 * n) // 512) * 512
+    origin, cache = backing(2 * n), backing(meta // SECTOR + n)
+    entries, newest, lost = array.array("Q"), {}, set()
+    for i in range(n):
+        sector, s = (i * 7919) % (n // 2), (none, i % 17)[i % 5 > 0]
+        if s < seq:
+            if (other := newest.get(sector)) and other[0] == s:
+                s = none
+            elif other and other[0] > s:
+                lost.add(i)
+            else:
+                lost |= {other[1]} if other else set()
+                newest[sector] = (s, i)
+        elif s != none:
+            lost.add(i)
+        entries.extend((sector, s))
+    with open(cache, "r+b") as f:
+        f.write(HEAD.pack(0x23489321, 1, 512, 0, n, seq) + bytes(32) + entries.tobytes())
+        sample = random.Random(5).sample(sorted(newest), 200)
+        for sector in sample:
+            f.seek(meta + newest[sector][1] * 512)
+            f.write(pattern(1, sector))
+    dev = fs.mkdir("c", f"0 {2 * n} writecache s {quote(origin)} {quote(cache)} 512 4 high_watermark 100 low_watermark 100")
+    assert dev.status().split()[3:7] == ["0", str(n), str(n - len(newest)), "0"]
+    assert all(dev.pread(512, sector * 512) == pattern(1, sector) for sector in sample)
+    after = super_of(cache)[3]
+    for i, (was, now) in enumerate(zip(zip(entries[::2], entries[1::2]), after)):
+        assert now == ((was[0], none) if i in lost else was), i
+    dev.remove()
 
 
 def test_a_second_user(make, backing):

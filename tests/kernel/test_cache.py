@@ -118,10 +118,87 @@ def dump(meta):
     return {int(o): int(c) for c, o in re.findall(r'cache_block="(\d+)" origin_block="(\d+)"', done.stdout)}
 
 
+def wait_clean(dev):
+    end = time.monotonic() + 30
+    while dev.status().split()[13] != "0":
+        assert time.monotonic() < end, dev.status()
+        time.sleep(0.02)
+
+
+class Passthrough:
+    """A clean cache in passthrough mode: ours first, then the kernel's, then ours.  Who writes a block drops it.
+
+    Its three devices are parts of one disk of the guest's, for which there are few.
+    """
+
+    SIZES = (4096, FAST * BLOCK, SECTORS)
+
+    def __init__(self, fs, backing, disk, begin):
+        self.fs, self.files, self.disk, self.begin = fs, [backing(n) for n in self.SIZES], disk, begin
+        self.model = {b: pattern(BLOCK, 50 + b) for b in (3, 9, 20, 77)}
+
+    def line(self, mode, policy=KEEP, devs=None):
+        return f"0 {SECTORS} cache {devs or ' '.join(quote(p) for p in self.files)} {BLOCK} 1 {mode} {policy}"
+
+    def ours(self):
+        dev = self.fs.mkdir("p", self.line("writeback"))
+        for b, data in self.model.items():
+            dev.pwrite(data, b * BYTES, sync=True)
+        dev.load(self.line("writeback", "cleaner 0"))
+        wait_clean(dev)
+        dev.load(self.line("passthrough"))
+        self.model[9] = pattern(BLOCK, 59)
+        dev.pwrite(self.model[9], 9 * BYTES, sync=True)
+        dev.remove()
+        self.cached = dump(self.files[0])
+        assert set(self.cached) == {3, 20, 77}
+        self.copy(into=True)
+
+    def copy(self, into):
+        with open(self.disk, "r+b") as whole:
+            whole.seek(self.begin * SECTOR)
+            for path, sectors in zip(self.files, self.SIZES):
+                with open(path, "r+b") as part:
+                    if into:
+                        whole.write(part.read())
+                    else:
+                        part.write(whole.read(sectors * SECTOR))
+
+    def in_guest(self, disk):
+        self.model[77] = b"\xee" * 4096 + self.model[77][4096:]
+        devs, at, parts = ["/dev/mapper/p0", "/dev/mapper/p1", "/dev/mapper/p2"], self.begin, ""
+        for i, sectors in enumerate(self.SIZES):
+            parts += f'dmsetup create p{i} --table "0 {sectors} linear {disk} {at}"\n'
+            at += sectors
+        return parts + f"""
+            dmsetup create p --table "{self.line('passthrough', devs=' '.join(devs))}"
+            echo passthrough $(dmsetup status p)
+            for b in 3 9; do dd if=/dev/mapper/p bs=32k count=1 skip=$b iflag=direct 2>/dev/null | md5sum; done
+            tr '\\0' '\\356' </dev/zero | dd of=/dev/mapper/p bs=4k count=1 seek={77 * 8} oflag=direct iflag=fullblock 2>/dev/null
+            dmsetup message p 0 invalidate_cblocks {self.cached[20]}-{self.cached[20] + 1}
+            echo passthrough $(dmsetup status p)
+            for d in p p0 p1 p2; do dmsetup remove --retry $d; done"""
+
+    def check(self, out):
+        self.copy(into=False)
+        seen = re.findall(r"^passthrough 0 \d+ cache \S+ \S+ 64 (\d+)/32 .* (\d+) \d+ (?:\w+ )*?passthrough ", out, re.M)
+        assert seen == [("3", "0"), ("1", "0")], out
+        for b in (3, 9):
+            assert hashlib.md5(self.model[b]).hexdigest() in out, (b, out)
+        assert dump(self.files[0]) == {3: self.cached[3]}
+        dev = self.fs.mkdir("p", self.line("passthrough"))
+        assert dev.status().split()[6] == "1/32" and dev.status().split()[13] == "0", dev.status()
+        for mode in ("passthrough", "writeback"):
+            dev.load(self.line(mode))
+            for b, data in self.model.items():
+                assert dev.pread(BYTES, b * BYTES) == data, (mode, b)
+        dev.remove()
+
+
 def test_there_and_back(kernel, fs, backing, work):
     """Ours, left clean, dirty or by a crash; the kernel goes on with it, and we with what it leaves.
 
-    And in the same guest, for a boot takes long: what smq hits of the same trace.
+    And in the same guest, for a boot takes long: a cache in passthrough mode, and what smq hits of the same trace.
     """
     trace, replay = os.path.join(work, "trace"), os.path.join(work, "replay.py")
     zipf_trace(trace)
@@ -158,6 +235,13 @@ def test_there_and_back(kernel, fs, backing, work):
                 steps.append("""
                 tr '\\0' '\\314' </dev/zero | dd of=/dev/mapper/c bs=4k count=1 seek=40 oflag=direct iflag=fullblock 2>/dev/null""")
             steps.append("dmsetup remove --retry c")
+    steps.append(f"""
+        dmsetup create c --table "0 {SECTORS} cache $D0 $D1 $D2 {BLOCK} 1 passthrough {KEEP}" || echo not clean, refused""")
+    own = META + TRACE_FAST * BLOCK
+    spare = [backing(TRACE_BLOCKS * BLOCK), backing(own + sum(Passthrough.SIZES))]
+    passthrough = Passthrough(fs, backing, spare[1], own)
+    passthrough.ours()
+    steps.append(passthrough.in_guest("$D7"))
     # and at the end a crash with dirty blocks
     steps.append(f"""
         dmsetup create c --table "0 {SECTORS} cache $D0 $D1 $D2 {BLOCK} 1 writeback {KEEP}"
@@ -165,8 +249,9 @@ def test_there_and_back(kernel, fs, backing, work):
         dmsetup status c >/dev/null; sync /dev/mapper/c
         dmesg | grep cache
         sync; echo 0 >rc; sync""")
-    spare = [backing(TRACE_BLOCKS * BLOCK), backing(META + TRACE_FAST * BLOCK)]
     out = kernel.run("\n".join(steps), sets[0] + sets[1] + spare).out
+    passthrough.check(out)
+    assert "not clean, refused" in out
     theirs, ours = hit_ratio(out), trace_in_ours(fs, backing, trace, replay)
     print(f"hits of the same trace: the kernel {theirs:.3f}, dmfs {ours:.3f}")
     assert ours >= 0.9 * theirs
@@ -186,10 +271,7 @@ def test_there_and_back(kernel, fs, backing, work):
             if v == version:
                 assert dev.pread(len(data), b * BYTES) == data, (v, b)
         dev.load(line + "cleaner 0")
-        end = time.monotonic() + 30
-        while dev.status().split()[13] != "0":
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_clean(dev)
         dev.remove()
         with open(s[2], "rb") as f:
             for (v, b), data in model.items():

@@ -30,6 +30,10 @@ FRESH = [
     "- J 3 internal_hash:crc32c journal_crypt:ctr(aes):000102030405060708090a0b0c0d0e0f journal_mac:sha256",
     "- J 2 internal_hash:crc32c buffer_sectors:1", "- J 2 internal_hash:hmac(sha256):00 legacy_recalculate",
     "- J 2 internal_hash:hmac(sha1):00 recalculate",
+    "- J 1 internal_hash:cmac(aes):000102030405060708090a0b0c0d0e0f", "- D 1 internal_hash:sha384",
+    "- B 2 internal_hash:hmac(sha512):00 block_size:2048", "- J 1 internal_hash:sha224",
+    "- J 2 internal_hash:crc32c journal_mac:cmac(aes):000102030405060708090a0b0c0d0e0f",
+    "- J 1 internal_hash:hmac(sha384):01",
 ]
 # How far these have come when they are asked is a matter of time.
 RECALCULATED = ["- B 2 internal_hash:crc32c recalculate", "- J 2 internal_hash:crc32c recalculate",

@@ -7,10 +7,15 @@ Each is one boot; the sums of what the kernel reads are those of what dmfs reads
 import hashlib
 import itertools
 import os
+import random
+import re
+import shutil
+import struct
 
 import pytest
 
-from disks import Opener
+from disks import MD_MAGIC, Opener
+from raid import wait_whole
 
 MIB = 1 << 20
 
@@ -154,3 +159,160 @@ def test_md(kernel, opener, tool, work):
                 opener.run("--close")
     assert not bad
     opener.close()
+
+
+# --- md, written to ---------------------------------------------------------------------------------------
+
+B = "--bitmap=internal --bitmap-chunk=64K"
+# name, metadata, level, devices, spares, chunk in KiB, more for mdadm; what is done to copies of it, and what besides with
+# OPEN_MD_ALL
+WRITTEN = [
+    ("one090b", "0.90", 1, 2, 0, 0, B, "crash", "ok less"), ("one12b", "1.2", 1, 3, 0, 0, B, "ok less", "again"),
+    ("one10", "1.0", 1, 2, 1, 0, "", "ok", "crash"), ("five090", "0.90", 5, 3, 1, 64, "", "less", "ok"),
+    ("five12b", "1.2", 5, 4, 0, 64, B, "ok crash again", "less"), ("four11", "1.1", 4, 3, 0, 64, "", "", "ok"),
+    ("six12b", "1.2", 6, 5, 1, 64, B, "ok", "crash"), ("ten-n2-3", "1.2", 10, 3, 0, 64, "", "ok", ""),
+    ("ten-n2b", "1.0", 10, 4, 0, 64, B, "", "crash less"), ("ten-f2", "1.2", 10, 4, 0, 64, "--layout=f2", "", "ok"),
+]
+REFUSED = [("journal", "1.2", 5, 3, 0, 64, "--write-journal $J", "no", ""), ("ppl", "1.2", 5, 3, 0, 64, "--consistency-policy=ppl", "no", "")]
+
+# few processes: each takes long in there
+LOOPS = r"""
+loops() {
+    loops=()
+    for ((i = 0; i < $2; i++)); do loops+=("$(losetup -f --show $FILES/$1.$i)"); done
+}
+settled() {
+    for ((i = 0; i < 300; i++)); do
+        [[ "$(<$m/sync_action) $(<$m/resync_start) $(<$m/degraded)" != "idle none 0" ]] || return
+        mdadm --wait /dev/md7 >/dev/null 2>&1
+    done
+}
+"""
+MD_MAKE = BEGIN + LOOPS + r"""
+mk() {
+    name=$1 metadata=$2 level=$3 n=$4 spares=$5 chunk=$6; shift 6
+    loops $name $((n + spares)); options=; [ $chunk = 0 ] || options=--chunk=$chunk
+    [ $spares = 0 ] || options="$options --spare-devices=$spares"
+    case "$*" in *bitmap* | *journal* | *ppl*) ;; *) options="$options --bitmap=none" ;; esac
+    mdadm --create /dev/md7 --run --force --homehost=any --name=$name --metadata=$metadata --level=$level --raid-devices=$n \
+        $options "$@" ${loops[@]} </dev/null >log 2>&1 || { cat log; exit 1; }
+    m=/sys/block/md7/md; settled
+    dd if=/dev/urandom of=/dev/md7 bs=256k status=none 2>/dev/null
+    mdadm --stop /dev/md7 >/dev/null 2>&1; losetup -D
+}
+"""
+
+# STATE: what it is when it begins; WHOLE: what it is then, its copies and parities compared, all devices added
+MD_CHECK = BEGIN + LOOPS + r"""
+echo 500000 >/proc/sys/dev/raid/speed_limit_min
+ck() {
+    name=$1; loops $1 $2; m=/sys/block/md7/md; dmesg -C; shift 2
+    mdadm --assemble --readonly --run /dev/md7 ${loops[@]} >log 2>&1 || cat log
+    spares=0; for d in $m/dev-*; do [[ $(<$d/state) != *spare* ]] || let spares++; done
+    echo "STATE $name start=$(<$m/resync_start) degraded=$(<$m/degraded) spares=$spares"
+    mdadm --readwrite /dev/md7
+    for i in "$@"; do mdadm --add /dev/md7 ${loops[$i]} >log 2>&1 || cat log; done
+    settled; echo check >$m/sync_action; settled
+    echo "WHOLE $name $(<$m/mismatch_cnt) $(<$m/degraded) $(dmesg | grep -c 'bitmap file is out of date, doing full')"
+    dd if=/dev/md7 of=$FILES/$name.data bs=256k status=none
+    mdadm --stop /dev/md7 >/dev/null 2>&1; losetup -D
+}
+"""
+
+
+def the_array(got):
+    return next(d for d in got.devices.values() if d["type"].startswith("raid") and not d["name"].endswith("-rows"))
+
+
+def write_all_over(device, rng):
+    """Random writes to the array, and what it holds then."""
+    assert not device["ro"], device["notes"]
+    with open(device["image"], "rb") as f:
+        model = bytearray(f.read())
+    with open(device["image"], "r+b", buffering=0) as f:
+        for _ in range(25):
+            data = rng.randbytes(rng.choice((1, 8, 100, 128, 300)) * 512)
+            at = rng.randrange((len(model) - len(data)) // 512) * 512
+            f.seek(at)
+            assert f.write(data) == len(data)
+            model[at:at + len(data)] = data
+        os.fsync(f.fileno())
+    return model
+
+
+def tear(path):
+    """What a crash may do to the end of a member's data."""
+    size = os.path.getsize(path)
+    end = (size & ~65535) - 65536   # 0.90
+    with open(path, "r+b") as f:
+        for place in (4096, (size // 512 - 16) // 8 * 8 * 512):
+            f.seek(place)
+            head = f.read(256)
+            if struct.unpack_from("<I", head)[0] == MD_MAGIC:
+                end = (struct.unpack_from("<Q", head, 128)[0] + struct.unpack_from("<Q", head, 80)[0]) * 512
+        f.seek(end - 65536)
+        f.write(os.urandom(65536))
+
+
+@pytest.mark.timeout(500)
+def test_md_written(kernel, dmfs, tool, work):
+    """Arrays of md's, written with -w: closed, md finds them clean and does nothing; after a crash it synchronises them; without
+    a member, that is rebuilt in full."""
+    tool("mdadm")
+    rng = random.Random(24)
+    files = lambda name, n: [os.path.join(work, f"{name}.{i}") for i in range(n)]
+    arrays, script, check, models = [], MD_MAKE, MD_CHECK, {}
+    for name, *rest, variants, more in WRITTEN + REFUSED:
+        variants += f" {more}" if os.environ.get("OPEN_MD_ALL") else ""
+        if not variants:
+            continue
+        for path in files(name, rest[2] + rest[3] + (name == "journal")):
+            with open(path, "wb") as f:
+                f.truncate(12 * MIB if variants == "no" else 4 * MIB)
+        if name == "journal":
+            script += f"J=$(losetup --show /dev/loop9 {path})\n"
+        script += f"mk {name} {' '.join(map(str, rest))}\n"
+        arrays += [(name, what, rest[1], rest[2], rest[3]) for what in variants.split()]
+    kernel.run(script, env={"FILES": work}, timeout=300)
+    for array, what, level, n, spares in arrays:
+        fs, name = dmfs(), f"{array}-{what}"
+        opener, paths = Opener(tool("dmfs-open"), fs), files(name, n + spares)
+        for one, other in zip(files(array, n + spares), paths):
+            shutil.copy(one, other)
+        got = opener.open(*(p for i, p in enumerate(paths) if what != "less" or i != 1), write=True)
+        if what == "no":
+            assert the_array(got)["ro"] and "which only md can do with" in got.stderr, got.stderr
+            opener.close()
+            continue
+        models[name] = write_all_over(the_array(got), rng)
+        if what in ("crash", "again"):
+            with open(the_array(got)["image"], "r+b", buffering=0) as f:
+                f.seek(-128 * 1024 * n, 2)
+                f.write(os.urandom(128 * 1024 * n))
+            fs.kill()
+            fs.wait()
+            models[name] = models[name][:-128 * 1024 * n]
+            tear(paths[1])
+        if what == "again":     # synchronised here
+            fs = dmfs()
+            opener = Opener(tool("dmfs-open"), fs)
+            wait_whole(fs[the_array(opener.open(*paths, write=True))["name"]])
+        if what != "crash":
+            opener.close()
+        check += f"ck {name} {n + spares}{' 1' if what == 'less' else ''}\n"
+    out = kernel.run(check, env={"FILES": work}, timeout=300).out
+    bad = []
+    for array, what, level, n, spares in arrays:
+        name = f"{array}-{what}"
+        if what == "no":
+            continue
+        state = re.search(rf"^STATE {name} start=(\S+) degraded=(\d) spares=(\d)", out, re.M).groups()
+        want = ("0" if what == "crash" else "none", str(int(what == "less")), str(spares))
+        if state != want:
+            bad.append((name, "state", state, want))
+        if f"WHOLE {name} 0 0 {int(what == 'crash' and array.endswith('b'))}\n" not in out:
+            bad.append((name, re.findall(rf"^WHOLE {name}.*", out, re.M)))
+        with open(os.path.join(work, f"{name}.data"), "rb") as f:
+            if f.read(len(models[name])) != models[name]:
+                bad.append((name, "data"))
+    assert not bad, bad

@@ -502,6 +502,22 @@ def wait_until_waiting(process):
         time.sleep(0.01)        # looks again
 
 
+def interrupted(argv, path, length, **kw):
+    """Runs a program that fills a file, and interrupts it when so many bytes are there; status and standard error."""
+    made = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, **kw)
+    try:
+        end = time.monotonic() + 240
+        while made.poll() is None and not (os.path.exists(path) and os.stat(path).st_blocks * SECTOR > length):
+            assert time.monotonic() < end
+            os.sched_yield()
+        made.send_signal(signal.SIGINT)
+        text = made.communicate(timeout=240)[1]
+    finally:
+        made.kill()
+        made.wait()
+    return made.returncode, text
+
+
 def run_as(user, argv, **kw):
     """subprocess.run() as another user (needs root)."""
     who = pwd.getpwnam(user)

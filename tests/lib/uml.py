@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 
 MODULES = """
-    aes_generic cbc xts ecb ctr essiv gcm ccm sha1_generic sha256_generic sha512_generic hmac crc32_generic
+    aes_generic cbc xts ecb ctr essiv gcm ccm sha1_generic sha256_generic sha512_generic hmac cmac crc32_generic
     crc32c_generic authenc chacha20_generic encrypted-keys loop raid0 raid1 raid10
     dm-mod dm-crypt dm-snapshot dm-zero dm-thin-pool dm-raid dm-integrity dm-verity dm-cache dm-cache-smq dm-era
     dm-clone dm-dust dm-log-writes dm-writecache dm-multipath dm-switch dm-unstripe dm-flakey dm-delay dm-mirror

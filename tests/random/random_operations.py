@@ -61,6 +61,11 @@ TABLES = """
 0 L clone F F F 8 1 no_hydration
 0 L crypt aes-xts-plain64 K 0 F 0 1 allow_discards
 0 L crypt aes-xts-plain64 K 0 F 0 2 same_cpu_crypt no_read_workqueue
+0 1024 crypt capi:gcm(aes)-random K 0 D 0 1 integrity:28:aead
+0 1024 integrity F 0 28 D 1 fix_padding
+0 1024 integrity F 0 28 J 2 fix_padding journal_sectors:64
+0 1024 integrity F 0 - J 3 internal_hash:crc32c recalculate fix_padding
+0 1024 integrity F 0 - B 2 internal_hash:sha256 sectors_per_bit:64
 0 L writecache s F F 4096 4 high_watermark 20 low_watermark 10
 0 L writecache p F F 512 0
 0 L bogus
@@ -72,7 +77,7 @@ MESSAGES = """
 create_thin 0|create_thin 1|create_snap 2 0|delete 1|delete 2|set_transaction_id 0 1|reserve_metadata_snap
 release_metadata_snap|addbadblock 5|removebadblock 5|queryblock 5|clearbadblocks|countbadblocks|listbadblocks|enable|disable
 mark hello|set_region_mappings 0:1 1:0|set_region_mappings R0,10|enable_hydration|disable_hydration|hydration_threshold 4
-hydration_batch_size 2|flush|flush_on_suspend|cleaner|clear_stats|key set K|key wipe|nonsense|@cancel_deferred_remove|@stats_create - /100|@stats_create 0+64 8
+hydration_batch_size 2|flush|flush_on_suspend|cleaner|clear_stats|key set K|key wipe|wipe 0|wipe 8|nonsense|@cancel_deferred_remove|@stats_create - /100|@stats_create 0+64 8
 @stats_list|@stats_print 0|@stats_delete 0|@stats_clear 0
 """.strip().replace("\n", "|").split("|")
 

@@ -34,7 +34,7 @@ struct sim {
 	uint32_t cblocks;
 	uint64_t oblocks;
 	struct resident *resident;
-	unsigned since_tick, per_tick, migrations;
+	unsigned since_tick, per_tick, migrations, touched;
 	uint64_t hits, accesses, promotions;
 };
 
@@ -86,8 +86,14 @@ static void sim_access(struct sim *s, uint64_t oblock, bool write)
 	s->accesses++;
 	if (resident_find(s->resident, oblock, &cblock)) {
 		s->hits++;
-		if (resident_touch(s->resident, cblock))
+		if (resident_touch(s->resident, cblock)) {
 			s->type->hit(s->policy, cblock, write);
+			s->touched++;
+		}
+		if (s->touched > s->cblocks / 2) {
+			s->touched = 0;
+			resident_forget_touched(s->resident);
+		}
 		if (write && resident_set_dirty(s->resident, cblock, true))
 			s->type->dirty(s->policy, cblock, true);
 	} else {
@@ -96,7 +102,7 @@ static void sim_access(struct sim *s, uint64_t oblock, bool write)
 	for (unsigned i = 0; i < s->migrations && sim_work(s, CACHE_ROOM_BUSY); i++)
 		;
 	if (++s->since_tick >= s->per_tick) {
-		s->since_tick = 0;
+		s->since_tick = s->touched = 0;
 		s->type->tick(s->policy);
 		resident_forget_touched(s->resident);
 	}
@@ -124,7 +130,7 @@ static void zipf_init(struct zipf *z, uint64_t n, double s)
 		z->sums[i] = (i ? z->sums[i - 1] : 0) + pow((double)i + 1, -s);
 }
 
-static uint64_t zipf_next(struct zipf *z)
+static uint64_t zipf_rank(struct zipf *z)
 {
 	double at = (double)(rnd64() >> 11) / 9007199254740992.0 * z->sums[z->n - 1];
 	uint64_t low = 0, high = z->n - 1;
@@ -137,7 +143,12 @@ static uint64_t zipf_next(struct zipf *z)
 		else
 			high = mid;
 	}
-	return low * UINT64_C(2654435761) % z->n; /* n is prime or a power of two */
+	return low;
+}
+
+static uint64_t zipf_next(struct zipf *z)
+{
+	return zipf_rank(z) * UINT64_C(2654435761) % z->n; /* n is prime or a power of two */
 }
 
 /* --- levels -------------------------------------------------------------------------------- */
@@ -173,6 +184,32 @@ static void test_levels(void **state)
 		levels_remove(&q, i);
 	assert_int_equal(q.total, 0);
 	assert_int_equal(levels_lowest(&q, LEVELS), LEVELS_NONE);
+}
+
+/* All in one level at first, whichever: a few steps at a time come to an end, and the order stays as it was. */
+static void test_balance(void **state)
+{
+	enum { N = 5000, STEPS = 300 };
+	static const unsigned begin[] = {0, LEVELS / 2, LEVELS - 1};
+
+	for (unsigned round = 0; round < G_N_ELEMENTS(begin); round++) {
+		g_autofree struct level_link *links = g_new(struct level_link, N);
+		g_autofree uint8_t *level = g_new0(uint8_t, N);
+		struct levels q;
+		uint32_t next = 0;
+
+		levels_init(&q, links, level);
+		for (uint32_t i = 0; i < N; i++)
+			levels_add(&q, i, begin[round]);
+		for (unsigned done = 0; done < N; done += STEPS)
+			levels_balance(&q, STEPS);
+		for (unsigned i = 0; i < LEVELS; i++) {
+			assert_in_range(q.count[i], N / LEVELS, N / LEVELS + 1);
+			for (uint32_t e = q.oldest[i]; e != LEVELS_NONE; e = links[e].newer)
+				assert_int_equal(e, next++);
+		}
+		assert_int_equal(next, N);
+	}
 }
 
 /* --- resident blocks ------------------------------------------------------------------------- */
@@ -375,6 +412,30 @@ static void test_zipf(void **state)
 	}
 }
 
+/* A cache of many blocks, whose hottest ones are side by side: what got in first gives way to what is hotter. */
+static void test_large_zipf(void **state)
+{
+	enum { MANY = 16384, ALL = 10 * MANY };
+	struct zipf z;
+	struct sim s;
+	double most, ratio;
+
+	zipf_init(&z, ALL, 1.1);
+	most = z.sums[MANY - 1] / z.sums[ALL - 1];
+	sim_init(&s, "smq", MANY, ALL);
+	s.per_tick = 6000;
+	for (unsigned i = 0; i < 1500000; i++) {
+		if (i == 1000000)
+			sim_ratio(&s);
+		sim_access(&s, zipf_rank(&z), false);
+	}
+	ratio = sim_ratio(&s);
+	print_message("Zipf(1.1), %u blocks: %.4f are hits, the best that is possible is %.4f\n", MANY, ratio, most);
+	assert_true(1 - ratio < 1.18 * (1 - most));
+	sim_free(&s);
+	g_free(z.sums);
+}
+
 /* Uniform use of a warm set that fits, then a scan of the whole origin, eight accesses a block, then the warm set again. */
 static void test_scan(void **state)
 {
@@ -449,6 +510,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_levels),
+		cmocka_unit_test(test_balance),
 		cmocka_unit_test(test_resident),
 		cmocka_unit_test(test_lookups_beside_changes),
 		cmocka_unit_test(test_names),
@@ -456,6 +518,7 @@ int main(void)
 		cmocka_unit_test(test_cleaner_cleans),
 		cmocka_unit_test(test_hints_come_back),
 		cmocka_unit_test(test_zipf),
+		cmocka_unit_test(test_large_zipf),
 		cmocka_unit_test(test_scan),
 		cmocka_unit_test(test_change_of_mind),
 		cmocka_unit_test(test_zipf_moves),

@@ -245,6 +245,8 @@ static void progress_of_targets(void **state)
 	check("0 100 clone 8 12/1024 8 40/100 0 0 2 hydration_threshold 1 rw\n", "hydration", 60, 100);
 	check("0 100 integrity 0 1000 400\n", "recalculation", 600, 1000);
 	check("0 100 integrity 0 1000 -\n", NULL, 0, 0);
+	check("0 100 crypt wiping 40/100\n", "wiping", 60, 100);
+	check("0 100 crypt\n", NULL, 0, 0);
 	check("0 100 cache 8 1/2 128 1/2 0 0 0 0 0 0 17 1 writethrough 0 cleaner 0 rw -\n", "cleaning", 17, 0);
 	/* two lines are one work */
 	check("0 9 mirror 1 7:0 1/2 1 A 1 core\n9 9 mirror 1 7:0 1/8 1 A 1 core\n", "resync", 8, 10);

@@ -7,6 +7,8 @@
 #include <dmfs/secmem.h>
 #include <pthread.h>
 
+#include "lib/sha256.h"
+
 static struct dm_hash *make(const char *name)
 {
 	struct dm_hash *h;
@@ -230,6 +232,81 @@ static void test_pieces(void **state)
 		assert_int_equal(dm_crc32c(1, data + 3, len), dm_crc32c_table(1, data + 3, len));
 }
 
+#define MESSAGES 20
+
+/* Hashes the first n messages of len bytes together, and compares with one by one. */
+static void compare_many(struct dm_hash *h, const void *const *messages, unsigned n, size_t len, struct iovec prefix,
+			 struct iovec suffix)
+{
+	uint8_t got[MESSAGES * DM_HASH_MAX_SIZE + 1], one[DM_HASH_MAX_SIZE];
+	unsigned size = dm_hash_size(h);
+
+	memset(got, 0xa5, sizeof(got));
+	dm_hash_many(h, &prefix, messages, len, &suffix, n, got);
+	for (unsigned i = 0; i < n; i++) {
+		struct iovec pieces[3] = {prefix, {(void *)messages[i], len}, suffix};
+
+		dm_hash_iov(h, pieces, 3, one);
+		assert_memory_equal(got + i * size, one, size);
+	}
+	assert_int_equal(got[n * size], 0xa5);
+}
+
+/* Several at once give what one by one do, wherever prefix, data and suffix begin and end, whatever the processor has. */
+static void test_many_at_once(void **state)
+{
+	static const char *const names[] = {"sha256", "sha1", "hmac(sha256)", "crc32c"};
+	static uint8_t data[MESSAGES][700];
+	const void *messages[MESSAGES];
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		((uint8_t *)data)[i] = (uint8_t)(i * 11 + i / 256);
+	for (unsigned i = 0; i < MESSAGES; i++)
+		messages[i] = data[i];
+	for (size_t n = 0; n < G_N_ELEMENTS(names); n++) {
+		struct dm_hash *h = make(names[n]);
+
+		if (dm_hash_needs_key(h))
+			assert_int_equal(dm_hash_set_key(h, data, 16, NULL), 0);
+		for (size_t len = 0; len < 700; len += 1 + len / 60) {
+			sha256_lanes_allow(len % 4 * 2); /* in turn: nothing, TWO, SIXTEEN, both */
+			for (size_t around = 0; around < 260; around += 1 + around / 2)
+				compare_many(h, messages, 1 + (len + around) % MESSAGES, len, (struct iovec){data[4], around},
+					     (struct iovec){data[3], around / 3 * 2});
+		}
+		dm_hash_free(h);
+	}
+	sha256_lanes_allow(SHA256_TWO | SHA256_SIXTEEN);
+}
+
+/* Every length up to that of two blocks and more, with salts in front and behind; messages that lie anywhere. */
+static void test_every_length(void **state)
+{
+	static const size_t salts[] = {0, 1, 32, 55, 64, 256};
+	struct dm_hash *h = make("sha256");
+	static uint8_t data[12000];
+	const void *messages[MESSAGES];
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * 29 + i / 256 * 3 + (i >> 11));
+	for (size_t len = 0; len <= 10000; len++) {
+		size_t salt = salts[len % G_N_ELEMENTS(salts)];
+		struct iovec it = {data + 5, salt}, nothing = {NULL, 0};
+		unsigned n = len % 7 ? 2 + (unsigned)(len % 2) : 9 + (unsigned)(len % 11);
+
+		for (unsigned i = 0; i < n; i++)
+			messages[i] = data + (i * 97 + len) % (sizeof(data) - len);
+		compare_many(h, messages, n, len, len & 8 ? it : nothing, len & 8 ? nothing : it);
+	}
+	for (size_t len = 512; len <= 4096; len *= 2) /* verity's blocks */
+		for (unsigned n = 1; n <= MESSAGES; n++) {
+			for (unsigned i = 0; i < n; i++)
+				messages[i] = data + i * 64;
+			compare_many(h, messages, n, len, (struct iovec){data + 5, 32}, (struct iovec){NULL, 0});
+		}
+	dm_hash_free(h);
+}
+
 static void *hash_many(void *data)
 {
 	struct dm_hash *h = data;
@@ -270,6 +347,7 @@ int main(void)
 		cmocka_unit_test(test_published), cmocka_unit_test(test_streebog), cmocka_unit_test(test_checksums),
 		cmocka_unit_test(test_keyed),	  cmocka_unit_test(test_refused),  cmocka_unit_test(test_keys_refused),
 		cmocka_unit_test(test_pieces),	  cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_many_at_once), cmocka_unit_test(test_every_length),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -286,8 +286,9 @@ static enum verity_answer ask(struct rig *r, uint64_t block, uint8_t *digest)
 {
 	struct waiting me = {.wait.ready = is_ready, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 	enum verity_answer answer;
+	unsigned n = 1;
 
-	while ((answer = verity_tree_digest(r->v.tree, block, digest, &me.wait)) == VERITY_WAIT) {
+	while ((answer = verity_tree_digests(r->v.tree, block, &n, digest, &me.wait)) == VERITY_WAIT) {
 		pthread_mutex_lock(&me.lock);
 		while (!me.ready)
 			pthread_cond_wait(&me.cond, &me.lock);
@@ -352,15 +353,16 @@ static void test_huge_blocks(void **state)
 static void test_corrupted_and_unreadable(void **state)
 {
 	struct rig *r = make_rig(4096, 5000);
-	uint8_t digest[DM_HASH_MAX_SIZE];
 	struct waiting me = {.wait.ready = is_ready};
+	uint8_t digest[DM_HASH_MAX_SIZE];
+	unsigned n = 1;
 
 	r->hashes->fail_at = 1;
 	r->hashes->fail_error = -ENODATA;
 	assert_int_equal(ask(r, 0, digest), VERITY_FAILED);
 	r->hashes->fail_at = 0;
 	expect_digest(r, 0); /* nothing of it was kept */
-	assert_int_equal(verity_tree_digest(r->v.tree, 1, digest, &me.wait), VERITY_DIGEST); /* at once */
+	assert_int_equal(verity_tree_digests(r->v.tree, 1, &n, digest, &me.wait), VERITY_DIGEST); /* at once */
 	free_rig(r);
 }
 
@@ -395,6 +397,93 @@ static void test_many_threads(void **state)
 	free_rig(r);
 }
 
+/* As many as are wanted, but of one hash block. */
+static void test_several_digests(void **state)
+{
+	struct rig *r = make_rig(4096, 1000);
+	unsigned size = r->v.f.digest_size, in_block = 1u << r->v.f.per_block_bits;
+	uint8_t digests[16 * DM_HASH_MAX_SIZE];
+
+	for (unsigned block = 0; block < 1000; block++) {
+		struct waiting me = {.wait.ready = is_ready};
+		unsigned wanted = 1 + block % 16, n;
+
+		wanted = n = MIN(wanted, 1000 - block);
+		expect_digest(r, block);
+		assert_int_equal(verity_tree_digests(r->v.tree, block, &n, digests, &me.wait), VERITY_DIGEST);
+		assert_int_equal(n, MIN(wanted, in_block - block % in_block));
+		assert_memory_equal(digests, r->digests + block * size, n * size);
+	}
+	free_rig(r);
+}
+
+/* --- reads ------------------------------------------------------------------------------------ */
+
+static struct dm_bio *held[8];
+static unsigned n_held;
+
+static void hold(struct dm_dev *dev, struct dm_bio *bio)
+{
+	assert_true(n_held < G_N_ELEMENTS(held));
+	held[n_held++] = bio;
+}
+
+struct reading {
+	struct dm_bio bio; /* first */
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool over;
+};
+
+static void read_over(struct dm_bio *bio)
+{
+	struct reading *me = (struct reading *)bio;
+
+	pthread_mutex_lock(&me->lock);
+	me->over = true;
+	pthread_cond_signal(&me->cond);
+	pthread_mutex_unlock(&me->lock);
+}
+
+/* A reader waits for a digest while another finds the block good: what he held on to meanwhile is let go. */
+static void test_validated_meanwhile(void **state)
+{
+	struct rig *r = make_rig(4096, 5000);
+	struct dm_target ti = {.private = &r->v, .len = 40000};
+	const struct dm_dev_ops *ops = r->hashes->dev.ops;
+	struct dm_dev_ops holding = *ops;
+	g_autofree void *check = g_malloc(verity_per_bio_size()), *data = g_malloc(4096);
+	struct iovec iov = {data, 4096};
+	struct reading me = {.bio = {.op = DM_READ, .sectors = 8, .iov = &iov, .iovcnt = 1, .private = check},
+			     .lock = PTHREAD_MUTEX_INITIALIZER,
+			     .cond = PTHREAD_COND_INITIALIZER};
+
+	me.bio.end = read_over;
+	holding.submit = hold;
+	r->hashes->dev.ops = &holding;
+	r->v.ti = &ti;
+	r->v.wq = dm_wq_new("verity", 1);
+	r->v.validated = verity_validated_new(5000);
+	r->v.ignore_zero_blocks = true; /* all that is zero need not match */
+	memcpy(r->v.zero_digest, r->digests, r->v.f.digest_size);
+	n_held = 0;
+	assert_int_equal(verity_map(&ti, &me.bio), DM_MAPIO_REMAPPED);
+	assert_int_equal(verity_end_io(&ti, &me.bio), DM_ENDIO_INCOMPLETE);
+	assert_true(n_held > 0);
+	verity_validated_set(r->v.validated, 0);
+	r->hashes->dev.ops = ops;
+	for (unsigned i = 0; i < n_held; i++)
+		ops->submit(&r->hashes->dev, held[i]);
+	pthread_mutex_lock(&me.lock);
+	while (!me.over)
+		pthread_cond_wait(&me.cond, &me.lock);
+	pthread_mutex_unlock(&me.lock);
+	assert_int_equal(me.bio.error, 0);
+	dm_wq_free(r->v.wq);
+	verity_validated_free(r->v.validated);
+	free_rig(r); /* which finds what is still held */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -411,6 +500,8 @@ int main(void)
 		cmocka_unit_test(test_huge_blocks),
 		cmocka_unit_test(test_corrupted_and_unreadable),
 		cmocka_unit_test(test_many_threads),
+		cmocka_unit_test(test_several_digests),
+		cmocka_unit_test(test_validated_meanwhile),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

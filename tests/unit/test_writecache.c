@@ -179,7 +179,7 @@ static void test_free_blocks_of_several_threads(void **state)
 	wc_index_free(shared);
 }
 
-/* --- an origin that holds its writes back ----------------------------------------------------------- */
+/* --- devices that hold back writes or FLUSHes ----------------------------------------------------------- */
 
 #define SECTORS 2048u
 
@@ -188,9 +188,10 @@ struct gate {
 	struct memdev *m;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
+	enum dm_op op; /* what it holds back while it is closed */
 	bool closed;
 	struct dm_bio_list held;
-	unsigned seen[SECTORS / 8]; /* writes of each block */
+	unsigned seen[SECTORS / 8], flushes; /* writes of each block; FLUSHes */
 };
 
 static void gate_submit(struct dm_dev *dev, struct dm_bio *bio)
@@ -199,10 +200,11 @@ static void gate_submit(struct dm_dev *dev, struct dm_bio *bio)
 	bool held;
 
 	pthread_mutex_lock(&g->lock);
-	held = g->closed && bio->op == DM_WRITE;
+	held = g->closed && bio->op == g->op;
 	if (bio->op == DM_WRITE)
 		for (uint64_t s = bio->sector; s < bio->sector + bio->sectors; s += 8)
 			g->seen[s / 8]++;
+	g->flushes += bio->op == DM_FLUSH;
 	if (held)
 		dm_bio_list_add(&g->held, bio);
 	pthread_cond_broadcast(&g->changed);
@@ -225,7 +227,7 @@ static void gate_limits(struct dm_dev *dev, struct dm_limits *l)
 
 static void gate_print(struct dm_dev *dev, GString *out)
 {
-	g_string_append(out, "unit:origin");
+	g_string_append(out, ((struct gate *)dev)->op == DM_WRITE ? "unit:origin" : "unit:fast");
 }
 
 static void gate_identity(struct dm_dev *dev, uint64_t id[3])
@@ -240,6 +242,18 @@ static void gate_free(struct dm_dev *dev)
 
 static const struct dm_dev_ops gate_ops = {.submit = gate_submit, .sectors = gate_sectors, .limits = gate_limits,
 					   .print = gate_print, .identity = gate_identity, .free = gate_free};
+
+static void gate_init(struct gate *g, struct memdev *m, enum dm_op op)
+{
+	g->dev.ops = &gate_ops;
+	g->dev.mode = DM_MODE_RW;
+	atomic_init(&g->dev.refs, 100);
+	g->m = m;
+	g->op = op;
+	pthread_mutex_init(&g->lock, NULL);
+	pthread_cond_init(&g->changed, NULL);
+	dm_bio_list_init(&g->held);
+}
 
 static void gate_open(struct gate *g)
 {
@@ -264,7 +278,7 @@ static void wait_write(struct gate *g, unsigned block)
 }
 
 struct stack {
-	struct gate gate;
+	struct gate gate, fast; /* the origin, before the cache */
 	struct memdev *cache;
 	struct dm_mapped *md;
 };
@@ -272,16 +286,11 @@ struct stack {
 static void stack_open(struct stack *s, const char *options)
 {
 	memset(s, 0, sizeof *s);
-	s->gate.dev.ops = &gate_ops;
-	s->gate.dev.mode = DM_MODE_RW;
-	atomic_init(&s->gate.dev.refs, 100);
-	s->gate.m = memdev_new(SECTORS);
 	s->cache = memdev_new(SECTORS);
-	pthread_mutex_init(&s->gate.lock, NULL);
-	pthread_cond_init(&s->gate.changed, NULL);
-	dm_bio_list_init(&s->gate.held);
+	gate_init(&s->gate, memdev_new(SECTORS), DM_WRITE);
+	gate_init(&s->fast, s->cache, DM_FLUSH);
 	unit_store("origin", &s->gate.dev);
-	unit_store("fast", &s->cache->dev);
+	unit_store("fast", &s->fast.dev);
 	s->md = unit_device("vol", "0 %u writecache s unit:origin unit:fast 4096 %s", SECTORS, options);
 }
 
@@ -341,6 +350,30 @@ static void test_writeback_never_overtakes(void **state)
 	stack_close(&s);
 }
 
+/* However many could go together. */
+static void test_writeback_jobs(void **state)
+{
+	unsigned seen = 0;
+	struct stack s;
+
+	stack_open(&s, "8 high_watermark 0 low_watermark 0 pause_writeback 0 writeback_jobs 3");
+	s.gate.closed = true;
+	for (unsigned block = 40; block < 60; block++)
+		put(&s, block, 3);
+	flush(&s);
+	wait_write(&s.gate, 40);
+	pthread_mutex_lock(&s.gate.lock);
+	for (unsigned block = 0; block < SECTORS / 8; block++)
+		seen += s.gate.seen[block];
+	pthread_mutex_unlock(&s.gate.lock);
+	assert_in_range(seen, 1, 3);
+	gate_open(&s.gate);
+	assert_int_equal(unit_message(s.md, "flush", NULL), 0);
+	for (unsigned block = 40; block < 60; block++)
+		assert_int_equal(s.gate.m->data[block * 4096], 3);
+	stack_close(&s);
+}
+
 /* What is on its way to the origin is not overwritten, nor gone around, though the cache is full. */
 static void *write_block_0(void *stack)
 {
@@ -377,6 +410,77 @@ static void test_a_write_waits_for_room(void **state)
 	assert_int_equal(s.gate.m->data[0], 1);
 	assert_int_equal(unit_message(s.md, "flush", NULL), 0);
 	assert_int_equal(s.gate.m->data[0], 9);
+	stack_close(&s);
+}
+
+struct flush {
+	struct dm_bio bio;
+	atomic_bool ended;
+};
+
+static void flush_ended(struct dm_bio *bio)
+{
+	struct flush *f = (struct flush *)bio;
+
+	atomic_store(&f->ended, true);
+}
+
+static void flush_begin(struct stack *s, struct flush *f)
+{
+	*f = (struct flush){.bio = {.op = DM_FLUSH, .dev = &s->md->dev, .end = flush_ended}};
+	dm_submit(&f->bio);
+}
+
+static void flush_wait(struct flush *f, int error)
+{
+	while (!atomic_load(&f->ended))
+		sched_yield();
+	assert_int_equal(f->bio.error, error);
+}
+
+/*
+ * A FLUSH after a write in place goes to the cache device by itself; but one that meets a commit under way, which has
+ * what was written before, ends after that.
+ */
+static void test_flushes_beside_a_commit(void **state)
+{
+	struct flush f[3];
+	struct dm_bio *bio;
+	struct stack s;
+	char *status;
+
+	stack_open(&s, "2 autocommit_time 3600000");
+	put(&s, 10, 1);
+	s.fast.flushes = 0;
+	s.fast.closed = true;
+	flush_begin(&s, &f[0]);
+	pthread_mutex_lock(&s.fast.lock);
+	while (!s.fast.flushes)
+		pthread_cond_wait(&s.fast.changed, &s.fast.lock);
+	pthread_mutex_unlock(&s.fast.lock);
+	flush_begin(&s, &f[1]);
+	assert_int_equal(s.fast.flushes, 1);
+	assert_false(atomic_load(&f[0].ended) || atomic_load(&f[1].ended));
+	gate_open(&s.fast);
+	flush_wait(&f[0], 0);
+	flush_wait(&f[1], 0);
+	put(&s, 10, 2);
+	s.fast.flushes = 0;
+	s.fast.closed = true;
+	flush_begin(&s, &f[2]);
+	assert_int_equal(s.fast.flushes, 1);
+	assert_false(atomic_load(&f[2].ended));
+	gate_open(&s.fast);
+	flush_wait(&f[2], 0);
+	s.fast.closed = true;
+	flush_begin(&s, &f[2]);
+	bio = dm_bio_list_pop(&s.fast.held);
+	gate_open(&s.fast);
+	dm_bio_end(bio, -EIO); /* what was written may be lost: nothing more is */
+	flush_wait(&f[2], -EIO);
+	status = unit_status(s.md, DM_STATUS_INFO);
+	assert_non_null(strstr(status, " writecache -5 "));
+	g_free(status);
 	stack_close(&s);
 }
 
@@ -429,7 +533,9 @@ int main(void)
 		cmocka_unit_test(test_free_blocks_in_a_row),
 		cmocka_unit_test(test_free_blocks_of_several_threads),
 		cmocka_unit_test(test_writeback_never_overtakes),
+		cmocka_unit_test(test_writeback_jobs),
 		cmocka_unit_test(test_a_write_waits_for_room),
+		cmocka_unit_test(test_flushes_beside_a_commit),
 		cmocka_unit_test(test_every_crash_of_the_cache),
 	};
 

@@ -39,7 +39,7 @@ static gboolean same_string(gconstpointer a, gconstpointer b)
  *   ID PARENT MAJ:MIN ROOT MOUNTPOINT OPTIONS [TAG]... - FSTYPE SOURCE SUPEROPTIONS
  * A later mount on the same point hides the earlier.
  */
-GPtrArray *tree_list_mounts(const char *mountinfo)
+static GPtrArray *list_mounts(const char *mountinfo, const char *type)
 {
 	GPtrArray *found = g_ptr_array_new_with_free_func(g_free);
 	g_auto(GStrv) lines = g_strsplit(mountinfo, "\n", -1);
@@ -56,10 +56,20 @@ GPtrArray *tree_list_mounts(const char *mountinfo)
 		path = unescape_octal(words[4]);
 		if (g_ptr_array_find_with_equal_func(found, path, same_string, &at))
 			g_ptr_array_remove_index(found, at);
-		if (!strcmp(words[dash + 1], "fuse.dmfs"))
+		if (!strcmp(words[dash + 1], type))
 			g_ptr_array_add(found, g_steal_pointer(&path));
 	}
 	return found;
+}
+
+GPtrArray *tree_list_mounts(const char *mountinfo)
+{
+	return list_mounts(mountinfo, "fuse.dmfs");
+}
+
+GPtrArray *tree_list_image_mounts(const char *mountinfo)
+{
+	return list_mounts(mountinfo, "fuse.dmfs-images");
 }
 
 static char *only_mount(GError **err)

@@ -18,6 +18,8 @@
 char *tree_find_mount(const char *wanted, GError **err);
 /* Mount points of all dmfs in the text of a mountinfo file, which are not covered by another mount. */
 GPtrArray *tree_list_mounts(const char *mountinfo);
+/* The same of directories of images (-o images=DIR). */
+GPtrArray *tree_list_image_mounts(const char *mountinfo);
 
 /* ROOT/NAME/FILE; name or file may be NULL. */
 char *tree_path(const char *root, const char *name, const char *file);

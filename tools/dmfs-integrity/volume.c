@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../common/bar.h"
 #include "../common/client.h"
 #include "../common/tree.h"
 #include "integrity.h"
@@ -55,13 +56,26 @@ static void restore_super(const char *device, const guint8 old[SB_BYTES])
 		close(fd);
 }
 
-static void show_progress(guint64 done, guint64 total)
+static int write_zeroes(int fd, uint8_t *zeroes, guint64 bytes, GError **err)
 {
-	unsigned percent = (unsigned)(done * 100 / MAX(total, 1));
+	guint64 at, len;
 
-	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\rwiping: %3u %% of %" G_GUINT64_FORMAT " MiB%s", percent, total >> 20,
-			done == total ? "\n" : "");
+	for (at = 0; at < bytes && !bar_interrupted(); at += len) {
+		bar_show(at / 512, bytes / 512);
+		len = MIN(bytes - at, WIPE_BYTES);
+		if (pwrite(fd, zeroes, len, (off_t)at) != (ssize_t)len)
+			return fail(err, EIO, "wiping fails at byte %" G_GUINT64_FORMAT ": %s", at, g_strerror(errno));
+	}
+	if (fsync(fd))
+		return fail(err, errno, "wiping: %s", g_strerror(errno));
+	bar_show(at / 512, bytes / 512);
+	if (at < bytes)
+		return fail(err, EINTR,
+			    "interrupted after %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
+			    " MiB: the volume opens, and "
+			    "with --integrity-recalculate the rest gets its tags then",
+			    at >> 20, bytes >> 20);
+	return 0;
 }
 
 /* Zeroes all over the volume, so that each sector has a tag. */
@@ -69,18 +83,12 @@ static int wipe(const char *mount, const char *name, guint64 bytes, GError **err
 {
 	g_autofree char *path = tree_path(mount, name, "image");
 	void *zeroes = aligned_alloc(4096, WIPE_BYTES);
-	int fd = open(path, O_WRONLY | O_CLOEXEC), r = 0;
+	int fd = open(path, O_WRONLY | O_CLOEXEC), r;
 
-	memset(zeroes, 0, WIPE_BYTES);
-	for (guint64 at = 0; at < bytes && fd >= 0 && !r; at += WIPE_BYTES) {
-		size_t len = MIN(bytes - at, WIPE_BYTES);
-
-		if (pwrite(fd, zeroes, len, (off_t)at) != (ssize_t)len)
-			r = fail(err, EIO, "wiping fails at byte %" G_GUINT64_FORMAT ": %s", at, g_strerror(errno));
-		show_progress(MIN(at + WIPE_BYTES, bytes), bytes);
-	}
-	if (fd < 0 || (!r && fsync(fd)))
+	if (fd < 0)
 		r = fail(err, errno, "%s: %s", path, g_strerror(errno));
+	else
+		r = write_zeroes(fd, memset(zeroes, 0, WIPE_BYTES), bytes, err);
 	if (fd >= 0)
 		close(fd);
 	free(zeroes);
@@ -117,6 +125,7 @@ int volume_format(const char *device, const struct options *o, GError **err)
 	line = table_line(path, NULL, 8, o, err);
 	if (!line)
 		return -EINVAL;
+	bar_begin("wiping"); /* the device that is made must go, too */
 	r = clear_super(path, o->batch, old, err);
 	if (!r) {
 		r = client_make(mount, name, uuid, false, line, strlen(line), err);
@@ -124,10 +133,13 @@ int volume_format(const char *device, const struct options *o, GError **err)
 			restore_super(path, old);
 	}
 	table_free(line);
-	if (r)
+	if (r) {
+		bar_end();
 		return r;
+	}
 	r = wipe_all(mount, name, path, o, err);
 	closed = client_remove(mount, name, &later);
+	bar_end();
 	return r ? r : closed ? fail(err, -closed, "%s", later->message) : 0;
 }
 

@@ -15,7 +15,16 @@
 #include "../common/tree.h"
 #include "around.h"
 
-static GPtrArray *roots;  /* of every dmfs, char * */
+/* A file in a directory of images. */
+struct view {
+	char *path;
+	dev_t mount;
+	uint64_t inode, created; /* as of the device's image in the tree */
+};
+
+static GPtrArray *roots;       /* of every dmfs, char * */
+static GPtrArray *image_roots; /* directories of images, char * */
+static GPtrArray *views;
 static GPtrArray *mounts; /* those that answer and are ours */
 static GPtrArray *nodes, *loops;
 static GString *silent; /* who has not answered */
@@ -31,6 +40,14 @@ static void node_free(gpointer p)
 	g_free(n);
 }
 
+static void view_free(gpointer p)
+{
+	struct view *v = p;
+
+	g_free(v->path);
+	g_free(v);
+}
+
 static void loop_free(gpointer p)
 {
 	struct loop_device *l = p;
@@ -44,7 +61,8 @@ static void loop_free(gpointer p)
 
 /*
  * An answer is words that end in a zero byte:
- *   of a dmfs: DEV CONTROLLED {NAME INODE READONLY TABLE DEPS}... and an empty word
+ *   of a dmfs: DEV CONTROLLED {NAME INODE CREATED READONLY TABLE DEPS}... and an empty word
+ *   of a directory of images: {NAME DEV INODE CREATED}... and an empty word
  *   of loop devices: {NAME DEV READONLY FILE MODE FILE_DEV FILE_RDEV INODE OFFSET LIMIT}... and an empty word
  */
 static void say(GString *answer, const char *word)
@@ -77,6 +95,11 @@ static uint64_t hear_number(const GString *answer, size_t *at)
 	return word ? g_ascii_strtoull(word, NULL, 10) : 0;
 }
 
+static uint64_t time_of(const struct stat *st)
+{
+	return (uint64_t)st->st_ctim.tv_sec * G_USEC_PER_SEC * 1000 + (uint64_t)st->st_ctim.tv_nsec;
+}
+
 /* --- a dmfs --------------------------------------------------------------------------------------- */
 
 static char *read_or_empty(const char *root, const char *name, const char *file)
@@ -99,6 +122,7 @@ static void tell_device(GString *answer, const char *root, const char *name)
 	deps = read_or_empty(root, name, "deps");
 	say(answer, name);
 	say_number(answer, st.st_ino);
+	say_number(answer, time_of(&st));
 	say_number(answer, *readonly == '1');
 	say(answer, table);
 	say(answer, deps);
@@ -136,11 +160,60 @@ static void hear_dmfs(const GString *answer, const char *root)
 		n->name = g_strdup(name);
 		n->mount = mount;
 		n->inode = hear_number(answer, &at);
+		n->created = hear_number(answer, &at);
 		n->readonly = hear_number(answer, &at);
 		n->table = g_strdup(hear(answer, &at));
 		n->deps = g_strdup(hear(answer, &at));
 		g_ptr_array_add(nodes, n);
 	}
+}
+
+/* --- its directory of images ------------------------------------------------------------------------- */
+
+static void tell_images(GString *answer, const char *root)
+{
+	g_autoptr(GDir) dir = g_dir_open(root, 0, NULL);
+	const char *name;
+
+	while (dir && (name = g_dir_read_name(dir))) {
+		g_autofree char *path = tree_path(root, name, NULL);
+		struct stat st;
+
+		if (stat(path, &st))
+			continue;
+		say(answer, name);
+		say_number(answer, st.st_dev);
+		say_number(answer, st.st_ino);
+		say_number(answer, time_of(&st));
+	}
+	say(answer, "");
+}
+
+static void hear_images(const GString *answer, const char *root)
+{
+	size_t at = 0;
+	const char *name;
+
+	while ((name = hear(answer, &at)) && *name) {
+		struct view *v = g_new0(struct view, 1);
+
+		v->path = tree_path(root, name, NULL);
+		v->mount = hear_number(answer, &at);
+		v->inode = hear_number(answer, &at);
+		v->created = hear_number(answer, &at);
+		g_ptr_array_add(views, v);
+	}
+}
+
+static const struct node *node_of_view(const struct view *v)
+{
+	for (unsigned i = 0; i < nodes->len; i++) {
+		const struct node *n = nodes->pdata[i];
+
+		if (n->inode == v->inode && n->created == v->created)
+			return n;
+	}
+	return NULL;
 }
 
 /* --- loop devices ---------------------------------------------------------------------------------- */
@@ -300,12 +373,15 @@ static void conclude(struct question *q)
 
 static void ask_all(const char *but)
 {
-	g_autofree struct question *questions = g_new0(struct question, roots->len + 1);
+	g_autofree struct question *questions = g_new0(struct question, roots->len + image_roots->len + 1);
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < roots->len; i++)
 		if (g_strcmp0(roots->pdata[i], but))
 			questions[n++] = (struct question){.tell = tell_dmfs, .hear = hear_dmfs, .of = roots->pdata[i]};
+	for (unsigned i = 0; i < image_roots->len; i++)
+		questions[n++] =
+		    (struct question){.tell = tell_images, .hear = hear_images, .of = image_roots->pdata[i]};
 	questions[n++] = (struct question){.tell = tell_loops, .hear = hear_loops};
 	for (unsigned i = 0; i < n; i++)
 		ask(&questions[i]);
@@ -335,10 +411,11 @@ void around_look(const char *root)
 	real = g_strdup(resolved);
 	free(resolved);
 	if (!roots) {
-		if (g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
-			roots = tree_list_mounts(text);
-		else
-			roots = g_ptr_array_new_with_free_func(g_free);
+		if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
+			text = g_strdup("");
+		roots = tree_list_mounts(text);
+		image_roots = tree_list_image_mounts(text);
+		views = g_ptr_array_new_with_free_func(view_free);
 		mounts = g_ptr_array_new_with_free_func(g_free);
 		nodes = g_ptr_array_new_with_free_func(node_free);
 		loops = g_ptr_array_new_with_free_func(loop_free);
@@ -372,23 +449,58 @@ const GPtrArray *around_mounts(void)
 	return mounts;
 }
 
+static bool is_below(const char *path, const char *root)
+{
+	size_t len = strlen(root);
+
+	return !strncmp(path, root, len) && path[len] == '/';
+}
+
+static const struct node *node_at(const char *path)
+{
+	for (unsigned i = 0; i < nodes->len; i++) {
+		const struct node *n = nodes->pdata[i];
+		g_autofree char *image = tree_path(n->root, n->name, "image");
+
+		if (!strcmp(image, path))
+			return n;
+	}
+	for (unsigned i = 0; i < views->len; i++) {
+		const struct view *v = views->pdata[i];
+
+		if (!strcmp(v->path, path))
+			return node_of_view(v);
+	}
+	return NULL;
+}
+
 bool around_is_in_dmfs(const char *path, const struct node **node)
 {
+	bool inside = false;
+
 	*node = NULL;
-	for (unsigned i = 0; i < roots->len; i++) {
-		const char *root = roots->pdata[i];
-		size_t len = strlen(root);
+	for (unsigned i = 0; i < roots->len && !inside; i++)
+		inside = is_below(path, roots->pdata[i]);
+	for (unsigned i = 0; i < image_roots->len && !inside; i++)
+		inside = is_below(path, image_roots->pdata[i]);
+	if (inside)
+		*node = node_at(path);
+	return inside;
+}
 
-		if (strncmp(path, root, len) || path[len] != '/')
-			continue;
-		for (unsigned k = 0; k < nodes->len && !*node; k++) {
-			const struct node *n = nodes->pdata[k];
-			g_autofree char *image = tree_path(n->root, n->name, "image");
+const struct node *around_node_of(dev_t mount, uint64_t inode)
+{
+	for (unsigned i = 0; i < nodes->len; i++) {
+		const struct node *n = nodes->pdata[i];
 
-			if (!strcmp(image, path))
-				*node = n;
-		}
-		return true;
+		if (n->mount == mount && n->inode == inode)
+			return n;
 	}
-	return false;
+	for (unsigned i = 0; i < views->len; i++) {
+		const struct view *v = views->pdata[i];
+
+		if (v->mount == mount && v->inode == inode)
+			return node_of_view(v);
+	}
+	return NULL;
 }

@@ -22,7 +22,8 @@
 struct node {
 	char *root, *name; /* its mount point */
 	dev_t mount;	   /* of which it is, under any name */
-	uint64_t inode;	   /* of its image */
+	uint64_t inode;	   /* of its image, */
+	uint64_t created;  /* and its time in nanoseconds: both also as a directory of images shows it */
 	bool readonly;
 	char *table, *deps; /* as its files say */
 };
@@ -48,7 +49,12 @@ const GPtrArray *around_loops(void);
 char *around_silent(void);
 /* Mount points of every dmfs that answers and that we may control. */
 const GPtrArray *around_mounts(void);
-/* Whether a path is in a dmfs, found without a look at it; *node: its device, or NULL if it is not known. */
+/*
+ * Whether a path is in a dmfs, or its directory of images, found without a look at it; *node: its device, or NULL if it is
+ * not known.
+ */
 bool around_is_in_dmfs(const char *path, const struct node **node);
+/* The device whose image that is, in the tree or in a directory of images; or NULL. */
+const struct node *around_node_of(dev_t mount, uint64_t inode);
 
 #endif

@@ -5,10 +5,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <dmfs/target.h>
 
@@ -17,12 +14,10 @@
 #include "core/type.h"
 #include "targets/list.h"
 
+#include "../common/bar.h"
 #include "luks.h"
 
 #define FILL_SECTORS 8192u /* at a time */
-#define SHOW_NS 200000000ull
-
-static volatile sig_atomic_t interrupted;
 
 /* --- devices --------------------------------------------------------------------------------------- */
 
@@ -82,39 +77,22 @@ static int make_all(const struct volume *v, const char *name, GPtrArray *devices
 
 /* --- filling --------------------------------------------------------------------------------------- */
 
-static void interrupt(int signal)
+static int fill(struct dm_mapped *md, uint64_t *done, GError **err)
 {
-	interrupted = 1;
-}
-
-static void show(uint64_t done, uint64_t all, uint64_t begun)
-{
-	static uint64_t shown;
-	uint64_t now = dm_now_ns();
-
-	if (!isatty(STDERR_FILENO) || (now - shown < SHOW_NS && done < all))
-		return;
-	shown = now;
-	fprintf(stderr, "\r%3u %%  %" PRIu64 " of %" PRIu64 " MiB, %.0f MiB/s \033[K%s", (unsigned)(done * 100 / all),
-		done / 2048, all / 2048, (double)done / 2048 / ((double)MAX(now - begun, 1) / 1e9),
-		done == all ? "\n" : "");
-}
-
-static int fill(struct dm_mapped *md, GError **err)
-{
-	uint64_t all = dm_mapped_sectors(md), begun = dm_now_ns(), at;
+	uint64_t all = dm_mapped_sectors(md), at;
 	g_autofree uint8_t *zeroes = g_malloc0(FILL_SECTORS * 512);
 	int r = 0;
 
-	for (at = 0; at < all && !r && !interrupted; at += MIN(FILL_SECTORS, all - at)) {
-		show(at, all, begun);
+	for (at = 0; at < all && !r && !bar_interrupted(); at += MIN(FILL_SECTORS, all - at)) {
+		bar_show(at, all);
 		r = dm_write_sync(&md->dev, at, MIN(FILL_SECTORS, all - at), zeroes, 0);
 	}
 	if (!r)
 		r = dm_flush_sync(&md->dev);
 	if (r)
 		return fail(err, -r, "filling it with zeroes: %s", g_strerror(-r));
-	show(at, all, begun);
+	*done = at;
+	bar_show(at, all);
 	if (at < all)
 		return fail(err, EINTR,
 			    "interrupted after %" PRIu64 " of %" PRIu64 " MiB: the volume opens, but what was not "
@@ -123,9 +101,8 @@ static int fill(struct dm_mapped *md, GError **err)
 	return 0;
 }
 
-int fill_volume(const struct volume *v, const char *name, bool zeroes, GError **err)
+int fill_volume(const struct volume *v, const char *name, uint64_t *done, GError **err)
 {
-	struct sigaction old_int, old_term, action = {.sa_handler = interrupt};
 	g_autoptr(GPtrArray) devices = g_ptr_array_new();
 	static bool registered;
 	int r;
@@ -134,15 +111,13 @@ int fill_volume(const struct volume *v, const char *name, bool zeroes, GError **
 		dm_register_targets(dm_target_list);
 	registered = true;
 	r = make_all(v, name, devices, err);
-	if (r || !zeroes) {
+	if (r || !done) {
 		remove_all(devices);
 		return r;
 	}
-	sigaction(SIGINT, &action, &old_int);
-	sigaction(SIGTERM, &action, &old_term);
-	r = fill(devices->pdata[devices->len - 1], err);
+	bar_begin("wiping");
+	r = fill(devices->pdata[devices->len - 1], done, err);
 	remove_all(devices);
-	sigaction(SIGINT, &old_int, NULL);
-	sigaction(SIGTERM, &old_term, NULL);
+	bar_end();
 	return r;
 }

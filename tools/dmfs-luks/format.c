@@ -394,6 +394,9 @@ static int settle(const char *type, struct options *o, GError **err)
 		return fail(err, EINVAL, "LUKS1 has sectors of 512 bytes, no label, and pbkdf2");
 	if (o->integrity && strcmp(type, CRYPT_LUKS2))
 		return fail(err, EINVAL, "--integrity: only for luks2");
+	if (o->wipe_later && !strcmp(o->integrity, "none"))
+		return fail(err, EINVAL,
+			    "--integrity-wipe-later: not with --integrity none, which does not tell what was never written");
 	if (o->key_slot != CRYPT_ANY_SLOT && (o->key_slot < 0 || o->key_slot >= crypt_keyslot_max(type)))
 		return fail(err, EINVAL, "there is no key slot %d: a %s header has 0 to %d", o->key_slot, type,
 			    crypt_keyslot_max(type) - 1);

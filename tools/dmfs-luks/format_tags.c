@@ -88,15 +88,15 @@ static int make_super(struct crypt_device *cd, const char *file, const char *sho
 	if (!r)
 		r = integrity_add_stage(v, file, start, crypt_get_sector_size(cd), 'D', &in, true, err);
 	if (!r)
-		r = fill_volume(v, "new", false, err);
+		r = fill_volume(v, "new", NULL, err);
 	volume_free(v);
 	integrity_clear(&in);
 	return r;
 }
 
-/* The two devices as they will be opened, and zeroes in them if asked for. */
-static int make_devices(struct crypt_device *cd, const char *file, const struct options *o, struct key *k, bool zeroes,
-			GError **err)
+/* The two devices as they will be opened, and zeroes in them if done is not NULL. */
+static int make_devices(struct crypt_device *cd, const char *file, const struct options *o, struct key *k,
+			uint64_t *done, GError **err)
 {
 	struct options quick = *o;
 	struct volume *v = new_volume();
@@ -106,7 +106,7 @@ static int make_devices(struct crypt_device *cd, const char *file, const struct 
 	quick.readonly = quick.shared = false;
 	r = luks_open_with(cd, file, "new", &quick, k, v, err);
 	if (!r)
-		r = fill_volume(v, "new", zeroes, err);
+		r = fill_volume(v, "new", done, err);
 	volume_free(v);
 	return r;
 }
@@ -145,6 +145,30 @@ static int make_header(const char *file, const char *shown, const struct options
 	return r ? r : format_pbkdf(*cd, CRYPT_LUKS2, o, err);
 }
 
+/*
+ * Zeroes all over it, now or when it is open.  noted: how far that is is in the header, so that it goes on wherever it
+ * was interrupted; without an authenticated mode there is no telling which sectors were never written.
+ */
+static int wipe_new(struct crypt_device *cd, const char *file, const char *shown, const struct options *o,
+		    struct key *k, bool noted, GError **err)
+{
+	struct wipe w = {.left = true};
+	g_autoptr(GError) why = NULL;
+	int r = noted ? wipe_key(&w, cd, k, err) : 0;
+
+	if (!r && noted)
+		r = wipe_note(&w, cd, shown, err);
+	if (r || o->wipe_later)
+		return r;
+	r = make_devices(cd, file, o, k, &w.sector, &why);
+	w.left = r != 0;
+	if (noted && (!r || r == -EINTR) && wipe_note(&w, cd, shown, err))
+		return -EIO;
+	if (r == -EINTR && noted)
+		return fail(err, EINTR, "%s; open goes on with it", why->message);
+	return r ? fail(err, -r, "%s", why->message) : 0;
+}
+
 int format_with_tags(const char *file, const char *shown, const struct options *o, const struct secret *pass,
 		     GError **err)
 {
@@ -169,11 +193,11 @@ int format_with_tags(const char *file, const char *shown, const struct options *
 	if (!r)
 		r = make_super(cd, file, shown, err);
 	if (!r)
-		r = make_devices(cd, file, o, k, false, err);
+		r = make_devices(cd, file, o, k, NULL, err);
 	if (!r && pass)
 		r = add_slot(cd, shown, o, k, pass, err);
 	if (!r && pass && !o->no_wipe)
-		r = make_devices(cd, file, o, k, true, err);
+		r = wipe_new(cd, file, shown, o, k, strcmp(kind, "none") != 0, err);
 	crypt_free(cd);
 	return r;
 }

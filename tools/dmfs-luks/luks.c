@@ -429,6 +429,12 @@ int luks_open_with(struct crypt_device *cd, const char *file, const char *name, 
 		r = layout.integrity.type ? add_two(cd, file, name, flags, k, &layout, v, err)
 					  : add_line(cd, file, flags, k, &layout, v, err);
 	}
+	if (!r && layout.integrity.type && !given) {
+		v->wipe.header = g_strdup(o->header ? o->header : file);
+		r = wipe_key(&v->wipe, cd, k, err);
+		if (!r)
+			wipe_read(&v->wipe, cd, v->wipe.header);
+	}
 	integrity_clear(&layout.integrity);
 	return r;
 }

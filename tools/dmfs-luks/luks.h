@@ -13,6 +13,7 @@
  *   bitlk.c   BitLocker (fve.c: its metadata)
  *   tcrypt.c  TrueCrypt and VeraCrypt (tchead.c: their headers; tcrange.c: where the data is)
  *   format.c  makes a new LUKS volume (format_tags.c, segment.c, fill.c: with authenticated sectors)
+ *   wipe.c    sectors that were never written become zeroes while the volume is open
  *   tree.c    the mounted control tree
  *
  * Keys and passphrases are in memory of crypt_safe_alloc(), which is locked
@@ -49,7 +50,7 @@ struct options {
 	int pim;
 	/* format */
 	char *cipher, *hash, *pbkdf, *uuid, *label, *size, *integrity;
-	bool no_wipe;
+	bool no_wipe, wipe_later;
 	int key_bits, sector_size, iter_time, pbkdf_memory, pbkdf_parallel, pbkdf_iterations;
 };
 
@@ -139,6 +140,16 @@ struct stage {
 	struct secret table;
 };
 
+/* Sectors that were never written, and so cannot be read (wipe.c). */
+#define WIPE_KEY_BYTES 32
+
+struct wipe {
+	bool left;	 /* there are some, */
+	uint64_t sector; /* from this one on */
+	uint8_t key[WIPE_KEY_BYTES];
+	char *header; /* the file with the header; g_free() */
+};
+
 struct volume {
 	char *type;	   /* as in the uuid: LUKS1, LUKS2, TCRYPT, BITLK */
 	char *uuid;	   /* without dashes; may be empty */
@@ -146,6 +157,7 @@ struct volume {
 	int claim;	   /* of the file, until the devices are made; or -1 */
 	char *file;
 	uint64_t from, to; /* bytes of it that hold the data */
+	struct wipe wipe;
 };
 
 /* Unlocks a file; name: the device's, which the tables of a cascade need. */
@@ -237,12 +249,32 @@ int format_pbkdf(struct crypt_device *cd, const char *type, const struct options
 int format_check_room(struct crypt_device *cd, const char *file, const char *shown, GError **err);
 /* A new LUKS2 header, which has no key slots, gets another cipher, an integrity type and another volume key. */
 int segment_make(const char *file, const char *cipher, const char *type, const struct key *k, GError **err);
-/* Makes a volume's devices in this process and takes them away again; zeroes: in between it fills the last of them. */
-int fill_volume(const struct volume *v, const char *name, bool zeroes, GError **err);
+/*
+ * Makes a volume's devices in this process and takes them away again; done: NULL, or in between it fills the last of them
+ * with zeroes, and this is how many sectors.  -EINTR: a signal asked for the end.
+ */
+int fill_volume(const struct volume *v, const char *name, uint64_t *done, GError **err);
 /* All of a volume with --integrity; pass: NULL: only what there is to find fault with. */
 int format_with_tags(const char *file, const char *shown, const struct options *o, const struct secret *pass, GError **err);
 
 int volume_format(const char *file, const struct options *o, GError **err);
+
+/* --- wipe.c ----------------------------------------------------------------------------------- */
+
+/* The key of what a header says of it; the volume key is proven. */
+int wipe_key(struct wipe *w, struct crypt_device *cd, const struct key *k, GError **err);
+/* Whether there is something left, as the header says; it is told if it does not say so truly. */
+bool wipe_read(struct wipe *w, struct crypt_device *cd, const char *file);
+/* Into the header. */
+int wipe_note(const struct wipe *w, struct crypt_device *cd, const char *file, GError **err);
+/* Whether a token of that type is such a note. */
+bool wipe_is_record(const char *token_type);
+/* Of an open volume: its device wipes what is left from now on, and a process that this leaves behind notes how far. */
+int wipe_go_on(struct volume *v, const char *mount, const char *name, GError **err);
+/* How far that is, for people; g_free(); NULL: nothing is wiped. */
+char *wipe_shown(const char *mount, const char *name);
+/* Waits until it is over, with a bar on a terminal. */
+int wipe_wait(const char *mount, const char *name, GError **err);
 
 /* --- tree.c ----------------------------------------------------------------------------------- */
 

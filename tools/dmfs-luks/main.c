@@ -23,6 +23,7 @@
 static int cmd_open(char **args, const struct options *o, GError **err)
 {
 	g_autofree char *mount = tree_find(o, err);
+	g_autoptr(GError) unwiped = NULL;
 	struct volume *v = NULL;
 	int r;
 
@@ -43,6 +44,8 @@ static int cmd_open(char **args, const struct options *o, GError **err)
 	}
 	if (!r)
 		r = tree_open(mount, args[1], v, o->readonly, err);
+	if (!r && v->wipe.left && !o->readonly && !o->shared && !o->no_wipe && wipe_go_on(v, mount, args[1], &unwiped))
+		g_printerr("%s: it is open, but what was never written in it is not wiped: %s\n", args[1], unwiped->message);
 	volume_free(v);
 	if (!r)
 		printf("%s/%s/image\n", mount, args[1]);
@@ -65,6 +68,14 @@ static int cmd_status(char **args, const struct options *o, GError **err)
 	return r ? r : tree_status(mount, args[0], err);
 }
 
+static int cmd_wait_wipe(char **args, const struct options *o, GError **err)
+{
+	g_autofree char *mount = tree_find(o, err);
+	int r = mount ? client_check_name(args[0], err) : -ENODEV;
+
+	return r ? r : wipe_wait(mount, args[0], err);
+}
+
 static int cmd_format(char **args, const struct options *o, GError **err)
 {
 	return volume_format(args[0], o, err);
@@ -78,6 +89,7 @@ static const struct command {
 	{{"close", "NAME", 1, 1}, cmd_close},
 	{{"status", "NAME", 1, 1}, cmd_status},
 	{{"format", "FILE", 1, 1}, cmd_format},
+	{{"wait-wipe", "NAME", 1, 1}, cmd_wait_wipe},
 };
 
 /* --- the command line ------------------------------------------------------------------------------ */
@@ -105,7 +117,7 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 {
 	char *type = NULL;
 	gboolean token_only = FALSE, readonly = FALSE, shared = FALSE, discards = FALSE, batch = FALSE, hidden = FALSE,
-		 backup = FALSE, system = FALSE, no_vera = FALSE, no_journal = FALSE, no_wipe = FALSE;
+		 backup = FALSE, system = FALSE, no_vera = FALSE, no_journal = FALSE, no_wipe = FALSE, wipe_later = FALSE;
 	const GOptionEntry entries[] = {
 		{"mount", 'm', 0, G_OPTION_ARG_FILENAME, &o->mount, "The dmfs ($DMFS_MOUNT, or the only one)", "DIR"},
 		{"type", 0, 0, G_OPTION_ARG_STRING, &type, "luks, luks1, luks2, bitlk, tcrypt", "TYPE"},
@@ -137,7 +149,9 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		{"integrity", 'I', 0, G_OPTION_ARG_STRING, &o->integrity,
 		 "format: authenticate sectors: aead, poly1305, hmac-sha256, ...", "TYPE"},
 		{"integrity-no-wipe", 0, 0, G_OPTION_ARG_NONE, &no_wipe,
-		 "format: do not fill it: what was never written cannot be read", NULL},
+		 "format, open: do not wipe: what was never written cannot be read", NULL},
+		{"integrity-wipe-later", 0, 0, G_OPTION_ARG_NONE, &wipe_later,
+		 "format: wiped in the background, when it is open", NULL},
 		{"pbkdf", 0, 0, G_OPTION_ARG_STRING, &o->pbkdf, "format: argon2id, argon2i, pbkdf2", "NAME"},
 		{"iter-time", 'i', 0, G_OPTION_ARG_INT, &o->iter_time, "format: how long unlocking takes (2000)", "MS"},
 		{"pbkdf-memory", 0, 0, G_OPTION_ARG_INT, &o->pbkdf_memory, "format: and how much memory", "KIB"},
@@ -148,7 +162,7 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 		{"batch", 'q', 0, G_OPTION_ARG_NONE, &batch, "format: overwrite without asking", NULL},
 		{0},
 	};
-	g_autoptr(GOptionContext) context = g_option_context_new("open FILE NAME | close NAME | status NAME | format FILE");
+	g_autoptr(GOptionContext) context = g_option_context_new("open FILE NAME | close NAME | status NAME | format FILE | wait-wipe NAME");
 	int r = 0;
 
 	g_option_context_add_main_entries(context, entries, NULL);
@@ -162,6 +176,7 @@ static int parse(int *argc, char ***argv, struct options *o, GError **err)
 	o->batch = batch;
 	o->no_journal = no_journal;
 	o->no_wipe = no_wipe;
+	o->wipe_later = wipe_later;
 	o->tcrypt_hidden = hidden;
 	o->tcrypt_backup = backup;
 	o->tcrypt_system = system;
@@ -184,9 +199,12 @@ static int check_options(const struct command *c, const struct options *o, GErro
 	} rules[] = {
 		{o->size || o->cipher || o->key_bits || o->sector_size || o->pbkdf || o->iter_time || o->pbkdf_memory ||
 			 o->pbkdf_parallel || o->pbkdf_iterations || o->uuid || o->label || o->batch || o->integrity ||
-			 o->no_wipe,
-		 formats, "--size, --cipher, --key-size, --sector-size, --pbkdf..., --iter-time, --uuid, --label, --integrity, --integrity-no-wipe, --batch: only for format"},
-		{o->no_wipe, o->integrity, "--integrity-no-wipe: only with --integrity"},
+			 o->wipe_later,
+		 formats, "--size, --cipher, --key-size, --sector-size, --pbkdf..., --iter-time, --uuid, --label, --integrity, --integrity-wipe-later, --batch: only for format"},
+		{o->no_wipe, opens || (formats && o->integrity),
+		 "--integrity-no-wipe: only for open, and for format only with --integrity"},
+		{o->wipe_later, o->integrity && !o->no_wipe,
+		 "--integrity-wipe-later: only with --integrity, and without --integrity-no-wipe"},
 		{o->no_journal, opens || (formats && o->integrity),
 		 "--integrity-no-journal: only for open, and for format with --integrity"},
 		{o->readonly || o->shared || o->allow_discards || tokens || o->volume_key_file, opens,
@@ -241,7 +259,7 @@ int main(int argc, char **argv)
 	setrlimit(RLIMIT_CORE, &none);
 	r = parse(&argc, &argv, &o, &err);
 	c = r ? NULL : find_command("dmfs-luks", commands, G_N_ELEMENTS(commands), sizeof *commands,
-			     "open FILE NAME, close NAME, status NAME or format FILE", argc, argv, &err);
+			     "open FILE NAME, close NAME, status NAME, format FILE or wait-wipe NAME", argc, argv, &err);
 	if (!r)
 		r = c ? check_options(c, &o, &err) : -EINVAL;
 	if (!r)

@@ -17,6 +17,9 @@
 #include "luks.h"
 #include "storage.h"
 
+#define LOCK_US 500000
+#define LOCK_TRIES 25
+
 /* --- the file alone -------------------------------------------------------------------------------- */
 
 static int open_fail(GError **err, int code, const char *file, bool readonly)
@@ -37,10 +40,21 @@ static bool is_locked(int fd)
 	return !fcntl(fd, F_OFD_GETLK, &lock) && lock.l_type != F_UNLCK;
 }
 
+/* Who notes how far wiping is (wipe.c) has it for a moment. */
+static bool lock_soon(int fd)
+{
+	for (int i = 0; i < LOCK_TRIES; i++) {
+		if (!flock(fd, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK)
+			return true;
+		g_usleep(LOCK_US / LOCK_TRIES);
+	}
+	return false;
+}
+
 /* Two that open the same file at the same time must not both find that nobody uses it. */
 static int lock_file(int fd, const char *file, const char *way_out, GError **err)
 {
-	if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+	if (!lock_soon(fd))
 		return fail(err, EBUSY, "%s is being opened or locked by another program (see lslocks): %s", file, way_out);
 	if (is_locked(fd))
 		return fail(err, EBUSY, "%s is in use: another program has locked it (see lslocks); %s", file, way_out);

@@ -156,19 +156,6 @@ GPtrArray *storage_uses(const char *table, const char *deps, uint64_t from, uint
 
 /* --- devices of a dmfs ---------------------------------------------------------------------------- */
 
-static const struct node *node_of_image(const struct stat *st)
-{
-	const GPtrArray *nodes = around_nodes();
-
-	for (unsigned i = 0; i < nodes->len; i++) {
-		const struct node *n = nodes->pdata[i];
-
-		if (n->mount == st->st_dev && n->inode == st->st_ino)
-			return n;
-	}
-	return NULL;
-}
-
 static char *what_of_node(const struct node *n)
 {
 	return g_strdup_printf("dmfs %u:%u %s", major(n->mount), minor(n->mount), n->name);
@@ -321,7 +308,7 @@ static void walk_block(struct walk *w, dev_t dev, uint64_t from, uint64_t to)
 
 static void walk_stat(struct walk *w, const char *name, const struct stat *st, uint64_t from, uint64_t to)
 {
-	const struct node *n = node_of_image(st);
+	const struct node *n = around_node_of(st->st_dev, st->st_ino);
 
 	if (S_ISBLK(st->st_mode))
 		walk_block(w, st->st_rdev, from, to);

@@ -87,7 +87,7 @@ static void say_token(struct crypt_device *cd, const struct options *o, GString 
 	crypt_token_info info = crypt_token_status(cd, id, &type);
 	g_autofree char *name = g_strdup(type ? type : "?"); /* the next call may take it away */
 
-	if (info == CRYPT_TOKEN_INACTIVE || info == CRYPT_TOKEN_INVALID)
+	if (info == CRYPT_TOKEN_INACTIVE || info == CRYPT_TOKEN_INVALID || wipe_is_record(name))
 		return;
 	if (why->len)
 		g_string_append(why, "; ");

@@ -188,6 +188,7 @@ static void print_table(char *table)
 static void print_beneath(const char *mount, const char *name)
 {
 	g_autofree char *dif = part_beneath(mount, name), *table = dif ? client_read(mount, dif, "table") : NULL;
+	g_autofree char *wiped = NULL;
 	g_auto(GStrv) w = table ? client_split(g_strchomp(table)) : NULL;
 	static const char *const modes[] = {"J", "journal", "D", "no journal", "B", "bitmap", "R", "recovery"};
 	const char *mode;
@@ -198,6 +199,9 @@ static void print_beneath(const char *mount, const char *name)
 	for (unsigned i = 0; i < G_N_ELEMENTS(modes); i += 2)
 		if (!strcmp(w[6], modes[i]))
 			mode = modes[i + 1];
+	wiped = wipe_shown(mount, name);
+	if (wiped)
+		printf("  wiping:      %s\n", wiped);
 	printf("  integrity:   %s bytes beside each sector, on %s (%s)\n", w[5], dif, mode);
 	printf("  data device: %s at %s sectors\n", w[3], w[4]);
 }

@@ -143,6 +143,7 @@ void volume_free(struct volume *v)
 	g_free(v->file);
 	g_free(v->type);
 	g_free(v->uuid);
+	g_free(v->wipe.header);
 	g_free(v);
 }
 

@@ -2,9 +2,12 @@
 /*
  * Taking down what a run has opened.
  *
- * Nothing is remembered but in the devices: their uuids begin with OPEN-RUN-NUMBER-.  What dmfs-luks and dmfs-verity made
- * on them has their uuids, and stands on a device of ours.  Devices go in reverse order, and whatever else stands on them
- * (another's device, an open file) keeps them.
+ * Nothing is remembered but in the devices: their uuids begin with OPEN-RUN-NUMBER-.  What dmfs-luks and dmfs-verity
+ * made on them has their uuids, and stands on a device of ours.  Devices go in reverse order, and whatever else stands
+ * on them (another's device, an open file) keeps them.
+ *
+ * An array of md's that was written to (its uuid says so) goes through md_close.c: before its members go, their
+ * superblocks say that it is clean.
  */
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -20,12 +23,6 @@
 #include "open.h"
 
 #define SERVER_MS 10000
-
-struct dev {
-	char *name, *uuid, *table; /* table: where it is needed */
-	unsigned seq;
-	bool gone;
-};
 
 static void dev_free(gpointer p)
 {
@@ -44,8 +41,7 @@ bool close_is_ours(const char *uuid, const char *run)
 	return !run || !strncmp(uuid + 5, run, 8);
 }
 
-/* The part of a uuid behind OPEN-RUN-NUMBER-. */
-static const char *id_of(const char *uuid)
+const char *close_id(const char *uuid)
 {
 	const char *dash = strchr(uuid + 14, '-');
 
@@ -81,10 +77,11 @@ static GPtrArray *all_devices(const char *mount, GError **err)
 		if (is_helpers(d->uuid)) {
 			d->table = client_read(mount, d->name, "table");
 		} else {
-			const char *id = id_of(d->uuid);
+			const char *id = close_id(d->uuid);
 
 			d->seq = (unsigned)strtoul(d->uuid + 14, NULL, 10);
-			if (!strcmp(id, "IMAGE") || !strcmp(id, "NBD") || !strcmp(id, "OVERLAY"))
+			if (!strcmp(id, "IMAGE") || !strcmp(id, "NBD") || !strcmp(id, "OVERLAY") ||
+			    !strcmp(id, "MDDEV") || md_close_is(id))
 				d->table = client_read(mount, d->name, "table");
 		}
 		g_ptr_array_add(devs, d);
@@ -147,7 +144,8 @@ static GPtrArray *of_run(GPtrArray *devs, const char *run)
 		for (unsigned i = 0; i < devs->len; i++) {
 			struct dev *d = devs->pdata[i];
 
-			if (is_helpers(d->uuid) && !g_hash_table_contains(names, d->name) && any_word(d->table, is_in, names)) {
+			if (is_helpers(d->uuid) && !g_hash_table_contains(names, d->name) &&
+			    any_word(d->table, is_in, names)) {
 				d->seq = UINT32_MAX;
 				g_hash_table_add(names, d->name);
 				g_ptr_array_add(found, d);
@@ -214,9 +212,19 @@ static void remove_files(const char *dir)
 
 /* --- closing -------------------------------------------------------------------------------------------------- */
 
-/* All that will go, go; the name of one that is in use, or NULL. */
-static const char *remove_all(const char *mount, GPtrArray *devs)
+static bool remove_one(const char *mount, struct dev *d, struct md_closing *md)
 {
+	struct md_array *array = md_close_before(md, d);
+
+	d->gone = !client_remove(mount, d->name, NULL) || !tree_has_device(mount, d->name);
+	md_close_after(md, array, d->gone);
+	return d->gone;
+}
+
+/* All that will go, go; the name of one that is in use, or NULL.  Arrays that cannot be closed well set the error. */
+static const char *remove_all(const char *mount, GPtrArray *devs, GError **err)
+{
+	struct md_closing *md = md_close_new(mount, devs, err);
 	const char *busy = NULL;
 	bool progress = true;
 
@@ -228,14 +236,14 @@ static const char *remove_all(const char *mount, GPtrArray *devs)
 
 			if (d->gone)
 				continue;
-			d->gone = !client_remove(mount, d->name, NULL) || !tree_has_device(mount, d->name);
-			progress |= d->gone;
+			progress |= remove_one(mount, d, md);
 			if (!d->gone && !busy)
 				busy = d->name;
 		}
 		if (!busy)
-			return NULL;
+			break;
 	}
+	md_close_free(md);
 	return busy;
 }
 
@@ -243,6 +251,7 @@ int close_run(const char *mount, const char *run, GError **err)
 {
 	g_autoptr(GPtrArray) devs = all_devices(mount, err), found = of_run(devs, run), names = g_ptr_array_new();
 	g_autofree char *dir = NULL;
+	g_autoptr(GError) why = NULL;
 	const char *busy;
 	int r;
 
@@ -256,13 +265,18 @@ int close_run(const char *mount, const char *run, GError **err)
 	r = fs_unmount(mount, names, err);
 	if (r)
 		return r;
-	busy = remove_all(mount, found);
+	busy = remove_all(mount, found, &why);
 	if (busy)
-		return fail(err, EBUSY, "%s is in use: unmount what is on it, close its image, and remove what stands on it first",
+		return fail(err, EBUSY,
+			    "%s is in use: unmount what is on it, close its image, and remove what stands on it first",
 			    busy);
 	if (dir)
 		remove_files(dir);
-	return 0;
+	if (!why)
+		return 0;
+	r = -EIO;
+	g_propagate_error(err, g_steal_pointer(&why));
+	return r;
 }
 
 /* The runs that opened an image, or all of them. */
@@ -275,7 +289,7 @@ static GPtrArray *runs_of(GPtrArray *devs, const char *path)
 		char run[9] = {0};
 
 		if (!close_is_ours(d->uuid, NULL) ||
-		    (path && (strcmp(id_of(d->uuid), "IMAGE") || !any_word(d->table, is_same, (gpointer)path))))
+		    (path && (strcmp(close_id(d->uuid), "IMAGE") || !any_word(d->table, is_same, (gpointer)path))))
 			continue;
 		memcpy(run, d->uuid + 5, 8);
 		if (!g_ptr_array_find_with_equal_func(runs, run, g_str_equal, NULL))
@@ -287,7 +301,8 @@ static GPtrArray *runs_of(GPtrArray *devs, const char *path)
 /* A dmfs's own image is in a table by the device's name. */
 static char *word_for(const char *mount, const char *path)
 {
-	g_autofree char *dir = g_path_get_dirname(path), *base = g_path_get_basename(path), *above = g_path_get_dirname(dir);
+	g_autofree char *dir = g_path_get_dirname(path), *base = g_path_get_basename(path),
+			*above = g_path_get_dirname(dir);
 	char *root = realpath(mount, NULL);
 	bool ours = root && !strcmp(base, "image") && !strcmp(above, root);
 

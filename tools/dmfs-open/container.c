@@ -85,7 +85,7 @@ static uint64_t virtual_size(const char *kind, const char *file, char **why)
 	return at ? g_ascii_strtoull(at + 1, NULL, 10) : 0;
 }
 
-static int serve(struct plan *p, const char *kind, const char *file, const char *sock, const char *pid_file, char **why)
+static int serve(bool readonly, const char *kind, const char *file, const char *sock, const char *pid_file, char **why)
 {
 	g_autofree char *program = run_find("qemu-nbd");
 	g_autoptr(GPtrArray) argv = g_ptr_array_new();
@@ -96,7 +96,7 @@ static int serve(struct plan *p, const char *kind, const char *file, const char 
 		return -ENOENT;
 	}
 	g_ptr_array_add(argv, program);
-	if (!p->o->write)
+	if (readonly)
 		g_ptr_array_add(argv, (gpointer) "-r");
 	for (size_t i = 0; i < G_N_ELEMENTS(words); i++)
 		g_ptr_array_add(argv, (gpointer)words[i]);
@@ -148,7 +148,7 @@ void container_open(struct plan *p, struct node *n, const char *kind, const char
 	base = g_strdup_printf("%u.sock", n->seq);
 	sock = g_build_filename(dir, base, NULL);
 	pid_file = g_strconcat(sock, ".pid", NULL);
-	if (serve(p, kind, file, sock, pid_file, &why)) {
+	if (serve(!p->o->write || n->readonly, kind, file, sock, pid_file, &why)) {
 		locked(p, n, kind, why);
 		return;
 	}

@@ -13,7 +13,7 @@
 #define WRONG_PASSPHRASE 2
 
 /* dmfs-luks's status. */
-static int try(struct plan *p, const char *program, const char *image, const char *name, const char *key_file, bool ask,
+static int try(struct plan *p, const struct node *c, const char *program, const char *image, const char *key_file, bool ask,
 	       char **why)
 {
 	g_autoptr(GPtrArray) argv = g_ptr_array_new();
@@ -21,7 +21,7 @@ static int try(struct plan *p, const char *program, const char *image, const cha
 	g_ptr_array_add(argv, (gpointer)program);
 	g_ptr_array_add(argv, (gpointer) "-m");
 	g_ptr_array_add(argv, p->mount);
-	if (!p->o->write)
+	if (c->readonly)
 		g_ptr_array_add(argv, (gpointer) "--readonly");
 	if (key_file) {
 		g_ptr_array_add(argv, (gpointer) "--key-file");
@@ -29,13 +29,13 @@ static int try(struct plan *p, const char *program, const char *image, const cha
 	}
 	g_ptr_array_add(argv, (gpointer) "open");
 	g_ptr_array_add(argv, (gpointer)image);
-	g_ptr_array_add(argv, (gpointer)name);
+	g_ptr_array_add(argv, c->name);
 	g_ptr_array_add(argv, NULL);
 	/* on a terminal its prompts and errors are for the user */
 	return run((char *const *)argv->pdata, !ask, NULL, ask && isatty(STDIN_FILENO) ? NULL : why);
 }
 
-static int unlock(struct plan *p, struct node *n, const char *name, char **why)
+static int unlock(struct plan *p, struct node *n, const struct node *c, char **why)
 {
 	g_autofree char *program = run_find("dmfs-luks"), *image = node_image(p, n);
 	int status = -ENOENT;
@@ -46,13 +46,13 @@ static int unlock(struct plan *p, struct node *n, const char *name, char **why)
 	}
 	for (char **key = p->o->key_files; key && *key; key++) {
 		g_clear_pointer(why, g_free);
-		status = try(p, program, image, name, *key, false, why);
+		status = try(p, c, program, image, *key, false, why);
 		if (status != WRONG_PASSPHRASE)
 			return status;
 	}
 	if (!p->o->no_ask) {
 		g_clear_pointer(why, g_free);
-		status = try(p, program, image, name, NULL, true, why);
+		status = try(p, c, program, image, NULL, true, why);
 	}
 	return status;
 }
@@ -72,16 +72,16 @@ void crypt_open(struct plan *p, struct node *n, const char *what, const char *id
 	}
 	c = node_new(p, NODE_CRYPT, "crypt", wanted);
 	node_stand_on(c, n);
-	c->command = g_strdup_printf("dmfs-luks%s open \"$DMFS_MOUNT\"/%s/image %s", p->o->write ? "" : " --readonly", n->name,
+	c->readonly = !p->o->write || n->readonly;
+	c->command = g_strdup_printf("dmfs-luks%s open \"$DMFS_MOUNT\"/%s/image %s", c->readonly ? " --readonly" : "", n->name,
 				     c->name);
-	status = unlock(p, n, c->name, &why);
+	status = unlock(p, n, c, &why);
 	if (status) {
 		node_note(p, n, "locked%s%s", why && *why ? ": " : "", why ? why : "");
 		p->failed = true;
 		return;
 	}
 	c->open = true;
-	c->readonly = !p->o->write;
 	image = node_image(p, c);
 	if (!stat(image, &st))
 		c->sectors = (uint64_t)st.st_size / 512;

@@ -66,7 +66,7 @@ void integrity_open(struct plan *p, struct node *n, const struct integrity_sb *s
 	node_stand_on(c, n);
 	c->sectors = sb->sectors;
 	c->table = integrity_table(sb, n->name, hash, 'J');
-	if (p->o->write) {
+	if (p->o->write && !n->readonly) {
 		node_make(p, c, "INTEGRITY", false);
 	} else if (node_try(p, c, "INTEGRITY", true, &err)) {
 		node_note(p, c, "opened without checks, and without what is in its journal: %s", err->message);

@@ -34,7 +34,18 @@
 #define MAX_DISKS 2048u
 #define MAX_ROLES 4096u
 
-enum { F_BITMAP = 1, F_RECOVERY = 2, F_RESHAPE = 4, F_REPLACEMENT = 16, F_JOURNAL = 512, F_RAID0_LAYOUT = 4096 };
+enum {
+	F_BITMAP = 1,
+	F_RECOVERY = 2,
+	F_RESHAPE = 4,
+	F_BAD_BLOCKS = 8,
+	F_REPLACEMENT = 16,
+	F_CLUSTERED = 256,
+	F_JOURNAL = 512,
+	F_PPL = 1024,
+	F_PPLS = 2048,
+	F_RAID0_LAYOUT = 4096
+};
 
 #define KNOWN_FEATURES 0x1fffu
 
@@ -104,11 +115,22 @@ static uint32_t word(const uint8_t *p, unsigned i)
 	return get_le32(p + (size_t)4 * i);
 }
 
+uint32_t md_sum_090(const uint8_t *p)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < SB_090_BYTES / 4; i++)
+		sum += i == 38 ? 0 : word(p, i);
+	return (uint32_t)(sum + (sum >> 32));
+}
+
+#define STATE_BITMAP (1u << 8)		/* of the array */
+#define STATE_KEPT (1u << 9 | 1u << 10) /* of a disk: write-mostly, failfast */
+
 static int read_090(const struct src *s, struct md_super *sb, GPtrArray *notes)
 {
 	int64_t at = md_090_place(s->size);
 	g_autofree uint8_t *p = g_malloc(SB_090_BYTES);
-	uint64_t sum = 0;
 
 	if (at < 0 || src_read(s, (uint64_t)at, p, SB_090_BYTES))
 		return -ENOENT;
@@ -119,12 +141,16 @@ static int read_090(const struct src *s, struct md_super *sb, GPtrArray *notes)
 	if (word(p, 0) != MAGIC || word(p, 1) != 0)
 		return -ENOENT;
 	strcpy(sb->version, "0.90");
-	for (unsigned i = 0; i < SB_090_BYTES / 4; i++)
-		sum += i == 38 ? 0 : word(p, i);
-	if ((uint32_t)(sum + (sum >> 32)) != word(p, 38))
+	if (md_sum_090(p) != word(p, 38))
 		return bad(notes, sb->version, "its checksum differs");
 	g_snprintf(sb->id, sizeof(sb->id), "%08x:%08x:%08x:%08x", word(p, 5), word(p, 13), word(p, 14), word(p, 15));
+	for (unsigned i = 0; i < 4; i++)
+		memcpy(sb->uuid + (size_t)4 * i, p + (size_t)4 * (i ? 12 + i : 5), 4);
 	sb->at = (uint64_t)at;
+	sb->bytes = SB_090_BYTES;
+	sb->number = word(p, 992);
+	sb->spare = !(word(p, 992 + 4) & ~(uint32_t)STATE_KEPT);
+	sb->bitmap_at = word(p, 33) & STATE_BITMAP ? sb->at + SB_090_BYTES : 0;
 	sb->level = (int)word(p, 7);
 	sb->layout = word(p, 64);
 	sb->chunk = word(p, 65) / 512;
@@ -135,7 +161,11 @@ static int read_090(const struct src *s, struct md_super *sb, GPtrArray *notes)
 	sb->resync = word(p, 33) & 1 ? UINT64_MAX : word(p, 43);
 	sb->recovery = UINT64_MAX;
 	sb->reshape = word(p, 2) > 90;
-	sb->role = word(p, 992 + 4) & 4 && !(word(p, 992 + 4) & 1) && word(p, 992 + 3) < sb->disks ? (int)word(p, 992 + 3) : -1;
+	sb->role = word(p, 992 + 4) & 4 && !(word(p, 992 + 4) & 1) && word(p, 992 + 3) < sb->disks
+		       ? (int)word(p, 992 + 3)
+		       : -1;
+	if (sb->number >= MAX_DISKS_090)
+		return bad(notes, sb->version, "its number among the devices cannot be");
 	if (sb->disks > MAX_DISKS_090)
 		return bad(notes, sb->version, "its number of disks cannot be");
 	sb->active = g_malloc0(MAX_DISKS_090 + 1);
@@ -150,7 +180,7 @@ static int read_090(const struct src *s, struct md_super *sb, GPtrArray *notes)
 
 /* --- 1.x -------------------------------------------------------------------------------------------- */
 
-static uint32_t sum_1(const uint8_t *p, size_t len)
+uint32_t md_sum_1(const uint8_t *p, size_t len)
 {
 	uint64_t sum = 0;
 	size_t i;
@@ -176,6 +206,8 @@ static int fill_1(const uint8_t *p, uint32_t roles, struct md_super *sb, GPtrArr
 
 	g_snprintf(sb->id, sizeof(sb->id), "%08x:%08x:%08x:%08x", get_be32(p + 16), get_be32(p + 20), get_be32(p + 24),
 		   get_be32(p + 28));
+	memcpy(sb->uuid, p + 16, 16);
+	sb->number = number;
 	sb->name = name_text(p + 32);
 	sb->level = (int)get_le32(p + 72);
 	sb->layout = get_le32(p + 76);
@@ -187,7 +219,11 @@ static int fill_1(const uint8_t *p, uint32_t roles, struct md_super *sb, GPtrArr
 	sb->events = get_le64(p + 200);
 	sb->resync = get_le64(p + 208);
 	sb->recovery = features & F_RECOVERY ? get_le64(p + 152) : UINT64_MAX;
-	sb->bitmap = features & F_BITMAP;
+	sb->only_md = features & (F_PPL | F_PPLS) ? "it has a partial parity log"
+		      : features & F_JOURNAL	  ? "it has a journal"
+		      : features & F_CLUSTERED	  ? "it is a cluster's"
+		      : features & F_BAD_BLOCKS	  ? "it has a list of bad blocks"
+						  : NULL;
 	sb->reshape = features & F_RESHAPE;
 	sb->journal = features & F_JOURNAL;
 	if (features & ~KNOWN_FEATURES)
@@ -198,6 +234,7 @@ static int fill_1(const uint8_t *p, uint32_t roles, struct md_super *sb, GPtrArr
 		return bad(notes, sb->version, "its number among the devices cannot be");
 	role = get_le16(p + 256 + 2 * (size_t)number);
 	sb->role = role < sb->disks && !(features & F_REPLACEMENT) ? role : -1;
+	sb->spare = role == MD_ROLE_SPARE;
 	sb->active = g_malloc0(sb->disks);
 	for (uint32_t i = 0; i < roles; i++) {
 		role = get_le16(p + 256 + 2 * (size_t)i);
@@ -218,12 +255,20 @@ static int read_1(const struct src *s, const char *version, uint64_t at, struct 
 	strcpy(sb->version, version);
 	sb->at = at;
 	roles = get_le32(p + 220);
+	sb->bytes = 256 + 2 * (size_t)roles;
 	if (roles > MAX_ROLES || src_read(s, at + 256, p + 256, 2 * (size_t)roles))
 		return bad(notes, version, "its number of roles cannot be");
-	if (sum_1(p, 256 + 2 * (size_t)roles) != get_le32(p + 216))
+	if (md_sum_1(p, 256 + 2 * (size_t)roles) != get_le32(p + 216))
 		return bad(notes, version, "its checksum differs");
 	if (__builtin_add_overflow(get_le64(p + 128), get_le64(p + 136), &end) || end > s->size / 512)
 		return bad(notes, version, "its data is not on the device");
+	if (get_le32(p + 8) & F_BITMAP) {
+		int64_t bitmap = (int64_t)at / 512 + (int32_t)get_le32(p + 96);
+
+		if (bitmap <= 0 || (uint64_t)bitmap >= s->size / 512)
+			return bad(notes, version, "its bitmap is not on the device");
+		sb->bitmap_at = (uint64_t)bitmap * 512;
+	}
 	return fill_1(p, roles, sb, notes);
 }
 

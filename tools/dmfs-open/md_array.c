@@ -3,11 +3,11 @@
  * Tables of md's arrays.
  *
  *   linear        the members' data one after the other, whole chunks of each
- *   raid0         stripes over all members, and where they are of different lengths over those that go on: zones.  In the
- *                 older layout (1) of a zone the chunks go on around where the array's number of the chunk says; in the
- *                 newer (2) they begin at its first member
- *   raid1..10     the raid target, without metadata of its own (each pair begins with -): the state is in md's
- *                 superblocks, which nobody writes.  So these are read-only
+ *   raid0         stripes over all members, and where they are of different lengths over those that go on: zones.  In
+ * the older layout (1) of a zone the chunks go on around where the array's number of the chunk says; in the newer (2)
+ * they begin at its first member raid1..10     the raid target, without metadata of its own (each pair begins with -):
+ * the state is in md's superblocks (md_state.c), which cannot say of a device that it has failed before writes are
+ * answered that it lacks.  So writes fail then (fail_stop)
  *
  * Where a member is missing the raid target makes do without; linear and raid0 have errors there.
  */
@@ -54,7 +54,8 @@ static int need_all(const struct md_super *best, const struct md_member *members
 	return 0;
 }
 
-/* Only the last of a linear array may be missing without the length of what is before being unknown: errors are no data. */
+/* Only the last of a linear array may be missing without the length of what is before being unknown: errors are no
+ * data. */
 static int table_linear(const struct md_super *best, const struct md_member *members, GString *table, uint64_t *sectors,
 			GPtrArray *notes, GError **err)
 {
@@ -72,10 +73,12 @@ static int table_linear(const struct md_super *best, const struct md_member *mem
 		add_line(table, sectors, whole_chunks(members[i].sb), line);
 	}
 	if (!*sectors)
-		return need_all(best, members, err) ? -ENODEV : fail(err, EINVAL, "its devices are shorter than a chunk");
+		return need_all(best, members, err) ? -ENODEV
+						    : fail(err, EINVAL, "its devices are shorter than a chunk");
 	if (missing)
-		g_ptr_array_add(notes, g_strdup_printf("device %u of the linear array is missing: it is open up to there",
-						       best->disks - missing));
+		g_ptr_array_add(notes,
+				g_strdup_printf("device %u of the linear array is missing: it is open up to there",
+						best->disks - missing));
 	return 0;
 }
 
@@ -88,8 +91,8 @@ static int by_length(gconstpointer a, gconstpointer b)
 }
 
 /* One zone: from a sector of each member that is long enough up to another. */
-static void add_zone(const struct md_super *best, const struct md_member *members, uint64_t from, uint64_t to, GString *table,
-		     uint64_t *at)
+static void add_zone(const struct md_super *best, const struct md_member *members, uint64_t from, uint64_t to,
+		     GString *table, uint64_t *at)
 {
 	g_autoptr(GPtrArray) in = g_ptr_array_new();
 	g_autoptr(GString) line = g_string_new(NULL);
@@ -137,8 +140,9 @@ static int table_raid0(const struct md_super *best, const struct md_member *memb
 		zones++;
 	}
 	if (zones > 1 && !best->layout)
-		g_ptr_array_add(notes, g_strdup("the devices are of different lengths and nothing says which layout of raid0 "
-						"that has: taken for that of Linux 3.14 and later"));
+		g_ptr_array_add(notes,
+				g_strdup("the devices are of different lengths and nothing says which layout of raid0 "
+					 "that has: taken for that of Linux 3.14 and later"));
 	return *sectors ? 0 : fail(err, EINVAL, "its devices are shorter than a chunk");
 }
 
@@ -147,9 +151,10 @@ static int table_raid0(const struct md_super *best, const struct md_member *memb
 static const char *raid_type(const struct md_super *sb)
 {
 	static const char *const five[] = {"raid5_la", "raid5_ra", "raid5_ls", "raid5_rs", "raid4", "raid5_n"};
-	static const char *const six[] = {"raid6_la", "raid6_ra", "raid6_ls", "raid6_rs", NULL, "raid6_n_6", NULL, NULL,
-					  "raid6_zr", "raid6_nr", "raid6_nc", NULL, NULL, NULL, NULL, NULL,
-					  "raid6_la_6", "raid6_ra_6", "raid6_ls_6", "raid6_rs_6"};
+	static const char *const six[] = {"raid6_la",  "raid6_ra",   "raid6_ls",   "raid6_rs",	 NULL,
+					  "raid6_n_6", NULL,	     NULL,	   "raid6_zr",	 "raid6_nr",
+					  "raid6_nc",  NULL,	     NULL,	   NULL,	 NULL,
+					  NULL,	       "raid6_la_6", "raid6_ra_6", "raid6_ls_6", "raid6_rs_6"};
 
 	switch (sb->level) {
 	case 1:
@@ -173,7 +178,10 @@ static int raid10_words(const struct md_super *sb, GString *words, unsigned *n, 
 	*copies = near * far;
 	if (!*copies || *copies > sb->disks || sb->layout >> 19 || sb->layout & 1u << 17 || (near > 1 && far > 1))
 		return fail(err, ENOTSUP, "raid10's layout %#x is not supported", sb->layout);
-	g_string_append_printf(words, " raid10_copies %u raid10_format %s", *copies, offset ? "offset" : far > 1 ? "far" : "near");
+	g_string_append_printf(words, " raid10_copies %u raid10_format %s", *copies,
+			       offset	 ? "offset"
+			       : far > 1 ? "far"
+					 : "near");
 	*n += 4;
 	if (far > 1 && !sets) {
 		g_string_append(words, " raid10_use_near_sets");
@@ -204,67 +212,59 @@ static uint64_t array_sectors(const struct md_super *sb)
 	}
 }
 
-bool md_needs_parts(const struct md_super *best, uint64_t *sectors)
+/*
+ * raid10 whose last row is not full, which the raid target does not know: rows up to one that is, of zeroes; nobody
+ * gets at them.
+ */
+void md_shape(const struct md_super *best, struct md_shape *shape)
 {
-	*sectors = best->level > 0 ? used(best) : 0;
-	return best->level > 0;
+	unsigned near = best->layout & 0xff, far = best->layout >> 8 & 0xff;
+	uint64_t rows;
+
+	*shape = (struct md_shape){0};
+	if (best->level <= 0)
+		return;
+	shape->part = used(best);
+	if (best->level != 10 || !near || !far || near > best->disks)
+		return;
+	shape->sectors = array_sectors(best);
+	for (rows = shape->part / best->chunk; rows * best->disks % near; rows++)
+		shape->zeroes += best->chunk;
 }
 
 static int check_count(const struct md_super *best, unsigned present, GError **err)
 {
-	unsigned least = best->level == 1 ? 1 : best->level == 6 ? best->disks - MIN(best->disks, 2) :
-			 best->level == 10 ? 1 : best->disks - 1;
+	unsigned least = best->level == 1    ? 1
+			 : best->level == 6  ? best->disks - MIN(best->disks, 2)
+			 : best->level == 10 ? 1
+					     : best->disks - 1;
 
 	if ((best->level == 6 && best->disks < 4) || (best->level > 1 && best->disks < 2))
 		return fail(err, EINVAL, "%u devices are too few for %s", best->disks, md_level_name(best->level));
 	if (present < MAX(least, 1))
-		return fail(err, ENODEV, "%u of %u devices are there, %u are needed", present, best->disks, MAX(least, 1));
+		return fail(err, ENODEV, "%u of %u devices are there, %u are needed", present, best->disks,
+			    MAX(least, 1));
 	return 0;
 }
 
-/*
- * raid10 whose last row is not full, which the raid target does not know: the chunks in it, each a line on the first member
- * that has it.
- */
-static int last_row(const struct md_super *sb, const struct md_member *members, uint64_t chunks, GString *table,
-		    uint64_t *sectors, GError **err)
+static const char *sync_words(const struct md_super *sb, enum md_use use, unsigned *n)
 {
-	unsigned near = sb->layout & 0xff;
-
-	for (uint64_t c = *sectors / sb->chunk; c < chunks; c++) {
-		g_autoptr(GString) line = g_string_new("linear");
-		uint64_t place = c * near;
-		unsigned k;
-
-		for (k = 0; k < near && !members[(place + k) % sb->disks].sb; k++)
-			;
-		if (k == near)
-			return fail(err, ENODEV, "all copies of chunk %" PRIu64 " are missing", c);
-		place += k;
-		add_word(line, members[place % sb->disks].device);
-		g_string_append_printf(line, " %" PRIu64, place / sb->disks * sb->chunk);
-		add_line(table, sectors, sb->chunk, line);
+	if (use == MD_READ) { /* nothing is synchronised then anyway */
+		*n += sb->level != 6;
+		return sb->level == 6 ? "" : " nosync";
 	}
-	return 0;
+	*n += use == MD_WRITE ? 2 : 1;
+	return use == MD_WRITE ? " nosync fail_stop" : " fail_stop";
 }
 
-/* The sectors of whole rows. */
-static uint64_t whole_rows(const struct md_super *sb, uint64_t length, unsigned copies)
-{
-	uint64_t chunks = length / sb->chunk;
-
-	while (chunks * copies % sb->disks)
-		chunks--;
-	return chunks * sb->chunk;
-}
-
-static int table_engine(const struct md_super *best, const struct md_member *members, GString *table, uint64_t *sectors,
-			GPtrArray *notes, GError **err)
+static int table_engine(const struct md_super *best, const struct md_member *members, enum md_use use, GString *table,
+			uint64_t *sectors, GPtrArray *notes, GError **err)
 {
 	g_autoptr(GString) line = g_string_new(NULL), words = g_string_new(NULL);
 	const char *type = raid_type(best), *only = NULL;
 	unsigned n = 1, present = 0, copies = 1;
-	uint64_t length, whole;
+	struct md_shape shape;
+	uint64_t length;
 	int r;
 
 	if (!type)
@@ -277,19 +277,20 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 		r = check_count(best, present, err);
 	if (r)
 		return r;
+	md_shape(best, &shape);
 	length = array_sectors(best);
 	if (!length)
 		return fail(err, EINVAL, "the array has no sectors");
-	whole = best->level == 10 ? whole_rows(best, length, copies) : length;
+	if (shape.zeroes)
+		length = (shape.part + shape.zeroes) / best->chunk * best->disks / copies * best->chunk;
 	if (best->level == 1 && present == 1) {
 		g_string_append(line, "linear");
 		add_word(line, only);
 		g_string_append(line, " 0");
 	} else {
-		if (best->level != 6 && ++n)
-			g_string_append(words, " nosync");
-		g_string_append_printf(line, "raid %s %u %u%s %u", type, n, best->level == 1 ? 0 : best->chunk, words->str,
-				       best->disks);
+		g_string_append(words, sync_words(best, use, &n));
+		g_string_append_printf(line, "raid %s %u %u%s %u", type, n, best->level == 1 ? 0 : best->chunk,
+				       words->str, best->disks);
 		for (unsigned i = 0; i < best->disks; i++) {
 			g_string_append(line, " -");
 			if (members[i].sb)
@@ -298,11 +299,7 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 				g_string_append(line, " -");
 		}
 	}
-	if (whole)
-		add_line(table, sectors, whole, line);
-	r = whole < length ? last_row(best, members, length / best->chunk, table, sectors, err) : 0;
-	if (r)
-		return r;
+	add_line(table, sectors, length, line);
 	if (present < best->disks)
 		g_ptr_array_add(notes, g_strdup_printf("degraded: %u of %u devices are there", present, best->disks));
 	if (best->level > 1 && best->resync != UINT64_MAX && present < best->disks)
@@ -310,8 +307,8 @@ static int table_engine(const struct md_super *best, const struct md_member *mem
 	return 0;
 }
 
-int md_table(const struct md_super *best, const struct md_member *members, GString *table, uint64_t *sectors,
-	     GPtrArray *notes, GError **err)
+int md_table(const struct md_super *best, const struct md_member *members, enum md_use use, GString *table,
+	     uint64_t *sectors, GPtrArray *notes, GError **err)
 {
 	*sectors = 0;
 	if (best->reshape)
@@ -322,5 +319,5 @@ int md_table(const struct md_super *best, const struct md_member *members, GStri
 		return table_linear(best, members, table, sectors, notes, err);
 	if (best->level == 0)
 		return table_raid0(best, members, table, sectors, notes, err);
-	return table_engine(best, members, table, sectors, notes, err);
+	return table_engine(best, members, use, table, sectors, notes, err);
 }

@@ -163,6 +163,14 @@ struct node *node_find(struct plan *p, const char *name)
 	return NULL;
 }
 
+bool node_on_readonly(const struct node *n)
+{
+	for (unsigned i = 0; i < n->parents->len; i++)
+		if (((struct node *)n->parents->pdata[i])->readonly)
+			return true;
+	return false;
+}
+
 int node_try(struct plan *p, struct node *n, const char *id, bool readonly, GError **err)
 {
 	g_autofree char *uuid = g_strdup_printf("OPEN-%s-%u-%s", p->run, n->seq, id);
@@ -170,6 +178,7 @@ int node_try(struct plan *p, struct node *n, const char *id, bool readonly, GErr
 
 	if (strlen(uuid) > MAX_UUID)
 		uuid[MAX_UUID] = 0;
+	readonly |= p->o->write && node_on_readonly(n);
 	g_free(n->dm_uuid);
 	n->readonly = readonly;
 	n->dm_uuid = g_steal_pointer(&uuid);

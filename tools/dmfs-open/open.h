@@ -10,7 +10,8 @@
  *   gpt.c mbr.c  partition tables
  *   lvm_disk.c   LVM2's labels and metadata areas; lvm_text.c: the text; lvm_vg.c: what it says;
  *                lvm_table.c, lvm_cache.c: the tables
- *   md.c         md's superblocks; md_array.c: the tables
+ *   md.c         md's superblocks; md_state.c: changing them; md_array.c: the tables; md_plan.c: the arrays;
+ *                md_close.c: how they are closed
  *   crypt.c      LUKS and BitLocker, through dmfs-luks
  *   verity.c     verity superblocks, through dmfs-verity
  *   integrity.c  integrity superblocks
@@ -183,8 +184,14 @@ struct md_super {
 	unsigned disks;
 	int role;	 /* of this one; -1: spare, faulty or journal */
 	uint64_t at;	 /* byte of the superblock */
+	size_t bytes;	 /* of it */
+	uint8_t uuid[16];
+	unsigned number;	/* of this one among the devices */
+	bool spare;		/* it is one, that waits */
+	uint64_t bitmap_at;	/* byte of its bitmap's head, perhaps outside; 0: there is none */
+	const char *only_md;	/* why nobody but md may write to it; or NULL */
 	uint64_t events, size, data_offset, data_sectors, resync, recovery; /* sectors */
-	bool reshape, bitmap, journal;
+	bool reshape, journal;
 	uint8_t *active; /* of the disks, by role: 1 if the array counts on it */
 };
 
@@ -194,20 +201,59 @@ void md_clear(struct md_super *sb);
 /* Where a superblock of version 0.90 is on a device of that many bytes; -1: it is too small. */
 int64_t md_090_place(uint64_t bytes);
 
+#define MD_ROLE_SPARE 0xffffu
+uint32_t md_sum_090(const uint8_t *p);
+uint32_t md_sum_1(const uint8_t *p, size_t len);
+
+/* --- md_state.c ------------------------------------------------------------------------------------ */
+
+struct md_disk {
+	char *path; /* its image */
+	enum { MD_USED = 1, MD_SPARE, MD_FAILED } as;
+	struct md_super sb; /* md_disk_look() */
+};
+
+void md_disk_free(gpointer disk);
+/* Reads the superblock of an image that is to be a member's of the array id. */
+int md_disk_look(struct md_disk *d, const char *id, GError **err);
+/*
+ * What its superblock must say: as: what each device is, by number, 0 for those that are not there.  The bytes p are those
+ * that sb was read from.
+ */
+void md_put_state(uint8_t *p, const struct md_super *sb, uint64_t events, bool clean, const uint8_t *as, unsigned nr);
+/* Says on all disks (struct md_disk) that the array is being written to; nothing may have been written before. */
+int md_state_begin(GPtrArray *disks, GError **err);
+/*
+ * Whether the copies and parities agree: no; yes, as they did at the begin; or since all of them were synchronised after
+ * it.  What was written is made durable first.
+ */
+enum md_end { MD_UNCLEAN, MD_CLEAN, MD_SYNCED };
+int md_state_end(GPtrArray *disks, enum md_end how, GError **err);
+
 /* --- md_array.c ------------------------------------------------------------------------------------ */
 
 struct md_member {
 	const struct md_super *sb; /* NULL: missing */
-	const char *device;	   /* where md_needs_parts(), one that begins where the data does */
+	const char *device;	   /* where md_shape() says so, one that begins where the data does */
 };
 
 /* Whether a member's data can be used: it is as new as best, and in sync. */
 bool md_usable(const struct md_super *best, const struct md_super *sb);
-/* Whether each member's data must be a device of its own, of *sectors. */
-bool md_needs_parts(const struct md_super *best, uint64_t *sectors);
+/*
+ * What stands on what: each member's data is a device of so many sectors (0: the table is one of the members), with so
+ * many zeroes behind it; and sectors of the table are the array.
+ */
+struct md_shape {
+	uint64_t part, zeroes, sectors;
+};
+void md_shape(const struct md_super *best, struct md_shape *shape);
+/* Reading; or writing to what is in sync; or synchronising first. */
+enum md_use { MD_READ, MD_WRITE, MD_SYNC };
+#define MD_ID_WRITE "MDW" /* what the uuids of those that are written to begin with */
+#define MD_ID_SYNC "MDS"
 /* The table of an array from its members, best->disks of them by role; best: whose superblock counts. */
-int md_table(const struct md_super *best, const struct md_member *members, GString *table, uint64_t *sectors,
-	     GPtrArray *notes, GError **err);
+int md_table(const struct md_super *best, const struct md_member *members, enum md_use use, GString *table,
+	     uint64_t *sectors, GPtrArray *notes, GError **err);
 const char *md_level_name(int level);
 
 /* --- small superblocks ------------------------------------------------------------------------------ */
@@ -295,10 +341,12 @@ struct node *node_new(struct plan *p, enum node_kind kind, const char *type, con
 void node_stand_on(struct node *n, struct node *parent);
 /* Says it on standard error too. */
 void node_note(struct plan *p, struct node *n, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
-/* Makes the device with n's table, id in its uuid; on failure a note says why, and n stays closed. */
+/* Makes the device with n's table, id in its uuid, for reading only if what it stands on is; on failure a note says why, and n stays closed. */
 int node_make(struct plan *p, struct node *n, const char *id, bool readonly);
 /* The same without the note. */
 int node_try(struct plan *p, struct node *n, const char *id, bool readonly, GError **err);
+/* It stands on one that may not be written to, also with -w. */
+bool node_on_readonly(const struct node *n);
 char *node_image(const struct plan *p, const struct node *n);
 struct node *node_find(struct plan *p, const char *name);
 
@@ -320,11 +368,34 @@ void show_tree(struct plan *p);
 void show_json(struct plan *p);
 void show_script(struct plan *p);
 
+/* A device that --close found. */
+struct dev {
+	char *name, *uuid, *table; /* table: where it is needed */
+	unsigned seq;
+	bool gone;
+};
+
+/* The part of a uuid behind OPEN-RUN-NUMBER-. */
+const char *close_id(const char *uuid);
 int close_all(const char *mount, char **images, GError **err);
 /* Whether a uuid is of a device of that run; run NULL: of any. */
 bool close_is_ours(const char *uuid, const char *run);
 /* Takes the devices of one run down; -EBUSY: some are in use. */
 int close_run(const char *mount, const char *run, GError **err);
+
+/*
+ * Arrays of md's that were written to, among the devices of a run, as these are removed: before and after each.  What goes
+ * wrong is in the error, the first of it.
+ */
+struct md_closing;
+struct md_array;
+bool md_close_is(const char *id);
+struct md_closing *md_close_new(const char *mount, GPtrArray *devs, GError **err);
+/* Suspends d, if it is an array; which, or NULL. */
+struct md_array *md_close_before(struct md_closing *c, struct dev *d);
+/* array: what md_close_before() said of the same device; gone: it was removed. */
+void md_close_after(struct md_closing *c, struct md_array *array, bool gone);
+void md_close_free(struct md_closing *c);
 
 int fs_mount_all(struct plan *p, GError **err);
 /* Unmounts what is mounted from an image of the mount; names: devices'. */

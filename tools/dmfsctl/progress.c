@@ -7,6 +7,7 @@
  *   snapshot-merge  ALLOCATED/TOTAL METADATA: done when nothing but metadata is allocated
  *   clone           BLOCK USED/TOTAL REGION HYDRATED/TOTAL HYDRATING ...
  *   integrity       MISMATCHES PROVIDED RECALCULATED, the last "-" when there is nothing to do
+ *   crypt           wiping WIPED/TOTAL [failed]
  *   cache           ten words, DIRTY, ...: with the cleaner policy, dirty blocks are what is left
  */
 #include <string.h>
@@ -109,6 +110,14 @@ static void integrity(struct progress *p, char **words, guint n)
 		add(p, "recalculation", minus(provided, done), provided);
 }
 
+static void wiping(struct progress *p, char **words, guint n)
+{
+	if (n < 2 || strcmp(words[0], "wiping"))
+		return;
+	add_ratio(p, "wiping", words[1]);
+	p->failed |= n > 2;
+}
+
 static void cache(struct progress *p, char **words, guint n)
 {
 	guint64 dirty;
@@ -126,6 +135,7 @@ void progress_add(struct progress *p, const char *type, const char *rest)
 	} types[] = {
 		{"mirror", mirror}, {"raid", raid},	      {"snapshot-merge", merge},
 		{"clone", hydration}, {"integrity", integrity}, {"cache", cache},
+		{"crypt", wiping},
 	};
 	g_auto(GStrv) words = tree_words(rest);
 

@@ -6,7 +6,8 @@
  *	disk/, name/             the disks (disks.c)
  *	dev/mapper/NAME          links to MOUNT/NAME/image, as dev/dm-N
  *	sys/devices/virtual/block/{dm-N,DISK}/   attributes, holders/, slaves/, and .state: what they were written from
- *	sys/{block,class/block}/NAME, sys/dev/block/MAJ:MIN   links to these
+ *	sys/{block,class/block}/NAME, sys/dev/block/MAJ:MIN   links to these; so are the kernel's own that tables
+ *	                         stand on, as they have holders here
  *	stamp -> the time of the mount's root that all this was made at: it changes with its devices
  *
  * Whoever finds the stamp old makes it anew, under a lock on the file `lock`.
@@ -230,13 +231,52 @@ static void put_block(const struct block *b)
 
 /* --- who stands on whom ---------------------------------------------------------------------------- */
 
-static bool name_of(dev_t dev, char out[256])
+/*
+ * A block device of the kernel's that a table stands on: all that the kernel tells of it, by links, but who holds it.
+ * True if it is one; all gets its name.
+ */
+static bool put_real(dev_t dev, char name[256], struct text *all)
+{
+	char path[PATH_MAX], target[PATH_MAX], number[32], dir[PATH_MAX];
+	const char *base;
+	struct dirent *e;
+	DIR *d;
+
+	snprintf(number, sizeof number, "%u:%u", major(dev), minor(dev));
+	if (!path_format(path, "/sys/dev/block/%s", number) || !link_read(path, target, sizeof target))
+		return false;
+	base = strrchr(target, '/');
+	if (!base || !base[1] || strlen(base + 1) >= 256)
+		return false;
+	strcpy(name, base + 1);
+	path_format(dir, BLOCKS "/%s", name);
+	make_dir(run.shadow, dir);
+	d = NEXT(opendir)(path);
+	while (d && (e = readdir(d)))
+		if (*e->d_name != '.' && strcmp(e->d_name, "holders") && strcmp(e->d_name, "slaves") &&
+		    path_format(target, "%s/%s", path, e->d_name))
+			put_link(dir, e->d_name, target);
+	if (d)
+		closedir(d);
+	path_format(target, "../../devices/virtual/block/%s", name);
+	put_link("sys/dev/block", number, target);
+	put_link("sys/class/block", name, target);
+	path_format(target, "../devices/virtual/block/%s", name);
+	if (path_format(path, "/sys/block/%s", name) && !NEXT(access)(path, F_OK))
+		put_link("sys/block", name, target);
+	text_printf(all, "%s\n", name);
+	return true;
+}
+
+static bool name_of(dev_t dev, char out[256], struct text *all)
 {
 	struct disk d;
 
 	if (major(dev) == run.dm_major)
 		return snprintf(out, 256, "dm-%u", minor(dev)) > 0;
-	if (major(dev) != run.disk_major || !disk_by_minor(minor(dev), &d))
+	if (major(dev) != run.disk_major)
+		return put_real(dev, out, all);
+	if (!disk_by_minor(minor(dev), &d))
 		return false;
 	strcpy(out, d.name);
 	return true;
@@ -265,7 +305,7 @@ static void drop_slave(const char *dir, const char *name, void *data)
 		drop_link(holders, own);
 }
 
-static void put_slaves(const char *device, const char *own)
+static void put_slaves(const char *device, const char *own, struct text *all)
 {
 	AUTO_TEXT deps = {0};
 	AUTO_TEXT keep = {0};
@@ -279,7 +319,7 @@ static void put_slaves(const char *device, const char *own)
 		dev_t dev;
 
 		line[len] = '\0';
-		if (word_to_dev(line, &dev) && name_of(dev, name)) {
+		if (word_to_dev(line, &dev) && name_of(dev, name, all)) {
 			path_format(dir, BLOCKS "/%s", name); /* it may come later in the list */
 			make_dir(run.shadow, dir);
 			path_format(dir, BLOCKS "/%s/holders", name);
@@ -334,7 +374,7 @@ static int put_mapped(const struct listed *listed, void *data)
 	b.sectors = (uint64_t)st.st_size >> 9;
 	ask_limits(name, &b);
 	put_block(&b);
-	put_slaves(name, b.name);
+	put_slaves(name, b.name, all);
 	put_link("dev/mapper", name, path);
 	put_link("dev", b.name, path);
 	text_printf(all, "%s\n", b.name);

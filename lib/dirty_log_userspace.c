@@ -173,6 +173,7 @@ static int introduce(struct far_log *f)
 	int error;
 
 	atomic_fetch_add(&f->introductions, 1);
+	g_array_set_size(f->late_work, 0); /* it may be another's by now, and comes again if not */
 	error = ask(f, DM_ULOG_CTR, f->ctr_words->str, f->ctr_words->len + 1, &answer);
 	if (!error)
 		error = check_region_size(f);
@@ -446,6 +447,13 @@ static int far_in_sync(struct dm_dirty_log *log, uint64_t region, bool may_wait)
 	return error;
 }
 
+/* A clear that has not been sent yet would give it back. */
+static void got(struct far_log *f, uint64_t region)
+{
+	g_hash_table_add(f->marks, key(region));
+	g_hash_table_remove(f->pending, key(region));
+}
+
 static bool far_is_remote_recovering(struct dm_dirty_log *log, uint64_t region)
 {
 	struct far_log *f = log->context;
@@ -459,7 +467,7 @@ static bool far_is_remote_recovering(struct dm_dirty_log *log, uint64_t region)
 		return true;
 	memcpy(&remote, answer.data, sizeof remote);
 	if (!remote.is_recovering)
-		g_hash_table_add(f->marks, key(region));
+		got(f, region);
 	return remote.is_recovering;
 }
 
@@ -479,7 +487,6 @@ static bool read_work(struct far_log *f, const struct ulog *answer, uint64_t *re
 		return false;
 	}
 	*region = work.region;
-	g_hash_table_add(f->marks, key(work.region));
 	return true;
 }
 
@@ -488,8 +495,13 @@ static void late_work(void *context, const struct ulog *answer)
 	struct far_log *f = context;
 	uint64_t region;
 
-	if (!answer->error && read_work(f, answer, &region))
-		g_array_append_val(f->late_work, region);
+	if (answer->error || !read_work(f, answer, &region))
+		return;
+	/* A clear that may be on its way already gives it back, and then it is handed out anew. */
+	if (g_hash_table_lookup(f->pending, key(region)) == GINT_TO_POINTER(DM_ULOG_CLEAR_REGION))
+		return;
+	got(f, region);
+	g_array_append_val(f->late_work, region);
 }
 
 static bool far_get_resync_work(struct dm_dirty_log *log, uint64_t *region)
@@ -505,8 +517,10 @@ static bool far_get_resync_work(struct dm_dirty_log *log, uint64_t *region)
 	if (f->no_work || send_syncs(f, ONCE))
 		return false;
 	f->no_work = request(f, ONCE, DM_ULOG_GET_RESYNC_WORK, NULL, 0, &answer) || !read_work(f, &answer, region);
-	if (!f->no_work)
+	if (!f->no_work) {
+		got(f, *region);
 		return true;
+	}
 	log->type->refresh(log);
 	f->no_work = true;
 	return false;

@@ -64,8 +64,9 @@ struct dm_dirty_log_type {
 	bool (*get_resync_work)(struct dm_dirty_log *, uint64_t *region);
 	void (*set_region_sync)(struct dm_dirty_log *, uint64_t region, bool in_sync);
 	/*
-	 * Whether another host is copying the region: who wants to write to it waits, and asks again after
-	 * DM_LOG_ASK_AGAIN_MS.  May be absent: there is no other host.
+	 * Whether another host is copying the region, or has copied it since it was found out of sync: who wants to write
+	 * to it waits, and begins again with in_sync, after DM_LOG_ASK_AGAIN_MS.  False: it is ours until it is cleared.  May
+	 * be absent: there is no other host.
 	 */
 	bool (*is_remote_recovering)(struct dm_dirty_log *, uint64_t region);
 	/*

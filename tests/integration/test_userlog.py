@@ -17,7 +17,7 @@ import time
 import pytest
 
 import mounted
-from log_server import Client, Logd, NAMES, Server
+from log_server import Client, Gate, Logd, NAMES, Server
 from mounted import SECTOR, pattern, quote
 
 REGION = 64
@@ -52,6 +52,20 @@ def server(dmfs):
         s.close()
 
 
+@pytest.fixture
+def gate(dmfs):
+    """gate(SERVER, HOLD): before a server (log_server.Gate)."""
+    made = []
+
+    def start(server, hold):
+        made.append(Gate(server.socket, hold))
+        return made[-1]
+
+    yield start
+    for g in made:
+        g.close()
+
+
 def line(legs, sectors, log, features=""):
     words = len(re.findall(r"(?:\\.|\S)+", log))
     return f"0 {sectors} mirror userspace {words} {log} {len(legs)} " + \
@@ -61,6 +75,14 @@ def line(legs, sectors, log, features=""):
 def content(path):
     with open(path, "rb") as f:
         return f.read()
+
+
+def assert_same(legs):
+    """Says which blocks differ, and of which regions they are."""
+    a, b = map(content, legs)
+    blocks = [] if a == b else [i for i in range(len(a) // 4096) if a[i * 4096:][:4096] != b[i * 4096:][:4096]]
+    assert not blocks, f"blocks that differ: {blocks}, of regions {sorted({i * 8 // REGION for i in blocks})}"
+    assert len(a) == len(b)
 
 
 wait_status = functools.partial(mounted.wait_status, deadline=300, every=0.2)     # counts change without an event
@@ -157,10 +179,35 @@ def test_two_daemons_under_load(dmfs, logd, backing, kind):
     end(loads)
     for dev in devs:
         dev.remove()
-    assert content(legs[0]) == content(legs[1])
+    assert_same(legs)
     for load in loads:
         load.check(legs[0])
     assert "refused" not in server.stderr()
+
+
+def test_copied_between_two_questions(dmfs, logd, gate, backing):
+    """A write finds its region out of sync; another host is through with the copy before it asks whose it is: to all legs."""
+    sectors, mine = 2048, threading.Event()
+    legs = [backing(sectors, pattern(sectors)), backing(sectors, pattern(sectors))]
+    server = logd()
+    other = Client(server.socket, luid=1).begin(f"{sectors} clustered-core {REGION}")
+    region = other.work()
+    before = gate(server, lambda m: mine.is_set() and m.name == "IS_REMOTE_RECOVERING" and m.regions() == (region,))
+    dev = dmfs(options=f"log_server={before.socket}").mkdir("m", line(legs, sectors, f"u clustered-core {REGION}"))
+    mine.set()
+    t = threading.Thread(target=direct, args=(dev, b"w" * 4096, region * REGION))
+    t.start()
+    assert before.held.wait(30)
+    assert other.set_sync(region, 1) == b"" and other.region("CLEAR_REGION", region) == b""
+    mine.clear()
+    before.open()
+    t.join(30)
+    assert not t.is_alive()
+    assert content(legs[0])[region * REGION * SECTOR:][:4096] == b"w" * 4096
+    wait_status(dev, f" {sectors // REGION}/{sectors // REGION} 1 AA ")
+    assert_same(legs)
+    dev.remove()
+    other.close()
 
 
 def test_each_region_is_copied_by_one(dmfs, logd, backing):
@@ -484,6 +531,35 @@ def test_another_host_copies(dmfs, server, backing):
     assert content(legs[0])[3 * REGION * SECTOR:][:4096] == content(legs[1])[3 * REGION * SECTOR:][:4096] == b"3" * 4096
 
 
+def test_what_is_got_is_not_given_back(dmfs, server, backing):
+    """A clear that was noted before the region was handed out is not sent after that."""
+    legs, fails, given = [backing(2048), backing(2048)], threading.Event(), []
+
+    def twist(s, conn, m):
+        if m.name == "GET_RESYNC_WORK":     # so that it stays out of sync
+            s.reply(conn, m, bytes(16))
+            return True
+        if m.name == "IS_REMOTE_RECOVERING":
+            given.append(len(s.seen))
+        if m.name == "IN_SYNC" and 3 in s.marked and fails.is_set():
+            fails.clear()
+            s.sync.discard(3)
+            s.reply(conn, m, error=-errno.EIO)
+            return True
+        return False
+
+    s = server(twist=twist)
+    dev = dmfs(options=f"log_server={s.socket}").mkdir("m", line(legs, 2048, "u x 64"))
+    fails.set()
+    with pytest.raises(OSError):
+        direct(dev, b"3" * 4096, 3 * REGION)
+    direct(dev, b"4" * 4096, 3 * REGION)
+    polls = s.names().count("STATUS_INFO")
+    s.wait_for(lambda seen: sum(m.name == "STATUS_INFO" for m in seen) >= polls + 2)
+    assert given and not [m for m in s.seen[given[0]:] if m.name == "CLEAR_REGION" and 3 in m.regions()]
+    assert content(legs[0])[3 * REGION * SECTOR:][:4096] == b"4" * 4096
+
+
 def test_without_an_answer_nothing_is_written(dmfs, server, backing):
     """To a region that is marked, either: it may be another host's by the time there is a server again; then that counts."""
     legs = [backing(2048), backing(2048)]
@@ -753,7 +829,7 @@ def test_logd_hands_a_region_to_one(logd):
 def test_logd_rules(logd):
     server = logd()
     a, b, c = (Client(server.socket, luid=i).begin("6400 clustered-core 64 nosync") for i in (1, 2, 3))
-    assert a.number("GET_SYNC_COUNT") == 100 and a.work() is None and a.remote(5) == 0
+    assert a.number("GET_SYNC_COUNT") == 100 and a.work() is None and a.remote(5) == 1
     a.region("MARK_REGION", 5, 6)
     b.region("FLUSH", 5)
     a.close()           # it has died
@@ -763,7 +839,7 @@ def test_logd_rules(logd):
     assert b.number("IN_SYNC", 5) == b.number("IN_SYNC", 6) == 0
     # 5 is b's, for it has it marked; 6 is nobody's
     assert c.remote(5) == 1 and c.work() == 6 and b.remote(6) == 1
-    assert b.work() == 5 and b.set_sync(5, 1) == b"" and c.remote(5) == 0
+    assert b.work() == 5 and b.set_sync(5, 1) == b"" and c.remote(5) == 1      # it is in sync: ask that
     # what it could not copy it does not get again, and nobody else while it has it
     assert c.set_sync(6, 0) == b"" and c.work() is None and b.work() is None and b.remote(6) == 1
     assert c.ask("POSTSUSPEND") == b"" and b.remote(6) == 0 and b.work() == 6

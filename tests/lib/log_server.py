@@ -248,6 +248,68 @@ class Server:
         os.rmdir(self.dir)
 
 
+class Gate:
+    """Stands before a server and passes all on; a request that hold(message) is true of only after open()."""
+
+    def __init__(self, server, hold):
+        self.server, self.hold = server, hold
+        self.dir = tempfile.mkdtemp(prefix="dmfs-log-gate-")
+        self.socket = os.path.join(self.dir, "socket")
+        self.held, self.opened = threading.Event(), threading.Event()
+        self.socks = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
+        self.socks[0].bind(self.socket)
+        self.socks[0].listen(8)
+        self.threads = []
+        self._start(self._accept)
+
+    def _start(self, fn, *args):
+        self.threads.append(threading.Thread(target=fn, args=args, daemon=True))
+        self.threads[-1].start()
+
+    def _accept(self):
+        while True:
+            try:
+                client = self.socks[0].accept()[0]
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.socks += [client, server]
+            server.connect(self.server)
+            self._start(self._pass, client, server, True)
+            self._start(self._pass, server, client, False)
+
+    def _pass(self, source, to, requests):
+        try:
+            while raw := source.recv(20000):
+                if requests and self.hold(Message.parse(raw)):
+                    self.held.set()
+                    self.opened.wait()
+                to.send(raw)
+        except OSError:
+            pass
+        try:
+            to.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def open(self):
+        self.opened.set()
+
+    def close(self):
+        self.open()
+        for s in list(self.socks):
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        for t in list(self.threads):
+            t.join(10)
+        for s in self.socks:
+            s.close()
+        os.unlink(self.socket)
+        os.rmdir(self.dir)
+
+
 # --- the kernel's side, in a guest -----------------------------------------------------------
 
 NETLINK_CONNECTOR, CN_IDX_DM = 11, 7

@@ -12,6 +12,7 @@
 enum use { IDLE, MARKED, DIRTY, NOSYNC, COPYING };
 
 static enum use uses[CLIENTS][REGIONS];
+static bool told_out_of_sync[CLIENTS][REGIONS]; /* its worker is about to ask whose the region is */
 static bool clean_on_disk[REGIONS];
 
 static void note_clean(void *context, uint64_t region, bool clean)
@@ -28,6 +29,7 @@ static void check(const struct log_state *s)
 		unsigned used = 0, alone = 0;
 
 		for (unsigned i = 0; i < CLIENTS; i++) {
+			assert_true(!log_in_sync(s, r) || uses[i][r] != NOSYNC); /* it would write to one leg only */
 			used += uses[i][r] > MARKED;
 			alone += uses[i][r] == NOSYNC || uses[i][r] == COPYING;
 		}
@@ -39,23 +41,31 @@ static void check(const struct log_state *s)
 	assert_int_equal(s->in_sync, in_sync);
 }
 
-/* A write as targets/mirror/shared.c does it; anything may happen between its mark and the second question. */
-static void write_to(struct log_client *c, unsigned i, uint64_t r)
+static void ask_whose(struct log_client *c, unsigned i, uint64_t r)
 {
-	bool marked = uses[i][r] == MARKED, in_sync = log_in_sync(c->state, r);
-
-	if (uses[i][r] > MARKED)
-		return;
-	if (in_sync && !marked) {
-		log_mark(c, r);
-		uses[i][r] = MARKED;
-	} else if (in_sync) {
-		uses[i][r] = DIRTY;
-	} else if (!log_is_remote(c, r)) {
+	told_out_of_sync[i][r] = false;
+	if (!log_is_remote(c, r)) {
 		uses[i][r] = NOSYNC;
-	} else if (marked) {
+	} else if (uses[i][r] == MARKED) {
 		log_clear(c, r);
 		uses[i][r] = IDLE;
+	}
+}
+
+/* A write as targets/mirror/shared.c does it; anything may happen between its mark and any two of its questions. */
+static void write_to(struct log_client *c, unsigned i, uint64_t r)
+{
+	if (uses[i][r] > MARKED)
+		return;
+	if (told_out_of_sync[i][r]) {
+		ask_whose(c, i, r);
+	} else if (!log_in_sync(c->state, r)) {
+		told_out_of_sync[i][r] = true;
+	} else if (uses[i][r] == MARKED) {
+		uses[i][r] = DIRTY;
+	} else {
+		log_mark(c, r);
+		uses[i][r] = MARKED;
 	}
 }
 
@@ -67,7 +77,7 @@ static void copy(struct log_client *c, unsigned i)
 		return;
 	assert_false(log_in_sync(c->state, r));
 	assert_true(uses[i][r] != COPYING);
-	if (uses[i][r] == MARKED) { /* its worker does one thing after the other */
+	if (uses[i][r] == MARKED || told_out_of_sync[i][r]) { /* its worker does one thing after the other */
 		assert_true(log_set_sync(c, r, false));
 		return;
 	}
@@ -111,6 +121,7 @@ static void step(struct log_state *s, struct log_client **c, GRand *rand)
 	case 0: /* dies */
 		log_leave(c[i]);
 		memset(uses[i], 0, sizeof uses[i]);
+		memset(told_out_of_sync[i], 0, sizeof told_out_of_sync[i]);
 		c[i] = log_join(s);
 		assert_false(log_work(c[i], &r)); /* not before it has resumed */
 		log_resume(c[i]);
@@ -118,6 +129,7 @@ static void step(struct log_state *s, struct log_client **c, GRand *rand)
 	case 1:
 		log_postsuspend(c[i]);
 		memset(uses[i], 0, sizeof uses[i]);
+		memset(told_out_of_sync[i], 0, sizeof told_out_of_sync[i]);
 		log_resume(c[i]);
 		break;
 	case 2:
@@ -146,6 +158,7 @@ static void nobody_comes_in_between(void **state)
 		struct log_client *c[CLIENTS];
 
 		memset(uses, 0, sizeof uses);
+		memset(told_out_of_sync, 0, sizeof told_out_of_sync);
 		memset(clean_on_disk, 0, sizeof clean_on_disk);
 		s->changed = note_clean;
 		for (unsigned i = 0; i < CLIENTS; i++)

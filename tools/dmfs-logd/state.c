@@ -281,8 +281,8 @@ bool log_is_remote(struct log_client *c, uint64_t region)
 {
 	struct log_state *s = c->state;
 
-	if (log_in_sync(s, region))
-		return false;
+	if (log_in_sync(s, region)) /* by now; it is not handed out, so he must not take it for his */
+		return true;
 	for (guint i = 0; i < s->clients->len; i++) {
 		struct log_client *other = s->clients->pdata[i];
 

@@ -6,7 +6,8 @@
  * until it clears it, suspends, or goes.  What a client has when it suspends or goes is out of sync from then on.  The
  * rules:
  *
- *   - A region out of sync is handed out, to be copied or written to, only to a client that is alone in having it.
+ *   - A region out of sync is handed out, to be copied or written to, only to a client that is alone in having it.  That
+ *     it is out of sync and that nobody else has it are one question: between two it may have been copied.
  *   - A region is clean if it is in sync and nobody has it.
  *
  * After a restart there are clients that the server does not know yet.  In the time of grace they come back and mark
@@ -62,7 +63,10 @@ void log_clear(struct log_client *c, uint64_t region);
 bool log_set_sync(struct log_client *c, uint64_t region, bool in_sync);
 /* A region to copy; false: there is none now. */
 bool log_work(struct log_client *c, uint64_t *region);
-/* Whether a write to the region must wait for another client. */
+/*
+ * Whether a write to the region, which was out of sync a moment ago, must wait, and ask anew whether it is in sync:
+ * another client has it, or has copied it meanwhile.  False: it is handed out to this client.
+ */
 bool log_is_remote(struct log_client *c, uint64_t region);
 /* The lowest region out of sync. */
 uint64_t log_hint(const struct log_state *s);

@@ -37,6 +37,7 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if not self.pid:
             try:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)    # a shell's background jobs ignore it
                 os.execv(command[0], command)
             finally:
                 os._exit(127)

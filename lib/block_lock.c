@@ -497,6 +497,19 @@ void dm_block_unlock(struct dm_block_lock *l, struct dm_block_claim *claim, stru
 	leave_all(l, claim, parked);
 }
 
+static void sync_granted(struct dm_block_claim *claim)
+{
+	dm_complete(&container_of(claim, struct dm_block_sync_claim, claim)->granted);
+}
+
+void dm_block_lock_sync(struct dm_block_lock *l, struct dm_block_sync_claim *c, uint64_t first, uint64_t last,
+			enum dm_block_mode mode)
+{
+	c->granted = DM_COMPLETION_INIT;
+	if (!dm_block_lock(l, &c->claim, first, last, mode, sync_granted))
+		dm_completion_wait(&c->granted);
+}
+
 int dm_block_lock_or_park(struct dm_block_lock *l, struct dm_block_claim *claim, uint64_t block, struct dm_bio *bio)
 {
 	struct shard *s = &l->shards[shard_of(block >> l->shift)];

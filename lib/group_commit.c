@@ -4,6 +4,7 @@
 #include <glib.h>
 #include <pthread.h>
 
+#include <dmfs/completion.h>
 #include <dmfs/container_of.h>
 #include <dmfs/group_commit.h>
 #include <dmfs/io.h>
@@ -89,9 +90,7 @@ void dm_group_commit_soon(struct dm_group_commit *gc, uint64_t within_ns)
 
 struct waiter {
 	struct dm_commit_wait wait;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool done;
+	struct dm_completion done;
 	int error;
 };
 
@@ -99,24 +98,16 @@ static void wake(struct dm_commit_wait *wait, int error)
 {
 	struct waiter *w = container_of(wait, struct waiter, wait);
 
-	pthread_mutex_lock(&w->lock);
-	w->done = true;
 	w->error = error;
-	pthread_cond_signal(&w->cond);
-	pthread_mutex_unlock(&w->lock);
+	dm_complete(&w->done);
 }
 
 int dm_group_commit_sync(struct dm_group_commit *gc)
 {
-	struct waiter w = {.wait.done = wake, .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+	struct waiter w = {.wait.done = wake, .done = DM_COMPLETION_INIT};
 
 	dm_group_commit(gc, &w.wait);
-	dm_block_begin();
-	pthread_mutex_lock(&w.lock);
-	while (!w.done)
-		pthread_cond_wait(&w.cond, &w.lock);
-	pthread_mutex_unlock(&w.lock);
-	dm_block_end();
+	dm_completion_wait(&w.done);
 	return w.error;
 }
 

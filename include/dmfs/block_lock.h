@@ -16,7 +16,7 @@
  *	end_io():   dm_block_unlock(l, &my->claim, NULL);
  *
  * The rules:
- *   - No call waits.  A claim that does not get its blocks at once gets them later, and granted() is called then.
+ *   - No call but dm_block_lock_sync() waits.  A claim that does not get its blocks at once gets them later, and granted() is called then.
  *   - First come, first served: a claim waits for all earlier ones that overlap it, held or waiting, unless both
  *     are shared.  So nobody starves, and claims for blocks apart never wait for each other.
  *   - granted() runs in the thread whose dm_block_unlock() or dm_block_cancel() made way, before that call
@@ -38,6 +38,7 @@
 #include <stdint.h>
 
 #include <dmfs/bio.h>
+#include <dmfs/completion.h>
 
 struct dm_block_lock;
 struct dm_block_claim;
@@ -98,6 +99,16 @@ void dm_block_unlock(struct dm_block_lock *l, struct dm_block_claim *claim, stru
  * False: it has been granted, or is about to be, and is to be unlocked as any other.
  */
 bool dm_block_cancel(struct dm_block_lock *l, struct dm_block_claim *claim, struct dm_bio_list *parked);
+
+/* Of a work that waits for its blocks itself. */
+struct dm_block_sync_claim {
+	struct dm_block_claim claim; /* to unlock */
+	struct dm_completion granted;
+};
+
+/* dm_block_lock() that returns once the blocks are the caller's; where waiting is allowed (dm_block_begin()). */
+void dm_block_lock_sync(struct dm_block_lock *l, struct dm_block_sync_claim *c, uint64_t first, uint64_t last,
+			enum dm_block_mode mode);
 
 /*
  * For work that is done once for all who come meanwhile.  0: the claim is made, for one block, exclusive, as by

@@ -4,7 +4,6 @@
  * far it is is told after a flush, so that who keeps it never keeps too much.
  */
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdatomic.h>
 
 #include <dmfs/block_lock.h>
@@ -35,64 +34,16 @@ struct crypt_wipe_guest {
 	void (*go)(struct dm_target *ti, struct dm_bio *bio);
 };
 
-/* --- waiting ---------------------------------------------------------------------------------- */
-
-struct waiter {
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool done;
-};
-
-struct own_claim {
-	struct dm_block_claim claim;
-	struct waiter waiter;
-};
+/* --- I/O that is waited for ------------------------------------------------------------------- */
 
 struct own_bio {
 	struct dm_bio bio;
-	struct waiter waiter;
+	struct dm_completion done;
 };
-
-static void wake(struct waiter *w)
-{
-	pthread_mutex_lock(&w->lock);
-	w->done = true;
-	pthread_cond_signal(&w->cond);
-	pthread_mutex_unlock(&w->lock);
-}
-
-static void wait_for(struct waiter *w)
-{
-	dm_block_begin();
-	pthread_mutex_lock(&w->lock);
-	while (!w->done)
-		pthread_cond_wait(&w->cond, &w->lock);
-	pthread_mutex_unlock(&w->lock);
-	dm_block_end();
-	pthread_mutex_destroy(&w->lock);
-	pthread_cond_destroy(&w->cond);
-}
-
-#define WAITER_INIT                                                                                                    \
-	{                                                                                                              \
-		.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER                                    \
-	}
-
-static void granted(struct dm_block_claim *claim)
-{
-	wake(&container_of(claim, struct own_claim, claim)->waiter);
-}
-
-static void lock_part(struct crypt_wipe *w, struct own_claim *c, uint64_t sector, uint64_t sectors)
-{
-	*c = (struct own_claim){.waiter = WAITER_INIT};
-	if (!dm_block_lock(w->locks, &c->claim, sector, sector + sectors - 1, DM_BLOCK_EXCLUSIVE, granted))
-		wait_for(&c->waiter);
-}
 
 static void ended(struct dm_bio *bio)
 {
-	wake(&container_of(bio, struct own_bio, bio)->waiter);
+	dm_complete(&container_of(bio, struct own_bio, bio)->done);
 }
 
 /* A read or write of sectors and their tags, which are those of the part from `at` bytes of its data on. */
@@ -111,11 +62,11 @@ static int io_sync(struct crypt_wipe *w, enum dm_op op, uint64_t sector, size_t 
 		    .tags = {w->meta + at / e->sector_size * e->meta_size, e->meta_size,
 			     e->sector_size >> DM_SECTOR_SHIFT},
 		    .end = ended},
-	    .waiter = WAITER_INIT,
+	    .done = DM_COMPLETION_INIT,
 	};
 
 	dm_submit(&own.bio);
-	wait_for(&own.waiter);
+	dm_completion_wait(&own.done);
 	return own.bio.error;
 }
 
@@ -185,10 +136,10 @@ static void finished(struct crypt_wipe *w)
 
 static int one_part(struct crypt_wipe *w, uint64_t sectors)
 {
-	struct own_claim c;
+	struct dm_block_sync_claim c;
 	int error;
 
-	lock_part(w, &c, w->next, sectors);
+	dm_block_lock_sync(w->locks, &c, w->next, w->next + sectors - 1, DM_BLOCK_EXCLUSIVE);
 	error = wipe_locked(w, w->next, sectors);
 	dm_block_unlock(w->locks, &c.claim, NULL);
 	if (error)

@@ -223,7 +223,7 @@ static int clear_bits(void *context)
 {
 	struct integrity *ic = context;
 	struct integrity_bitmap *b = ic->bitmap;
-	struct integrity_sync_claim c;
+	struct dm_block_sync_claim c;
 	uint64_t n;
 	int error = integrity_make_durable(ic); /* most of it, while writes go on */
 

@@ -139,13 +139,7 @@ size_t integrity_per_bio_size(const struct integrity *ic);
 enum dm_mapio integrity_map(struct dm_target *ti, struct dm_bio *bio);
 enum dm_endio integrity_end_io(struct dm_target *ti, struct dm_bio *bio);
 /* Locks blocks exclusively, and waits for it.  Not in map() or an end(). */
-struct integrity_sync_claim {
-	struct dm_block_claim claim;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool granted;
-};
-void integrity_lock_sync(struct integrity *ic, struct integrity_sync_claim *c, uint64_t first, uint64_t last);
-void integrity_unlock_sync(struct integrity *ic, struct integrity_sync_claim *c);
+void integrity_lock_sync(struct integrity *ic, struct dm_block_sync_claim *c, uint64_t first, uint64_t last);
+void integrity_unlock_sync(struct integrity *ic, struct dm_block_sync_claim *c);
 
 #endif

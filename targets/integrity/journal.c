@@ -362,7 +362,7 @@ struct home {
 
 /* A row of blocks that follow one another. */
 struct run {
-	struct integrity_sync_claim claim;
+	struct dm_block_sync_claim claim;
 	struct dm_bio bio;
 	struct iovec iov;
 	struct home *home;

@@ -373,40 +373,18 @@ static void lock_granted(struct dm_block_claim *claim)
 
 /* --- works that wait -------------------------------------------------------------------------- */
 
-static void sync_granted(struct dm_block_claim *claim)
+void integrity_lock_sync(struct integrity *ic, struct dm_block_sync_claim *c, uint64_t first, uint64_t last)
 {
-	struct integrity_sync_claim *c = container_of(claim, struct integrity_sync_claim, claim);
-
-	pthread_mutex_lock(&c->lock);
-	c->granted = true;
-	pthread_cond_signal(&c->cond);
-	pthread_mutex_unlock(&c->lock);
+	dm_block_lock_sync(ic->locks, c, first, last, DM_BLOCK_EXCLUSIVE);
 }
 
-void integrity_lock_sync(struct integrity *ic, struct integrity_sync_claim *c, uint64_t first, uint64_t last)
-{
-	pthread_mutex_init(&c->lock, NULL);
-	pthread_cond_init(&c->cond, NULL);
-	c->granted = false;
-	if (dm_block_lock(ic->locks, &c->claim, first, last, DM_BLOCK_EXCLUSIVE, sync_granted))
-		return;
-	dm_block_begin();
-	pthread_mutex_lock(&c->lock);
-	while (!c->granted)
-		pthread_cond_wait(&c->cond, &c->lock);
-	pthread_mutex_unlock(&c->lock);
-	dm_block_end();
-}
-
-void integrity_unlock_sync(struct integrity *ic, struct integrity_sync_claim *c)
+void integrity_unlock_sync(struct integrity *ic, struct dm_block_sync_claim *c)
 {
 	dm_block_unlock(ic->locks, &c->claim, NULL);
-	pthread_mutex_destroy(&c->lock);
-	pthread_cond_destroy(&c->cond);
 }
 
 /* Until none of the blocks is in the journal; the lock is held, and is again. */
-static int leave_journal(struct integrity *ic, struct integrity_sync_claim *c, uint64_t block, uint64_t blocks)
+static int leave_journal(struct integrity *ic, struct dm_block_sync_claim *c, uint64_t block, uint64_t blocks)
 {
 	uint64_t entries[ON_STACK];
 
@@ -455,7 +433,7 @@ static void discard(struct dm_work *work)
 	struct integrity *ic = io->ic;
 	struct dm_bio *bio = io->bio;
 	uint64_t blocks = bio->sectors >> ic->l.log2_spb;
-	struct integrity_sync_claim c;
+	struct dm_block_sync_claim c;
 	int error = 0;
 
 	integrity_lock_sync(ic, &c, io->block, io->block + blocks - 1);

@@ -60,7 +60,7 @@ static int one_part(struct integrity_recalc *r, uint64_t block, uint64_t end, ui
 {
 	struct integrity *ic = r->ic;
 	uint64_t most = PART_BYTES / integrity_block_bytes(ic), blocks;
-	struct integrity_sync_claim c;
+	struct dm_block_sync_claim c;
 	int error;
 
 	if (ic->bitmap)

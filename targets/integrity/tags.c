@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include <dmfs/completion.h>
 #include <dmfs/container_of.h>
 #include <dmfs/rounding.h>
 #include <dmfs/work.h>
@@ -272,46 +273,26 @@ int integrity_tags_io(struct integrity_tags *t, struct integrity_tag_io *io)
 	return 1;
 }
 
-struct waiter {
+struct sync_io {
 	struct integrity_tag_io io;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool ready;
+	struct dm_completion ready;
 };
 
-static void wake_waiter(struct integrity_tag_io *io)
+static void sync_ready(struct integrity_tag_io *io)
 {
-	struct waiter *w = container_of(io, struct waiter, io);
-
-	pthread_mutex_lock(&w->lock);
-	w->ready = true;
-	pthread_cond_signal(&w->cond);
-	pthread_mutex_unlock(&w->lock);
-}
-
-static void wait_for(struct waiter *w)
-{
-	dm_block_begin();
-	pthread_mutex_lock(&w->lock);
-	while (!w->ready)
-		pthread_cond_wait(&w->cond, &w->lock);
-	w->ready = false;
-	pthread_mutex_unlock(&w->lock);
-	dm_block_end();
+	dm_complete(&container_of(io, struct sync_io, io)->ready);
 }
 
 int integrity_tags_io_sync(struct integrity_tags *t, uint64_t block, unsigned blocks, bool write, uint8_t *data)
 {
-	struct waiter w = {
-	    .io = {.block = block, .blocks = blocks, .write = write, .data = data, .ready = wake_waiter}};
+	struct sync_io s = {
+	    .io = {.block = block, .blocks = blocks, .write = write, .data = data, .ready = sync_ready},
+	    .ready = DM_COMPLETION_INIT,
+	};
 	int r;
 
-	pthread_mutex_init(&w.lock, NULL);
-	pthread_cond_init(&w.cond, NULL);
-	while (!(r = integrity_tags_io(t, &w.io)))
-		wait_for(&w);
-	pthread_mutex_destroy(&w.lock);
-	pthread_cond_destroy(&w.cond);
+	while (!(r = integrity_tags_io(t, &s.io)))
+		dm_completion_wait(&s.ready);
 	return r < 0 ? r : 0;
 }
 

@@ -181,9 +181,9 @@ static void slow_read(struct dm_work *work)
 
 	while (left && !error) {
 		uint64_t n = MIN(MIN(left, 2048), raid_geo_run(&r->geo, sector));
-		struct raid_hold hold;
+		struct dm_block_sync_claim hold;
 
-		raid_hold(c->lock, &hold, sector, sector + n - 1);
+		dm_block_lock_sync(c->lock, &hold, sector, sector + n - 1, DM_BLOCK_EXCLUSIVE);
 		error = read_copies(r, sector, n, buf);
 		dm_block_unlock(c->lock, &hold.claim, NULL);
 		if (!error)
@@ -535,10 +535,10 @@ static int sync_range(struct pass *p)
 	struct raid *r = p->w->r;
 	struct copies *c = r->family;
 	uint64_t sector = p->w->sector, end = sector + p->w->sectors;
-	struct raid_hold hold;
+	struct dm_block_sync_claim hold;
 	int error = 0;
 
-	raid_hold(c->lock, &hold, sector, end - 1);
+	dm_block_lock_sync(c->lock, &hold, sector, end - 1, DM_BLOCK_EXCLUSIVE);
 	for (uint64_t n; sector < end && !error; sector += n) {
 		n = MIN(MIN(end - sector, raid_geo_run(&r->geo, sector)), SYNC_SECTORS - sector % SYNC_SECTORS);
 		error = sync_piece(p, sector, n);
@@ -553,7 +553,7 @@ static int recover_piece(struct pass *p, unsigned disk, uint64_t dev_sector, uin
 	struct raid *r = p->w->r;
 	struct copies *c = r->family;
 	struct raid_member *m = &r->members[disk];
-	struct raid_hold hold;
+	struct dm_block_sync_claim hold;
 	uint64_t sector;
 	int error;
 
@@ -562,7 +562,7 @@ static int recover_piece(struct pass *p, unsigned disk, uint64_t dev_sector, uin
 	if (atomic_load(&m->flags) & RAID_PARTIAL && r->bitmap &&
 	    !(atomic_load(&r->bitmap->words[sector >> r->bitmap->shift]) & (RAID_REGION_DURABLE | RAID_REGION_NEEDED)))
 		return 0;
-	raid_hold(c->lock, &hold, sector, sector + n - 1);
+	dm_block_lock_sync(c->lock, &hold, sector, sector + n - 1, DM_BLOCK_EXCLUSIVE);
 	error = read_copies(r, sector, n, p->source);
 	if (!error && raid_member_alive(m)) {
 		error = dm_write_sync(m->data, m->data_offset + dev_sector, n, p->source, DM_BACKGROUND);

@@ -269,13 +269,4 @@ int raid_runs_drop_failed(struct raid_runs *runs, bool *dropped);
 /* In done(): the error of one of those that failed, or 0. */
 int raid_runs_error(const struct raid_runs *runs);
 
-/* Claims what the lock counts, and waits for it.  Not from map or an end. */
-struct raid_hold {
-	struct dm_block_claim claim;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool granted;
-};
-void raid_hold(struct dm_block_lock *l, struct raid_hold *h, uint64_t first, uint64_t last);
-
 #endif

@@ -219,7 +219,7 @@ static void reshape_sync(struct raid_window *w)
 	struct raid *r = w->r;
 	struct reshape *rs = r->family;
 	uint64_t begin, end, has;
-	struct raid_hold hold;
+	struct dm_block_sync_claim hold;
 	g_autofree char *data = g_malloc(w->sectors * DM_SECTOR_SIZE);
 
 	begin = r->state.backwards ? rs->sectors - w->sector - w->sectors : w->sector;
@@ -228,7 +228,7 @@ static void reshape_sync(struct raid_window *w)
 		w->error = -ENOSPC;
 		return;
 	}
-	raid_hold(rs->lock, &hold, begin, end - 1);
+	dm_block_lock_sync(rs->lock, &hold, begin, end - 1, DM_BLOCK_EXCLUSIVE);
 	has = MIN(end, MAX(begin, raid_geo_array_sectors(&rs->from_geo))) - begin;
 	memset(data + has * DM_SECTOR_SIZE, 0, (w->sectors - has) * DM_SECTOR_SIZE);
 	w->error = has ? raid_stripes_read(rs->from, begin, has, data) : 0;

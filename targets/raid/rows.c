@@ -8,6 +8,8 @@
 #include "journal.h"
 #include "stripe.h"
 
+#include <dmfs/completion.h>
+
 /* How many chunks a bio touches. */
 static unsigned chunks(const struct raid *r, uint64_t sector, uint64_t sectors)
 {
@@ -149,9 +151,7 @@ void raid_stripes_bio(struct raid_stripes *c, struct dm_bio *bio, uint64_t secto
 /* --- with a wait ------------------------------------------------------------------------------------------- */
 
 struct waited {
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool done;
+	struct dm_completion done;
 	int error;
 };
 
@@ -161,30 +161,18 @@ static void waited_done(struct raid_request *req)
 	int error = raid_request_finish(req);
 
 	g_free(req);
-	pthread_mutex_lock(&w->lock);
 	w->error = error;
-	w->done = true;
-	pthread_cond_signal(&w->cond);
-	pthread_mutex_unlock(&w->lock);
+	dm_complete(&w->done);
 }
 
 static int bio_wait(struct raid_stripes *c, enum dm_op op, uint64_t sector, uint64_t sectors, void *data)
 {
 	struct iovec iov = {data, sectors * DM_SECTOR_SIZE};
 	struct dm_bio bio = {.op = op, .sectors = sectors, .iov = &iov, .iovcnt = 1};
-	struct waited w = {.done = false};
+	struct waited w = {.done = DM_COMPLETION_INIT};
 
-	pthread_mutex_init(&w.lock, NULL);
-	pthread_cond_init(&w.cond, NULL);
 	raid_stripes_bio(c, &bio, sector, waited_done, &w);
-	dm_block_begin();
-	pthread_mutex_lock(&w.lock);
-	while (!w.done)
-		pthread_cond_wait(&w.cond, &w.lock);
-	pthread_mutex_unlock(&w.lock);
-	dm_block_end();
-	pthread_mutex_destroy(&w.lock);
-	pthread_cond_destroy(&w.cond);
+	dm_completion_wait(&w.done);
 	return w.error;
 }
 

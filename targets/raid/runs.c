@@ -161,32 +161,3 @@ int raid_runs_drop_failed(struct raid_runs *runs, bool *dropped)
 	}
 	return error;
 }
-
-/* --- waiting for a claim ---------------------------------------------------------------------------- */
-
-static void lock_granted(struct dm_block_claim *claim)
-{
-	struct raid_hold *h = container_of(claim, struct raid_hold, claim);
-
-	pthread_mutex_lock(&h->lock);
-	h->granted = true;
-	pthread_cond_signal(&h->cond);
-	pthread_mutex_unlock(&h->lock);
-}
-
-void raid_hold(struct dm_block_lock *l, struct raid_hold *h, uint64_t first, uint64_t last)
-{
-	h->granted = false;
-	pthread_mutex_init(&h->lock, NULL);
-	pthread_cond_init(&h->cond, NULL);
-	if (!dm_block_lock(l, &h->claim, first, last, DM_BLOCK_EXCLUSIVE, lock_granted)) {
-		dm_block_begin();
-		pthread_mutex_lock(&h->lock);
-		while (!h->granted)
-			pthread_cond_wait(&h->cond, &h->lock);
-		pthread_mutex_unlock(&h->lock);
-		dm_block_end();
-	}
-	pthread_mutex_destroy(&h->lock);
-	pthread_cond_destroy(&h->cond);
-}

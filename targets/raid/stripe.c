@@ -15,6 +15,8 @@
 #include "journal.h"
 #include "stripe.h"
 
+#include <dmfs/completion.h>
+
 static void begin(struct raid_stripe *s);
 static void end(struct raid_stripe *s);
 static void read_wanted(struct raid_stripe *s);
@@ -522,20 +524,9 @@ void raid_stripes_set_journal(struct raid_stripes *c, struct raid_journal *j)
 /* --- synchronising -------------------------------------------------------------------------------------------------
  */
 
-struct sync_wait {
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool done;
-};
-
 static void sync_done(struct raid_request *req)
 {
-	struct sync_wait *w = req->private;
-
-	pthread_mutex_lock(&w->lock);
-	w->done = true;
-	pthread_cond_signal(&w->cond);
-	pthread_mutex_unlock(&w->lock);
+	dm_complete(req->private);
 }
 
 void raid_stripes_sync(struct raid_window *w)
@@ -543,27 +534,18 @@ void raid_stripes_sync(struct raid_window *w)
 	struct raid_stripes *c = w->r->family;
 	uint64_t first = w->sector / c->sectors, end = dm_div_up(w->sector + w->sectors, c->sectors);
 	struct raid_request *req = raid_request_new(c, RAID_REQ_SYNC, (unsigned)(end - first));
-	struct sync_wait wait = {.done = false};
+	struct dm_completion done = DM_COMPLETION_INIT;
 
-	pthread_mutex_init(&wait.lock, NULL);
-	pthread_cond_init(&wait.cond, NULL);
 	req->window = w;
-	req->private = &wait;
+	req->private = &done;
 	req->done = sync_done;
 	for (uint64_t nr = first; nr < end; nr++)
 		req->piece[req->pieces++].nr = nr;
 	raid_stripes_submit(req);
-	dm_block_begin();
-	pthread_mutex_lock(&wait.lock);
-	while (!wait.done)
-		pthread_cond_wait(&wait.cond, &wait.lock);
-	pthread_mutex_unlock(&wait.lock);
-	dm_block_end();
+	dm_completion_wait(&done);
 	w->mismatches = atomic_load(&req->mismatches);
 	w->error = atomic_load(&req->error);
 	if (w->error && (w->action == RAID_CHECK || w->action == RAID_REPAIR))
 		w->error = 0; /* what cannot be compared does not stop it */
-	pthread_mutex_destroy(&wait.lock);
-	pthread_cond_destroy(&wait.cond);
 	g_free(req);
 }

@@ -39,55 +39,27 @@ static bool wanted(struct zoned *z, bool running)
 
 /* --- taking a chunk ---------------------------------------------------------------------------- */
 
-struct taking {
-	struct dm_block_claim claim;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool granted;
-};
-
-static void taken(struct dm_block_claim *claim)
-{
-	struct taking *t = container_of(claim, struct taking, claim);
-
-	pthread_mutex_lock(&t->lock);
-	t->granted = true;
-	pthread_cond_signal(&t->cond);
-	pthread_mutex_unlock(&t->lock);
-}
-
-/* Waits for its turn: who has it waits for nothing but I/O. */
-static void take_anyway(struct zoned *z, struct taking *t, uint32_t chunk)
-{
-	if (dm_block_lock(z->lock, &t->claim, chunk, chunk, DM_BLOCK_EXCLUSIVE, taken))
-		return;
-	pthread_mutex_lock(&t->lock);
-	while (!t->granted)
-		pthread_cond_wait(&t->cond, &t->lock);
-	pthread_mutex_unlock(&t->lock);
-}
-
 /* A chunk to move, with its lock; ZONED_UNMAPPED: there is none. */
-static uint32_t take_victim(struct zoned *z, struct taking *t)
+static uint32_t take_victim(struct zoned *z, struct dm_block_sync_claim *c)
 {
 	uint32_t chunk;
 
-	t->granted = false;
 	for (unsigned nth = 0; (chunk = zoned_meta_victim(z->meta, nth)) != ZONED_UNMAPPED; nth++)
-		if (dm_block_trylock(z->lock, &t->claim, chunk, chunk, DM_BLOCK_EXCLUSIVE, NULL))
+		if (dm_block_trylock(z->lock, &c->claim, chunk, chunk, DM_BLOCK_EXCLUSIVE, NULL))
 			return chunk;
 	chunk = zoned_meta_victim(z->meta, 0);
-	if (chunk != ZONED_UNMAPPED)
-		take_anyway(z, t, chunk);
+	if (chunk != ZONED_UNMAPPED) /* who has it waits for nothing but I/O */
+		dm_block_lock_sync(z->lock, c, chunk, chunk, DM_BLOCK_EXCLUSIVE);
 	return chunk;
 }
 
 /* --- moving --------------------------------------------------------------------------------------- */
 
 /* One chunk.  -ENOENT: there is none; else 0 or why it was not moved. */
-static int move_one(struct zoned *z, struct taking *t)
+static int move_one(struct zoned *z)
 {
-	uint32_t chunk = take_victim(z, t);
+	struct dm_block_sync_claim claim;
+	uint32_t chunk = take_victim(z, &claim);
 	struct zoned_chunk c;
 	int error;
 
@@ -98,7 +70,7 @@ static int move_one(struct zoned *z, struct taking *t)
 		error = zoned_meta_move(z->meta, &c, should_stop, z);
 		zoned_chunk_put(z->meta, &c);
 	}
-	dm_block_unlock(z->lock, &t->claim, NULL);
+	dm_block_unlock(z->lock, &claim.claim, NULL);
 	return error;
 }
 
@@ -106,10 +78,10 @@ static int move_one(struct zoned *z, struct taking *t)
  * Moves a chunk, or at least gets a zone free.  A chunk that cannot be moved is passed over; where none can be, what
  * others have freed since this began, or what waits for a commit, may be enough.  Else the error.
  */
-static int make_progress(struct zoned *z, struct taking *t)
+static int make_progress(struct zoned *z)
 {
 	uint64_t freed = zoned_meta_freed(z->meta);
-	int error = move_one(z, t), failed;
+	int error = move_one(z), failed;
 
 	if (error == -EINTR)
 		return error;
@@ -137,7 +109,6 @@ static bool may_hope(struct zoned *z, bool starving, int error)
 static void reclaim(struct dm_work *work)
 {
 	struct zoned *z = container_of(work, struct zoned, reclaim);
-	struct taking t = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 	bool starving = false;
 	int error = 0;
 
@@ -147,7 +118,7 @@ static void reclaim(struct dm_work *work)
 			zoned_feed(z); /* somebody has freed one meanwhile */
 			continue;
 		}
-		error = make_progress(z, &t);
+		error = make_progress(z);
 		if (may_hope(z, starving, error))
 			error = 0;
 	}
@@ -156,8 +127,6 @@ static void reclaim(struct dm_work *work)
 		dm_hold_fail(&z->starving, error == -ENOENT ? -ENOSPC : error);
 	}
 	atomic_store(&z->forced, false);
-	pthread_mutex_destroy(&t.lock);
-	pthread_cond_destroy(&t.cond);
 }
 
 void zoned_reclaim_now(struct zoned *z)

@@ -441,6 +441,54 @@ static void callbacks_from_many_threads(void **state)
 	g_free(walkers);
 }
 
+/* --- who waits himself ---------------------------------------------------------------------------- */
+
+struct sleeper {
+	struct dm_block_lock *l;
+	atomic_bool asked;
+	uint64_t *count; /* of the lock */
+};
+
+static void *count_with_lock(void *arg)
+{
+	struct sleeper *s = arg;
+
+	for (int i = 0; i < 1000; i++) {
+		struct dm_block_sync_claim c;
+
+		atomic_store(&s->asked, true);
+		dm_block_lock_sync(s->l, &c, 5, 7, DM_BLOCK_EXCLUSIVE);
+		++*s->count;
+		dm_block_unlock(s->l, &c.claim, NULL);
+	}
+	return NULL;
+}
+
+static void works_that_wait(void **state)
+{
+	struct dm_block_lock *l = dm_block_lock_new(0);
+	uint64_t count = 0;
+	struct sleeper s[3];
+	struct dm_block_sync_claim own;
+	pthread_t threads[3];
+
+	dm_block_lock_sync(l, &own, 6, 6, DM_BLOCK_EXCLUSIVE); /* there is nobody: at once */
+	for (int i = 0; i < 3; i++) {
+		s[i].l = l;
+		s[i].count = &count;
+		atomic_init(&s[i].asked, false);
+		assert_int_equal(pthread_create(&threads[i], NULL, count_with_lock, &s[i]), 0);
+		while (!atomic_load(&s[i].asked))
+			sched_yield();
+	}
+	assert_int_equal(count, 0); /* it is ours */
+	dm_block_unlock(l, &own.claim, NULL);
+	for (int i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(count, 3000);
+	dm_block_lock_free(l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -454,6 +502,7 @@ int main(void)
 		cmocka_unit_test(as_the_model_says),
 		cmocka_unit_test(many_threads),
 		cmocka_unit_test(callbacks_from_many_threads),
+		cmocka_unit_test(works_that_wait),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,8 +12,11 @@ import pytest
 
 import mounted
 import nbd_server
+from disks import Opener, put
+from log_server import Gate, Logd, Server
 from mounted import SECTOR
 from run import Run
+from thinpool import Pool
 
 running = set()     # daemons of the current test, for the watchdog
 
@@ -234,3 +237,82 @@ def keyring():
     yield add
     for key in made:
         subprocess.run(["keyctl", "unlink", key, "@u"], capture_output=True, check=False)
+
+
+@pytest.fixture
+def opener(fs, tool):
+    return Opener(tool("dmfs-open"), fs)
+
+
+@pytest.fixture
+def disk(tool, work):
+    """disk(SIZE, SCRIPT, {first sector: bytes}): an image that sfdisk partitioned, its path."""
+
+    def make(size, script, contents=None, name="disk.img"):
+        path = os.path.join(work, name)
+        with open(path, "wb") as f:
+            f.truncate(size)
+        if script:
+            subprocess.run([tool("sfdisk"), "-q", path], input=script, text=True, check=True, timeout=300,
+                           stdout=subprocess.DEVNULL)
+        put(path, contents or {})
+        return path
+
+    return make
+
+
+@pytest.fixture
+def pool(fs, backing):
+    """pool(...) makes a Pool; at the end each is taken down and checked."""
+    made = []
+
+    def make(**kw):
+        made.append(Pool(kw.pop("fs", fs), backing, **kw))
+        return made[-1]
+
+    yield make
+    for p in made:
+        if p.fs.process.poll() is None and p.dev.name in p.fs.devices():
+            p.close()
+
+
+@pytest.fixture
+def logd(dmfs):
+    """logd(*ARGS): a dmfs-logd that runs."""
+    made = []
+
+    def start(*args):
+        made.append(Logd(*args))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def server(dmfs):
+    """server(...): one in Python (log_server.Server)."""
+    made = []
+
+    def start(**kw):
+        made.append(Server(**kw))
+        return made[-1]
+
+    yield start
+    for s in made:
+        s.close()
+
+
+@pytest.fixture
+def gate(dmfs):
+    """gate(SERVER, HOLD): before a server (log_server.Gate)."""
+    made = []
+
+    def start(server, hold):
+        made.append(Gate(server.socket, hold))
+        return made[-1]
+
+    yield start
+    for g in made:
+        g.close()

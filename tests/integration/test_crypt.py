@@ -4,9 +4,7 @@
 import errno
 import os
 import re
-import shutil
 import sqlite3
-import subprocess
 
 import pytest
 

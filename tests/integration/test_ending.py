@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """SIGTERM while requests wait for something that will not happen: the daemon ends all the same, and cleanly."""
 
-import os
 import signal
 import subprocess
 import sys

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 
-import pytest
 
 from aead_combos import COMBOS, MODULES, table
 from crypt_combos import BYTES, PLAIN, stream

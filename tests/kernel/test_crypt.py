@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 
-import pytest
 
 from crypt_combos import BYTES, PLAIN, SECTORS, combos, stream, table
 from mounted import SECTOR, quote

@@ -7,7 +7,6 @@
 import json
 import os
 
-import pytest
 
 from mounted import SECTOR, quote
 from verity import Tree

@@ -4,6 +4,7 @@
 import hashlib
 import json
 import os
+import random
 import struct
 import subprocess
 
@@ -105,3 +106,37 @@ def md_member(path, data, sb, at=8, data_offset=2048, tail=64):
         f.write(data)
         f.truncate(data_offset * SECTOR + len(data) + tail * SECTOR)
     return path
+
+
+def content(length, seed):
+    return random.Random(seed).randbytes(length)
+
+
+def same(a, b):
+    """Whether they are equal, without pytest printing where not."""
+    return len(a) == len(b) and hashlib.sha1(a).digest() == hashlib.sha1(b).digest()
+
+
+def put(path, contents):
+    with open(path, "r+b") as f:
+        for sector, data in contents.items():
+            f.seek(sector * SECTOR)
+            f.write(data)
+
+
+def raid5(work, disks=3, chunks=6, bad=None, **kw):
+    """Members of a left-symmetric raid5 and what it holds; bad(n): changes of member n's superblock."""
+    chunk = 8 * SECTOR
+    data = content(chunk * chunks * (disks - 1), 9)
+    members = [bytearray() for _ in range(disks)]
+    for row in range(chunks):
+        parts = [data[(row * (disks - 1) + k) * chunk:(row * (disks - 1) + k + 1) * chunk] for k in range(disks - 1)]
+        parity = bytes(a ^ b for a, b in zip(*parts)) if disks == 3 else None
+        p = disks - 1 - row % disks
+        for d in range(disks):
+            members[d] += parity if d == p else parts[(d - p - 1) % disks]
+    paths = []
+    for n, body in enumerate(members):
+        sb = md_super(n, disks, 5, chunks * 8, layout=2, chunk=8, **(kw | (bad(n) if bad else {})))
+        paths.append(md_member(os.path.join(work, f"m{n}"), body, sb))
+    return paths, data

@@ -5,7 +5,10 @@ The messages are struct dm_ulog_request of linux/dm-log-userspace.h, a packet ea
 """
 
 import errno
+import functools
+import mmap
 import os
+import re
 import select
 import signal
 import socket
@@ -15,7 +18,8 @@ import tempfile
 import threading
 import time
 
-from mounted import REPORTS, build_dir
+import mounted
+from mounted import REPORTS, SECTOR, build_dir, quote
 
 NAMES = ("? CTR DTR PRESUSPEND POSTSUSPEND RESUME GET_REGION_SIZE IS_CLEAN IN_SYNC FLUSH MARK_REGION CLEAR_REGION "
          "GET_RESYNC_WORK SET_REGION_SYNC GET_SYNC_COUNT STATUS_INFO STATUS_TABLE IS_REMOTE_RECOVERING").split()
@@ -308,6 +312,35 @@ class Gate:
             s.close()
         os.unlink(self.socket)
         os.rmdir(self.dir)
+
+
+# --- mirrors with such a log ---------------------------------------------------------------------------
+
+REGION = 64         # sectors
+wait_status = functools.partial(mounted.wait_status, deadline=300, every=0.2)     # counts change without an event
+
+
+def line(legs, sectors, log, features=""):
+    words = len(re.findall(r"(?:\\.|\S)+", log))
+    return f"0 {sectors} mirror userspace {words} {log} {len(legs)} " + \
+        " ".join(f"{quote(leg)} 0" for leg in legs) + " " + features
+
+
+def direct(dev, data, sector, write=True):
+    """One direct write, or a read of as many bytes."""
+    buf = mmap.mmap(-1, len(data))
+    buf[:] = data
+    with dev.open(os.O_RDWR | os.O_DIRECT) as fd:
+        if write:
+            assert os.pwrite(fd, buf, sector * SECTOR) == len(data)
+        else:
+            assert os.preadv(fd, [buf], sector * SECTOR) == len(data)
+    return buf[:]
+
+
+def content(path):
+    with open(path, "rb") as f:
+        return f.read()
 
 
 # --- the kernel's side, in a guest -----------------------------------------------------------

@@ -10,9 +10,7 @@
  * Marks and clears are collected and sent, in groups, by flush; with integrated_flush the marks travel in FLUSH itself.
  * SET_REGION_SYNC goes with the next request of any kind, before it, in order.
  *
- * A server that goes and comes again has forgotten who we are.  So it is told: CTR, RESUME, what is out of sync by our
- * doing, and all that we have marked; then the request that found it gone is sent again.  What bios wait for, which
- * regions are in sync and marks, waits for as long as that takes.  All else fails, and is done again later.
+ * A server may go and come again; userspace_request.c tells it then what it must know.
  *
  * `marks` are the regions that the server has as ours: those marked, those got to copy, and those out of sync that it
  * let us write to; until they are cleared or we suspend.
@@ -21,70 +19,17 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "dirty_log.h"
-#include "ulog_link.h"
-#include "userspace_args.h"
+#include "userspace_log.h"
 
 #include <dmfs/options.h>
 #include <dmfs/rounding.h>
 #include <dmfs/work.h>
 
-#define FIRST_PAUSE_MS 20 /* between attempts to find the server again; doubled up to */
-#define LAST_PAUSE_MS 1000
 #define CTR_ATTEMPTS 2
 #define MAX_STATUS 4096u
 #define LEASE_MS 2000u /* in touch for so long; dmfs-logd's time of grace is longer by what I/O under way may take */
 
-struct far_log {
-	struct dm_dirty_log *log;
-	struct dm_userspace_args args;
-	GString *words, *ctr_words; /* the type and what follows it, as in a table; with the length before it */
-	unsigned words_count;
-	struct ulog_link *link;
-	struct dm_dev *dev; /* which the server names */
-	bool known, resumed; /* this server has had our CTR; we have been resumed */
-	bool complained;
-	GHashTable *marks, *lost; /* sets of regions: see above; those we have said are out of sync */
-	GHashTable *pending;      /* region to GINT: DM_ULOG_MARK_REGION or DM_ULOG_CLEAR_REGION */
-	GArray *syncs;            /* of struct ulog_sync, to be sent */
-	GArray *late_work;        /* of uint64_t: regions to copy, of answers that came too late */
-	bool flush_due;           /* clears have been sent without a FLUSH */
-	bool no_work;             /* until the next refresh */
-	atomic_bool failing;      /* the last refresh had no answer */
-	atomic_uint_fast64_t contact_ns; /* when the last request was sent that was answered */
-	atomic_uint_fast64_t introductions;
-	atomic_uint_fast64_t sync_count;
-	pthread_mutex_t lock; /* the text */
-	char *status;
-};
-
-/* What follows is the server's fault, and what it means for us is up to the caller. */
-static int nonsense(struct far_log *f, unsigned type, const char *what)
-{
-	dm_log_err_limit("%s: log server %s: its answer to %s makes no sense: %s", f->log->ti->type->name,
-			 dm_options.log_server, ulog_name(type), what);
-	return -EPROTO;
-}
-
-static void *key(uint64_t region)
-{
-	return GSIZE_TO_POINTER(region);
-}
-
-/* --- requests ----------------------------------------------------------------------------- */
-
-/* For bios, as long as it takes; for anything else only if the server is there. */
-enum patience { ONCE, HOLD };
-
-static int ask(struct far_log *f, unsigned type, const void *data, size_t size, struct ulog *answer)
-{
-	uint64_t now = dm_now_ns();
-	int error = ulog_link_request(f->link, type, data, size, answer);
-
-	if (error != -ENOTCONN && error != -ETIMEDOUT)
-		atomic_store(&f->contact_ns, now);
-	return error;
-}
+/* --- contact ------------------------------------------------------------------------------- */
 
 static bool far_in_touch(struct dm_dirty_log *log)
 {
@@ -98,163 +43,6 @@ static uint64_t far_introductions(struct dm_dirty_log *log)
 	struct far_log *f = log->context;
 
 	return atomic_load(&f->introductions);
-}
-
-/* Sends a set of regions, in groups. */
-static int send_regions(struct far_log *f, unsigned type, const uint64_t *regions, size_t n)
-{
-	struct ulog answer;
-	int error = 0;
-
-	for (size_t i = 0; i < n && !error; i += ULOG_GROUP)
-		error = ask(f, type, regions + i, MIN(n - i, ULOG_GROUP) * sizeof *regions, &answer);
-	return error;
-}
-
-static GArray *regions_of(GHashTable *set)
-{
-	GArray *out = g_array_new(FALSE, FALSE, sizeof(uint64_t));
-	GHashTableIter iter;
-	gpointer p;
-
-	g_hash_table_iter_init(&iter, set);
-	while (g_hash_table_iter_next(&iter, &p, NULL)) {
-		uint64_t region = GPOINTER_TO_SIZE(p);
-
-		g_array_append_val(out, region);
-	}
-	return out;
-}
-
-static int tell_lost(struct far_log *f)
-{
-	GArray *lost = regions_of(f->lost);
-	int error = 0;
-
-	for (unsigned i = 0; i < lost->len && !error; i++) {
-		struct ulog_sync s = {g_array_index(lost, uint64_t, i), 0};
-		struct ulog answer;
-
-		error = ask(f, DM_ULOG_SET_REGION_SYNC, &s, sizeof s, &answer);
-	}
-	g_array_free(lost, TRUE);
-	return error;
-}
-
-static int tell_marks(struct far_log *f)
-{
-	GArray *marks = regions_of(f->marks);
-	struct ulog answer;
-	int error = send_regions(f, DM_ULOG_MARK_REGION, (const uint64_t *)marks->data, marks->len);
-
-	if (!error && marks->len)
-		error = ask(f, DM_ULOG_FLUSH, NULL, 0, &answer);
-	g_array_free(marks, TRUE);
-	return error;
-}
-
-static int check_region_size(struct far_log *f)
-{
-	struct ulog answer;
-	uint64_t size;
-	int error = ask(f, DM_ULOG_GET_REGION_SIZE, NULL, 0, &answer);
-
-	if (error)
-		return error;
-	if (!ulog_u64(&answer, &size) || size != f->log->region_sectors)
-		return nonsense(f, DM_ULOG_GET_REGION_SIZE, "the regions were of another size before");
-	return 0;
-}
-
-/* To a server that has forgotten us, or is a new one. */
-static int introduce(struct far_log *f)
-{
-	struct ulog answer;
-	int error;
-
-	atomic_fetch_add(&f->introductions, 1);
-	g_array_set_size(f->late_work, 0); /* it may be another's by now, and comes again if not */
-	error = ask(f, DM_ULOG_CTR, f->ctr_words->str, f->ctr_words->len + 1, &answer);
-	if (!error)
-		error = check_region_size(f);
-	if (!error && f->resumed)
-		error = ask(f, DM_ULOG_RESUME, NULL, 0, &answer);
-	if (!error && f->resumed)
-		error = tell_lost(f);
-	if (!error && f->resumed)
-		error = tell_marks(f);
-	return error;
-}
-
-/* For the status. */
-static void set_failing(struct far_log *f, bool failing)
-{
-	if (atomic_exchange(&f->failing, failing) != failing)
-		dm_target_event(f->log->ti, NULL, NULL);
-}
-
-static void complain(struct far_log *f, int error)
-{
-	set_failing(f, true);
-	if (!f->complained)
-		dm_log_err("%s: log server %s not found (%s): attempting to contact it", f->log->ti->type->name,
-			   dm_options.log_server, g_strerror(-error));
-	f->complained = true;
-}
-
-/* Finds the server (again); -ENOTCONN if it is not there. */
-static int reach(struct far_log *f)
-{
-	int error = ulog_link_connect(f->link);
-
-	if (error) {
-		f->known = false;
-		complain(f, error);
-		return -ENOTCONN;
-	}
-	if (f->known)
-		return 0;
-	error = introduce(f);
-	if (error) {
-		complain(f, error);
-		return -ENOTCONN;
-	}
-	f->known = true;
-	if (f->complained)
-		dm_log_info("%s: reconnected to log server %s", f->log->ti->type->name, dm_options.log_server);
-	f->complained = false;
-	f->no_work = false;
-	return 0;
-}
-
-static bool is_gone(int error)
-{
-	return error == -ENOTCONN || error == -ETIMEDOUT || error == -ESRCH;
-}
-
-static int request(struct far_log *f, enum patience patience, unsigned type, const void *data, size_t size,
-		   struct ulog *answer)
-{
-	unsigned pause = FIRST_PAUSE_MS;
-
-	for (;;) {
-		int error = reach(f);
-
-		if (!error)
-			error = ask(f, type, data, size, answer);
-		if (error == -ESRCH || error == -ENOTCONN)
-			f->known = false;
-		if (!is_gone(error) || patience == ONCE || ulog_link_in_hurry(f->link))
-			return error;
-		if (error == -ETIMEDOUT) {
-			set_failing(f, true);
-			dm_log_warn("%s: log server %s: %s timed out: retrying", f->log->ti->type->name,
-				    dm_options.log_server, ulog_name(type));
-			continue;
-		}
-		ulog_link_pause(f->link, pause);
-		pause = MIN(2 * pause, LAST_PAUSE_MS);
-	}
 }
 
 /* --- what has been noted ------------------------------------------------------------------- */
@@ -276,9 +64,9 @@ static int send_syncs(struct far_log *f, enum patience patience)
 	for (; sent < f->syncs->len; sent++) {
 		struct ulog answer;
 
-		error = request(f, patience, DM_ULOG_SET_REGION_SYNC, &g_array_index(f->syncs, struct ulog_sync, sent),
+		error = far_request(f, patience, DM_ULOG_SET_REGION_SYNC, &g_array_index(f->syncs, struct ulog_sync, sent),
 				sizeof(struct ulog_sync), &answer);
-		if (is_gone(error))
+		if (far_is_gone(error))
 			break;
 		if (!error && g_array_index(f->syncs, struct ulog_sync, sent).in_sync)
 			count_sync(f);
@@ -320,13 +108,13 @@ static int send_pending(struct far_log *f, enum patience patience, int what, uns
 		unsigned n = MIN(regions->len - i, ULOG_GROUP);
 		struct ulog answer;
 
-		error = request(f, patience, type, r + i, n * sizeof *r, &answer);
+		error = far_request(f, patience, type, r + i, n * sizeof *r, &answer);
 		for (unsigned k = i; k < i + n && !error; k++) {
-			g_hash_table_remove(f->pending, key(r[k]));
+			g_hash_table_remove(f->pending, far_key(r[k]));
 			if (what == DM_ULOG_MARK_REGION)
-				g_hash_table_add(f->marks, key(r[k]));
+				g_hash_table_add(f->marks, far_key(r[k]));
 			else
-				g_hash_table_remove(f->marks, key(r[k]));
+				g_hash_table_remove(f->marks, far_key(r[k]));
 		}
 	}
 	g_array_free(regions, TRUE);
@@ -335,11 +123,14 @@ static int send_pending(struct far_log *f, enum patience patience, int what, uns
 
 static bool any_pending(struct far_log *f, int what)
 {
-	GArray *list = collect(f, what);
-	bool any = list->len;
+	GHashTableIter iter;
+	gpointer p, type;
 
-	g_array_free(list, TRUE);
-	return any;
+	g_hash_table_iter_init(&iter, f->pending);
+	while (g_hash_table_iter_next(&iter, &p, &type))
+		if (GPOINTER_TO_INT(type) == what)
+			return true;
+	return false;
 }
 
 static int send_marks_and_clears(struct far_log *f, enum patience patience, bool marks)
@@ -353,7 +144,7 @@ static int send_marks_and_clears(struct far_log *f, enum patience patience, bool
 		error = send_pending(f, patience, DM_ULOG_MARK_REGION,
 				     integrated ? DM_ULOG_FLUSH : DM_ULOG_MARK_REGION);
 	if (!error && !integrated && (marks || f->flush_due))
-		error = request(f, patience, DM_ULOG_FLUSH, NULL, 0, &answer);
+		error = far_request(f, patience, DM_ULOG_FLUSH, NULL, 0, &answer);
 	f->flush_due &= error != 0;
 	return error;
 }
@@ -370,7 +161,7 @@ static int far_flush(struct dm_dirty_log *log)
 		error = send_marks_and_clears(f, patience, marks);
 	if (!error)
 		return 0;
-	if (!is_gone(error) || marks) {
+	if (!far_is_gone(error) || marks) {
 		dm_log_err_limit("%s: log server %s: flush failed: %s", log->ti->type->name, dm_options.log_server,
 				 g_strerror(-error));
 		dm_target_event(log->ti, NULL, NULL);
@@ -379,7 +170,7 @@ static int far_flush(struct dm_dirty_log *log)
 		GArray *list = collect(f, DM_ULOG_MARK_REGION);
 
 		for (unsigned i = 0; i < list->len; i++)
-			g_hash_table_remove(f->pending, key(g_array_index(list, uint64_t, i)));
+			g_hash_table_remove(f->pending, far_key(g_array_index(list, uint64_t, i)));
 		g_array_free(list, TRUE);
 	}
 	return error;
@@ -389,14 +180,14 @@ static void far_mark_region(struct dm_dirty_log *log, uint64_t region)
 {
 	struct far_log *f = log->context;
 
-	g_hash_table_insert(f->pending, key(region), GINT_TO_POINTER(DM_ULOG_MARK_REGION));
+	g_hash_table_insert(f->pending, far_key(region), GINT_TO_POINTER(DM_ULOG_MARK_REGION));
 }
 
 static void far_clear_region(struct dm_dirty_log *log, uint64_t region)
 {
 	struct far_log *f = log->context;
 
-	g_hash_table_insert(f->pending, key(region), GINT_TO_POINTER(DM_ULOG_CLEAR_REGION));
+	g_hash_table_insert(f->pending, far_key(region), GINT_TO_POINTER(DM_ULOG_CLEAR_REGION));
 }
 
 static void far_set_region_sync(struct dm_dirty_log *log, uint64_t region, bool in_sync)
@@ -406,9 +197,9 @@ static void far_set_region_sync(struct dm_dirty_log *log, uint64_t region, bool 
 
 	g_array_append_val(f->syncs, s);
 	if (in_sync)
-		g_hash_table_remove(f->lost, key(region));
+		g_hash_table_remove(f->lost, far_key(region));
 	else
-		g_hash_table_add(f->lost, key(region));
+		g_hash_table_add(f->lost, far_key(region));
 }
 
 /* --- questions ------------------------------------------------------------------------------ */
@@ -417,12 +208,12 @@ static int ask_flag(struct far_log *f, enum patience patience, unsigned type, ui
 {
 	struct ulog answer;
 	uint64_t flag;
-	int error = request(f, patience, type, &region, sizeof region, &answer);
+	int error = far_request(f, patience, type, &region, sizeof region, &answer);
 
 	if (error)
 		return error;
 	if (!ulog_u64(&answer, &flag) || flag > 1)
-		return nonsense(f, type, "0 or 1 would be right, in 8 bytes");
+		return far_nonsense(f, type, "0 or 1 would be right, in 8 bytes");
 	return (int)flag;
 }
 
@@ -450,8 +241,8 @@ static int far_in_sync(struct dm_dirty_log *log, uint64_t region, bool may_wait)
 /* A clear that has not been sent yet would give it back. */
 static void got(struct far_log *f, uint64_t region)
 {
-	g_hash_table_add(f->marks, key(region));
-	g_hash_table_remove(f->pending, key(region));
+	g_hash_table_add(f->marks, far_key(region));
+	g_hash_table_remove(f->pending, far_key(region));
 }
 
 static bool far_is_remote_recovering(struct dm_dirty_log *log, uint64_t region)
@@ -459,10 +250,10 @@ static bool far_is_remote_recovering(struct dm_dirty_log *log, uint64_t region)
 	struct far_log *f = log->context;
 	struct ulog_remote remote;
 	struct ulog answer;
-	int error = request(f, ONCE, DM_ULOG_IS_REMOTE_RECOVERING, &region, sizeof region, &answer);
+	int error = far_request(f, ONCE, DM_ULOG_IS_REMOTE_RECOVERING, &region, sizeof region, &answer);
 
 	if (!error && answer.size != sizeof remote)
-		error = nonsense(f, DM_ULOG_IS_REMOTE_RECOVERING, "16 bytes would be right");
+		error = far_nonsense(f, DM_ULOG_IS_REMOTE_RECOVERING, "16 bytes would be right");
 	if (error)
 		return true;
 	memcpy(&remote, answer.data, sizeof remote);
@@ -476,14 +267,14 @@ static bool read_work(struct far_log *f, const struct ulog *answer, uint64_t *re
 	struct ulog_work work;
 
 	if (answer->size != sizeof work) {
-		nonsense(f, DM_ULOG_GET_RESYNC_WORK, "16 bytes would be right");
+		far_nonsense(f, DM_ULOG_GET_RESYNC_WORK, "16 bytes would be right");
 		return false;
 	}
 	memcpy(&work, answer->data, sizeof work);
 	if (!work.any)
 		return false;
 	if (work.region >= f->log->regions) {
-		nonsense(f, DM_ULOG_GET_RESYNC_WORK, "there is no such region");
+		far_nonsense(f, DM_ULOG_GET_RESYNC_WORK, "there is no such region");
 		return false;
 	}
 	*region = work.region;
@@ -498,7 +289,7 @@ static void late_work(void *context, const struct ulog *answer)
 	if (answer->error || !read_work(f, answer, &region))
 		return;
 	/* A clear that may be on its way already gives it back, and then it is handed out anew. */
-	if (g_hash_table_lookup(f->pending, key(region)) == GINT_TO_POINTER(DM_ULOG_CLEAR_REGION))
+	if (g_hash_table_lookup(f->pending, far_key(region)) == GINT_TO_POINTER(DM_ULOG_CLEAR_REGION))
 		return;
 	got(f, region);
 	g_array_append_val(f->late_work, region);
@@ -516,7 +307,7 @@ static bool far_get_resync_work(struct dm_dirty_log *log, uint64_t *region)
 	}
 	if (f->no_work || send_syncs(f, ONCE))
 		return false;
-	f->no_work = request(f, ONCE, DM_ULOG_GET_RESYNC_WORK, NULL, 0, &answer) || !read_work(f, &answer, region);
+	f->no_work = far_request(f, ONCE, DM_ULOG_GET_RESYNC_WORK, NULL, 0, &answer) || !read_work(f, &answer, region);
 	if (!f->no_work) {
 		got(f, *region);
 		return true;
@@ -551,13 +342,13 @@ static int refresh(struct far_log *f)
 	if (!error && (any_pending(f, DM_ULOG_CLEAR_REGION) || f->flush_due)) /* what got no answer before */
 		error = send_marks_and_clears(f, ONCE, false);
 	if (!error)
-		error = request(f, ONCE, DM_ULOG_GET_SYNC_COUNT, NULL, 0, &answer);
+		error = far_request(f, ONCE, DM_ULOG_GET_SYNC_COUNT, NULL, 0, &answer);
 	if (error)
 		return error;
 	if (!ulog_u64(&answer, &count) || count > f->log->regions)
-		return nonsense(f, DM_ULOG_GET_SYNC_COUNT, "8 bytes would be right, and no more regions than there are");
+		return far_nonsense(f, DM_ULOG_GET_SYNC_COUNT, "8 bytes would be right, and no more regions than there are");
 	atomic_store(&f->sync_count, count);
-	error = request(f, ONCE, DM_ULOG_STATUS_INFO, NULL, 0, &answer);
+	error = far_request(f, ONCE, DM_ULOG_STATUS_INFO, NULL, 0, &answer);
 	if (!error)
 		set_status(f, &answer);
 	return error;
@@ -567,7 +358,7 @@ static void far_refresh(struct dm_dirty_log *log)
 {
 	struct far_log *f = log->context;
 
-	set_failing(f, refresh(f) != 0);
+	far_set_failing(f, refresh(f) != 0);
 	f->no_work = atomic_load(&f->sync_count) == log->regions;
 }
 
@@ -622,7 +413,7 @@ static int far_presuspend(struct dm_dirty_log *log)
 {
 	struct ulog answer;
 
-	return request(log->context, ONCE, DM_ULOG_PRESUSPEND, NULL, 0, &answer);
+	return far_request(log->context, ONCE, DM_ULOG_PRESUSPEND, NULL, 0, &answer);
 }
 
 /* What was not cleared by now is out of sync for the server, so there is nothing to remember. */
@@ -633,7 +424,7 @@ static int far_postsuspend(struct dm_dirty_log *log)
 	int error = send_syncs(f, ONCE);
 
 	if (!error)
-		error = request(f, ONCE, DM_ULOG_POSTSUSPEND, NULL, 0, &answer);
+		error = far_request(f, ONCE, DM_ULOG_POSTSUSPEND, NULL, 0, &answer);
 	f->resumed = false;
 	forget_all(f);
 	return error;
@@ -646,7 +437,7 @@ static int far_resume(struct dm_dirty_log *log)
 	int error;
 
 	forget_all(f);
-	error = request(f, ONCE, DM_ULOG_RESUME, NULL, 0, &answer);
+	error = far_request(f, ONCE, DM_ULOG_RESUME, NULL, 0, &answer);
 	f->resumed = true;
 	if (error)
 		f->known = false; /* the next request says it again */
@@ -662,7 +453,7 @@ static void far_dtr(struct dm_dirty_log *log)
 	if (f->link) {
 		ulog_link_hurry(f->link, true);
 		if (f->known)
-			ask(f, DM_ULOG_DTR, NULL, 0, &answer);
+			far_ask(f, DM_ULOG_DTR, NULL, 0, &answer);
 	}
 	if (f->dev)
 		dm_put_device(log->ti, f->dev);
@@ -738,7 +529,7 @@ static int ask_in_ctr(struct far_log *f, unsigned type, const void *data, size_t
 			       g_strerror(-error));
 	error = -ETIMEDOUT;
 	for (unsigned i = 0; i < CTR_ATTEMPTS && error == -ETIMEDOUT; i++)
-		error = ask(f, type, data, size, answer);
+		error = far_ask(f, type, data, size, answer);
 	if (error == -ETIMEDOUT)
 		return dm_fail(err, ETIMEDOUT, "%s: log server %s did not answer to %s, %d times within %u ms", who,
 			       dm_options.log_server, ulog_name(type), CTR_ATTEMPTS, dm_options.log_timeout_ms);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the parts of the userspace log (dirty_log_userspace.c) share: its state, and requests to a server that may go and
- * come again (userspace_request.c).
+ * What the parts of the userspace log (dirty_log_userspace.c) share: its state, and requests to a server that may go
+ * and come again (userspace_request.c).
  *
  * All of it is used by one caller at a time (dirty_log.h), but for what is atomic or under the lock.
  */

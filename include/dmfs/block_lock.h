@@ -16,7 +16,8 @@
  *	end_io():   dm_block_unlock(l, &my->claim, NULL);
  *
  * The rules:
- *   - No call but dm_block_lock_sync() waits.  A claim that does not get its blocks at once gets them later, and granted() is called then.
+ *   - No call but dm_block_lock_sync() waits.  A claim that does not get its blocks at once gets them later, and
+ *     granted() is called then.
  *   - First come, first served: a claim waits for all earlier ones that overlap it, held or waiting, unless both
  *     are shared.  So nobody starves, and claims for blocks apart never wait for each other.
  *   - granted() runs in the thread whose dm_block_unlock() or dm_block_cancel() made way, before that call

@@ -2,7 +2,8 @@
 /*
  * One thread waits until something that others do for it is done: an asynchronous call made to wait for.
  *
- *	struct call { struct dm_bio bio; struct dm_completion done; } c = {.bio.end = ended, .done = DM_COMPLETION_INIT};
+ *	struct call { struct dm_bio bio; struct dm_completion done; } c = {.bio.end = ended,
+ *	                                                                   .done = DM_COMPLETION_INIT};
  *	dm_submit(&c.bio);              ended(): dm_complete(&container_of(bio, struct call, bio)->done);
  *	dm_completion_wait(&c.done);
  */

@@ -64,9 +64,9 @@ struct dm_dirty_log_type {
 	bool (*get_resync_work)(struct dm_dirty_log *, uint64_t *region);
 	void (*set_region_sync)(struct dm_dirty_log *, uint64_t region, bool in_sync);
 	/*
-	 * Whether another host is copying the region, or has copied it since it was found out of sync: who wants to write
-	 * to it waits, and begins again with in_sync, after DM_LOG_ASK_AGAIN_MS.  False: it is ours until it is cleared.  May
-	 * be absent: there is no other host.
+	 * Whether another host is copying the region, or has copied it since it was found out of sync: who wants to
+	 * write to it waits, and begins again with in_sync, after DM_LOG_ASK_AGAIN_MS.  False: it is ours until it is
+	 * cleared.  May be absent: there is no other host.
 	 */
 	bool (*is_remote_recovering)(struct dm_dirty_log *, uint64_t region);
 	/*
@@ -78,8 +78,8 @@ struct dm_dirty_log_type {
 	/* Asks the server what sync_count and status tell from now on.  May wait.  May be absent. */
 	void (*refresh)(struct dm_dirty_log *);
 	/*
-	 * A server that comes back after a crash gives its clients some time to mark again what they had; then it goes to
-	 * others.  So what is marked counts only for a while after an answer (in_touch), and not any more once we
+	 * A server that comes back after a crash gives its clients some time to mark again what they had; then it goes
+	 * to others.  So what is marked counts only for a while after an answer (in_touch), and not any more once we
 	 * have had to introduce ourselves to a new server: then all is to be asked about again.  At once, any thread.
 	 */
 	bool (*in_touch)(struct dm_dirty_log *);

@@ -33,7 +33,10 @@ struct dm_commit_wait {
  * made here; other works may run in it.
  */
 struct dm_group_commit *dm_group_commit_new(struct dm_wq *wq, int (*commit)(void *context), void *context);
-/* Nobody waits any more; what dm_group_commit_soon() asked for and has not begun will not be.  Not from commit() or done(). */
+/*
+ * Nobody waits any more; what dm_group_commit_soon() asked for and has not begun will not be.  Not from commit() or
+ * done().
+ */
 void dm_group_commit_free(struct dm_group_commit *gc);
 
 /* Any thread, never waits. */

@@ -118,7 +118,9 @@ int dm_flush_sync(struct dm_dev *dev);
  */
 void dm_block_begin(void);
 void dm_block_end(void);
-/* Between the two this thread must not wait so: dm_block_begin() would end the program, whose fault it is.  They nest. */
+/*
+ * Between the two this thread must not wait so: dm_block_begin() would end the program, whose fault it is.  They nest.
+ */
 void dm_wait_forbid(void);
 void dm_wait_allow(void);
 /* The front end's way to hear of them (outermost calls only); thread-local, may be NULL. */

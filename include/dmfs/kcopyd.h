@@ -32,7 +32,10 @@ struct dm_kcopyd_client;
 /* read_error: 0 or a negative errno; write_errors: bit i is set when destination i failed. */
 typedef void (*dm_kcopyd_notify)(int read_error, unsigned long write_errors, void *context);
 
-/* max_bytes: memory for the client's jobs in flight, 0 for the default (8 MiB).  throttle may be NULL; it must outlive the client. */
+/*
+ * max_bytes: memory for the client's jobs in flight, 0 for the default (8 MiB).  throttle may be NULL; it must outlive
+ * the client.
+ */
 struct dm_kcopyd_client *dm_kcopyd_client_new(struct dm_kcopyd_throttle *throttle, size_t max_bytes);
 /* Waits for all its jobs.  Not from a callback. */
 void dm_kcopyd_client_free(struct dm_kcopyd_client *kc);

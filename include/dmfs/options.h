@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the mount was told that targets want to know (dmfs -o …).  Set before the first table is loaded, then constant. */
+/*
+ * What the mount was told that targets want to know (dmfs -o …).  Set before the first table is loaded, then constant.
+ */
 #ifndef DMFS_OPTIONS_H
 #define DMFS_OPTIONS_H
 

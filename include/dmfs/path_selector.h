@@ -42,10 +42,16 @@ struct dm_path_selector_type {
 	int (*add_path)(struct dm_path_selector *, struct dm_path *, int argc, char **argv, GError **);
 	/* The path for a request of so many bytes, or NULL: all have failed. */
 	struct dm_path *(*select)(struct dm_path_selector *, uint64_t bytes);
-	/* A request was sent by a path, or has ended there: if timed, after it was sent at start_ns (dm_now_ns()).  May be absent. */
+	/*
+	 * A request was sent by a path, or has ended there: if timed, after it was sent at start_ns (dm_now_ns()).  May
+	 * be absent.
+	 */
 	void (*start)(struct dm_path_selector *, struct dm_path *, uint64_t bytes);
 	void (*end)(struct dm_path_selector *, struct dm_path *, uint64_t bytes, uint64_t start_ns);
-	/* path NULL: the group's own words, "0" when absent; else exactly table_args or info_args, each with a blank before it. */
+	/*
+	 * path NULL: the group's own words, "0" when absent; else exactly table_args or info_args, each with a blank
+	 * before it.
+	 */
 	void (*status)(struct dm_path_selector *, struct dm_path *, enum dm_status_type, GString *);
 };
 

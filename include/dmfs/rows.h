@@ -20,7 +20,10 @@ struct dm_rows;
 struct dm_rows *dm_rows_open(struct dm_target *ti, const char *name);
 void dm_rows_close(struct dm_rows *rows);
 
-/* In ctr, after dm_rows_open(): calls fn for every row that came back, by ascending key; a negative errno of fn's ends it. */
+/*
+ * In ctr, after dm_rows_open(): calls fn for every row that came back, by ascending key; a negative errno of fn's ends
+ * it.
+ */
 int dm_rows_load(struct dm_rows *rows, int (*fn)(uint64_t key, const void *value, size_t len, void *data), void *data,
 		 GError **err);
 

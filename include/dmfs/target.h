@@ -67,11 +67,14 @@ enum dm_target_features {
 	DM_TARGET_TAKES_KEYS = 1u << 5, /* what looks like a key is never in an error text about a line of this type */
 	/* Bios go on to its devices with their tags (bio.h): it takes what they take, if that is the same for all. */
 	DM_TARGET_PASSES_TAGS = 1u << 6,
-	/* Its devices' zones are its own, bios for them go on, and it has report_zones; the devices are all of one model. */
+	/*
+	 * Its devices' zones are its own, bios for them go on, and it has report_zones; the devices are all of one
+	 * model.
+	 */
 	DM_TARGET_ZONES = 1u << 7,
 	/*
-	 * A sector of it lies on its devices where iterate_devices says, at the same distance if the lengths are the same,
-	 * and it writes nothing else of them: claims reach through it (claim.h).
+	 * A sector of it lies on its devices where iterate_devices says, at the same distance if the lengths are the
+	 * same, and it writes nothing else of them: claims reach through it (claim.h).
 	 */
 	DM_TARGET_STRAIGHT = 1u << 9,
 	DM_TARGET_MIXED_ZONES = 1u << 8, /* has use for devices with zones, whatever their models, but shows none (io_hints) */
@@ -107,8 +110,8 @@ struct dm_target_type {
 	void (*end_waiting)(struct dm_target *);
 	void (*status)(struct dm_target *, enum dm_status_type, GString *);
 	/*
-	 * Somebody wants to know how things are on the disk: metadata is written now, before status is asked.  As status,
-	 * but it may wait.
+	 * Somebody wants to know how things are on the disk: metadata is written now, before status is asked.  As
+	 * status, but it may wait.
 	 */
 	void (*commit)(struct dm_target *);
 	int (*message)(struct dm_target *, int argc, char **argv, GString *reply, GError **);
@@ -121,15 +124,16 @@ struct dm_target_type {
 	/* DM_TARGET_ZONES: dm_target_report_zones() with what sectors are mapped to. */
 	int (*report_zones)(struct dm_target *, uint64_t sector, uint64_t max, dm_zone_fn fn, void *data);
 	/*
-	 * A type that takes the place of this one's lines when a table of the state database cannot be loaded at the start,
-	 * to see what such a line would have seen and to keep that in rows (rows.h), which are those of that line.  It has a
-	 * ctr, which gets the line's arguments and may refuse, and a dtr, when the device gets a table or goes; no more.
+	 * A type that takes the place of this one's lines when a table of the state database cannot be loaded at the
+	 * start, to see what such a line would have seen and to keep that in rows (rows.h), which are those of that
+	 * line.  It has a ctr, which gets the line's arguments and may refuse, and a dtr, when the device gets a table
+	 * or goes; no more.
 	 */
 	const struct dm_target_type *absent;
 	/*
-	 * At the start, before a table of the state is resumed: whether a line of another type stands in for one that should
-	 * have been there first, and the names of its devices.  Lines of types with absent come back before lines with this
-	 * whose first argument is the same.
+	 * At the start, before a table of the state is resumed: whether a line of another type stands in for one that
+	 * should have been there first, and the names of its devices.  Lines of types with absent come back before
+	 * lines with this whose first argument is the same.
 	 */
 	bool (*misses)(struct dm_target *, GString *who);
 };
@@ -142,7 +146,10 @@ struct dm_target {
 	uint64_t begin, len;   /* sectors of the device; set before ctr */
 	void *private;         /* the target's context */
 	/* ctr may set what follows. */
-	/* Bios are split at multiples of this, counted from begin; 0: no splitting.  It may become 0, atomically, during I/O. */
+	/*
+	 * Bios are split at multiples of this, counted from begin; 0: no splitting.  It may become 0, atomically,
+	 * during I/O.
+	 */
 	uint32_t max_io_sectors;
 	uint32_t per_bio_size;          /* at first the type's */
 	uint32_t num_flush_bios;        /* at first 1; 0: FLUSH skips the target */
@@ -252,7 +259,9 @@ void dm_target_uevent(struct dm_target *ti, const char *words);
  */
 bool dm_parse_u64(const char *s, uint64_t *out);
 bool dm_parse_uint(const char *s, unsigned *out);
-/* The same with an error text naming who, what and the value: "linear: device sector 'x' is not a number of sectors". */
+/*
+ * The same with an error text naming who, what and the value: "linear: device sector 'x' is not a number of sectors".
+ */
 int dm_read_u64(const char *s, uint64_t min, uint64_t max, const char *who, const char *what, uint64_t *out,
 		GError **err);
 int dm_read_uint(const char *s, unsigned min, unsigned max, const char *who, const char *what, unsigned *out,

@@ -106,7 +106,10 @@ int dm_mapped_load(struct dm_mapped *md, struct dm_table *t, GError **err);
 int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err);
 /* Swaps in the inactive table if there is one, suspending first if need be, and lets bios flow. */
 int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err);
-/* dm_mapped_load() and dm_mapped_resume() as one step: on an error the old table goes on and the inactive slot is as before. */
+/*
+ * dm_mapped_load() and dm_mapped_resume() as one step: on an error the old table goes on and the inactive slot is as
+ * before.
+ */
 int dm_mapped_swap(struct dm_mapped *md, struct dm_table *t, bool (*interrupted)(void *), void *data, GError **err);
 /* What tables loaded from now on are. */
 int dm_mapped_set_readonly(struct dm_mapped *md, bool readonly, GError **err);

@@ -44,7 +44,10 @@ static int tell_inactive(struct dm_mapped *md, int argc, char **argv, GString *r
 	return 0;
 }
 
-/* "@flush status": the live table's status after its targets have written their metadata, which `status` never waits for. */
+/*
+ * "@flush status": the live table's status after its targets have written their metadata, which `status` never waits
+ * for.
+ */
 static int tell_flushed(struct dm_mapped *md, int argc, char **argv, GString *reply, GError **err)
 {
 	struct dm_table *t;

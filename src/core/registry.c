@@ -126,7 +126,9 @@ static int check_header(const char *path, GError **err)
 	return 0;
 }
 
-/* Makes a new one for the owner alone, whatever the umask is; the journal gets the file's mode.  What is there stays. */
+/*
+ * Makes a new one for the owner alone, whatever the umask is; the journal gets the file's mode.  What is there stays.
+ */
 static void make_private(const char *path)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);

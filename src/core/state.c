@@ -138,7 +138,9 @@ int dm_state_change(struct dm_change *c, GError **err)
 	pthread_mutex_lock(&saving);
 	if (held && !c->what)
 		c->md->held = true;
-	/* What is removed is not stored again: dm_state_remove() comes when it is marked so, and under the same lock. */
+	/*
+	 * What is removed is not stored again: dm_state_remove() comes when it is marked so, and under the same lock.
+	 */
 	if (dm_mapped_removed(c->md))
 		error = dm_fail(err, ENXIO, "the device was removed");
 	else if (!restoring && !held && !c->md->held && dm_registry_is_open())

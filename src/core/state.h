@@ -44,7 +44,9 @@ struct dm_change {
 	struct dm_owner image;
 	void (*publish)(struct dm_change *);
 	void *data; /* publish()'s */
-	/* DM_CHANGE_LIVE: what stood in for a table that could not be brought back.  To be put when the new one runs. */
+	/*
+	 * DM_CHANGE_LIVE: what stood in for a table that could not be brought back.  To be put when the new one runs.
+	 */
 	struct dm_table *stand_in;
 };
 

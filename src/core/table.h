@@ -34,7 +34,10 @@ struct dm_table {
 	unsigned depth;
 	unsigned *level_nodes;
 	uint64_t **levels;
-	/* Most targets are as long as this, one after the other: sector / stride, shifted, is a guess.  0: they are not. */
+	/*
+	 * Most targets are as long as this, one after the other: sector / stride, shifted, is a guess.  0: they are
+	 * not.
+	 */
 	uint64_t stride;
 	int64_t stride_shift; /* sectors */
 	pthread_mutex_t devs_lock; /* for the next four; devs is changed with the topology lock as well */

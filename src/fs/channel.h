@@ -39,7 +39,10 @@ struct dmfs_channel *dmfs_channel_new(struct dmfs_channels *all);
 struct dmfs_channel *dmfs_channel_get(struct dmfs_channel *c);
 void dmfs_channel_put(struct dmfs_channel *c); /* NULL is fine */
 
-/* Where the request being handled must be answered; dmfs_channel_use() sets it for this thread, and returns the one before. */
+/*
+ * Where the request being handled must be answered; dmfs_channel_use() sets it for this thread, and returns the one
+ * before.
+ */
 struct dmfs_channel *dmfs_channel_now(void);
 struct dmfs_channel *dmfs_channel_use(struct dmfs_channel *c);
 

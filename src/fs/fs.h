@@ -126,7 +126,10 @@ unsigned dmfs_mount_of(fuse_req_t req);
 unsigned dmfs_cached_opens(const struct dmfs_device *d);
 struct dmfs_device *dmfs_device_of(struct dm_mapped *md); /* makes it if need be */
 struct dm_mapped *dmfs_find_inode(ino_t ino);             /* of an image or directory, with a reference, or NULL */
-/* What an inode is: the file or NULL for a directory, and the device with a reference to its md (or NULL). False: no such inode. */
+/*
+ * What an inode is: the file or NULL for a directory, and the device with a reference to its md (or NULL). False: no
+ * such inode.
+ */
 bool dmfs_inode(fuse_ino_t ino, const struct dmfs_file **file, struct dmfs_device **device);
 bool dmfs_is_image(fuse_ino_t ino);
 fuse_ino_t dmfs_ino(struct dmfs_device *d, unsigned kind);

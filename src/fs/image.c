@@ -227,7 +227,10 @@ static void image_fallocate(fuse_req_t req, struct dmfs_handle *h, int mode, off
 	r = request_new(req, h, op, from, bytes);
 	if (op == DM_WRITE_ZEROES)
 		r->bio.flags = DM_NOUNMAP;
-	/* It may be all done here, and take hours: others read requests meanwhile, that of the caller's death among them. */
+	/*
+	 * It may be all done here, and take hours: others read requests meanwhile, that of the caller's death among
+	 * them.
+	 */
 	dm_block_begin();
 	request_submit(r);
 	dm_block_end();

@@ -286,8 +286,8 @@ static void hand_over(struct worker *w, size_t size)
 static void handle(struct worker *w, size_t size)
 {
 	/*
-	 * An image is always ready.  io_uring asks before each request, and waits for this answer.  (Not where there are
-	 * images alone: that there is no poll is told once, by libfuse.)
+	 * An image is always ready.  io_uring asks before each request, and waits for this answer.  (Not where there
+	 * are images alone: that there is no poll is told once, by libfuse.)
 	 */
 	static const struct fuse_poll_out ready = {.revents = POLLIN | POLLRDNORM | POLLOUT | POLLWRNORM};
 	const struct fuse_in_header *in = header_of(w->buf);

@@ -465,7 +465,10 @@ void dm_store_path_clear(struct dm_store_path *p)
 	g_clear_pointer(&p->path, g_free);
 }
 
-/* A file of a server that may be away: FUSE, NFS, SMB in three versions, 9p, Ceph, AFS, Coda, Lustre, GPFS, OCFS2, GFS2. */
+/*
+ * A file of a server that may be away: FUSE, NFS, SMB in three versions, 9p, Ceph, AFS, Coda, Lustre, GPFS, OCFS2,
+ * GFS2.
+ */
 static bool is_far(unsigned long magic)
 {
 	static const unsigned long far[] = {0x65735546, 0x6969,	    0x517b,	0xff534d42, 0xfe534d42, 0x01021997, 0x00c36400,

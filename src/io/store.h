@@ -47,7 +47,10 @@ int dm_store_open(const struct dm_opener *who, const struct dm_store_path *p, en
  */
 bool dm_provisioned_step(void);
 
-/* The whole of a regular file of at most max bytes, with the opener's credentials.  -EISDIR, -EINVAL, -EFBIG, -EACCES, … */
+/*
+ * The whole of a regular file of at most max bytes, with the opener's credentials.  -EISDIR, -EINVAL, -EFBIG, -EACCES,
+ * …
+ */
 int dm_store_read_file(const struct dm_opener *who, const struct dm_store_path *p, size_t max, GBytes **out,
 		       GError **err);
 

@@ -262,7 +262,10 @@ enum dm_mapio multipath_map(struct dm_target *ti, struct dm_bio *bio)
 /* The path has failed under this bio, which goes on by another one. */
 static enum dm_endio go_on(struct multipath *m, struct dm_bio *bio)
 {
-	/* A path's own FLUSH: the other one of the pair covers what the medium has; what this path kept is told when it is back. */
+	/*
+	 * A path's own FLUSH: the other one of the pair covers what the medium has; what this path kept is told when it
+	 * is back.
+	 */
 	if (bio->op == DM_FLUSH && bio->nr) {
 		bio->error = 0;
 		return DM_ENDIO_DONE;

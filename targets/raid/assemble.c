@@ -161,7 +161,9 @@ static bool is_new(const struct assembly *a, unsigned i)
 	return f->has_meta && f->has_data && f->readable && (!f->has_super || raid_set_has(&a->p->rebuild, i));
 }
 
-/* A reshape begins with the count of events as it was (raid_meta_start()): of two that count alike, this is the later. */
+/*
+ * A reshape begins with the count of events as it was (raid_meta_start()): of two that count alike, this is the later.
+ */
 static bool reshaping(const struct raid_super *sb)
 {
 	return sb->reshape_flags & RAID_RESHAPE_ACTIVE;

@@ -158,7 +158,9 @@ struct thin_mapping {
  * is not in memory or just being changed.
  */
 int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out);
-/* The first mapped block at or after one, and the blocks mapped from there on without a gap (as far as one leaf tells). */
+/*
+ * The first mapped block at or after one, and the blocks mapped from there on without a gap (as far as one leaf tells).
+ */
 int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run);
 int thin_md_highest(struct thin_dev *td, uint64_t *block); /* without waiting; -ENODATA: nothing is mapped */
 /* Sets a free data block aside for a block, for thin_md_insert() or thin_md_unreserve().  -ENOSPC. */

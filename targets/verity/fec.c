@@ -276,7 +276,9 @@ static bool try_lost(struct set *s, uint8_t *out)
 	return lost_places(s, erasures, &n) && correct_all(s, erasures, n, out) && is_right(s, out);
 }
 
-/* The errors at erasures[which], for all codewords, if the erasures, as many as there are roots, are all that is wrong. */
+/*
+ * The errors at erasures[which], for all codewords, if the erasures, as many as there are roots, are all that is wrong.
+ */
 static void errors_at(const struct set *s, const uint8_t *erasures, unsigned which, uint8_t *out)
 {
 	uint8_t weights[RS_MAX_ROOTS];

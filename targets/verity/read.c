@@ -279,7 +279,10 @@ static void piece_checked(struct check *c, int error)
 	dm_parts_end(&p->large->parts, error);
 }
 
-/* What this thread is submitting: it is checked here if it comes back at once, by other threads if a third one brings it. */
+/*
+ * What this thread is submitting: it is checked here if it comes back at once, by other threads if a third one brings
+ * it.
+ */
 static _Thread_local struct piece *submitting;
 
 static void piece_read(struct dm_bio *bio)

@@ -245,7 +245,10 @@ static void wake(struct verity_wait *list)
 	}
 }
 
-/* With the caller's pin, which goes.  The last who is woken may end the last bio, and the tree with it: nothing follows. */
+/*
+ * With the caller's pin, which goes.  The last who is woken may end the last bio, and the tree with it: nothing
+ * follows.
+ */
 static void settle(struct verity_node *n, enum state state)
 {
 	struct shard *s = shard_of(n->tree, n->block);
@@ -370,7 +373,10 @@ static void start_load(struct verity_tree *t, struct verity_node *const *nodes, 
 		dm_submit(&l->bio);
 }
 
-/* How many hash blocks from a multiple of that are read together; one by one where they would push out others for nothing. */
+/*
+ * How many hash blocks from a multiple of that are read together; one by one where they would push out others for
+ * nothing.
+ */
 static uint64_t cluster_blocks(struct verity_tree *t, uint64_t block)
 {
 	uint64_t n = MIN(CLUSTER_BYTES >> t->f->hash_bits, CLUSTER_MAX);
@@ -474,7 +480,9 @@ static void copy_digest(const struct verity_tree *t, uint64_t data_block, unsign
 	memcpy(digest, n->data + offset, t->f->digest_size);
 }
 
-/* As above, of up to n data blocks that follow each other: how many.  What lies in a bad node is asked for one by one. */
+/*
+ * As above, of up to n data blocks that follow each other: how many.  What lies in a bad node is asked for one by one.
+ */
 static unsigned copy_digests(const struct verity_tree *t, uint64_t data_block, const struct verity_node *node, unsigned n,
 			     uint8_t *digests)
 {

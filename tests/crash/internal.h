@@ -216,7 +216,10 @@ void lab_whole_blocks(const struct volume *v, uint64_t *sector, uint64_t *len);
 int lab_submit(struct volume *v, enum dm_op op, unsigned flags, uint64_t sector, uint64_t sectors, void *buf);
 uint64_t lab_mark(struct lab *lab);      /* model.lock held */
 bool lab_verify(struct lab *lab, bool settled); /* all open volumes */
-/* Opens the stack on a disk and looks at it all; rand: new writes too.  The devices are gone afterwards.  False: it failed. */
+/*
+ * Opens the stack on a disk and looks at it all; rand: new writes too.  The devices are gone afterwards.  False: it
+ * failed.
+ */
 bool lab_look(struct lab *lab, struct disk *disk, uint64_t time, GRand *rand);
 void lab_seed_thread(uint32_t seed);
 

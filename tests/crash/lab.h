@@ -22,8 +22,8 @@
  *        - at some of the points, new writes must work and stay, over another
  *          open; and power is lost again during the recovery itself.
  *   4. The same workload runs with I/O number 1, 2, 3, … failing (once, or from
- *      then on; EIO or ENOSPC; all of the disk or that slice of it).  Requests may fail then, but what was answered must hold as
- *      above, at once and after the fault is gone and the stack opened anew.
+ *      then on; EIO or ENOSPC; all of the disk or that slice of it).  Requests may fail then, but what was answered
+ *      must hold as above, at once and after the fault is gone and the stack opened anew.
  *
  * A customer of one linear device, whole:
  *
@@ -89,7 +89,10 @@ struct lab_customer {
 	 * lab_reached() tells.  The lab closes the stack: all devices, in reverse order.
 	 */
 	int (*open)(struct lab *, GError **);
-	/* Before the lab removes the devices: what open() made besides them.  Also after open() has failed.  May be NULL. */
+	/*
+	 * Before the lab removes the devices: what open() made besides them.  Also after open() has failed.  May be
+	 * NULL.
+	 */
 	void (*close)(struct lab *);
 	void (*workload)(struct lab *);
 	/*
@@ -214,7 +217,9 @@ void lab_threads(struct lab *lab, unsigned n, void (*fn)(struct lab *, unsigned 
 /* Closes the whole stack as at a clean end and opens it again. */
 int lab_reopen(struct lab *lab);
 
-/* Fails the run with a text; the workload goes on.  lab_ok() is for calls that must succeed unless a fault is injected. */
+/*
+ * Fails the run with a text; the workload goes on.  lab_ok() is for calls that must succeed unless a fault is injected.
+ */
 void lab_fail(struct lab *lab, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 bool lab_ok(struct lab *lab, int error, GError **err);
 /* Whether faults are injected in this run: what fails then is no failure. */

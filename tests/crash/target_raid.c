@@ -378,7 +378,9 @@ static bool lost_reshape(struct lab *lab, const char *volume, uint64_t sector)
 
 static int check_reshape(struct lab *lab, GError **err)
 {
-	/* a device that came back is brought up to date by the array that the reshape has made: from the next resume on */
+	/*
+	 * a device that came back is brought up to date by the array that the reshape has made: from the next resume on
+	 */
 	int error = lab_wait_status(lab, "vol", " idle ", err);
 
 	if (!error)

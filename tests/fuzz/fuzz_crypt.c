@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * crypt's cipher strings and keys: "SECTOR_SIZE LARGE SECTOR CIPHER KEY".  What is taken can be read back, and all
- * of it is gone from the locked memory at the end.  LARGE is 0 or 1, or 2 or 3 and what is stored beside a sector: "228"
- * is an authenticated mode with 28 bytes, "328" the same with large IVs.
+ * of it is gone from the locked memory at the end.  LARGE is 0 or 1, or 2 or 3 and what is stored beside a sector:
+ * "228" is an authenticated mode with 28 bytes, "328" the same with large IVs.
  */
 #include <dmfs/target.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * dmfs-open reading what should be LVM2's: an input that begins with a zero byte is a disk, else it is the metadata's text,
- * of which tables are made.
+ * dmfs-open reading what should be LVM2's: an input that begins with a zero byte is a disk, else it is the metadata's
+ * text, of which tables are made.
  */
 #include "fuzz_open.h"
 

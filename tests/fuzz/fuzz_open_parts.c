@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* dmfs-open reading what should be partition tables; checksums are made right, so that what is behind them is reached. */
+/*
+ * dmfs-open reading what should be partition tables; checksums are made right, so that what is behind them is reached.
+ */
 #include "fuzz_open.h"
 
 #include "../../tools/dmfs-open/gpt.c"

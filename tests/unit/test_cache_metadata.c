@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* cache's metadata against a model: mappings, dirty bits, hints, discards, growth, crashes, and an error at every I/O. */
+/*
+ * cache's metadata against a model: mappings, dirty bits, hints, discards, growth, crashes, and an error at every I/O.
+ */
 #include "unit.h"
 
 #include <dmfs/le.h>

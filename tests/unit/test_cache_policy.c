@@ -436,7 +436,10 @@ static void test_large_zipf(void **state)
 	g_free(z.sums);
 }
 
-/* Uniform use of a warm set that fits, then a scan of the whole origin, eight accesses a block, then the warm set again. */
+/*
+ * Uniform use of a warm set that fits, then a scan of the whole origin, eight accesses a block, then the warm set
+ * again.
+ */
 static void test_scan(void **state)
 {
 	struct sim s;

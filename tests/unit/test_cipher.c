@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Ciphers by name and keys by text, for any target: who says what, sizes, and that a handle does what the cipher does. */
+/*
+ * Ciphers by name and keys by text, for any target: who says what, sizes, and that a handle does what the cipher does.
+ */
 #include "unit.h"
 
 #include <unistd.h>

@@ -252,7 +252,9 @@ static void compare_many(struct dm_hash *h, const void *const *messages, unsigne
 	assert_int_equal(got[n * size], 0xa5);
 }
 
-/* Several at once give what one by one do, wherever prefix, data and suffix begin and end, whatever the processor has. */
+/*
+ * Several at once give what one by one do, wherever prefix, data and suffix begin and end, whatever the processor has.
+ */
 static void test_many_at_once(void **state)
 {
 	static const char *const names[] = {"sha256", "sha1", "hmac(sha256)", "crc32c"};

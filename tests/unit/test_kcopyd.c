@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The copier: data, ends, errors, order, memory, throttle, callbacks; over devices in memory that end bios now or later. */
+/*
+ * The copier: data, ends, errors, order, memory, throttle, callbacks; over devices in memory that end bios now or
+ * later.
+ */
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>

@@ -83,7 +83,10 @@ static void draw(struct picture *pic, unsigned level, unsigned layout, unsigned 
 			pic->cell[row][(p + disks - 1) % disks] = Q;
 			fill(pic, row, disks, p + 1, disks);
 		} else {
-			/* nr: right to left, the first row is D D D P Q; la, ls: the first is Q D D D P, or D D D P moved */
+			/*
+			 * nr: right to left, the first row is D D D P Q; la, ls: the first is Q D D D P, or D D D P
+			 * moved
+			 */
 			bool right = layout == RAID6_ZR || layout == RAID5_RA || layout == RAID5_RS;
 			bool around = layout == RAID5_LS || layout == RAID5_RS;
 

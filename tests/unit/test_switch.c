@@ -21,7 +21,10 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* A switch of one-sector regions; path p lies at sector p * regions of a file and holds the path's number in each sector. */
+/*
+ * A switch of one-sector regions; path p lies at sector p * regions of a file and holds the path's number in each
+ * sector.
+ */
 static struct dm_mapped *numbered(const char *name, unsigned paths, unsigned regions)
 {
 	const char *file = unit_file((uint64_t)paths * regions);

@@ -156,7 +156,9 @@ static size_t resident(void)
 	return strtoul(strchr(text, ' '), NULL, 10) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Full groups take no memory, scattered bits little: of 1 TiB, 80 GiB from the beginning, and a block here and there. */
+/*
+ * Full groups take no memory, scattered bits little: of 1 TiB, 80 GiB from the beginning, and a block here and there.
+ */
 static void test_bits_take_little_memory(void **state)
 {
 	struct verity_validated *b = verity_validated_new(1 << 28);

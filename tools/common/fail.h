@@ -12,7 +12,9 @@ int fail(GError **err, int code, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
  * look like another line.
  */
 void say_error(const char *tool, const char *message);
-/* As cryptsetup's: 1 wrong parameters or any other, 2 the passphrase, 3 memory, 4 the device, 5 it exists or is busy. */
+/*
+ * As cryptsetup's: 1 wrong parameters or any other, 2 the passphrase, 3 memory, 4 the device, 5 it exists or is busy.
+ */
 int exit_status(int r);
 
 #endif

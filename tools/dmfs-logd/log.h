@@ -25,7 +25,8 @@ int log_shape_parse(const uint8_t *data, size_t size, struct log_shape *out, GEr
 struct log;
 
 /*
- * after_crash: it may have been another server's a moment ago, so it is in its time of grace, and what the table says of sync
+ * after_crash: it may have been another server's a moment ago, so it is in its time of grace, and what the table says
+ *              of sync
  * is not to be trusted: what is not on a disk is not known.  Takes the shape's device.
  */
 struct log *log_new(struct log_shape *shape, bool after_crash, GError **err);

@@ -2,7 +2,8 @@
 /*
  * dmfs-logd [-d] [--grace SECONDS] SOCKET
  *
- * The server of userspace dirty logs (dm-log.rst), for mirrors of several dmfs daemons on one store (dmfs -o log_server).
+ * The server of userspace dirty logs (dm-log.rst), for mirrors of several dmfs daemons on one store (dmfs -o
+ * log_server).
  *
  * SOCKET is removed at the end if no log is in use by then.  Where it is there already, and nobody listens, a server
  * has ended without its clients knowing: then there is a time of grace for them (state.h).  SOCKET.lock keeps a second

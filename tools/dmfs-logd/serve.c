@@ -345,7 +345,10 @@ static struct served *start_log(const char *uuid, struct log_shape *shape, const
 	return s;
 }
 
-/* Hands a connection over to its log's thread.  Where there was none yet it is in `incoming` before the thread can look. */
+/*
+ * Hands a connection over to its log's thread.  Where there was none yet it is in `incoming` before the thread can
+ * look.
+ */
 static int find_log(struct conn *c, const struct ulog *in, const struct serve_options *o, GError **err)
 {
 	struct log_shape shape;

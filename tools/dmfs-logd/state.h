@@ -6,8 +6,8 @@
  * until it clears it, suspends, or goes.  What a client has when it suspends or goes is out of sync from then on.  The
  * rules:
  *
- *   - A region out of sync is handed out, to be copied or written to, only to a client that is alone in having it.  That
- *     it is out of sync and that nobody else has it are one question: between two it may have been copied.
+ *   - A region out of sync is handed out, to be copied or written to, only to a client that is alone in having it.
+ *     That it is out of sync and that nobody else has it are one question: between two it may have been copied.
  *   - A region is clean if it is in sync and nobody has it.
  *
  * After a restart there are clients that the server does not know yet.  In the time of grace they come back and mark

@@ -21,7 +21,10 @@ bool log_store_is_clean(const struct log_store *s, uint64_t region);
 /* In memory; all: every block is to be written. */
 void log_store_set_clean(struct log_store *s, uint64_t region, bool clean);
 void log_store_set_all(struct log_store *s);
-/* Writes what has changed, and if a region was marked has it on the disk.  0 or a negative errno, which stays the state. */
+/*
+ * Writes what has changed, and if a region was marked has it on the disk.  0 or a negative errno, which stays the
+ * state.
+ */
 int log_store_commit(struct log_store *s);
 /* 'A', 'D': it could not be written, 'F': nor flushed. */
 char log_store_letter(const struct log_store *s);

@@ -306,7 +306,9 @@ static int check_flags(const char *file, const struct options *o, const struct l
 
 /* --- the key -------------------------------------------------------------------------------------------- */
 
-/* Whether AF_ALG, the kernel's or ours, has the cipher of CIPHER-MODE[-IV], from which libcryptsetup has all but AES. */
+/*
+ * Whether AF_ALG, the kernel's or ours, has the cipher of CIPHER-MODE[-IV], from which libcryptsetup has all but AES.
+ */
 static bool has_cipher(const char *spec)
 {
 	g_auto(GStrv) parts = g_strsplit(spec, "-", 3);

@@ -132,7 +132,9 @@ void place_warn(const char *file);
 
 /* --- volume.c --------------------------------------------------------------------------------- */
 
-/* One device of a volume: a cascade of ciphers has several, and so has a volume with tags, the one on the file first. */
+/*
+ * One device of a volume: a cascade of ciphers has several, and so has a volume with tags, the one on the file first.
+ */
 struct stage {
 	char *suffix; /* of its name: "" for the last, "_1", "_2", "_dif" for those beneath */
 	struct secret table;

@@ -2,7 +2,8 @@
 /*
  * GUID partition tables (UEFI specification, chapter 5), and what all partitions are checked for.
  *
- * The header is at sector 1 and once more at the last one; a sector has 512 or 4096 bytes.  All numbers are little-endian.
+ * The header is at sector 1 and once more at the last one; a sector has 512 or 4096 bytes.  All numbers are
+ * little-endian.
  *
  *      0  "EFI PART"                       40  first usable sector, u64
  *      8  revision, u32                    48  last usable sector, u64

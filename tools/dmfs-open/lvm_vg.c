@@ -94,7 +94,9 @@ static int by_start(gconstpointer a, gconstpointer b)
 	return x < y ? -1 : x > y;
 }
 
-/* "cache+CACHE_USES_CACHEVOL": what is behind the + keeps old versions of LVM away, and says nothing that is not said. */
+/*
+ * "cache+CACHE_USES_CACHEVOL": what is behind the + keeps old versions of LVM away, and says nothing that is not said.
+ */
 static void drop_flags(const struct lvm_item *seg)
 {
 	const char *type = lvm_string(seg, "type");

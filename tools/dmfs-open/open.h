@@ -281,7 +281,9 @@ const char *container_kind(const struct src *s, char **backing);
 
 /* The program beside this one, or in PATH; NULL: there is none. */
 char *run_find(const char *program);
-/* Its exit status, or a negative errno; out: what it printed; why: what it said on standard error.  Either may be NULL. */
+/*
+ * Its exit status, or a negative errno; out: what it printed; why: what it said on standard error.  Either may be NULL.
+ */
 int run(char *const *argv, bool quiet_input, char **out, char **why);
 /* A directory of one's own for sockets and files of this run; made the first time. */
 const char *run_dir(GError **err);
@@ -341,7 +343,10 @@ struct node *node_new(struct plan *p, enum node_kind kind, const char *type, con
 void node_stand_on(struct node *n, struct node *parent);
 /* Says it on standard error too. */
 void node_note(struct plan *p, struct node *n, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
-/* Makes the device with n's table, id in its uuid, for reading only if what it stands on is; on failure a note says why, and n stays closed. */
+/*
+ * Makes the device with n's table, id in its uuid, for reading only if what it stands on is; on failure a note says
+ * why, and n stays closed.
+ */
 int node_make(struct plan *p, struct node *n, const char *id, bool readonly);
 /* The same without the note. */
 int node_try(struct plan *p, struct node *n, const char *id, bool readonly, GError **err);

@@ -82,7 +82,10 @@ struct ident {
 };
 
 enum ident_result { IDENT_OK, IDENT_NONE /* no device was named */, IDENT_BAD /* it has been said why */ };
-/* From an argument, or -u, or -j and -m.  A device need not exist; then name is NULL, but for an argument it is what it says. */
+/*
+ * From an argument, or -u, or -j and -m.  A device need not exist; then name is NULL, but for an argument it is what it
+ * says.
+ */
 enum ident_result ident_find(const char *argument, struct ident *id);
 /* The same for commands that need one: says "No device specified." */
 bool ident_need(const char *argument, struct ident *id);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Commands that change what there is: remove, remove_all, suspend, resume, rename, message; and the lists of targets. */
+/*
+ * Commands that change what there is: remove, remove_all, suspend, resume, rename, message; and the lists of targets.
+ */
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -146,7 +146,7 @@ struct raid {
 	bool may_sync; /* between resume and presuspend */
 	unsigned halting;
 	bool frozen, sync_stop, sync_error, last_was_check, paused;
-	uint64_t sync_next, sync_done, sync_end, checkpoint_at;
+	uint64_t sync_from, sync_next, sync_done, sync_end, checkpoint_at;
 	uint64_t rate_from, rate_since_ns, checkpoint_ns, window_ns;
 	unsigned last_users;
 	_Atomic uint64_t mismatches;

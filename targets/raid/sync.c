@@ -112,7 +112,7 @@ static void start(struct raid *r, enum raid_action action, uint64_t from)
 	r->sync_end = end_of(r, action);
 	if (r->bitmap && action != RAID_RECOVER && action != RAID_RESHAPE)
 		from = dm_round_down(from, 1ull << r->bitmap->shift);
-	r->sync_next = r->sync_done = r->checkpoint_at = r->rate_from = MIN(from, r->sync_end);
+	r->sync_from = r->sync_next = r->sync_done = r->checkpoint_at = r->rate_from = MIN(from, r->sync_end);
 	r->rate_since_ns = r->checkpoint_ns = dm_now_ns();
 	r->last_was_check = action == RAID_CHECK;
 	if (action == RAID_CHECK || action == RAID_REPAIR)
@@ -231,6 +231,25 @@ static uint64_t window_end(const struct raid *r, uint64_t n)
 	return end;
 }
 
+/* Whether bringing one device up to date leaves nothing in a region that could differ still. */
+static bool recovery_is_resync(const struct raid *r)
+{
+	return r->geo.level == 5 || (r->geo.level == 1 && r->geo.disks == 2);
+}
+
+/*
+ * What has been gone through needs nothing more.  Not so where a recovery has not been, as it went on from where an
+ * earlier one had come to: writes that a power loss cut off there are still to be resynchronised.
+ */
+static void regions_passed(struct raid *r, uint64_t done)
+{
+	uint64_t from = r->bitmap ? dm_round_up(r->sync_from, 1ull << r->bitmap->shift) : 0;
+
+	if (r->action == RAID_RESYNC || r->action == RAID_REPAIR ||
+	    (r->action == RAID_RECOVER && recovery_is_resync(r)))
+		raid_regions_synced(r, MAX(r->sync_done, from), done);
+}
+
 static void update_done(struct raid *r)
 {
 	uint64_t done = r->sync_next;
@@ -240,8 +259,7 @@ static void update_done(struct raid *r)
 			done = MIN(done, r->windows[i].sector);
 	if (done <= r->sync_done || r->sync_error)
 		return;
-	if (r->action == RAID_RESYNC || r->action == RAID_REPAIR)
-		raid_regions_synced(r, r->sync_done, done);
+	regions_passed(r, done);
 	r->sync_done = done;
 	for (unsigned i = 0; i < r->geo.disks && r->action == RAID_RECOVER; i++)
 		if (behind(&r->members[i]) && atomic_load(&r->members[i].recovered) < done)
@@ -278,12 +296,6 @@ static bool checkpoint_due(const struct raid *r)
 	return way && (way >= MAX(r->sync_end / 16, WINDOW_SECTORS) || dm_now_ns() - r->checkpoint_ns > CHECKPOINT_NS);
 }
 
-/* Whether bringing one device up to date leaves nothing in a region that could differ still. */
-static bool recovery_is_resync(const struct raid *r)
-{
-	return r->geo.level == 5 || (r->geo.level == 1 && r->geo.disks == 2);
-}
-
 static void recovered(struct raid *r)
 {
 	for (unsigned i = 0; i < r->geo.disks; i++) {
@@ -297,10 +309,7 @@ static void recovered(struct raid *r)
 		atomic_fetch_and(&m->flags, ~(uint32_t)RAID_PARTIAL);
 	}
 	raid_count_degraded(r);
-	if (!atomic_load(&r->degraded) && r->bitmap && recovery_is_resync(r))
-		raid_regions_synced(r, 0, r->sync_sectors);
-	else if (r->bitmap)
-		raid_regions_synced(r, 0, 0); /* the cleaner may begin */
+	raid_regions_synced(r, 0, 0); /* the cleaner may begin */
 }
 
 static void finish(struct raid *r)

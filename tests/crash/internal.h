@@ -47,6 +47,7 @@ struct trace_io {
 
 struct trace {
 	GArray *ios; /* struct trace_io */
+	bool log;    /* of log-writes: a write stands before the flush that came after it, not where it was sent */
 };
 
 struct trace *trace_new(void);

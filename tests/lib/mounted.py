@@ -96,22 +96,27 @@ def wait_mount(path, process, deadline=300, mounted=True):
             os.close(pidfd)
 
 
-def unmount(path, lazy=False, patient=True):
-    """umount as root, fusermount3 otherwise; the CompletedProcess.
+def patiently(cmd):
+    """Runs what unmounts, again for a while where the mount is busy; the CompletedProcess.
 
-    patient: a mount that is busy is tried again for a while.  Programs that look at every dmfs in sight (dmfs-luks, those
-    of tests that run beside this one) may be in it for a moment, and nothing tells when they have left.
+    Programs that look at every dmfs in sight (dmfs-luks, those of tests that run beside this one) may be in it for a
+    moment, and nothing tells when they have left.
     """
+    end = time.monotonic() + 300
+    while True:
+        done = subprocess.run(cmd, capture_output=True, text=True, timeout=300)
+        if not done.returncode or "busy" not in done.stderr or time.monotonic() > end:
+            return done
+        time.sleep(0.02)
+
+
+def unmount(path, lazy=False, patient=True):
+    """umount as root, fusermount3 otherwise; the CompletedProcess.  patient: a mount that is busy is tried again."""
     if os.geteuid() == 0:
         cmd = ["umount"] + (["-l"] if lazy else []) + [path]
     else:
         cmd = ["fusermount3", "-u"] + (["-z"] if lazy else []) + [path]
-    end = time.monotonic() + 300
-    while True:
-        done = subprocess.run(cmd, capture_output=True, text=True, timeout=300)
-        if not patient or not done.returncode or "busy" not in done.stderr or time.monotonic() > end:
-            return done
-        time.sleep(0.02)
+    return patiently(cmd) if patient else subprocess.run(cmd, capture_output=True, text=True, timeout=300)
 
 
 def quote(path):

@@ -72,6 +72,13 @@ def cache(fs, backing, tool):
         def write(self, block, seed, blocks=1):
             self.dev.pwrite(pattern(BLOCK * blocks, seed), block * BYTES, sync=True)
 
+        def dump(self):
+            """The metadata of a moment when nothing is written."""
+            self.dev.suspend()
+            xml = run(tool("cache_dump"), self.meta)
+            self.dev.resume()
+            return xml
+
         def close(self):
             self.dev.remove()
             run(tool("cache_check"), self.meta)
@@ -311,6 +318,26 @@ def test_discards_are_passed_down(cache):
     assert os.stat(cache.origin).st_blocks == before
 
 
+@pytest.mark.parametrize("features", ["", "no_discard_passdown"])
+def test_a_dirty_block_is_discarded(cache, features):
+    """A wish, as to the kernel: the block stays cached and dirty, and no write before or after it is lost."""
+    dev = cache.load(features, "smq 2 migration_threshold 0")
+    cache.write(2, 1, 3)
+    assert cache.st().dirty == 3
+    dev.discard(2 * BYTES, 3 * BYTES)
+    st = cache.st()
+    assert (st.resident, st.dirty) == (3, 3)
+    assert dev.pread(3 * BYTES, 2 * BYTES) == pattern(3 * BLOCK, 1)
+    dev.pwrite(pattern(8, 2), 3 * BYTES + 4096, sync=True)
+    want = bytearray(pattern(3 * BLOCK, 1))
+    want[BYTES + 4096:BYTES + 8192] = pattern(8, 2)
+    assert dev.pread(3 * BYTES, 2 * BYTES) == want
+    cache.load(features, "cleaner 0")
+    cache.until(lambda st: not st.dirty)
+    assert at(cache.origin, 2, 3) == want
+    assert dev.pread(3 * BYTES, 2 * BYTES) == want
+
+
 def test_the_tail_is_the_origins(cache):
     dev = cache.load(sectors=BLOCK * 5 + 8)
     dev.pwrite(pattern(8, 1), 5 * BYTES, sync=True)
@@ -344,6 +371,30 @@ def test_resizing(cache):
     assert st.blocks == 8 and st.resident == 8
     assert dev.pread(FAST * BYTES, 100 * BYTES) == pattern(FAST * BLOCK, 2)
     assert dev.pread(FAST * BYTES, 0) == pattern(FAST * BLOCK, 1)
+
+
+def test_the_cache_file_is_cut_while_it_is_used(cache):
+    """What was there alone cannot be read, nor is it said to be anything else; all else goes on, and so does the table."""
+    keep = "smq 2 migration_threshold 0"
+    dev = cache.load("", keep)
+    cache.write(0, 1, FAST)
+    where = {o: c for o, (c, _) in mappings(cache.dump()).items()}
+    os.truncate(cache.fast, FAST // 2 * BYTES)
+    for block in range(FAST):
+        if where[block] < FAST // 2:
+            assert dev.pread(BYTES, block * BYTES) == pattern(FAST * BLOCK, 1)[block * BYTES:(block + 1) * BYTES]
+            continue
+        with pytest.raises(OSError) as e:
+            dev.pread(BYTES, block * BYTES)
+        assert e.value.errno == errno.EIO
+    assert (cache.st().dirty, cache.st().mode) == (FAST, "rw")
+    with pytest.raises(OSError):
+        cache.load("", keep)
+    assert "too short" in dev.error() and "dirty" in dev.error()
+    os.truncate(cache.fast, FAST * BYTES)
+    dev.resume()        # suspended till then: neither table could be resumed
+    dev.pwrite(pattern(8, 3), 200 * BYTES, sync=True)
+    assert dev.pread(4096, 200 * BYTES) == pattern(8, 3)
 
 
 def test_the_origin_grows_and_shrinks(cache):

@@ -20,6 +20,8 @@ struct kind {
 	const char *name, *type;
 	unsigned disks, chunk, length;
 	bool mirror; /* device 2k + 1 is device 2k's copy */
+	const char *new_type; /* what it is reshaped to */
+	unsigned new_chunk;
 };
 
 /* As the newest superblock has it, when the stack is opened on what a power loss has left. */
@@ -29,19 +31,20 @@ struct kept {
 	uint64_t resync;   /* how far the array has been synchronised; all ones: it has been */
 	uint64_t position; /* of a reshape; all ones: none */
 	uint64_t offset, new_offset;
-	uint32_t layout;
+	uint32_t layout, chunk;
 };
 
 static const struct kind kinds[] = {
-	{"raid1", "raid1", 2, 0, DEV_SECTORS, true},
-	{"raid1_rebuild", "raid1", 2, 0, DEV_SECTORS, true},
-	{"raid10", "raid10", 4, 8, 2 * DEV_SECTORS, true},
-	{"raid5", "raid5_ls", 3, 8, 2 * DEV_SECTORS, false},
-	{"raid5_rebuild", "raid5_ls", 3, 16, 2 * DEV_SECTORS, false},
-	{"raid6", "raid6_zr", 4, 8, 2 * DEV_SECTORS, false},
-	{"raid5_journal", "raid5_ls", 3, 8, 2 * DEV_SECTORS, false},
-	{"raid5_reshape", "raid5_ls", 3, 8, 2 * DEV_SECTORS, false},
-	{"raid5_writeback", "raid5_ls", 3, 16, 2 * DEV_SECTORS, false},
+	{"raid1", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
+	{"raid1_rebuild", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
+	{"raid10", "raid10", 4, 8, 2 * DEV_SECTORS, .mirror = true},
+	{"raid5", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
+	{"raid5_rebuild", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
+	{"raid6", "raid6_zr", 4, 8, 2 * DEV_SECTORS, .mirror = false},
+	{"raid5_journal", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
+	{"raid5_reshape", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .new_type = "raid5_ra", .new_chunk = 8},
+	{"raid5_chunk", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .new_type = "raid5_ls", .new_chunk = 16},
+	{"raid5_writeback", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
 };
 
 static const struct kind *kind_of(struct lab *lab)
@@ -114,6 +117,7 @@ static int newest(struct lab *lab, const struct kind *k, char *name, GError **er
 		memcpy(&kept->failed, super + 24, sizeof kept->failed);
 		memcpy(&kept->resync, super + 40, sizeof kept->resync);
 		memcpy(&kept->layout, super + 52, sizeof kept->layout);
+		memcpy(&kept->chunk, super + 56, sizeof kept->chunk);
 		memcpy(&kept->position, super + 64, sizeof kept->position);
 		memcpy(&kept->offset, super + 96, sizeof kept->offset);
 		memcpy(&kept->new_offset, super + 104, sizeof kept->new_offset);
@@ -167,13 +171,13 @@ static int open_raid(struct lab *lab, GError **err)
  */
 
 /* Where raid5_ls, raid5_ra or raid6_zr keep a sector of the array. */
-static unsigned device_of(const struct kind *k, const char *type, uint64_t sector, uint64_t *at)
+static unsigned device_of(const char *type, unsigned n, unsigned chunk_sectors, uint64_t sector, uint64_t *at)
 {
-	unsigned n = k->disks, parity = type[4] - '4', data = n - parity;
-	uint64_t chunk = sector / k->chunk, row = chunk / data;
+	unsigned parity = type[4] - '4', data = n - parity;
+	uint64_t chunk = sector / chunk_sectors, row = chunk / data;
 	unsigned slot = (unsigned)(chunk % data), p = (unsigned)(row % n);
 
-	*at = row * k->chunk + sector % k->chunk;
+	*at = row * chunk_sectors + sector % chunk_sectors;
 	if (g_str_has_suffix(type, "_ls"))
 		return (n - p + slot) % n; /* parity goes down from the last device on; data follows it, around */
 	if (g_str_has_suffix(type, "_ra"))
@@ -181,11 +185,12 @@ static unsigned device_of(const struct kind *k, const char *type, uint64_t secto
 	return p == n - 1 ? slot + 1 : slot < p ? slot : slot + 2; /* Q is behind P, around */
 }
 
-static bool in_hole(struct lab *lab, const struct kind *k, const char *type, uint64_t sector, uint64_t offset)
+static bool in_hole(struct lab *lab, const char *type, unsigned chunk, uint64_t sector, uint64_t offset)
 {
+	const struct kind *k = kind_of(lab);
 	const struct kept *kept = lab_private(lab, sizeof *kept);
 	uint64_t at;
-	unsigned disk = device_of(k, type, sector, &at);
+	unsigned disk = device_of(type, k->disks, chunk, sector, &at);
 	bool unsure = false;
 
 	if (!((kept->failed | kept->behind) >> disk & 1))
@@ -210,7 +215,7 @@ static bool lost_raid(struct lab *lab, const char *volume, uint64_t sector)
 {
 	const struct kind *k = kind_of(lab);
 
-	return !k->mirror && in_hole(lab, k, k->type, sector, 0);
+	return !k->mirror && in_hole(lab, k->type, k->chunk, sector, 0);
 }
 
 static int check_raid(struct lab *lab, GError **err)
@@ -343,13 +348,14 @@ static void use_journal(struct lab *lab)
 	lab_random_io(lab, 10, "vol", NULL);
 }
 
-/* --- another layout: every window moves from sectors 0 on to 32 on, or stays ------------------------------------ */
+/* --- another layout or chunk size: every window moves from sectors 0 on to 32 on, or stays ------------------------------------ */
 
 #define GAP 32u
 
-static char *shape_line(const char *type, const char *params, unsigned count)
+static char *shape_line(const char *type, unsigned chunk, const char *params, unsigned count)
 {
-	return g_strdup_printf("0 %u raid %s %u 8 %s 3 m0 d0 m1 d1 m2 d2", 2 * DEV_SECTORS, type, 1 + count, params);
+	return g_strdup_printf("0 %u raid %s %u %u %s 3 m0 d0 m1 d1 m2 d2", 2 * DEV_SECTORS, type, 1 + count, chunk,
+			       params);
 }
 
 #define LAYOUT_LS 2u
@@ -357,9 +363,11 @@ static char *shape_line(const char *type, const char *params, unsigned count)
 /* Without data_offset a line never begins a reshape: what the superblocks say goes on. */
 static int open_reshape(struct lab *lab, GError **err)
 {
-	g_autofree char *line = shape_line(lab_first_open(lab) ? "raid5_ls" : "raid5_ra", "", 0);
+	const struct kind *k = kind_of(lab);
+	g_autofree char *line = lab_first_open(lab) ? shape_line(k->type, k->chunk, "", 0) :
+						      shape_line(k->new_type, k->new_chunk, "", 0);
 	char name[3];
-	int error = newest(lab, kind_of(lab), name, err);
+	int error = newest(lab, k, name, err);
 
 	if (!error)
 		error = lab_device(lab, "vol", err, line, NULL);
@@ -369,10 +377,12 @@ static int open_reshape(struct lab *lab, GError **err)
 /* Backwards: what lies from the position on has moved. */
 static bool lost_reshape(struct lab *lab, const char *volume, uint64_t sector)
 {
+	const struct kind *k = kind_of(lab);
 	const struct kept *kept = lab_private(lab, sizeof *kept);
 	bool moved = kept->position != UINT64_MAX && sector >= kept->position;
+	bool new = moved || kept->layout != LAYOUT_LS || kept->chunk != k->chunk;
 
-	return in_hole(lab, kind_of(lab), moved || kept->layout != LAYOUT_LS ? "raid5_ra" : "raid5_ls", sector,
+	return in_hole(lab, new ? k->new_type : k->type, new ? k->new_chunk : k->chunk, sector,
 		       moved ? kept->new_offset : kept->offset);
 }
 
@@ -418,7 +428,9 @@ static bool can_go_on(struct lab *lab)
 /* times: so many requests at each step. */
 static void reshape(struct lab *lab, unsigned times)
 {
-	g_autofree char *begin = shape_line("raid5_ra", "data_offset 32", 2), *go = shape_line("raid5_ra", "", 0);
+	const struct kind *k = kind_of(lab);
+	g_autofree char *begin = shape_line(k->new_type, k->new_chunk, "data_offset 32", 2),
+			*go = shape_line(k->new_type, k->new_chunk, "", 0);
 	g_autoptr(GError) err = NULL;
 
 	lab_random_io(lab, times, "vol", NULL);
@@ -501,16 +513,20 @@ CUSTOMER(raid6, 4, use_raid);
 JOURNALED(raid5_journal);
 JOURNALED(raid5_writeback);
 
-LAB_CUSTOMER(raid5_reshape) = {
-	.slices = {{"m0", META_SECTORS},
-		   {"m1", META_SECTORS},
-		   {"m2", META_SECTORS},
-		   {"d0", DEV_SECTORS + GAP},
-		   {"d1", DEV_SECTORS + GAP},
-		   {"d2", DEV_SECTORS + GAP}},
-	.open = open_reshape,
-	.workload = use_reshape,
-	.check = check_reshape,
-	.fault_workload = use_reshape_shortly,
-	.lost = lost_reshape,
-};
+#define RESHAPED(id)                                                                                                \
+	LAB_CUSTOMER(id) = {                                                                                        \
+	    .slices = {{"m0", META_SECTORS},                                                                        \
+		       {"m1", META_SECTORS},                                                                        \
+		       {"m2", META_SECTORS},                                                                        \
+		       {"d0", DEV_SECTORS + GAP},                                                                   \
+		       {"d1", DEV_SECTORS + GAP},                                                                   \
+		       {"d2", DEV_SECTORS + GAP}},                                                                  \
+	    .open = open_reshape,                                                                                   \
+	    .workload = use_reshape,                                                                                \
+	    .check = check_reshape,                                                                                 \
+	    .fault_workload = use_reshape_shortly,                                                                  \
+	    .lost = lost_reshape,                                                                                   \
+	}
+
+RESHAPED(raid5_reshape);
+RESHAPED(raid5_chunk);

@@ -460,7 +460,8 @@ struct raid_request *raid_request_new(struct raid_stripes *c, enum raid_request_
 	return req;
 }
 
-static void enqueue(struct raid_stripes *c, struct raid_piece *p)
+/* The piece's stripe, which stays until it is kicked; the piece may be done and gone by now, with its request. */
+static struct raid_stripe *enqueue(struct raid_stripes *c, struct raid_piece *p)
 {
 	struct raid_shard *shard = raid_stripe_shard(c, p->nr);
 	struct raid_stripe *s;
@@ -470,11 +471,11 @@ static void enqueue(struct raid_stripes *c, struct raid_piece *p)
 	if (s->in_lru)
 		raid_stripe_wake(s);
 	s->users++;
-	p->stripe = s;
 	p->next = NULL;
 	*s->tail = p;
 	s->tail = &p->next;
 	pthread_mutex_unlock(&shard->lock);
+	return s;
 }
 
 static void kick(struct raid_stripe *s)
@@ -509,8 +510,7 @@ void raid_stripes_submit(struct raid_request *req)
 		struct raid_piece *p = &req->piece[i];
 
 		p->req = req;
-		enqueue(c, p);
-		all[i] = p->stripe;
+		all[i] = enqueue(c, p);
 	}
 	for (unsigned i = 0; i < n; i++)
 		kick(all[i]);

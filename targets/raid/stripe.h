@@ -22,7 +22,6 @@ struct raid_request;
 struct raid_piece {
 	struct raid_piece *next;
 	struct raid_request *req;
-	struct raid_stripe *stripe;
 	uint64_t nr; /* the stripe's */
 	unsigned disk;
 	unsigned first, sectors; /* of the stripe */

@@ -255,12 +255,24 @@ static int check_best(const struct assembly *a, GError **err)
 		       a->best_index, sb->level, sb->layout, sb->chunk, sb->disks);
 }
 
+/*
+ * A device that a reshape adds, and that a power loss kept from being told so, has nothing yet.  What has been told the
+ * others is that it belongs to them, so neither the line that adds it nor the one without would do otherwise.
+ */
+static bool joins(const struct assembly *a, unsigned i)
+{
+	const struct raid_super *sb = a->best;
+
+	return reshaping(sb) && sb->delta_disks > 0 && !sb->reshape_position &&
+	       i >= sb->disks - (unsigned)sb->delta_disks;
+}
+
 static int check_new_devices(const struct assembly *a, GError **err)
 {
 	unsigned fresh = 0, rebuilds = raid_set_count(&a->p->rebuild);
 
 	for (unsigned i = 0; i < a->p->disks; i++)
-		fresh += is_new(a, i);
+		fresh += is_new(a, i) && !joins(a, i);
 	if (!rebuilds && fresh && (int)fresh != a->p->delta_disks)
 		return dm_fail(err, EINVAL,
 			       "raid: Unable to assemble array: Invalid superblocks: %u new device(s) injected "

@@ -366,6 +366,32 @@ def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
     assert check(dev) == 0
 
 
+@pytest.mark.parametrize("r", [r for r in RESHAPES if r[5] > r[4]], ids=reshape_ids)
+def test_a_reshape_whose_new_devices_do_not_know_of_it(fs, backing, r):
+    """The power failed while the superblocks were written for the first time; they join.  Not so later."""
+    size = 3840
+    old, new, chunk, new_chunk, before, after = r
+    pairs, model, first, second = begin_reshape(fs, backing, r, size)
+    fs.mkdir("r", first).remove()
+    for meta, _ in pairs[before:]:
+        with open(meta, "r+b") as f:
+            f.write(bytes(4096))
+    dev = fs.mkdir("r", second)
+    wait_status(dev, " idle ")
+    assert dev.pread(len(model), 0) == model
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev)
+    assert check(dev) == 0
+    dev.remove()
+    with open(pairs[before][0], "r+b") as f:
+        f.write(bytes(4096))
+    dev = fs.mkdir("r")
+    with pytest.raises(OSError):
+        dev.load(second)
+    assert "new device(s) injected" in dev.error()
+
+
 # --- the recipes ---------------------------------------------------------------------------------------
 
 

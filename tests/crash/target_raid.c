@@ -32,6 +32,7 @@ struct kept {
 	uint64_t position; /* of a reshape; all ones: none */
 	uint64_t offset, new_offset;
 	uint32_t layout, chunk;
+	enum { SMALL, LACKS, BEGINS, GROWS } line; /* raid5_grow: the one that was taken */
 };
 
 static const struct kind kinds[] = {
@@ -44,6 +45,7 @@ static const struct kind kinds[] = {
 	{"raid5_journal", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
 	{"raid5_reshape", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .new_type = "raid5_ra", .new_chunk = 8},
 	{"raid5_chunk", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .new_type = "raid5_ls", .new_chunk = 16},
+	{"raid5_grow", "raid5_ls", 4, 8, 3 * DEV_SECTORS, .mirror = false},
 	{"raid5_writeback", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
 };
 
@@ -185,17 +187,16 @@ static unsigned device_of(const char *type, unsigned n, unsigned chunk_sectors, 
 	return p == n - 1 ? slot + 1 : slot < p ? slot : slot + 2; /* Q is behind P, around */
 }
 
-static bool in_hole(struct lab *lab, const char *type, unsigned chunk, uint64_t sector, uint64_t offset)
+static bool in_hole(struct lab *lab, const char *type, unsigned disks, unsigned chunk, uint64_t sector, uint64_t offset)
 {
-	const struct kind *k = kind_of(lab);
 	const struct kept *kept = lab_private(lab, sizeof *kept);
 	uint64_t at;
-	unsigned disk = device_of(type, k->disks, chunk, sector, &at);
+	unsigned disk = device_of(type, disks, chunk, sector, &at);
 	bool unsure = false;
 
 	if (!((kept->failed | kept->behind) >> disk & 1))
 		return false;
-	for (unsigned i = 0; i < k->disks; i++) {
+	for (unsigned i = 0; i < disks; i++) {
 		char name[3] = {'d', (char)('0' + i), 0};
 
 		unsure |= lab_unsure(lab, name, offset + at);
@@ -215,34 +216,44 @@ static bool lost_raid(struct lab *lab, const char *volume, uint64_t sector)
 {
 	const struct kind *k = kind_of(lab);
 
-	return !k->mirror && in_hole(lab, k->type, k->chunk, sector, 0);
+	return !k->mirror && in_hole(lab, k->type, k->disks, k->chunk, sector, 0);
 }
 
-static int check_raid(struct lab *lab, GError **err)
+/* Once it is whole and in sync a check must find nothing. */
+static int check_array(struct lab *lab, const char *name, unsigned disks, GError **err)
 {
-	const struct kind *k = kind_of(lab);
 	static const char *const letters[] = {"", "", "AA", "AAA", "AAAA"};
-	g_autofree char *whole = g_strdup_printf(" %u %s ", k->disks, letters[k->disks]), *status = NULL;
-	int error = lab_wait_status(lab, "vol", whole, err);
+	g_autofree char *whole = g_strdup_printf(" %u %s ", disks, letters[disks]), *status = NULL;
+	int error = lab_wait_status(lab, name, whole, err);
 
 	if (!error)
-		error = lab_wait_status(lab, "vol", " idle ", err);
+		error = lab_wait_status(lab, name, " idle ", err);
 	if (!error)
-		error = lab_message(lab, "vol", NULL, err, "check");
+		error = lab_message(lab, name, NULL, err, "check");
 	if (!error)
-		error = lab_wait_status(lab, "vol", " idle ", err);
-	status = lab_status(lab, "vol");
+		error = lab_wait_status(lab, name, " idle ", err);
+	status = lab_status(lab, name);
 	if (!error && !strstr(status, " idle 0 "))
 		error = dm_fail(err, EIO, "a check finds: %s", status);
 	return error;
 }
 
-/* A suspend leaves all regions clean, so that the next writes mark them anew. */
-static bool pause_volume(struct lab *lab)
+static int check_raid(struct lab *lab, GError **err)
+{
+	return check_array(lab, "vol", kind_of(lab)->disks, err);
+}
+
+static bool pause_device(struct lab *lab, const char *name)
 {
 	g_autoptr(GError) err = NULL;
 
-	return lab_ok(lab, lab_suspend(lab, "vol", &err), &err) && lab_ok(lab, lab_resume(lab, "vol", &err), &err);
+	return lab_ok(lab, lab_suspend(lab, name, &err), &err) && lab_ok(lab, lab_resume(lab, name, &err), &err);
+}
+
+/* A suspend leaves all regions clean, so that the next writes mark them anew. */
+static bool pause_volume(struct lab *lab)
+{
+	return pause_device(lab, "vol");
 }
 
 static void use_raid(struct lab *lab)
@@ -382,7 +393,7 @@ static bool lost_reshape(struct lab *lab, const char *volume, uint64_t sector)
 	bool moved = kept->position != UINT64_MAX && sector >= kept->position;
 	bool new = moved || kept->layout != LAYOUT_LS || kept->chunk != k->chunk;
 
-	return in_hole(lab, new ? k->new_type : k->type, new ? k->new_chunk : k->chunk, sector,
+	return in_hole(lab, new ? k->new_type : k->type, k->disks, new ? k->new_chunk : k->chunk, sector,
 		       moved ? kept->new_offset : kept->offset);
 }
 
@@ -458,6 +469,112 @@ static void use_reshape_shortly(struct lab *lab)
 	reshape(lab, 10);
 }
 
+/*
+ * --- one more device: data move from sector 32 of three devices to sector 0 of four -----------------------------------
+ *
+ * The room before the data is there from the beginning: three devices e0 to e2 that leave it out make the array.  The
+ * volume is what it holds before, as the table is longer afterwards.
+ */
+
+static int open_small(struct lab *lab, GError **err)
+{
+	int error = 0;
+
+	for (unsigned i = 0; i < 3 && !error; i++) {
+		char name[3] = {'e', (char)('0' + i), 0};
+		g_autofree char *line = g_strdup_printf("0 %u linear d%u %u", DEV_SECTORS, i, GAP);
+
+		error = lab_device(lab, name, err, line, NULL);
+	}
+	return error ? error : lab_device(lab, "array", err, "0 512 raid raid5_ls 1 8 3 m0 e0 m1 e1 m2 e2", NULL);
+}
+
+static const char grow_begin[] = "0 768 raid raid5_ls 5 8 delta_disks 1 data_offset 32 4 m0 d0 m1 d1 m2 d2 m3 d3";
+static const char grow_go[] = "0 768 raid raid5_ls 1 8 4 m0 d0 m1 d1 m2 d2 m3 d3";
+static const char grow_lacking[] = "0 768 raid raid5_ls 1 8 4 m0 d0 m1 d1 m2 d2 - -";
+
+/*
+ * What the superblocks know of the new device decides which line is right: one that is not is refused.  Without the new
+ * device, if it failed before it had a superblock; with three devices, if one of them had failed before.
+ */
+static int open_grow(struct lab *lab, GError **err)
+{
+	static const char *const lines[] = {[BEGINS] = grow_begin, [GROWS] = grow_go, [LACKS] = grow_lacking};
+	struct kept *kept = lab_private(lab, sizeof *kept);
+	char name[3];
+	int error = newest(lab, kind_of(lab), name, err);
+
+	if (error)
+		return error;
+	kept->line = lab_reached(lab, "grow") ? G_N_ELEMENTS(lines) - 1 : SMALL;
+	while (kept->line != SMALL && lab_device(lab, "array", NULL, lines[kept->line], NULL))
+		kept->line--;
+	if (kept->line == SMALL)
+		error = open_small(lab, err);
+	if (!error)
+		error = lab_device(lab, "vol", err, "0 512 linear array 0", NULL);
+	return error ? error : lab_volume(lab, "vol", LAB_ZEROES, err);
+}
+
+/* Forwards: what lies before the position has moved. */
+static bool lost_grow(struct lab *lab, const char *volume, uint64_t sector)
+{
+	const struct kept *kept = lab_private(lab, sizeof *kept);
+	bool old = kept->line == SMALL || kept->line == BEGINS || (kept->position != UINT64_MAX && sector >= kept->position);
+
+	return in_hole(lab, "raid5_ls", old ? 3 : 4, 8, sector, old ? GAP : 0);
+}
+
+static int check_grow(struct lab *lab, GError **err)
+{
+	const struct kept *kept = lab_private(lab, sizeof *kept);
+	int error = 0;
+
+	if (kept->line == BEGINS) /* the next lets it go on */
+		error = lab_load(lab, "array", err, grow_go, NULL);
+	if (!error)
+		error = lab_wait_status(lab, "array", " idle ", err);
+	if (!error)
+		error = lab_suspend(lab, "array", err);
+	if (!error)
+		error = lab_resume(lab, "array", err);
+	if (error || kept->line == LACKS)
+		return error;
+	return check_array(lab, "array", kept->line == SMALL ? 3 : 4, err);
+}
+
+static void grow(struct lab *lab, unsigned times)
+{
+	g_autoptr(GError) err = NULL;
+
+	lab_random_io(lab, times, "vol", NULL);
+	lab_ok(lab, lab_wait_status(lab, "array", " idle ", &err), &err);
+	lab_step(lab, "grow");
+	g_clear_error(&err);
+	if (!lab_ok(lab, lab_load(lab, "array", &err, grow_begin, NULL), &err))
+		return;
+	lab_random_io(lab, times / 2, "vol", NULL);
+	g_clear_error(&err);
+	if (!lab_ok(lab, lab_load(lab, "array", &err, grow_go, NULL), &err))
+		return;
+	lab_random_io(lab, times, "vol", NULL);
+	g_clear_error(&err);
+	lab_ok(lab, lab_wait_status_while(lab, "array", " idle ", lab_faulty(lab) ? can_go_on : NULL, &err), &err);
+	lab_random_io(lab, times / 2, "vol", NULL);
+	if (pause_device(lab, "array"))
+		lab_random_io(lab, times / 2, "vol", NULL);
+}
+
+static void use_grow(struct lab *lab)
+{
+	grow(lab, 24);
+}
+
+static void use_grow_shortly(struct lab *lab)
+{
+	grow(lab, 10);
+}
+
 #define SLICES2                                                                                                        \
 	{                                                                                                              \
 		{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"d0", DEV_SECTORS},                                       \
@@ -530,3 +647,19 @@ JOURNALED(raid5_writeback);
 
 RESHAPED(raid5_reshape);
 RESHAPED(raid5_chunk);
+
+LAB_CUSTOMER(raid5_grow) = {
+    .slices = {{"m0", META_SECTORS},
+	       {"m1", META_SECTORS},
+	       {"m2", META_SECTORS},
+	       {"m3", META_SECTORS},
+	       {"d0", DEV_SECTORS + GAP},
+	       {"d1", DEV_SECTORS + GAP},
+	       {"d2", DEV_SECTORS + GAP},
+	       {"d3", DEV_SECTORS + GAP}},
+    .open = open_grow,
+    .workload = use_grow,
+    .check = check_grow,
+    .fault_workload = use_grow_shortly,
+    .lost = lost_grow,
+};

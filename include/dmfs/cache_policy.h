@@ -12,7 +12,7 @@
  *
  * All calls for one policy come one at a time.  None waits or takes long: hit(), miss(), take_free() and dirty() come
  * from map().  A cache tells it about a block's hits once between two ticks, or a few times if half of all blocks are
- * hit, and may leave hits and misses out.
+ * hit, some at a time, when the block may be another's already or nobody's; it may leave hits and misses out.
  */
 #ifndef DMFS_CACHE_POLICY_H
 #define DMFS_CACHE_POLICY_H
@@ -58,6 +58,11 @@ struct cache_policy_type {
 	void (*load)(void *policy, uint32_t cblock, bool dirty, const void *hint);
 	void (*loaded)(void *policy); /* that was all; also when there was none.  May be absent. */
 	void (*hit)(void *policy, uint32_t cblock, bool write);
+	/*
+	 * hit() may come for this block in a moment: memory that it will look at can be fetched.  From any thread at any
+	 * time while there are I/Os, also beside other calls.  May be absent.
+	 */
+	void (*ahead)(void *policy, uint32_t cblock);
 	/* True: work() may have something new. */
 	bool (*miss)(void *policy, uint64_t oblock, bool write);
 	/* For a write that needs no copy: a free block for a promotion, to be ended by done().  False: none. */

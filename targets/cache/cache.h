@@ -33,6 +33,7 @@
 #include <dmfs/work.h>
 
 #define CACHE_COUNT_SLOTS 64u
+#define CACHE_HANDFUL 16u
 #define CACHE_COMMIT_NS UINT64_C(1000000000)
 
 enum cache_io_mode { CACHE_WRITEBACK_MODE, CACHE_WRITETHROUGH, CACHE_PASSTHROUGH };
@@ -45,6 +46,15 @@ struct migration;
 struct cache_slot {
 	_Atomic uint64_t n[CACHE_COUNTS];
 	char pad[64 - 8 * CACHE_COUNTS];
+};
+
+/* Hits that the policy has not been told of yet, in a slot of the thread's own too; who has set taken may use it. */
+struct cache_hits {
+	atomic_bool taken;
+	unsigned nr;
+	uint32_t cblock[CACHE_HANDFUL];
+	bool write[CACHE_HANDFUL];
+	char pad[128 - 2 * 4 - 5 * CACHE_HANDFUL];
 };
 
 struct cache {
@@ -79,6 +89,7 @@ struct cache {
 	atomic_uint promotions, demotions;
 	struct cache_meta_counters base; /* of the time before this table */
 	struct cache_slot slots[CACHE_COUNT_SLOTS];
+	struct cache_hits hits[CACHE_COUNT_SLOTS];
 
 	struct dm_work migrate_work, tick_work;
 	struct dm_timer timer;
@@ -150,6 +161,8 @@ void cache_migrate_init(struct cache *c);
 void cache_wake(struct cache *c);
 /* There is I/O. */
 void cache_note_activity(struct cache *c);
+/* Tells the policy of all hits that it has not heard of; with its lock. */
+void cache_tell_hits(struct cache *c);
 /* A promotion with the data of a write, whose exclusive claim it takes over. */
 bool cache_fill(struct cache *c, struct dm_bio *bio);
 /* The write has ended. */

@@ -12,14 +12,20 @@
 
 /* --- counting --------------------------------------------------------------------------------- */
 
-static void count(struct cache *c, enum cache_count which)
+/* The slot of this thread. */
+static unsigned own_slot(void)
 {
 	static _Thread_local unsigned slot;
 	static atomic_uint threads;
 
 	if (!slot)
 		slot = atomic_fetch_add(&threads, 1) % CACHE_COUNT_SLOTS + 1;
-	atomic_fetch_add_explicit(&c->slots[slot - 1].n[which], 1, memory_order_relaxed);
+	return slot - 1;
+}
+
+static void count(struct cache *c, enum cache_count which)
+{
+	atomic_fetch_add_explicit(&c->slots[own_slot()].n[which], 1, memory_order_relaxed);
 	cache_note_activity(c);
 }
 
@@ -32,22 +38,54 @@ uint64_t cache_sum(struct cache *c, enum cache_count which)
 	return sum;
 }
 
+/* With the policy's lock and the slot. */
+static void tell_hits(struct cache *c, struct cache_hits *h)
+{
+	for (unsigned i = 0; i < h->nr; i++)
+		c->type->hit(c->policy, h->cblock[i], h->write[i]);
+	c->touched += h->nr;
+	h->nr = 0;
+}
+
+void cache_tell_hits(struct cache *c)
+{
+	for (unsigned i = 0; i < CACHE_COUNT_SLOTS; i++) {
+		struct cache_hits *h = &c->hits[i];
+
+		if (atomic_exchange_explicit(&h->taken, true, memory_order_acquire))
+			continue; /* its thread goes on with it */
+		tell_hits(c, h);
+		atomic_store_explicit(&h->taken, false, memory_order_release);
+	}
+}
+
 /*
  * Once a block and tick, or until half of all have been hit: who is hit more often could not be told from the others
- * else.  And if somebody else talks to the policy just now, not at all.
+ * else.  The policy hears of a handful at a time, when what it will look at for them has come from memory; and while
+ * somebody else talks to it, of none.
  */
 static void hit(struct cache *c, uint32_t cblock, bool write)
 {
-	bool enough;
+	struct cache_hits *h = &c->hits[own_slot()];
+	bool enough = false;
 
 	count(c, write ? WRITE_HITS : READ_HITS);
-	if (!resident_touch(c->resident, cblock) || pthread_mutex_trylock(&c->policy_lock))
+	if (!resident_touch(c->resident, cblock) || atomic_exchange_explicit(&h->taken, true, memory_order_acquire))
 		return;
-	c->type->hit(c->policy, cblock, write);
-	enough = ++c->touched > c->cblocks / 2;
-	if (enough)
-		c->touched = 0;
-	pthread_mutex_unlock(&c->policy_lock);
+	if (h->nr == CACHE_HANDFUL && !pthread_mutex_trylock(&c->policy_lock)) {
+		tell_hits(c, h);
+		enough = c->touched > c->cblocks / 2;
+		if (enough)
+			c->touched = 0;
+		pthread_mutex_unlock(&c->policy_lock);
+	}
+	if (h->nr < CACHE_HANDFUL) {
+		if (c->type->ahead)
+			c->type->ahead(c->policy, cblock);
+		h->cblock[h->nr] = cblock;
+		h->write[h->nr++] = write;
+	}
+	atomic_store_explicit(&h->taken, false, memory_order_release);
 	if (enough)
 		resident_forget_touched(c->resident);
 }
@@ -196,6 +234,7 @@ static enum dm_mapio map_read(struct cache *c, struct dm_bio *bio)
 		point_at_origin(c, bio);
 		return DM_MAPIO_REMAPPED;
 	}
+	resident_ahead(c->resident, cblock); /* for hit() */
 	if (!claim_block(c, bio, 2 * cb->oblock + 1, DM_BLOCK_SHARED))
 		return DM_MAPIO_SUBMITTED;
 	route_read(c, bio);

@@ -489,6 +489,7 @@ static void tick(struct dm_work *work)
 	if (failed && now - failed >= FAILED_NS)
 		atomic_compare_exchange_strong(&c->failed_ns, &failed, 0);
 	pthread_mutex_lock(&c->policy_lock);
+	cache_tell_hits(c);
 	c->type->tick(c->policy);
 	c->touched = 0;
 	pthread_mutex_unlock(&c->policy_lock);

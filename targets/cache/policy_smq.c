@@ -244,6 +244,14 @@ static void smq_hit(void *policy, uint32_t cblock, bool write)
 		levels_raise(queue_of(s, cblock), cblock, 1);
 }
 
+static void smq_ahead(void *policy, uint32_t cblock)
+{
+	struct smq *s = policy;
+
+	__builtin_prefetch(&s->level[cblock], 1);
+	__builtin_prefetch(&s->links[cblock], 1);
+}
+
 static void smq_dirty(void *policy, uint32_t cblock, bool dirty)
 {
 	struct smq *s = policy;
@@ -540,6 +548,7 @@ static void mq_print(void *policy, GString *out)
 	{                                                                                                              \
 		.name = type_name, .set = type_set, .version = {2, 0, 0}, .hint_bytes = 4, .create = smq_create,       \
 		.destroy = smq_destroy, .print = type_print, .load = smq_load, .loaded = smq_loaded, .hit = smq_hit,   \
+		.ahead = smq_ahead,                                                                                    \
 		.miss = smq_miss, .take_free = smq_take_free, .dirty = smq_dirty, .work = smq_work, .done = smq_done,  \
 		.removed = smq_removed, .hint = smq_hint, .tick = smq_tick,                                            \
 	}

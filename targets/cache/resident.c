@@ -230,6 +230,11 @@ uint32_t resident_nr_dirty(struct resident *r)
 	return atomic_load(&r->nr_dirty);
 }
 
+void resident_ahead(struct resident *r, uint32_t cblock)
+{
+	__builtin_prefetch((const void *)&r->touched[cblock / 64], 1);
+}
+
 bool resident_touch(struct resident *r, uint32_t cblock)
 {
 	uint64_t bit = UINT64_C(1) << cblock % 64;

@@ -34,6 +34,8 @@ bool resident_dirty(struct resident *r, uint32_t cblock);
 bool resident_set_dirty(struct resident *r, uint32_t cblock, bool dirty);
 uint32_t resident_nr_dirty(struct resident *r);
 
+/* resident_touch() will come for it in a moment: fetches what that looks at. */
+void resident_ahead(struct resident *r, uint32_t cblock);
 /* True: for the first time since resident_forget_touched(). */
 bool resident_touch(struct resident *r, uint32_t cblock);
 void resident_forget_touched(struct resident *r);

@@ -106,7 +106,7 @@ def slow_origin(b):
     """Zipf(1.1) reads, depth 16, of an origin of 4 GiB whose reads take 2 ms, with a cache a tenth of its size, after a minute or less"""
     # What always has the hottest tenth hits 0.921 and is 12.7 times as fast; of 256 MiB, 0.885 and 8.7 times.
     size = (256 if b.quick else 4096) * MIB
-    warm, count = (20_000, 10_000) if b.quick else (1_000_000, 200_000)
+    warm, count = (20_000, 10_000) if b.quick else (2_500_000, 200_000)
     origin, fast = fresh(b, "slow.img", size), fresh(b, "slow.fast", size // 10)
     dm = b.dmfs()
     slow = dm.mkdir("cache-slow", f"0 {size // SECTOR} delay {quote(origin)} 0 2")

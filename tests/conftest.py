@@ -276,43 +276,32 @@ def pool(fs, backing):
             p.close()
 
 
-@pytest.fixture
-def logd(dmfs):
-    """logd(*ARGS): a dmfs-logd that runs."""
+def each(make):
+    """What a fixture gives: make, of which all that it has made is closed at the end."""
     made = []
 
-    def start(*args):
-        made.append(Logd(*args))
+    def start(*args, **kw):
+        made.append(make(*args, **kw))
         return made[-1]
 
     yield start
-    for server in made:
-        server.close()
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def logd(dmfs):
+    """logd(*ARGS): a dmfs-logd that runs."""
+    yield from each(Logd)
 
 
 @pytest.fixture
 def server(dmfs):
     """server(...): one in Python (log_server.Server)."""
-    made = []
-
-    def start(**kw):
-        made.append(Server(**kw))
-        return made[-1]
-
-    yield start
-    for s in made:
-        s.close()
+    yield from each(Server)
 
 
 @pytest.fixture
 def gate(dmfs):
     """gate(SERVER, HOLD): before a server (log_server.Gate)."""
-    made = []
-
-    def start(server, hold):
-        made.append(Gate(server.socket, hold))
-        return made[-1]
-
-    yield start
-    for g in made:
-        g.close()
+    yield from each(lambda server, hold: Gate(server.socket, hold))

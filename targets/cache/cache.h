@@ -155,14 +155,14 @@ enum dm_mapio cache_map(struct dm_target *ti, struct dm_bio *bio);
 enum dm_endio cache_end_io(struct dm_target *ti, struct dm_bio *bio);
 /* For a bio that was kept: goes on to the origin. */
 void cache_to_origin(struct cache *c, struct dm_bio *bio);
+/* Tells the policy of all hits that it has not heard of; with its lock. */
+void cache_tell_hits(struct cache *c);
 
 /* migrate.c */
 void cache_migrate_init(struct cache *c);
 void cache_wake(struct cache *c);
 /* There is I/O. */
 void cache_note_activity(struct cache *c);
-/* Tells the policy of all hits that it has not heard of; with its lock. */
-void cache_tell_hits(struct cache *c);
 /* A promotion with the data of a write, whose exclusive claim it takes over. */
 bool cache_fill(struct cache *c, struct dm_bio *bio);
 /* The write has ended. */

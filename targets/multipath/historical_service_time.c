@@ -8,8 +8,7 @@
  *
  * A path's historical service time is an average in which each request counts the more, the longer ago the one before
  * it: a time of 16.8 ms (2^24 ns) weighs what was known before with base_weight / 1024, two of them with its square,
- *     and
- * so on.  Times are nanoseconds with 10 binary places.
+ * and so on.  Times are nanoseconds with 10 binary places.
  *
  * Two paths are told apart by their times only if one is more than threshold_multiplier times the other's; else
  * the one with fewer requests under way is taken.  What is known of a path is stale when none of its requests has ended

@@ -256,8 +256,8 @@ static int check_best(const struct assembly *a, GError **err)
 }
 
 /*
- * A device that a reshape adds, and that a power loss kept from being told so, has nothing yet.  What has been told the
- * others is that it belongs to them, so neither the line that adds it nor the one without would do otherwise.
+ * A device that a reshape adds and that has no superblock, as the power failed before it was written, has nothing yet.
+ * The others' superblocks count it already, so it cannot be added again, and is no stranger either.
  */
 static bool joins(const struct assembly *a, unsigned i)
 {

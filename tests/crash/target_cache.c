@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * cache: an origin of 16 blocks, of which 5 fit into the cache, so that blocks come and go all the time.  A cache block
- *        that is
- * used again before the metadata says so shows what belongs elsewhere; one that counts as clean too early shows the
- * past.
+ * that is used again before the metadata says so shows what belongs elsewhere; one that counts as clean too early shows
+ * the past.
  *
  * cache_through: in writethrough mode the origin alone holds what was flushed, so at a crash point it is opened alone.
  * cache_gone: the cleaner at work; when all is clean, and flushed, the origin is opened alone.

@@ -359,7 +359,7 @@ static void use_journal(struct lab *lab)
 	lab_random_io(lab, 10, "vol", NULL);
 }
 
-/* --- another layout or chunk size: every window moves from sectors 0 on to 32 on, or stays ------------------------------------ */
+/* --- another layout or chunk size: every window moves from sectors 0 on to 32 on, or stays ---------------------- */
 
 #define GAP 32u
 
@@ -399,9 +399,7 @@ static bool lost_reshape(struct lab *lab, const char *volume, uint64_t sector)
 
 static int check_reshape(struct lab *lab, GError **err)
 {
-	/*
-	 * a device that came back is brought up to date by the array that the reshape has made: from the next resume on
-	 */
+	/* A device that came back is brought up to date by the array that the reshape has made, after a resume. */
 	int error = lab_wait_status(lab, "vol", " idle ", err);
 
 	if (!error)
@@ -469,9 +467,9 @@ static void use_reshape_shortly(struct lab *lab)
 	reshape(lab, 10);
 }
 
+/* --- one more device: data move from sector 32 of three devices to sector 0 of four ----------------------------- */
+
 /*
- * --- one more device: data move from sector 32 of three devices to sector 0 of four -----------------------------------
- *
  * The room before the data is there from the beginning: three devices e0 to e2 that leave it out make the array.  The
  * volume is what it holds before, as the table is longer afterwards.
  */
@@ -528,10 +526,9 @@ static bool lost_grow(struct lab *lab, const char *volume, uint64_t sector)
 static int check_grow(struct lab *lab, GError **err)
 {
 	const struct kept *kept = lab_private(lab, sizeof *kept);
-	int error = 0;
+	/* the line after the one that begins it lets it go on */
+	int error = kept->line == BEGINS ? lab_load(lab, "array", err, grow_go, NULL) : 0;
 
-	if (kept->line == BEGINS) /* the next lets it go on */
-		error = lab_load(lab, "array", err, grow_go, NULL);
 	if (!error)
 		error = lab_wait_status(lab, "array", " idle ", err);
 	if (!error)

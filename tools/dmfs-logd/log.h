@@ -26,8 +26,7 @@ struct log;
 
 /*
  * after_crash: it may have been another server's a moment ago, so it is in its time of grace, and what the table says
- *              of sync
- * is not to be trusted: what is not on a disk is not known.  Takes the shape's device.
+ * of sync is not to be trusted: what is not on a disk is not known.  Takes the shape's device.
  */
 struct log *log_new(struct log_shape *shape, bool after_crash, GError **err);
 void log_free(struct log *log);

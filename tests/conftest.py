@@ -12,6 +12,7 @@ import pytest
 
 import mounted
 import nbd_server
+from caches import Cache
 from disks import Opener, put
 from log_server import Gate, Logd, Server
 from mounted import SECTOR
@@ -274,6 +275,16 @@ def pool(fs, backing):
     for p in made:
         if p.fs.process.poll() is None and p.dev.name in p.fs.devices():
             p.close()
+
+
+@pytest.fixture
+def cache(fs, backing, tool):
+    """A cache named c (caches.Cache); cache_check judges its metadata at the end."""
+    c = Cache(fs, backing, tool)
+    yield c
+    if "c" in fs.devices():
+        c.dev.remove()
+    c.check()
 
 
 def each(make):

@@ -158,7 +158,11 @@ struct dm_target {
 	bool provisions; /* takes DM_PROVISION, split as writes are, in as many bios as write-zeroes (at least 1); else it does nothing */
 	bool split_discards;     /* discards and write-zeroes too are split at max_io_sectors */
 	bool discards_supported; /* discards are taken even if no device beneath takes them */
-	bool secret : 1; /* the arguments hold a key: the table is never stored, a restart needs it again */
+	/*
+	 * The arguments hold a key: the table is never stored, a restart needs it again.  message, too, may set it, of
+	 * a type with DM_TARGET_TAKES_KEYS that has no claims.
+	 */
+	bool secret : 1;
 	bool claims : 1; /* the engine's: it has some (claim.h) */
 	/* Room for a small context, for ctr to point private to; it goes when the target goes. */
 	char room[DM_TARGET_LINE] __attribute__((aligned(DM_TARGET_LINE)));

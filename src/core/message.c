@@ -22,9 +22,27 @@ static int send(struct dm_table *t, uint64_t sector, int argc, char **argv, cons
 	if (!ti->type->message)
 		return dm_fail(err, EINVAL, "%s: the target takes no messages", ti->type->name);
 	dm_table_devs_sender(who);
+	/* who stores the table meanwhile may see what is printed of the new key, but not yet that it is one */
+	if (ti->type->features & DM_TARGET_TAKES_KEYS)
+		atomic_store(&t->secret, true);
 	error = ti->type->message(ti, argc, argv, reply, err);
+	if (ti->type->features & DM_TARGET_TAKES_KEYS)
+		dm_table_count_secrets(t);
 	dm_table_devs_sender(NULL);
 	return error;
+}
+
+static void publish_nothing(struct dm_change *c)
+{
+	(void)c;
+}
+
+/* The state must not bring a key back that the device does not have any more, nor take zeroes for one. */
+static int store_keys(struct dm_mapped *md, struct dm_table *t, uint64_t sector, GError **err)
+{
+	struct dm_change c = {.md = md, .what = DM_CHANGE_KEYS, .publish = publish_nothing};
+
+	return dm_table_find(t, sector)->type->features & DM_TARGET_TAKES_KEYS ? dm_state_change(&c, err) : 0;
 }
 
 /* "@inactive status|deps": what the files of these names tell of the live table. */
@@ -181,6 +199,8 @@ static int target_message(struct dm_mapped *md, uint64_t sector, int argc, char 
 		error = dm_fail(err, ENXIO, "there is no table to send a message to");
 	dm_mapped_unlock_hooks(md);
 	dm_block_end();
+	if (!error)
+		error = store_keys(md, t, sector, err);
 	dm_table_unref(t);
 	if (error && err && !*err)
 		dm_fail(err, -error, "message '%.64s': %s", argv[0], g_strerror(-error));

@@ -47,7 +47,7 @@ static struct dm_registry_table describe(struct dm_table *t, const struct dm_reg
 	out.text = g_strdup(text->str);
 	out.id = t->id;
 	out.readonly = !(t->mode & DM_MODE_WRITE);
-	out.secret = t->secret;
+	out.secret = atomic_load(&t->secret);
 	return out;
 }
 

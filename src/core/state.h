@@ -33,6 +33,7 @@ enum dm_change_what {
 	DM_CHANGE_MODE = 1u << 5, /* of the image, as its uid and gid */
 	DM_CHANGE_UID = 1u << 6,
 	DM_CHANGE_GID = 1u << 7,
+	DM_CHANGE_KEYS = 1u << 8, /* of the live table, by a message that is over */
 };
 
 struct dm_change {

@@ -318,8 +318,18 @@ int dm_table_add(struct dm_table *t, uint64_t start, uint64_t len, const char *t
 	}
 	t->n++;
 	t->sectors += len;
-	t->secret |= ti->secret;
+	if (ti->secret)
+		atomic_store(&t->secret, true);
 	return 0;
+}
+
+void dm_table_count_secrets(struct dm_table *t)
+{
+	bool secret = false;
+
+	for (unsigned i = 0; i < t->n; i++)
+		secret |= dm_table_target(t, i)->secret;
+	atomic_store(&t->secret, secret);
 }
 
 void dm_hide_keys(char *text)

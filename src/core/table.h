@@ -23,7 +23,7 @@ struct dm_table {
 	struct dm_opener opener;
 	bool restoring; /* is being built from the state database */
 	bool standing_in; /* its lines are of types that stand in for absent ones */
-	bool secret;    /* holds a key */
+	atomic_bool secret; /* holds a key */
 	uint64_t id;    /* never used again; rows in the state database belong to it */
 	uint64_t sectors;
 	_Atomic uint64_t capacity; /* of these, what bios may reach */
@@ -54,6 +54,8 @@ struct dm_table {
 struct dm_table *dm_table_new(struct dm_mapped *md, enum dm_mode mode, const struct dm_opener *opener);
 /* Tables made from now on have ids from this one on. */
 void dm_table_ids_from(uint64_t id);
+/* Whether it holds a key, after a message may have given it one or taken it. */
+void dm_table_count_secrets(struct dm_table *t);
 struct dm_table *dm_table_ref(struct dm_table *t);
 void dm_table_unref(struct dm_table *t);
 /*

@@ -575,8 +575,8 @@ static void crypt_resume(struct dm_target *ti)
 		crypt_wipe_start(c->wipe);
 }
 
-/* What status shows of the key; takes the description. */
-static void set_description(struct dm_target *ti, char *description)
+/* What status shows of the key; takes the description, of one that the daemon finds again or that was handed over. */
+static void set_description(struct dm_target *ti, char *description, bool handed)
 {
 	struct crypt *c = ti->private;
 	char *old;
@@ -584,7 +584,9 @@ static void set_description(struct dm_target *ti, char *description)
 	dm_status_pause(ti, NULL);
 	old = c->description;
 	c->description = description;
+	c->handed = handed;
 	dm_status_go_on(ti, NULL);
+	ti->secret = c->engine->layout.size && (!description || handed);
 	g_free(old);
 }
 
@@ -598,7 +600,7 @@ static int message_set(struct dm_target *ti, const char *arg, GError **err)
 		return r;
 	r = crypt_engine_set_key(c->engine, &key, err);
 	if (!r)
-		set_description(ti, g_steal_pointer(&key.description));
+		set_description(ti, g_steal_pointer(&key.description), key.handed);
 	dm_key_clear(&key);
 	return r;
 }
@@ -614,7 +616,7 @@ static int key_message(struct dm_target *ti, int argc, char **argv, GError **err
 		r = message_set(ti, argv[2], err);
 	} else if (argc == 2 && !g_ascii_strcasecmp(argv[1], "wipe")) {
 		crypt_engine_wipe_key(c->engine);
-		set_description(ti, NULL);
+		set_description(ti, NULL, false);
 	} else {
 		r = dm_fail(err, EINVAL, "crypt: the messages are 'key set KEY' and 'key wipe'");
 	}

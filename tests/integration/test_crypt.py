@@ -255,6 +255,30 @@ def test_keyring(keyring, fs, backing):
     assert " :32:user:dmfs-test:key " in dev.table()
 
 
+def test_the_state_knows_of_keys_set_by_messages(dmfs, keyring, backing, work):
+    """A key that is wiped or another one by now does not come back, nor do the zeroes that are shown for it."""
+    state, path = os.path.join(work, "state"), backing(64)
+    keyring("dmfs-test:key", RAW)
+    keyring("dmfs-test:other", RAW[::-1])
+    text = line(path, 64, key=":32:user:dmfs-test:key")
+    for message, comes_back in (("key wipe", False), (f"key set {KEY}", False), (f"key set {KEY}:logon:a:b", False),
+                                ("key set :32:user:dmfs-test:other", True)):
+        fs = dmfs(state)
+        dev = fs.mkdir("c", text)
+        dev.suspend()
+        dev.message(message)
+        if message != "key wipe":
+            dev.resume()
+        told = dev.table()
+        fs.kill()
+        fs = dmfs(state)
+        dev = Device(fs, "c")
+        assert dev.table() == (told if comes_back else "")
+        assert comes_back or "key" in dev.error()
+        dev.remove()
+        fs.unmount()
+
+
 def test_the_state_holds_no_key(dmfs, backing, work):
     """The device comes back without its table and says why; loaded again it is the same volume."""
     state, path = os.path.join(work, "state"), backing(64)

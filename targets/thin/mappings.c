@@ -140,7 +140,7 @@ int thin_md_create(struct thin_md *meta, uint64_t id)
 static int snap(struct thin_md *meta, uint64_t id, uint64_t origin, dm_block_t tree)
 {
 	struct thin_dev *from, *to;
-	int r = dm_tm_inc(meta->tm, tree);
+	int r = dm_tm_inc(meta->md.tm, tree);
 
 	if (!r)
 		r = link_tree(meta, id, tree);
@@ -199,7 +199,7 @@ static int has_shared_tree(struct thin_md *meta, struct thin_dev *td, bool *shar
 	int r = dm_btree_lookup(&meta->top, meta->root, &td->id, le);
 
 	if (!r)
-		r = dm_tm_ref(meta->tm, get_le64(le), &count);
+		r = dm_tm_ref(meta->md.tm, get_le64(le), &count);
 	*shared = count > 1;
 	return r;
 }

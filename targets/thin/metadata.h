@@ -28,7 +28,7 @@
 
 #include <pthread.h>
 
-#include <dmfs/btree.h>
+#include <dmfs/metadata.h>
 
 #include "map_cache.h"
 #include "ranges.h"
@@ -75,14 +75,12 @@ struct thin_md {
 	uint64_t served;
 	unsigned yielding;
 	pthread_rwlock_t root_lock;
-	struct dm_dev *dev;
-	struct dm_bm *bm;
-	struct dm_tm *tm;
+	struct dm_md md;
 	struct dm_sm *data_sm;
 	struct dm_btree_info info, top, bottom, details;
 	dm_block_t root, details_root;
 	_Atomic uint64_t held_root, transaction;
-	uint32_t time, flags, block_sectors;
+	uint32_t time, block_sectors;
 	uint64_t reserve;   /* metadata blocks kept for commits */
 	GHashTable *devices; /* id -> struct thin_dev */
 	struct map_cache *cache;
@@ -133,8 +131,6 @@ uint64_t thin_md_free_data(struct thin_md *meta);
 bool thin_md_has_space(struct thin_md *meta);
 int thin_md_resize_data(struct thin_md *meta, uint64_t blocks);
 int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks);
-/* Blocks that a metadata device of that size can have. */
-uint64_t thin_md_dev_blocks(struct dm_dev *dev);
 
 /* Devices: -EEXIST, -ENODATA (no such device), -EBUSY (open). */
 int thin_md_create(struct thin_md *meta, uint64_t id);

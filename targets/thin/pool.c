@@ -139,7 +139,7 @@ void pool_metadata_failed(struct thin_pool *pool, const char *what, int error)
 
 uint64_t pool_meta_threshold(struct dm_dev *meta_dev)
 {
-	return MIN(1024, thin_md_dev_blocks(meta_dev) / 4);
+	return MIN(1024, dm_md_dev_blocks(meta_dev) / 4);
 }
 
 /* Whether a mark has just been passed. */

@@ -238,7 +238,7 @@ static int grow_data(struct pool_target *pt, bool *grown, GError **err)
 
 static int grow_metadata(struct pool_target *pt, bool *grown, GError **err)
 {
-	uint64_t blocks = thin_md_dev_blocks(pt->meta_dev);
+	uint64_t blocks = dm_md_dev_blocks(pt->meta_dev);
 	struct thin_md_stats st;
 	int r;
 

@@ -95,10 +95,10 @@ void pool_discard_work(struct dm_work *work)
 	struct thin_pool *pool = container_of(work, struct thin_pool, discard_work);
 	struct dm_bio_list list;
 
-	if (!pool_hold(pool)) /* the resume queues us again */
+	if (!dm_gate_enter(&pool->changes)) /* the resume queues us again */
 		return;
 	dm_bio_list_init(&list);
 	dm_hold_take(&pool->discards, &list);
 	process(pool, &list);
-	pool_release(pool);
+	dm_gate_exit(&pool->changes);
 }

@@ -4,8 +4,6 @@
 
 #include <dmfs/rounding.h>
 
-#include <stdlib.h>
-
 static struct {
 	pthread_mutex_t lock;
 	struct thin_pool *first;
@@ -348,12 +346,13 @@ void pool_suspend(struct thin_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
 	freeze_thins(pool, true);
-	if (!atomic_exchange(&pool->stopping, true))
+	if (!atomic_exchange(&pool->stopping, true)) {
 		dm_hold_close(&pool->parked);
-	while (pool->holders)
-		pthread_cond_wait(&pool->idle, &pool->lock);
-	atomic_store(&pool->suspended, true);
+		dm_gate_close(&pool->changes);
+	}
 	pthread_mutex_unlock(&pool->lock);
+	dm_gate_wait(&pool->changes, NULL, NULL);
+	atomic_store(&pool->suspended, true);
 	thin_epoch_drain(&pool->epoch);
 	pool_fail_parked(pool);
 }
@@ -366,8 +365,10 @@ void pool_resume(struct thin_pool *pool)
 	pthread_mutex_lock(&pool->lock);
 	pool->low_water_triggered = false;
 	atomic_store(&pool->suspended, false);
-	if (atomic_exchange(&pool->stopping, false))
+	if (atomic_exchange(&pool->stopping, false)) {
 		dm_hold_open(&pool->parked, &parked);
+		dm_gate_open(&pool->changes);
+	}
 	freeze_thins(pool, false);
 	pthread_mutex_unlock(&pool->lock);
 	pool_defer_all(pool, &parked);
@@ -381,12 +382,9 @@ void pool_resume(struct thin_pool *pool)
 static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm_dev *data_dev, uint32_t block_sectors,
 		    bool read_only, struct thin_pool **out, GError **err)
 {
-	struct thin_pool *pool;
+	struct thin_pool *pool = g_new0(struct thin_pool, 1);
 	int r;
 
-	if (posix_memalign((void **)&pool, 64, sizeof(*pool)))
-		g_error("out of memory");
-	memset(pool, 0, sizeof(*pool));
 	pool->refs = 1;
 	pool->mapped = mapped;
 	pool->meta_dev = dm_dev_get(meta_dev);
@@ -395,7 +393,8 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 	pool->block_shift = dm_is_pow2(block_sectors) ? (int)dm_log2(block_sectors) : -1;
 	pthread_mutex_init(&pool->mode_lock, NULL);
 	pthread_mutex_init(&pool->lock, NULL);
-	pthread_cond_init(&pool->idle, NULL);
+	dm_gate_init(&pool->changes);
+	dm_gate_close(&pool->changes);
 	pool->thins = g_ptr_array_new();
 	atomic_store(&pool->stopping, true);
 	atomic_store(&pool->suspended, true);
@@ -423,9 +422,9 @@ static void pool_free(struct thin_pool *pool)
 	dm_dev_put(pool->data_dev);
 	pthread_mutex_destroy(&pool->mode_lock);
 	pthread_mutex_destroy(&pool->lock);
-	pthread_cond_destroy(&pool->idle);
+	dm_gate_destroy(&pool->changes);
 	g_ptr_array_free(pool->thins, TRUE);
-	free(pool);
+	g_free(pool);
 }
 
 static struct thin_pool *lookup(struct dm_mapped *mapped)

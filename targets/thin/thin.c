@@ -87,23 +87,23 @@ static enum dm_mapio read_unmapped(struct thin *t, struct dm_bio *bio)
 /* Enters the pool's epoch with a bio; false: the pool is suspended. */
 static bool enter(struct thin *t, struct dm_bio *bio)
 {
-	atomic_long *epoch = thin_epoch_enter(&t->pool->epoch);
+	struct dm_gate *epoch = thin_epoch_enter(&t->pool->epoch);
 
 	if (!atomic_load(&t->pool->suspended)) {
 		thin_io(bio)->epoch = epoch;
 		return true;
 	}
-	thin_epoch_leave(&t->pool->epoch, epoch);
+	dm_gate_exit(epoch);
 	return false;
 }
 
-static void leave(struct thin *t, struct dm_bio *bio)
+static void leave(struct dm_bio *bio)
 {
-	atomic_long *epoch = thin_io(bio)->epoch;
+	struct dm_gate *epoch = thin_io(bio)->epoch;
 
 	thin_io(bio)->epoch = NULL;
 	if (epoch)
-		thin_epoch_leave(&t->pool->epoch, epoch);
+		dm_gate_exit(epoch);
 }
 
 static void log_lookup(struct thin *t, int error)
@@ -137,7 +137,7 @@ static enum verdict judge(struct thin *t, struct dm_bio *bio, uint64_t block, ui
 		*what = DM_MAPIO_REMAPPED;
 		return SETTLED;
 	}
-	leave(t, bio);
+	leave(bio);
 	if (r == -EINPROGRESS && !dm_may_wait())
 		return UNKNOWN;
 	if (r && r != -ENODATA) {
@@ -270,7 +270,7 @@ static enum dm_endio thin_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct thin *t = ti->private;
 
-	leave(t, bio);
+	leave(bio);
 	/* Only now: the mapping it went by may have been made when it was on its way here already. */
 	if (bio->flags & DM_FUA && dm_op_is_write(bio->op) && !bio->error && !thin_io(bio)->written &&
 	    needs_commit(t)) {

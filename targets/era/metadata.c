@@ -36,6 +36,7 @@
 #include <dmfs/container_of.h>
 #include <dmfs/le.h>
 #include <dmfs/metadata.h>
+#include <dmfs/ranges.h>
 #include <dmfs/rounding.h>
 #include <dmfs/target.h>
 
@@ -65,10 +66,6 @@ struct writeset {
 	dm_block_t root; /* 0: none */
 };
 
-struct range {
-	uint32_t first, last;
-};
-
 struct era_md {
 	struct dm_md md;
 	struct dm_bitset_info bitset;   /* for the current writeset alone: it keeps a word of it */
@@ -79,7 +76,7 @@ struct era_md {
 	struct writeset current;
 	dm_block_t writesets_root, eras_root, snap;
 	bool broken; /* a change has failed half-way: nothing can be committed any more */
-	GArray *marked; /* struct range: in the metadata, not yet in memory */
+	struct dm_ranges marked; /* blocks: in the metadata, not yet in memory */
 
 	struct { /* the digestion under way */
 		bool active;
@@ -215,7 +212,6 @@ int era_md_open(struct dm_dev *dev, uint32_t block_sectors, struct era_md **out,
 	bool fresh;
 	int r;
 
-	meta->marked = g_array_new(FALSE, FALSE, sizeof(struct range));
 	meta->block_sectors = block_sectors;
 	dm_md_init(&meta->md, &format, dev, VERSION);
 	r = dm_md_open(&meta->md, true, &fresh, err);
@@ -237,7 +233,7 @@ void era_md_close(struct era_md *meta)
 	if (!meta)
 		return;
 	dm_md_close(&meta->md);
-	g_array_free(meta->marked, TRUE);
+	dm_ranges_clear(&meta->marked);
 	g_free((void *)meta->words);
 	g_free(meta);
 }
@@ -348,22 +344,21 @@ bool era_md_marked(struct era_md *meta, uint32_t first, uint32_t last)
 }
 
 /* They are durable: from now on who looks need not wait. */
-static void publish(struct era_md *meta, const struct range *range)
+static void publish(struct era_md *meta, uint32_t first, uint32_t last)
 {
 	uint64_t era = atomic_load(&meta->era);
 
-	for (uint32_t w = range->first / 32; w <= range->last / 32; w++) {
+	for (uint32_t w = first / 32; w <= last / 32; w++) {
 		uint64_t word = atomic_load(&meta->words[w]);
 
 		if (word >> 32 != era)
 			word = era << 32;
-		atomic_store_explicit(&meta->words[w], word | bits_of(w, range->first, range->last), memory_order_release);
+		atomic_store_explicit(&meta->words[w], word | bits_of(w, first, last), memory_order_release);
 	}
 }
 
 int era_md_mark(struct era_md *meta, uint32_t first, uint32_t last)
 {
-	struct range range = {first, last};
 	int r = 0;
 
 	if (meta->broken || !meta->current.root)
@@ -371,7 +366,7 @@ int era_md_mark(struct era_md *meta, uint32_t first, uint32_t last)
 	for (uint64_t b = first; b <= last && !r; b++)
 		r = dm_bitset_set(&meta->bitset, &meta->current.root, (uint32_t)b, true);
 	if (!r)
-		g_array_append_val(meta->marked, range);
+		dm_ranges_add(&meta->marked, first, (uint64_t)last + 1);
 	return broke(meta, r);
 }
 
@@ -380,11 +375,14 @@ int era_md_commit(struct era_md *meta)
 	int r = meta->broken ? -EIO : broke(meta, dm_md_commit(&meta->md));
 
 	if (!r) {
-		for (guint i = 0; i < meta->marked->len; i++)
-			publish(meta, &g_array_index(meta->marked, struct range, i));
+		for (unsigned i = 0; i < dm_ranges_n(&meta->marked); i++) {
+			struct dm_range *range = dm_ranges_at(&meta->marked, i);
+
+			publish(meta, (uint32_t)range->begin, (uint32_t)(range->end - 1));
+		}
 		tell(meta);
 	}
-	g_array_set_size(meta->marked, 0);
+	dm_ranges_clear(&meta->marked);
 	return r;
 }
 

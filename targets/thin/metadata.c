@@ -48,9 +48,9 @@ static void data_freed(void *context, dm_block_t b, dm_block_t e, bool fresh)
 	struct thin_md *meta = context;
 
 	if (meta->freed)
-		ranges_add(meta->freed, b, e);
+		dm_ranges_add(meta->freed, b, e);
 	if (fresh)
-		ranges_add(&meta->quarantine, b, e);
+		dm_ranges_add(&meta->quarantine, b, e);
 }
 
 static bool data_equal(void *meta, const void *a, const void *b)
@@ -79,7 +79,7 @@ static bool is_busy(void *context, dm_block_t b)
 {
 	struct thin_md *meta = context;
 
-	return ranges_has(&meta->reserved, b) || ranges_has(&meta->quarantine, b) || ranges_has(&meta->discarding, b);
+	return dm_ranges_has(&meta->reserved, b) || dm_ranges_has(&meta->quarantine, b) || dm_ranges_has(&meta->discarding, b);
 }
 
 static void set_up_trees(struct thin_md *meta)
@@ -239,7 +239,7 @@ static int commit_locked(struct thin_md *meta)
 	if (r)
 		return r;
 	forget_changes(meta);
-	ranges_clear(&meta->quarantine);
+	dm_ranges_clear(&meta->quarantine);
 	meta->dirty = false;
 	thin_md_released(meta);
 	return 0;
@@ -410,9 +410,9 @@ void thin_md_close(struct thin_md *meta)
 	drop(meta);
 	g_hash_table_destroy(meta->devices);
 	map_cache_free(meta->cache);
-	ranges_clear(&meta->reserved);
-	ranges_clear(&meta->quarantine);
-	ranges_clear(&meta->discarding);
+	dm_ranges_clear(&meta->reserved);
+	dm_ranges_clear(&meta->quarantine);
+	dm_ranges_clear(&meta->discarding);
 	dm_dev_put(meta->md.dev);
 	pthread_rwlock_destroy(&meta->root_lock);
 	pthread_mutex_destroy(&meta->change);
@@ -478,7 +478,7 @@ int thin_md_abort(struct thin_md *meta)
 		update_stats(meta);
 	meta->generation++;
 	meta->dirty = meta->torn = false;
-	ranges_clear(&meta->quarantine); /* nothing more is allocated before the pool is repaired */
+	dm_ranges_clear(&meta->quarantine); /* nothing more is allocated before the pool is repaired */
 	pthread_rwlock_unlock(&meta->root_lock);
 	pthread_mutex_unlock(&meta->change);
 	return r;

@@ -29,9 +29,9 @@
 #include <pthread.h>
 
 #include <dmfs/metadata.h>
+#include <dmfs/ranges.h>
 
 #include "map_cache.h"
-#include "ranges.h"
 
 #define THIN_MAX_ID ((1u << 24) - 1)
 #define THIN_NEEDS_CHECK 1u
@@ -90,10 +90,10 @@ struct thin_md {
 	atomic_bool failed; /* nothing but closing is possible */
 	uint64_t generation; /* transactions aborted */
 	/* Blocks the allocator must pass over although they are free. */
-	struct ranges reserved;   /* chosen for a mapping that is not yet made */
-	struct ranges quarantine; /* allocated and freed in this transaction; bios may be on their way there */
-	struct ranges discarding; /* being discarded on the data device */
-	struct ranges *freed;     /* if set, collects the data blocks that are freed */
+	struct dm_ranges reserved;   /* chosen for a mapping that is not yet made */
+	struct dm_ranges quarantine; /* allocated and freed in this transaction; bios may be on their way there */
+	struct dm_ranges discarding; /* being discarded on the data device */
+	struct dm_ranges *freed;     /* if set, collects the data blocks that are freed */
 	_Atomic uint64_t meta_free, meta_total, data_free, data_total; /* for who holds no lock */
 	_Atomic uint64_t data_available; /* free and not set aside */
 	_Atomic uint64_t releases; /* how often blocks set aside became free again */
@@ -173,8 +173,8 @@ int thin_md_provision(struct thin_dev *td, uint64_t block);
  * Unmaps blocks from begin to end - 1, at most max of them; *more: some are left.  freed (may be NULL) gets the data
  * blocks without references now; they stay unallocated until thin_md_discarded().
  */
-int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct ranges *freed, bool *more);
-void thin_md_discarded(struct thin_md *meta, struct ranges *freed);
+int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct dm_ranges *freed, bool *more);
+void thin_md_discarded(struct thin_md *meta, struct dm_ranges *freed);
 
 /* Between batches: waits until those who want to change something now have done so. */
 void thin_md_yield(struct thin_md *meta);

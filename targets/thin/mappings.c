@@ -133,8 +133,7 @@ int thin_md_create(struct thin_md *meta, uint64_t id)
 		r = link_tree(meta, id, tree);
 	if (changed && !r)
 		thin_md_get(meta, id, true, &r);
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 static int snap(struct thin_md *meta, uint64_t id, uint64_t origin, dm_block_t tree)
@@ -175,8 +174,7 @@ int thin_md_snap(struct thin_md *meta, uint64_t id, uint64_t origin)
 		changed = true;
 		r = snap(meta, id, origin, get_le64(le));
 	}
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 static int delete_all(struct thin_md *meta, struct thin_dev *td)
@@ -240,8 +238,7 @@ int thin_md_delete(struct thin_md *meta, uint64_t id, uint64_t max, bool *done)
 			r = delete_some(meta, td, max, done);
 		}
 	}
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 /* --- lookups --- */
@@ -371,8 +368,7 @@ int thin_md_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 	r = find_free(td, block, data_block);
 	if (!r)
 		dm_ranges_add(&meta->reserved, *data_block, *data_block + 1);
-	thin_md_end(meta, false, r);
-	return r;
+	return thin_md_end(meta, false, r);
 }
 
 void thin_md_unreserve(struct thin_md *meta, uint64_t data_block)
@@ -430,8 +426,7 @@ int thin_md_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint6
 		if (r)
 			dm_ranges_add(&meta->reserved, data_block, data_block + 1);
 	}
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 int thin_md_provision(struct thin_dev *td, uint64_t block)
@@ -452,8 +447,7 @@ int thin_md_provision(struct thin_dev *td, uint64_t block)
 		if (r == -ENOSPC) /* of the metadata: the transaction is lost */
 			r = -EIO;
 	}
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 /* --- unmapping --- */
@@ -496,8 +490,7 @@ int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t m
 	}
 	dm_ranges_clear(&batch);
 	*more = !r && removed == max;
-	thin_md_end(meta, removed || r, r);
-	return r;
+	return thin_md_end(meta, removed || r, r);
 }
 
 void thin_md_discarded(struct thin_md *meta, struct dm_ranges *freed)

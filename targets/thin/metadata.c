@@ -184,7 +184,7 @@ int thin_md_begin(struct thin_md *meta)
 	return atomic_load(&meta->failed) ? -EINVAL : -EPERM;
 }
 
-void thin_md_end(struct thin_md *meta, bool changed, int error)
+int thin_md_end(struct thin_md *meta, bool changed, int error)
 {
 	bool first = changed && !meta->dirty;
 
@@ -195,6 +195,7 @@ void thin_md_end(struct thin_md *meta, bool changed, int error)
 	pthread_mutex_unlock(&meta->change);
 	if (first)
 		meta->ops->changed(meta->pool);
+	return error;
 }
 
 void thin_md_yield(struct thin_md *meta)
@@ -548,8 +549,7 @@ int thin_md_resize_data(struct thin_md *meta, uint64_t blocks)
 	if (r)
 		return r;
 	r = resize(meta, meta->data_sm, blocks);
-	thin_md_end(meta, true, r);
-	return r;
+	return thin_md_end(meta, true, r);
 }
 
 int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks)
@@ -561,8 +561,7 @@ int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks)
 	r = resize(meta, dm_tm_sm(meta->md.tm), blocks);
 	if (!r)
 		set_reserve(meta);
-	thin_md_end(meta, true, r);
-	return r;
+	return thin_md_end(meta, true, r);
 }
 
 /* --- the held root --- */
@@ -577,8 +576,7 @@ int thin_md_set_transaction(struct thin_md *meta, uint64_t from, uint64_t to)
 		meta->transaction = to;
 	else
 		r = -EINVAL;
-	thin_md_end(meta, !r, r);
-	return r;
+	return thin_md_end(meta, !r, r);
 }
 
 /* The copy keeps its trees but no space maps. */
@@ -616,8 +614,7 @@ int thin_md_hold(struct thin_md *meta)
 	}
 	pthread_rwlock_wrlock(&meta->root_lock);
 	r = change_held(meta, true);
-	thin_md_end(meta, true, r);
-	return r;
+	return thin_md_end(meta, true, r);
 }
 
 int thin_md_release(struct thin_md *meta)
@@ -629,6 +626,5 @@ int thin_md_release(struct thin_md *meta)
 		return r;
 	held = meta->held_root;
 	r = held ? change_held(meta, false) : -EINVAL;
-	thin_md_end(meta, held, r);
-	return r;
+	return thin_md_end(meta, held, r);
 }

@@ -184,7 +184,7 @@ struct thin_dev *thin_md_get(struct thin_md *meta, uint64_t id, bool create, int
 /* Sets td->top; the same locks. */
 void thin_md_read_top(struct thin_dev *td);
 int thin_md_begin(struct thin_md *meta); /* takes the locks for a change; fails on failed or read-only metadata */
-void thin_md_end(struct thin_md *meta, bool changed, int error);
+int thin_md_end(struct thin_md *meta, bool changed, int error); /* the error */
 void thin_md_released(struct thin_md *meta); /* `change` is held */
 
 #endif

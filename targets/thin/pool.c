@@ -268,8 +268,10 @@ static void take_devices(struct thin_pool *pool, struct pool_target *pt)
 	dm_dev_put(meta);
 }
 
-void pool_end_waiting(struct thin_pool *pool)
+void pool_end_waiting(struct dm_target *ti)
 {
+	struct thin_pool *pool = ((struct pool_target *)ti->private)->pool;
+
 	pthread_mutex_lock(&pool->mode_lock);
 	atomic_store(&pool->ending, true);
 	set_patience(pool, true);
@@ -342,8 +344,10 @@ static void freeze_thins(struct thin_pool *pool, bool freeze)
 	}
 }
 
-void pool_suspend(struct thin_pool *pool)
+void pool_suspend(struct dm_target *ti)
 {
+	struct thin_pool *pool = ((struct pool_target *)ti->private)->pool;
+
 	pthread_mutex_lock(&pool->lock);
 	freeze_thins(pool, true);
 	if (!atomic_exchange(&pool->stopping, true)) {
@@ -357,8 +361,9 @@ void pool_suspend(struct thin_pool *pool)
 	pool_fail_parked(pool);
 }
 
-void pool_resume(struct thin_pool *pool)
+void pool_resume(struct dm_target *ti)
 {
+	struct thin_pool *pool = ((struct pool_target *)ti->private)->pool;
 	struct dm_bio_list parked;
 
 	dm_bio_list_init(&parked);

@@ -185,13 +185,13 @@ void pool_check_marks(struct thin_pool *pool);
 void pool_check_data_space(struct thin_pool *pool);
 /* Turns to out of data space unless a commit frees some; true: try again. */
 bool pool_out_of_space(struct thin_pool *pool);
-/* From now on what finds no space fails, and what waits for the pool to be resumed. */
-void pool_end_waiting(struct thin_pool *pool);
+/* Hooks of thin-pool's.  From now on what finds no space fails, and what waits for the pool to be resumed. */
+void pool_end_waiting(struct dm_target *ti);
+void pool_suspend(struct dm_target *ti);
+void pool_resume(struct dm_target *ti);
 /* Puts a table in charge (the pool is suspended), or no longer. */
 void pool_bind(struct thin_pool *pool, struct pool_target *pt);
 void pool_unbind(struct thin_pool *pool, struct pool_target *pt);
-void pool_suspend(struct thin_pool *pool);
-void pool_resume(struct thin_pool *pool);
 const char *pool_name(struct thin_pool *pool, GString *buf);
 uint64_t pool_meta_threshold(struct dm_dev *meta_dev);
 

@@ -314,7 +314,9 @@ static void judge(struct assembly *a, unsigned i)
 	if (is_new(a, i))
 		return;
 	m->recovered = f->sb.recovery_offset;
-	m->in_sync = m->recovered == RAID_NONE || a->best->reshape_flags & RAID_RESHAPE_ACTIVE;
+	m->in_sync = m->recovered == RAID_NONE;
+	if (!m->in_sync && a->best->reshape_flags & RAID_RESHAPE_ACTIVE)
+		m->recovered = 0; /* it came back during a reshape, and is rebuilt after it */
 	m->partial = raid_set_has(&a->best->failed, f->sb.index);
 	if (m->partial || a->best->events - f->sb.events > 1) {
 		m->in_sync = false;

@@ -366,6 +366,39 @@ def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
     assert check(dev) == 0
 
 
+def test_a_device_back_during_a_reshape(dmfs, backing):
+    """It lacks what was written meanwhile: it is rebuilt when all has moved, and not believed before, also after a kill."""
+    fs = dmfs()
+    pairs, model, first, second = begin_reshape(fs, backing, RESHAPES[0])
+    fs.mkdir("r", first).remove()
+    leg = f"0 {3840 + GAP} linear {quote(pairs[1][1])} 0"
+    line = second.replace(quote(pairs[1][1]), "leg").replace("raid5_ra 1 64", "raid5_ra 5 64 min_recovery_rate 1 "
+                                                             "max_recovery_rate 500")
+    fs.mkdir("leg", leg)
+    dev = fs.mkdir("r", line)
+    fs["leg"].load(f"0 {3840 + GAP} error")
+    scribble(dev, 2, model=model, size=len(model))
+    assert status(dev)["health"] == "aDa"
+    fs["leg"].load(leg)
+    dev.suspend()
+    dev.resume()
+    scribble(dev, 3, model=model, size=len(model))
+    assert status(dev)["health"] == "aaa" and status(dev)["action"] == "reshape"
+    fs.kill()
+    fs.wait()
+    fs = dmfs()
+    fs.mkdir("leg", leg)
+    dev = fs.mkdir("r", line)
+    assert dev.pread(len(model), 0) == model
+    dev.load(line.replace("500", "0"))
+    wait_status(dev, " idle ")
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev)
+    assert dev.pread(len(model), 0) == model
+    assert check(dev) == 0
+
+
 @pytest.mark.parametrize("r", [r for r in RESHAPES if r[5] > r[4]], ids=reshape_ids)
 def test_a_reshape_whose_new_devices_do_not_know_of_it(fs, backing, r):
     """The power failed while the superblocks were written for the first time; they join.  Not so later."""

@@ -394,14 +394,37 @@ static int new_array(struct assembly *a, GError **err)
 	return check_redundancy(a, a->s->level, a->s->layout, err);
 }
 
+/*
+ * The kernel reshapes an array to more devices without making it larger: it becomes so when it is loaded again.  Of
+ * raid10 the kernel has only moved what there was.
+ */
+static void grow_to_line(struct assembly *a)
+{
+	struct raid_state *s = a->s;
+	uint64_t was = s->array_sectors, will;
+	struct raid_geo g;
+
+	if (s->level == 1 || !raid_geo_init(&g, s->level, s->layout, s->disks, s->chunk, s->dev_sectors))
+		return;
+	will = MIN(a->line_array_sectors, raid_geo_array_sectors(&g));
+	if (will <= was)
+		return;
+	s->save = true;
+	s->array_sectors = will;
+	if (s->level == 10)
+		s->resync_offset = MIN(s->resync_offset, was);
+}
+
 static int resize(struct assembly *a, GError **err)
 {
 	struct raid_state *s = a->s;
 	uint64_t was = whole_chunks(s->dev_sectors, s->chunk);
 	uint64_t will = whole_chunks(a->line_dev_sectors, s->chunk);
 
-	if (was == will)
+	if (was == will) {
+		grow_to_line(a);
 		return 0;
+	}
 	s->save = true;
 	s->dev_sectors = a->line_dev_sectors;
 	s->array_sectors = a->line_array_sectors;

@@ -485,6 +485,18 @@ static int read_image(struct raid *r, unsigned i, uint8_t **image, size_t *len, 
 		     : 0;
 }
 
+/* What the array has grown by may share a region with what was clean. */
+static void unsynced_needed(struct raid *r)
+{
+	struct raid_bitmap *b = r->bitmap;
+	uint64_t from = atomic_load(&r->resync_offset);
+
+	for (uint64_t i = from >> b->shift; from != RAID_NONE && i < b->regions; i++) {
+		atomic_store(&b->words[i], RAID_REGION_DURABLE | RAID_REGION_NEEDED);
+		raid_bitmap_set(b, i, true);
+	}
+}
+
 static int read_bitmap(struct raid *r, GError **err)
 {
 	g_autofree uint8_t *image = NULL;
@@ -509,6 +521,7 @@ static int read_bitmap(struct raid *r, GError **err)
 			    head.events, r->state.events);
 	else
 		raid_bitmap_load(r->bitmap, image, len, &head);
+	unsynced_needed(r);
 	if (!raid_given(&r->params, RAID_DAEMON_SLEEP))
 		r->daemon_sleep_ms = head.daemon_sleep_s * 1000;
 	return 0;

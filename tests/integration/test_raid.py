@@ -674,6 +674,21 @@ def test_a_device_that_missed_events_is_rebuilt(fs, whole):
 # --- in the background ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("t", [("raid1", 2, ()), ("raid5_ls", 3, ()), ("raid10", 4, ())], ids=ids)
+def test_more_of_each_device(fs, backing, t):
+    """What is new is synchronised, also where it shares a region of the bitmap with what was in sync."""
+    a = Array(backing, t[0], t[1], 4096, data=lambda i: random.Random(i).randbytes(4096 * SECTOR))
+    length = a.length()
+    dev = fs.mkdir("r", a.line(length=length // 2))
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    dev.load(a.line(length=length))
+    wait_whole(dev)
+    assert status(dev)["ratio"].endswith(f"/{length if t[0] == 'raid10' else 4096}")
+    assert dev.pread(len(model), 0) == model
+    assert check(dev) == 0
+
+
 def test_goes_on_after_a_remount(dmfs, backing, work):
     """A rebuild that a restart interrupts goes on where it was, and a line with `rebuild` does not begin it anew."""
     state = os.path.join(work, "state")

@@ -74,6 +74,15 @@ bool raid_enough(unsigned level, unsigned layout, unsigned disks, bool (*lost)(c
 	return n <= raid_redundancy(level, layout, disks);
 }
 
+bool raid_state_enough(const struct raid_state *s, unsigned disks, bool (*lost)(const void *, unsigned),
+		       const void *context)
+{
+	if (s->reshape_position == RAID_NONE || s->level != 10)
+		return raid_enough(s->level, s->layout, disks, lost, context);
+	return raid_enough(10, s->layout, s->disks - (unsigned)s->delta_disks, lost, context) &&
+	       raid_enough(10, s->new_layout, s->disks, lost, context);
+}
+
 static bool state_lost(const void *context, unsigned i)
 {
 	const struct assembly *a = context;
@@ -84,13 +93,13 @@ static bool state_lost(const void *context, unsigned i)
 	return !f->has_data || (a->s->persistent && !f->has_meta) || a->s->m[i].faulty || !a->s->m[i].in_sync;
 }
 
-static int check_redundancy(struct assembly *a, unsigned level, unsigned layout, GError **err)
+static int check_redundancy(struct assembly *a, GError **err)
 {
-	unsigned lost = 0;
+	unsigned level = a->s->level, lost = 0;
 
 	for (unsigned i = 0; i < a->p->disks; i++)
 		lost += state_lost(a, i);
-	if (raid_enough(level, layout, MIN(a->s->disks, a->p->disks), state_lost, a))
+	if (raid_state_enough(a->s, MIN(a->s->disks, a->p->disks), state_lost, a))
 		return 0;
 	if (!level)
 		return dm_fail(err, EINVAL, "raid: too few disks: %u of %u cannot be used, raid0 needs all", lost,
@@ -391,7 +400,7 @@ static int new_array(struct assembly *a, GError **err)
 			       "%u of %u have none",
 			       fresh, a->p->disks);
 	as_in_line(a);
-	return check_redundancy(a, a->s->level, a->s->layout, err);
+	return check_redundancy(a, err);
 }
 
 /*
@@ -478,6 +487,8 @@ static int existing(struct assembly *a, GError **err)
 		return resize(a, err);
 	if (s->level != p->type->level)
 		return raid_takeover(p, a->found, s, err);
+	if (s->level == 10 && p->delta_disks && raid10_format_of(p->layout) == RAID_FAR)
+		return dm_fail(err, EINVAL, "raid: Reshape check failed: raid10_far cannot be reshaped");
 	if (raid_wants_reshape(p, s))
 		return raid_prepare_reshape(p, a->found, s, err);
 	return resize(a, err);
@@ -497,7 +508,7 @@ static int judge_all(struct assembly *a, GError **err)
 	take_super(a);
 	for (unsigned i = 0; i < a->p->disks; i++)
 		judge(a, i);
-	return check_redundancy(a, a->s->level, a->s->layout, err);
+	return check_redundancy(a, err);
 }
 
 /* --- the end of it ---------------------------------------------------------------------------------- */
@@ -565,7 +576,7 @@ int raid_assemble(const struct raid_params *p, uint64_t len, const struct raid_f
 		return error;
 	if (raid_given(p, RAID_SYNC) || p->type->level == 0) {
 		as_in_line(&a);
-		error = check_redundancy(&a, s->level, s->layout, err);
+		error = check_redundancy(&a, err);
 	} else {
 		choose_best(&a);
 		error = a.best ? judge_all(&a, err) : new_array(&a, err);

@@ -263,6 +263,10 @@ RESHAPES = [("raid5_ls", "raid5_ra", 64, 64, 3, 3), ("raid5_n", "raid5_ls", 64, 
             ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3)]
 
 
+# fast enough, also while it is used, and slow enough to be seen
+RATES = "min_recovery_rate 4000 max_recovery_rate 6000"
+
+
 def shape(kind, chunk, data, pairs, size, *params):
     words = " ".join(params)
     devs = " ".join(f"{quote(m)} {quote(d)}" for m, d in pairs)
@@ -311,7 +315,7 @@ def test_reshape(fs, backing, r):
     assert status(dev)["action"] == "reshape" and set(status(dev)["health"]) == {"a"}
     assert dev.pread(held, 0) == model
     scribble(dev, 3, model=model, size=held, count=20)
-    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 3 {new_chunk} max_recovery_rate 6000"))
+    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {RATES}"))
     seen = 0
     while status(dev)["action"] == "reshape":
         scribble(dev, 100 + seen, model=model, size=held, count=10)
@@ -348,7 +352,7 @@ def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
     held = (min(before, after) - parity) * size * SECTOR
     model = model[:held]
     fs.mkdir("r", first).remove()
-    slow = second.replace(f" {new} 1 {new_chunk}", f" {new} 3 {new_chunk} max_recovery_rate 6000")
+    slow = second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {RATES}")
     for turn in range(3):
         dev = fs.mkdir("r", slow)
         scribble(dev, turn, model=model, size=held, count=20)
@@ -469,17 +473,18 @@ def test_recipe_replace(fs, backing, sh, mounted_array):
 
 
 @pytest.mark.root
-def test_recipe_grow(fs, backing, sh, work, mounted_array):
-    """From three devices to four under a mounted file system, which then uses the room."""
+@pytest.mark.parametrize("t", [("raid5_ls", 3, ()), ("raid10", 4, ("raid10_format offset",))], ids=ids)
+def test_recipe_grow(fs, backing, sh, work, mounted_array, t):
+    """One device more under a mounted file system, which then uses the room."""
     mount, recipe = mounted_array
-    s = Stack(fs, backing, ("raid5_ls", 3, ()), size=16384)
+    s = Stack(fs, backing, t, size=16384)
     loop = mount(s.dev)
     wait_whole(s.dev)
     before = s.dev.size()
     recipe("raid-grow", "r", backing(88, name="new meta"), os.path.join(work, "new data"))
-    assert s.dev.size() == before // 2 * 3
+    assert s.dev.size() == (before // 2 * 3 if t[1] == 3 else before // 4 * 5)
     wait_status(s.dev, " idle ")
-    assert status(s.dev)["disks"] == "4"
+    assert status(s.dev)["disks"] == str(t[1] + 1)
     s.dev.suspend()
     s.dev.resume()
     wait_whole(s.dev)

@@ -95,11 +95,13 @@ static bool state_lost(const void *context, unsigned i)
 
 static int check_redundancy(struct assembly *a, GError **err)
 {
-	unsigned level = a->s->level, lost = 0;
+	unsigned level = a->s->level, lost = 0, disks = MIN(a->s->disks, a->p->disks);
 
+	if (a->s->reshape_position != RAID_NONE) /* those that are removed count still */
+		disks = a->p->disks;
 	for (unsigned i = 0; i < a->p->disks; i++)
 		lost += state_lost(a, i);
-	if (raid_state_enough(a->s, MIN(a->s->disks, a->p->disks), state_lost, a))
+	if (raid_state_enough(a->s, disks, state_lost, a))
 		return 0;
 	if (!level)
 		return dm_fail(err, EINVAL, "raid: too few disks: %u of %u cannot be used, raid0 needs all", lost,

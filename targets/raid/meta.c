@@ -225,7 +225,8 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 		sb->dev_sectors += m->data_offset - m->new_data_offset;
 	pthread_mutex_lock(&r->lock); /* who is out, and what that means for the resync, go together */
 	sb->resync_offset = atomic_load(&r->resync_offset);
-	for (unsigned k = 0; k < MIN(r->disks, s->disks); k++)
+	/* in a reshape also those that are removed by it: what they miss now is needed still */
+	for (unsigned k = 0; k < (reshaping ? r->disks : MIN(r->disks, s->disks)); k++)
 		if (!raid_member_alive(&r->members[k]))
 			raid_set_add(&sb->failed, k);
 	pthread_mutex_unlock(&r->lock);

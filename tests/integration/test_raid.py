@@ -370,6 +370,31 @@ def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
     assert check(dev) == 0
 
 
+def test_a_device_that_goes_fails_before(fs, backing):
+    """What is to be removed is needed until all has moved: that it failed is remembered like of the others."""
+    pairs, model, first, second = begin_reshape(fs, backing, RESHAPES[-1])
+    model = model[:2 * 3840 * SECTOR]
+    leg = f"0 {3840 + GAP} linear {quote(pairs[3][1])} 0"
+    fs.mkdir("leg", leg)
+    dev = fs.mkdir("r", first.replace(quote(pairs[3][1]), "leg"))
+    fs["leg"].load(f"0 {3840 + GAP} error")
+    scribble(dev, 2, model=model, size=len(model))
+    assert status(dev)["health"] == "aaaD"
+    dev.remove()
+    fs["leg"].load(leg)
+    dev = fs.mkdir("r", second.replace(quote(pairs[3][1]), "leg"))
+    assert dev.pread(len(model), 0) == model
+    wait_status(dev, " idle ")
+    assert dev.pread(len(model), 0) == model
+    dev.remove()
+    dev = fs.mkdir("bad")
+    with pytest.raises(OSError):
+        dev.load(first)
+    dev.load(shape("raid5_ra", 64, 2, pairs[:3], 3840))
+    wait_whole(dev)
+    assert dev.pread(len(model), 0) == model and check(dev) == 0
+
+
 def test_a_device_back_during_a_reshape(dmfs, backing):
     """It lacks what was written meanwhile: it is rebuilt when all has moved, and not believed before, also after a kill."""
     fs = dmfs()

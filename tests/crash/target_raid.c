@@ -338,7 +338,7 @@ static void use_journal(struct lab *lab)
 	lab_random_io(lab, 10, "vol", NULL);
 }
 
-#define CUSTOMER(id, disks_, use)                                                                                      \
+#define CUSTOMER(id, disks_, use, ...)                                                                                     \
 	LAB_CUSTOMER(id) = {                                                                                           \
 	    .slices = RAID_SLICES##disks_(0),                                                                                  \
 	    .open = open_raid,                                                                                         \
@@ -347,14 +347,15 @@ static void use_journal(struct lab *lab)
 	    .fault_workload = use_shortly,                                                                             \
 	    .excuse = raid_excuse,                                                                                     \
 	    .lost = lost_raid,                                                                                         \
+	    __VA_ARGS__                                                                                                \
 	}
 
-CUSTOMER(raid1, 2, use_raid);
+CUSTOMER(raid1, 2, use_raid, .bears = 1);
 CUSTOMER(raid1_rebuild, 2, use_rebuild);
-CUSTOMER(raid10, 4, use_raid);
-CUSTOMER(raid5, 3, use_raid);
+CUSTOMER(raid10, 4, use_raid, .bears = 1);
+CUSTOMER(raid5, 3, use_raid, .bears = 1);
 CUSTOMER(raid5_rebuild, 3, use_rebuild);
-CUSTOMER(raid6, 4, use_raid);
+CUSTOMER(raid6, 4, use_raid, .bears = 2);
 
 #define JOURNALED(id)                                                                                             \
 	LAB_CUSTOMER(id) = {                                                                                      \

@@ -166,8 +166,8 @@ static bool has_moved(const struct shape *k, const struct kept *kept, uint64_t s
 		return false;
 	if (kept->position != UINT64_MAX)
 		return (sector < kept->position) != backwards(k);
-	if (delta(k))
-		return kept->line == AFTER || (kept->line == GOES && delta(k) > 0);
+	if (delta(k)) /* it has come to its end; of less devices that is told by the line */
+		return delta(k) > 0 || kept->line == AFTER;
 	return kept->layout != k->layout || kept->chunk != k->from.chunk;
 }
 
@@ -284,7 +284,7 @@ static void use_shape_shortly(struct lab *lab)
 	reshape(lab, 10);
 }
 
-#define CUSTOMER(id, most)                                                                                             \
+#define CUSTOMER(id, most, ...)                                                                                        \
 	LAB_CUSTOMER(id) = {                                                                                           \
 	    .slices = RAID_SLICES##most(GAP),                                                                          \
 	    .open = open_shape,                                                                                        \
@@ -293,12 +293,13 @@ static void use_shape_shortly(struct lab *lab)
 	    .fault_workload = use_shape_shortly,                                                                       \
 	    .excuse = raid_excuse,                                                                                     \
 	    .lost = lost_shape,                                                                                        \
+	    __VA_ARGS__                                                                                                \
 	}
 
-CUSTOMER(raid5_reshape, 3);
-CUSTOMER(raid5_chunk, 3);
-CUSTOMER(raid5_grow, 4);
-CUSTOMER(raid5_shrink, 4);
-CUSTOMER(raid6_reshape, 4);
-CUSTOMER(raid10_reshape, 3);
-CUSTOMER(raid10_grow, 4);
+CUSTOMER(raid5_reshape, 3, .bears = 1);
+CUSTOMER(raid5_chunk, 3, .bears = 1);
+CUSTOMER(raid5_grow, 4, .bears = 1);
+CUSTOMER(raid5_shrink, 4, .bears = 1);
+CUSTOMER(raid6_reshape, 4, .bears = 2);
+CUSTOMER(raid10_reshape, 3, .bears = 1);
+CUSTOMER(raid10_grow, 4, .bears = 1);

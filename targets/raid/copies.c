@@ -116,8 +116,8 @@ int raid_copies_choose(struct raid *r, const struct raid_geo *geo, uint64_t sect
 		       struct raid_copy *copies)
 {
 	raid_copies(geo, sector, copies);
-	return may_differ(r, sector) ? first_copy(r, geo->copies, copies, sectors) :
-				       best_copy(r, geo->copies, copies, sectors);
+	return may_differ(r, sector) ? first_copy(r, geo->copies, copies, sectors)
+				     : best_copy(r, geo->copies, copies, sectors);
 }
 
 /* --- reads ------------------------------------------------------------------------------------------- */

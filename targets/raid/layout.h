@@ -100,8 +100,8 @@ void raid_copies(const struct raid_geo *g, uint64_t sector, struct raid_copy *co
 bool raid_copy_of(const struct raid_geo *g, unsigned disk, uint64_t dev_sector, uint64_t *sector);
 /*
  * raid10 without far copies elsewhere than in the same rows (near, offset), in whole rows.  Device sectors: before
- * first() there is nothing from a sector of the array on, from end() on nothing before it.  Sectors of the array: below()
- * all lie before a device's sector, from above() on all lie behind it.
+ * first() there is nothing from a sector of the array on, from end() on nothing before it.  Sectors of the array:
+ * below() all lie before a device's sector, from above() on all lie behind it.
  */
 uint64_t raid_copies_first(const struct raid_geo *g, uint64_t sector);
 uint64_t raid_copies_end(const struct raid_geo *g, uint64_t sector);

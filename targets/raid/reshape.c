@@ -91,7 +91,8 @@ static bool hits_old(const struct raid *r, const struct reshape *rs, uint64_t be
 /* The least room there must be between the two sides. */
 static uint64_t least_gap(const struct reshape *rs)
 {
-	return MAX((uint64_t)rs->from_geo.chunk * MAX(rs->from_geo.far, 1), (uint64_t)rs->to_geo.chunk * MAX(rs->to_geo.far, 1));
+	return MAX((uint64_t)rs->from_geo.chunk * MAX(rs->from_geo.far, 1),
+		   (uint64_t)rs->to_geo.chunk * MAX(rs->to_geo.far, 1));
 }
 
 static bool has_far(const struct raid_geo *g)
@@ -113,8 +114,7 @@ static int check_shapes(struct raid *r, const struct reshape *rs, GError **err)
 			       "raid: Reshape check failed: %" PRIu64 " sectors of a device are no multiple of the "
 			       "new chunk of %u",
 			       s->dev_sectors, s->new_chunk);
-	if (gap(r) < least_gap(rs) ||
-	    s->backwards != (r->members[0].new_data_offset > r->members[0].data_offset) ||
+	if (gap(r) < least_gap(rs) || s->backwards != (r->members[0].new_data_offset > r->members[0].data_offset) ||
 	    (r->reshape_waits && raid_is_raid10(rs) && !raid10_has_way(r, rs)))
 		return dm_fail(err, ENOSPC,
 			       "raid: No space for %s reshape: data offset %" PRIu64 ", new data offset %" PRIu64

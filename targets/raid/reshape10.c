@@ -3,7 +3,8 @@
  * raid10 on the way to another shape: its I/O at two sets of places, and how far a window may go (reshape.c).
  *
  * Near and offset layouts alone have one: there the places of later sectors are never before those of earlier ones by
- * more than a row.  The kernel moves less than a chunk at a time, so the position may be inside one: a bio there is cut.
+ * more than a row.  The kernel moves less than a chunk at a time, so the position may be inside one: a bio there is
+ * cut.
  *
  * Writes mark the bitmap, which is about sectors of the array and so about both shapes.
  */
@@ -172,9 +173,8 @@ static void write_marked(struct raid_wait *wait)
 			struct raid_member *m = &q->r->members[copies[i].disk];
 
 			if (raid_member_alive(m))
-				raid_runs_add_at(runs, copies[i].disk,
-						 raid_data_offset(m, p.moved) + copies[i].sector, sector - q->sector,
-						 p.sectors);
+				raid_runs_add_at(runs, copies[i].disk, raid_data_offset(m, p.moved) + copies[i].sector,
+						 sector - q->sector, p.sectors);
 		}
 		sector += p.sectors;
 	}
@@ -320,14 +320,14 @@ static uint64_t common_multiple(uint64_t a, uint64_t b)
  */
 bool raid10_has_way(const struct raid *r, const struct reshape *rs)
 {
-	uint64_t period = common_multiple(rs->from_geo.disks, rs->to_geo.disks) *
-			  MAX(rs->from_geo.chunk, rs->to_geo.chunk);
+	uint64_t period =
+	    common_multiple(rs->from_geo.disks, rs->to_geo.disks) * MAX(rs->from_geo.chunk, rs->to_geo.chunk);
 	uint64_t left = MIN(rs->moves, period), position = r->state.backwards ? rs->moves : 0, n;
 
 	for (; left; left -= MIN(left, n)) {
 		n = raid10_window(r, rs, position);
-		if (r->state.backwards ? raid10_hits_old(r, rs, position - n, position) :
-					 raid10_hits_old(r, rs, position, position + n))
+		if (r->state.backwards ? raid10_hits_old(r, rs, position - n, position)
+				       : raid10_hits_old(r, rs, position, position + n))
 			return false;
 		position = r->state.backwards ? position - n : position + n;
 	}

@@ -21,8 +21,8 @@ struct kept {
 /* Looks at the superblocks of m0, m1, …; name: the metadata device that has the newest. */
 int raid_newest(struct lab *lab, unsigned disks, char *name, GError **err);
 /*
- * Whether a sector of a raid5_ls, raid5_ra, raid6_zr or raid6_nr whose data begins at offset is on a device that is out,
- * in a row where the power failed while something was written.
+ * Whether a sector of a raid5_ls, raid5_ra, raid6_zr or raid6_nr whose data begins at offset is on a device that is
+ * out, in a row where the power failed while something was written.
  */
 bool raid_in_hole(struct lab *lab, const char *type, unsigned disks, unsigned chunk, uint64_t sector, uint64_t offset);
 /* Once it is whole and in sync a check must find nothing. */

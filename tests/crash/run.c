@@ -443,14 +443,14 @@ static const struct fault {
 	bool writes_only;
 	unsigned parts; /* slices that fail; 0: all */
 } faults[] = {
-	{"one EIO", -EIO, 1, false, 0},
-	{"EIO from then on", -EIO, NEVER, false, 0},
-	{"EIO of one slice from then on", -EIO, NEVER, false, 1},
-	{"one ENOSPC", -ENOSPC, 1, true, 0},
-	{"ENOSPC from then on", -ENOSPC, NEVER, true, 0},
-	/* these for who asks for them */
-	{"one EIO of each of two slices", -EIO, 1, false, 2},
-	{"EIO of two slices from then on", -EIO, NEVER, false, 2},
+    {"one EIO", -EIO, 1, false, 0},
+    {"EIO from then on", -EIO, NEVER, false, 0},
+    {"EIO of one slice from then on", -EIO, NEVER, false, 1},
+    {"one ENOSPC", -ENOSPC, 1, true, 0},
+    {"ENOSPC from then on", -ENOSPC, NEVER, true, 0},
+    /* these for who asks for them */
+    {"one EIO of each of two slices", -EIO, 1, false, 2},
+    {"EIO of two slices from then on", -EIO, NEVER, false, 2},
 };
 
 static unsigned faults_for(const struct lab_customer *c)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * raid with metadata devices: mirrors, raid10, raid5 and raid6; made, resynchronised, written, rebuilt.  (What becomes of
- * them in a reshape is target_raid_reshape.c's.)
+ * raid with metadata devices: mirrors, raid10, raid5 and raid6; made, resynchronised, written, rebuilt.  (What becomes
+ * of them in a reshape is target_raid_reshape.c's.)
  *
  * Before an array is built on what a power loss has left its devices are compared
  * wherever the bitmap says clean: copies are equal, the sum of raid5's devices is
@@ -21,14 +21,14 @@ struct kind {
 };
 
 static const struct kind kinds[] = {
-	{"raid1", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
-	{"raid1_rebuild", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
-	{"raid10", "raid10", 4, 8, 2 * DEV_SECTORS, .mirror = true},
-	{"raid5", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
-	{"raid5_rebuild", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
-	{"raid6", "raid6_zr", 4, 8, 2 * DEV_SECTORS, .mirror = false},
-	{"raid5_journal", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
-	{"raid5_writeback", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
+    {"raid1", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
+    {"raid1_rebuild", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
+    {"raid10", "raid10", 4, 8, 2 * DEV_SECTORS, .mirror = true},
+    {"raid5", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
+    {"raid5_rebuild", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
+    {"raid6", "raid6_zr", 4, 8, 2 * DEV_SECTORS, .mirror = false},
+    {"raid5_journal", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
+    {"raid5_writeback", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
 };
 
 static const struct kind *kind_of(struct lab *lab)
@@ -189,7 +189,8 @@ bool raid_excuse(struct lab *lab, const char *volume)
 {
 	const struct kept *kept = lab_private(lab, sizeof *kept);
 
-	return !volume && (lab_is(lab, "raid6") || lab_is(lab, "raid6_reshape")) && kept->failed && kept->resync != UINT64_MAX;
+	return !volume && (lab_is(lab, "raid6") || lab_is(lab, "raid6_reshape")) && kept->failed &&
+	       kept->resync != UINT64_MAX;
 }
 
 static bool lost_raid(struct lab *lab, const char *volume, uint64_t sector)
@@ -338,17 +339,15 @@ static void use_journal(struct lab *lab)
 	lab_random_io(lab, 10, "vol", NULL);
 }
 
-#define CUSTOMER(id, disks_, use, ...)                                                                                     \
-	LAB_CUSTOMER(id) = {                                                                                           \
-	    .slices = RAID_SLICES##disks_(0),                                                                                  \
-	    .open = open_raid,                                                                                         \
-	    .workload = use,                                                                                           \
-	    .check = check_raid,                                                                                       \
-	    .fault_workload = use_shortly,                                                                             \
-	    .excuse = raid_excuse,                                                                                     \
-	    .lost = lost_raid,                                                                                         \
-	    __VA_ARGS__                                                                                                \
-	}
+#define CUSTOMER(id, disks_, use, ...)                                                                                 \
+	LAB_CUSTOMER(id) = {.slices = RAID_SLICES##disks_(0),                                                          \
+			    .open = open_raid,                                                                         \
+			    .workload = use,                                                                           \
+			    .check = check_raid,                                                                       \
+			    .fault_workload = use_shortly,                                                             \
+			    .excuse = raid_excuse,                                                                     \
+			    .lost = lost_raid,                                                                         \
+			    __VA_ARGS__}
 
 CUSTOMER(raid1, 2, use_raid, .bears = 1);
 CUSTOMER(raid1_rebuild, 2, use_rebuild);

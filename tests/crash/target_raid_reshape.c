@@ -4,8 +4,8 @@
  * raid6 and raid10.
  *
  * The devices have GAP sectors more than the data.  Where a device is added the room is before the data from the
- * beginning: devices e0, e1, … that leave it out make the array.  The volume is what both shapes hold, as the lines of a
- * reshape are as long as all its devices make.
+ * beginning: devices e0, e1, … that leave it out make the array.  The volume is what both shapes hold, as the lines of
+ * a reshape are as long as all its devices make.
  */
 #include "raid.h"
 
@@ -22,13 +22,13 @@ static const struct shape {
 	unsigned layout; /* the old one's number */
 	unsigned spare;	 /* devices that may fail */
 } shapes[] = {
-	{"raid5_reshape", {"raid5_ls", 8, 3}, {"raid5_ra", 8, 3}, 2, 1},
-	{"raid5_chunk", {"raid5_ls", 8, 3}, {"raid5_ls", 16, 3}, 2, 1},
-	{"raid5_grow", {"raid5_ls", 8, 3}, {"raid5_ls", 8, 4}, 2, 1},
-	{"raid5_shrink", {"raid5_ls", 8, 4}, {"raid5_ls", 8, 3}, 2, 1},
-	{"raid6_reshape", {"raid6_zr", 8, 4}, {"raid6_nr", 16, 4}, 8, 2},
-	{"raid10_reshape", {"raid10", 8, 3}, {"raid10_offset", 8, 3}, 0x102, 1},
-	{"raid10_grow", {"raid10", 8, 3}, {"raid10", 8, 4}, 0x102, 1},
+    {"raid5_reshape", {"raid5_ls", 8, 3}, {"raid5_ra", 8, 3}, 2, 1},
+    {"raid5_chunk", {"raid5_ls", 8, 3}, {"raid5_ls", 16, 3}, 2, 1},
+    {"raid5_grow", {"raid5_ls", 8, 3}, {"raid5_ls", 8, 4}, 2, 1},
+    {"raid5_shrink", {"raid5_ls", 8, 4}, {"raid5_ls", 8, 3}, 2, 1},
+    {"raid6_reshape", {"raid6_zr", 8, 4}, {"raid6_nr", 16, 4}, 8, 2},
+    {"raid10_reshape", {"raid10", 8, 3}, {"raid10_offset", 8, 3}, 0x102, 1},
+    {"raid10_grow", {"raid10", 8, 3}, {"raid10", 8, 4}, 0x102, 1},
 };
 
 static const struct shape *shape_of(struct lab *lab)
@@ -124,8 +124,8 @@ static int try_line(struct lab *lab, const struct shape *k, unsigned which, GErr
 
 /*
  * What the superblocks know decides which line is right: one that is not is refused.  A new device lacks, if it failed
- * before it had a superblock; and the array is as before, if another had failed before.  Without data_offset a line never
- * begins a reshape: what the superblocks say goes on.
+ * before it had a superblock; and the array is as before, if another had failed before.  Without data_offset a line
+ * never begins a reshape: what the superblocks say goes on.
  */
 static int open_array(struct lab *lab, const struct shape *k, GError **err)
 {
@@ -177,8 +177,7 @@ static bool lost_shape(struct lab *lab, const char *volume, uint64_t sector)
 	bool moved = has_moved(k, lab_private(lab, sizeof(struct kept)), sector);
 	const struct form *f = moved ? &k->to : &k->from;
 
-	return !is_mirror(k) &&
-	       raid_in_hole(lab, f->type, f->disks, f->chunk, sector, moved == backwards(k) ? GAP : 0);
+	return !is_mirror(k) && raid_in_hole(lab, f->type, f->disks, f->chunk, sector, moved == backwards(k) ? GAP : 0);
 }
 
 /* --- what must hold ----------------------------------------------------------------------------------- */
@@ -240,7 +239,8 @@ static bool can_go_on(struct lab *lab)
 		char meta[3] = {'m', (char)('0' + i), 0};
 		g_autoptr(GError) err = NULL;
 
-		bad += lab_write_raw(lab, meta, (META_SECTORS - 1) * DM_SECTOR_SIZE, nothing, sizeof nothing, &err) != 0;
+		bad +=
+		    lab_write_raw(lab, meta, (META_SECTORS - 1) * DM_SECTOR_SIZE, nothing, sizeof nothing, &err) != 0;
 	}
 	return bad <= k->spare;
 }
@@ -285,16 +285,14 @@ static void use_shape_shortly(struct lab *lab)
 }
 
 #define CUSTOMER(id, most, ...)                                                                                        \
-	LAB_CUSTOMER(id) = {                                                                                           \
-	    .slices = RAID_SLICES##most(GAP),                                                                          \
-	    .open = open_shape,                                                                                        \
-	    .workload = use_shape,                                                                                     \
-	    .check = check_shape,                                                                                      \
-	    .fault_workload = use_shape_shortly,                                                                       \
-	    .excuse = raid_excuse,                                                                                     \
-	    .lost = lost_shape,                                                                                        \
-	    __VA_ARGS__                                                                                                \
-	}
+	LAB_CUSTOMER(id) = {.slices = RAID_SLICES##most(GAP),                                                          \
+			    .open = open_shape,                                                                        \
+			    .workload = use_shape,                                                                     \
+			    .check = check_shape,                                                                      \
+			    .fault_workload = use_shape_shortly,                                                       \
+			    .excuse = raid_excuse,                                                                     \
+			    .lost = lost_shape,                                                                        \
+			    __VA_ARGS__}
 
 CUSTOMER(raid5_reshape, 3, .bears = 1);
 CUSTOMER(raid5_chunk, 3, .bears = 1);

@@ -10,6 +10,7 @@
 
 #include "../../targets/raid/assemble.h"
 #include "../../targets/raid/bitmap.h"
+#include "../../targets/raid/reshape.h"
 
 #define DISKS 5u
 #define DEV_SECTORS 4096u
@@ -83,6 +84,50 @@ static void within(const struct raid_geo *g, uint64_t sector)
 			abort();
 }
 
+/* A reshape: each window goes on, and lies where there is something. */
+static void walk(const struct raid_state *s, const struct raid_params *p, const struct raid_found *found)
+{
+	struct raid_member members[DISKS] = {0};
+	struct raid r = {
+	    .state = *s, .members = members, .disks = DISKS, .params = *p, .reshape_waits = s->begin_reshape};
+	g_autoptr(GError) err = NULL;
+	uint64_t done, total;
+
+	if (s->level != 5 && s->level != 6 && s->level != 10)
+		return;
+	if (s->begin_reshape) {
+		r.state.disks += (unsigned)s->delta_disks;
+		r.state.reshape_position = s->backwards ? raid_reshape_now(&r.state) : 0;
+	}
+	for (unsigned i = 0; i < DISKS; i++) {
+		members[i].data_offset = s->m[i].data_offset;
+		members[i].new_data_offset = s->m[i].new_data_offset;
+	}
+	raid_geo_init(&r.geo, s->level, s->layout, DISKS, s->chunk, s->dev_sectors);
+	if (raid_reshape_ops.start(&r, &err)) {
+		if (!err)
+			abort();
+	} else {
+		const struct reshape *rs = r.family;
+
+		raid_reshape_where(&r, &done, &total);
+		for (uint64_t n; done < total; done += n) {
+			n = raid_reshape_window(&r, done);
+			if (!n || n > total - done)
+				abort();
+			within(&rs->to_geo, s->backwards ? total - done - n : done + n - 1);
+			if (raid_is_raid10(rs) && done < rs->moves)
+				raid10_hits_old(&r, rs, s->backwards ? total - done - n : done,
+						s->backwards ? total - done : done + n);
+		}
+		for (unsigned i = 0; i < DISKS; i++)
+			if (found[i].has_data &&
+			    members[i].new_data_offset + rs->to_geo.dev_sectors > found[i].data_sectors)
+				abort();
+	}
+	raid_reshape_ops.stop(&r);
+}
+
 static void look_at(const struct raid_state *s, const struct raid_found *found, unsigned disks)
 {
 	struct raid_geo g;
@@ -133,6 +178,8 @@ static void assemble(struct input *in)
 		abort();
 	if (!error)
 		look_at(&s, found, DISKS);
+	if (!error && (s.begin_reshape || s.reshape_position != RAID_NONE))
+		walk(&s, &p, found);
 	raid_state_clear(&s);
 }
 

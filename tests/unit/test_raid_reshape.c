@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A raid10's reshape on paper: devices are arrays of numbers, a sector holds the array's sector that was put there.  For
+ * A raid10's reshape on paper: devices are arrays of numbers, a sector holds the array's sector that was put there. For
  * random shapes every window is moved, and whatever the power may leave of it, all that is not known to have moved must
  * still be at its old places.
  */
@@ -33,7 +33,8 @@ static void test_bounds(void **state)
 		struct raid_geo g;
 		uint64_t array, cut;
 
-		assert_true(raid_geo_init(&g, 10, random_layout(copies, n % 2), disks, 8u << under(2), 200 + under(300)));
+		assert_true(
+		    raid_geo_init(&g, 10, random_layout(copies, n % 2), disks, 8u << under(2), 200 + under(300)));
 		array = raid_geo_array_sectors(&g);
 		cut = under((unsigned)array + 1);
 		for (uint64_t sector = 0; sector < array; sector++) {
@@ -81,7 +82,8 @@ static void expect(struct paper *p, const struct raid_geo *g, bool moved, uint64
 
 	raid_copies(g, sector, c);
 	for (unsigned i = 0; i < g->copies; i++)
-		assert_int_equal(p->at[c[i].disk][raid_data_offset(&p->members[c[i].disk], moved) + c[i].sector], sector);
+		assert_int_equal(p->at[c[i].disk][raid_data_offset(&p->members[c[i].disk], moved) + c[i].sector],
+				 sector);
 }
 
 /* False: shapes between which there is no way. */
@@ -128,7 +130,8 @@ static bool move(struct paper *p)
 	uint64_t position = back ? rs->sectors : 0;
 
 	while (back ? position > 0 : position < rs->sectors) {
-		uint64_t n = raid10_window(&p->r, rs, position), begin = back ? position - n : position, end = begin + n;
+		uint64_t n = raid10_window(&p->r, rs, position), begin = back ? position - n : position,
+			 end = begin + n;
 
 		assert_true(n && n <= (back ? position : rs->sectors - position));
 		if (raid10_hits_old(&p->r, rs, begin, end))

@@ -33,13 +33,11 @@ static unsigned take(struct input *in)
 	return *in->data++;
 }
 
-/* A superblock that is right for the line, and then some of its bytes changed. */
-static void make_super(struct input *in, const struct raid_params *p, unsigned i, uint64_t dev, uint64_t array,
-		       struct raid_found *f)
+/* What all superblocks say; of a reshape too, or of what the line would make one of. */
+static struct raid_super common(struct input *in, const struct raid_params *p, uint64_t dev, uint64_t array)
 {
 	struct raid_super sb = {.features = 1,
 				.disks = p->disks,
-				.index = i,
 				.events = 7,
 				.recovery_offset = RAID_NONE,
 				.resync_offset = RAID_NONE,
@@ -52,8 +50,30 @@ static void make_super(struct input *in, const struct raid_params *p, unsigned i
 				.new_chunk = p->chunk,
 				.array_sectors = array,
 				.dev_sectors = dev};
+	unsigned kind = take(in) % 4;
+
+	if (kind > 1) {
+		sb.layout =
+		    p->type->level == 10 ? raid10_layout((enum raid_format)(take(in) % 3), 2, false) : take(in) % 20;
+		sb.chunk = 8u << take(in) % 4;
+	}
+	if (kind > 2) {
+		sb.reshape_flags = RAID_RESHAPE_ACTIVE | take(in) % 4;
+		sb.reshape_position = (take(in) | (uint64_t)take(in) << 8) * (take(in) % 2 ? 1 : 8);
+		sb.delta_disks = (int32_t)(take(in) % 4) - 1;
+		sb.data_offset = take(in) % 2 * 8 * take(in);
+		sb.new_data_offset = take(in) % 2 * 8 * take(in);
+	}
+	return sb;
+}
+
+/* And then some bytes changed. */
+static void make_super(struct input *in, const struct raid_super *all, unsigned i, struct raid_found *f)
+{
+	struct raid_super sb = *all;
 	uint8_t block[RAID_SUPER_BYTES];
 
+	sb.index = i;
 	raid_super_encode(&sb, block);
 	for (unsigned n = take(in) % 6; n; n--) {
 		unsigned at = 4 + take(in) % 144, len = take(in) % 9;
@@ -64,7 +84,7 @@ static void make_super(struct input *in, const struct raid_params *p, unsigned i
 	f->has_data = take(in) % 16 != 1;
 	f->has_meta = f->has_data && take(in) % 16 != 1;
 	f->readable = take(in) % 16 != 1;
-	f->data_sectors = DEV_SECTORS + take(in);
+	f->data_sectors = DEV_SECTORS + 8 * take(in);
 	f->has_super = f->readable && take(in) % 16 != 1 && raid_super_decode(block, &f->sb);
 }
 
@@ -153,6 +173,7 @@ static void assemble(struct input *in)
 	    .type = raid_type_by_name(types[take(in) % G_N_ELEMENTS(types)]), .disks = DISKS, .region_sectors = 128};
 	struct raid_found found[DISKS] = {0};
 	g_autoptr(GError) err = NULL;
+	struct raid_super all;
 	struct raid_state s;
 	uint64_t len;
 	int error;
@@ -171,8 +192,9 @@ static void assemble(struct input *in)
 	if (raid_given(&p, RAID_DATA_OFFSET))
 		p.value[RAID_DATA_OFFSET] = take(in) * 8;
 	len = (p.type->level == 1 ? 1 : p.type->level == 10 ? 5 : DISKS - p.type->parity) * (DEV_SECTORS / 2);
+	all = common(in, &p, DEV_SECTORS / 2, len);
 	for (unsigned i = 0; i < DISKS; i++)
-		make_super(in, &p, i, DEV_SECTORS / 2, len, &found[i]);
+		make_super(in, &all, i, &found[i]);
 	error = raid_assemble(&p, len, found, &s, &err);
 	if (!error != !err)
 		abort();

@@ -63,7 +63,8 @@ struct crypt {
 	bool aead;
 	char *profile; /* as it was given: aead, none */
 	char *cipher;      /* as it was given */
-	char *description; /* of the key in the keyring, or NULL */
+	char *description; /* of the key in a keyring, or NULL */
+	bool handed;       /* which the daemon has not read there: it came in the line */
 	struct crypt_engine *engine;
 	struct bounce_pool *bounces;
 	struct crypt_wipe *wipe; /* NULL: nobody has asked for it */
@@ -210,6 +211,7 @@ static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 	if (!r)
 		r = crypt_engine_set_key(c->engine, &key, err);
 	c->description = g_steal_pointer(&key.description);
+	c->handed = key.handed;
 	dm_key_clear(&key);
 	return r;
 }
@@ -259,7 +261,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	}
 	c->bounces = bounce_pool_new(start_write, ti, c->engine->meta_size, c->sector_size);
 	ti->private = c;
-	ti->secret = c->engine->layout.size && !c->description;
+	ti->secret = c->engine->layout.size && (!c->description || c->handed);
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
 	ti->provisions = true;
 	ti->max_io_sectors = BOUNCE_MAX >> DM_SECTOR_SHIFT;

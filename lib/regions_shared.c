@@ -24,6 +24,7 @@
 #include "regions.h"
 
 #include <dmfs/container_of.h>
+#include <dmfs/index.h>
 #include <dmfs/later.h>
 
 #define IDLE_ASK_MS 500u /* how often the server is asked what became of the whole; that keeps us in touch */
@@ -96,7 +97,7 @@ static GArray *take_regions(struct dm_regions *rs, struct asking *a, GArray *mor
 
 struct answered {
 	uint64_t turn;
-	GHashTable *in_sync; /* region to whether it is */
+	struct dm_index in_sync; /* region to whether it is */
 };
 
 static bool has_answer(struct dm_bio *bio, void *data)
@@ -104,21 +105,20 @@ static bool has_answer(struct dm_bio *bio, void *data)
 	struct dm_region_io *io = bio->private;
 	struct answered *a = data;
 
-	return io->turn < a->turn && g_hash_table_contains(a->in_sync, GSIZE_TO_POINTER(regions_nr(io)));
+	return io->turn < a->turn && dm_index_find(&a->in_sync, regions_nr(io));
 }
 
 /* An answer counts for those that were there when it was asked for. */
 static void answer_reads(struct dm_regions *rs, const GArray *regions, uint64_t turn)
 {
-	struct answered a = {turn, g_hash_table_new(NULL, NULL)};
+	struct answered a = {.turn = turn};
 	struct dm_bio_list found, go;
 	struct dm_bio *bio;
 
 	for (unsigned i = 0; i < regions->len; i++) {
 		uint64_t nr = g_array_index(regions, uint64_t, i);
-		bool in_sync = rs->log->type->in_sync(rs->log, nr, true) == 1;
 
-		g_hash_table_insert(a.in_sync, GSIZE_TO_POINTER(nr), GINT_TO_POINTER(in_sync));
+		dm_index_add(&a.in_sync, nr, rs->log->type->in_sync(rs->log, nr, true) == 1);
 	}
 	dm_bio_list_init(&found);
 	dm_bio_list_init(&go);
@@ -126,12 +126,12 @@ static void answer_reads(struct dm_regions *rs, const GArray *regions, uint64_t 
 	while ((bio = dm_bio_list_pop(&found))) {
 		struct dm_region_io *io = bio->private;
 
-		io->in_sync = g_hash_table_lookup(a.in_sync, GSIZE_TO_POINTER(regions_nr(io)));
+		io->in_sync = dm_index_find(&a.in_sync, regions_nr(io))->value;
 		if (rs->ops->read(io))
 			dm_bio_list_add(&go, bio);
 	}
 	dm_submit_async(&go);
-	g_hash_table_destroy(a.in_sync);
+	dm_index_clear(&a.in_sync);
 }
 
 static bool is_of_region(struct dm_bio *bio, void *data)

@@ -229,7 +229,7 @@ static void drained(struct dm_block_claim *drain)
 
 	dm_block_unlock(s->cow->users, drain, NULL);
 	pthread_mutex_lock(&shard->lock);
-	exceptions_find(&shard->complete, pe->commit.old_chunk)->draining = false;
+	dm_index_find(&shard->complete, pe->commit.old_chunk)->flag = false;
 	pthread_mutex_unlock(&shard->lock);
 	pending_over(pe);
 }
@@ -239,8 +239,8 @@ static void add_exception(struct snapshot *s, const struct snap_commit *c)
 	struct shard *shard = snap_shard(s, c->old_chunk);
 
 	pthread_mutex_lock(&shard->lock);
-	exceptions_add(&shard->complete, c->old_chunk, c->new_chunk);
-	exceptions_find(&shard->complete, c->old_chunk)->draining = true;
+	dm_index_add(&shard->complete, c->old_chunk, c->new_chunk);
+	dm_index_find(&shard->complete, c->old_chunk)->flag = true;
 	pthread_mutex_unlock(&shard->lock);
 }
 

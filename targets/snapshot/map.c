@@ -63,15 +63,12 @@ static void overflow(struct snapshot *s, struct to_start *start)
 /* True, and the bio goes to the COW device, if the chunk has an exception. */
 static bool remap_complete(struct snapshot *s, struct dm_bio *bio, uint64_t chunk)
 {
-	struct shard *shard = snap_shard(s, chunk);
-	struct exception *e;
+	struct dm_index_entry e;
 
-	pthread_mutex_lock(&shard->lock);
-	e = exceptions_find(&shard->complete, chunk);
-	if (e)
-		snap_remap(s, bio, e->new_chunk);
-	pthread_mutex_unlock(&shard->lock);
-	return e;
+	if (!snap_find(s, chunk, &e))
+		return false;
+	snap_remap(s, bio, e.value);
+	return true;
 }
 
 /* A write to a chunk that had no exception a moment ago. */
@@ -101,7 +98,7 @@ static enum dm_mapio write_new(struct snapshot *s, struct dm_bio *bio, uint64_t 
 /* Whole chunks with an exception become zeroes; parts of them are up to the COW device; the rest stays. */
 static enum dm_mapio discard(struct snapshot *s, struct shard *shard, struct dm_bio *bio, uint64_t chunk)
 {
-	struct exception *e = exceptions_find(&shard->complete, chunk);
+	struct dm_index_entry *e = dm_index_find(&shard->complete, chunk);
 
 	if (bio->nr) { /* the second bio of discard_passdown_origin, which no exception is made for */
 		bio->dev = s->origin_dev;
@@ -111,7 +108,7 @@ static enum dm_mapio discard(struct snapshot *s, struct shard *shard, struct dm_
 		return DM_MAPIO_REMAPPED;
 	}
 	if (e)
-		snap_remap(s, bio, e->new_chunk);
+		snap_remap(s, bio, e->value);
 	pthread_mutex_unlock(&shard->lock);
 	if (!e) {
 		dm_bio_end(bio, 0);
@@ -135,7 +132,7 @@ static void own(struct snapshot *s, struct dm_bio *bio)
 enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
-	struct exception *e;
+	struct dm_index_entry *e;
 	struct shard *shard;
 	uint64_t chunk;
 
@@ -152,9 +149,9 @@ enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 	pthread_mutex_lock(&shard->lock);
 	if (bio->op == DM_DISCARD)
 		return discard(s, shard, bio, chunk);
-	e = exceptions_find(&shard->complete, chunk);
+	e = dm_index_find(&shard->complete, chunk);
 	if (e) {
-		snap_remap(s, bio, e->new_chunk);
+		snap_remap(s, bio, e->value);
 	} else if (bio->op == DM_READ) {
 		bio->dev = s->origin_dev;
 		use_chunk(s, bio, chunk);

@@ -107,18 +107,13 @@ static void find_runs(struct batch *b)
 /* The store as it is read now must say what it said when it was opened. */
 static bool known(struct snapshot *s, const struct snap_pair *p)
 {
-	struct shard *shard = snap_shard(s, p->old_chunk);
-	struct exception *e;
-	bool ok;
+	struct dm_index_entry e;
 
-	pthread_mutex_lock(&shard->lock);
-	e = exceptions_find(&shard->complete, p->old_chunk);
-	ok = e && e->new_chunk == p->new_chunk;
-	pthread_mutex_unlock(&shard->lock);
-	if (!ok)
-		dm_log_err("snapshot: Corruption detected: exception for chunk %" PRIu64 " is on disk but not in memory",
-			   p->old_chunk);
-	return ok;
+	if (snap_find(s, p->old_chunk, &e) && e.value == p->new_chunk)
+		return true;
+	dm_log_err("snapshot: Corruption detected: exception for chunk %" PRIu64 " is on disk but not in memory",
+		   p->old_chunk);
+	return false;
 }
 
 static bool take_batch(struct batch *b, int *error)
@@ -281,7 +276,7 @@ static void forget(struct batch *b)
 		struct shard *shard = snap_shard(b->s, b->pairs[i].old_chunk);
 
 		pthread_mutex_lock(&shard->lock);
-		exceptions_remove(&shard->complete, b->pairs[i].old_chunk);
+		dm_index_remove(&shard->complete, b->pairs[i].old_chunk);
 		pthread_mutex_unlock(&shard->lock);
 	}
 }

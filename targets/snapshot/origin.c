@@ -115,15 +115,9 @@ pthread_mutex_t *origin_slot(struct origin *o)
 /* Whether a chunk is complete, and nobody reads it from the origin. */
 static bool is_saved(struct snapshot *s, uint64_t chunk)
 {
-	struct shard *shard = snap_shard(s, chunk);
-	struct exception *e;
-	bool saved;
+	struct dm_index_entry e;
 
-	pthread_mutex_lock(&shard->lock);
-	e = exceptions_find(&shard->complete, chunk);
-	saved = e && !e->draining;
-	pthread_mutex_unlock(&shard->lock);
-	return saved;
+	return snap_find(s, chunk, &e) && !e.flag;
 }
 
 /*

@@ -73,7 +73,7 @@ static void cow_free(struct cow *cow)
 	dm_block_lock_free(cow->copies);
 	dm_block_lock_free(cow->users);
 	for (unsigned i = 0; i < SHARDS; i++) {
-		exceptions_clear(&cow->shards[i].complete);
+		dm_index_clear(&cow->shards[i].complete);
 		pthread_mutex_destroy(&cow->shards[i].lock);
 	}
 	free(cow);
@@ -103,7 +103,7 @@ static int add_exception(void *context, uint64_t old_chunk, uint64_t new_chunk)
 {
 	struct snapshot *s = context;
 
-	return exceptions_add(&snap_shard(s, old_chunk)->complete, old_chunk, new_chunk) ? 0 : -EEXIST;
+	return dm_index_add(&snap_shard(s, old_chunk)->complete, old_chunk, new_chunk) ? 0 : -EEXIST;
 }
 
 static int open_store(struct snapshot *s, GError **err)

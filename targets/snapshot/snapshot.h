@@ -10,7 +10,7 @@
  * extent.c     which parts hold data
  * invalid.c    snapshots that have missed a write, and how that is kept
  * absent.c     snapshots that the state has and that could not be loaded
- * store.c      exceptions on disk; exceptions.c: in memory
+ * store.c      exceptions on disk
  *
  * Two block locks (block_lock.h) say who works on a chunk of a snapshot:
  *   cow->copies   who copies it to the COW store has it; who needs the copy is parked with him
@@ -38,11 +38,11 @@
 
 #include <pthread.h>
 
-#include "exceptions.h"
 #include "store.h"
 
 #include <dmfs/block_lock.h>
 #include <dmfs/hold.h>
+#include <dmfs/index.h>
 #include <dmfs/kcopyd.h>
 #include <dmfs/rows.h>
 #include <dmfs/work.h>
@@ -69,7 +69,7 @@ struct snap_bio {
 
 struct shard {
 	pthread_mutex_t lock;
-	struct exception_set complete;
+	struct dm_index complete; /* chunk to where it lies; flag: it is draining */
 } __attribute__((aligned(64)));
 
 /* What is handed over from one table's target to another's: the exceptions and where they lie. */
@@ -159,14 +159,23 @@ struct to_start {
 	struct dm_bio_list dead;  /* their callers are */
 };
 
-static inline unsigned shard_of(uint64_t chunk)
-{
-	return (unsigned)(exception_hash(chunk) >> (64 - SHARD_BITS));
-}
-
 static inline struct shard *snap_shard(struct snapshot *s, uint64_t chunk)
 {
-	return &s->cow->shards[shard_of(chunk)];
+	return &s->cow->shards[dm_index_hash(chunk) >> (64 - SHARD_BITS)];
+}
+
+/* The exception of a chunk as it is now; false: there is none. */
+static inline bool snap_find(struct snapshot *s, uint64_t chunk, struct dm_index_entry *out)
+{
+	struct shard *shard = snap_shard(s, chunk);
+	const struct dm_index_entry *e;
+
+	pthread_mutex_lock(&shard->lock);
+	e = dm_index_find(&shard->complete, chunk);
+	if (e)
+		*out = *e;
+	pthread_mutex_unlock(&shard->lock);
+	return e;
 }
 
 static inline enum snap_state snap_state(struct snapshot *s)

@@ -53,14 +53,6 @@ bool absent_guard(struct origin *o, struct dm_bio *bio)
 	return !a;
 }
 
-static void fail_all(struct dm_bio_list *bios)
-{
-	struct dm_bio *bio;
-
-	while ((bio = dm_bio_list_pop(bios)))
-		dm_bio_end(bio, -EIO);
-}
-
 static void tell_state(struct dm_work *work)
 {
 	struct absent *a = container_of(work, struct absent, work);
@@ -84,7 +76,7 @@ static void tell_state(struct dm_work *work)
 	if (ok)
 		run_parked(&bios);
 	else
-		fail_all(&bios);
+		dm_bio_list_end(&bios, -EIO);
 }
 
 bool absent_missed(struct origin *o, struct dm_mapped *md)

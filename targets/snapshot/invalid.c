@@ -17,7 +17,7 @@ static struct dm_wq *works;
 
 static void make_works(void)
 {
-	works = dm_wq_new("snapshot-invalid", 16);
+	works = dm_wq_new("snapshot-invalid", 64);
 }
 
 struct dm_wq *snap_invalid_wq(void)
@@ -61,8 +61,7 @@ static void mark_store(struct snapshot *s)
 
 	if (error)
 		dm_log_err_limit("snapshot: cannot mark the exception store invalid: %s", g_strerror(-error));
-	else
-		atomic_store(&s->cow->unmarked, false);
+	atomic_store(&s->cow->unmarked, error);
 }
 
 static void arm(struct snapshot *s)
@@ -74,9 +73,9 @@ static void retry_due(struct dm_timer *timer)
 {
 	struct snapshot *s = container_of(timer, struct snapshot, retry_timer);
 
-	snap_hold(s);
+	dm_under_way_add(&s->users, 1);
 	if (!dm_wq_queue(snap_invalid_wq(), &s->retry_work))
-		snap_release(s);
+		dm_under_way_end(&s->users);
 }
 
 static void retry(struct dm_work *work)
@@ -86,7 +85,7 @@ static void retry(struct dm_work *work)
 	mark_store(s);
 	if (atomic_load(&s->cow->unmarked))
 		arm(s);
-	snap_release(s);
+	dm_under_way_end(&s->users);
 }
 
 void snap_invalid_begin(struct snapshot *s)
@@ -118,58 +117,43 @@ static void all_may_write(struct snapshot *s)
 	dm_bio_list_take(&s->wait_invalid, &bios);
 	pthread_mutex_unlock(&s->lock);
 	dm_target_event(s->ti, NULL, NULL);
-	snap_release(s);
+	dm_under_way_end(&s->users);
 	run_parked(&bios);
 }
 
-static void tell_state(struct dm_work *work)
+static void become_invalid(struct dm_work *work)
 {
-	struct snapshot *s = container_of(work, struct snapshot, tell_work);
+	struct snapshot *s = container_of(work, struct snapshot, invalid_work);
 
-	snap_rows_mark(s->rows);
-	arm(s);
-	all_may_write(s);
-}
-
-/* The store is marked, or cannot be; s is held. */
-static void dropped(void *context, bool marked)
-{
-	struct snapshot *s = context;
-
-	if (marked) {
-		all_may_write(s);
-		return;
+	mark_store(s);
+	if (atomic_load(&s->cow->unmarked)) {
+		snap_rows_mark(s->rows);
+		arm(s);
 	}
-	atomic_store(&s->cow->unmarked, true);
-	dm_wq_queue(snap_invalid_wq(), &s->tell_work);
+	all_may_write(s);
 }
 
 void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start)
 {
-	bool first;
+	enum snap_state valid = SNAP_VALID;
 
-	pthread_mutex_lock(&s->lock);
-	first = atomic_load(&s->state) == SNAP_VALID;
-	if (first) {
-		atomic_store(&s->state, SNAP_INVALIDATING);
-		s->under_way++;
-	}
-	pthread_mutex_unlock(&s->lock);
-	if (!first)
+	if (!atomic_compare_exchange_strong(&s->state, &valid, SNAP_INVALIDATING))
 		return;
+	dm_under_way_add(&s->users, 1);
 	dm_log_err("snapshot: Invalidating snapshot: %s.", why);
 	start->drops = g_slist_prepend(start->drops, s);
 }
 
-void snap_mark_dropped(struct snapshot *s)
+void snap_mark_invalid(struct snapshot *s)
 {
-	snap_drop(s->cow->store, dropped, s);
+	snap_store_fail(s->cow->store);
+	dm_wq_queue(snap_invalid_wq(), &s->invalid_work);
 }
 
 void snap_invalid_init(struct snapshot *s)
 {
 	s->rows = dm_rows_open(s->ti, "invalid");
-	s->tell_work.fn = tell_state;
+	s->invalid_work.fn = become_invalid;
 	s->retry_work.fn = retry;
 	s->retry_timer.fn = retry_due;
 }

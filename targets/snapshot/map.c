@@ -95,30 +95,6 @@ static enum dm_mapio write_new(struct snapshot *s, struct dm_bio *bio, uint64_t 
 	return what;
 }
 
-/* Whole chunks with an exception become zeroes; parts of them are up to the COW device; the rest stays. */
-static enum dm_mapio discard(struct snapshot *s, struct shard *shard, struct dm_bio *bio, uint64_t chunk)
-{
-	struct dm_index_entry *e = dm_index_find(&shard->complete, chunk);
-
-	if (bio->nr) { /* the second bio of discard_passdown_origin, which no exception is made for */
-		bio->dev = s->origin_dev;
-		if (!e)
-			use_chunk(s, bio, chunk);
-		pthread_mutex_unlock(&shard->lock);
-		return DM_MAPIO_REMAPPED;
-	}
-	if (e)
-		snap_remap(s, bio, e->value);
-	pthread_mutex_unlock(&shard->lock);
-	if (!e) {
-		dm_bio_end(bio, 0);
-		return DM_MAPIO_SUBMITTED;
-	}
-	if (bio->sectors == s->cow->chunk_sectors)
-		bio->op = DM_WRITE_ZEROES;
-	return DM_MAPIO_REMAPPED;
-}
-
 static void own(struct snapshot *s, struct dm_bio *bio)
 {
 	struct snap_bio *sb = snap_bio(bio);
@@ -132,6 +108,8 @@ static void own(struct snapshot *s, struct dm_bio *bio)
 enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
+	/* The second bio of discard_passdown_origin, which no exception is made for. */
+	bool passed_down = bio->op == DM_DISCARD && bio->nr;
 	struct dm_index_entry *e;
 	struct shard *shard;
 	uint64_t chunk;
@@ -147,17 +125,26 @@ enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 	chunk = bio->sector >> s->cow->shift;
 	shard = snap_shard(s, chunk);
 	pthread_mutex_lock(&shard->lock);
-	if (bio->op == DM_DISCARD)
-		return discard(s, shard, bio, chunk);
 	e = dm_index_find(&shard->complete, chunk);
-	if (e) {
+	if (e && !passed_down) {
 		snap_remap(s, bio, e->value);
-	} else if (bio->op == DM_READ) {
+	} else if (bio->op == DM_READ || passed_down) {
 		bio->dev = s->origin_dev;
-		use_chunk(s, bio, chunk);
+		if (!e)
+			use_chunk(s, bio, chunk);
 	}
 	pthread_mutex_unlock(&shard->lock);
-	return e || bio->op == DM_READ ? DM_MAPIO_REMAPPED : write_new(s, bio, chunk);
+
+	if (e || bio->op == DM_READ || passed_down) {
+		/* Of whole chunks; parts of them are up to the COW device. */
+		if (bio->op == DM_DISCARD && !passed_down && bio->sectors == s->cow->chunk_sectors)
+			bio->op = DM_WRITE_ZEROES;
+		return DM_MAPIO_REMAPPED;
+	}
+	if (bio->op != DM_DISCARD)
+		return write_new(s, bio, chunk);
+	dm_bio_end(bio, 0);
+	return DM_MAPIO_SUBMITTED;
 }
 
 /* --- snapshot-merge ---------------------------------------------------------------------- */

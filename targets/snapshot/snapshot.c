@@ -20,32 +20,13 @@
 #include <dmfs/claim.h>
 #include <dmfs/rounding.h>
 
-/* --- what is under way ----------------------------------------------------------------- */
-
-void snap_hold(struct snapshot *s)
-{
-	pthread_mutex_lock(&s->lock);
-	s->under_way++;
-	pthread_mutex_unlock(&s->lock);
-}
-
-void snap_release(struct snapshot *s)
-{
-	pthread_mutex_lock(&s->lock);
-	if (--s->under_way == 0)
-		pthread_cond_broadcast(&s->idle);
-	pthread_mutex_unlock(&s->lock);
-}
-
 static void wait_idle(struct snapshot *s)
 {
+	dm_under_way_wait(&s->users);
+	if (!s->cow)
+		return;
 	dm_block_begin();
-	pthread_mutex_lock(&s->lock);
-	while (s->under_way)
-		pthread_cond_wait(&s->idle, &s->lock);
-	pthread_mutex_unlock(&s->lock);
-	if (s->cow)
-		snap_store_wait(s->cow->store);
+	snap_store_wait(s->cow->store);
 	dm_block_end();
 }
 
@@ -121,7 +102,7 @@ static int open_store(struct snapshot *s, GError **err)
 	if (r < 0)
 		return r;
 	s->cow->chunk_sectors = s->wanted_chunk_sectors = snap_chunk_sectors(s->cow->store);
-	s->cow->shift = snap_chunk_shift(s->cow->store);
+	s->cow->shift = dm_log2(s->cow->chunk_sectors);
 	s->ti->max_io_sectors = s->cow->chunk_sectors;
 	if (r)
 		atomic_store(&s->state, SNAP_INVALID);
@@ -296,7 +277,7 @@ static void snapshot_free(struct snapshot *s)
 	if (s->origin_dev)
 		dm_put_device(s->ti, s->origin_dev);
 	pthread_mutex_destroy(&s->lock);
-	pthread_cond_destroy(&s->idle);
+	dm_under_way_destroy(&s->users);
 	g_free(s);
 }
 
@@ -324,7 +305,7 @@ static int register_and_read(struct snapshot *s, GError **err)
 	return r;
 }
 
-static int snapshot_new(struct dm_target *ti, int argc, char **argv, bool merging, GError **err)
+static int snapshot_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 {
 	struct snapshot *s;
 	int error;
@@ -335,9 +316,9 @@ static int snapshot_new(struct dm_target *ti, int argc, char **argv, bool mergin
 			       ti->type->name, argc);
 	s = g_new0(struct snapshot, 1);
 	s->ti = ti;
-	s->merging = merging;
+	s->merging = ti->type == &snapshot_merge_target;
 	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->idle, NULL);
+	dm_under_way_init(&s->users);
 	dm_bio_list_init(&s->wait_invalid);
 	merge_init(s);
 	snap_invalid_init(s);
@@ -353,23 +334,13 @@ static int snapshot_new(struct dm_target *ti, int argc, char **argv, bool mergin
 		snapshot_free(s);
 		return error;
 	}
-	ti->num_flush_bios = merging ? 2 : 1;
+	ti->num_flush_bios = s->merging ? 2 : 1;
 	if (s->discard_zeroes_cow) {
 		ti->num_discard_bios = s->discard_passdown_origin ? 2 : 1;
 		ti->discards_supported = true;
 		ti->split_discards = true;
 	}
 	return 0;
-}
-
-static int snapshot_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
-{
-	return snapshot_new(ti, argc, argv, false, err);
-}
-
-static int merge_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
-{
-	return snapshot_new(ti, argc, argv, true, err);
 }
 
 static void snapshot_dtr(struct dm_target *ti)
@@ -569,42 +540,28 @@ static void snapshot_io_hints(struct dm_target *ti, struct dm_limits *limits)
 	limits->discard_granularity = chunk_sectors << DM_SECTOR_SHIFT;
 }
 
+#define BOTH                                                                                                          \
+	.per_bio_size = sizeof(struct snap_bio), .ctr = snapshot_ctr, .dtr = snapshot_dtr, .end_io = snapshot_end_io,  \
+	.postsuspend = snapshot_postsuspend, .preresume = snapshot_preresume, .status = snapshot_status,               \
+	.iterate_devices = snapshot_iterate_devices, .io_hints = snapshot_io_hints, .extent = snapshot_extent,         \
+	.provisioned = snapshot_provisioned
+
 const struct dm_target_type snapshot_target = {
+	BOTH,
 	.name = "snapshot",
-	.absent = &snapshot_absent,
 	.version = {1, 16, 0},
-	.per_bio_size = sizeof(struct snap_bio),
-	.ctr = snapshot_ctr,
-	.dtr = snapshot_dtr,
 	.map = snapshot_map,
-	.end_io = snapshot_end_io,
-	.postsuspend = snapshot_postsuspend,
-	.preresume = snapshot_preresume,
 	.resume = snapshot_resume,
-	.status = snapshot_status,
-	.iterate_devices = snapshot_iterate_devices,
-	.io_hints = snapshot_io_hints,
-	.extent = snapshot_extent,
-	.provisioned = snapshot_provisioned,
+	.absent = &snapshot_absent,
 };
 
 const struct dm_target_type snapshot_merge_target = {
+	BOTH,
 	.name = "snapshot-merge",
-	.misses = merge_misses,
 	.version = {1, 5, 0},
-	.per_bio_size = sizeof(struct snap_bio),
-	.ctr = merge_ctr,
-	.dtr = snapshot_dtr,
 	.map = merge_map,
-	.end_io = snapshot_end_io,
 	.presuspend = merge_presuspend,
 	.presuspend_undo = merge_presuspend_undo,
-	.postsuspend = snapshot_postsuspend,
-	.preresume = snapshot_preresume,
 	.resume = merge_resume,
-	.status = snapshot_status,
-	.iterate_devices = snapshot_iterate_devices,
-	.io_hints = snapshot_io_hints,
-	.extent = snapshot_extent,
-	.provisioned = snapshot_provisioned,
+	.misses = merge_misses,
 };

@@ -29,7 +29,7 @@
  *   origin->control   who joins and leaves; held across waits for I/O
  *   origin->slots     any one of them to look at the snapshots of the origin, all of them to change the list
  *   shard->lock       a snapshot's exceptions, by chunk
- *   snap->lock        its state, who waits for it, how many things are under way
+ *   snap->lock        its state and who waits for it
  *   the store's own
  * No bio is submitted or ended under any but control.
  */
@@ -45,6 +45,7 @@
 #include <dmfs/index.h>
 #include <dmfs/kcopyd.h>
 #include <dmfs/rows.h>
+#include <dmfs/under_way.h>
 #include <dmfs/work.h>
 
 #define SHARD_BITS 7
@@ -102,15 +103,14 @@ struct snapshot {
 	bool active;      /* under the origin's locks: writes to the origin make exceptions */
 
 	pthread_mutex_t lock;
-	pthread_cond_t idle;
-	unsigned long under_way; /* pending exceptions and the like: all that uses cow */
+	struct dm_under_way users; /* pending exceptions and the like: all that uses cow; s may be gone after the last */
 	struct dm_bio_list wait_invalid; /* origin bios */
 	_Atomic enum snap_state state;
 	atomic_bool overflowed, merge_failed;
 
 	/* Being invalid (invalid.c). */
 	struct dm_rows *rows;
-	struct dm_work tell_work, retry_work;
+	struct dm_work invalid_work, retry_work;
 	struct dm_timer retry_timer;
 
 	/* The merge. */
@@ -118,8 +118,6 @@ struct snapshot {
 	struct dm_work merge_work;
 	atomic_bool merge_stop;
 	atomic_bool merge_running;
-	unsigned long merge_awaits; /* steps of the merge that have not ended; under lock */
-	pthread_cond_t merge_wake;
 };
 
 struct origin {
@@ -144,6 +142,7 @@ struct pending {
 	struct dm_block_claim drain; /* in cow->users, when the exception is durable */
 	struct pending *next_start;
 	uint64_t sectors;     /* of the chunk; fewer at the origin's end */
+	uint64_t before, after; /* where in the chunk first begins and ends; without one, at its end */
 	struct dm_bio *first; /* the write to the snapshot that made it; its data goes with the chunk */
 	bool follows;         /* or it is sent when the chunk is there */
 	struct dm_bio io;
@@ -184,8 +183,7 @@ static inline enum snap_state snap_state(struct snapshot *s)
 }
 
 /* snapshot.c */
-void snap_hold(struct snapshot *s);    /* something is under way */
-void snap_release(struct snapshot *s); /* and has ended: s may be gone after it */
+extern const struct dm_target_type snapshot_merge_target;
 
 /* map.c */
 enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio);
@@ -219,7 +217,7 @@ void run_parked(struct dm_bio_list *bios);
 /* invalid.c */
 /* The snapshot is of no use any more; why is for the log.  No bio is sent before to_start_run(). */
 void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start);
-void snap_mark_dropped(struct snapshot *s); /* to_start_run()'s part of it: marks the store; s is held */
+void snap_mark_invalid(struct snapshot *s); /* to_start_run()'s part of it: has the store marked; s is held */
 void snap_invalid_init(struct snapshot *s);
 /* After its store was opened: what the state knows of it, or its stand-in (missed). */
 int snap_invalid_known(struct snapshot *s, bool missed, GError **err);

@@ -23,8 +23,6 @@
 
 static void copied(struct pending *pe, int error);
 
-/* --- what to do after the locks ----------------------------------------------------- */
-
 void to_start_init(struct to_start *start)
 {
 	*start = (struct to_start){.tail = &start->copies};
@@ -179,12 +177,6 @@ void to_start_run(struct to_start *start)
 		next = pe->next_start;
 		start_copy(pe);
 	}
-	while (start->drops) {
-		struct snapshot *s = start->drops->data;
-
-		start->drops = g_slist_delete_link(start->drops, start->drops);
-		snap_mark_invalid(s);
-	}
 	dm_bio_list_end(&start->dead, -EINTR);
 	run_parked(&start->again);
 }
@@ -250,16 +242,13 @@ static void committed(struct snap_commit *c, bool ok)
 	struct pending *pe = (struct pending *)c;
 	struct snapshot *s = pe->snap;
 	uint64_t chunk = c->old_chunk;
-	struct to_start start;
 
-	to_start_init(&start);
 	if (!ok)
-		snap_invalidate(s, "Error reading/writing", &start);
+		snap_invalidate(s, "Error reading/writing");
 	ok = ok && snap_state(s) == SNAP_VALID;
 	if (ok)
 		add_exception(s, c);
 	end_first(pe, ok);
-	to_start_run(&start);
 	if (!ok)
 		pending_over(pe);
 	else if (dm_block_lock(s->cow->users, &pe->drain, chunk, chunk, DM_BLOCK_EXCLUSIVE, drained))

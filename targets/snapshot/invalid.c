@@ -66,26 +66,7 @@ static void mark_store(struct snapshot *s)
 
 static void arm(struct snapshot *s)
 {
-	dm_timer_arm(&s->retry_timer, dm_now_ns() + RETRY_NS);
-}
-
-static void retry_due(struct dm_timer *timer)
-{
-	struct snapshot *s = container_of(timer, struct snapshot, retry_timer);
-
-	dm_under_way_add(&s->users, 1);
-	if (!dm_wq_queue(snap_invalid_wq(), &s->retry_work))
-		dm_under_way_end(&s->users);
-}
-
-static void retry(struct dm_work *work)
-{
-	struct snapshot *s = container_of(work, struct snapshot, retry_work);
-
-	mark_store(s);
-	if (atomic_load(&s->cow->unmarked))
-		arm(s);
-	dm_under_way_end(&s->users);
+	dm_timer_arm(&s->mark_timer, dm_now_ns() + RETRY_NS);
 }
 
 void snap_invalid_begin(struct snapshot *s)
@@ -98,9 +79,9 @@ void snap_invalid_begin(struct snapshot *s)
 
 void snap_invalid_end(struct snapshot *s)
 {
-	dm_timer_cancel_sync(&s->retry_timer);
-	dm_wq_flush_work(snap_invalid_wq(), &s->retry_work);
-	dm_timer_cancel_sync(&s->retry_timer); /* the work may have armed it */
+	dm_timer_cancel_sync(&s->mark_timer);
+	dm_wq_flush_work(snap_invalid_wq(), &s->mark_work);
+	dm_timer_cancel_sync(&s->mark_timer); /* the work may have armed it */
 	if (s->cow && snap_state(s) == SNAP_INVALID && atomic_load(&s->cow->unmarked))
 		mark_store(s);
 }
@@ -121,41 +102,45 @@ static void all_may_write(struct snapshot *s)
 	run_parked(&bios);
 }
 
-static void become_invalid(struct dm_work *work)
+/* At first, and when it is tried again. */
+static void mark(struct dm_work *work)
 {
-	struct snapshot *s = container_of(work, struct snapshot, invalid_work);
+	struct snapshot *s = container_of(work, struct snapshot, mark_work);
+	bool first = snap_state(s) == SNAP_INVALIDATING;
 
+	if (first)
+		snap_store_fail(s->cow->store);
 	mark_store(s);
 	if (atomic_load(&s->cow->unmarked)) {
-		snap_rows_mark(s->rows);
+		if (first)
+			snap_rows_mark(s->rows);
 		arm(s);
 	}
-	all_may_write(s);
+	if (first)
+		all_may_write(s);
 }
 
-void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start)
+static void mark_again(struct dm_timer *timer)
+{
+	dm_wq_queue(snap_invalid_wq(), &container_of(timer, struct snapshot, mark_timer)->mark_work);
+}
+
+void snap_invalidate(struct snapshot *s, const char *why)
 {
 	enum snap_state valid = SNAP_VALID;
 
 	if (!atomic_compare_exchange_strong(&s->state, &valid, SNAP_INVALIDATING))
 		return;
-	dm_under_way_add(&s->users, 1);
 	dm_log_err("snapshot: Invalidating snapshot: %s.", why);
-	start->drops = g_slist_prepend(start->drops, s);
-}
-
-void snap_mark_invalid(struct snapshot *s)
-{
-	snap_store_fail(s->cow->store);
-	dm_wq_queue(snap_invalid_wq(), &s->invalid_work);
+	dm_under_way_add(&s->users, 1);
+	dm_wq_queue(snap_invalid_wq(), &s->mark_work);
 }
 
 void snap_invalid_init(struct snapshot *s)
 {
 	s->rows = dm_rows_open(s->ti, "invalid");
-	s->invalid_work.fn = become_invalid;
-	s->retry_work.fn = retry;
-	s->retry_timer.fn = retry_due;
+	s->mark_work.fn = mark;
+	s->mark_timer.fn = mark_again;
 }
 
 int snap_invalid_known(struct snapshot *s, bool missed, GError **err)

@@ -10,15 +10,10 @@
 #include <dmfs/container_of.h>
 #include <dmfs/later.h>
 
-static struct snap_bio *snap_bio(struct dm_bio *bio)
-{
-	return bio->private;
-}
-
 /* The bio reads the origin, or what stands for that: nobody waits to change the chunk before it is complete. */
 static void use_chunk(struct snapshot *s, struct dm_bio *bio, uint64_t chunk)
 {
-	struct snap_bio *sb = snap_bio(bio);
+	struct snap_bio *sb = bio->private;
 
 	sb->uses = dm_block_trylock(s->cow->users, &sb->use, chunk, chunk, DM_BLOCK_SHARED, NULL);
 	g_assert(sb->uses);
@@ -27,7 +22,7 @@ static void use_chunk(struct snapshot *s, struct dm_bio *bio, uint64_t chunk)
 enum dm_endio snapshot_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
-	struct snap_bio *sb = snap_bio(bio);
+	struct snap_bio *sb = bio->private;
 
 	if (bio->op == DM_DISCARD && bio->error == -EOPNOTSUPP)
 		bio->error = 0; /* only a hint to the device beneath */
@@ -50,10 +45,10 @@ void snap_remap(struct snapshot *s, struct dm_bio *bio, uint64_t new_chunk)
 }
 
 /* No room for a chunk that a write to the snapshot needs. */
-static void overflow(struct snapshot *s, struct to_start *start)
+static void overflow(struct snapshot *s)
 {
 	if (!s->overflow_option) {
-		snap_invalidate(s, "Unable to allocate exception", start);
+		snap_invalidate(s, "Unable to allocate exception");
 	} else if (!atomic_exchange(&s->overflowed, true)) {
 		dm_log_err("snapshot: Snapshot overflowed: Unable to allocate exception.");
 		dm_target_event(s->ti, NULL, NULL);
@@ -88,7 +83,7 @@ static enum dm_mapio write_new(struct snapshot *s, struct dm_bio *bio, uint64_t 
 		pending_drop(pe, &start);
 		what = DM_MAPIO_REMAPPED;
 	} else if (!pending_begin(pe, bio, NULL, &start)) {
-		overflow(s, &start);
+		overflow(s);
 		what = DM_MAPIO_KILL;
 	}
 	to_start_run(&start);
@@ -97,7 +92,7 @@ static enum dm_mapio write_new(struct snapshot *s, struct dm_bio *bio, uint64_t 
 
 static void own(struct snapshot *s, struct dm_bio *bio)
 {
-	struct snap_bio *sb = snap_bio(bio);
+	struct snap_bio *sb = bio->private;
 
 	sb->bio = bio;
 	sb->snap = s;
@@ -183,7 +178,7 @@ static void merge_go_on(struct dm_block_claim *use)
 enum dm_mapio merge_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
-	struct snap_bio *sb = snap_bio(bio);
+	struct snap_bio *sb = bio->private;
 	uint64_t chunk;
 
 	own(s, bio);

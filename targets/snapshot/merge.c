@@ -111,13 +111,6 @@ static int take_batch(struct batch *b)
 	return n;
 }
 
-static void free_batch(struct batch *b)
-{
-	g_free(b->pairs);
-	g_free(b->runs);
-	dm_under_way_destroy(&b->steps);
-}
-
 /* --- its steps ----------------------------------------------------------------------------- */
 
 static struct dm_region run_region(struct snapshot *s, const struct run *r)
@@ -297,7 +290,9 @@ static void merge_run(struct dm_work *work)
 		r = take_batch(&b);
 		if (r > 0 && !merge_batch(&b))
 			r = -EIO;
-		free_batch(&b);
+		g_free(b.pairs);
+		g_free(b.runs);
+		dm_under_way_destroy(&b.steps);
 		if (r < 0) {
 			dm_log_err("snapshot: merge failed: %s", g_strerror(-r));
 			atomic_store(&s->merge_failed, true);
@@ -326,11 +321,4 @@ void merge_stop(struct snapshot *s)
 {
 	atomic_store(&s->merge_stop, true);
 	dm_wq_flush(s->merge_wq);
-}
-
-void merge_free(struct snapshot *s)
-{
-	if (s->merge_wq)
-		merge_stop(s);
-	dm_wq_free(s->merge_wq);
 }

@@ -144,7 +144,7 @@ static bool guard_chunk(struct snapshot *s, uint64_t chunk, struct dm_bio *bio, 
 		}
 		if (pending_begin(pe, NULL, bio, start))
 			return false;
-		snap_invalidate(s, "Unable to allocate exception", start);
+		snap_invalidate(s, "Unable to allocate exception");
 	}
 	/* Not before the store says that it is invalid. */
 	pthread_mutex_lock(&s->lock);

@@ -60,24 +60,20 @@ static void cow_free(struct cow *cow)
 	free(cow);
 }
 
-static int check_block(struct dm_dev *dev, const char *what, uint32_t chunk_sectors, GError **err)
-{
-	struct dm_limits limits;
-
-	dm_dev_limits(dev, &limits);
-	if (((uint64_t)chunk_sectors << DM_SECTOR_SHIFT) % limits.logical_block_size)
-		return dm_fail(err, EINVAL,
-			       "snapshot: chunk size %" PRIu32 " is not a multiple of device blocksize: %u bytes of the %s",
-			       chunk_sectors, limits.logical_block_size, what);
-	return 0;
-}
-
 static int check_chunk(void *context, uint32_t chunk_sectors, GError **err)
 {
 	struct snapshot *s = context;
-	int error = check_block(s->cow_dev, "COW device", chunk_sectors, err);
 
-	return error ? error : check_block(s->origin_dev, "origin", chunk_sectors, err);
+	for (unsigned i = 0; i < 2; i++) {
+		struct dm_limits limits;
+
+		dm_dev_limits(i ? s->origin_dev : s->cow_dev, &limits);
+		if (((uint64_t)chunk_sectors << DM_SECTOR_SHIFT) % limits.logical_block_size)
+			return dm_fail(err, EINVAL,
+				       "snapshot: chunk size %" PRIu32 " is not a multiple of device blocksize: %u bytes of "
+				       "the %s", chunk_sectors, limits.logical_block_size, i ? "origin" : "COW device");
+	}
+	return 0;
 }
 
 static int add_exception(void *context, uint64_t old_chunk, uint64_t new_chunk)
@@ -154,13 +150,6 @@ static int check_handover(struct snapshot *s, GError **err)
 		return dm_fail(err, EINVAL,
 			       "snapshot-merge: Snapshot exception store does not support snapshot-merge: only type P does");
 	return 1;
-}
-
-static void join_origin(struct snapshot *s)
-{
-	origin_lock_all(s->origin);
-	g_ptr_array_add(s->origin->snapshots, s);
-	origin_unlock_all(s->origin);
 }
 
 static void leave_origin(struct snapshot *s)
@@ -267,15 +256,13 @@ static int open_devices(struct snapshot *s, char **argv, GError **err)
 
 static void snapshot_free(struct snapshot *s)
 {
-	merge_free(s);
+	dm_wq_free(s->merge_wq);
 	cow_free(s->cow);
 	dm_rows_close(s->rows);
 	if (s->origin)
 		origin_put(s->origin);
-	if (s->cow_dev)
-		dm_put_device(s->ti, s->cow_dev);
-	if (s->origin_dev)
-		dm_put_device(s->ti, s->origin_dev);
+	dm_put_device(s->ti, s->cow_dev);
+	dm_put_device(s->ti, s->origin_dev);
 	pthread_mutex_destroy(&s->lock);
 	dm_under_way_destroy(&s->users);
 	g_free(s);
@@ -299,8 +286,11 @@ static int register_and_read(struct snapshot *s, GError **err)
 		if (!r)
 			r = snap_invalid_known(s, absent_missed(s->origin, dm_target_mapped(s->ti)), err);
 	}
-	if (!r)
-		join_origin(s);
+	if (!r) {
+		origin_lock_all(s->origin);
+		g_ptr_array_add(s->origin->snapshots, s);
+		origin_unlock_all(s->origin);
+	}
 	pthread_mutex_unlock(&s->origin->control);
 	return r;
 }

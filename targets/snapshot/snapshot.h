@@ -110,8 +110,8 @@ struct snapshot {
 
 	/* Being invalid (invalid.c). */
 	struct dm_rows *rows;
-	struct dm_work invalid_work, retry_work;
-	struct dm_timer retry_timer;
+	struct dm_work mark_work;
+	struct dm_timer mark_timer; /* to try again */
 
 	/* The merge. */
 	struct dm_wq *merge_wq;
@@ -153,7 +153,6 @@ struct pending {
 /* What was decided under locks and is done after them. */
 struct to_start {
 	struct pending *copies, **tail;
-	GSList *drops; /* snapshots whose stores are to be marked invalid; each held */
 	struct dm_bio_list again; /* were parked with somebody who has gone */
 	struct dm_bio_list dead;  /* their callers are */
 };
@@ -215,9 +214,8 @@ bool pending_begin(struct pending *pe, struct dm_bio *first, struct dm_bio *wait
 void run_parked(struct dm_bio_list *bios);
 
 /* invalid.c */
-/* The snapshot is of no use any more; why is for the log.  No bio is sent before to_start_run(). */
-void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start);
-void snap_mark_invalid(struct snapshot *s); /* to_start_run()'s part of it: has the store marked; s is held */
+/* The snapshot is of no use any more; why is for the log.  Locks may be held; s is in use. */
+void snap_invalidate(struct snapshot *s, const char *why);
 void snap_invalid_init(struct snapshot *s);
 /* After its store was opened: what the state knows of it, or its stand-in (missed). */
 int snap_invalid_known(struct snapshot *s, bool missed, GError **err);
@@ -253,6 +251,5 @@ bool origin_guard(struct origin *o, struct dm_bio *bio);
 void merge_init(struct snapshot *s);
 void merge_start(struct snapshot *s);
 void merge_stop(struct snapshot *s); /* waits */
-void merge_free(struct snapshot *s);
 
 #endif

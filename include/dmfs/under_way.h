@@ -31,7 +31,7 @@ static inline void dm_under_way_destroy(struct dm_under_way *u)
 	pthread_cond_destroy(&u->none);
 }
 
-/* So many more; false, and none is, if that would make them more than `most`. */
+/* One more; false, and there is none, if there are `most` or more already. */
 static inline bool dm_under_way_try(struct dm_under_way *u, unsigned long most)
 {
 	bool ok;
@@ -50,7 +50,7 @@ static inline void dm_under_way_add(struct dm_under_way *u, unsigned long n)
 	pthread_mutex_unlock(&u->lock);
 }
 
-/* The waiter may have gone with all that this was of when it returns. */
+/* When it returns, the waiter may have gone with all that this was of. */
 static inline void dm_under_way_end(struct dm_under_way *u)
 {
 	pthread_mutex_lock(&u->lock);

@@ -195,6 +195,15 @@ static inline struct dm_bio *dm_bio_list_pop(struct dm_bio_list *l)
 	return bio;
 }
 
+/* Ends all of them with 0 or a negative errno. */
+static inline void dm_bio_list_end(struct dm_bio_list *l, int error)
+{
+	struct dm_bio *bio;
+
+	while ((bio = dm_bio_list_pop(l)))
+		dm_bio_end(bio, error);
+}
+
 /* Moves all of it to the end of another list. */
 static inline void dm_bio_list_take(struct dm_bio_list *from, struct dm_bio_list *to)
 {

@@ -367,7 +367,7 @@ static void start_write(void *context, struct bounce *b, struct dm_bio *orig)
 struct piece {
 	struct dm_bio bio; /* first.  A write's is the target's, as if it were a bio of its own; a read's goes beneath */
 	struct large *large;
-	struct iovec one, *iov;
+	struct dm_part_data data;
 };
 
 struct large {
@@ -382,8 +382,7 @@ static void piece_done(struct dm_bio *bio)
 {
 	struct piece *p = (struct piece *)bio;
 
-	if (p->iov != &p->one)
-		g_free(p->iov);
+	dm_part_data_clear(&p->data);
 	dm_parts_end(&p->large->parts, bio->error);
 }
 
@@ -397,20 +396,6 @@ static void piece_read(struct dm_bio *bio)
 	if (!bio->error)
 		bio->error = decrypt(p->large->ti, sector + (at >> DM_SECTOR_SHIFT), bio, bio->tags.data);
 	piece_done(bio);
-}
-
-/* The data of a piece: [at, at + len) of the whole. */
-static void piece_data(struct piece *p, const struct dm_bio *orig, size_t at, size_t len)
-{
-	if (orig->iovcnt == 1) {
-		p->one = (struct iovec){(char *)orig->iov[0].iov_base + at, len};
-		p->iov = &p->one;
-		p->bio.iovcnt = 1;
-	} else {
-		p->iov = g_new(struct iovec, orig->iovcnt);
-		p->bio.iovcnt = dm_iov_slice(orig->iov, orig->iovcnt, at, len, p->iov);
-	}
-	p->bio.iov = p->iov;
 }
 
 static void start_piece(void *context, unsigned nr)
@@ -429,7 +414,7 @@ static void start_piece(void *context, unsigned nr)
 		.sectors = len >> DM_SECTOR_SHIFT,
 		.end = piece_done,
 	};
-	piece_data(p, orig, at, len);
+	dm_part_data_init(&p->data, &p->bio, orig, at, len);
 	if (orig->op == DM_WRITE) {
 		bounce_submit(c->bounces, &p->bio);
 	} else {
@@ -683,7 +668,8 @@ static void print_key(struct crypt *c, GString *out)
 	if (c->description) {
 		g_string_append_printf(out, ":%zu:%s", size, c->description);
 	} else if (size) {
-		dm_key_print(c->engine->key, size, out);
+		/* a message may be changing it, unless whoever asks is told */
+		dm_key_print(dm_status_tells_keys() ? c->engine->key : NULL, size, out);
 	} else {
 		g_string_append_c(out, '-');
 	}

@@ -112,7 +112,7 @@ static void test_status_beside_a_handover(void **state)
 	unit_remove(base);
 }
 
-/* --- raid: the inactive table's status beside the resume that assembles the array ---------------- */
+/* --- raid: status beside the resume that assembles the array, and I/O up to the end of its table ------ */
 
 static void *read_inactive(void *md)
 {
@@ -132,17 +132,18 @@ static void *read_inactive(void *md)
 	return NULL;
 }
 
-static void test_status_beside_assembling(void **state)
+static void test_status_and_io_beside_assembling(void **state)
 {
 	g_autoptr(GString) line = g_string_new("0 1024 raid raid5_ls 3 8 region_size 64 3");
 	struct dm_mapped *md;
 	gint64 since = g_get_monotonic_time();
-	GThread *readers[2];
+	GThread *readers[2], *users[2];
 
 	for (unsigned i = 0; i < 6; i++)
 		g_string_append_printf(line, " %s", unit_file(1024));
 	md = unit_device("raid", "%s", line->str);
 	begin(readers, 2, read_inactive, md);
+	begin(users, 2, read_and_write, md);
 	while (time_left(since)) {
 		g_autoptr(GError) err = NULL;
 
@@ -150,6 +151,7 @@ static void test_status_beside_assembling(void **state)
 			fail_msg("%s", err->message);
 	}
 	end(readers, 2);
+	end(users, 2);
 	unit_remove(md);
 }
 
@@ -409,7 +411,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_teardown(test_key_set_beside_resume, teardown),
 	    cmocka_unit_test_teardown(test_status_beside_a_handover, teardown),
-	    cmocka_unit_test_teardown(test_status_beside_assembling, teardown),
+	    cmocka_unit_test_teardown(test_status_and_io_beside_assembling, teardown),
 	    cmocka_unit_test(test_hooks_and_messages_come_one_at_a_time),
 	    cmocka_unit_test(test_a_long_message),
 	    cmocka_unit_test(test_what_a_given_up_suspend_leaves_behind),

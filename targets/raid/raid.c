@@ -99,6 +99,7 @@ static void set_sizes(struct raid *r)
 {
 	const struct raid_state *s = &r->state;
 	bool reshaping = s->reshape_position != RAID_NONE;
+	struct raid_geo to;
 
 	/* in a reshape: of the side with more devices, for who counts them */
 	raid_geo_init(&r->geo, s->level, s->layout,
@@ -107,6 +108,9 @@ static void set_sizes(struct raid *r)
 	r->state.array_sectors =
 	    reshaping ? raid_reshape_now(s) : MIN(s->array_sectors, raid_geo_array_sectors(&r->geo));
 	r->sync_sectors = s->level == 10 ? raid_geo_array_sectors(&r->geo) : s->dev_sectors;
+	if (reshaping && s->level == 10 &&
+	    raid_geo_init(&to, s->new_level, s->new_layout, s->disks, s->new_chunk, s->dev_sectors))
+		r->sync_sectors = MAX(r->sync_sectors, raid_geo_array_sectors(&to));
 }
 
 /* It is set up now, in the superblocks; it runs from the next load on, as the kernel's. */
@@ -116,15 +120,11 @@ static int begin_reshape(struct raid *r, GError **err)
 
 	r->reshape_waits = s->begin_reshape;
 	r->reshaped = false;
-	if (s->reshape_position != RAID_NONE && s->level != 5 && s->level != 6)
+	if ((s->reshape_position != RAID_NONE || s->begin_reshape) && s->level != 5 && s->level != 6 && s->level != 10)
 		return dm_fail(err, EOPNOTSUPP,
-			       "raid: a raid10 that is being reshaped can only be finished by the kernel");
+			       "raid: Reshape not supported: level %u, raid4/5/6 and raid10 can be reshaped", s->level);
 	if (!s->begin_reshape)
 		return 0;
-	if (s->level != 5 && s->level != 6)
-		return dm_fail(err, EOPNOTSUPP,
-			       "raid: Reshape not supported: raid4/5/6 can be reshaped here, raid10 only in "
-			       "the kernel");
 	s->disks += (unsigned)s->delta_disks;
 	s->reshape_position = s->backwards ? raid_reshape_now(s) : 0;
 	return 0;
@@ -286,7 +286,106 @@ static enum dm_endio raid_end_io(struct dm_target *ti, struct dm_bio *bio)
 	return DM_ENDIO_INCOMPLETE;
 }
 
+/* --- status ------------------------------------------------------------------------------------------ */
+
+static char health(const struct raid *r, unsigned i, const struct raid_progress *p)
+{
+	uint32_t flags = atomic_load(&r->members[i].flags);
+
+	if (!r->members[i].data)
+		return '-';
+	if (flags & (RAID_FAULTY | RAID_MISSING))
+		return 'D';
+	return p->resyncing || !(flags & RAID_IN_SYNC) ? 'a' : 'A';
+}
+
+/* Without members: it was suspended, and could not be assembled again to be resumed. */
+static void print_info(struct raid *r, GString *out)
+{
+	const struct raid_type *t = raid_type_of(r->state.new_level, r->state.new_layout);
+	struct raid_progress p;
+
+	if (!r->members) {
+		g_string_append_printf(out, "%s %u ", r->params.type->name, r->disks);
+		for (unsigned i = 0; i < r->disks; i++)
+			g_string_append_c(out, 'D');
+		g_string_append(out, " 0/0 idle 0 0 -");
+		return;
+	}
+	raid_sync_progress(r, &p);
+	g_string_append_printf(out, "%s %u ", t->name, r->state.disks);
+	for (unsigned i = 0; i < r->disks; i++)
+		g_string_append_c(out, health(r, i, &p));
+	g_string_append_printf(out, " %" PRIu64 "/%" PRIu64 " %s %" PRIu64 " %" PRIu64 " %c", p.done, p.total, p.action,
+			       p.mismatches, r->members[0].data_offset,
+			       r->journal ? raid_journal_letter(r->journal) : '-');
+}
+
+static void print_table(struct raid *r, GString *out)
+{
+	unsigned chunk = r->params.chunk;
+	unsigned layout = r->params.layout;
+
+	if (r->members) {
+		pthread_mutex_lock(&r->lock);
+		chunk = r->state.new_chunk;
+		layout = r->state.layout;
+		pthread_mutex_unlock(&r->lock);
+	}
+	raid_params_print(&r->params, chunk, layout, r->stripe_cache, out);
+}
+
+static void raid_status(struct dm_target *ti, enum dm_status_type type, GString *out)
+{
+	struct raid *r = ti->private;
+
+	if (r->kept_status[type])
+		g_string_append_len(out, r->kept_status[type]->str, (gssize)r->kept_status[type]->len);
+	else if (type == DM_STATUS_INFO)
+		print_info(r, out);
+	else
+		print_table(r, out);
+}
+
 /* --- hooks ---------------------------------------------------------------------------------------------------- */
+
+/* Members and layout are not to be looked at until show_status(): status says what it would have said now. */
+static void keep_status(struct raid *r)
+{
+	GString *text[2] = {g_string_new(NULL), g_string_new(NULL)};
+
+	print_info(r, text[DM_STATUS_INFO]);
+	print_table(r, text[DM_STATUS_TABLE]);
+	dm_status_pause(r->ti, NULL);
+	memcpy(r->kept_status, text, sizeof(text));
+	dm_status_go_on(r->ti, NULL);
+}
+
+static void show_status(struct raid *r)
+{
+	GString *text[2];
+
+	dm_status_pause(r->ti, NULL);
+	memcpy(text, r->kept_status, sizeof(text));
+	memset(r->kept_status, 0, sizeof(r->kept_status));
+	dm_status_go_on(r->ti, NULL);
+	for (unsigned i = 0; i < G_N_ELEMENTS(text); i++)
+		g_string_free(text[i], TRUE);
+}
+
+static int assemble_again(struct raid *r, GError **err)
+{
+	int error;
+
+	unbuild(r);
+	error = build(r, err);
+	if (error)
+		return error;
+	set_target(r);
+	if (r->writable && r->ops->replay)
+		error = r->ops->replay(r, err);
+	return !error && r->writable ? raid_meta_start(r, err) : error;
+}
 
 static int raid_preresume(struct dm_target *ti, GError **err)
 {
@@ -295,15 +394,9 @@ static int raid_preresume(struct dm_target *ti, GError **err)
 
 	if (r->started && r->built && !(r->reshaped && r->state.disks == r->disks))
 		return 0;
-	unbuild(r);
-	error = build(r, err);
-	if (error)
-		return error;
-	set_target(r);
-	if (r->writable && r->ops->replay)
-		error = r->ops->replay(r, err);
-	if (!error && r->writable)
-		error = raid_meta_start(r, err);
+	keep_status(r);
+	error = assemble_again(r, err);
+	show_status(r);
 	if (error)
 		return error;
 	r->built = true;
@@ -346,52 +439,8 @@ static void raid_postsuspend(struct dm_target *ti)
 	dm_block_end();
 }
 
-/* --- status and messages ------------------------------------------------------------------------------------------ */
 
-static char health(const struct raid *r, unsigned i, const struct raid_progress *p)
-{
-	uint32_t flags = atomic_load(&r->members[i].flags);
-
-	if (!r->members[i].data)
-		return '-';
-	if (flags & (RAID_FAULTY | RAID_MISSING))
-		return 'D';
-	return p->resyncing || !(flags & RAID_IN_SYNC) ? 'a' : 'A';
-}
-
-/* Without members: it was suspended, and could not be assembled again to be resumed. */
-static void print_info(struct raid *r, GString *out)
-{
-	const struct raid_type *t = raid_type_of(r->state.new_level, r->state.new_layout);
-	struct raid_progress p;
-
-	if (!r->members) {
-		g_string_append_printf(out, "%s %u ", r->params.type->name, r->disks);
-		for (unsigned i = 0; i < r->disks; i++)
-			g_string_append_c(out, 'D');
-		g_string_append(out, " 0/0 idle 0 0 -");
-		return;
-	}
-	raid_sync_progress(r, &p);
-	g_string_append_printf(out, "%s %u ", t->name, r->state.disks);
-	for (unsigned i = 0; i < r->disks; i++)
-		g_string_append_c(out, health(r, i, &p));
-	g_string_append_printf(out, " %" PRIu64 "/%" PRIu64 " %s %" PRIu64 " %" PRIu64 " %c", p.done, p.total, p.action,
-			       p.mismatches, r->members[0].data_offset,
-			       r->journal ? raid_journal_letter(r->journal) : '-');
-}
-
-static void raid_status(struct dm_target *ti, enum dm_status_type type, GString *out)
-{
-	struct raid *r = ti->private;
-
-	if (type == DM_STATUS_INFO)
-		print_info(r, out);
-	else if (!r->members)
-		raid_params_print(&r->params, r->params.chunk, r->params.layout, r->stripe_cache, out);
-	else
-		raid_params_print(&r->params, r->state.new_chunk, r->state.layout, r->stripe_cache, out);
-}
+/* --- messages and devices ------------------------------------------------------------------------------------- */
 
 static int raid_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err)
 {

@@ -12,7 +12,7 @@
  *   stripe_cache.c  which of them there are, and their pages
  *   journal.c   what closes the write hole
  *   sync.c      resync, recover, check, repair
- *   reshape.c   raid4/5/6 on the way to another shape
+ *   reshape.c   an array on the way to another shape; reshape10.c: raid10's I/O meanwhile
  *   raid.c      the target
  *
  * Sectors of bios count from the target's begin.  "Sync space" is what resync offsets and the bitmap count in: sectors
@@ -115,6 +115,7 @@ struct raid {
 	bool reshaped;	       /* it is done, and the next resume makes an array of it */
 	bool continued;	       /* its line came back from the state: what it asks for has begun */
 	struct dm_rows *rows;
+	GString *kept_status[2]; /* by enum dm_status_type: while the array is assembled again; else NULL */
 	uint64_t sync_sectors; /* of sync space */
 	unsigned stripe_cache; /* in use, raid4/5/6 */
 
@@ -168,6 +169,12 @@ static inline bool raid_member_readable(const struct raid_member *m, uint64_t en
 	if (flags & (RAID_FAULTY | RAID_MISSING))
 		return false;
 	return flags & RAID_IN_SYNC || end <= atomic_load(&m->recovered);
+}
+
+/* Where the array's data begins on a device; moved: where a reshape brings it. */
+static inline uint64_t raid_data_offset(const struct raid_member *m, bool moved)
+{
+	return moved ? m->new_data_offset : m->data_offset;
 }
 
 /*
@@ -238,6 +245,10 @@ void raid_sync_progress(struct raid *r, struct raid_progress *p);
 /* How much of what moves has moved, in sectors of the array; what the next window is. */
 void raid_reshape_where(struct raid *r, uint64_t *done, uint64_t *total);
 uint64_t raid_reshape_window(struct raid *r, uint64_t done);
+/* done, total and action as status has them; total is sync space's before. */
+void raid_reshape_progress(struct raid *r, struct raid_progress *p);
+/* Whether what it has done, counted in sync space from the begin on, is in sync thereby.  Under lock. */
+bool raid_reshape_syncs(const struct raid *r);
 void raid_reshape_finish(struct raid *r);
 /* What the array holds meanwhile; 0 if the state makes no sense. */
 uint64_t raid_reshape_now(const struct raid_state *s);
@@ -258,6 +269,8 @@ struct raid_runs *raid_runs_new(struct raid *r, struct dm_bio *whole, unsigned p
 void raid_runs_data(struct raid_runs *runs, struct iovec *iov, int iovcnt);
 /* offset, sectors: of the bio; dev_sector: of the device's data, where they lie. */
 void raid_runs_add(struct raid_runs *runs, unsigned disk, uint64_t dev_sector, uint64_t offset, uint64_t sectors);
+/* The same, sector counted from the device's begin: a reshape has its data at two offsets. */
+void raid_runs_add_at(struct raid_runs *runs, unsigned disk, uint64_t sector, uint64_t offset, uint64_t sectors);
 /* Submits them; done() is called once all have ended, and frees them. */
 void raid_runs_submit(struct raid_runs *runs);
 void raid_runs_free(struct raid_runs *runs);

@@ -191,7 +191,9 @@ static void assemble(struct input *in)
 		p.delta_disks = (int)take(in) % 5 - 2;
 	if (raid_given(&p, RAID_DATA_OFFSET))
 		p.value[RAID_DATA_OFFSET] = take(in) * 8;
-	len = (p.type->level == 1 ? 1 : p.type->level == 10 ? 5 : DISKS - p.type->parity) * (DEV_SECTORS / 2);
+	len = (p.type->level == 1 ? 1 : DISKS - p.type->parity) * (DEV_SECTORS / 2);
+	if (p.type->level == 10)
+		len /= 2;
 	all = common(in, &p, DEV_SECTORS / 2, len);
 	for (unsigned i = 0; i < DISKS; i++)
 		make_super(in, &all, i, &found[i]);

@@ -263,8 +263,8 @@ RESHAPES = [("raid5_ls", "raid5_ra", 64, 64, 3, 3), ("raid5_n", "raid5_ls", 64, 
             ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3)]
 
 
-# fast enough, also while it is used, and slow enough to be seen
-RATES = "min_recovery_rate 4000 max_recovery_rate 6000"
+# so that it is seen on a machine that is busy; and so that it comes to its end while it is used
+SLOW, STEADY = "min_recovery_rate 1 max_recovery_rate 20", "min_recovery_rate 4000 max_recovery_rate 6000"
 
 
 def shape(kind, chunk, data, pairs, size, *params):
@@ -315,13 +315,17 @@ def test_reshape(fs, backing, r):
     assert status(dev)["action"] == "reshape" and set(status(dev)["health"]) == {"a"}
     assert dev.pread(held, 0) == model
     scribble(dev, 3, model=model, size=held, count=20)
-    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {RATES}"))
-    seen = 0
-    while status(dev)["action"] == "reshape":
-        scribble(dev, 100 + seen, model=model, size=held, count=10)
+    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {SLOW}"))
+    assert status(dev)["action"] == "reshape"
+    for turn in range(3):
+        scribble(dev, 10 + turn, model=model, size=held, count=10)
         assert dev.pread(held, 0) == model
-        seen += 1
-    assert seen
+    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {STEADY}"))
+    turn = 100
+    while status(dev)["action"] == "reshape":
+        scribble(dev, turn, model=model, size=held, count=10)
+        assert dev.pread(held, 0) == model
+        turn += 1
     wait_status(dev, " idle ")
     assert dev.pread(held, 0) == model
     scribble(dev, 5, model=model, size=held)
@@ -352,11 +356,10 @@ def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
     held = (min(before, after) - parity) * size * SECTOR
     model = model[:held]
     fs.mkdir("r", first).remove()
-    slow = second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {RATES}")
+    slow = second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {SLOW}")
     for turn in range(3):
         dev = fs.mkdir("r", slow)
         scribble(dev, turn, model=model, size=held, count=20)
-        assert status(dev)["action"] == "reshape"
         fs.kill()
         fs.wait()
         fs = dmfs()
@@ -401,8 +404,7 @@ def test_a_device_back_during_a_reshape(dmfs, backing):
     pairs, model, first, second = begin_reshape(fs, backing, RESHAPES[0])
     fs.mkdir("r", first).remove()
     leg = f"0 {3840 + GAP} linear {quote(pairs[1][1])} 0"
-    line = second.replace(quote(pairs[1][1]), "leg").replace("raid5_ra 1 64", "raid5_ra 5 64 min_recovery_rate 1 "
-                                                             "max_recovery_rate 500")
+    line = second.replace(quote(pairs[1][1]), "leg").replace("raid5_ra 1 64", f"raid5_ra 5 64 {SLOW}")
     fs.mkdir("leg", leg)
     dev = fs.mkdir("r", line)
     fs["leg"].load(f"0 {3840 + GAP} error")
@@ -419,7 +421,7 @@ def test_a_device_back_during_a_reshape(dmfs, backing):
     fs.mkdir("leg", leg)
     dev = fs.mkdir("r", line)
     assert dev.pread(len(model), 0) == model
-    dev.load(line.replace("500", "0"))
+    dev.load(line.replace("max_recovery_rate 20", "max_recovery_rate 0"))
     wait_status(dev, " idle ")
     dev.suspend()
     dev.resume()

@@ -48,7 +48,9 @@ class Shapes:
                     f.write(bytes(GAP * SECTOR) + was)
         self.begin = self.line(new, new_chunk, after, *params)
         self.go_on = self.line(new, new_chunk, after)
-        self.slow = self.line(new, new_chunk, after, "min_recovery_rate 4000", "max_recovery_rate 16000")
+        # long enough to be seen on a machine that is busy; and in use, but not for long
+        self.slow = self.line(new, new_chunk, after, "min_recovery_rate 1", "max_recovery_rate 20")
+        self.steady = self.line(new, new_chunk, after, "min_recovery_rate 4000", "max_recovery_rate 16000")
 
     def line(self, layout, chunk, devices, *params, missing=()):
         copies = self.r[6]
@@ -85,12 +87,16 @@ def test_reshape(fs, backing, r):
     assert s.same(dev)
     s.scribble(dev, 2)
     dev.load(s.slow)
-    seen = 0
-    while status(dev)["action"] == "reshape":
-        s.scribble(dev, 100 + seen, count=6)
+    assert status(dev)["action"] == "reshape"
+    for turn in range(3):
+        s.scribble(dev, 10 + turn, count=6)
         assert s.same(dev)
-        seen += 1
-    assert seen
+    dev.load(s.steady)
+    turn = 100
+    while status(dev)["action"] == "reshape":
+        s.scribble(dev, turn, count=6)
+        assert s.same(dev)
+        turn += 1
     wait_whole(dev)
     assert s.same(dev)
     s.scribble(dev, 3)
@@ -119,11 +125,10 @@ def test_goes_on_after_a_kill(dmfs, backing, r):
     for turn in range(3):
         dev = fs.mkdir("r", s.slow)
         s.scribble(dev, turn)
-        assert status(dev)["action"] == "reshape"
         fs.kill()
         fs.wait()
         fs = dmfs()
-    dev = fs.mkdir("r", s.slow)
+    dev = fs.mkdir("r", s.steady)
     assert s.same(dev)
     s.scribble(dev, 7)
     wait_whole(dev)
@@ -149,7 +154,7 @@ def test_goes_on_inside_a_chunk(fs, backing, r):
     at = superblock(s.meta[0])["reshape"]
     for path in s.meta:
         change_superblock(path, reshape=at + 8 if backwards else at - 8)
-    dev = fs.mkdir("r", s.slow)
+    dev = fs.mkdir("r", s.steady)
     assert s.same(dev)
     s.scribble(dev, 7)
     at *= SECTOR
@@ -168,11 +173,10 @@ def test_a_device_fails(dmfs, backing, r):
 
     def stand(fs):
         legs = [fs.mkdir(f"leg{i}", f"0 {s.size + GAP} linear {quote(path)} 0") for i, path in enumerate(s.data)]
-        return legs, s.slow.replace("min_recovery_rate 4000", "min_recovery_rate 1").replace(
-            "max_recovery_rate 16000", "max_recovery_rate 500")
+        return legs
 
     fs.mkdir("r", s.begin).remove()
-    legs, line = stand(fs)
+    legs, line = stand(fs), s.slow
     for i, path in enumerate(s.data):
         line = line.replace(quote(path), f"leg{i}")
     dev = fs.mkdir("r", line)
@@ -193,7 +197,7 @@ def test_a_device_fails(dmfs, backing, r):
     assert s.same(dev)
     s.scribble(dev, 4)
     assert status(dev)["action"] == "reshape"
-    dev.load(line.replace("500", "0").replace("min_recovery_rate 1", "min_recovery_rate 100000"))
+    dev.load(line.replace("max_recovery_rate 20", "max_recovery_rate 0"))
     wait_status(dev, " idle ")
     assert s.same(dev)
     dev.suspend()

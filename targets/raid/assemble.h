@@ -29,7 +29,7 @@ struct raid_state {
 	unsigned new_level, new_layout, new_chunk;
 	int delta_disks;
 	bool backwards;
-	uint64_t reshape_position; /* of the array; RAID_NONE: none */
+	_Atomic uint64_t reshape_position; /* of the array; RAID_NONE: none */
 	uint64_t dev_sectors;	   /* used of each device, whole chunks */
 	uint64_t array_sectors;
 	uint64_t events;

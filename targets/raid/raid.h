@@ -45,7 +45,8 @@ struct raid_member {
 	_Atomic uint32_t flags;
 	_Atomic uint64_t recovered;  /* if not in sync: device sectors from 0 that hold what they should */
 	_Atomic uint64_t checkpoint; /* the same, as superblocks say */
-	uint64_t data_offset, new_data_offset;
+	_Atomic uint64_t data_offset; /* becomes the new one when a reshape ends */
+	uint64_t new_data_offset;
 	_Atomic uint32_t reads;	    /* under way */
 	_Atomic uint64_t next_read; /* where the last one ended */
 };

@@ -272,10 +272,10 @@ static int advance(struct raid *r, struct reshape *rs, uint64_t position)
 		atomic_store(&rs->position, position);
 		return 0;
 	}
-	__atomic_store_n(&r->state.reshape_position, position, __ATOMIC_RELEASE);
+	atomic_store(&r->state.reshape_position, position);
 	error = raid_save_sync(r);
 	if (error) {
-		__atomic_store_n(&r->state.reshape_position, before, __ATOMIC_RELEASE);
+		atomic_store(&r->state.reshape_position, before);
 		raid_save_sync(r);
 		return error;
 	}

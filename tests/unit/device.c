@@ -61,7 +61,7 @@ void unit_stores_forget(void)
 	g_clear_pointer(&stores, g_hash_table_unref);
 }
 
-static struct dm_table *make_table(struct dm_mapped *md, const char *table, GError **err)
+static int make_table(struct dm_mapped *md, const char *table, struct dm_table **out, GError **err)
 {
 	g_auto(GStrv) lines = g_strsplit(table, "\n", -1);
 	struct dm_opener self = dm_opener_self();
@@ -74,23 +74,26 @@ static struct dm_table *make_table(struct dm_mapped *md, const char *table, GErr
 	if (!error)
 		error = dm_table_complete(t, err);
 	if (!error)
-		return t;
-	dm_table_unref(t);
-	return NULL;
+		*out = t;
+	else
+		dm_table_unref(t);
+	return error;
 }
 
 int unit_load(struct dm_mapped *md, const char *table, GError **err)
 {
-	struct dm_table *t = make_table(md, table, err);
+	struct dm_table *t = NULL;
+	int error = make_table(md, table, &t, err);
 
-	return t ? dm_mapped_swap(md, t, NULL, NULL, err) : -EINVAL;
+	return error ? error : dm_mapped_swap(md, t, NULL, NULL, err);
 }
 
 int unit_load_inactive(struct dm_mapped *md, const char *table, GError **err)
 {
-	struct dm_table *t = make_table(md, table, err);
+	struct dm_table *t = NULL;
+	int error = make_table(md, table, &t, err);
 
-	return t ? dm_mapped_load(md, t, err) : -EINVAL;
+	return error ? error : dm_mapped_load(md, t, err);
 }
 
 struct dm_mapped *unit_device(const char *name, const char *fmt, ...)

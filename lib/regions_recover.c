@@ -76,7 +76,8 @@ static bool needs_copy(struct dm_regions *rs, uint64_t nr, bool again)
 	regions_unlock(rs, nr);
 	if (copying || !rs->shared)
 		return !copying && !region_in_sync(rs, nr);
-	if (rs->log->type->in_sync(rs->log, nr, true) == 0 && (!again || !dm_dirty_log_is_remote_recovering(rs->log, nr)))
+	if (rs->log->type->in_sync(rs->log, nr, true) == 0 &&
+	    (!again || !dm_dirty_log_is_remote_recovering(rs->log, nr)))
 		return true;
 	if (!reg)
 		rs->log->type->clear_region(rs->log, nr); /* a server that gave it to us for nothing has it back */

@@ -7,8 +7,8 @@
  * A write asks unless its region is in the hash, where DIRTY means that we have it marked, and NOSYNC that the server
  * has given it to us: nobody else writes to it or copies it until we have copied it or suspend.  The order is
  *
- *   in sync?  mark, flush.  Still in sync?  Then to all copies.  Else: does another host copy it, or write to it, or has
- *   it copied it since we asked?  Then wait, and ask again; if not it is ours, and goes to the first copy.
+ *   in sync?  mark, flush.  Still in sync?  Then to all copies.  Else: does another host copy it, or write to it, or
+ *   has it copied it since we asked?  Then wait, and ask again; if not it is ours, and goes to the first copy.
  *
  * The second question, after the mark, makes it safe: nobody copies a region that somebody else has marked.
  *

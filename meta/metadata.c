@@ -15,9 +15,9 @@ enum sb {
 
 /* --- the validator ------------------------------------------------------------------------------- */
 
-static uint32_t checksum(const struct dm_md *md, const uint8_t *sb, size_t size)
+static uint32_t checksum(const struct dm_meta *meta, const uint8_t *sb, size_t size)
 {
-	return dm_bm_checksum(sb + 4, size - 4, md->format->seed);
+	return dm_bm_checksum(sb + 4, size - 4, meta->format->seed);
 }
 
 static void prepare(void *context, dm_block_t where, void *data, size_t size)
@@ -28,8 +28,8 @@ static void prepare(void *context, dm_block_t where, void *data, size_t size)
 
 static int check(void *context, dm_block_t where, const void *data, size_t size)
 {
-	const struct dm_md *md = context;
-	const struct dm_md_format *f = md->format;
+	const struct dm_meta *meta = context;
+	const struct dm_meta_format *f = meta->format;
 	const uint8_t *sb = data;
 	uint32_t version = get_le32(sb + SB_VERSION);
 
@@ -43,9 +43,9 @@ static int check(void *context, dm_block_t where, const void *data, size_t size)
 			   f->magic);
 		return -EILSEQ;
 	}
-	if (get_le32(sb) != checksum(md, sb, size)) {
+	if (get_le32(sb) != checksum(meta, sb, size)) {
 		dm_log_err("%s: superblock has checksum %" PRIu32 ", its content %" PRIu32, f->name, get_le32(sb),
-			   checksum(md, sb, size));
+			   checksum(meta, sb, size));
 		return -EILSEQ;
 	}
 	if (f->max_version && (version < f->min_version || version > f->max_version)) {
@@ -61,95 +61,95 @@ static int check(void *context, dm_block_t where, const void *data, size_t size)
 
 /* --- opening and committing ------------------------------------------------------------------------ */
 
-void dm_md_init(struct dm_md *md, const struct dm_md_format *format, struct dm_dev *dev, uint32_t version)
+void dm_meta_init(struct dm_meta *meta, const struct dm_meta_format *format, struct dm_dev *dev, uint32_t version)
 {
-	md->format = format;
-	md->validator = (struct dm_validator){format->name, prepare, check, md};
-	md->dev = dev;
-	md->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, format->cache_bytes);
-	md->flags = 0;
-	md->version = version;
+	meta->format = format;
+	meta->validator = (struct dm_validator){format->name, prepare, check, meta};
+	meta->dev = dev;
+	meta->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, format->cache_bytes);
+	meta->flags = 0;
+	meta->version = version;
 }
 
-uint64_t dm_md_dev_blocks(struct dm_dev *dev)
+uint64_t dm_meta_dev_blocks(struct dm_dev *dev)
 {
 	return MIN(dm_dev_sectors(dev) / DM_META_BLOCK_SECTORS, DM_SM_METADATA_MAX_BLOCKS);
 }
 
-static void update_usage(struct dm_md *md)
+static void update_usage(struct dm_meta *meta)
 {
-	struct dm_sm *sm = dm_tm_sm(md->tm);
+	struct dm_sm *sm = dm_tm_sm(meta->tm);
 
-	atomic_store(&md->total, dm_sm_nr_blocks(sm));
-	atomic_store(&md->used, dm_sm_nr_blocks(sm) - dm_sm_nr_free(sm));
+	atomic_store(&meta->total, dm_sm_nr_blocks(sm));
+	atomic_store(&meta->used, dm_sm_nr_blocks(sm) - dm_sm_nr_free(sm));
 }
 
-void dm_md_usage(struct dm_md *md, uint64_t *used, uint64_t *total)
+void dm_meta_usage(struct dm_meta *meta, uint64_t *used, uint64_t *total)
 {
-	*used = atomic_load(&md->used);
-	*total = atomic_load(&md->total);
+	*used = atomic_load(&meta->used);
+	*total = atomic_load(&meta->total);
 }
 
-static int commit(struct dm_md *md, bool fresh)
+static int commit(struct dm_meta *meta, bool fresh)
 {
-	const struct dm_md_format *f = md->format;
+	const struct dm_meta_format *f = meta->format;
 	struct dm_block *block;
 	uint8_t *sb;
-	int r = f->prepare ? f->prepare(md) : 0;
+	int r = f->prepare ? f->prepare(meta) : 0;
 
 	if (!r)
-		r = dm_tm_pre_commit(md->tm);
+		r = dm_tm_pre_commit(meta->tm);
 	if (!r)
-		r = fresh ? dm_bm_write_lock_zero(md->bm, DM_MD_SUPERBLOCK, &md->validator, &block) :
-			    dm_bm_write_lock(md->bm, DM_MD_SUPERBLOCK, &md->validator, &block);
+		r = fresh ? dm_bm_write_lock_zero(meta->bm, DM_META_SUPERBLOCK, &meta->validator, &block)
+			  : dm_bm_write_lock(meta->bm, DM_META_SUPERBLOCK, &meta->validator, &block);
 	if (r)
 		return r;
 	sb = dm_block_data(block);
-	put_le32(sb + DM_MD_FLAGS, md->flags);
+	put_le32(sb + DM_META_FLAGS, meta->flags);
 	put_le64(sb + SB_MAGIC, f->magic);
-	put_le32(sb + SB_VERSION, md->version);
-	dm_sm_copy_root(dm_tm_sm(md->tm), sb + f->sm_root);
-	f->fill(md, sb);
-	r = dm_tm_commit(md->tm, block);
+	put_le32(sb + SB_VERSION, meta->version);
+	dm_sm_copy_root(dm_tm_sm(meta->tm), sb + f->sm_root);
+	f->fill(meta, sb);
+	r = dm_tm_commit(meta->tm, block);
 	if (!r)
-		update_usage(md);
+		update_usage(meta);
 	return r;
 }
 
-int dm_md_commit(struct dm_md *md)
+int dm_meta_commit(struct dm_meta *meta)
 {
-	return commit(md, false);
+	return commit(meta, false);
 }
 
-static int format(struct dm_md *md)
+static int format(struct dm_meta *meta)
 {
-	int r = dm_tm_create(md->bm, DM_MD_SUPERBLOCK, dm_md_dev_blocks(md->dev), &md->tm);
+	int r = dm_tm_create(meta->bm, DM_META_SUPERBLOCK, dm_meta_dev_blocks(meta->dev), &meta->tm);
 
 	if (!r)
-		r = md->format->begin(md, NULL);
-	return r ? r : commit(md, true);
+		r = meta->format->begin(meta, NULL);
+	return r ? r : commit(meta, true);
 }
 
-int dm_md_load(struct dm_md *md, GError **err)
+int dm_meta_load(struct dm_meta *meta, GError **err)
 {
-	const struct dm_md_format *f = md->format;
+	const struct dm_meta_format *f = meta->format;
 	struct dm_block *block;
 	const uint8_t *sb;
-	int r = dm_bm_read_lock(md->bm, DM_MD_SUPERBLOCK, &md->validator, &block);
+	int r = dm_bm_read_lock(meta->bm, DM_META_SUPERBLOCK, &meta->validator, &block);
 
 	if (r)
 		return r;
 	sb = dm_block_data(block);
-	md->flags = get_le32(sb + DM_MD_FLAGS);
-	md->version = get_le32(sb + SB_VERSION);
-	r = f->read(md, sb, err);
+	meta->flags = get_le32(sb + DM_META_FLAGS);
+	meta->version = get_le32(sb + SB_VERSION);
+	r = f->read(meta, sb, err);
 	if (!r)
-		r = dm_tm_open(md->bm, DM_MD_SUPERBLOCK, sb + f->sm_root, DM_SM_ROOT_SIZE, &md->tm);
+		r = dm_tm_open(meta->bm, DM_META_SUPERBLOCK, sb + f->sm_root, DM_SM_ROOT_SIZE, &meta->tm);
 	if (!r)
-		r = f->begin(md, sb);
+		r = f->begin(meta, sb);
 	dm_bm_unlock(block);
 	if (!r)
-		update_usage(md);
+		update_usage(meta);
 	return r;
 }
 
@@ -157,75 +157,75 @@ static int is_all_zeroes(struct dm_bm *bm, bool *zeroes)
 {
 	struct dm_block *block;
 	const uint8_t *p;
-	int r = dm_bm_read_lock(bm, DM_MD_SUPERBLOCK, NULL, &block);
+	int r = dm_bm_read_lock(bm, DM_META_SUPERBLOCK, NULL, &block);
 
 	if (r)
 		return r;
 	p = dm_block_data(block);
 	*zeroes = !p[0] && !memcmp(p, p + 1, DM_META_BLOCK_SIZE - 1);
 	dm_bm_unlock(block);
-	dm_bm_forget(bm, DM_MD_SUPERBLOCK); /* it has been cached without a validator */
+	dm_bm_forget(bm, DM_META_SUPERBLOCK); /* it has been cached without a validator */
 	return 0;
 }
 
-int dm_md_open(struct dm_md *md, bool may_format, bool *fresh, GError **err)
+int dm_meta_open(struct dm_meta *meta, bool may_format, bool *fresh, GError **err)
 {
 	int r;
 
 	*fresh = false;
-	r = is_all_zeroes(md->bm, fresh);
+	r = is_all_zeroes(meta->bm, fresh);
 	if (r || !*fresh)
-		return r ? r : dm_md_load(md, err);
-	return may_format ? format(md) : -EPERM;
+		return r ? r : dm_meta_load(meta, err);
+	return may_format ? format(meta) : -EPERM;
 }
 
-void dm_md_close(struct dm_md *md)
+void dm_meta_close(struct dm_meta *meta)
 {
-	dm_tm_free(md->tm);
-	dm_bm_free(md->bm);
-	md->tm = NULL;
-	md->bm = NULL;
+	dm_tm_free(meta->tm);
+	dm_bm_free(meta->bm);
+	meta->tm = NULL;
+	meta->bm = NULL;
 }
 
 /* --- metadata snapshots ------------------------------------------------------------------------------ */
 
-int dm_md_hold(struct dm_md *md, const struct dm_md_root *roots, unsigned n, void (*edit)(uint8_t *sb),
-	       dm_block_t *held)
+int dm_meta_hold(struct dm_meta *meta, const struct dm_meta_root *roots, unsigned n, void (*edit)(uint8_t *sb),
+		 dm_block_t *held)
 {
 	struct dm_block *block, *copy;
 	const uint8_t *sb;
-	int r = dm_bm_read_lock(md->bm, DM_MD_SUPERBLOCK, &md->validator, &block);
+	int r = dm_bm_read_lock(meta->bm, DM_META_SUPERBLOCK, &meta->validator, &block);
 
 	if (r)
 		return r;
 	sb = dm_block_data(block);
-	r = dm_tm_new_block(md->tm, &md->validator, &copy);
+	r = dm_tm_new_block(meta->tm, &meta->validator, &copy);
 	if (!r) {
 		memcpy(dm_block_data(copy), sb, DM_META_BLOCK_SIZE);
 		edit(dm_block_data(copy));
 		*held = dm_block_location(copy);
-		dm_tm_unlock(md->tm, copy);
+		dm_tm_unlock(meta->tm, copy);
 	}
 	for (unsigned i = 0; i < n && !r; i++)
-		r = dm_tm_inc(md->tm, get_le64(sb + roots[i].at));
+		r = dm_tm_inc(meta->tm, get_le64(sb + roots[i].at));
 	dm_bm_unlock(block);
 	return r;
 }
 
-int dm_md_release(struct dm_md *md, const struct dm_md_root *roots, unsigned n, dm_block_t *held)
+int dm_meta_release(struct dm_meta *meta, const struct dm_meta_root *roots, unsigned n, dm_block_t *held)
 {
 	g_autofree dm_block_t *trees = g_new(dm_block_t, n);
 	dm_block_t where = *held;
 	struct dm_block *copy;
-	int r = dm_tm_read_lock(md->tm, where, &md->validator, &copy);
+	int r = dm_tm_read_lock(meta->tm, where, &meta->validator, &copy);
 
 	if (r)
 		return r;
 	for (unsigned i = 0; i < n; i++)
 		trees[i] = get_le64((uint8_t *)dm_block_data(copy) + roots[i].at);
-	dm_tm_unlock(md->tm, copy);
+	dm_tm_unlock(meta->tm, copy);
 	*held = 0;
 	for (unsigned i = 0; i < n && !r; i++)
 		r = dm_btree_del(roots[i].info, trees[i]);
-	return r ? r : dm_tm_dec(md->tm, where);
+	return r ? r : dm_tm_dec(meta->tm, where);
 }

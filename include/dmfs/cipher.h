@@ -56,11 +56,14 @@ int dm_cipher_check_mode(const char *who, const struct dm_cipher *c, enum dm_cip
 unsigned dm_cipher_iv_size(const struct dm_cipher *c, enum dm_cipher_mode mode);
 unsigned dm_cipher_granule(const struct dm_cipher *c, enum dm_cipher_mode mode);
 
-/* Whether the cipher takes a key of len bytes (of an xts key: a half; of an lrw key: all but 16 bytes); if not, says so with what it would take. */
+/*
+ * Whether the cipher takes a key of len bytes (of an xts key: a half; of an lrw key: all but 16 bytes); if not, says so
+ * with what it would take.
+ */
 int dm_cipher_check_key(const char *who, const struct dm_cipher *c, size_t len, const char *what, GError **err);
 /*
- * Opens a handle in secure memory and sets its key (xts: both halves; lrw: without its last 16 bytes).  *out is NULL for the null cipher, which needs
- * none.  dm_gcrypt_init() comes first.  0, -EINVAL: the key is refused, or -ENOMEM.
+ * Opens a handle in secure memory and sets its key (xts: both halves; lrw: without its last 16 bytes).  *out is NULL
+ * for the null cipher, which needs none.  dm_gcrypt_init() comes first.  0, -EINVAL: the key is refused, or -ENOMEM.
  */
 int dm_cipher_open(const struct dm_cipher *c, enum dm_cipher_mode mode, const uint8_t *key, size_t len,
 		   gcry_cipher_hd_t *out);

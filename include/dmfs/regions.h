@@ -127,7 +127,7 @@ void dm_regions_failed(struct dm_regions *rs, struct dm_region_io *io);
 void dm_regions_event(struct dm_regions *rs);
 /* Whether all regions are in sync, and that was said. */
 bool dm_regions_all_in_sync(struct dm_regions *rs);
-/* In ops->failed() only.  A copy missed this write, or (NULL) a flush: its region, or every dirty one, is out of sync. */
+/* In ops->failed() only.  A copy missed this write or flush: its region, or every dirty one, is out of sync. */
 void dm_regions_missed(struct dm_regions *rs, struct dm_region_io *io);
 /* The same of a write after which copies differ though none has failed: it is copied at once. */
 void dm_regions_mend(struct dm_regions *rs, struct dm_region_io *io);

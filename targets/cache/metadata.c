@@ -63,7 +63,7 @@ enum sb {
 #define VALUE_DIRTY 2u
 
 struct cache_meta {
-	struct dm_md md;
+	struct dm_meta base;
 	struct dm_array_info mapping, hints;
 	struct dm_bitset_info dirty, discards;
 	uint32_t block_sectors, blocks;
@@ -79,14 +79,14 @@ static void init_hints(struct cache_meta *meta)
 {
 	const struct dm_btree_value_type type = {.size = meta->policy.hint_bytes};
 
-	dm_array_info_init(&meta->hints, meta->md.tm, &type);
+	dm_array_info_init(&meta->hints, meta->base.tm, &type);
 }
 
 /* --- the superblock -------------------------------------------------------------------------- */
 
-static void fill_superblock(struct dm_md *md, uint8_t *p)
+static void fill_superblock(struct dm_meta *base, uint8_t *p)
 {
-	struct cache_meta *meta = container_of(md, struct cache_meta, md);
+	struct cache_meta *meta = container_of(base, struct cache_meta, base);
 
 	memcpy(p + SB_POLICY, meta->policy.name, CACHE_MD_POLICY_NAME);
 	put_le32(p + SB_HINT_BYTES, meta->policy.hint_bytes);
@@ -104,13 +104,13 @@ static void fill_superblock(struct dm_md *md, uint8_t *p)
 	put_le32(p + SB_COUNTERS + 12, meta->counters.write_misses);
 	for (unsigned i = 0; i < 3; i++)
 		put_le32(p + SB_POLICY_VERSION + 4 * i, meta->policy.version[i]);
-	if (meta->md.version >= 2)
+	if (meta->base.version >= 2)
 		put_le64(p + SB_DIRTY, meta->dirty_root);
 }
 
-static int read_superblock(struct dm_md *md, const uint8_t *p, GError **err)
+static int read_superblock(struct dm_meta *base, const uint8_t *p, GError **err)
 {
-	struct cache_meta *meta = container_of(md, struct cache_meta, md);
+	struct cache_meta *meta = container_of(base, struct cache_meta, base);
 
 	if (get_le32(p + SB_INCOMPAT)) {
 		dm_log_err("cache metadata: it has features %#x, which are not known", get_le32(p + SB_INCOMPAT));
@@ -131,7 +131,7 @@ static int read_superblock(struct dm_md *md, const uint8_t *p, GError **err)
 	meta->counters.write_misses = get_le32(p + SB_COUNTERS + 12);
 	for (unsigned i = 0; i < 3; i++)
 		meta->policy.version[i] = get_le32(p + SB_POLICY_VERSION + 4 * i);
-	if (md->version >= 2)
+	if (base->version >= 2)
 		meta->dirty_root = get_le64(p + SB_DIRTY);
 	if (get_le32(p + SB_BLOCK_SECTORS) != meta->block_sectors)
 		return dm_fail(
@@ -144,47 +144,47 @@ static int read_superblock(struct dm_md *md, const uint8_t *p, GError **err)
 
 /* --- opening ----------------------------------------------------------------------------------- */
 
-static int begin(struct dm_md *md, const uint8_t *sb)
+static int begin(struct dm_meta *base, const uint8_t *sb)
 {
 	static const struct dm_btree_value_type type = {.size = 8};
-	struct cache_meta *meta = container_of(md, struct cache_meta, md);
+	struct cache_meta *meta = container_of(base, struct cache_meta, base);
 	int r;
 
-	dm_array_info_init(&meta->mapping, md->tm, &type);
-	dm_bitset_info_init(&meta->dirty, md->tm);
-	dm_bitset_info_init(&meta->discards, md->tm);
+	dm_array_info_init(&meta->mapping, base->tm, &type);
+	dm_bitset_info_init(&meta->dirty, base->tm);
+	dm_bitset_info_init(&meta->discards, base->tm);
 	init_hints(meta);
 	if (sb)
 		return 0;
-	md->flags = FLAG_CLEAN;
+	base->flags = FLAG_CLEAN;
 	r = dm_array_empty(&meta->mapping, &meta->mapping_root);
 	if (!r)
 		r = dm_bitset_empty(&meta->discards, &meta->discards_root);
-	if (!r && md->version >= 2)
+	if (!r && base->version >= 2)
 		r = dm_bitset_empty(&meta->dirty, &meta->dirty_root);
 	return r;
 }
 
-static int prepare(struct dm_md *md)
+static int prepare(struct dm_meta *base)
 {
-	struct cache_meta *meta = container_of(md, struct cache_meta, md);
+	struct cache_meta *meta = container_of(base, struct cache_meta, base);
 	int r = dm_bitset_flush(&meta->discards, &meta->discards_root);
 
-	return r || md->version < 2 ? r : dm_bitset_flush(&meta->dirty, &meta->dirty_root);
+	return r || base->version < 2 ? r : dm_bitset_flush(&meta->dirty, &meta->dirty_root);
 }
 
-static const struct dm_md_format format = {
-	.name = "cache metadata",
-	.magic = 06142003,
-	.seed = 9031977,
-	.min_version = 1,
-	.max_version = 2,
-	.sm_root = SB_SM_ROOT,
-	.cache_bytes = 8u << 20,
-	.read = read_superblock,
-	.begin = begin,
-	.prepare = prepare,
-	.fill = fill_superblock,
+static const struct dm_meta_format format = {
+    .name = "cache metadata",
+    .magic = 06142003,
+    .seed = 9031977,
+    .min_version = 1,
+    .max_version = 2,
+    .sm_root = SB_SM_ROOT,
+    .cache_bytes = 8u << 20,
+    .read = read_superblock,
+    .begin = begin,
+    .prepare = prepare,
+    .fill = fill_superblock,
 };
 
 int cache_meta_open(struct dm_dev *dev, uint32_t block_sectors, unsigned version, struct cache_meta **out, GError **err)
@@ -194,8 +194,8 @@ int cache_meta_open(struct dm_dev *dev, uint32_t block_sectors, unsigned version
 	int r;
 
 	meta->block_sectors = block_sectors;
-	dm_md_init(&meta->md, &format, dev, version);
-	r = dm_md_open(&meta->md, true, &fresh, err);
+	dm_meta_init(&meta->base, &format, dev, version);
+	r = dm_meta_open(&meta->base, true, &fresh, err);
 	if (r) {
 		cache_meta_close(meta);
 		return dm_fail(err, -r, "cache: Error creating metadata object: %s", g_strerror(-r));
@@ -208,13 +208,13 @@ void cache_meta_close(struct cache_meta *meta)
 {
 	if (!meta)
 		return;
-	dm_md_close(&meta->md);
+	dm_meta_close(&meta->base);
 	g_free(meta);
 }
 
 unsigned cache_meta_version(struct cache_meta *meta)
 {
-	return meta->md.version;
+	return meta->base.version;
 }
 
 uint32_t cache_meta_blocks(struct cache_meta *meta)
@@ -224,17 +224,17 @@ uint32_t cache_meta_blocks(struct cache_meta *meta)
 
 bool cache_meta_clean(struct cache_meta *meta)
 {
-	return meta->md.flags & FLAG_CLEAN;
+	return meta->base.flags & FLAG_CLEAN;
 }
 
 bool cache_meta_needs_check(struct cache_meta *meta)
 {
-	return meta->md.flags & FLAG_NEEDS_CHECK;
+	return meta->base.flags & FLAG_NEEDS_CHECK;
 }
 
 void cache_meta_usage(struct cache_meta *meta, uint64_t *used, uint64_t *total)
 {
-	dm_md_usage(&meta->md, used, total);
+	dm_meta_usage(&meta->base, used, total);
 }
 
 void cache_meta_counters(struct cache_meta *meta, struct cache_meta_counters *out)
@@ -272,7 +272,7 @@ static int load_one(struct cache_meta *meta, struct loader *l, bool hints, uint3
 	if (!(value & VALUE_VALID))
 		return 0;
 	if (cache_meta_clean(meta))
-		dirty = meta->md.version >= 2 ? dm_bitset_cursor_get(&l->dirty) : value & VALUE_DIRTY;
+		dirty = meta->base.version >= 2 ? dm_bitset_cursor_get(&l->dirty) : value & VALUE_DIRTY;
 	return fn(context, i, value >> 16, dirty, hints ? dm_array_cursor_get(&l->hints) : NULL);
 }
 
@@ -280,7 +280,7 @@ int cache_meta_load(struct cache_meta *meta, const struct cache_meta_policy *pol
 		    void *context)
 {
 	g_autofree struct loader *l = g_new0(struct loader, 1);
-	bool hints = hints_count(meta, policy), bits = meta->md.version >= 2 && cache_meta_clean(meta);
+	bool hints = hints_count(meta, policy), bits = meta->base.version >= 2 && cache_meta_clean(meta);
 	int r;
 
 	if (!meta->blocks)
@@ -343,7 +343,7 @@ static int changed(struct cache_meta *meta, int r)
  * some. */
 static int drop_hints(struct cache_meta *meta)
 {
-	struct dm_btree_info blocks = {.tm = meta->md.tm, .levels = 1, .vt = dm_btree_block_type(meta->md.tm)};
+	struct dm_btree_info blocks = {.tm = meta->base.tm, .levels = 1, .vt = dm_btree_block_type(meta->base.tm)};
 	int r = meta->hints_root ? dm_btree_del(&blocks, meta->hints_root) : 0;
 
 	meta->hints_root = 0;
@@ -358,7 +358,7 @@ int cache_meta_resize(struct cache_meta *meta, uint32_t blocks)
 	if (meta->broken)
 		return -EIO;
 	r = dm_array_resize(&meta->mapping, meta->mapping_root, meta->blocks, blocks, none, &meta->mapping_root);
-	if (!r && meta->md.version >= 2)
+	if (!r && meta->base.version >= 2)
 		r = dm_bitset_resize(&meta->dirty, meta->dirty_root, meta->blocks, blocks, false, &meta->dirty_root);
 	if (!r) /* they are of another number of blocks, and are written anew at the clean end */
 		r = drop_hints(meta);
@@ -444,7 +444,7 @@ int cache_meta_write_dirty(struct cache_meta *meta, bool (*dirty)(void *context,
 
 	if (meta->broken)
 		return -EIO;
-	if (meta->md.version >= 2)
+	if (meta->base.version >= 2)
 		return changed(meta, new_bitset(&meta->dirty, &meta->dirty_root, meta->blocks, &bits));
 	return meta->blocks ? changed(meta, write_dirty_flags(meta, &bits)) : 0;
 }
@@ -508,8 +508,8 @@ int cache_meta_commit(struct cache_meta *meta, bool clean)
 
 	if (meta->broken)
 		return -EIO;
-	meta->md.flags = clean ? meta->md.flags | FLAG_CLEAN : meta->md.flags & ~FLAG_CLEAN;
-	r = changed(meta, dm_md_commit(&meta->md));
+	meta->base.flags = clean ? meta->base.flags | FLAG_CLEAN : meta->base.flags & ~FLAG_CLEAN;
+	r = changed(meta, dm_meta_commit(&meta->base));
 	if (!r)
 		atomic_store(&meta->changed, false);
 	return r;
@@ -518,20 +518,20 @@ int cache_meta_commit(struct cache_meta *meta, bool clean)
 /* With a block manager of its own: nothing that was changed may get to the disk. */
 int cache_meta_abort(struct cache_meta *meta)
 {
-	struct dm_bm *bm = dm_bm_new(meta->md.dev, DM_META_BLOCK_SIZE, format.cache_bytes);
+	struct dm_bm *bm = dm_bm_new(meta->base.dev, DM_META_BLOCK_SIZE, format.cache_bytes);
 	struct dm_block *sb;
-	int r = dm_bm_write_lock(bm, DM_MD_SUPERBLOCK, &meta->md.validator, &sb);
+	int r = dm_bm_write_lock(bm, DM_META_SUPERBLOCK, &meta->base.validator, &sb);
 
 	meta->broken = true;
 	if (!r) {
 		char *p = dm_block_data(sb);
 
-		put_le32(p + DM_MD_FLAGS, get_le32(p + DM_MD_FLAGS) | FLAG_NEEDS_CHECK);
+		put_le32(p + DM_META_FLAGS, get_le32(p + DM_META_FLAGS) | FLAG_NEEDS_CHECK);
 		dm_bm_unlock(sb);
 		r = dm_bm_flush(bm);
 	}
 	dm_bm_free(bm);
 	if (!r)
-		meta->md.flags |= FLAG_NEEDS_CHECK;
+		meta->base.flags |= FLAG_NEEDS_CHECK;
 	return r;
 }

@@ -48,7 +48,7 @@ static void abort_metadata(struct clone *c)
 	int r;
 
 	dm_log_err("clone: aborting current metadata transaction");
-	r = clone_md_abort(c->meta);
+	r = clone_meta_abort(c->meta);
 	if (r)
 		dm_log_err("clone: failed to abort metadata transaction: %s", g_strerror(-r));
 	clone_set_mode(c, r ? CLONE_FAIL : CLONE_RO);
@@ -60,10 +60,10 @@ static int commit(struct clone *c)
 
 	if (atomic_load(&c->mode) != CLONE_RW)
 		return -EIO;
-	r = clone_md_commit(c->meta, c->dest);
-	if (r && clone_md_dirty(c->meta)) {
+	r = clone_meta_commit(c->meta, c->dest);
+	if (r && clone_meta_dirty(c->meta)) {
 		dm_log_err("clone: committing metadata: %s", g_strerror(-r));
-		if (clone_md_broken(c->meta))
+		if (clone_meta_broken(c->meta))
 			abort_metadata(c);
 		else
 			clone_set_mode(c, CLONE_RO); /* the destination's cache may have lost what it held */
@@ -79,8 +79,8 @@ static void release_bits(struct clone *c)
 	pthread_mutex_lock(&c->lock);
 	idle = !c->hydrating && !c->reopen;
 	pthread_mutex_unlock(&c->lock);
-	if (idle && atomic_load(&c->complete) && !dm_gate_inside(&c->bits) && !clone_md_dirty(c->meta))
-		clone_md_release(c->meta);
+	if (idle && atomic_load(&c->complete) && !dm_gate_inside(&c->bits) && !clone_meta_dirty(c->meta))
+		clone_meta_release(c->meta);
 }
 
 static void release_work(struct dm_work *work)
@@ -143,7 +143,7 @@ static void bits_left(struct dm_gate *bits)
 
 void clone_check_complete(struct clone *c)
 {
-	if (clone_md_nr_hydrated(c->meta) < c->nr_regions || atomic_load(&c->complete))
+	if (clone_meta_nr_hydrated(c->meta) < c->nr_regions || atomic_load(&c->complete))
 		return;
 	dm_gate_close(&c->bits); /* before anybody may free them; more than once does no harm */
 	if (atomic_exchange(&c->complete, true))
@@ -249,7 +249,7 @@ static void clone_free(struct clone *c)
 		dm_group_commit_free(c->commits);
 		dm_wq_free(c->wq);
 	}
-	clone_md_close(c->meta);
+	clone_meta_close(c->meta);
 	dm_put_device(c->ti, c->source);
 	dm_put_device(c->ti, c->dest);
 	dm_put_device(c->ti, c->meta_dev);
@@ -301,12 +301,12 @@ static int clone_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	if (!error)
 		error = parse_devices(c, argv, err);
 	if (!error)
-		error = clone_md_open(c->meta_dev, ti->len, c->region_sectors, &c->meta, err);
+		error = clone_meta_open(c->meta_dev, ti->len, c->region_sectors, &c->meta, err);
 	if (error) {
 		clone_free(c);
 		return error;
 	}
-	c->nr_regions = clone_md_nr_regions(c->meta);
+	c->nr_regions = clone_meta_nr_regions(c->meta);
 	c->reopen = dm_mapped_sectors(dm_target_mapped(ti)) > 0;
 	c->kcopyd = dm_kcopyd_client_new(NULL, 0);
 	c->wq = dm_wq_new("clone", 1);
@@ -338,7 +338,7 @@ static void whole_regions(const struct clone *c, uint64_t offset, uint64_t secto
 
 static bool is_hydrated(struct clone *c, uint64_t region)
 {
-	return atomic_load(&c->complete) || clone_md_hydrated(c->meta, region);
+	return atomic_load(&c->complete) || clone_meta_hydrated(c->meta, region);
 }
 
 /*
@@ -393,7 +393,7 @@ static enum dm_mapio clone_map(struct dm_target *ti, struct dm_bio *bio)
 	if (atomic_load_explicit(&c->mode, memory_order_relaxed) == CLONE_FAIL)
 		return DM_MAPIO_KILL;
 	if (bio->op == DM_FLUSH) {
-		if (atomic_load(&c->complete) && !clone_md_dirty(c->meta)) {
+		if (atomic_load(&c->complete) && !clone_meta_dirty(c->meta)) {
 			bio->dev = c->dest;
 			return DM_MAPIO_REMAPPED;
 		}
@@ -408,7 +408,7 @@ static enum dm_mapio clone_map(struct dm_target *ti, struct dm_bio *bio)
 		return DM_MAPIO_REMAPPED;
 	cb->counted = true;
 	region = clone_region(c, offset);
-	if (clone_md_hydrated(c->meta, region))
+	if (clone_meta_hydrated(c->meta, region))
 		return DM_MAPIO_REMAPPED;
 	if (bio->op == DM_READ) {
 		clone_note_read(c, region);
@@ -443,7 +443,7 @@ static enum dm_endio clone_end_io(struct dm_target *ti, struct dm_bio *bio)
 		leave_bits(c);
 	cb->counted = false;
 	/* What the write stands on is durable before it is answered. */
-	if (!bio->error && bio->op == DM_WRITE && (bio->flags & DM_FUA) && clone_md_dirty(c->meta)) {
+	if (!bio->error && bio->op == DM_WRITE && (bio->flags & DM_FUA) && clone_meta_dirty(c->meta)) {
 		bio->flags &= ~(unsigned)DM_FUA;
 		end_after_commit(c, bio);
 		return DM_ENDIO_INCOMPLETE;
@@ -466,12 +466,12 @@ static void clone_presuspend(struct dm_target *ti)
 static int clone_preresume(struct dm_target *ti, GError **err)
 {
 	struct clone *c = ti->private;
-	struct clone_md *fresh, *old;
+	struct clone_meta *fresh, *old;
 	int error;
 
 	if (!c->reopen)
 		return 0;
-	error = clone_md_open(c->meta_dev, ti->len, c->region_sectors, &fresh, err);
+	error = clone_meta_open(c->meta_dev, ti->len, c->region_sectors, &fresh, err);
 	if (error)
 		return error;
 	pthread_mutex_lock(&c->lock);
@@ -479,7 +479,7 @@ static int clone_preresume(struct dm_target *ti, GError **err)
 	c->meta = fresh;
 	c->reopen = false;
 	pthread_mutex_unlock(&c->lock);
-	clone_md_close(old);
+	clone_meta_close(old);
 	return 0;
 }
 
@@ -518,7 +518,7 @@ static void clone_postsuspend(struct dm_target *ti)
 	dm_timer_cancel_sync(&c->rest_timer);
 	dm_group_commit_settle(c->commits);
 	dm_wq_flush(c->wq);
-	if (clone_md_dirty(c->meta))
+	if (clone_meta_dirty(c->meta))
 		commit(c);
 }
 
@@ -536,8 +536,8 @@ static void status_info(struct clone *c, GString *out)
 		return;
 	}
 	pthread_mutex_lock(&c->lock); /* preresume may exchange the metadata */
-	clone_md_usage(c->meta, &used, &total);
-	hydrated = rw ? clone_md_nr_hydrated(c->meta) : clone_md_nr_committed(c->meta);
+	clone_meta_usage(c->meta, &used, &total);
+	hydrated = rw ? clone_meta_nr_hydrated(c->meta) : clone_meta_nr_committed(c->meta);
 	hydrating = c->hydrating;
 	pthread_mutex_unlock(&c->lock);
 	g_string_append_printf(out, "8 %" PRIu64 "/%" PRIu64 " %" PRIu32 " %" PRIu64 "/%" PRIu64 " %u %d ", used, total,
@@ -576,7 +576,7 @@ static void clone_commit(struct dm_target *ti)
 {
 	struct clone *c = ti->private;
 
-	if (atomic_load(&c->suspended) || !clone_md_dirty(c->meta))
+	if (atomic_load(&c->suspended) || !clone_meta_dirty(c->meta))
 		return;
 	dm_group_commit_sync(c->commits);
 }
@@ -629,9 +629,9 @@ static int clone_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors,
 
 	if (!enter_bits(c))
 		return dm_dev_extent(c->dest, sector, sectors, out);
-	hydrated = clone_md_hydrated(c->meta, region);
+	hydrated = clone_meta_hydrated(c->meta, region);
 	for (end = region + 1; end < c->nr_regions && end - region < 65536; end++)
-		if (clone_md_hydrated(c->meta, end) != hydrated)
+		if (clone_meta_hydrated(c->meta, end) != hydrated)
 			break;
 	leave_bits(c);
 	sectors = MIN(sectors, (end << c->shift) - sector);

@@ -39,7 +39,7 @@ struct hydration {
 struct clone {
 	struct dm_target *ti;
 	struct dm_dev *meta_dev, *dest, *source;
-	struct clone_md *meta;
+	struct clone_meta *meta;
 	uint32_t region_sectors;
 	unsigned shift;
 	uint64_t nr_regions;

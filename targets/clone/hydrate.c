@@ -123,7 +123,7 @@ static void finish(struct hydration *h, int error)
 	struct dm_bio_list waiting;
 
 	if (!error) {
-		clone_md_set(c->meta, h->region, h->n);
+		clone_meta_set(c->meta, h->region, h->n);
 		clone_commit_soon(c);
 	}
 	leave(h, &waiting);
@@ -172,7 +172,7 @@ void clone_write_cold(struct clone *c, struct dm_bio *bio, uint64_t region)
 	}
 	count(h);
 	h->first = bio;
-	if (clone_md_hydrated(c->meta, region)) { /* since we looked */
+	if (clone_meta_hydrated(c->meta, region)) { /* since we looked */
 		struct dm_bio_list waiting;
 
 		leave(h, &waiting);
@@ -222,9 +222,9 @@ static void discard_some(struct clone *c, uint64_t from, uint64_t to)
 
 	dm_bio_list_init(&waiting);
 	if (dm_block_trylock(c->regions, &claim, from, to - 1, DM_BLOCK_EXCLUSIVE, &waiting)) {
-		for (uint64_t r = from; (r = clone_md_next(c->meta, r, to)) < to; r += n) {
-			n = clone_md_next_hydrated(c->meta, r, to) - r;
-			clone_md_set(c->meta, r, n);
+		for (uint64_t r = from; (r = clone_meta_next(c->meta, r, to)) < to; r += n) {
+			n = clone_meta_next_hydrated(c->meta, r, to) - r;
+			clone_meta_set(c->meta, r, n);
 		}
 		dm_block_unlock(c->regions, &claim, &waiting);
 	} else if (to - from > 1) {
@@ -319,11 +319,11 @@ static uint64_t next_region(struct clone *c)
 	pthread_mutex_lock(&c->lock);
 	while (c->n_soon && region == c->nr_regions) {
 		region = c->soon[--c->n_soon];
-		if (clone_md_hydrated(c->meta, region))
+		if (clone_meta_hydrated(c->meta, region))
 			region = c->nr_regions;
 	}
 	pthread_mutex_unlock(&c->lock);
-	return region < c->nr_regions ? region : clone_md_next(c->meta, c->cursor, c->nr_regions);
+	return region < c->nr_regions ? region : clone_meta_next(c->meta, c->cursor, c->nr_regions);
 }
 
 /*
@@ -368,7 +368,7 @@ static uint64_t begin(struct clone *c, uint64_t region, uint64_t n, bool hole)
 	}
 	count(h);
 	h->hole = hole;
-	if (clone_md_next_hydrated(c->meta, region, region + n) < region + n) { /* since we looked */
+	if (clone_meta_next_hydrated(c->meta, region, region + n) < region + n) { /* since we looked */
 		leave(h, &waiting);
 		g_free(h);
 		write_again(c, &waiting);
@@ -409,7 +409,7 @@ static bool hydrate_some(struct clone *c)
 		n = look_for_hole(c, region);
 		hole = n > 0;
 		n = MIN(hole ? n : batch, c->nr_regions - region);
-		n = clone_md_next_hydrated(c->meta, region, region + n) - region;
+		n = clone_meta_next_hydrated(c->meta, region, region + n) - region;
 		n = n ? begin(c, region, n, hole) : 0;
 		c->cursor = region + MAX(n, 1);
 		if (n)

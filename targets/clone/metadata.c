@@ -39,8 +39,8 @@ enum sb {
 	SB_BITSET = 188,
 };
 
-struct clone_md {
-	struct dm_md md;
+struct clone_meta {
+	struct dm_meta base;
 	struct dm_bitset_info info;
 	dm_block_t root;
 	uint64_t target_sectors, nr_regions, nr_words;
@@ -57,9 +57,9 @@ struct clone_md {
 
 /* --- opening ------------------------------------------------------------------------- */
 
-static int read_superblock(struct dm_md *md, const uint8_t *sb, GError **err)
+static int read_superblock(struct dm_meta *base, const uint8_t *sb, GError **err)
 {
-	struct clone_md *meta = container_of(md, struct clone_md, md);
+	struct clone_meta *meta = container_of(base, struct clone_meta, base);
 	uint64_t region = get_le64(sb + SB_REGION), target = get_le64(sb + SB_TARGET);
 
 	meta->root = get_le64(sb + SB_BITSET);
@@ -71,12 +71,12 @@ static int read_superblock(struct dm_md *md, const uint8_t *sb, GError **err)
 		       region, target, meta->region_sectors, meta->target_sectors);
 }
 
-static int begin(struct dm_md *md, const uint8_t *sb)
+static int begin(struct dm_meta *base, const uint8_t *sb)
 {
-	struct clone_md *meta = container_of(md, struct clone_md, md);
+	struct clone_meta *meta = container_of(base, struct clone_meta, base);
 	int r = 0;
 
-	dm_bitset_info_init(&meta->info, md->tm);
+	dm_bitset_info_init(&meta->info, base->tm);
 	if (sb)
 		return 0;
 	r = dm_bitset_empty(&meta->info, &meta->root);
@@ -85,30 +85,30 @@ static int begin(struct dm_md *md, const uint8_t *sb)
 	return r ? r : dm_bitset_flush(&meta->info, &meta->root);
 }
 
-static void fill_superblock(struct dm_md *md, uint8_t *sb)
+static void fill_superblock(struct dm_meta *base, uint8_t *sb)
 {
-	struct clone_md *meta = container_of(md, struct clone_md, md);
+	struct clone_meta *meta = container_of(base, struct clone_meta, base);
 
 	put_le64(sb + SB_REGION, meta->region_sectors);
 	put_le64(sb + SB_TARGET, meta->target_sectors);
 	put_le64(sb + SB_BITSET, meta->root);
 }
 
-static const struct dm_md_format format = {
-	.name = "clone metadata",
-	.magic = 0x8af27f64,
-	.seed = 257649492,
-	.min_version = VERSION,
-	.max_version = VERSION,
-	.sm_root = SB_SM_ROOT,
-	.cache_bytes = 4u << 20,
-	.read = read_superblock,
-	.begin = begin,
-	.fill = fill_superblock,
+static const struct dm_meta_format format = {
+    .name = "clone metadata",
+    .magic = 0x8af27f64,
+    .seed = 257649492,
+    .min_version = VERSION,
+    .max_version = VERSION,
+    .sm_root = SB_SM_ROOT,
+    .cache_bytes = 4u << 20,
+    .read = read_superblock,
+    .begin = begin,
+    .fill = fill_superblock,
 };
 
 /* Bits past the last region are of no meaning. */
-static uint64_t word_mask(const struct clone_md *meta, uint64_t word)
+static uint64_t word_mask(const struct clone_meta *meta, uint64_t word)
 {
 	uint64_t rest = meta->nr_regions - word * 64;
 
@@ -117,7 +117,7 @@ static uint64_t word_mask(const struct clone_md *meta, uint64_t word)
 
 static int load_word(void *context, uint32_t index, const void *value)
 {
-	struct clone_md *meta = context;
+	struct clone_meta *meta = context;
 	uint64_t bits;
 
 	if (index >= meta->nr_words)
@@ -130,10 +130,10 @@ static int load_word(void *context, uint32_t index, const void *value)
 	return 0;
 }
 
-int clone_md_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_sectors, struct clone_md **out,
-		  GError **err)
+int clone_meta_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_sectors, struct clone_meta **out,
+		    GError **err)
 {
-	struct clone_md *meta = g_new0(struct clone_md, 1);
+	struct clone_meta *meta = g_new0(struct clone_meta, 1);
 	bool fresh = false;
 	int r;
 
@@ -144,28 +144,28 @@ int clone_md_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_s
 	meta->nr_words = dm_div_up(meta->nr_regions, 64);
 	if (meta->nr_regions > UINT32_MAX) {
 		dm_fail(err, EINVAL, "clone: %" PRIu64 " regions are more than 2^32; make them larger", meta->nr_regions);
-		clone_md_close(meta);
+		clone_meta_close(meta);
 		return -EINVAL;
 	}
-	dm_md_init(&meta->md, &format, dev, VERSION);
+	dm_meta_init(&meta->base, &format, dev, VERSION);
 	meta->words = g_try_malloc0(meta->nr_words * 8);
 	meta->dirty = g_try_malloc0(dm_div_up(meta->nr_words, 64) * 8);
-	r = meta->words && meta->dirty ? dm_md_open(&meta->md, true, &fresh, err) : -ENOMEM;
+	r = meta->words && meta->dirty ? dm_meta_open(&meta->base, true, &fresh, err) : -ENOMEM;
 	if (!r && !fresh)
 		r = dm_array_walk(&meta->info.array, meta->root, load_word, meta);
 	if (r) {
-		clone_md_close(meta);
+		clone_meta_close(meta);
 		return dm_fail(err, -r, "clone: Failed to %s metadata: %s", fresh ? "format" : "load", g_strerror(-r));
 	}
 	*out = meta;
 	return 0;
 }
 
-void clone_md_close(struct clone_md *meta)
+void clone_meta_close(struct clone_meta *meta)
 {
 	if (!meta)
 		return;
-	dm_md_close(&meta->md);
+	dm_meta_close(&meta->base);
 	g_free((void *)meta->words);
 	g_free((void *)meta->dirty);
 	pthread_mutex_destroy(&meta->lock);
@@ -174,33 +174,33 @@ void clone_md_close(struct clone_md *meta)
 
 /* --- bits ------------------------------------------------------------------------------- */
 
-uint64_t clone_md_nr_regions(struct clone_md *meta)
+uint64_t clone_meta_nr_regions(struct clone_meta *meta)
 {
 	return meta->nr_regions;
 }
 
-uint64_t clone_md_nr_hydrated(struct clone_md *meta)
+uint64_t clone_meta_nr_hydrated(struct clone_meta *meta)
 {
 	return atomic_load_explicit(&meta->nr_hydrated, memory_order_relaxed);
 }
 
-uint64_t clone_md_nr_committed(struct clone_md *meta)
+uint64_t clone_meta_nr_committed(struct clone_meta *meta)
 {
 	return atomic_load(&meta->loaded) + atomic_load(&meta->durable);
 }
 
-void clone_md_usage(struct clone_md *meta, uint64_t *used, uint64_t *total)
+void clone_meta_usage(struct clone_meta *meta, uint64_t *used, uint64_t *total)
 {
-	dm_md_usage(&meta->md, used, total);
+	dm_meta_usage(&meta->base, used, total);
 }
 
-bool clone_md_hydrated(struct clone_md *meta, uint64_t region)
+bool clone_meta_hydrated(struct clone_meta *meta, uint64_t region)
 {
 	return !meta->words ||
 	       atomic_load_explicit(&meta->words[region / 64], memory_order_acquire) >> (region % 64) & 1;
 }
 
-void clone_md_set(struct clone_md *meta, uint64_t region, uint64_t n)
+void clone_meta_set(struct clone_meta *meta, uint64_t region, uint64_t n)
 {
 	uint64_t end = region + n;
 
@@ -227,7 +227,7 @@ void clone_md_set(struct clone_md *meta, uint64_t region, uint64_t n)
 }
 
 /* The first bit at or after `from`, and below `end`, that differs from those of `same`, all set or all clear. */
-static uint64_t next_other(struct clone_md *meta, uint64_t from, uint64_t end, uint64_t same)
+static uint64_t next_other(struct clone_meta *meta, uint64_t from, uint64_t end, uint64_t same)
 {
 	while (from < end) {
 		uint64_t other = (atomic_load(&meta->words[from / 64]) ^ same) & UINT64_MAX << (from % 64);
@@ -239,17 +239,17 @@ static uint64_t next_other(struct clone_md *meta, uint64_t from, uint64_t end, u
 	return end;
 }
 
-uint64_t clone_md_next(struct clone_md *meta, uint64_t from, uint64_t end)
+uint64_t clone_meta_next(struct clone_meta *meta, uint64_t from, uint64_t end)
 {
 	return meta->words ? next_other(meta, from, end, UINT64_MAX) : end;
 }
 
-uint64_t clone_md_next_hydrated(struct clone_md *meta, uint64_t from, uint64_t end)
+uint64_t clone_meta_next_hydrated(struct clone_meta *meta, uint64_t from, uint64_t end)
 {
 	return meta->words ? next_other(meta, from, end, 0) : MIN(from, end);
 }
 
-bool clone_md_dirty(struct clone_md *meta)
+bool clone_meta_dirty(struct clone_meta *meta)
 {
 	return atomic_load(&meta->durable) != atomic_load(&meta->set);
 }
@@ -262,7 +262,7 @@ struct changed {
 };
 
 /* Takes words that differ from the disk, from word *at on, at most SLICE; moves *at on. */
-static void take_dirty(struct clone_md *meta, uint64_t *at, GArray *out)
+static void take_dirty(struct clone_meta *meta, uint64_t *at, GArray *out)
 {
 	g_array_set_size(out, 0);
 	pthread_mutex_lock(&meta->lock);
@@ -281,7 +281,7 @@ static void take_dirty(struct clone_md *meta, uint64_t *at, GArray *out)
 }
 
 /* They did not get into the tree: they still differ. */
-static void give_back(struct clone_md *meta, GArray *all)
+static void give_back(struct clone_meta *meta, GArray *all)
 {
 	for (guint i = 0; i < all->len; i++) {
 		uint32_t word = g_array_index(all, struct changed, i).word;
@@ -291,7 +291,7 @@ static void give_back(struct clone_md *meta, GArray *all)
 }
 
 /* Neighbours together: a block of the array is looked up once for all of its words. */
-static int write_words(struct clone_md *meta, GArray *all)
+static int write_words(struct clone_meta *meta, GArray *all)
 {
 	g_autofree uint64_t *values = g_new(uint64_t, all->len);
 	int r = 0;
@@ -311,7 +311,7 @@ static int write_words(struct clone_md *meta, GArray *all)
  * In slices, so that a commit of very many bits takes little memory; each slice is taken, then the data flushed, then
  * the slice written.  What was set before the call is in one of them; one of the later ones may hold more.
  */
-int clone_md_commit(struct clone_md *meta, struct dm_dev *dest)
+int clone_meta_commit(struct clone_meta *meta, struct dm_dev *dest)
 {
 	uint64_t set, at = 0;
 	GArray *slice;
@@ -337,7 +337,7 @@ int clone_md_commit(struct clone_md *meta, struct dm_dev *dest)
 	} while (!r && at < meta->nr_words);
 	g_array_free(slice, TRUE);
 	if (!r && meta->written) {
-		meta->broken = (r = dm_md_commit(&meta->md)) != 0;
+		meta->broken = (r = dm_meta_commit(&meta->base)) != 0;
 		meta->written = meta->broken;
 	}
 	if (!r)
@@ -345,39 +345,39 @@ int clone_md_commit(struct clone_md *meta, struct dm_dev *dest)
 	return r;
 }
 
-bool clone_md_broken(struct clone_md *meta)
+bool clone_meta_broken(struct clone_meta *meta)
 {
 	return meta->broken;
 }
 
-int clone_md_abort(struct clone_md *meta)
+int clone_meta_abort(struct clone_meta *meta)
 {
-	struct clone_md disk = {
-		.target_sectors = meta->target_sectors,
-		.region_sectors = meta->region_sectors,
-		.nr_regions = meta->nr_regions,
-		.nr_words = meta->nr_words,
+	struct clone_meta disk = {
+	    .target_sectors = meta->target_sectors,
+	    .region_sectors = meta->region_sectors,
+	    .nr_regions = meta->nr_regions,
+	    .nr_words = meta->nr_words,
 	};
 	g_autoptr(GError) err = NULL;
 	int r;
 
 	meta->broken = true;
-	dm_md_init(&disk.md, &format, meta->md.dev, VERSION);
-	r = dm_md_load(&disk.md, &err);
+	dm_meta_init(&disk.base, &format, meta->base.dev, VERSION);
+	r = dm_meta_load(&disk.base, &err);
 	if (!r)
 		r = dm_array_walk(&disk.info.array, disk.root, load_word, &disk);
 	if (err)
 		dm_log_err("%s", err->message);
 	if (!r) {
 		atomic_store(&meta->loaded, atomic_load(&disk.nr_hydrated) - atomic_load(&meta->durable));
-		atomic_store(&meta->md.used, disk.md.used);
-		atomic_store(&meta->md.total, disk.md.total);
+		atomic_store(&meta->base.used, disk.base.used);
+		atomic_store(&meta->base.total, disk.base.total);
 	}
-	dm_md_close(&disk.md);
+	dm_meta_close(&disk.base);
 	return r;
 }
 
-void clone_md_release(struct clone_md *meta)
+void clone_meta_release(struct clone_meta *meta)
 {
 	g_free((void *)meta->words);
 	g_free((void *)meta->dirty);

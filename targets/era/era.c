@@ -33,7 +33,7 @@ struct era {
 	struct dm_wq *wq; /* one at a time */
 	struct dm_work writes, digestion;
 	pthread_mutex_t md_lock;
-	struct era_md *meta; /* opened anew at each resume */
+	struct era_meta *meta; /* opened anew at each resume */
 	bool stopped;      /* md_lock: no digestion */
 	pthread_mutex_t wait_lock;
 	struct dm_bio_list waiting;
@@ -54,12 +54,12 @@ static int record(struct era *era, struct dm_bio_list *bios)
 	for (struct dm_bio *bio = bios->head; bio && !r; bio = bio->next) {
 		struct era_bio *eb = bio->private;
 
-		if (era_md_marked(era->meta, eb->first, eb->last))
+		if (era_meta_marked(era->meta, eb->first, eb->last))
 			continue;
-		r = era_md_mark(era->meta, eb->first, eb->last);
+		r = era_meta_mark(era->meta, eb->first, eb->last);
 		any = true;
 	}
-	return r || !any ? r : era_md_commit(era->meta);
+	return r || !any ? r : era_meta_commit(era->meta);
 }
 
 static void process_writes(struct dm_work *work)
@@ -100,7 +100,7 @@ static enum dm_mapio era_map(struct dm_target *ti, struct dm_bio *bio)
 		return DM_MAPIO_REMAPPED;
 	eb->first = (uint32_t)(offset / era->block_sectors);
 	eb->last = (uint32_t)((offset + bio->sectors - 1) / era->block_sectors);
-	if (era_md_marked(era->meta, eb->first, eb->last))
+	if (era_meta_marked(era->meta, eb->first, eb->last))
 		return DM_MAPIO_REMAPPED;
 	pthread_mutex_lock(&era->wait_lock);
 	dm_bio_list_add(&era->waiting, bio);
@@ -118,7 +118,7 @@ static void digest(struct dm_work *work)
 	bool more = false;
 
 	pthread_mutex_lock(&era->md_lock);
-	if (!era->stopped && era_md_digest(era->meta, &more))
+	if (!era->stopped && era_meta_digest(era->meta, &more))
 		more = false;
 	pthread_mutex_unlock(&era->md_lock);
 	if (more)
@@ -134,18 +134,18 @@ static void digest(struct dm_work *work)
 static int era_preresume(struct dm_target *ti, GError **err)
 {
 	struct era *era = ti->private;
-	struct era_md *fresh, *old;
-	int error = era_md_open(era->meta_dev, era->block_sectors, &fresh, err);
+	struct era_meta *fresh, *old;
+	int error = era_meta_open(era->meta_dev, era->block_sectors, &fresh, err);
 
 	if (error)
 		return error;
-	error = era_md_archive(fresh); /* of an era that nobody has ended */
-	if (!error && era_md_blocks(fresh) != era->blocks)
-		error = era_md_resize(fresh, era->blocks, err);
+	error = era_meta_archive(fresh); /* of an era that nobody has ended */
+	if (!error && era_meta_blocks(fresh) != era->blocks)
+		error = era_meta_resize(fresh, era->blocks, err);
 	if (!error)
-		error = era_md_new_era(fresh);
+		error = era_meta_new_era(fresh);
 	if (error) {
-		era_md_close(fresh);
+		era_meta_close(fresh);
 		return err && *err ? error : dm_fail(err, -error, "era: no new era: %s", g_strerror(-error));
 	}
 	dm_status_pause(ti, NULL);
@@ -155,7 +155,7 @@ static int era_preresume(struct dm_target *ti, GError **err)
 	era->stopped = false;
 	pthread_mutex_unlock(&era->md_lock);
 	dm_status_go_on(ti, NULL);
-	era_md_close(old);
+	era_meta_close(old);
 	return 0;
 }
 
@@ -173,9 +173,9 @@ static void era_postsuspend(struct dm_target *ti)
 
 	pthread_mutex_lock(&era->md_lock);
 	era->stopped = true;
-	r = era_md_archive(era->meta);
+	r = era_meta_archive(era->meta);
 	if (!r)
-		r = era_md_commit(era->meta);
+		r = era_meta_commit(era->meta);
 	pthread_mutex_unlock(&era->md_lock);
 	if (r)
 		dm_log_err("era: the era could not be archived: %s; it will be at the next resume", g_strerror(-r));
@@ -184,9 +184,9 @@ static void era_postsuspend(struct dm_target *ti)
 
 /* --- messages and status -------------------------------------------------------------------------- */
 
-static int checkpoint(struct era_md *meta, GError **err)
+static int checkpoint(struct era_meta *meta, GError **err)
 {
-	int r = era_md_new_era(meta);
+	int r = era_meta_new_era(meta);
 
 	return r ? dm_fail(err, -r, "era: no new era: %s", g_strerror(-r)) : 0;
 }
@@ -195,11 +195,11 @@ static int era_message(struct dm_target *ti, int argc, char **argv, GString *rep
 {
 	static const struct {
 		const char *name;
-		int (*fn)(struct era_md *, GError **);
+		int (*fn)(struct era_meta *, GError **);
 	} messages[] = {
-		{"checkpoint", checkpoint},
-		{"take_metadata_snap", era_md_take_snap},
-		{"drop_metadata_snap", era_md_drop_snap},
+	    {"checkpoint", checkpoint},
+	    {"take_metadata_snap", era_meta_take_snap},
+	    {"drop_metadata_snap", era_meta_drop_snap},
 	};
 	struct era *era = ti->private;
 	int r;
@@ -235,7 +235,7 @@ static void era_status(struct dm_target *ti, enum dm_status_type type, GString *
 		g_string_append_printf(out, " %u", era->block_sectors);
 		return;
 	}
-	era_md_usage(era->meta, &u);
+	era_meta_usage(era->meta, &u);
 	g_string_append_printf(out, "8 %" PRIu64 "/%" PRIu64 " %u ", u.used, u.total, u.era);
 	if (u.snap)
 		g_string_append_printf(out, "%" PRIu64, u.snap);
@@ -250,7 +250,7 @@ static void era_dtr(struct dm_target *ti)
 	struct era *era = ti->private;
 
 	dm_wq_free(era->wq);
-	era_md_close(era->meta);
+	era_meta_close(era->meta);
 	if (era->origin)
 		dm_put_device(ti, era->origin);
 	if (era->meta_dev)
@@ -313,7 +313,7 @@ static int era_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	if (!error)
 		error = parse_block(era, argv[2], err);
 	if (!error)
-		error = era_md_open(era->meta_dev, era->block_sectors, &era->meta, err);
+		error = era_meta_open(era->meta_dev, era->block_sectors, &era->meta, err);
 	if (error) {
 		era_dtr(ti);
 		return error;

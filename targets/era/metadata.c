@@ -66,8 +66,8 @@ struct writeset {
 	dm_block_t root; /* 0: none */
 };
 
-struct era_md {
-	struct dm_md md;
+struct era_meta {
+	struct dm_meta base;
 	struct dm_bitset_info bitset;   /* for the current writeset alone: it keeps a word of it */
 	struct dm_bitset_info archived; /* for all others */
 	struct dm_btree_info writesets;
@@ -95,17 +95,17 @@ struct era_md {
 
 static int writesets_inc(void *context, const void *values, unsigned n)
 {
-	struct era_md *meta = context;
+	struct era_meta *meta = context;
 	int r = 0;
 
 	for (unsigned i = 0; i < n && !r; i++)
-		r = dm_tm_inc(meta->md.tm, get_le64((const char *)values + i * WRITESET_SIZE + 4));
+		r = dm_tm_inc(meta->base.tm, get_le64((const char *)values + i * WRITESET_SIZE + 4));
 	return r;
 }
 
 static int writesets_dec(void *context, const void *values, unsigned n)
 {
-	struct era_md *meta = context;
+	struct era_meta *meta = context;
 	int r = 0;
 
 	for (unsigned i = 0; i < n && !r; i++)
@@ -115,9 +115,9 @@ static int writesets_dec(void *context, const void *values, unsigned n)
 
 /* --- opening and committing --------------------------------------------------------------- */
 
-static int read_superblock(struct dm_md *md, const uint8_t *sb, GError **err)
+static int read_superblock(struct dm_meta *base, const uint8_t *sb, GError **err)
 {
-	struct era_md *meta = container_of(md, struct era_md, md);
+	struct era_meta *meta = container_of(base, struct era_meta, base);
 
 	meta->blocks = get_le32(sb + SB_BLOCKS);
 	atomic_init(&meta->era, get_le32(sb + SB_ERA));
@@ -133,36 +133,36 @@ static int read_superblock(struct dm_md *md, const uint8_t *sb, GError **err)
 		       get_le32(sb + SB_BLOCK_SECTORS), meta->block_sectors);
 }
 
-static int begin(struct dm_md *md, const uint8_t *sb)
+static int begin(struct dm_meta *base, const uint8_t *sb)
 {
 	static const struct dm_btree_value_type era_type = {.size = 4};
-	struct era_md *meta = container_of(md, struct era_md, md);
+	struct era_meta *meta = container_of(base, struct era_meta, base);
 	int r;
 
-	dm_bitset_info_init(&meta->bitset, md->tm);
-	dm_bitset_info_init(&meta->archived, md->tm);
+	dm_bitset_info_init(&meta->bitset, base->tm);
+	dm_bitset_info_init(&meta->archived, base->tm);
 	meta->writesets = (struct dm_btree_info){
-		.tm = md->tm,
-		.levels = 1,
-		.vt = {.context = meta, .size = WRITESET_SIZE, .inc = writesets_inc, .dec = writesets_dec},
+	    .tm = base->tm,
+	    .levels = 1,
+	    .vt = {.context = meta, .size = WRITESET_SIZE, .inc = writesets_inc, .dec = writesets_dec},
 	};
-	dm_array_info_init(&meta->eras, md->tm, &era_type);
+	dm_array_info_init(&meta->eras, base->tm, &era_type);
 	if (sb)
 		return 0;
 	r = dm_btree_empty(&meta->writesets, &meta->writesets_root);
 	return r ? r : dm_array_empty(&meta->eras, &meta->eras_root);
 }
 
-static int prepare(struct dm_md *md)
+static int prepare(struct dm_meta *base)
 {
-	struct era_md *meta = container_of(md, struct era_md, md);
+	struct era_meta *meta = container_of(base, struct era_meta, base);
 
 	return meta->current.root ? dm_bitset_flush(&meta->bitset, &meta->current.root) : 0;
 }
 
-static void fill_superblock(struct dm_md *md, uint8_t *sb)
+static void fill_superblock(struct dm_meta *base, uint8_t *sb)
 {
-	struct era_md *meta = container_of(md, struct era_md, md);
+	struct era_meta *meta = container_of(base, struct era_meta, base);
 
 	put_le32(sb + SB_BLOCK_SECTORS, meta->block_sectors);
 	put_le32(sb + SB_META_SECTORS, DM_META_BLOCK_SECTORS);
@@ -175,28 +175,28 @@ static void fill_superblock(struct dm_md *md, uint8_t *sb)
 	put_le64(sb + SB_SNAP, meta->snap);
 }
 
-static const struct dm_md_format format = {
-	.name = "era metadata",
-	.magic = 2126579579,
-	.seed = 146538381,
-	.min_version = VERSION,
-	.max_version = VERSION,
-	.sm_root = SB_SM_ROOT,
-	.cache_bytes = 8u << 20,
-	.read = read_superblock,
-	.begin = begin,
-	.prepare = prepare,
-	.fill = fill_superblock,
+static const struct dm_meta_format format = {
+    .name = "era metadata",
+    .magic = 2126579579,
+    .seed = 146538381,
+    .min_version = VERSION,
+    .max_version = VERSION,
+    .sm_root = SB_SM_ROOT,
+    .cache_bytes = 8u << 20,
+    .read = read_superblock,
+    .begin = begin,
+    .prepare = prepare,
+    .fill = fill_superblock,
 };
 
-static void tell(struct era_md *meta)
+static void tell(struct era_meta *meta)
 {
 	atomic_store(&meta->told_snap, meta->snap);
 	atomic_store(&meta->told_era, atomic_load(&meta->era));
 }
 
 /* Notes that the metadata in memory is of no use after an error in the midst of a change. */
-static int broke(struct era_md *meta, int r)
+static int broke(struct era_meta *meta, int r)
 {
 	if (r && !meta->broken) {
 		meta->broken = true;
@@ -206,21 +206,21 @@ static int broke(struct era_md *meta, int r)
 	return r;
 }
 
-int era_md_open(struct dm_dev *dev, uint32_t block_sectors, struct era_md **out, GError **err)
+int era_meta_open(struct dm_dev *dev, uint32_t block_sectors, struct era_meta **out, GError **err)
 {
-	struct era_md *meta = g_new0(struct era_md, 1);
+	struct era_meta *meta = g_new0(struct era_meta, 1);
 	bool fresh;
 	int r;
 
 	meta->block_sectors = block_sectors;
-	dm_md_init(&meta->md, &format, dev, VERSION);
-	r = dm_md_open(&meta->md, true, &fresh, err);
+	dm_meta_init(&meta->base, &format, dev, VERSION);
+	r = dm_meta_open(&meta->base, true, &fresh, err);
 	if (!r)
 		meta->words = g_try_malloc0(MAX(dm_div_up((uint64_t)meta->blocks, 32), 1) * 8);
 	if (!r && !meta->words)
 		r = -ENOMEM;
 	if (r) {
-		era_md_close(meta);
+		era_meta_close(meta);
 		return dm_fail(err, -r, "era: Error reading metadata: %s", g_strerror(-r));
 	}
 	tell(meta);
@@ -228,28 +228,28 @@ int era_md_open(struct dm_dev *dev, uint32_t block_sectors, struct era_md **out,
 	return 0;
 }
 
-void era_md_close(struct era_md *meta)
+void era_meta_close(struct era_meta *meta)
 {
 	if (!meta)
 		return;
-	dm_md_close(&meta->md);
+	dm_meta_close(&meta->base);
 	dm_ranges_clear(&meta->marked);
 	g_free((void *)meta->words);
 	g_free(meta);
 }
 
-void era_md_usage(struct era_md *meta, struct era_usage *out)
+void era_meta_usage(struct era_meta *meta, struct era_usage *out)
 {
 	*out = (struct era_usage){.snap = atomic_load(&meta->told_snap), .era = atomic_load(&meta->told_era)};
-	dm_md_usage(&meta->md, &out->used, &out->total);
+	dm_meta_usage(&meta->base, &out->used, &out->total);
 }
 
-uint32_t era_md_blocks(struct era_md *meta)
+uint32_t era_meta_blocks(struct era_meta *meta)
 {
 	return meta->blocks;
 }
 
-int era_md_resize(struct era_md *meta, uint32_t blocks, GError **err)
+int era_meta_resize(struct era_meta *meta, uint32_t blocks, GError **err)
 {
 	uint8_t none[4] = {0};
 	_Atomic uint64_t *words;
@@ -274,7 +274,7 @@ int era_md_resize(struct era_md *meta, uint32_t blocks, GError **err)
 
 /* --- eras ------------------------------------------------------------------------------------ */
 
-int era_md_archive(struct era_md *meta)
+int era_meta_archive(struct era_meta *meta)
 {
 	uint8_t value[WRITESET_SIZE];
 	uint64_t key = atomic_load(&meta->era);
@@ -293,7 +293,7 @@ int era_md_archive(struct era_md *meta)
 	return broke(meta, r);
 }
 
-static int begin_era(struct era_md *meta)
+static int begin_era(struct era_meta *meta)
 {
 	int r = dm_bitset_empty(&meta->bitset, &meta->current.root);
 
@@ -303,9 +303,9 @@ static int begin_era(struct era_md *meta)
 	return r;
 }
 
-int era_md_new_era(struct era_md *meta)
+int era_meta_new_era(struct era_meta *meta)
 {
-	int r = era_md_archive(meta);
+	int r = era_meta_archive(meta);
 
 	if (r)
 		return r;
@@ -313,7 +313,7 @@ int era_md_new_era(struct era_md *meta)
 	if (!r)
 		atomic_fetch_add(&meta->era, 1);
 	broke(meta, r);
-	return r ? r : era_md_commit(meta);
+	return r ? r : era_meta_commit(meta);
 }
 
 /* --- marks -------------------------------------------------------------------------------------- */
@@ -330,7 +330,7 @@ static uint32_t bits_of(uint32_t w, uint32_t first, uint32_t last)
 	return bits;
 }
 
-bool era_md_marked(struct era_md *meta, uint32_t first, uint32_t last)
+bool era_meta_marked(struct era_meta *meta, uint32_t first, uint32_t last)
 {
 	uint32_t era = atomic_load_explicit(&meta->era, memory_order_acquire);
 
@@ -344,7 +344,7 @@ bool era_md_marked(struct era_md *meta, uint32_t first, uint32_t last)
 }
 
 /* They are durable: from now on who looks need not wait. */
-static void publish(struct era_md *meta, uint32_t first, uint32_t last)
+static void publish(struct era_meta *meta, uint32_t first, uint32_t last)
 {
 	uint64_t era = atomic_load(&meta->era);
 
@@ -357,7 +357,7 @@ static void publish(struct era_md *meta, uint32_t first, uint32_t last)
 	}
 }
 
-int era_md_mark(struct era_md *meta, uint32_t first, uint32_t last)
+int era_meta_mark(struct era_meta *meta, uint32_t first, uint32_t last)
 {
 	int r = 0;
 
@@ -370,9 +370,9 @@ int era_md_mark(struct era_md *meta, uint32_t first, uint32_t last)
 	return broke(meta, r);
 }
 
-int era_md_commit(struct era_md *meta)
+int era_meta_commit(struct era_meta *meta)
 {
-	int r = meta->broken ? -EIO : broke(meta, dm_md_commit(&meta->md));
+	int r = meta->broken ? -EIO : broke(meta, dm_meta_commit(&meta->base));
 
 	if (!r) {
 		for (unsigned i = 0; i < dm_ranges_n(&meta->marked); i++) {
@@ -389,7 +389,7 @@ int era_md_commit(struct era_md *meta)
 /* --- digestion ------------------------------------------------------------------------------------- */
 
 /* Finds the oldest archived writeset; -ENODATA: there is none. */
-static int begin_digest(struct era_md *meta)
+static int begin_digest(struct era_meta *meta)
 {
 	uint8_t value[WRITESET_SIZE];
 	uint64_t from = 0;
@@ -403,17 +403,17 @@ static int begin_digest(struct era_md *meta)
 	return 0;
 }
 
-static int end_digest(struct era_md *meta)
+static int end_digest(struct era_meta *meta)
 {
 	int r = dm_btree_remove(&meta->writesets, meta->writesets_root, &meta->digest.era, &meta->writesets_root);
 
 	meta->digest.active = false;
 	broke(meta, r);
-	return r ? r : era_md_commit(meta);
+	return r ? r : era_meta_commit(meta);
 }
 
 /* Enters the era of a writeset for the blocks of a word of its bitset. */
-static int digest_word(struct era_md *meta, uint32_t word, uint64_t bits)
+static int digest_word(struct era_meta *meta, uint32_t word, uint64_t bits)
 {
 	uint8_t era[4];
 	int r = 0;
@@ -429,7 +429,7 @@ static int digest_word(struct era_md *meta, uint32_t word, uint64_t bits)
 	return r;
 }
 
-int era_md_digest(struct era_md *meta, bool *more)
+int era_meta_digest(struct era_meta *meta, bool *more)
 {
 	uint32_t words, looked_at = 0, moved = 0;
 	int r = meta->broken ? -EIO : 0;
@@ -467,32 +467,32 @@ static void edit_copy(uint8_t *sb)
 	put_le64(sb + SB_WRITESET_ROOT, 0);
 }
 
-int era_md_take_snap(struct era_md *meta, GError **err)
+int era_meta_take_snap(struct era_meta *meta, GError **err)
 {
-	const struct dm_md_root roots[] = {{SB_WRITESETS, &meta->writesets}, {SB_ERAS, &meta->eras.btree}};
+	const struct dm_meta_root roots[] = {{SB_WRITESETS, &meta->writesets}, {SB_ERAS, &meta->eras.btree}};
 	int r;
 
 	if (meta->snap)
 		return dm_fail(err, EINVAL, "era: there already is a metadata snapshot, at block %" PRIu64, meta->snap);
-	r = era_md_new_era(meta);
+	r = era_meta_new_era(meta);
 	if (!r)
-		r = broke(meta, dm_md_hold(&meta->md, roots, G_N_ELEMENTS(roots), edit_copy, &meta->snap));
+		r = broke(meta, dm_meta_hold(&meta->base, roots, G_N_ELEMENTS(roots), edit_copy, &meta->snap));
 	if (!r)
-		r = era_md_commit(meta);
+		r = era_meta_commit(meta);
 	return r ? dm_fail(err, -r, "era: no metadata snapshot: %s", g_strerror(-r)) : 0;
 }
 
-int era_md_drop_snap(struct era_md *meta, GError **err)
+int era_meta_drop_snap(struct era_meta *meta, GError **err)
 {
-	const struct dm_md_root roots[] = {{SB_WRITESETS, &meta->writesets}, {SB_ERAS, &meta->eras.btree}};
+	const struct dm_meta_root roots[] = {{SB_WRITESETS, &meta->writesets}, {SB_ERAS, &meta->eras.btree}};
 	int r;
 
 	if (!meta->snap)
 		return dm_fail(err, EINVAL, "era: there is no metadata snapshot");
-	r = meta->broken ? -EIO : dm_md_release(&meta->md, roots, G_N_ELEMENTS(roots), &meta->snap);
+	r = meta->broken ? -EIO : dm_meta_release(&meta->base, roots, G_N_ELEMENTS(roots), &meta->snap);
 	if (!meta->snap)
 		broke(meta, r);
 	if (!r)
-		r = era_md_commit(meta);
+		r = era_meta_commit(meta);
 	return r ? dm_fail(err, -r, "era: the metadata snapshot cannot be dropped: %s", g_strerror(-r)) : 0;
 }

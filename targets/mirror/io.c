@@ -2,8 +2,8 @@
 /*
  * Reads, writes and flushes of a mirror.
  *
- * A read of a region in sync goes to any leg, by megabytes in turn; if that fails, to the next.  A write whose region is
- * dirty already goes to the legs from the thread it came in.
+ * A read of a region in sync goes to any leg, by megabytes in turn; if that fails, to the next.  A write whose region
+ * is dirty already goes to the legs from the thread it came in.
  */
 #include "mirror.h"
 

@@ -64,7 +64,9 @@ static void chunk_written(struct dm_bio *bio)
 
 static void write_chunk(struct pending *pe, uint64_t sectors, int iovcnt)
 {
-	send(pe, DM_WRITE, pe->snap->cow_dev, pe->commit.new_chunk << pe->snap->cow->shift, sectors, iovcnt, chunk_written);
+	struct snapshot *s = pe->snap;
+
+	send(pe, DM_WRITE, s->cow_dev, pe->commit.new_chunk << s->cow->shift, sectors, iovcnt, chunk_written);
 }
 
 /* What the first write does not have of the chunk is in the buffer: one write of both. */
@@ -94,7 +96,8 @@ static void origin_read(struct dm_bio *bio)
 static void read_origin(struct pending *pe)
 {
 	struct snapshot *s = pe->snap;
-	uint64_t from = pe->before ? 0 : pe->after, to = pe->before && pe->after == pe->sectors ? pe->before : pe->sectors;
+	uint64_t from = pe->before ? 0 : pe->after;
+	uint64_t to = pe->before && pe->after == pe->sectors ? pe->before : pe->sectors;
 
 	pe->buffer = aligned_alloc(BUFFER_ALIGN, (size_t)MAX(s->cow->chunk_sectors, BUFFER_ALIGN >> DM_SECTOR_SHIFT)
 							 << DM_SECTOR_SHIFT);

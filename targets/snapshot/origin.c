@@ -179,8 +179,8 @@ static bool guard_sector(struct origin *o, uint64_t sector, uint64_t *end, struc
 }
 
 /*
- * Guards the chunks of a bio; true if there is nothing to wait for.  waits: the bio, to leave it with the first exception
- * it has to wait for; NULL: begins the copies of all of them.
+ * Guards the chunks of a bio; true if there is nothing to wait for.  waits: the bio, to leave it with the first
+ * exception it has to wait for; NULL: begins the copies of all of them.
  */
 static bool guard(struct origin *o, struct dm_bio *bio, struct dm_bio *waits, struct to_start *start)
 {

@@ -70,8 +70,8 @@ static int check_chunk(void *context, uint32_t chunk_sectors, GError **err)
 		dm_dev_limits(i ? s->origin_dev : s->cow_dev, &limits);
 		if (((uint64_t)chunk_sectors << DM_SECTOR_SHIFT) % limits.logical_block_size)
 			return dm_fail(err, EINVAL,
-				       "snapshot: chunk size %" PRIu32 " is not a multiple of device blocksize: %u bytes of "
-				       "the %s", chunk_sectors, limits.logical_block_size, i ? "origin" : "COW device");
+				       "snapshot: chunk size %" PRIu32 " is not a multiple of device blocksize: %u bytes "
+				       "of the %s", chunk_sectors, limits.logical_block_size, i ? "origin" : "COW device");
 	}
 	return 0;
 }

@@ -103,7 +103,7 @@ struct snapshot {
 	bool active;      /* under the origin's locks: writes to the origin make exceptions */
 
 	pthread_mutex_t lock;
-	struct dm_under_way users; /* pending exceptions and the like: all that uses cow; s may be gone after the last */
+	struct dm_under_way users; /* pending exceptions and the like, of cow; s may be gone after the last */
 	struct dm_bio_list wait_invalid; /* origin bios */
 	_Atomic enum snap_state state;
 	atomic_bool overflowed, merge_failed;

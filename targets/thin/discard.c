@@ -34,8 +34,8 @@ static int unmap(struct thin *t, struct dm_bio *bio, struct dm_ranges *freed)
 		stop = dm_bio_stop_long(bio);
 		if (stop)
 			break;
-		r = thin_md_remove(t->td, begin, end, BATCH, freed, &more);
-		thin_md_yield(pool->meta);
+		r = thin_meta_remove(t->td, begin, end, BATCH, freed, &more);
+		thin_meta_yield(pool->meta);
 	}
 	if (!r)
 		pool_check_marks(pool);
@@ -83,7 +83,7 @@ static void process(struct thin_pool *pool, struct dm_bio_list *list)
 		r = pool_commit(pool, NULL);
 		if (!r)
 			discard_data(pool, &freed);
-		thin_md_discarded(pool->meta, &freed);
+		thin_meta_discarded(pool->meta, &freed);
 	}
 	pool_check_data_space(pool);
 	while ((bio = dm_bio_list_pop(&done)))

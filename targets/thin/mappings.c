@@ -6,12 +6,12 @@
 #include <dmfs/target.h>
 
 #define NEAR_SECTORS 131072u /* 64 MiB: what may be on its way from one who writes in order */
-#define RUN 64u /* mappings read at once by thin_md_find_run() */
+#define RUN 64u		     /* mappings read at once by thin_meta_find_run() */
 
 /* --- devices --- */
 
 /* The device in core, loaded if need be; `change` is held, and root for writing. */
-struct thin_dev *thin_md_get(struct thin_md *meta, uint64_t id, bool create, int *error)
+struct thin_dev *thin_meta_get(struct thin_meta *meta, uint64_t id, bool create, int *error)
 {
 	struct thin_dev *td = g_hash_table_lookup(meta->devices, &id);
 	uint8_t le[24] = {0};
@@ -43,15 +43,15 @@ struct thin_dev *thin_md_get(struct thin_md *meta, uint64_t id, bool create, int
 	return td;
 }
 
-static void forget_unused(struct thin_md *meta, struct thin_dev *td)
+static void forget_unused(struct thin_meta *meta, struct thin_dev *td)
 {
 	if (!td->opens && !atomic_load(&td->changed))
 		g_hash_table_remove(meta->devices, &td->id);
 }
 
-void thin_md_read_top(struct thin_dev *td)
+void thin_meta_read_top(struct thin_dev *td)
 {
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 	uint64_t highest;
 	uint8_t le[8];
 	int r = dm_btree_lookup(&meta->top, meta->root, &td->id, le);
@@ -61,7 +61,7 @@ void thin_md_read_top(struct thin_dev *td)
 	atomic_store(&td->top, !r ? highest + 1 : r == -ENODATA ? 0 : THIN_NO_BLOCK);
 }
 
-int thin_md_open_device(struct thin_md *meta, uint64_t id, struct thin_dev **out)
+int thin_meta_open_device(struct thin_meta *meta, uint64_t id, struct thin_dev **out)
 {
 	struct thin_dev *td;
 	int r = 0;
@@ -71,10 +71,10 @@ int thin_md_open_device(struct thin_md *meta, uint64_t id, struct thin_dev **out
 		r = -EINVAL;
 	} else {
 		pthread_rwlock_wrlock(&meta->root_lock);
-		td = thin_md_get(meta, id, false, &r);
+		td = thin_meta_get(meta, id, false, &r);
 		if (td) {
 			if (!td->opens++)
-				thin_md_read_top(td);
+				thin_meta_read_top(td);
 			*out = td;
 		}
 		pthread_rwlock_unlock(&meta->root_lock);
@@ -83,9 +83,9 @@ int thin_md_open_device(struct thin_md *meta, uint64_t id, struct thin_dev **out
 	return r;
 }
 
-void thin_md_close_device(struct thin_dev *td)
+void thin_meta_close_device(struct thin_dev *td)
 {
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 
 	pthread_mutex_lock(&meta->change);
 	td->opens--;
@@ -94,7 +94,7 @@ void thin_md_close_device(struct thin_dev *td)
 }
 
 /* Gives a device a mapping tree, using up a reference to it. */
-static int link_tree(struct thin_md *meta, uint64_t id, dm_block_t tree)
+static int link_tree(struct thin_meta *meta, uint64_t id, dm_block_t tree)
 {
 	uint64_t le = GUINT64_TO_LE(tree);
 
@@ -102,7 +102,7 @@ static int link_tree(struct thin_md *meta, uint64_t id, dm_block_t tree)
 }
 
 /* Reads the way to it in both trees too: where that is damaged, nothing has been changed yet. */
-static int check_unused(struct thin_md *meta, uint64_t id)
+static int check_unused(struct thin_meta *meta, uint64_t id)
 {
 	uint8_t le[24];
 	int r;
@@ -116,11 +116,11 @@ static int check_unused(struct thin_md *meta, uint64_t id)
 	return r == -ENODATA ? 0 : r;
 }
 
-int thin_md_create(struct thin_md *meta, uint64_t id)
+int thin_meta_create(struct thin_meta *meta, uint64_t id)
 {
 	bool changed = false;
 	dm_block_t tree;
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	if (r)
 		return r;
@@ -132,23 +132,23 @@ int thin_md_create(struct thin_md *meta, uint64_t id)
 	if (changed && !r)
 		r = link_tree(meta, id, tree);
 	if (changed && !r)
-		thin_md_get(meta, id, true, &r);
-	return thin_md_end(meta, changed, r);
+		thin_meta_get(meta, id, true, &r);
+	return thin_meta_end(meta, changed, r);
 }
 
-static int snap(struct thin_md *meta, uint64_t id, uint64_t origin, dm_block_t tree)
+static int snap(struct thin_meta *meta, uint64_t id, uint64_t origin, dm_block_t tree)
 {
 	struct thin_dev *from, *to;
-	int r = dm_tm_inc(meta->md.tm, tree);
+	int r = dm_tm_inc(meta->base.tm, tree);
 
 	if (!r)
 		r = link_tree(meta, id, tree);
 	if (r)
 		return r;
-	from = thin_md_get(meta, origin, false, &r);
+	from = thin_meta_get(meta, origin, false, &r);
 	if (!from)
 		return r;
-	to = thin_md_get(meta, id, true, &r);
+	to = thin_meta_get(meta, id, true, &r);
 	if (!to)
 		return r;
 	meta->time++;
@@ -159,11 +159,11 @@ static int snap(struct thin_md *meta, uint64_t id, uint64_t origin, dm_block_t t
 	return 0;
 }
 
-int thin_md_snap(struct thin_md *meta, uint64_t id, uint64_t origin)
+int thin_meta_snap(struct thin_meta *meta, uint64_t id, uint64_t origin)
 {
 	bool changed = false;
 	uint8_t le[8];
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	if (r)
 		return r;
@@ -174,10 +174,10 @@ int thin_md_snap(struct thin_md *meta, uint64_t id, uint64_t origin)
 		changed = true;
 		r = snap(meta, id, origin, get_le64(le));
 	}
-	return thin_md_end(meta, changed, r);
+	return thin_meta_end(meta, changed, r);
 }
 
-static int delete_all(struct thin_md *meta, struct thin_dev *td)
+static int delete_all(struct thin_meta *meta, struct thin_dev *td)
 {
 	uint64_t id = td->id;
 	int r;
@@ -190,19 +190,19 @@ static int delete_all(struct thin_md *meta, struct thin_dev *td)
 }
 
 /* Whether another device has the very same tree: then there is nothing to take apart. */
-static int has_shared_tree(struct thin_md *meta, struct thin_dev *td, bool *shared)
+static int has_shared_tree(struct thin_meta *meta, struct thin_dev *td, bool *shared)
 {
 	uint32_t count = 0;
 	uint8_t le[8];
 	int r = dm_btree_lookup(&meta->top, meta->root, &td->id, le);
 
 	if (!r)
-		r = dm_tm_ref(meta->md.tm, get_le64(le), &count);
+		r = dm_tm_ref(meta->base.tm, get_le64(le), &count);
 	*shared = count > 1;
 	return r;
 }
 
-static int delete_some(struct thin_md *meta, struct thin_dev *td, uint64_t max, bool *done)
+static int delete_some(struct thin_meta *meta, struct thin_dev *td, uint64_t max, bool *done)
 {
 	uint64_t keys[2] = {td->id, 0}, removed;
 	int r = dm_btree_remove_range(&meta->info, meta->root, keys, UINT64_MAX, max, &meta->root, &removed);
@@ -215,16 +215,16 @@ static int delete_some(struct thin_md *meta, struct thin_dev *td, uint64_t max, 
 	return delete_all(meta, td);
 }
 
-int thin_md_delete(struct thin_md *meta, uint64_t id, uint64_t max, bool *done)
+int thin_meta_delete(struct thin_meta *meta, uint64_t id, uint64_t max, bool *done)
 {
 	bool shared, changed = false;
 	struct thin_dev *td;
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	*done = false;
 	if (r)
 		return r;
-	td = thin_md_get(meta, id, false, &r);
+	td = thin_meta_get(meta, id, false, &r);
 	if (td && td->opens)
 		r = -EBUSY;
 	if (!r)
@@ -238,7 +238,7 @@ int thin_md_delete(struct thin_md *meta, uint64_t id, uint64_t max, bool *done)
 			r = delete_some(meta, td, max, done);
 		}
 	}
-	return thin_md_end(meta, changed, r);
+	return thin_meta_end(meta, changed, r);
 }
 
 /* --- lookups --- */
@@ -250,7 +250,7 @@ static void unpack(struct thin_dev *td, uint64_t value, struct thin_mapping *out
 }
 
 /* False: the caller must not wait, and would have to. */
-static bool lock_root(struct thin_md *meta)
+static bool lock_root(struct thin_meta *meta)
 {
 	if (!pthread_rwlock_tryrdlock(&meta->root_lock))
 		return true;
@@ -264,7 +264,7 @@ static bool lock_root(struct thin_md *meta)
 
 static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
 {
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 	uint64_t keys[2] = {td->id, block};
 	uint8_t le[8];
 	int r;
@@ -282,7 +282,7 @@ static int find_slow(struct thin_dev *td, uint64_t block, struct thin_mapping *o
 	return r;
 }
 
-int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
+int thin_meta_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
 {
 	uint64_t cookie = atomic_load_explicit(&td->cookie, memory_order_acquire), value;
 
@@ -292,10 +292,10 @@ int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out)
 	return 0;
 }
 
-int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run)
+int thin_meta_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run)
 {
 	uint64_t keys[2] = {td->id, block}, found[RUN];
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 	uint8_t values[8 * RUN];
 	int r;
 
@@ -312,7 +312,7 @@ int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint6
 	return 0;
 }
 
-int thin_md_highest(struct thin_dev *td, uint64_t *block)
+int thin_meta_highest(struct thin_dev *td, uint64_t *block)
 {
 	uint64_t top = atomic_load(&td->top);
 
@@ -331,7 +331,7 @@ int thin_md_highest(struct thin_dev *td, uint64_t *block)
  */
 static int find_near(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 {
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 	uint64_t window = MAX(NEAR_SECTORS / meta->block_sectors, 1);
 
 	*data_block = td->last_data + (block - td->last_block); /* unsigned: below 0 is beyond the end */
@@ -343,7 +343,7 @@ static int find_near(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 /* A free data block for a block; `change` is held. */
 static int find_free(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 {
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 	int r = find_near(td, block, data_block);
 
 	if (r == -ENOSPC)
@@ -358,29 +358,29 @@ static int find_free(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 	return 0;
 }
 
-int thin_md_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block)
+int thin_meta_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 {
-	struct thin_md *meta = td->meta;
-	int r = thin_md_begin(meta);
+	struct thin_meta *meta = td->meta;
+	int r = thin_meta_begin(meta);
 
 	if (r)
 		return r;
 	r = find_free(td, block, data_block);
 	if (!r)
 		dm_ranges_add(&meta->reserved, *data_block, *data_block + 1);
-	return thin_md_end(meta, false, r);
+	return thin_meta_end(meta, false, r);
 }
 
-void thin_md_unreserve(struct thin_md *meta, uint64_t data_block)
+void thin_meta_unreserve(struct thin_meta *meta, uint64_t data_block)
 {
 	pthread_mutex_lock(&meta->change);
 	dm_ranges_remove(&meta->reserved, data_block, data_block + 1);
-	thin_md_released(meta);
+	thin_meta_released(meta);
 	pthread_mutex_unlock(&meta->change);
 }
 
 /* -EAGAIN unless the block is mapped to expected. */
-static int check_expected(struct thin_md *meta, const uint64_t *keys, uint64_t expected)
+static int check_expected(struct thin_meta *meta, const uint64_t *keys, uint64_t expected)
 {
 	uint8_t le[8];
 	int r = dm_btree_lookup(&meta->info, meta->root, keys, le);
@@ -392,7 +392,7 @@ static int check_expected(struct thin_md *meta, const uint64_t *keys, uint64_t e
 
 static int map_block(struct thin_dev *td, const uint64_t *keys, uint64_t data_block)
 {
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 	uint64_t value = data_block << 24 | (meta->time & 0xffffff), le = GUINT64_TO_LE(value);
 	bool inserted;
 	int r = dm_sm_inc(meta->data_sm, data_block, data_block + 1);
@@ -409,12 +409,12 @@ static int map_block(struct thin_dev *td, const uint64_t *keys, uint64_t data_bl
 	return 0;
 }
 
-int thin_md_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint64_t data_block)
+int thin_meta_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint64_t data_block)
 {
 	uint64_t keys[2] = {td->id, block};
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 	bool changed = false;
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	if (r)
 		return r;
@@ -426,15 +426,15 @@ int thin_md_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint6
 		if (r)
 			dm_ranges_add(&meta->reserved, data_block, data_block + 1);
 	}
-	return thin_md_end(meta, changed, r);
+	return thin_meta_end(meta, changed, r);
 }
 
-int thin_md_provision(struct thin_dev *td, uint64_t block)
+int thin_meta_provision(struct thin_dev *td, uint64_t block)
 {
 	uint64_t keys[2] = {td->id, block}, data_block;
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 	bool changed = false;
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	if (r)
 		return r;
@@ -447,14 +447,14 @@ int thin_md_provision(struct thin_dev *td, uint64_t block)
 		if (r == -ENOSPC) /* of the metadata: the transaction is lost */
 			r = -EIO;
 	}
-	return thin_md_end(meta, changed, r);
+	return thin_meta_end(meta, changed, r);
 }
 
 /* --- unmapping --- */
 
 static void forget_range(struct thin_dev *td, uint64_t begin, uint64_t end)
 {
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 
 	if (end - begin > 64) {
 		atomic_store(&td->cookie, ++meta->next_cookie);
@@ -464,12 +464,13 @@ static void forget_range(struct thin_dev *td, uint64_t begin, uint64_t end)
 		map_cache_forget(meta->cache, td->cookie, b);
 }
 
-int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct dm_ranges *freed, bool *more)
+int thin_meta_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct dm_ranges *freed,
+		     bool *more)
 {
 	uint64_t keys[2] = {td->id, begin}, removed;
-	struct thin_md *meta = td->meta;
+	struct thin_meta *meta = td->meta;
 	struct dm_ranges batch = {0};
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	*more = false;
 	if (r)
@@ -480,7 +481,7 @@ int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t m
 	if (removed) {
 		td->mapped -= MIN(removed, td->mapped);
 		if (atomic_load(&td->top) > begin && atomic_load(&td->top) <= end)
-			thin_md_read_top(td);
+			thin_meta_read_top(td);
 		atomic_store(&td->changed, true);
 		forget_range(td, begin, end);
 	}
@@ -490,15 +491,15 @@ int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t m
 	}
 	dm_ranges_clear(&batch);
 	*more = !r && removed == max;
-	return thin_md_end(meta, removed || r, r);
+	return thin_meta_end(meta, removed || r, r);
 }
 
-void thin_md_discarded(struct thin_md *meta, struct dm_ranges *freed)
+void thin_meta_discarded(struct thin_meta *meta, struct dm_ranges *freed)
 {
 	pthread_mutex_lock(&meta->change);
 	for (unsigned i = 0; i < dm_ranges_n(freed); i++)
 		dm_ranges_remove(&meta->discarding, dm_ranges_at(freed, i)->begin, dm_ranges_at(freed, i)->end);
-	thin_md_released(meta);
+	thin_meta_released(meta);
 	pthread_mutex_unlock(&meta->change);
 	dm_ranges_clear(freed);
 }

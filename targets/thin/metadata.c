@@ -18,7 +18,7 @@ enum sb {
 
 /* --- references of the trees' values --- */
 
-static int add_data(struct thin_md *meta, const void *values, unsigned n, int delta)
+static int add_data(struct thin_meta *meta, const void *values, unsigned n, int delta)
 {
 	for (unsigned i = 0, run; i < n; i += run) {
 		dm_block_t b = get_le64(values + 8 * i) >> 24;
@@ -45,7 +45,7 @@ static int data_dec(void *meta, const void *values, unsigned n)
 
 static void data_freed(void *context, dm_block_t b, dm_block_t e, bool fresh)
 {
-	struct thin_md *meta = context;
+	struct thin_meta *meta = context;
 
 	if (meta->freed)
 		dm_ranges_add(meta->freed, b, e);
@@ -60,14 +60,14 @@ static bool data_equal(void *meta, const void *a, const void *b)
 
 static int tree_inc(void *context, const void *values, unsigned n)
 {
-	struct thin_md *meta = context;
+	struct thin_meta *meta = context;
 
-	return dm_tm_inc_many(meta->md.tm, values, n);
+	return dm_tm_inc_many(meta->base.tm, values, n);
 }
 
 static int tree_dec(void *context, const void *values, unsigned n)
 {
-	struct thin_md *meta = context;
+	struct thin_meta *meta = context;
 	int r = 0;
 
 	for (unsigned i = 0; i < n && !r; i++)
@@ -77,38 +77,38 @@ static int tree_dec(void *context, const void *values, unsigned n)
 
 static bool is_busy(void *context, dm_block_t b)
 {
-	struct thin_md *meta = context;
+	struct thin_meta *meta = context;
 
 	return dm_ranges_has(&meta->reserved, b) || dm_ranges_has(&meta->quarantine, b) || dm_ranges_has(&meta->discarding, b);
 }
 
-static void set_up_trees(struct thin_md *meta)
+static void set_up_trees(struct thin_meta *meta)
 {
 	struct dm_btree_value_type data = {meta, 8, data_inc, data_dec, data_equal};
 
-	meta->info = (struct dm_btree_info){meta->md.tm, 2, data};
-	meta->bottom = (struct dm_btree_info){meta->md.tm, 1, data};
-	meta->top = (struct dm_btree_info){meta->md.tm, 1, {meta, 8, tree_inc, tree_dec, NULL}};
-	meta->details = (struct dm_btree_info){meta->md.tm, 1, {.size = 24}};
+	meta->info = (struct dm_btree_info){meta->base.tm, 2, data};
+	meta->bottom = (struct dm_btree_info){meta->base.tm, 1, data};
+	meta->top = (struct dm_btree_info){meta->base.tm, 1, {meta, 8, tree_inc, tree_dec, NULL}};
+	meta->details = (struct dm_btree_info){meta->base.tm, 1, {.size = 24}};
 	dm_sm_disk_set_busy(meta->data_sm, is_busy, meta);
 	dm_sm_disk_set_freed(meta->data_sm, data_freed, meta);
 }
 
 /* --- numbers for who holds no lock --- */
 
-static void update_stats(struct thin_md *meta)
+static void update_stats(struct thin_meta *meta)
 {
 	uint64_t set_aside = meta->reserved.count, data_free = dm_sm_nr_free(meta->data_sm);
 
-	atomic_store(&meta->meta_free, dm_sm_nr_free(dm_tm_sm(meta->md.tm)));
-	atomic_store(&meta->meta_total, dm_sm_nr_blocks(dm_tm_sm(meta->md.tm)));
+	atomic_store(&meta->meta_free, dm_sm_nr_free(dm_tm_sm(meta->base.tm)));
+	atomic_store(&meta->meta_total, dm_sm_nr_blocks(dm_tm_sm(meta->base.tm)));
 	atomic_store(&meta->data_free, data_free - MIN(data_free, set_aside));
 	atomic_store(&meta->data_total, dm_sm_nr_blocks(meta->data_sm));
 	set_aside += meta->discarding.count + meta->quarantine.count;
 	atomic_store(&meta->data_available, data_free - MIN(data_free, set_aside));
 }
 
-void thin_md_released(struct thin_md *meta)
+void thin_meta_released(struct thin_meta *meta)
 {
 	atomic_fetch_add(&meta->releases, 1);
 	if (!meta->data_sm) /* failed */
@@ -117,38 +117,38 @@ void thin_md_released(struct thin_md *meta)
 	update_stats(meta);
 }
 
-bool thin_md_has_space(struct thin_md *meta)
+bool thin_meta_has_space(struct thin_meta *meta)
 {
 	return atomic_load(&meta->data_available) && atomic_load(&meta->releases) != atomic_load(&meta->no_space_at);
 }
 
-uint64_t thin_md_free_meta(struct thin_md *meta)
+uint64_t thin_meta_free_meta(struct thin_meta *meta)
 {
 	uint64_t n = atomic_load(&meta->meta_free);
 
 	return n - MIN(n, meta->reserve);
 }
 
-uint64_t thin_md_free_data(struct thin_md *meta)
+uint64_t thin_meta_free_data(struct thin_meta *meta)
 {
 	return atomic_load(&meta->data_free);
 }
 
-void thin_md_get_stats(struct thin_md *meta, struct thin_md_stats *st)
+void thin_meta_get_stats(struct thin_meta *meta, struct thin_meta_stats *st)
 {
-	*st = (struct thin_md_stats){
-		.transaction = atomic_load(&meta->transaction),
-		.held_root = atomic_load(&meta->held_root),
-		.meta_total = atomic_load(&meta->meta_total),
-		.data_total = atomic_load(&meta->data_total),
-		.needs_check = meta->md.flags & THIN_NEEDS_CHECK,
-		.failed = atomic_load(&meta->failed),
+	*st = (struct thin_meta_stats){
+	    .transaction = atomic_load(&meta->transaction),
+	    .held_root = atomic_load(&meta->held_root),
+	    .meta_total = atomic_load(&meta->meta_total),
+	    .data_total = atomic_load(&meta->data_total),
+	    .needs_check = meta->base.flags & THIN_NEEDS_CHECK,
+	    .failed = atomic_load(&meta->failed),
 	};
-	st->meta_used = st->meta_total - thin_md_free_meta(meta);
-	st->data_used = st->data_total - thin_md_free_data(meta);
+	st->meta_used = st->meta_total - thin_meta_free_meta(meta);
+	st->data_used = st->data_total - thin_meta_free_data(meta);
 }
 
-bool thin_md_is_torn(struct thin_md *meta)
+bool thin_meta_is_torn(struct thin_meta *meta)
 {
 	bool torn;
 
@@ -158,14 +158,14 @@ bool thin_md_is_torn(struct thin_md *meta)
 	return torn;
 }
 
-static void set_reserve(struct thin_md *meta)
+static void set_reserve(struct thin_meta *meta)
 {
-	meta->reserve = MIN(dm_sm_nr_blocks(dm_tm_sm(meta->md.tm)) / 10, MAX_RESERVE);
+	meta->reserve = MIN(dm_sm_nr_blocks(dm_tm_sm(meta->base.tm)) / 10, MAX_RESERVE);
 }
 
 /* --- changes --- */
 
-int thin_md_begin(struct thin_md *meta)
+int thin_meta_begin(struct thin_meta *meta)
 {
 	dm_block_begin();
 	atomic_fetch_add(&meta->waiting, 1);
@@ -184,7 +184,7 @@ int thin_md_begin(struct thin_md *meta)
 	return atomic_load(&meta->failed) ? -EINVAL : -EPERM;
 }
 
-int thin_md_end(struct thin_md *meta, bool changed, int error)
+int thin_meta_end(struct thin_meta *meta, bool changed, int error)
 {
 	bool first = changed && !meta->dirty;
 
@@ -198,7 +198,7 @@ int thin_md_end(struct thin_md *meta, bool changed, int error)
 	return error;
 }
 
-void thin_md_yield(struct thin_md *meta)
+void thin_meta_yield(struct thin_meta *meta)
 {
 	uint64_t until;
 
@@ -214,7 +214,7 @@ void thin_md_yield(struct thin_md *meta)
 /* --- commit --- */
 
 /* Only now: until it is durable, a FLUSH must wait for the commit, and an abort lose the changes with notice. */
-static void forget_changes(struct thin_md *meta)
+static void forget_changes(struct thin_meta *meta)
 {
 	GHashTableIter it;
 	gpointer value;
@@ -229,24 +229,24 @@ static void forget_changes(struct thin_md *meta)
 	}
 }
 
-static int commit_locked(struct thin_md *meta)
+static int commit_locked(struct thin_meta *meta)
 {
 	int r = meta->ops->flush_data(meta->pool);
 
 	if (!r && dm_sm_has_freed(meta->data_sm))
 		meta->ops->drain(meta->pool);
 	if (!r)
-		r = dm_md_commit(&meta->md);
+		r = dm_meta_commit(&meta->base);
 	if (r)
 		return r;
 	forget_changes(meta);
 	dm_ranges_clear(&meta->quarantine);
 	meta->dirty = false;
-	thin_md_released(meta);
+	thin_meta_released(meta);
 	return 0;
 }
 
-int thin_md_commit(struct thin_md *meta, bool *did)
+int thin_meta_commit(struct thin_meta *meta, bool *did)
 {
 	int r = 0;
 
@@ -266,7 +266,7 @@ int thin_md_commit(struct thin_md *meta, bool *did)
 	return r;
 }
 
-void thin_md_touch(struct thin_md *meta)
+void thin_meta_touch(struct thin_meta *meta)
 {
 	dm_block_begin();
 	pthread_mutex_lock(&meta->change);
@@ -277,9 +277,9 @@ void thin_md_touch(struct thin_md *meta)
 
 /* --- opening --- */
 
-static int read_superblock(struct dm_md *md, const uint8_t *p, GError **err)
+static int read_superblock(struct dm_meta *base, const uint8_t *p, GError **err)
 {
-	struct thin_md *meta = container_of(md, struct thin_md, md);
+	struct thin_meta *meta = container_of(base, struct thin_meta, base);
 	uint32_t sectors = get_le32(p + SB_BLOCK_SECTORS);
 
 	if (sectors != meta->block_sectors)
@@ -296,13 +296,13 @@ static int read_superblock(struct dm_md *md, const uint8_t *p, GError **err)
 	return 0;
 }
 
-static int begin(struct dm_md *md, const uint8_t *sb)
+static int begin(struct dm_meta *base, const uint8_t *sb)
 {
-	struct thin_md *meta = container_of(md, struct thin_md, md);
+	struct thin_meta *meta = container_of(base, struct thin_meta, base);
 	int r;
 
-	meta->data_sm = sb ? dm_sm_disk_open(md->tm, sb + SB_DATA_SM, DM_SM_ROOT_SIZE, &r) :
-			     dm_sm_disk_create(md->tm, 0, &r);
+	meta->data_sm =
+	    sb ? dm_sm_disk_open(base->tm, sb + SB_DATA_SM, DM_SM_ROOT_SIZE, &r) : dm_sm_disk_create(base->tm, 0, &r);
 	if (r)
 		return r;
 	set_up_trees(meta);
@@ -314,9 +314,9 @@ static int begin(struct dm_md *md, const uint8_t *sb)
 }
 
 /* The details of devices that have changed. */
-static int prepare(struct dm_md *md)
+static int prepare(struct dm_meta *base)
 {
-	struct thin_md *meta = container_of(md, struct thin_md, md);
+	struct thin_meta *meta = container_of(base, struct thin_meta, base);
 	GHashTableIter it;
 	gpointer value;
 
@@ -339,9 +339,9 @@ static int prepare(struct dm_md *md)
 	return 0;
 }
 
-static void fill_superblock(struct dm_md *md, uint8_t *p)
+static void fill_superblock(struct dm_meta *base, uint8_t *p)
 {
-	struct thin_md *meta = container_of(md, struct thin_md, md);
+	struct thin_meta *meta = container_of(base, struct thin_meta, base);
 
 	put_le32(p + SB_TIME, meta->time);
 	put_le64(p + SB_TRANSACTION, meta->transaction);
@@ -351,60 +351,60 @@ static void fill_superblock(struct dm_md *md, uint8_t *p)
 	put_le64(p + SB_DETAILS, meta->details_root);
 	put_le32(p + SB_BLOCK_SECTORS, meta->block_sectors);
 	put_le32(p + SB_META_BLOCK_SECTORS, DM_META_BLOCK_SECTORS);
-	put_le64(p + SB_META_BLOCKS, dm_sm_nr_blocks(dm_tm_sm(md->tm)));
+	put_le64(p + SB_META_BLOCKS, dm_sm_nr_blocks(dm_tm_sm(base->tm)));
 }
 
-static const struct dm_md_format format = {
-	.name = "thin",
-	.magic = 27022010,
-	.seed = 160774,
-	.sm_root = SB_META_SM,
-	.cache_bytes = 24u << 20,
-	.read = read_superblock,
-	.begin = begin,
-	.prepare = prepare,
-	.fill = fill_superblock,
+static const struct dm_meta_format format = {
+    .name = "thin",
+    .magic = 27022010,
+    .seed = 160774,
+    .sm_root = SB_META_SM,
+    .cache_bytes = 24u << 20,
+    .read = read_superblock,
+    .begin = begin,
+    .prepare = prepare,
+    .fill = fill_superblock,
 };
 
-static void drop(struct thin_md *meta)
+static void drop(struct thin_meta *meta)
 {
 	dm_sm_free(meta->data_sm);
 	meta->data_sm = NULL;
-	dm_md_close(&meta->md);
+	dm_meta_close(&meta->base);
 }
 
-int thin_md_open(struct dm_dev *dev, uint32_t block_sectors, bool may_format, const struct thin_md_ops *ops, void *pool,
-		 struct thin_md **out, GError **err)
+int thin_meta_open(struct dm_dev *dev, uint32_t block_sectors, bool may_format, const struct thin_meta_ops *ops,
+		   void *pool, struct thin_meta **out, GError **err)
 {
-	struct thin_md *meta = g_new0(struct thin_md, 1);
+	struct thin_meta *meta = g_new0(struct thin_meta, 1);
 	bool fresh;
 	int r;
 
 	pthread_mutex_init(&meta->change, NULL);
 	pthread_cond_init(&meta->turn, NULL);
 	pthread_rwlock_init(&meta->root_lock, NULL);
-	dm_md_init(&meta->md, &format, dm_dev_get(dev), VERSION);
-	dm_bm_set_read_only(meta->md.bm, !may_format);
+	dm_meta_init(&meta->base, &format, dm_dev_get(dev), VERSION);
+	dm_bm_set_read_only(meta->base.bm, !may_format);
 	meta->block_sectors = block_sectors;
 	meta->read_only = !may_format;
 	meta->ops = ops;
 	meta->pool = pool;
 	meta->devices = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
 	meta->cache = map_cache_new(MAP_SLOTS_LOG2);
-	r = dm_md_open(&meta->md, may_format, &fresh, err);
+	r = dm_meta_open(&meta->base, may_format, &fresh, err);
 	if (!r) {
 		set_reserve(meta);
 		update_stats(meta);
 		*out = meta;
 		return 0;
 	}
-	thin_md_close(meta);
+	thin_meta_close(meta);
 	if (fresh && !may_format)
 		return dm_fail(err, EPERM, "thin-pool: the metadata device is not formatted, and read_only");
 	return dm_fail(err, -r, "thin-pool: error creating metadata object: %s", g_strerror(-r));
 }
 
-void thin_md_close(struct thin_md *meta)
+void thin_meta_close(struct thin_meta *meta)
 {
 	if (!meta)
 		return;
@@ -414,7 +414,7 @@ void thin_md_close(struct thin_md *meta)
 	dm_ranges_clear(&meta->reserved);
 	dm_ranges_clear(&meta->quarantine);
 	dm_ranges_clear(&meta->discarding);
-	dm_dev_put(meta->md.dev);
+	dm_dev_put(meta->base.dev);
 	pthread_rwlock_destroy(&meta->root_lock);
 	pthread_mutex_destroy(&meta->change);
 	pthread_cond_destroy(&meta->turn);
@@ -424,7 +424,7 @@ void thin_md_close(struct thin_md *meta)
 /* --- abort and flags --- */
 
 /* What open devices knew of the lost transaction goes too. */
-static int reload_device(struct thin_md *meta, struct thin_dev *td)
+static int reload_device(struct thin_meta *meta, struct thin_dev *td)
 {
 	uint8_t le[24];
 	int r = dm_btree_lookup(&meta->details, meta->details_root, &td->id, le);
@@ -438,19 +438,19 @@ static int reload_device(struct thin_md *meta, struct thin_dev *td)
 	atomic_store(&td->mapped, get_le64(le));
 	atomic_store(&td->snapshotted, get_le32(le + 20));
 	if (td->opens)
-		thin_md_read_top(td);
+		thin_meta_read_top(td);
 	return 0;
 }
 
-static int reopen(struct thin_md *meta)
+static int reopen(struct thin_meta *meta)
 {
 	GHashTableIter it;
 	gpointer value;
 	int r;
 
 	drop(meta);
-	dm_md_init(&meta->md, &format, meta->md.dev, VERSION);
-	r = dm_md_load(&meta->md, NULL);
+	dm_meta_init(&meta->base, &format, meta->base.dev, VERSION);
+	r = dm_meta_load(&meta->base, NULL);
 	if (r)
 		return r;
 	g_hash_table_iter_init(&it, meta->devices);
@@ -466,7 +466,7 @@ static int reopen(struct thin_md *meta)
 	return 0;
 }
 
-int thin_md_abort(struct thin_md *meta)
+int thin_meta_abort(struct thin_meta *meta)
 {
 	int r;
 
@@ -485,47 +485,47 @@ int thin_md_abort(struct thin_md *meta)
 	return r;
 }
 
-int thin_md_set_needs_check(struct thin_md *meta)
+int thin_meta_set_needs_check(struct thin_meta *meta)
 {
 	struct dm_block *sb;
 	int r = -EINVAL;
 
 	pthread_mutex_lock(&meta->change);
 	if (!atomic_load(&meta->failed)) {
-		meta->md.flags |= THIN_NEEDS_CHECK;
-		dm_bm_set_read_only(meta->md.bm, false);
-		r = dm_bm_write_lock(meta->md.bm, DM_MD_SUPERBLOCK, &meta->md.validator, &sb);
+		meta->base.flags |= THIN_NEEDS_CHECK;
+		dm_bm_set_read_only(meta->base.bm, false);
+		r = dm_bm_write_lock(meta->base.bm, DM_META_SUPERBLOCK, &meta->base.validator, &sb);
 		if (!r) {
-			put_le32(dm_block_data(sb) + DM_MD_FLAGS, meta->md.flags);
+			put_le32(dm_block_data(sb) + DM_META_FLAGS, meta->base.flags);
 			dm_bm_unlock(sb);
-			if (dm_bm_flush(meta->md.bm))
+			if (dm_bm_flush(meta->base.bm))
 				dm_log_err("thin: needs_check could not be written to the metadata device");
 		}
-		dm_bm_set_read_only(meta->md.bm, meta->read_only);
+		dm_bm_set_read_only(meta->base.bm, meta->read_only);
 	}
 	pthread_mutex_unlock(&meta->change);
 	return r;
 }
 
-void thin_md_set_read_only(struct thin_md *meta, bool read_only)
+void thin_meta_set_read_only(struct thin_meta *meta, bool read_only)
 {
 	pthread_mutex_lock(&meta->change);
 	meta->read_only = read_only;
-	if (meta->md.bm)
-		dm_bm_set_read_only(meta->md.bm, read_only);
+	if (meta->base.bm)
+		dm_bm_set_read_only(meta->base.bm, read_only);
 	pthread_mutex_unlock(&meta->change);
 }
 
-void thin_md_set_dev(struct thin_md *meta, struct dm_dev *dev)
+void thin_meta_set_dev(struct thin_meta *meta, struct dm_dev *dev)
 {
 	struct dm_dev *old;
 
 	pthread_mutex_lock(&meta->change);
 	pthread_rwlock_wrlock(&meta->root_lock);
-	old = meta->md.dev;
-	meta->md.dev = dm_dev_get(dev);
-	if (meta->md.bm)
-		dm_bm_set_dev(meta->md.bm, dev);
+	old = meta->base.dev;
+	meta->base.dev = dm_dev_get(dev);
+	if (meta->base.bm)
+		dm_bm_set_dev(meta->base.bm, dev);
 	pthread_rwlock_unlock(&meta->root_lock);
 	pthread_mutex_unlock(&meta->change);
 	dm_dev_put(old);
@@ -533,7 +533,7 @@ void thin_md_set_dev(struct thin_md *meta, struct dm_dev *dev)
 
 /* --- sizes --- */
 
-static int resize(struct thin_md *meta, struct dm_sm *sm, uint64_t blocks)
+static int resize(struct thin_meta *meta, struct dm_sm *sm, uint64_t blocks)
 {
 	uint64_t old = dm_sm_nr_blocks(sm);
 
@@ -542,33 +542,33 @@ static int resize(struct thin_md *meta, struct dm_sm *sm, uint64_t blocks)
 	return blocks > old ? dm_sm_extend(sm, blocks - old) : 0;
 }
 
-int thin_md_resize_data(struct thin_md *meta, uint64_t blocks)
+int thin_meta_resize_data(struct thin_meta *meta, uint64_t blocks)
 {
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	if (r)
 		return r;
 	r = resize(meta, meta->data_sm, blocks);
-	return thin_md_end(meta, true, r);
+	return thin_meta_end(meta, true, r);
 }
 
-int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks)
+int thin_meta_resize_meta(struct thin_meta *meta, uint64_t blocks)
 {
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	if (r)
 		return r;
-	r = resize(meta, dm_tm_sm(meta->md.tm), blocks);
+	r = resize(meta, dm_tm_sm(meta->base.tm), blocks);
 	if (!r)
 		set_reserve(meta);
-	return thin_md_end(meta, true, r);
+	return thin_meta_end(meta, true, r);
 }
 
 /* --- the held root --- */
 
-int thin_md_set_transaction(struct thin_md *meta, uint64_t from, uint64_t to)
+int thin_meta_set_transaction(struct thin_meta *meta, uint64_t from, uint64_t to)
 {
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	if (r)
 		return r;
@@ -576,7 +576,7 @@ int thin_md_set_transaction(struct thin_md *meta, uint64_t from, uint64_t to)
 		meta->transaction = to;
 	else
 		r = -EINVAL;
-	return thin_md_end(meta, !r, r);
+	return thin_meta_end(meta, !r, r);
 }
 
 /* The copy keeps its trees but no space maps. */
@@ -586,19 +586,19 @@ static void edit_copy(uint8_t *sb)
 }
 
 /* Takes a metadata snapshot, or releases the one there is. */
-static int change_held(struct thin_md *meta, bool hold)
+static int change_held(struct thin_meta *meta, bool hold)
 {
-	const struct dm_md_root roots[] = {{SB_MAPPINGS, &meta->info}, {SB_DETAILS, &meta->details}};
+	const struct dm_meta_root roots[] = {{SB_MAPPINGS, &meta->info}, {SB_DETAILS, &meta->details}};
 	dm_block_t held = meta->held_root;
-	int r = hold ? dm_md_hold(&meta->md, roots, G_N_ELEMENTS(roots), edit_copy, &held) :
-		       dm_md_release(&meta->md, roots, G_N_ELEMENTS(roots), &held);
+	int r = hold ? dm_meta_hold(&meta->base, roots, G_N_ELEMENTS(roots), edit_copy, &held)
+		     : dm_meta_release(&meta->base, roots, G_N_ELEMENTS(roots), &held);
 
 	meta->held_root = held;
 	return r;
 }
 
 /* The commit before it must not hold the root lock, which bios that it waits for may want. */
-int thin_md_hold(struct thin_md *meta)
+int thin_meta_hold(struct thin_meta *meta)
 {
 	int r;
 
@@ -614,17 +614,17 @@ int thin_md_hold(struct thin_md *meta)
 	}
 	pthread_rwlock_wrlock(&meta->root_lock);
 	r = change_held(meta, true);
-	return thin_md_end(meta, true, r);
+	return thin_meta_end(meta, true, r);
 }
 
-int thin_md_release(struct thin_md *meta)
+int thin_meta_release(struct thin_meta *meta)
 {
 	bool held;
-	int r = thin_md_begin(meta);
+	int r = thin_meta_begin(meta);
 
 	if (r)
 		return r;
 	held = meta->held_root;
 	r = held ? change_held(meta, false) : -EINVAL;
-	return thin_md_end(meta, held, r);
+	return thin_meta_end(meta, held, r);
 }

@@ -37,11 +37,11 @@
 #define THIN_NEEDS_CHECK 1u
 #define THIN_NO_BLOCK UINT64_MAX
 
-struct thin_md;
+struct thin_meta;
 
 /* An open thin device; details of devices that changed stay until the commit. */
 struct thin_dev {
-	struct thin_md *meta;
+	struct thin_meta *meta;
 	uint64_t id;
 	unsigned opens;
 	_Atomic uint64_t cookie; /* its name in the mapping cache; a new one forgets all its mappings there */
@@ -57,25 +57,25 @@ struct thin_dev {
 };
 
 /* What the pool does at points of a commit. */
-struct thin_md_ops {
+struct thin_meta_ops {
 	int (*flush_data)(void *pool);   /* data that new mappings lead to, before they become durable */
 	void (*drain)(void *pool);       /* waits for bios on their way that may have looked up what is freed now */
 	void (*changed)(void *pool);     /* there is something to commit */
 };
 
-struct thin_md_stats {
+struct thin_meta_stats {
 	uint64_t transaction, meta_used, meta_total, data_used, data_total, held_root;
 	bool needs_check, failed;
 };
 
-struct thin_md {
+struct thin_meta {
 	pthread_mutex_t change;
 	pthread_cond_t turn;
 	atomic_uint waiting; /* for `change` */
 	uint64_t served;
 	unsigned yielding;
 	pthread_rwlock_t root_lock;
-	struct dm_md md;
+	struct dm_meta base;
 	struct dm_sm *data_sm;
 	struct dm_btree_info info, top, bottom, details;
 	dm_block_t root, details_root;
@@ -98,7 +98,7 @@ struct thin_md {
 	_Atomic uint64_t data_available; /* free and not set aside */
 	_Atomic uint64_t releases; /* how often blocks set aside became free again */
 	_Atomic uint64_t no_space_at; /* releases when the allocator last found none */
-	const struct thin_md_ops *ops;
+	const struct thin_meta_ops *ops;
 	void *pool;
 };
 
@@ -106,43 +106,44 @@ struct thin_md {
  * Opens a metadata device, formatting it if its first block is all zeroes and may_format.  -EPERM: not formatted;
  * -EINVAL, -EILSEQ, -ENOTBLK: not (good) metadata.
  */
-int thin_md_open(struct dm_dev *dev, uint32_t block_sectors, bool may_format, const struct thin_md_ops *ops, void *pool,
-		 struct thin_md **out, GError **err);
+int thin_meta_open(struct dm_dev *dev, uint32_t block_sectors, bool may_format, const struct thin_meta_ops *ops,
+		   void *pool, struct thin_meta **out, GError **err);
 /* What is not committed is lost.  All devices must be closed. */
-void thin_md_close(struct thin_md *meta);
+void thin_meta_close(struct thin_meta *meta);
 /* The same device, opened by another table. */
-void thin_md_set_dev(struct thin_md *meta, struct dm_dev *dev);
+void thin_meta_set_dev(struct thin_meta *meta, struct dm_dev *dev);
 
 /* 0 also if there was nothing to do, then *did (may be NULL) is false. */
-int thin_md_commit(struct thin_md *meta, bool *did);
+int thin_meta_commit(struct thin_meta *meta, bool *did);
 /* The next commit writes, even if nothing has changed. */
-void thin_md_touch(struct thin_md *meta);
+void thin_meta_touch(struct thin_meta *meta);
 /* Goes back to the last commit.  On an error the metadata is failed. */
-int thin_md_abort(struct thin_md *meta);
-/* Whether a change has failed half-way, so that only thin_md_abort() is left. */
-bool thin_md_is_torn(struct thin_md *meta);
-int thin_md_set_needs_check(struct thin_md *meta);
-void thin_md_set_read_only(struct thin_md *meta, bool read_only);
-void thin_md_get_stats(struct thin_md *meta, struct thin_md_stats *st);
+int thin_meta_abort(struct thin_meta *meta);
+/* Whether a change has failed half-way, so that only thin_meta_abort() is left. */
+bool thin_meta_is_torn(struct thin_meta *meta);
+int thin_meta_set_needs_check(struct thin_meta *meta);
+void thin_meta_set_read_only(struct thin_meta *meta, bool read_only);
+void thin_meta_get_stats(struct thin_meta *meta, struct thin_meta_stats *st);
 /* Free metadata blocks beyond the reserve, and free data blocks, at the last look. */
-uint64_t thin_md_free_meta(struct thin_md *meta);
-uint64_t thin_md_free_data(struct thin_md *meta);
+uint64_t thin_meta_free_meta(struct thin_meta *meta);
+uint64_t thin_meta_free_data(struct thin_meta *meta);
 /* Whether there may be blocks for the allocator that last found none. */
-bool thin_md_has_space(struct thin_md *meta);
-int thin_md_resize_data(struct thin_md *meta, uint64_t blocks);
-int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks);
+bool thin_meta_has_space(struct thin_meta *meta);
+int thin_meta_resize_data(struct thin_meta *meta, uint64_t blocks);
+int thin_meta_resize_meta(struct thin_meta *meta, uint64_t blocks);
 
 /* Devices: -EEXIST, -ENODATA (no such device), -EBUSY (open). */
-int thin_md_create(struct thin_md *meta, uint64_t id);
-int thin_md_snap(struct thin_md *meta, uint64_t id, uint64_t origin);
+int thin_meta_create(struct thin_meta *meta, uint64_t id);
+int thin_meta_snap(struct thin_meta *meta, uint64_t id, uint64_t origin);
 /* Takes at most max mappings away; the device goes with the last one, and *done is true. */
-int thin_md_delete(struct thin_md *meta, uint64_t id, uint64_t max, bool *done);
-int thin_md_open_device(struct thin_md *meta, uint64_t id, struct thin_dev **out);
-void thin_md_close_device(struct thin_dev *td);
+int thin_meta_delete(struct thin_meta *meta, uint64_t id, uint64_t max, bool *done);
+int thin_meta_open_device(struct thin_meta *meta, uint64_t id, struct thin_dev **out);
+void thin_meta_close_device(struct thin_dev *td);
 
-int thin_md_set_transaction(struct thin_md *meta, uint64_t from, uint64_t to); /* -EINVAL: from is not the current one */
-int thin_md_hold(struct thin_md *meta);    /* -EBUSY: there is a held root already */
-int thin_md_release(struct thin_md *meta); /* -EINVAL: there is none */
+int thin_meta_set_transaction(struct thin_meta *meta, uint64_t from,
+			      uint64_t to);    /* -EINVAL: from is not the current one */
+int thin_meta_hold(struct thin_meta *meta);    /* -EBUSY: there is a held root already */
+int thin_meta_release(struct thin_meta *meta); /* -EINVAL: there is none */
 
 struct thin_mapping {
 	uint64_t block; /* of the data device */
@@ -153,38 +154,39 @@ struct thin_mapping {
  * Any thread, concurrently.  -ENODATA: not mapped; -EINPROGRESS where the caller must not wait (dm_may_wait()), and it
  * is not in memory or just being changed.
  */
-int thin_md_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out);
+int thin_meta_find(struct thin_dev *td, uint64_t block, struct thin_mapping *out);
 /*
  * The first mapped block at or after one, and the blocks mapped from there on without a gap (as far as one leaf tells).
  */
-int thin_md_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run);
-int thin_md_highest(struct thin_dev *td, uint64_t *block); /* without waiting; -ENODATA: nothing is mapped */
-/* Sets a free data block aside for a block, for thin_md_insert() or thin_md_unreserve().  -ENOSPC. */
-int thin_md_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block);
-void thin_md_unreserve(struct thin_md *meta, uint64_t data_block);
+int thin_meta_find_run(struct thin_dev *td, uint64_t block, uint64_t *first, uint64_t *run);
+int thin_meta_highest(struct thin_dev *td, uint64_t *block); /* without waiting; -ENODATA: nothing is mapped */
+/* Sets a free data block aside for a block, for thin_meta_insert() or thin_meta_unreserve().  -ENOSPC. */
+int thin_meta_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block);
+void thin_meta_unreserve(struct thin_meta *meta, uint64_t data_block);
 /*
  * Maps a block that is mapped to expected now (THIN_NO_BLOCK: not mapped) to a reserved data block.  -EAGAIN: it is
  * mapped otherwise.
  */
-int thin_md_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint64_t data_block);
+int thin_meta_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint64_t data_block);
 /* Maps an unmapped block to a new data block in one go; -EAGAIN, -ENOSPC. */
-int thin_md_provision(struct thin_dev *td, uint64_t block);
+int thin_meta_provision(struct thin_dev *td, uint64_t block);
 /*
  * Unmaps blocks from begin to end - 1, at most max of them; *more: some are left.  freed (may be NULL) gets the data
- * blocks without references now; they stay unallocated until thin_md_discarded().
+ * blocks without references now; they stay unallocated until thin_meta_discarded().
  */
-int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct dm_ranges *freed, bool *more);
-void thin_md_discarded(struct thin_md *meta, struct dm_ranges *freed);
+int thin_meta_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct dm_ranges *freed,
+		     bool *more);
+void thin_meta_discarded(struct thin_meta *meta, struct dm_ranges *freed);
 
 /* Between batches: waits until those who want to change something now have done so. */
-void thin_md_yield(struct thin_md *meta);
+void thin_meta_yield(struct thin_meta *meta);
 
 /* Inside the metadata: metadata.c */
-struct thin_dev *thin_md_get(struct thin_md *meta, uint64_t id, bool create, int *error);
+struct thin_dev *thin_meta_get(struct thin_meta *meta, uint64_t id, bool create, int *error);
 /* Sets td->top; the same locks. */
-void thin_md_read_top(struct thin_dev *td);
-int thin_md_begin(struct thin_md *meta); /* takes the locks for a change; fails on failed or read-only metadata */
-int thin_md_end(struct thin_md *meta, bool changed, int error); /* the error */
-void thin_md_released(struct thin_md *meta); /* `change` is held */
+void thin_meta_read_top(struct thin_dev *td);
+int thin_meta_begin(struct thin_meta *meta); /* takes the locks for a change; fails on failed or read-only metadata */
+int thin_meta_end(struct thin_meta *meta, bool changed, int error); /* the error */
+void thin_meta_released(struct thin_meta *meta);		    /* `change` is held */
 
 #endif

@@ -64,9 +64,9 @@ static void mode_changed(struct thin_pool *pool, enum pool_mode mode)
 /* What the mode will really be. */
 static enum pool_mode possible_mode(struct thin_pool *pool, enum pool_mode old, enum pool_mode mode)
 {
-	struct thin_md_stats st;
+	struct thin_meta_stats st;
 
-	thin_md_get_stats(pool->meta, &st);
+	thin_meta_get_stats(pool->meta, &st);
 	if (old == PM_FAIL)
 		return PM_FAIL;
 	if (mode == PM_WRITE && st.needs_check) {
@@ -90,12 +90,12 @@ static void set_mode_locked(struct thin_pool *pool, enum pool_mode mode)
 	if (mode == PM_WRITE && pt)
 		set_patience(pool, pt->requested.error_if_no_space);
 	if (mode == PM_WRITE)
-		thin_md_set_read_only(pool->meta, false);
+		thin_meta_set_read_only(pool->meta, false);
 	atomic_store_explicit(&pool->mode, mode, memory_order_release);
 	if (pt)
 		pt->adjusted.mode = mode;
 	if (mode > PM_OUT_OF_DATA_SPACE) /* after the mode: who is refused finds it changed */
-		thin_md_set_read_only(pool->meta, true);
+		thin_meta_set_read_only(pool->meta, true);
 	pool_arm_no_space(pool, mode == PM_OUT_OF_DATA_SPACE && !atomic_load(&pool->error_if_no_space));
 	if (mode >= PM_OUT_OF_METADATA_SPACE)
 		dm_hold_fail(&pool->retry, -EIO);
@@ -121,11 +121,11 @@ void pool_metadata_failed(struct thin_pool *pool, const char *what, int error)
 	}
 	pool_log(pool, dm_log_err, text);
 	pool_log(pool, dm_log_err, "aborting current metadata transaction");
-	if (thin_md_abort(pool->meta)) {
+	if (thin_meta_abort(pool->meta)) {
 		pool_log(pool, dm_log_err, "failed to abort metadata transaction");
 		set_mode_locked(pool, PM_FAIL);
 	}
-	if (thin_md_set_needs_check(pool->meta)) {
+	if (thin_meta_set_needs_check(pool->meta)) {
 		pool_log(pool, dm_log_err, "failed to set 'needs_check' flag in metadata");
 		set_mode_locked(pool, PM_FAIL);
 	}
@@ -137,7 +137,7 @@ void pool_metadata_failed(struct thin_pool *pool, const char *what, int error)
 
 uint64_t pool_meta_threshold(struct dm_dev *meta_dev)
 {
-	return MIN(1024, dm_md_dev_blocks(meta_dev) / 4);
+	return MIN(1024, dm_meta_dev_blocks(meta_dev) / 4);
 }
 
 /* Whether a mark has just been passed. */
@@ -155,7 +155,8 @@ void pool_check_marks(struct thin_pool *pool)
 	bool data_low, meta_low;
 
 	pthread_mutex_lock(&pool->lock);
-	data_low = pool->bound && passed(thin_md_free_data(pool->meta) <= pool->bound->low_water, &pool->low_water_triggered);
+	data_low = pool->bound &&
+		   passed(thin_meta_free_data(pool->meta) <= pool->bound->low_water, &pool->low_water_triggered);
 	if (meta_free > pool_meta_threshold(pool->meta_dev))
 		pool->meta_low_triggered = false;
 	meta_low = passed(meta_free <= pool_meta_threshold(pool->meta_dev), &pool->meta_low_triggered);
@@ -168,7 +169,7 @@ void pool_check_marks(struct thin_pool *pool)
 		pool_log(pool, dm_log_warn, "reached low water mark for metadata device: sending event.");
 		pool_event(pool);
 	}
-	if (!thin_md_free_meta(pool->meta)) /* before the reserve is used up */
+	if (!thin_meta_free_meta(pool->meta)) /* before the reserve is used up */
 		pool_commit(pool, NULL);
 }
 
@@ -177,7 +178,7 @@ static void check_metadata_space(struct thin_pool *pool)
 {
 	if (atomic_load(&pool->stopping))
 		return;
-	if (thin_md_free_meta(pool->meta) || pool_mode(pool) >= PM_OUT_OF_METADATA_SPACE)
+	if (thin_meta_free_meta(pool->meta) || pool_mode(pool) >= PM_OUT_OF_METADATA_SPACE)
 		return;
 	pool_log(pool, dm_log_err, "no free metadata blocks");
 	pool_set_mode(pool, PM_OUT_OF_METADATA_SPACE);
@@ -185,7 +186,7 @@ static void check_metadata_space(struct thin_pool *pool)
 
 void pool_check_data_space(struct thin_pool *pool)
 {
-	if (pool_mode(pool) != PM_OUT_OF_DATA_SPACE || !thin_md_has_space(pool->meta))
+	if (pool_mode(pool) != PM_OUT_OF_DATA_SPACE || !thin_meta_has_space(pool->meta))
 		return;
 	pool_set_mode(pool, PM_WRITE);
 	pool_retry_all(pool);
@@ -199,7 +200,7 @@ int pool_commit(struct thin_pool *pool, bool *did)
 		*did = false;
 	if (pool_mode(pool) >= PM_OUT_OF_METADATA_SPACE)
 		return -EINVAL;
-	r = thin_md_commit(pool->meta, did);
+	r = thin_meta_commit(pool->meta, did);
 	if (r) {
 		pool_metadata_failed(pool, "commit", r);
 		return r;
@@ -215,7 +216,7 @@ bool pool_out_of_space(struct thin_pool *pool)
 
 	if (pool_mode(pool) != PM_WRITE || pool_commit(pool, &did))
 		return false;
-	if (did && thin_md_has_space(pool->meta))
+	if (did && thin_meta_has_space(pool->meta))
 		return true;
 	pool_set_mode(pool, PM_OUT_OF_DATA_SPACE);
 	pool_check_data_space(pool); /* some may have come back just before */
@@ -250,7 +251,7 @@ static void changed(void *context)
 	pool_commit_soon(context);
 }
 
-static const struct thin_md_ops meta_ops = {flush_data, drain, changed};
+static const struct thin_meta_ops meta_ops = {flush_data, drain, changed};
 
 /* --- suspend, resume, tables --- */
 
@@ -263,7 +264,7 @@ static void take_devices(struct thin_pool *pool, struct pool_target *pt)
 	pool->data_dev = dm_dev_get(pt->data_dev);
 	pool->meta_dev = dm_dev_get(pt->meta_dev);
 	pthread_mutex_unlock(&pool->lock);
-	thin_md_set_dev(pool->meta, pt->meta_dev);
+	thin_meta_set_dev(pool->meta, pt->meta_dev);
 	dm_dev_put(data);
 	dm_dev_put(meta);
 }
@@ -406,7 +407,7 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 	atomic_store(&pool->mode, read_only ? PM_READ_ONLY : PM_WRITE);
 	thin_epoch_init(&pool->epoch);
 	pool_queue_init(pool);
-	r = thin_md_open(meta_dev, block_sectors, !read_only, &meta_ops, pool, &pool->meta, err);
+	r = thin_meta_open(meta_dev, block_sectors, !read_only, &meta_ops, pool, &pool->meta, err);
 	if (r) {
 		pool_put(pool);
 		return r;
@@ -421,7 +422,7 @@ static void pool_free(struct thin_pool *pool)
 	if (pool->meta && pool_mode(pool) < PM_OUT_OF_METADATA_SPACE)
 		pool_commit(pool, NULL);
 	pool_queue_destroy(pool);
-	thin_md_close(pool->meta);
+	thin_meta_close(pool->meta);
 	thin_epoch_destroy(&pool->epoch);
 	dm_dev_put(pool->meta_dev);
 	dm_dev_put(pool->data_dev);

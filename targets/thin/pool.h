@@ -54,7 +54,7 @@ struct thin_pool {
 	unsigned refs; /* under the lock of the list */
 	struct dm_mapped *mapped;
 	struct dm_dev *meta_dev, *data_dev;
-	struct thin_md *meta;
+	struct thin_meta *meta;
 	uint32_t block_sectors;
 	int block_shift; /* -1: not a power of two */
 

@@ -219,10 +219,10 @@ static int map_filled(struct fill *f)
 	int r = f->error;
 
 	if (!r)
-		r = thin_md_insert(f->thin->td, f->block, f->expected, f->data_block);
+		r = thin_meta_insert(f->thin->td, f->block, f->expected, f->data_block);
 	if (!r)
 		return 0;
-	thin_md_unreserve(pool->meta, f->data_block);
+	thin_meta_unreserve(pool->meta, f->data_block);
 	return !f->error && r == -ENOSPC ? -EIO : r;
 }
 
@@ -291,7 +291,7 @@ static void begin_fill(struct fill *f, struct dm_bio_list *out)
 		dm_gate_exit(&pool->changes);
 		return;
 	}
-	r = thin_md_reserve(f->thin->td, f->block, &f->data_block);
+	r = thin_meta_reserve(f->thin->td, f->block, &f->data_block);
 	if (!r) {
 		pool->fills++;
 		start(f, out);
@@ -325,7 +325,7 @@ void thin_provision(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t
 		pool_keep(pool, &pool->to_fill, bio);
 		pool_fail_parked(pool);
 	} else if (!src.dev && !atomic_load(&pool->zero)) {
-		r = thin_md_provision(t->td, block);
+		r = thin_meta_provision(t->td, block);
 		pool->mapped_some = true;
 		if (r)
 			cope(pool, bio, r);

@@ -131,7 +131,7 @@ static enum verdict judge(struct thin *t, struct dm_bio *bio, uint64_t block, ui
 		*what = DM_MAPIO_REMAPPED;
 		return SETTLED;
 	}
-	r = thin_md_find(t->td, block, m);
+	r = thin_meta_find(t->td, block, m);
 	if (!r && (bio->op == DM_READ || !m->shared)) {
 		send_to(bio, t->pool->data_dev, m->block * t->pool->block_sectors + offset);
 		*what = DM_MAPIO_REMAPPED;
@@ -258,7 +258,7 @@ static int thin_extent(struct dm_target *ti, uint64_t sector, uint64_t sectors, 
 {
 	struct thin *t = ti->private;
 	uint64_t size = t->pool->block_sectors, offset, block = pool_block(t->pool, sector, &offset), first, run, end;
-	int r = thin_md_find_run(t->td, block, &first, &run);
+	int r = thin_meta_find_run(t->td, block, &first, &run);
 
 	if (r && r != -ENODATA)
 		return r;
@@ -289,7 +289,7 @@ static void thin_dtr(struct dm_target *ti)
 	if (t->listed)
 		pool_remove_thin(t->pool, t);
 	if (t->td)
-		thin_md_close_device(t->td);
+		thin_meta_close_device(t->td);
 	if (t->pool)
 		pool_put(t->pool);
 	dm_put_device(ti, t->origin);
@@ -313,7 +313,7 @@ static int open_thin(struct thin *t, const char *id_text, GError **err)
 	t->listed = !pool_add_thin(t->pool, t);
 	if (!t->listed)
 		return dm_fail(err, EINVAL, "thin: unable to activate device %" PRIu64 " while the pool is suspended", id);
-	r = thin_md_open_device(t->pool->meta, id, &t->td);
+	r = thin_meta_open_device(t->pool->meta, id, &t->td);
 	if (r)
 		return dm_fail(err, -r, "thin: couldn't open device %" PRIu64 " of the pool: %s", id,
 			       r == -ENODATA ? "there is none" : g_strerror(-r));
@@ -410,7 +410,7 @@ static void thin_status(struct dm_target *ti, enum dm_status_type type, GString 
 		g_string_append(out, "Fail");
 		return;
 	}
-	r = thin_md_highest(t->td, &highest);
+	r = thin_meta_highest(t->td, &highest);
 	if (r && r != -ENODATA) {
 		g_string_append(out, "Error");
 		return;

@@ -190,13 +190,13 @@ static void adjust_passdown(struct pool_target *pt)
 struct growing {
 	const char *what, *too_small;
 	uint64_t had, blocks;
-	int (*resize)(struct thin_md *meta, uint64_t blocks);
+	int (*resize)(struct thin_meta *meta, uint64_t blocks);
 };
 
 static int grow(struct thin_pool *pool, const struct growing *g, bool *grown, GError **err)
 {
 	g_autofree char *operation = g_strdup_printf("resize the %s device", g->what);
-	struct thin_md_stats st;
+	struct thin_meta_stats st;
 	int r;
 
 	if (g->blocks < g->had)
@@ -204,14 +204,14 @@ static int grow(struct thin_pool *pool, const struct growing *g, bool *grown, GE
 			       g->blocks, g->had);
 	if (g->blocks == g->had)
 		return 0;
-	thin_md_get_stats(pool->meta, &st);
+	thin_meta_get_stats(pool->meta, &st);
 	if (st.needs_check) {
 		dm_log_err("thin-pool: unable to grow the %s device until repaired.", g->what);
 		return 0;
 	}
 	if (g->had)
 		dm_log_info("thin-pool: growing the %s device from %" PRIu64 " to %" PRIu64 " blocks", g->what, g->had, g->blocks);
-	if (g->resize == thin_md_resize_meta && pool_mode(pool) == PM_OUT_OF_METADATA_SPACE)
+	if (g->resize == thin_meta_resize_meta && pool_mode(pool) == PM_OUT_OF_METADATA_SPACE)
 		pool_set_mode(pool, PM_WRITE);
 	r = g->resize(pool->meta, g->blocks);
 	*grown |= !r;
@@ -226,20 +226,22 @@ static int pool_preresume(struct dm_target *ti, GError **err)
 {
 	struct pool_target *pt = ti->private;
 	g_autoptr(GError) ignored = NULL;
-	struct thin_md_stats st;
+	struct thin_meta_stats st;
 	bool grown = false;
 	int r;
 
 	adjust_passdown(pt);
 	pool_bind(pt->pool, pt);
-	thin_md_get_stats(pt->pool->meta, &st);
+	thin_meta_get_stats(pt->pool->meta, &st);
 	r = grow(pt->pool,
 		 &(struct growing){"data", "pool target", st.data_total, ti->len / pt->pool->block_sectors,
-				   thin_md_resize_data}, &grown, &ignored);
+				   thin_meta_resize_data},
+		 &grown, &ignored);
 	if (!r)
 		r = grow(pt->pool,
-			 &(struct growing){"metadata", "metadata device", st.meta_total, dm_md_dev_blocks(pt->meta_dev),
-					   thin_md_resize_meta}, &grown, &ignored);
+			 &(struct growing){"metadata", "metadata device", st.meta_total,
+					   dm_meta_dev_blocks(pt->meta_dev), thin_meta_resize_meta},
+			 &grown, &ignored);
 	if (!r && grown)
 		pool_commit(pt->pool, NULL);
 	if (!r || pool_mode(pt->pool) == PM_FAIL) /* a failed pool must resume, to fail what waits */
@@ -255,7 +257,7 @@ static void pool_target_commit(struct dm_target *ti)
 
 	if (dm_target_suspending(ti) || pool_mode(pt->pool) >= PM_OUT_OF_METADATA_SPACE)
 		return;
-	thin_md_touch(pt->pool->meta);
+	thin_meta_touch(pt->pool->meta);
 	pool_commit(pt->pool, NULL);
 }
 
@@ -272,7 +274,7 @@ static int failed(struct thin_pool *pool, int r, const char *what, uint64_t id, 
 {
 	if (!r)
 		return 0;
-	if (thin_md_is_torn(pool->meta))
+	if (thin_meta_is_torn(pool->meta))
 		pool_metadata_failed(pool, what, r);
 	return dm_fail(err, -r, "thin-pool: %s %" PRIu64 ": %s", what, id,
 		       r == -EEXIST	? "that device exists already"
@@ -286,7 +288,7 @@ static int message_create_thin(struct thin_pool *pool, char **argv, GError **err
 	uint64_t id;
 	int r = read_id(argv[1], &id, err);
 
-	return r ? r : failed(pool, thin_md_create(pool->meta, id), "create_thin", id, err);
+	return r ? r : failed(pool, thin_meta_create(pool->meta, id), "create_thin", id, err);
 }
 
 static int message_create_snap(struct thin_pool *pool, char **argv, GError **err)
@@ -296,7 +298,7 @@ static int message_create_snap(struct thin_pool *pool, char **argv, GError **err
 
 	if (!r)
 		r = read_id(argv[2], &origin, err);
-	return r ? r : failed(pool, thin_md_snap(pool->meta, id, origin), "create_snap", id, err);
+	return r ? r : failed(pool, thin_meta_snap(pool->meta, id, origin), "create_snap", id, err);
 }
 
 static int message_delete(struct thin_pool *pool, char **argv, GError **err)
@@ -308,8 +310,8 @@ static int message_delete(struct thin_pool *pool, char **argv, GError **err)
 	if (r)
 		return r;
 	while (!r && !done) { /* others go on between the batches */
-		r = thin_md_delete(pool->meta, id, DELETE_BATCH, &done);
-		thin_md_yield(pool->meta);
+		r = thin_meta_delete(pool->meta, id, DELETE_BATCH, &done);
+		thin_meta_yield(pool->meta);
 	}
 	return failed(pool, r, "delete", id, err);
 }
@@ -321,7 +323,7 @@ static int message_set_transaction_id(struct thin_pool *pool, char **argv, GErro
 
 	if (!dm_parse_u64(argv[1], &from) || !dm_parse_u64(argv[2], &to))
 		return dm_fail(err, EINVAL, "thin-pool: set_transaction_id: '%s' and '%s' must be numbers", argv[1], argv[2]);
-	r = thin_md_set_transaction(pool->meta, from, to);
+	r = thin_meta_set_transaction(pool->meta, from, to);
 	if (r == -EINVAL)
 		return dm_fail(err, EINVAL, "thin-pool: set_transaction_id: the current id is not %" PRIu64, from);
 	return failed(pool, r, "set_transaction_id", to, err);
@@ -329,7 +331,7 @@ static int message_set_transaction_id(struct thin_pool *pool, char **argv, GErro
 
 static int message_reserve(struct thin_pool *pool, char **argv, GError **err)
 {
-	int r = thin_md_hold(pool->meta);
+	int r = thin_meta_hold(pool->meta);
 
 	if (r == -EBUSY)
 		return dm_fail(err, EBUSY, "thin-pool: there is a metadata snapshot already: release it before taking another");
@@ -338,7 +340,7 @@ static int message_reserve(struct thin_pool *pool, char **argv, GError **err)
 
 static int message_release(struct thin_pool *pool, char **argv, GError **err)
 {
-	int r = thin_md_release(pool->meta);
+	int r = thin_meta_release(pool->meta);
 
 	if (r == -EINVAL)
 		return dm_fail(err, EINVAL, "thin-pool: there is no metadata snapshot to release");
@@ -405,9 +407,9 @@ static void print_state(struct pool_target *pt, GString *out)
 {
 	struct thin_pool *pool = pt->pool;
 	enum pool_mode mode = pool_mode(pool);
-	struct thin_md_stats st;
+	struct thin_meta_stats st;
 
-	thin_md_get_stats(pool->meta, &st);
+	thin_meta_get_stats(pool->meta, &st);
 	g_string_append_printf(out, "%" PRIu64 " %" PRIu64 "/%" PRIu64 " %" PRIu64 "/%" PRIu64 " ", st.transaction,
 			       st.meta_used, st.meta_total, st.data_used, st.data_total);
 	if (st.held_root)

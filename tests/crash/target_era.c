@@ -69,19 +69,19 @@ static int read_eras(struct mem *mem, uint32_t *eras, GError **err)
 	static const struct dm_btree_value_type type = {.size = 4};
 	struct dm_array_info info;
 	bool more = true;
-	struct era_md *md;
+	struct era_meta *md;
 	struct dm_bm *bm;
 	struct dm_tm *tm;
-	int error = era_md_open(&mem->dev, 8, &md, err);
+	int error = era_meta_open(&mem->dev, 8, &md, err);
 
 	if (error)
 		return error;
-	error = era_md_archive(md);
+	error = era_meta_archive(md);
 	while (!error && more)
-		error = era_md_digest(md, &more);
+		error = era_meta_digest(md, &more);
 	if (!error)
-		error = era_md_commit(md);
-	era_md_close(md);
+		error = era_meta_commit(md);
+	era_meta_close(md);
 	bm = dm_bm_new(&mem->dev, DM_META_BLOCK_SIZE, 1 << 20);
 	if (!error)
 		error = dm_tm_open(bm, 0, mem->data + SM_ROOT_AT, DM_SM_ROOT_SIZE, &tm);

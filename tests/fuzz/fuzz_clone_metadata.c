@@ -24,14 +24,14 @@
 static struct mem mem;
 static uint8_t good[sizeof(mem.data)];
 
-static int open_it(struct clone_md **meta)
+static int open_it(struct clone_meta **meta)
 {
-	return clone_md_open(&mem.dev, (uint64_t)REGIONS * REGION, REGION, meta, NULL);
+	return clone_meta_open(&mem.dev, (uint64_t)REGIONS * REGION, REGION, meta, NULL);
 }
 
 static void make_good(void)
 {
-	struct clone_md *meta;
+	struct clone_meta *meta;
 
 	mem.dev.ops = &mem_ops;
 	mem.dev.mode = DM_MODE_RW;
@@ -39,10 +39,10 @@ static void make_good(void)
 	if (open_it(&meta))
 		abort();
 	for (unsigned i = 0; i < 30000; i++)
-		clone_md_set(meta, i * 13 % REGIONS, 1);
-	if (clone_md_commit(meta, &mem.dev))
+		clone_meta_set(meta, i * 13 % REGIONS, 1);
+	if (clone_meta_commit(meta, &mem.dev))
 		abort();
-	clone_md_close(meta);
+	clone_meta_close(meta);
 	memcpy(good, mem.data, sizeof good);
 }
 
@@ -58,25 +58,25 @@ static uint32_t seed_of(unsigned b)
 	return seeds[b % G_N_ELEMENTS(seeds)];
 }
 
-static void check(struct clone_md *meta)
+static void check(struct clone_meta *meta)
 {
 	uint64_t clear = 0, used, total;
 
-	for (uint64_t r = 0; (r = clone_md_next(meta, r, REGIONS)) < REGIONS; r++) {
-		if (clone_md_hydrated(meta, r))
+	for (uint64_t r = 0; (r = clone_meta_next(meta, r, REGIONS)) < REGIONS; r++) {
+		if (clone_meta_hydrated(meta, r))
 			g_error("region %u is hydrated and is not", (unsigned)r);
 		clear++;
 	}
-	if (clear + clone_md_nr_hydrated(meta) != REGIONS || clone_md_nr_regions(meta) != REGIONS)
-		g_error("%u regions are not hydrated, %u are", (unsigned)clear, (unsigned)clone_md_nr_hydrated(meta));
-	clone_md_usage(meta, &used, &total);
+	if (clear + clone_meta_nr_hydrated(meta) != REGIONS || clone_meta_nr_regions(meta) != REGIONS)
+		g_error("%u regions are not hydrated, %u are", (unsigned)clear, (unsigned)clone_meta_nr_hydrated(meta));
+	clone_meta_usage(meta, &used, &total);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct clone_md *meta;
+	struct clone_meta *meta;
 
 	if (!mem.dev.ops)
 		make_good();
@@ -89,16 +89,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check(meta);
 	for (; size >= 3; data += 3, size -= 3) {
 		if (data[0] % 8)
-			clone_md_set(meta, (data[1] | data[2] << 8 | data[0] % 2 << 16) % REGIONS, 1);
+			clone_meta_set(meta, (data[1] | data[2] << 8 | data[0] % 2 << 16) % REGIONS, 1);
 		else
-			clone_md_commit(meta, &mem.dev);
+			clone_meta_commit(meta, &mem.dev);
 	}
 	check(meta);
-	clone_md_commit(meta, &mem.dev);
-	clone_md_close(meta);
+	clone_meta_commit(meta, &mem.dev);
+	clone_meta_close(meta);
 	if (!open_it(&meta)) {
 		check(meta);
-		clone_md_close(meta);
+		clone_meta_close(meta);
 	}
 	return 0;
 }

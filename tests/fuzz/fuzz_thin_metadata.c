@@ -27,7 +27,7 @@ static void nothing(void *pool)
 {
 }
 
-static const struct thin_md_ops meta_ops = {flush_data, nothing, nothing};
+static const struct thin_meta_ops meta_ops = {flush_data, nothing, nothing};
 static struct mem mem;
 static uint8_t good[sizeof(mem.data)];
 
@@ -35,28 +35,28 @@ static uint8_t good[sizeof(mem.data)];
 static void make_good(void)
 {
 	struct thin_dev *td;
-	struct thin_md *meta;
+	struct thin_meta *meta;
 
 	mem.dev.ops = &mem_ops;
 	mem.dev.mode = DM_MODE_RW;
 	atomic_init(&mem.dev.refs, 1);
-	if (thin_md_open(&mem.dev, 128, true, &meta_ops, NULL, &meta, NULL))
+	if (thin_meta_open(&mem.dev, 128, true, &meta_ops, NULL, &meta, NULL))
 		abort();
-	thin_md_resize_data(meta, 3000);
-	thin_md_create(meta, 0);
-	thin_md_open_device(meta, 0, &td);
+	thin_meta_resize_data(meta, 3000);
+	thin_meta_create(meta, 0);
+	thin_meta_open_device(meta, 0, &td);
 	for (unsigned i = 0; i < 600; i++)
-		thin_md_provision(td, i * 3);
-	thin_md_hold(meta);
-	thin_md_snap(meta, 1, 0);
-	thin_md_snap(meta, 2, 0);
-	thin_md_snap(meta, 3, 1);
+		thin_meta_provision(td, i * 3);
+	thin_meta_hold(meta);
+	thin_meta_snap(meta, 1, 0);
+	thin_meta_snap(meta, 2, 0);
+	thin_meta_snap(meta, 3, 1);
 	for (unsigned i = 0; i < 50; i++)
-		thin_md_provision(td, i * 7 + 1);
-	thin_md_close_device(td);
-	if (thin_md_commit(meta, NULL))
+		thin_meta_provision(td, i * 7 + 1);
+	thin_meta_close_device(td);
+	if (thin_meta_commit(meta, NULL))
 		abort();
-	thin_md_close(meta);
+	thin_meta_close(meta);
 	memcpy(good, mem.data, sizeof(good));
 }
 
@@ -72,7 +72,7 @@ static uint32_t seed_of(unsigned b)
 	return seeds[1];
 }
 
-static void act(struct thin_md *meta, uint8_t what, uint8_t arg)
+static void act(struct thin_meta *meta, uint8_t what, uint8_t arg)
 {
 	uint64_t first, run, block;
 	struct thin_mapping m;
@@ -81,37 +81,37 @@ static void act(struct thin_md *meta, uint8_t what, uint8_t arg)
 
 	switch (what % 8) {
 	case 0:
-		thin_md_commit(meta, NULL);
+		thin_meta_commit(meta, NULL);
 		return;
 	case 1:
-		thin_md_snap(meta, 10 + arg % 4, arg % 5);
+		thin_meta_snap(meta, 10 + arg % 4, arg % 5);
 		return;
 	case 2:
-		thin_md_delete(meta, arg % 5, 100, &flag);
+		thin_meta_delete(meta, arg % 5, 100, &flag);
 		return;
 	case 3:
-		arg % 2 ? thin_md_hold(meta) : thin_md_release(meta);
+		arg % 2 ? thin_meta_hold(meta) : thin_meta_release(meta);
 		return;
 	case 4:
-		thin_md_resize_data(meta, 3000 + arg * 1000);
+		thin_meta_resize_data(meta, 3000 + arg * 1000);
 		return;
 	}
-	if (thin_md_open_device(meta, arg % 5, &td))
+	if (thin_meta_open_device(meta, arg % 5, &td))
 		return;
 	if (what % 8 == 5)
-		thin_md_provision(td, arg * 5);
+		thin_meta_provision(td, arg * 5);
 	else if (what % 8 == 6)
-		thin_md_remove(td, arg * 3, arg * 6, 300, NULL, &flag);
-	else if (!thin_md_find(td, arg * 3, &m) && !thin_md_find_run(td, arg, &first, &run))
-		thin_md_highest(td, &block);
-	thin_md_close_device(td);
+		thin_meta_remove(td, arg * 3, arg * 6, 300, NULL, &flag);
+	else if (!thin_meta_find(td, arg * 3, &m) && !thin_meta_find_run(td, arg, &first, &run))
+		thin_meta_highest(td, &block);
+	thin_meta_close_device(td);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct thin_md *meta;
+	struct thin_meta *meta;
 
 	if (!good[32])
 		make_good();
@@ -119,11 +119,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	memcpy(mem.data, good, sizeof(good));
 	mem_damage(&mem, &data, &size, seed_of);
-	if (thin_md_open(&mem.dev, 128, true, &meta_ops, NULL, &meta, NULL))
+	if (thin_meta_open(&mem.dev, 128, true, &meta_ops, NULL, &meta, NULL))
 		return 0;
 	for (; size >= 2; data += 2, size -= 2)
 		act(meta, data[0], data[1]);
-	thin_md_commit(meta, NULL);
-	thin_md_close(meta);
+	thin_meta_commit(meta, NULL);
+	thin_meta_close(meta);
 	return 0;
 }

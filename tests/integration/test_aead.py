@@ -18,7 +18,7 @@ import time
 import pytest
 
 from luks import QUICK, Luks, edit_luks2
-from mounted import SECTOR, interrupted, pattern, quote
+from mounted import SECTOR, interrupted, pattern, quote, until
 
 KEY = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 LENGTH = 1024  # sectors
@@ -325,14 +325,6 @@ def metadata(path, tool):
 
 def wipe_record(path, tool):
     return next((t for t in metadata(path, tool)["tokens"].values() if t["type"] == "dmfs-wipe"), None)
-
-
-def until(what):
-    """A process that nobody waits for does it."""
-    end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def write_at_random(dev, seed, blocks, stop):

@@ -10,11 +10,10 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
-from mounted import SECTOR, pattern, quote, sanitized, wait_until_waiting
+from mounted import SECTOR, pattern, quote, sanitized, until, wait_until_waiting
 
 SECTORS = 8192
 BLOCK = 8               # sectors, of 4096 bytes
@@ -97,13 +96,6 @@ def test_the_sequence_of_the_kernels(make):
     assert c.words() == [0, 747, 726, 0, 8, 5, 26, 2, 1, 0, 23, 0, 2, 0]
     c.dev.message("CLEAR_stats")
     assert c.words() == [0, 747, 726, 0] + [0] * 10
-
-
-def until(done, what, seconds=300):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, what
-        os.sched_yield()
 
 
 def super_of(cache, start=0):

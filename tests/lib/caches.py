@@ -5,9 +5,8 @@ import mmap
 import os
 import re
 import subprocess
-import time
 
-from mounted import SECTOR, pattern, quote
+from mounted import SECTOR, pattern, quote, until
 
 BLOCK = 64                  # sectors
 BYTES = BLOCK * SECTOR
@@ -57,10 +56,7 @@ class Cache:
         return Status(self.dev.status())
 
     def until(self, condition, deadline=300):
-        end = time.monotonic() + deadline
-        while not condition(self.st()):
-            assert time.monotonic() < end, self.dev.status()
-            time.sleep(0.02)
+        until(lambda: condition(self.st()), self.dev.status, deadline)
         return self.st()
 
     def write(self, block, seed, blocks=1):

@@ -432,6 +432,14 @@ def wait_status(dev, want, deadline=300, every=None):
             poller.poll(min(left, every or left) * 1000)
 
 
+def until(done, what=None, deadline=300):
+    """Looks until done() is true; what may be a text or a function that makes one."""
+    end = time.monotonic() + deadline
+    while not done():
+        assert time.monotonic() < end, what() if callable(what) else what
+        time.sleep(0.01)
+
+
 def pread_all(fd, length, offset):
     """length bytes, fewer only at the end of the file."""
     parts = []

@@ -23,38 +23,38 @@ static unsigned rnd(unsigned n)
 	return (unsigned)(seed % n);
 }
 
-static struct era_md *open_md(struct memdev *m)
+static struct era_meta *open_md(struct memdev *m)
 {
-	struct era_md *md;
+	struct era_meta *md;
 
-	assert_int_equal(era_md_open(&m->dev, 8, &md, NULL), 0);
+	assert_int_equal(era_meta_open(&m->dev, 8, &md, NULL), 0);
 	return md;
 }
 
-static struct era_md *start(struct memdev *m, uint32_t blocks)
+static struct era_meta *start(struct memdev *m, uint32_t blocks)
 {
-	struct era_md *md = open_md(m);
+	struct era_meta *md = open_md(m);
 
-	assert_int_equal(era_md_archive(md), 0);
-	assert_int_equal(era_md_resize(md, blocks, NULL), 0);
-	assert_int_equal(era_md_new_era(md), 0);
+	assert_int_equal(era_meta_archive(md), 0);
+	assert_int_equal(era_meta_resize(md, blocks, NULL), 0);
+	assert_int_equal(era_meta_new_era(md), 0);
 	return md;
 }
 
-static uint32_t era_of(struct era_md *md)
+static uint32_t era_of(struct era_meta *md)
 {
 	struct era_usage u;
 
-	era_md_usage(md, &u);
+	era_meta_usage(md, &u);
 	return u.era;
 }
 
-static void digest_all(struct era_md *md)
+static void digest_all(struct era_meta *md)
 {
 	bool more = true;
 
 	while (more)
-		assert_int_equal(era_md_digest(md, &more), 0);
+		assert_int_equal(era_meta_digest(md, &more), 0);
 }
 
 /* The era array as it is on the disk. */
@@ -80,38 +80,38 @@ static void read_eras(struct memdev *m, uint32_t *eras, uint32_t n)
 static void test_first_era(void **state)
 {
 	struct memdev *m = memdev_new(SECTORS);
-	struct era_md *md = open_md(m);
+	struct era_meta *md = open_md(m);
 
-	assert_int_equal(era_md_blocks(md), 0);
+	assert_int_equal(era_meta_blocks(md), 0);
 	assert_int_equal(era_of(md), 0);
-	assert_int_not_equal(era_md_mark(md, 0, 0), 0); /* no era is current */
-	era_md_close(md);
+	assert_int_not_equal(era_meta_mark(md, 0, 0), 0); /* no era is current */
+	era_meta_close(md);
 	md = start(m, BLOCKS);
 	assert_int_equal(era_of(md), 1);
-	assert_false(era_md_marked(md, 0, 0));
-	era_md_close(md);
+	assert_false(era_meta_marked(md, 0, 0));
+	era_meta_close(md);
 	memdev_put(m);
 }
 
 static void test_marks_count_when_they_are_durable(void **state)
 {
 	struct memdev *m = memdev_new(SECTORS);
-	struct era_md *md = start(m, BLOCKS);
+	struct era_meta *md = start(m, BLOCKS);
 
-	assert_int_equal(era_md_mark(md, 30, 100), 0);
-	assert_false(era_md_marked(md, 30, 100));
-	assert_int_equal(era_md_commit(md), 0);
-	assert_true(era_md_marked(md, 30, 100));
-	assert_true(era_md_marked(md, 31, 63));
-	assert_false(era_md_marked(md, 29, 100));
-	assert_false(era_md_marked(md, 30, 101));
-	assert_int_equal(era_md_new_era(md), 0);
-	assert_false(era_md_marked(md, 30, 30));
-	assert_int_equal(era_md_mark(md, 30, 30), 0);
-	assert_int_equal(era_md_commit(md), 0);
-	assert_true(era_md_marked(md, 30, 30));
-	assert_false(era_md_marked(md, 31, 31)); /* of the same word, and marked in the last era */
-	era_md_close(md);
+	assert_int_equal(era_meta_mark(md, 30, 100), 0);
+	assert_false(era_meta_marked(md, 30, 100));
+	assert_int_equal(era_meta_commit(md), 0);
+	assert_true(era_meta_marked(md, 30, 100));
+	assert_true(era_meta_marked(md, 31, 63));
+	assert_false(era_meta_marked(md, 29, 100));
+	assert_false(era_meta_marked(md, 30, 101));
+	assert_int_equal(era_meta_new_era(md), 0);
+	assert_false(era_meta_marked(md, 30, 30));
+	assert_int_equal(era_meta_mark(md, 30, 30), 0);
+	assert_int_equal(era_meta_commit(md), 0);
+	assert_true(era_meta_marked(md, 30, 30));
+	assert_false(era_meta_marked(md, 31, 31)); /* of the same word, and marked in the last era */
+	era_meta_close(md);
 	memdev_put(m);
 }
 
@@ -119,7 +119,7 @@ static void test_marks_count_when_they_are_durable(void **state)
 static void test_eras_of_blocks(void **state)
 {
 	struct memdev *m = memdev_new(SECTORS);
-	struct era_md *md = start(m, BLOCKS);
+	struct era_meta *md = start(m, BLOCKS);
 	uint32_t expected[BLOCKS] = {0}, got[BLOCKS];
 	bool more;
 
@@ -130,26 +130,26 @@ static void test_eras_of_blocks(void **state)
 
 		switch (rnd(12)) {
 		case 0:
-			assert_int_equal(era_md_new_era(md), 0);
+			assert_int_equal(era_meta_new_era(md), 0);
 			break;
 		case 1:
-			assert_int_equal(era_md_digest(md, &more), 0);
+			assert_int_equal(era_meta_digest(md, &more), 0);
 			break;
 		case 2: /* a crash */
-			era_md_close(md);
+			era_meta_close(md);
 			md = start(m, BLOCKS);
 			break;
 		default:
-			assert_int_equal(era_md_mark(md, first, last), 0);
-			assert_int_equal(era_md_commit(md), 0);
+			assert_int_equal(era_meta_mark(md, first, last), 0);
+			assert_int_equal(era_meta_commit(md), 0);
 			for (uint32_t b = first; b <= last; b++)
 				expected[b] = era_of(md);
 		}
 	}
-	assert_int_equal(era_md_archive(md), 0);
+	assert_int_equal(era_meta_archive(md), 0);
 	digest_all(md);
-	assert_int_equal(era_md_commit(md), 0);
-	era_md_close(md);
+	assert_int_equal(era_meta_commit(md), 0);
+	era_meta_close(md);
 	read_eras(m, got, BLOCKS);
 	assert_memory_equal(got, expected, sizeof got);
 	memdev_put(m);
@@ -158,28 +158,28 @@ static void test_eras_of_blocks(void **state)
 static void test_growing_and_shrinking(void **state)
 {
 	struct memdev *m = memdev_new(SECTORS);
-	struct era_md *md = start(m, 10);
+	struct era_meta *md = start(m, 10);
 	uint32_t eras[70];
 
-	assert_int_equal(era_md_mark(md, 9, 9), 0);
-	assert_int_equal(era_md_commit(md), 0);
-	era_md_close(md);
+	assert_int_equal(era_meta_mark(md, 9, 9), 0);
+	assert_int_equal(era_meta_commit(md), 0);
+	era_meta_close(md);
 	md = start(m, 70);
-	assert_int_equal(era_md_mark(md, 69, 69), 0);
-	assert_int_equal(era_md_new_era(md), 0);
+	assert_int_equal(era_meta_mark(md, 69, 69), 0);
+	assert_int_equal(era_meta_new_era(md), 0);
 	digest_all(md);
-	era_md_close(md);
+	era_meta_close(md);
 	read_eras(m, eras, 70);
 	assert_int_equal(eras[9], 1);
 	assert_int_equal(eras[10], 0);
 	assert_int_equal(eras[69], 2);
 	md = start(m, 70);
-	assert_int_equal(era_md_mark(md, 5, 60), 0);
-	assert_int_equal(era_md_commit(md), 0);
-	era_md_close(md);
+	assert_int_equal(era_meta_mark(md, 5, 60), 0);
+	assert_int_equal(era_meta_commit(md), 0);
+	era_meta_close(md);
 	md = start(m, 8); /* an archived writeset is of more blocks than there are now */
 	digest_all(md);
-	era_md_close(md);
+	era_meta_close(md);
 	read_eras(m, eras, 8);
 	assert_int_equal(eras[7], 4);
 	memdev_put(m);
@@ -188,29 +188,29 @@ static void test_growing_and_shrinking(void **state)
 static void test_snapshot(void **state)
 {
 	struct memdev *m = memdev_new(SECTORS);
-	struct era_md *md = start(m, BLOCKS);
+	struct era_meta *md = start(m, BLOCKS);
 	struct era_usage before, u;
 
 	digest_all(md);
-	era_md_usage(md, &before);
-	assert_int_equal(era_md_drop_snap(md, NULL), -EINVAL);
-	assert_int_equal(era_md_take_snap(md, NULL), 0);
-	era_md_usage(md, &u);
+	era_meta_usage(md, &before);
+	assert_int_equal(era_meta_drop_snap(md, NULL), -EINVAL);
+	assert_int_equal(era_meta_take_snap(md, NULL), 0);
+	era_meta_usage(md, &u);
 	assert_int_equal(u.era, before.era + 1);
 	assert_int_not_equal(u.snap, 0);
-	assert_int_equal(era_md_take_snap(md, NULL), -EINVAL);
-	assert_int_equal(era_md_mark(md, 1, 600), 0);
-	assert_int_equal(era_md_new_era(md), 0);
+	assert_int_equal(era_meta_take_snap(md, NULL), -EINVAL);
+	assert_int_equal(era_meta_mark(md, 1, 600), 0);
+	assert_int_equal(era_meta_new_era(md), 0);
 	digest_all(md);
-	era_md_close(md); /* it outlives the target */
+	era_meta_close(md); /* it outlives the target */
 	md = start(m, BLOCKS);
 	digest_all(md);
-	assert_int_equal(era_md_drop_snap(md, NULL), 0);
-	assert_int_equal(era_md_commit(md), 0); /* what was freed in the last transaction is free after it */
-	era_md_usage(md, &u);
+	assert_int_equal(era_meta_drop_snap(md, NULL), 0);
+	assert_int_equal(era_meta_commit(md), 0); /* what was freed in the last transaction is free after it */
+	era_meta_usage(md, &u);
 	assert_int_equal(u.snap, 0);
 	assert_int_equal(u.used, before.used);
-	era_md_close(md);
+	era_meta_close(md);
 	memdev_put(m);
 }
 
@@ -219,27 +219,27 @@ static void test_failing_device(void **state)
 {
 	for (uint64_t n = 1; n < 80; n++) {
 		struct memdev *m = memdev_new(SECTORS);
-		struct era_md *md = start(m, BLOCKS);
+		struct era_meta *md = start(m, BLOCKS);
 		uint32_t durable[BLOCKS] = {0}, got[BLOCKS];
 		bool more;
 
 		m->fail_error = -EIO;
 		m->fail_at = n;
 		for (unsigned i = 0; i < 12; i++) {
-			if (!era_md_mark(md, i * 50, i * 50 + 3) && !era_md_commit(md)) {
-				assert_true(era_md_marked(md, i * 50, i * 50 + 3));
+			if (!era_meta_mark(md, i * 50, i * 50 + 3) && !era_meta_commit(md)) {
+				assert_true(era_meta_marked(md, i * 50, i * 50 + 3));
 				for (unsigned b = 0; b < 4; b++)
 					durable[i * 50 + b] = 1;
 			}
-			era_md_digest(md, &more);
+			era_meta_digest(md, &more);
 			if (i % 4 == 3)
-				era_md_new_era(md);
+				era_meta_new_era(md);
 		}
-		era_md_close(md);
+		era_meta_close(md);
 		m->fail_at = 0;
 		md = start(m, BLOCKS);
 		digest_all(md);
-		era_md_close(md);
+		era_meta_close(md);
 		read_eras(m, got, BLOCKS);
 		for (unsigned b = 0; b < BLOCKS; b++)
 			assert_true(!durable[b] || got[b]);
@@ -250,17 +250,17 @@ static void test_failing_device(void **state)
 static void test_refuses(void **state)
 {
 	struct memdev *m = memdev_new(SECTORS);
-	struct era_md *md = start(m, BLOCKS);
+	struct era_meta *md = start(m, BLOCKS);
 
-	era_md_close(md);
-	assert_int_equal(era_md_open(&m->dev, 16, &md, NULL), -EINVAL);
+	era_meta_close(md);
+	assert_int_equal(era_meta_open(&m->dev, 16, &md, NULL), -EINVAL);
 	m->data[200] ^= 1;
-	assert_int_equal(era_md_open(&m->dev, 8, &md, NULL), -EILSEQ);
+	assert_int_equal(era_meta_open(&m->dev, 8, &md, NULL), -EILSEQ);
 	memset(m->data, 'x', 4096);
-	assert_int_not_equal(era_md_open(&m->dev, 8, &md, NULL), 0);
+	assert_int_not_equal(era_meta_open(&m->dev, 8, &md, NULL), 0);
 	memdev_put(m);
 	m = memdev_new(8); /* no room for metadata */
-	assert_int_not_equal(era_md_open(&m->dev, 8, &md, NULL), 0);
+	assert_int_not_equal(era_meta_open(&m->dev, 8, &md, NULL), 0);
 	memdev_put(m);
 }
 

@@ -22,8 +22,9 @@ static void agrees_with_a_model(void **state)
 		gpointer key = GSIZE_TO_POINTER(number);
 
 		if (g_rand_int_range(rand, 0, 100) < (i / 50000 & 1 ? 30 : 60))
-			assert_int_equal(dm_index_add(&ix, number, i), g_hash_table_insert(model, key, GSIZE_TO_POINTER(i)) ||
-									     (dm_index_find(&ix, number)->value = i, 0));
+			assert_int_equal(dm_index_add(&ix, number, i),
+					 g_hash_table_insert(model, key, GSIZE_TO_POINTER(i)) ||
+						 (dm_index_find(&ix, number)->value = i, 0));
 		else
 			assert_int_equal(dm_index_remove(&ix, number), g_hash_table_remove(model, key));
 		assert_int_equal(ix.used, g_hash_table_size(model));

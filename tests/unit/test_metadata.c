@@ -20,16 +20,16 @@
 #define SECRET_AT 216
 
 struct numbers {
-	struct dm_md md;
+	struct dm_meta meta;
 	struct dm_btree_info info;
 	dm_block_t root;
 	uint32_t size; /* that is wanted */
 	unsigned prepared;
 };
 
-static int read_sb(struct dm_md *md, const uint8_t *sb, GError **err)
+static int read_sb(struct dm_meta *meta, const uint8_t *sb, GError **err)
 {
-	struct numbers *n = container_of(md, struct numbers, md);
+	struct numbers *n = container_of(meta, struct numbers, meta);
 
 	n->root = get_le64(sb + ROOT_AT);
 	if (get_le32(sb + SIZE_AT) == n->size)
@@ -37,48 +37,48 @@ static int read_sb(struct dm_md *md, const uint8_t *sb, GError **err)
 	return dm_fail(err, EINVAL, "numbers: size %u, wanted %u", get_le32(sb + SIZE_AT), n->size);
 }
 
-static int begin(struct dm_md *md, const uint8_t *sb)
+static int begin(struct dm_meta *meta, const uint8_t *sb)
 {
-	struct numbers *n = container_of(md, struct numbers, md);
+	struct numbers *n = container_of(meta, struct numbers, meta);
 
-	n->info = (struct dm_btree_info){.tm = md->tm, .levels = 1, .vt = {.size = 8}};
+	n->info = (struct dm_btree_info){.tm = meta->tm, .levels = 1, .vt = {.size = 8}};
 	return sb ? 0 : dm_btree_empty(&n->info, &n->root);
 }
 
-static int prepare(struct dm_md *md)
+static int prepare(struct dm_meta *meta)
 {
-	container_of(md, struct numbers, md)->prepared++;
+	container_of(meta, struct numbers, meta)->prepared++;
 	return 0;
 }
 
-static void fill(struct dm_md *md, uint8_t *sb)
+static void fill(struct dm_meta *meta, uint8_t *sb)
 {
-	struct numbers *n = container_of(md, struct numbers, md);
+	struct numbers *n = container_of(meta, struct numbers, meta);
 
 	put_le64(sb + ROOT_AT, n->root);
 	put_le32(sb + SIZE_AT, n->size);
 	put_le64(sb + SECRET_AT, 42);
 }
 
-static const struct dm_md_format format = {
-	.name = "numbers",
-	.magic = 0x123456789abcdef,
-	.seed = SEED,
-	.min_version = 2,
-	.max_version = 3,
-	.sm_root = 64,
-	.cache_bytes = 1u << 20,
-	.read = read_sb,
-	.begin = begin,
-	.prepare = prepare,
-	.fill = fill,
+static const struct dm_meta_format format = {
+    .name = "numbers",
+    .magic = 0x123456789abcdef,
+    .seed = SEED,
+    .min_version = 2,
+    .max_version = 3,
+    .sm_root = 64,
+    .cache_bytes = 1u << 20,
+    .read = read_sb,
+    .begin = begin,
+    .prepare = prepare,
+    .fill = fill,
 };
 
 static int open_numbers(struct numbers *n, struct memdev *m, bool may_format, bool *fresh, GError **err)
 {
 	*n = (struct numbers){.size = 7};
-	dm_md_init(&n->md, &format, &m->dev, 3);
-	return dm_md_open(&n->md, may_format, fresh, err);
+	dm_meta_init(&n->meta, &format, &m->dev, 3);
+	return dm_meta_open(&n->meta, may_format, fresh, err);
 }
 
 static void insert(struct numbers *n, uint64_t key, uint64_t value)
@@ -105,24 +105,24 @@ static void only_what_is_blank_is_formatted(void **state)
 
 	assert_int_equal(open_numbers(&n, m, false, &fresh, NULL), -EPERM);
 	assert_true(fresh);
-	dm_md_close(&n.md);
+	dm_meta_close(&n.meta);
 	assert_int_equal(m->writes, 0);
 	assert_int_equal(open_numbers(&n, m, true, &fresh, NULL), 0);
 	assert_true(fresh);
 	assert_int_equal(n.prepared, 1);
-	dm_md_close(&n.md);
+	dm_meta_close(&n.meta);
 	assert_int_equal(get_le64(m->data + 8), 0);
 	assert_int_equal(get_le64(m->data + 32), format.magic);
 	assert_int_equal(get_le32(m->data + 40), 3);
 	assert_int_equal(open_numbers(&n, m, false, &fresh, NULL), 0);
 	assert_false(fresh);
-	dm_md_close(&n.md);
+	dm_meta_close(&n.meta);
 	m->data[4095] = 1;
 	memset(m->data, 0, 4095);
 	assert_int_equal(open_numbers(&n, m, true, &fresh, NULL), -EILSEQ);
 	assert_false(fresh);
-	dm_md_close(&n.md);
-	dm_md_close(&n.md); /* again does nothing */
+	dm_meta_close(&n.meta);
+	dm_meta_close(&n.meta); /* again does nothing */
 	memdev_put(m);
 }
 
@@ -135,13 +135,13 @@ static int open_damaged(size_t at, uint32_t value, bool sum)
 	int r;
 
 	assert_int_equal(open_numbers(&n, m, true, &fresh, NULL), 0);
-	dm_md_close(&n.md);
+	dm_meta_close(&n.meta);
 	put_le32(m->data + at, value);
 	if (sum)
 		put_le32(m->data, dm_bm_checksum(m->data + 4, 4092, SEED));
 	r = open_numbers(&n, m, true, &fresh, NULL);
 	assert_false(fresh);
-	dm_md_close(&n.md);
+	dm_meta_close(&n.meta);
 	memdev_put(m);
 	return r;
 }
@@ -168,11 +168,11 @@ static void what_is_not_wanted_says_why(void **state)
 
 	assert_int_equal(open_numbers(&n, m, true, &fresh, NULL), 0);
 	n.size = 8;
-	assert_int_equal(dm_md_commit(&n.md), 0);
-	dm_md_close(&n.md);
+	assert_int_equal(dm_meta_commit(&n.meta), 0);
+	dm_meta_close(&n.meta);
 	assert_int_equal(open_numbers(&n, m, true, &fresh, &err), -EINVAL);
 	assert_string_equal(err->message, "numbers: size 8, wanted 7");
-	dm_md_close(&n.md);
+	dm_meta_close(&n.meta);
 	memdev_put(m);
 }
 
@@ -184,27 +184,27 @@ static void a_commit_keeps_and_the_rest_is_lost(void **state)
 	bool fresh;
 
 	assert_int_equal(open_numbers(&n, m, true, &fresh, NULL), 0);
-	dm_md_usage(&n.md, &before, &total);
+	dm_meta_usage(&n.meta, &before, &total);
 	assert_int_equal(total, SECTORS / 8);
 	for (uint64_t i = 0; i < 1000; i++)
 		insert(&n, i, i);
-	dm_md_usage(&n.md, &used, &total);
+	dm_meta_usage(&n.meta, &used, &total);
 	assert_int_equal(used, before);
-	n.md.flags = 5;
-	assert_int_equal(dm_md_commit(&n.md), 0);
+	n.meta.flags = 5;
+	assert_int_equal(dm_meta_commit(&n.meta), 0);
 	assert_int_equal(n.prepared, 2);
-	dm_md_usage(&n.md, &used, &total);
+	dm_meta_usage(&n.meta, &used, &total);
 	assert_true(used > before);
 	insert(&n, 1000, 1);
-	dm_md_close(&n.md);
+	dm_meta_close(&n.meta);
 	assert_int_equal(open_numbers(&n, m, true, &fresh, NULL), 0);
-	assert_int_equal(n.md.flags, 5);
-	assert_int_equal(n.md.version, 3);
-	dm_md_usage(&n.md, &before, &total);
+	assert_int_equal(n.meta.flags, 5);
+	assert_int_equal(n.meta.version, 3);
+	dm_meta_usage(&n.meta, &before, &total);
 	assert_int_equal(used, before);
 	assert_true(has(&n, n.root, 999));
 	assert_false(has(&n, n.root, 1000));
-	dm_md_close(&n.md);
+	dm_meta_close(&n.meta);
 	memdev_put(m);
 }
 
@@ -217,7 +217,7 @@ static void a_snapshot_stays_as_it_was(void **state)
 {
 	struct memdev *m = memdev_new(SECTORS);
 	struct numbers n;
-	const struct dm_md_root roots[] = {{ROOT_AT, &n.info}};
+	const struct dm_meta_root roots[] = {{ROOT_AT, &n.info}};
 	dm_block_t held = 0, where;
 	uint64_t before, used, total;
 	uint8_t *copy;
@@ -225,11 +225,11 @@ static void a_snapshot_stays_as_it_was(void **state)
 
 	assert_int_equal(open_numbers(&n, m, true, &fresh, NULL), 0);
 	insert(&n, 1, 1);
-	assert_int_equal(dm_md_commit(&n.md), 0);
-	dm_md_usage(&n.md, &before, &total);
-	assert_int_equal(dm_md_hold(&n.md, roots, 1, edit, &held), 0);
+	assert_int_equal(dm_meta_commit(&n.meta), 0);
+	dm_meta_usage(&n.meta, &before, &total);
+	assert_int_equal(dm_meta_hold(&n.meta, roots, 1, edit, &held), 0);
 	insert(&n, 2, 2);
-	assert_int_equal(dm_md_commit(&n.md), 0);
+	assert_int_equal(dm_meta_commit(&n.meta), 0);
 	where = held;
 	copy = m->data + where * DM_META_BLOCK_SIZE;
 	assert_int_equal(get_le64(copy + 8), where);
@@ -237,16 +237,16 @@ static void a_snapshot_stays_as_it_was(void **state)
 	assert_int_equal(get_le64(m->data + SECRET_AT), 42);
 	assert_true(has(&n, get_le64(copy + ROOT_AT), 1));
 	assert_false(has(&n, get_le64(copy + ROOT_AT), 2));
-	assert_int_equal(dm_md_release(&n.md, roots, 1, &held), 0);
+	assert_int_equal(dm_meta_release(&n.meta, roots, 1, &held), 0);
 	assert_int_equal(held, 0);
-	assert_int_equal(dm_md_commit(&n.md), 0);
-	dm_md_usage(&n.md, &used, &total);
+	assert_int_equal(dm_meta_commit(&n.meta), 0);
+	dm_meta_usage(&n.meta, &used, &total);
 	assert_int_equal(used, before);
 	assert_true(has(&n, n.root, 2));
 	held = 99; /* which is none */
-	assert_true(dm_md_release(&n.md, roots, 1, &held) < 0);
+	assert_true(dm_meta_release(&n.meta, roots, 1, &held) < 0);
 	assert_int_equal(held, 99);
-	dm_md_close(&n.md);
+	dm_meta_close(&n.meta);
 	memdev_put(m);
 }
 
@@ -261,18 +261,18 @@ static void errors_leave_the_last_commit(void **state)
 
 		assert_int_equal(open_numbers(&n, m, true, &fresh, NULL), 0);
 		insert(&n, 1, 1);
-		assert_int_equal(dm_md_commit(&n.md), 0);
+		assert_int_equal(dm_meta_commit(&n.meta), 0);
 		insert(&n, 2, 2);
 		m->fail_at = at;
 		m->fail_error = -EIO;
-		r = dm_md_commit(&n.md);
+		r = dm_meta_commit(&n.meta);
 		m->fail_at = 0;
-		dm_md_close(&n.md);
+		dm_meta_close(&n.meta);
 		assert_int_equal(open_numbers(&n, m, true, &fresh, NULL), 0);
 		assert_true(has(&n, n.root, 1));
 		if (!r)
 			assert_true(has(&n, n.root, 2));
-		dm_md_close(&n.md);
+		dm_meta_close(&n.meta);
 		memdev_put(m);
 		if (!r)
 			break;

@@ -16,7 +16,12 @@
 #include "journal.h"
 #include "raid.h"
 
-#define MIN_IO_SECTORS 2048u /* bios are split at rows, but at no fewer than these */
+/*
+ * Bios are cut at rows, but at no fewer sectors than these.  Without parity a row means nothing to them: they are cut so
+ * that a discard of all is not one list of pieces.
+ */
+#define MIN_IO_SECTORS 2048u
+#define MIN_PLAIN_SECTORS 65536u
 #define ROW_BEGUN 1u
 
 /* --- assembling --------------------------------------------------------------------------------------- */
@@ -200,7 +205,8 @@ static void set_target(struct raid *r)
 	if (!r->geo.chunk)
 		return;
 	row = (uint64_t)r->geo.chunk * (r->geo.level == 10 ? r->geo.disks : r->geo.data);
-	ti->max_io_sectors = (uint32_t)MIN(dm_round_up(MIN_IO_SECTORS, row), UINT32_MAX);
+	row = dm_round_up(r->geo.parity ? MIN_IO_SECTORS : MIN_PLAIN_SECTORS, row);
+	ti->max_io_sectors = (uint32_t)MIN(row, UINT32_MAX);
 }
 
 static int note_begun(uint64_t key, const void *value, size_t len, void *data)

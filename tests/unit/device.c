@@ -61,7 +61,7 @@ void unit_stores_forget(void)
 	g_clear_pointer(&stores, g_hash_table_unref);
 }
 
-int unit_load(struct dm_mapped *md, const char *table, GError **err)
+static int build(struct dm_mapped *md, const char *table, struct dm_table **out, GError **err)
 {
 	g_auto(GStrv) lines = g_strsplit(table, "\n", -1);
 	struct dm_opener self = dm_opener_self();
@@ -73,11 +73,27 @@ int unit_load(struct dm_mapped *md, const char *table, GError **err)
 			error = dm_table_add_line(t, lines[i], err);
 	if (!error)
 		error = dm_table_complete(t, err);
-	if (error) {
+	if (error)
 		dm_table_unref(t);
-		return error;
-	}
-	return dm_mapped_swap(md, t, NULL, NULL, err);
+	else
+		*out = t;
+	return error;
+}
+
+int unit_load(struct dm_mapped *md, const char *table, GError **err)
+{
+	struct dm_table *t;
+	int error = build(md, table, &t, err);
+
+	return error ? error : dm_mapped_swap(md, t, NULL, NULL, err);
+}
+
+int unit_load_inactive(struct dm_mapped *md, const char *table, GError **err)
+{
+	struct dm_table *t;
+	int error = build(md, table, &t, err);
+
+	return error ? error : dm_mapped_load(md, t, err);
 }
 
 struct dm_mapped *unit_device(const char *name, const char *fmt, ...)

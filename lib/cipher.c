@@ -65,14 +65,15 @@ int dm_cipher_read(const char *who, const char *name, size_t len, const struct d
 int dm_cipher_read_mode(const char *who, const char *name, size_t len, enum dm_cipher_mode *out, GError **err)
 {
 	static const char *const names[] = {
-		[DM_CIPHER_ECB] = "ecb", [DM_CIPHER_CBC] = "cbc", [DM_CIPHER_CTR] = "ctr", [DM_CIPHER_XTS] = "xts"};
+		[DM_CIPHER_ECB] = "ecb", [DM_CIPHER_CBC] = "cbc", [DM_CIPHER_CTR] = "ctr", [DM_CIPHER_XTS] = "xts",
+		[DM_CIPHER_LRW] = "lrw"};
 
 	for (size_t i = 0; i < G_N_ELEMENTS(names); i++)
 		if (same_name(names[i], name, len)) {
 			*out = (enum dm_cipher_mode)i;
 			return 0;
 		}
-	return dm_fail(err, EINVAL, "%s: chaining mode '%.*s' is not one of ecb, cbc, ctr, xts", who, (int)len, name);
+	return dm_fail(err, EINVAL, "%s: chaining mode '%.*s' is not one of ecb, cbc, ctr, xts, lrw", who, (int)len, name);
 }
 
 int dm_cipher_parse(const char *who, const char *text, size_t len, const struct dm_cipher **cipher,
@@ -99,9 +100,9 @@ int dm_cipher_check_mode(const char *who, const struct dm_cipher *c, enum dm_cip
 	if (c->block == 1 && (c->algo[0] || mode != DM_CIPHER_ECB))
 		return dm_fail(err, EINVAL, "%s: %s is no block cipher, it works only as %s", who, c->name,
 			       c->algo[0] ? "capi:chacha20" : "cipher_null-ecb");
-	if ((mode == DM_CIPHER_XTS || mode == DM_CIPHER_GCM) && c->block != 16)
+	if ((mode == DM_CIPHER_XTS || mode == DM_CIPHER_LRW || mode == DM_CIPHER_GCM) && c->block != 16)
 		return dm_fail(err, EINVAL, "%s: %s takes ciphers with blocks of 16 bytes, %s has %u", who,
-			       mode == DM_CIPHER_XTS ? "xts" : "gcm", c->name, c->block);
+			       mode == DM_CIPHER_XTS ? "xts" : mode == DM_CIPHER_LRW ? "lrw" : "gcm", c->name, c->block);
 	return 0;
 }
 
@@ -181,6 +182,7 @@ int dm_cipher_open(const struct dm_cipher *c, enum dm_cipher_mode mode, const ui
 	static const int modes[] = {
 		[DM_CIPHER_ECB] = GCRY_CIPHER_MODE_ECB, [DM_CIPHER_CBC] = GCRY_CIPHER_MODE_CBC,
 		[DM_CIPHER_CTR] = GCRY_CIPHER_MODE_CTR, [DM_CIPHER_XTS] = GCRY_CIPHER_MODE_XTS,
+		[DM_CIPHER_LRW] = GCRY_CIPHER_MODE_ECB,
 		[DM_CIPHER_STREAM] = GCRY_CIPHER_MODE_STREAM, [DM_CIPHER_GCM] = GCRY_CIPHER_MODE_GCM,
 		[DM_CIPHER_POLY1305] = GCRY_CIPHER_MODE_POLY1305,
 	};
@@ -191,6 +193,8 @@ int dm_cipher_open(const struct dm_cipher *c, enum dm_cipher_mode mode, const ui
 	int algo;
 
 	*out = NULL;
+	if (mode == DM_CIPHER_LRW)
+		half -= MIN(half, 16);
 	if (half > DM_CIPHER_MAX_KEY / 2)
 		return -EINVAL;
 	if (!c->algo[0])

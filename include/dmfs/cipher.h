@@ -20,6 +20,7 @@ enum dm_cipher_mode {
 	DM_CIPHER_CBC,
 	DM_CIPHER_CTR,
 	DM_CIPHER_XTS,
+	DM_CIPHER_LRW, /* libgcrypt has it not: who uses it makes it of the handle, which is ecb's */
 	DM_CIPHER_STREAM,
 	/* These make a tag, too (gcry_cipher_gettag()).  No name that the functions below read means them. */
 	DM_CIPHER_GCM,      /* of ciphers with blocks of 16 bytes */
@@ -43,7 +44,7 @@ const struct dm_cipher *dm_cipher_find(const char *name, size_t len);
 void dm_cipher_names(GString *out);
 /* The same with an error text that names those there are: 0 or -EINVAL. */
 int dm_cipher_read(const char *who, const char *name, size_t len, const struct dm_cipher **out, GError **err);
-/* ecb, cbc, ctr, xts: 0 or -EINVAL with a text. */
+/* ecb, cbc, ctr, xts, lrw: 0 or -EINVAL with a text. */
 int dm_cipher_read_mode(const char *who, const char *name, size_t len, enum dm_cipher_mode *out, GError **err);
 /* "MODE(CIPHER)" as the kernel's crypto API names it, or "chacha20".  0 or -EINVAL with a text. */
 int dm_cipher_parse(const char *who, const char *text, size_t len, const struct dm_cipher **cipher,
@@ -55,10 +56,10 @@ int dm_cipher_check_mode(const char *who, const struct dm_cipher *c, enum dm_cip
 unsigned dm_cipher_iv_size(const struct dm_cipher *c, enum dm_cipher_mode mode);
 unsigned dm_cipher_granule(const struct dm_cipher *c, enum dm_cipher_mode mode);
 
-/* Whether the cipher takes a key of len bytes (of an xts key: a half); if not, says so with what it would take. */
+/* Whether the cipher takes a key of len bytes (of an xts key: a half; of an lrw key: all but 16 bytes); if not, says so with what it would take. */
 int dm_cipher_check_key(const char *who, const struct dm_cipher *c, size_t len, const char *what, GError **err);
 /*
- * Opens a handle in secure memory and sets its key (xts: both halves).  *out is NULL for the null cipher, which needs
+ * Opens a handle in secure memory and sets its key (xts: both halves; lrw: without its last 16 bytes).  *out is NULL for the null cipher, which needs
  * none.  dm_gcrypt_init() comes first.  0, -EINVAL: the key is refused, or -ENOMEM.
  */
 int dm_cipher_open(const struct dm_cipher *c, enum dm_cipher_mode mode, const uint8_t *key, size_t len,

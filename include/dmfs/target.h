@@ -243,8 +243,9 @@ void dm_status_go_on(struct dm_target *a, struct dm_target *b);
 
 /*
  * A bio that the target has got from map() and not ended: as if map() had returned DM_MAPIO_REQUEUE now.  In a noflush
- * suspend it comes back through map after the resume, of this table or the next; else it fails with -EIO.  end_io is
- * not called.  Any thread; the bio is not the target's any more.
+ * suspend it comes back through map after the resume, of this table or the next.  If that suspend was given up meanwhile
+ * it comes back at once.  Only for what was seen in a noflush suspend: else it would go round for ever.  end_io is not
+ * called.  Any thread; the bio is not the target's any more.
  */
 void dm_bio_requeue(struct dm_bio *bio);
 

@@ -177,17 +177,12 @@ static void clone_done(struct clone *c, int error)
 
 /*
  * A target gave a part back.  In a noflush suspend the whole bio waits for the resume (once its other parts have
- * ended); otherwise there is no later.
+ * ended).  When that suspend was given up meanwhile it goes through map() again at once.
  */
 static void requeue(struct clone *c)
 {
-	struct io *io = c->io;
-	struct dm_mapped *md = io->md;
-	bool later = atomic_load(&md->suspending) && atomic_load(&md->noflush);
-
-	if (later)
-		atomic_store(&io->requeue, true);
-	clone_done(c, later ? 0 : -EIO);
+	atomic_store(&c->io->requeue, true);
+	clone_done(c, 0);
 }
 
 void dm_bio_requeue(struct dm_bio *bio)

@@ -183,16 +183,21 @@ static void close_gate(struct dm_mapped *md)
 	dm_gate_close(&md->gate);
 }
 
-static void open_gate(struct dm_mapped *md)
+static void open_hold(struct dm_mapped *md)
 {
 	struct dm_bio_list list;
 	struct dm_bio *bio;
 
 	dm_bio_list_init(&list);
-	dm_gate_open(&md->gate);
 	dm_hold_open(&md->deferred, &list);
 	while ((bio = dm_bio_list_pop(&list)))
 		dm_submit(bio);
+}
+
+static void open_gate(struct dm_mapped *md)
+{
+	dm_gate_open(&md->gate);
+	open_hold(md);
 }
 
 bool dm_mapped_defer(struct dm_mapped *md, struct dm_bio *bio)
@@ -437,11 +442,12 @@ static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupt
 	dm_gate_close(&md->gate);
 	if (!dm_gate_wait(&md->gate, interrupted, data)) {
 		atomic_store(&md->suspending, false);
-		open_gate(md);
+		dm_gate_open(&md->gate);
 		dm_mapped_lock_hooks(md, NULL, NULL);
 		if (t)
 			dm_table_presuspend_undo(t);
 		dm_mapped_unlock_hooks(md);
+		open_hold(md); /* last: targets give bios back until they know that it is off */
 		return dm_fail(err, EINTR, "interrupted while waiting for I/O");
 	}
 	dm_mapped_lock_hooks(md, NULL, NULL);

@@ -3,6 +3,7 @@
  * What the files of the crypt target share.
  *
  *   spec.c    the cipher string, and how a key is divided for it
+ *   lrw.c     LRW mode
  *   iv.c      initial vectors, and what lmk, tcw and elephant do to the data
  *   aead.c    authenticated modes: sectors with a tag
  *   engine.c  encrypts and decrypts runs of sectors, from many threads at once
@@ -25,6 +26,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
+
+#include "lrw.h"
 
 #define CRYPT_MAX_BLOCK 16
 #define CRYPT_MAX_SECTOR 4096
@@ -89,6 +92,7 @@ int crypt_spec_layout(const struct crypt_spec *spec, size_t key_size, unsigned s
 /* All that is derived from a key, for one thread at a time; in secmem. */
 struct crypt_lane {
 	gcry_cipher_hd_t *data;    /* keycount of them */
+	struct crypt_lrw *lrw;     /* as many, in secmem; or NULL */
 	gcry_cipher_hd_t *essiv;   /* as many; or NULL */
 	gcry_cipher_hd_t elephant; /* or NULL */
 	bool seeded;               /* lmk: there is a seed */

@@ -38,6 +38,7 @@ static void lane_free(const struct crypt_engine *e, struct crypt_lane *lane)
 	close_all(lane->data, e->spec.keycount);
 	close_all(lane->essiv, e->spec.keycount);
 	gcry_cipher_close(lane->elephant);
+	dm_secmem_free(lane->lrw);
 	dm_secmem_free(lane);
 }
 
@@ -79,10 +80,16 @@ static int lane_fill(const struct crypt_engine *e, const uint8_t *key, struct cr
 
 	lane->data = g_new0(gcry_cipher_hd_t, spec->keycount);
 	lane->essiv = spec->essiv.name ? g_new0(gcry_cipher_hd_t, spec->keycount) : NULL;
+	if (spec->mode == DM_CIPHER_LRW) {
+		lane->lrw = dm_secmem_alloc(spec->keycount * sizeof(*lane->lrw));
+		r = lane->lrw ? 0 : -ENOMEM;
+	}
 	for (unsigned i = 0; i < spec->keycount && !r; i++) {
 		const uint8_t *subkey = key + i * e->layout.subkey;
 
 		r = dm_cipher_open(spec->cipher, spec->mode, subkey, e->layout.subkey, &lane->data[i]);
+		if (!r && lane->lrw)
+			crypt_lrw_init(&lane->lrw[i], subkey + e->layout.subkey - CRYPT_LRW_KEY);
 		if (!r && spec->essiv.name)
 			r = open_essiv(spec, subkey, essiv_key_size(e), &lane->essiv[i]);
 	}

@@ -231,9 +231,32 @@ int crypt_iv_set(const struct crypt_engine *e, struct crypt_lane *lane, unsigned
 
 	if (!e->spec.iv_size || !hd)
 		return 0;
+	if (lane->lrw) {
+		crypt_lrw_set_iv(&lane->lrw[key], iv);
+		return 0;
+	}
 	if (e->spec.mode == DM_CIPHER_CTR)
 		return gcry_cipher_setctr(hd, iv, e->spec.iv_size) ? -EIO : 0;
 	return gcry_cipher_setiv(hd, iv, e->spec.iv_size) ? -EIO : 0;
+}
+
+/* libgcrypt works in place when it is given no input. */
+static int run_cipher(struct crypt_lane *lane, unsigned key, bool encrypt, const uint8_t *src, uint8_t *dst, size_t len)
+{
+	size_t in_len = src == dst ? 0 : len;
+	const uint8_t *in = src == dst ? NULL : src;
+	gcry_error_t r;
+
+	if (!lane->data[key]) {
+		memmove(dst, src, len); /* the null cipher */
+		return 0;
+	}
+	if (lane->lrw)
+		r = crypt_lrw_run(&lane->lrw[key], lane->data[key], encrypt, src, dst, len);
+	else
+		r = encrypt ? gcry_cipher_encrypt(lane->data[key], dst, len, in, in_len)
+			    : gcry_cipher_decrypt(lane->data[key], dst, len, in, in_len);
+	return r ? -EIO : 0;
 }
 
 /* A block of zeroes, encrypted under the byte offset as its IV. */
@@ -245,7 +268,7 @@ static int eboiv_iv(const struct crypt_engine *e, struct crypt_lane *lane, unsig
 	if (essiv_step(e, lane, key, offset) || crypt_iv_set(e, lane, key, offset))
 		return -EIO;
 	memset(iv, 0, e->spec.iv_size);
-	return gcry_cipher_encrypt(lane->data[key], iv, e->spec.iv_size, NULL, 0) ? -EIO : 0;
+	return run_cipher(lane, key, true, iv, iv, e->spec.iv_size);
 }
 
 /* A system call for each sector would cost as much as its encryption. */
@@ -326,21 +349,10 @@ static int make_iv(const struct crypt_engine *e, struct crypt_lane *lane, const 
 	return crypt_iv_make(e, lane, u, plain, iv) || crypt_iv_set(e, lane, u->key, iv) ? -EIO : 0;
 }
 
-/* libgcrypt works in place when it is given no input. */
 int crypt_cipher_run(const struct crypt_engine *e, struct crypt_lane *lane, unsigned key, bool encrypt,
 		     const uint8_t *src, uint8_t *dst)
 {
-	size_t len = e->sector_size, in_len = src == dst ? 0 : len;
-	const uint8_t *in = src == dst ? NULL : src;
-	gcry_error_t r;
-
-	if (!lane->data[key]) {
-		memmove(dst, src, len); /* the null cipher */
-		return 0;
-	}
-	r = encrypt ? gcry_cipher_encrypt(lane->data[key], dst, len, in, in_len)
-		    : gcry_cipher_decrypt(lane->data[key], dst, len, in, in_len);
-	return r ? -EIO : 0;
+	return run_cipher(lane, key, encrypt, src, dst, e->sector_size);
 }
 
 int crypt_sector_encrypt(const struct crypt_engine *e, struct crypt_lane *lane, const struct crypt_unit *u,

@@ -64,7 +64,7 @@ static int settle_essiv(struct crypt_spec *spec, GError **err)
 	if (!spec->essiv.name)
 		return 0;
 	if (spec->iv_size != spec->cipher->block)
-		return dm_fail(err, EINVAL, "crypt: essiv takes a mode whose IV is one block of the cipher: cbc, ctr, xts");
+		return dm_fail(err, EINVAL, "crypt: essiv takes a mode whose IV is one block of the cipher: cbc, ctr, xts, lrw");
 	return dm_cipher_check_key("crypt", spec->cipher, spec->essiv.size, "essiv: the hash", err);
 }
 
@@ -111,7 +111,7 @@ static int settle_iv(struct crypt_spec *spec, const char *ivmode, size_t len, co
 	if (spec->iv == CRYPT_IV_LMK && spec->mode != DM_CIPHER_CBC)
 		return dm_fail(err, EINVAL, "crypt: IV mode lmk takes cbc: in other modes what was written could not be read");
 	if ((spec->iv == CRYPT_IV_EBOIV || spec->iv == CRYPT_IV_ELEPHANT) && spec->granule != spec->iv_size)
-		return dm_fail(err, EINVAL, "crypt: IV mode %s takes a mode whose IV is one block: cbc, xts",
+		return dm_fail(err, EINVAL, "crypt: IV mode %s takes a mode whose IV is one block: cbc, xts, lrw",
 			       iv_modes[i].name);
 	return 0;
 }
@@ -354,6 +354,13 @@ int crypt_spec_layout(const struct crypt_spec *spec, size_t key_size, unsigned s
 		if (out->subkey % 2)
 			return dm_fail(err, EINVAL, "crypt: xts takes keys of two halves, not of %zu bytes", out->subkey);
 		return dm_cipher_check_key("crypt", spec->cipher, out->subkey / 2, "half of the xts key", err);
+	}
+	if (spec->mode == DM_CIPHER_LRW) {
+		if (out->subkey < CRYPT_LRW_KEY)
+			return dm_fail(err, EINVAL, "crypt: lrw takes the cipher's key and %u bytes, not %zu", CRYPT_LRW_KEY,
+				       out->subkey);
+		return dm_cipher_check_key("crypt", spec->cipher, out->subkey - CRYPT_LRW_KEY,
+					   "the lrw key without its last 16 bytes", err);
 	}
 	what = spec->keycount > 1 ? g_strdup_printf("each of the %u keys", spec->keycount) : g_strdup("the key");
 	return dm_cipher_check_key("crypt", spec->cipher, out->subkey, what, err);

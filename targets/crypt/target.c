@@ -679,7 +679,8 @@ static void print_key(struct crypt *c, GString *out)
 	if (c->description) {
 		g_string_append_printf(out, ":%zu:%s", size, c->description);
 	} else if (size) {
-		dm_key_print(c->engine->key, size, out);
+		/* a message may be changing it, unless whoever asks is told */
+		dm_key_print(dm_status_tells_keys() ? c->engine->key : NULL, size, out);
 	} else {
 		g_string_append_c(out, '-');
 	}

@@ -225,6 +225,8 @@ static int open_cipher(const struct integrity_alg *a, gcry_cipher_hd_t *out, uns
 	if (dm_cipher_parse("integrity: Invalid journal cipher", a->name, strlen(a->name), &cipher, &mode, err) ||
 	    dm_cipher_check_mode("integrity: Invalid journal cipher", cipher, mode, err))
 		return -ENOENT;
+	if (mode == DM_CIPHER_LRW)
+		return dm_fail(err, ENOENT, "integrity: Invalid journal cipher: %s: lrw is for crypt alone", a->name);
 	r = dm_cipher_check_key("integrity", cipher, mode == DM_CIPHER_XTS ? a->key.size / 2 : a->key.size,
 				"Error setting encryption key: journal_crypt's key", err);
 	if (!r && mode == DM_CIPHER_XTS && a->key.size % 2)

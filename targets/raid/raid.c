@@ -286,7 +286,106 @@ static enum dm_endio raid_end_io(struct dm_target *ti, struct dm_bio *bio)
 	return DM_ENDIO_INCOMPLETE;
 }
 
+/* --- status ------------------------------------------------------------------------------------------ */
+
+static char health(const struct raid *r, unsigned i, const struct raid_progress *p)
+{
+	uint32_t flags = atomic_load(&r->members[i].flags);
+
+	if (!r->members[i].data)
+		return '-';
+	if (flags & (RAID_FAULTY | RAID_MISSING))
+		return 'D';
+	return p->resyncing || !(flags & RAID_IN_SYNC) ? 'a' : 'A';
+}
+
+/* Without members: it was suspended, and could not be assembled again to be resumed. */
+static void print_info(struct raid *r, GString *out)
+{
+	const struct raid_type *t = raid_type_of(r->state.new_level, r->state.new_layout);
+	struct raid_progress p;
+
+	if (!r->members) {
+		g_string_append_printf(out, "%s %u ", r->params.type->name, r->disks);
+		for (unsigned i = 0; i < r->disks; i++)
+			g_string_append_c(out, 'D');
+		g_string_append(out, " 0/0 idle 0 0 -");
+		return;
+	}
+	raid_sync_progress(r, &p);
+	g_string_append_printf(out, "%s %u ", t->name, r->state.disks);
+	for (unsigned i = 0; i < r->disks; i++)
+		g_string_append_c(out, health(r, i, &p));
+	g_string_append_printf(out, " %" PRIu64 "/%" PRIu64 " %s %" PRIu64 " %" PRIu64 " %c", p.done, p.total, p.action,
+			       p.mismatches, r->members[0].data_offset,
+			       r->journal ? raid_journal_letter(r->journal) : '-');
+}
+
+static void print_table(struct raid *r, GString *out)
+{
+	unsigned chunk = r->params.chunk;
+	unsigned layout = r->params.layout;
+
+	if (r->members) {
+		pthread_mutex_lock(&r->lock);
+		chunk = r->state.new_chunk;
+		layout = r->state.layout;
+		pthread_mutex_unlock(&r->lock);
+	}
+	raid_params_print(&r->params, chunk, layout, r->stripe_cache, out);
+}
+
+static void raid_status(struct dm_target *ti, enum dm_status_type type, GString *out)
+{
+	struct raid *r = ti->private;
+
+	if (r->kept_status[type])
+		g_string_append_len(out, r->kept_status[type]->str, (gssize)r->kept_status[type]->len);
+	else if (type == DM_STATUS_INFO)
+		print_info(r, out);
+	else
+		print_table(r, out);
+}
+
 /* --- hooks ---------------------------------------------------------------------------------------------------- */
+
+/* Members and layout are not to be looked at until show_status(): status says what it would have said now. */
+static void keep_status(struct raid *r)
+{
+	GString *text[2] = {g_string_new(NULL), g_string_new(NULL)};
+
+	print_info(r, text[DM_STATUS_INFO]);
+	print_table(r, text[DM_STATUS_TABLE]);
+	dm_status_pause(r->ti, NULL);
+	memcpy(r->kept_status, text, sizeof(text));
+	dm_status_go_on(r->ti, NULL);
+}
+
+static void show_status(struct raid *r)
+{
+	GString *text[2];
+
+	dm_status_pause(r->ti, NULL);
+	memcpy(text, r->kept_status, sizeof(text));
+	memset(r->kept_status, 0, sizeof(r->kept_status));
+	dm_status_go_on(r->ti, NULL);
+	for (unsigned i = 0; i < G_N_ELEMENTS(text); i++)
+		g_string_free(text[i], TRUE);
+}
+
+static int assemble_again(struct raid *r, GError **err)
+{
+	int error;
+
+	unbuild(r);
+	error = build(r, err);
+	if (error)
+		return error;
+	set_target(r);
+	if (r->writable && r->ops->replay)
+		error = r->ops->replay(r, err);
+	return !error && r->writable ? raid_meta_start(r, err) : error;
+}
 
 static int raid_preresume(struct dm_target *ti, GError **err)
 {
@@ -295,15 +394,9 @@ static int raid_preresume(struct dm_target *ti, GError **err)
 
 	if (r->started && r->built && !(r->reshaped && r->state.disks == r->disks))
 		return 0;
-	unbuild(r);
-	error = build(r, err);
-	if (error)
-		return error;
-	set_target(r);
-	if (r->writable && r->ops->replay)
-		error = r->ops->replay(r, err);
-	if (!error && r->writable)
-		error = raid_meta_start(r, err);
+	keep_status(r);
+	error = assemble_again(r, err);
+	show_status(r);
 	if (error)
 		return error;
 	r->built = true;
@@ -346,52 +439,8 @@ static void raid_postsuspend(struct dm_target *ti)
 	dm_block_end();
 }
 
-/* --- status and messages ------------------------------------------------------------------------------------------ */
 
-static char health(const struct raid *r, unsigned i, const struct raid_progress *p)
-{
-	uint32_t flags = atomic_load(&r->members[i].flags);
-
-	if (!r->members[i].data)
-		return '-';
-	if (flags & (RAID_FAULTY | RAID_MISSING))
-		return 'D';
-	return p->resyncing || !(flags & RAID_IN_SYNC) ? 'a' : 'A';
-}
-
-/* Without members: it was suspended, and could not be assembled again to be resumed. */
-static void print_info(struct raid *r, GString *out)
-{
-	const struct raid_type *t = raid_type_of(r->state.new_level, r->state.new_layout);
-	struct raid_progress p;
-
-	if (!r->members) {
-		g_string_append_printf(out, "%s %u ", r->params.type->name, r->disks);
-		for (unsigned i = 0; i < r->disks; i++)
-			g_string_append_c(out, 'D');
-		g_string_append(out, " 0/0 idle 0 0 -");
-		return;
-	}
-	raid_sync_progress(r, &p);
-	g_string_append_printf(out, "%s %u ", t->name, r->state.disks);
-	for (unsigned i = 0; i < r->disks; i++)
-		g_string_append_c(out, health(r, i, &p));
-	g_string_append_printf(out, " %" PRIu64 "/%" PRIu64 " %s %" PRIu64 " %" PRIu64 " %c", p.done, p.total, p.action,
-			       p.mismatches, r->members[0].data_offset,
-			       r->journal ? raid_journal_letter(r->journal) : '-');
-}
-
-static void raid_status(struct dm_target *ti, enum dm_status_type type, GString *out)
-{
-	struct raid *r = ti->private;
-
-	if (type == DM_STATUS_INFO)
-		print_info(r, out);
-	else if (!r->members)
-		raid_params_print(&r->params, r->params.chunk, r->params.layout, r->stripe_cache, out);
-	else
-		raid_params_print(&r->params, r->state.new_chunk, r->state.layout, r->stripe_cache, out);
-}
+/* --- messages and devices ------------------------------------------------------------------------------------- */
 
 static int raid_message(struct dm_target *ti, int argc, char **argv, GString *reply, GError **err)
 {

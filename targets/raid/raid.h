@@ -115,6 +115,7 @@ struct raid {
 	bool reshaped;	       /* it is done, and the next resume makes an array of it */
 	bool continued;	       /* its line came back from the state: what it asks for has begun */
 	struct dm_rows *rows;
+	GString *kept_status[2]; /* by enum dm_status_type: while the array is assembled again; else NULL */
 	uint64_t sync_sectors; /* of sync space */
 	unsigned stripe_cache; /* in use, raid4/5/6 */
 

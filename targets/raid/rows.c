@@ -283,6 +283,8 @@ static int stripes_start(struct raid *r, GError **err)
 
 static void stripes_stop(struct raid *r)
 {
+	if (r->family)
+		raid_stripes_settle(r->family);
 	raid_journal_close(r->journal);
 	r->journal = NULL;
 	raid_stripes_free(r->family);
@@ -299,6 +301,7 @@ static int stripes_replay(struct raid *r, GError **err)
 
 static void stripes_settle(struct raid *r)
 {
+	raid_stripes_settle(r->family);
 	if (r->journal)
 		raid_journal_settle(r->journal);
 }

@@ -371,6 +371,15 @@ static bool take_pending(struct raid_stripe *s)
 	return true;
 }
 
+/* The last thing done with the stripes: they may be freed once nobody is at work on them. */
+static void leave(struct raid_shard *shard)
+{
+	pthread_mutex_lock(&shard->lock);
+	if (!--shard->active)
+		pthread_cond_broadcast(&shard->quiet);
+	pthread_mutex_unlock(&shard->lock);
+}
+
 /* journaled: it leaves the journal, whose keeper may wait for the last to do so. */
 static void rest(struct raid_stripe *s, bool journaled)
 {
@@ -393,10 +402,12 @@ static void rest(struct raid_stripe *s, bool journaled)
 	}
 	pthread_mutex_unlock(&shard->lock);
 	feed(c);
-	if (more)
-		step(s, begin);
 	if (journaled)
 		raid_journal_home(c->journal);
+	if (more)
+		step(s, begin);
+	else
+		leave(shard);
 }
 
 static void answer(struct raid_stripe *s)
@@ -471,6 +482,7 @@ static struct raid_stripe *enqueue(struct raid_stripes *c, struct raid_piece *p)
 	if (s->in_lru)
 		raid_stripe_wake(s);
 	s->users++;
+	shard->active++;
 	p->next = NULL;
 	*s->tail = p;
 	s->tail = &p->next;
@@ -493,6 +505,8 @@ static void kick(struct raid_stripe *s)
 	pthread_mutex_unlock(&shard->lock);
 	if (mine)
 		step(s, begin);
+	else
+		leave(shard);
 }
 
 /*

@@ -99,6 +99,8 @@ struct raid_shard {
 	struct raid_stripe *bucket[64];
 	struct raid_ring lru; /* the next is the oldest */
 	void *free_pages;     /* linked by their first word */
+	unsigned active;      /* who is to kick a stripe, and stripes that are busy */
+	pthread_cond_t quiet; /* there are none */
 } __attribute__((aligned(64)));
 
 #define RAID_SHARDS 16u
@@ -154,6 +156,8 @@ void raid_plan_answer(struct raid_stripe *s);
 /* Checks stripe_cache and sets what is in use. */
 int raid_stripes_check(struct raid *r, GError **err);
 struct raid_stripes *raid_stripes_new(struct raid *r, const struct raid_geo *geo, bool moved);
+/* Waits until nobody is at work on a stripe: a bio is answered before its stripe is at rest.  No bio comes. */
+void raid_stripes_settle(struct raid_stripes *c);
 void raid_stripes_free(struct raid_stripes *c);
 /* Whether a device's sectors are being written: their newest content may be in a stripe alone. */
 bool raid_stripes_busy(struct raid_stripes *c, uint64_t sector, uint64_t sectors);

@@ -261,15 +261,29 @@ struct raid_stripes *raid_stripes_new(struct raid *r, const struct raid_geo *geo
 		struct raid_shard *shard = &c->shards[i];
 
 		pthread_mutex_init(&shard->lock, NULL);
+		pthread_cond_init(&shard->quiet, NULL);
 		shard->lru.next = shard->lru.prev = &shard->lru;
 	}
 	return c;
+}
+
+void raid_stripes_settle(struct raid_stripes *c)
+{
+	for (unsigned i = 0; i < RAID_SHARDS; i++) {
+		struct raid_shard *shard = &c->shards[i];
+
+		pthread_mutex_lock(&shard->lock);
+		while (shard->active)
+			pthread_cond_wait(&shard->quiet, &shard->lock);
+		pthread_mutex_unlock(&shard->lock);
+	}
 }
 
 void raid_stripes_free(struct raid_stripes *c)
 {
 	if (!c)
 		return;
+	raid_stripes_settle(c);
 	for (unsigned i = 0; i < RAID_SHARDS; i++) {
 		struct raid_shard *shard = &c->shards[i];
 
@@ -281,6 +295,7 @@ void raid_stripes_free(struct raid_stripes *c)
 			shard->free_pages = *(void **)page;
 			free(page);
 		}
+		pthread_cond_destroy(&shard->quiet);
 		pthread_mutex_destroy(&shard->lock);
 	}
 	pthread_mutex_destroy(&c->starve_lock);

@@ -91,7 +91,10 @@ def test_readonly(fs, backing):
 
 BAD = [
     ("rot13-cbc-plain", KEY, "0 {} 0", "cipher 'rot13' is not one of aes,"),
-    ("aes-lrw-benbi", KEY, "0 {} 0", "chaining mode 'lrw' is not one of ecb, cbc, ctr, xts"),
+    ("aes-pcbc-plain", KEY, "0 {} 0", "chaining mode 'pcbc' is not one of ecb, cbc, ctr, xts, lrw"),
+    ("aes-lrw-benbi", KEY[:-2], "0 {} 0", "lrw key without its last 16 bytes has 15 bytes, aes takes 16 or 24 or 32"),
+    ("aes-lrw-benbi", KEY[:24], "0 {} 0", "lrw takes the cipher's key and 16 bytes, not 12"),
+    ("blowfish-lrw-benbi", KEY, "0 {} 0", "lrw takes ciphers with blocks of 16 bytes, blowfish has 8"),
     ("aes-cbc-plain63", KEY, "0 {} 0", "IV mode 'plain63'"),
     ("aes-cbc-essiv:sha0", KEY, "0 {} 0", "hash 'sha0' is not one of"),
     ("aes-cbc-random", KEY, "0 {} 0", "random needs integrity:BYTES:aead or integrity:16:none"),

@@ -12,7 +12,7 @@ from mounted import SECTOR, quote
 
 KEY = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 MODULES = """serpent_generic twofish_generic camellia_generic cast5_generic blowfish_generic des_generic seed
-    chacha_generic md4 rmd160 wp512 sha3_generic streebog_generic crypto_null""".split()
+    chacha_generic lrw md4 rmd160 wp512 sha3_generic streebog_generic crypto_null""".split()
 
 # In the guest: COMMAND OFFSET LENGTH of each device is run with direct I/O, 100 devices at a time.
 GUEST = r"""

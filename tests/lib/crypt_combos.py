@@ -119,6 +119,8 @@ ODD = [
     Combo("aes:8-cbc-essiv:sha256", 256, 8, 512, 0),
     Combo("aes:4-cbc-plain64", 64, 8, 4096, 0),
     Combo("serpent:64-cbc-essiv:sha256", 1024, 8, 512, 0),
+    Combo("aes:2-lrw-benbi", 64, 8, 512, 0),
+    Combo("capi:lrw(serpent)-plain64be", 48, 8, 512, 0),
     Combo("capi:xts(aes)-plain64", 64, 8, 512, 0),
     Combo("capi:xts(aes)-plain64", 64, 8, 4096, 1),
     Combo("capi:cbc(aes)-essiv:sha256", 32, 8, 512, 0),
@@ -141,13 +143,17 @@ ODD = [
 ]
 
 
+def key_length(mode, length):
+    return {"xts": 2 * length, "lrw": length + 16}.get(mode, length)
+
+
 def combos():
     for cipher, (block, keys) in CIPHERS.items():
-        for mode in ("ecb", "cbc", "ctr", "xts"):
-            if mode == "xts" and block == 8:
+        for mode in ("ecb", "cbc", "ctr", "xts", "lrw"):
+            if mode in ("xts", "lrw") and block == 8:
                 continue
             for length in keys:
-                key = length * 2 if mode == "xts" else length
+                key = key_length(mode, length)
                 last = length == keys[-1]
                 if mode == "ecb":
                     yield Combo(f"{cipher}-ecb", key, 0, 512, 0)
@@ -168,7 +174,7 @@ def for_header(c):
     cipher, mode = c.spec.split(":")[0].split("-")[0], c.spec.split("-")[1]
     if "essiv" in c.spec:
         return cipher in ("aes", "serpent", "blowfish") or c.spec.endswith("sha256")
-    last = CIPHERS[cipher][1][-1] * (2 if mode == "xts" else 1)
+    last = key_length(mode, CIPHERS[cipher][1][-1])
     if c.sector_size == 512:
         return cipher == "aes" or c.key_len >= last
     return c.sector_size == 4096 and c.large == 1 and cipher in ("aes", "cast5")

@@ -7,6 +7,9 @@
 
 #include <sched.h>
 
+#include <dmfs/completion.h>
+#include <dmfs/container_of.h>
+
 #include "../../targets/list.h"
 
 #define KEY "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
@@ -107,6 +110,49 @@ static void test_status_beside_a_handover(void **state)
 	unit_remove(md);
 	unit_remove(cow);
 	unit_remove(base);
+}
+
+/* --- raid: status beside the resume that assembles the array, and I/O up to the end of its table ------ */
+
+static void *read_inactive(void *md)
+{
+	while (!atomic_load(&stop)) {
+		struct dm_table *t = dm_mapped_inactive(md);
+		g_autoptr(GString) text = g_string_new(NULL);
+
+		if (t) {
+			dm_table_print(t, DM_STATUS_TABLE, text);
+			assert_true(g_str_has_prefix(text->str, "0 1024 raid raid5_ls 3 8 region_size 64 3 "));
+			g_string_truncate(text, 0);
+			dm_table_print(t, DM_STATUS_INFO, text);
+			assert_true(g_str_has_prefix(text->str, "0 1024 raid raid5_ls 3 "));
+		}
+		dm_table_unref(t);
+	}
+	return NULL;
+}
+
+static void test_status_and_io_beside_assembling(void **state)
+{
+	g_autoptr(GString) line = g_string_new("0 1024 raid raid5_ls 3 8 region_size 64 3");
+	struct dm_mapped *md;
+	gint64 since = g_get_monotonic_time();
+	GThread *readers[2], *users[2];
+
+	for (unsigned i = 0; i < 6; i++)
+		g_string_append_printf(line, " %s", unit_file(1024));
+	md = unit_device("raid", "%s", line->str);
+	begin(readers, 2, read_inactive, md);
+	begin(users, 2, read_and_write, md);
+	while (time_left(since)) {
+		g_autoptr(GError) err = NULL;
+
+		if (unit_load_inactive(md, line->str, &err) || dm_mapped_resume(md, 0, NULL, NULL, &err))
+			fail_msg("%s", err->message);
+	}
+	end(readers, 2);
+	end(users, 2);
+	unit_remove(md);
 }
 
 /* --- the rule ----------------------------------------------------------------------------------- */
@@ -260,6 +306,87 @@ static void test_a_long_message(void **state)
 	unit_remove(md);
 }
 
+/* --- a noflush suspend that is given up ----------------------------------------------------- */
+
+struct asked {
+	struct dm_bio bio;
+	struct iovec iov;
+	struct dm_completion done;
+	uint8_t data[512];
+};
+
+static struct asked early = {.done = DM_COMPLETION_INIT}, late = {.done = DM_COMPLETION_INIT};
+static struct dm_bio *kept; /* the suspend waits for it */
+static atomic_bool gives_back;
+
+static void asked_end(struct dm_bio *bio)
+{
+	dm_complete(&container_of(bio, struct asked, bio)->done);
+}
+
+static void ask(struct dm_mapped *md, struct asked *a)
+{
+	a->iov = (struct iovec){a->data, sizeof a->data};
+	a->bio = (struct dm_bio){.op = DM_READ, .dev = &md->dev, .sectors = 1, .iov = &a->iov, .iovcnt = 1,
+				 .end = asked_end};
+	dm_submit(&a->bio);
+}
+
+static int answer(struct asked *a)
+{
+	dm_completion_wait(&a->done);
+	return a->bio.error;
+}
+
+static int giver_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
+{
+	return 0;
+}
+
+static enum dm_mapio giver_map(struct dm_target *ti, struct dm_bio *bio)
+{
+	if (atomic_load(&gives_back))
+		return DM_MAPIO_REQUEUE;
+	if (!kept)
+		kept = bio;
+	else
+		dm_bio_end(bio, 0);
+	return DM_MAPIO_SUBMITTED;
+}
+
+static void giver_presuspend(struct dm_target *ti)
+{
+	atomic_store(&gives_back, dm_target_noflush(ti));
+}
+
+/* What comes before the target knows that the suspend is off it gives back still. */
+static void giver_presuspend_undo(struct dm_target *ti)
+{
+	ask(ti->table->md, &late);
+	atomic_store(&gives_back, false);
+}
+
+static const struct dm_target_type giver = {
+	.name = "giver",
+	.ctr = giver_ctr,
+	.map = giver_map,
+	.presuspend = giver_presuspend,
+	.presuspend_undo = giver_presuspend_undo,
+};
+
+static void test_what_a_given_up_suspend_leaves_behind(void **state)
+{
+	struct dm_mapped *md = unit_device("giver", "0 8 giver");
+
+	ask(md, &early);
+	assert_non_null(kept);
+	assert_int_equal(dm_mapped_suspend(md, DM_SUSPEND_NOFLUSH, at_once, NULL, NULL), -EINTR);
+	assert_int_equal(answer(&late), 0);
+	dm_bio_requeue(kept); /* as who saw the suspend before */
+	assert_int_equal(answer(&early), 0);
+	unit_remove(md);
+}
+
 static int setup(void **state)
 {
 	g_autoptr(GPtrArray) types = g_ptr_array_new();
@@ -267,6 +394,7 @@ static int setup(void **state)
 	for (unsigned i = 0; dm_target_list[i]; i++)
 		g_ptr_array_add(types, (gpointer)dm_target_list[i]);
 	g_ptr_array_add(types, (gpointer)&probe);
+	g_ptr_array_add(types, (gpointer)&giver);
 	g_ptr_array_add(types, NULL);
 	dm_register_targets((const struct dm_target_type *const *)g_ptr_array_steal(types, NULL));
 	return 0;
@@ -283,8 +411,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_teardown(test_key_set_beside_resume, teardown),
 	    cmocka_unit_test_teardown(test_status_beside_a_handover, teardown),
+	    cmocka_unit_test_teardown(test_status_and_io_beside_assembling, teardown),
 	    cmocka_unit_test(test_hooks_and_messages_come_one_at_a_time),
 	    cmocka_unit_test(test_a_long_message),
+	    cmocka_unit_test(test_what_a_given_up_suspend_leaves_behind),
 	};
 
 	return cmocka_run_group_tests(tests, setup, NULL);

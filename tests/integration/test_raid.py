@@ -603,6 +603,25 @@ def test_arrays_that_are_not_whole(fs, whole, backing):
     refuse(fs, whole, "cannot start dirty degraded array", code=errno.EIO, missing=(1,))
 
 
+@pytest.mark.parametrize("kind,disks,new", [("raid5_n", 4, (3,)), ("raid4", 4, (0,)), ("raid6_n_6", 5, (3, 4)),
+                                            ("raid6_ls_6", 5, (4,))])
+def test_parity_for_what_had_none(fs, backing, kind, disks, new):
+    """Devices that are to be made anew may be of an array that was never in sync if they have parity alone."""
+    a = Array(backing, kind, disks, SIZE, 64)
+    kept = {i: pattern(SIZE, i) for i in range(disks) if i not in new}
+    for i, data in kept.items():
+        with open(a.data[i], "r+b") as f:
+            f.write(data)
+    rebuild = [f"rebuild {i}" for i in new]
+    other = next(iter(kept))
+    refuse(fs, a, "cannot start dirty degraded array", f"rebuild {other}", *rebuild[1:], code=errno.EIO)
+    dev = fs.mkdir("r", a.line(*rebuild))
+    wait_whole(dev)
+    if kind != "raid6_ls_6":    # the others have nothing but data
+        assert all(content(a.data[i])[:SIZE * SECTOR] == data for i, data in kept.items())
+    assert check(dev) == 0
+
+
 def test_bitmaps_that_make_no_sense(fs, whole):
     def patch(at, data):
         for path in whole.meta:

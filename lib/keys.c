@@ -124,20 +124,53 @@ int dm_key_from_keyring(const char *who, const char *description, size_t size, s
 	return r;
 }
 
+/* What a text says of a key in a keyring; what is not of its form might be a mistyped key: not into an error text. */
+static int check_description(const char *who, const char *desc, GError **err)
+{
+	for (const char *p = desc; *p; p++)
+		if (g_ascii_isspace(*p))
+			return dm_fail(err, EINVAL, "%s: the key's description has blanks, it must have none", who);
+	return 0;
+}
+
+/* HEX:TYPE:DESCRIPTION */
+static int read_handed(const char *who, const char *arg, struct dm_key *key, GError **err)
+{
+	const char *type = strchr(arg, ':') + 1, *desc = strchr(type, ':');
+	size_t digits = (size_t)(type - arg) - 1;
+	g_autofree char *hex = NULL;
+	int r;
+
+	if (!desc || !desc[1] || (!g_str_has_prefix(type, "user:") && !g_str_has_prefix(type, "logon:")))
+		return dm_fail(err, EINVAL, "%s: a key that is handed over has the form HEX:user:DESCRIPTION or "
+					    "HEX:logon:DESCRIPTION", who);
+	r = check_description(who, desc + 1, err);
+	if (r)
+		return r;
+	hex = g_strndup(arg, digits);
+	r = dm_key_from_hex(who, "the key", hex, key, err);
+	explicit_bzero(hex, digits);
+	if (r)
+		return r;
+	key->description = g_strdup(type);
+	key->handed = true;
+	return 0;
+}
+
 static int read_keyring(const char *who, const char *arg, struct dm_key *key, GError **err)
 {
 	g_auto(GStrv) parts = g_strsplit(arg + 1, ":", 3); /* SIZE, TYPE, DESCRIPTION */
 	unsigned size;
+	int r;
 
-	/* What is not of this form might be a mistyped key: not into an error text. */
 	if (g_strv_length(parts) != 3 || !*parts[1] || !*parts[2])
 		return dm_fail(err, EINVAL, "%s: a key from the keyring has the form :SIZE:user:DESCRIPTION", who);
 	if (!dm_parse_uint(parts[0], &size) || !size || size > 32767)
 		return dm_fail(err, EINVAL, "%s: the key's size is not a number of bytes from 1 to 32767, as in "
 					    ":32:user:DESCRIPTION", who);
-	for (const char *p = parts[2]; *p; p++)
-		if (g_ascii_isspace(*p))
-			return dm_fail(err, EINVAL, "%s: the key's description has blanks, it must have none", who);
+	r = check_description(who, parts[2], err);
+	if (r)
+		return r;
 	if (!strcmp(parts[1], "logon") || !strcmp(parts[1], "encrypted") || !strcmp(parts[1], "trusted"))
 		return dm_fail(err, EOPNOTSUPP,
 			       "%s: key '%s': only the kernel can read keys of type %s; here the type must be user", who,
@@ -152,5 +185,7 @@ int dm_key_read(const char *who, const char *arg, struct dm_key *key, GError **e
 	*key = (struct dm_key){0};
 	if (!strcmp(arg, "-"))
 		return 0;
-	return *arg == ':' ? read_keyring(who, arg, key, err) : dm_key_from_hex(who, "the key", arg, key, err);
+	if (*arg == ':')
+		return read_keyring(who, arg, key, err);
+	return strchr(arg, ':') ? read_handed(who, arg, key, err) : dm_key_from_hex(who, "the key", arg, key, err);
 }

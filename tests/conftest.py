@@ -16,7 +16,7 @@ from caches import Cache
 from disks import Opener, put
 from log_server import Gate, Logd, Server
 from mounted import SECTOR
-from run import Run
+from run import Run, needs
 from thinpool import Pool
 
 running = set()     # daemons of the current test, for the watchdog
@@ -147,6 +147,19 @@ def run(fs, tool, work, backing):
 
     r.disk = disk
     return r
+
+
+@pytest.fixture
+def crypt(run, work):
+    """crypt(ARGS) is cryptsetup under dmfs-run, with the passphrase sesame."""
+    needs("cryptsetup")
+    with open(os.path.join(work, "key"), "wb") as f:
+        f.write(b"sesame")
+
+    def cryptsetup(*args, **kw):
+        return run("cryptsetup", "-q", "--key-file", os.path.join(work, "key"), *args, **kw)
+
+    return cryptsetup
 
 
 @pytest.fixture

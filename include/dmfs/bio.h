@@ -158,6 +158,16 @@ void dm_iov_zero(const struct iovec *iov, int iovcnt, size_t offset, size_t len)
  */
 int dm_iov_slice(const struct iovec *iov, int iovcnt, size_t offset, size_t len, struct iovec *out);
 
+/* The data of a bio that is a part of another: mostly it lies in one piece. */
+struct dm_part_data {
+	struct iovec one, *iov;
+};
+
+/* Gives part the bytes [offset, offset + len) of whole's data. */
+void dm_part_data_init(struct dm_part_data *data, struct dm_bio *part, const struct dm_bio *whole, size_t offset,
+		       size_t len);
+void dm_part_data_clear(struct dm_part_data *data);
+
 /* A list of bios linked by next, first in, first out.  No locking. */
 struct dm_bio_list {
 	struct dm_bio *head, **tail;
@@ -183,6 +193,15 @@ static inline struct dm_bio *dm_bio_list_pop(struct dm_bio_list *l)
 	if (bio && !(l->head = bio->next))
 		l->tail = &l->head;
 	return bio;
+}
+
+/* Ends all of them with 0 or a negative errno. */
+static inline void dm_bio_list_end(struct dm_bio_list *l, int error)
+{
+	struct dm_bio *bio;
+
+	while ((bio = dm_bio_list_pop(l)))
+		dm_bio_end(bio, error);
 }
 
 /* Moves all of it to the end of another list. */

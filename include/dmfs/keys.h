@@ -5,6 +5,8 @@
  *   babe…                 two hexadecimal digits a byte
  *   -                     none
  *   :SIZE:user:DESC       SIZE bytes from the keyring of the daemon's session
+ *   babe…:TYPE:DESC       handed over by who can read a key that the daemon cannot; TYPE is user or logon.  It is
+ *                         shown as :SIZE:TYPE:DESC, as the kernel does, and told to nobody
  *
  * Of the kernel's other key types, what is in a logon key only the kernel can read, and of an encrypted or trusted key
  * user space sees only the wrapped form.
@@ -16,17 +18,19 @@
 #define DMFS_KEYS_H
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct dm_key {
 	size_t size;       /* bytes */
 	uint8_t *data;     /* secure memory; NULL if size is 0 */
-	char *description; /* "TYPE:DESCRIPTION" of a key that came from the keyring; or NULL */
+	char *description; /* "TYPE:DESCRIPTION" of a key that came from a keyring; or NULL */
+	bool handed;       /* the text held it: with the description alone it is not found again */
 };
 
 /*
- * Reads any of the three forms.  0; -EINVAL: not of this form, or of another size; -EOPNOTSUPP: a type that only the
+ * Reads any of these forms.  0; -EINVAL: not of this form, or of another size; -EOPNOTSUPP: a type that only the
  * kernel can read, or no keyrings here; -ENOMEM; the keyring's own, -ENOKEY above all.
  */
 int dm_key_read(const char *who, const char *arg, struct dm_key *key, GError **err);

@@ -7,8 +7,7 @@
 
 #include <glib.h>
 
-#include "gate.h"
-
+#include <dmfs/gate.h>
 #include <dmfs/io.h>
 
 #define INTERRUPT_POLL_MS 50

@@ -17,9 +17,9 @@
 #ifndef DMFS_CORE_MAPPED_H
 #define DMFS_CORE_MAPPED_H
 
-#include "gate.h"
 #include "table.h"
 
+#include <dmfs/gate.h>
 #include <dmfs/hold.h>
 #include <dmfs/locked.h>
 #include <dmfs/target.h>

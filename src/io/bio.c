@@ -211,3 +211,17 @@ int dm_iov_slice(const struct iovec *iov, int iovcnt, size_t offset, size_t len,
 	assert(!len);
 	return n;
 }
+
+void dm_part_data_init(struct dm_part_data *data, struct dm_bio *part, const struct dm_bio *whole, size_t offset,
+		       size_t len)
+{
+	data->iov = whole->iovcnt == 1 ? &data->one : g_new(struct iovec, whole->iovcnt);
+	part->iov = data->iov;
+	part->iovcnt = dm_iov_slice(whole->iov, whole->iovcnt, offset, len, data->iov);
+}
+
+void dm_part_data_clear(struct dm_part_data *data)
+{
+	if (data->iov != &data->one)
+		g_free(data->iov);
+}

@@ -34,20 +34,12 @@
 #include "metadata.h"
 
 #include <dmfs/bitset.h>
+#include <dmfs/container_of.h>
 #include <dmfs/le.h>
+#include <dmfs/metadata.h>
 #include <dmfs/target.h>
-#include <dmfs/transaction_manager.h>
-
-#define SUPERBLOCK 0
-#define SEED 9031977
-#define MAGIC UINT64_C(06142003)
-#define CACHE_BYTES (8u << 20)
 
 enum sb {
-	SB_FLAGS = 4,
-	SB_BLOCKNR = 8,
-	SB_MAGIC = 32,
-	SB_VERSION = 40,
 	SB_POLICY = 44,
 	SB_HINT_BYTES = 60,
 	SB_SM_ROOT = 64,
@@ -71,98 +63,33 @@ enum sb {
 #define VALUE_DIRTY 2u
 
 struct cache_meta {
-	struct dm_dev *dev;
-	struct dm_bm *bm;
-	struct dm_tm *tm;
+	struct dm_md md;
 	struct dm_array_info mapping, hints;
 	struct dm_bitset_info dirty, discards;
-	unsigned version;
-	uint32_t flags, block_sectors, blocks;
+	uint32_t block_sectors, blocks;
 	dm_block_t mapping_root, hints_root, discards_root, dirty_root;
 	uint64_t dblock_sectors, dblocks;
 	struct cache_meta_policy policy;
 	struct cache_meta_counters counters;
 	atomic_bool changed;
 	bool broken;
-	pthread_mutex_t usage_lock;
-	uint64_t used, total;
 };
-
-static void sb_prepare(void *context, dm_block_t where, void *data, size_t size)
-{
-	put_le64((char *)data + SB_BLOCKNR, where);
-	put_le32(data, dm_bm_checksum((char *)data + 4, size - 4, SEED));
-}
-
-static int sb_check(void *context, dm_block_t where, const void *data, size_t size)
-{
-	const char *p = data;
-	uint32_t version = get_le32(p + SB_VERSION);
-
-	if (get_le64(p + SB_BLOCKNR) != where) {
-		dm_log_err("cache metadata: superblock says it is block %" PRIu64 ", wanted %" PRIu64,
-			   get_le64(p + SB_BLOCKNR), where);
-		return -ENOTBLK;
-	}
-	if (get_le64(p + SB_MAGIC) != MAGIC) {
-		dm_log_err("cache metadata: superblock has magic %" PRIu64 ", wanted %" PRIu64, get_le64(p + SB_MAGIC),
-			   MAGIC);
-		return -EILSEQ;
-	}
-	if (get_le32(p) != dm_bm_checksum(p + 4, size - 4, SEED)) {
-		dm_log_err("cache metadata: superblock's checksum is wrong");
-		return -EILSEQ;
-	}
-	if (version < 1 || version > 2) {
-		dm_log_err("cache metadata: version %u, 1 and 2 are known", version);
-		return -EINVAL;
-	}
-	if (get_le32(p + SB_INCOMPAT)) {
-		dm_log_err("cache metadata: it has features %#x, which are not known", get_le32(p + SB_INCOMPAT));
-		return -EINVAL;
-	}
-	return 0;
-}
-
-static const struct dm_validator sb_validator = {.name = "cache superblock", .prepare = sb_prepare, .check = sb_check};
 
 static void init_hints(struct cache_meta *meta)
 {
 	const struct dm_btree_value_type type = {.size = meta->policy.hint_bytes};
 
-	dm_array_info_init(&meta->hints, meta->tm, &type);
-}
-
-static void init_infos(struct cache_meta *meta)
-{
-	static const struct dm_btree_value_type type = {.size = 8};
-
-	dm_array_info_init(&meta->mapping, meta->tm, &type);
-	dm_bitset_info_init(&meta->dirty, meta->tm);
-	dm_bitset_info_init(&meta->discards, meta->tm);
-	init_hints(meta);
+	dm_array_info_init(&meta->hints, meta->md.tm, &type);
 }
 
 /* --- the superblock -------------------------------------------------------------------------- */
 
-static void update_usage(struct cache_meta *meta)
+static void fill_superblock(struct dm_md *md, uint8_t *p)
 {
-	struct dm_sm *sm = dm_tm_sm(meta->tm);
+	struct cache_meta *meta = container_of(md, struct cache_meta, md);
 
-	pthread_mutex_lock(&meta->usage_lock);
-	meta->total = dm_sm_nr_blocks(sm);
-	meta->used = meta->total - dm_sm_nr_free(sm);
-	pthread_mutex_unlock(&meta->usage_lock);
-}
-
-static void fill_superblock(struct cache_meta *meta, char *p)
-{
-	put_le32(p + SB_FLAGS, meta->flags);
-	put_le64(p + SB_MAGIC, MAGIC);
-	put_le32(p + SB_VERSION, meta->version);
 	memcpy(p + SB_POLICY, meta->policy.name, CACHE_MD_POLICY_NAME);
 	put_le32(p + SB_HINT_BYTES, meta->policy.hint_bytes);
-	dm_sm_copy_root(dm_tm_sm(meta->tm), p + SB_SM_ROOT);
 	put_le64(p + SB_MAPPING, meta->mapping_root);
 	put_le64(p + SB_HINTS, meta->hints_root);
 	put_le64(p + SB_DISCARDS, meta->discards_root);
@@ -177,32 +104,18 @@ static void fill_superblock(struct cache_meta *meta, char *p)
 	put_le32(p + SB_COUNTERS + 12, meta->counters.write_misses);
 	for (unsigned i = 0; i < 3; i++)
 		put_le32(p + SB_POLICY_VERSION + 4 * i, meta->policy.version[i]);
-	if (meta->version >= 2)
+	if (meta->md.version >= 2)
 		put_le64(p + SB_DIRTY, meta->dirty_root);
 }
 
-static int write_superblock(struct cache_meta *meta, bool fresh)
+static int read_superblock(struct dm_md *md, const uint8_t *p, GError **err)
 {
-	struct dm_block *sb;
-	int r = dm_bitset_flush(&meta->discards, &meta->discards_root);
+	struct cache_meta *meta = container_of(md, struct cache_meta, md);
 
-	if (!r && meta->version >= 2)
-		r = dm_bitset_flush(&meta->dirty, &meta->dirty_root);
-	if (!r)
-		r = dm_tm_pre_commit(meta->tm);
-	if (!r)
-		r = fresh ? dm_bm_write_lock_zero(meta->bm, SUPERBLOCK, &sb_validator, &sb)
-			  : dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
-	if (r)
-		return r;
-	fill_superblock(meta, dm_block_data(sb));
-	return dm_tm_commit(meta->tm, sb);
-}
-
-static void read_superblock(struct cache_meta *meta, const char *p)
-{
-	meta->flags = get_le32(p + SB_FLAGS);
-	meta->version = get_le32(p + SB_VERSION);
+	if (get_le32(p + SB_INCOMPAT)) {
+		dm_log_err("cache metadata: it has features %#x, which are not known", get_le32(p + SB_INCOMPAT));
+		return -EINVAL;
+	}
 	memcpy(meta->policy.name, p + SB_POLICY, CACHE_MD_POLICY_NAME);
 	meta->policy.name[CACHE_MD_POLICY_NAME - 1] = '\0';
 	meta->policy.hint_bytes = get_le32(p + SB_HINT_BYTES);
@@ -218,91 +131,75 @@ static void read_superblock(struct cache_meta *meta, const char *p)
 	meta->counters.write_misses = get_le32(p + SB_COUNTERS + 12);
 	for (unsigned i = 0; i < 3; i++)
 		meta->policy.version[i] = get_le32(p + SB_POLICY_VERSION + 4 * i);
-	if (meta->version >= 2)
+	if (md->version >= 2)
 		meta->dirty_root = get_le64(p + SB_DIRTY);
-}
-
-/* --- opening ----------------------------------------------------------------------------------- */
-
-static int format(struct cache_meta *meta)
-{
-	int r = dm_tm_create(meta->bm, SUPERBLOCK, dm_bm_nr_blocks(meta->bm), &meta->tm);
-
-	if (r)
-		return r;
-	init_infos(meta);
-	meta->flags = FLAG_CLEAN;
-	r = dm_array_empty(&meta->mapping, &meta->mapping_root);
-	if (!r)
-		r = dm_bitset_empty(&meta->discards, &meta->discards_root);
-	if (!r && meta->version >= 2)
-		r = dm_bitset_empty(&meta->dirty, &meta->dirty_root);
-	return r ? r : write_superblock(meta, true);
-}
-
-static int load(struct cache_meta *meta, GError **err)
-{
-	struct dm_block *sb;
-	uint32_t block_sectors;
-	char root[DM_SM_ROOT_SIZE];
-	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
-
-	if (r)
-		return r;
-	memcpy(root, (char *)dm_block_data(sb) + SB_SM_ROOT, sizeof root);
-	block_sectors = get_le32((char *)dm_block_data(sb) + SB_BLOCK_SECTORS);
-	read_superblock(meta, dm_block_data(sb));
-	dm_bm_unlock(sb);
-	if (block_sectors != meta->block_sectors)
+	if (get_le32(p + SB_BLOCK_SECTORS) != meta->block_sectors)
 		return dm_fail(
 		    err, EINVAL,
 		    "cache: Error creating metadata object: changing the data block size (from %u to %u sectors) "
 		    "is not supported",
-		    block_sectors, meta->block_sectors);
-	if (meta->policy.hint_bytes > CACHE_MD_MAX_HINT || meta->policy.hint_bytes % 4)
-		return -EILSEQ;
-	r = dm_tm_open(meta->bm, SUPERBLOCK, root, sizeof root, &meta->tm);
+		    get_le32(p + SB_BLOCK_SECTORS), meta->block_sectors);
+	return meta->policy.hint_bytes > CACHE_MD_MAX_HINT || meta->policy.hint_bytes % 4 ? -EILSEQ : 0;
+}
+
+/* --- opening ----------------------------------------------------------------------------------- */
+
+static int begin(struct dm_md *md, const uint8_t *sb)
+{
+	static const struct dm_btree_value_type type = {.size = 8};
+	struct cache_meta *meta = container_of(md, struct cache_meta, md);
+	int r;
+
+	dm_array_info_init(&meta->mapping, md->tm, &type);
+	dm_bitset_info_init(&meta->dirty, md->tm);
+	dm_bitset_info_init(&meta->discards, md->tm);
+	init_hints(meta);
+	if (sb)
+		return 0;
+	md->flags = FLAG_CLEAN;
+	r = dm_array_empty(&meta->mapping, &meta->mapping_root);
 	if (!r)
-		init_infos(meta);
+		r = dm_bitset_empty(&meta->discards, &meta->discards_root);
+	if (!r && md->version >= 2)
+		r = dm_bitset_empty(&meta->dirty, &meta->dirty_root);
 	return r;
 }
 
-static int is_all_zeroes(struct cache_meta *meta, bool *zeroes)
+static int prepare(struct dm_md *md)
 {
-	struct dm_block *b;
-	const char *p;
-	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, NULL, &b);
+	struct cache_meta *meta = container_of(md, struct cache_meta, md);
+	int r = dm_bitset_flush(&meta->discards, &meta->discards_root);
 
-	if (r)
-		return r;
-	p = dm_block_data(b);
-	*zeroes = !p[0] && !memcmp(p, p + 1, DM_META_BLOCK_SIZE - 1);
-	dm_bm_unlock(b);
-	dm_bm_forget(meta->bm, SUPERBLOCK); /* it has been cached without a validator */
-	return 0;
+	return r || md->version < 2 ? r : dm_bitset_flush(&meta->dirty, &meta->dirty_root);
 }
+
+static const struct dm_md_format format = {
+	.name = "cache metadata",
+	.magic = 06142003,
+	.seed = 9031977,
+	.min_version = 1,
+	.max_version = 2,
+	.sm_root = SB_SM_ROOT,
+	.cache_bytes = 8u << 20,
+	.read = read_superblock,
+	.begin = begin,
+	.prepare = prepare,
+	.fill = fill_superblock,
+};
 
 int cache_meta_open(struct dm_dev *dev, uint32_t block_sectors, unsigned version, struct cache_meta **out, GError **err)
 {
 	struct cache_meta *meta = g_new0(struct cache_meta, 1);
-	bool zeroes = false;
+	bool fresh;
 	int r;
 
-	pthread_mutex_init(&meta->usage_lock, NULL);
-	meta->dev = dev;
 	meta->block_sectors = block_sectors;
-	meta->version = version;
-	meta->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
-	r = is_all_zeroes(meta, &zeroes);
-	if (!r)
-		r = zeroes ? format(meta) : load(meta, err);
+	dm_md_init(&meta->md, &format, dev, version);
+	r = dm_md_open(&meta->md, true, &fresh, err);
 	if (r) {
 		cache_meta_close(meta);
-		if (err && !*err)
-			dm_fail(err, -r, "cache: Error creating metadata object: %s", g_strerror(-r));
-		return r;
+		return dm_fail(err, -r, "cache: Error creating metadata object: %s", g_strerror(-r));
 	}
-	update_usage(meta);
 	*out = meta;
 	return 0;
 }
@@ -311,16 +208,13 @@ void cache_meta_close(struct cache_meta *meta)
 {
 	if (!meta)
 		return;
-	if (meta->tm)
-		dm_tm_free(meta->tm);
-	dm_bm_free(meta->bm);
-	pthread_mutex_destroy(&meta->usage_lock);
+	dm_md_close(&meta->md);
 	g_free(meta);
 }
 
 unsigned cache_meta_version(struct cache_meta *meta)
 {
-	return meta->version;
+	return meta->md.version;
 }
 
 uint32_t cache_meta_blocks(struct cache_meta *meta)
@@ -330,20 +224,17 @@ uint32_t cache_meta_blocks(struct cache_meta *meta)
 
 bool cache_meta_clean(struct cache_meta *meta)
 {
-	return meta->flags & FLAG_CLEAN;
+	return meta->md.flags & FLAG_CLEAN;
 }
 
 bool cache_meta_needs_check(struct cache_meta *meta)
 {
-	return meta->flags & FLAG_NEEDS_CHECK;
+	return meta->md.flags & FLAG_NEEDS_CHECK;
 }
 
 void cache_meta_usage(struct cache_meta *meta, uint64_t *used, uint64_t *total)
 {
-	pthread_mutex_lock(&meta->usage_lock);
-	*used = meta->used;
-	*total = meta->total;
-	pthread_mutex_unlock(&meta->usage_lock);
+	dm_md_usage(&meta->md, used, total);
 }
 
 void cache_meta_counters(struct cache_meta *meta, struct cache_meta_counters *out)
@@ -381,7 +272,7 @@ static int load_one(struct cache_meta *meta, struct loader *l, bool hints, uint3
 	if (!(value & VALUE_VALID))
 		return 0;
 	if (cache_meta_clean(meta))
-		dirty = meta->version >= 2 ? dm_bitset_cursor_get(&l->dirty) : value & VALUE_DIRTY;
+		dirty = meta->md.version >= 2 ? dm_bitset_cursor_get(&l->dirty) : value & VALUE_DIRTY;
 	return fn(context, i, value >> 16, dirty, hints ? dm_array_cursor_get(&l->hints) : NULL);
 }
 
@@ -389,7 +280,7 @@ int cache_meta_load(struct cache_meta *meta, const struct cache_meta_policy *pol
 		    void *context)
 {
 	g_autofree struct loader *l = g_new0(struct loader, 1);
-	bool hints = hints_count(meta, policy), bits = meta->version >= 2 && cache_meta_clean(meta);
+	bool hints = hints_count(meta, policy), bits = meta->md.version >= 2 && cache_meta_clean(meta);
 	int r;
 
 	if (!meta->blocks)
@@ -452,7 +343,7 @@ static int changed(struct cache_meta *meta, int r)
  * some. */
 static int drop_hints(struct cache_meta *meta)
 {
-	struct dm_btree_info blocks = {.tm = meta->tm, .levels = 1, .vt = dm_btree_block_type(meta->tm)};
+	struct dm_btree_info blocks = {.tm = meta->md.tm, .levels = 1, .vt = dm_btree_block_type(meta->md.tm)};
 	int r = meta->hints_root ? dm_btree_del(&blocks, meta->hints_root) : 0;
 
 	meta->hints_root = 0;
@@ -467,7 +358,7 @@ int cache_meta_resize(struct cache_meta *meta, uint32_t blocks)
 	if (meta->broken)
 		return -EIO;
 	r = dm_array_resize(&meta->mapping, meta->mapping_root, meta->blocks, blocks, none, &meta->mapping_root);
-	if (!r && meta->version >= 2)
+	if (!r && meta->md.version >= 2)
 		r = dm_bitset_resize(&meta->dirty, meta->dirty_root, meta->blocks, blocks, false, &meta->dirty_root);
 	if (!r) /* they are of another number of blocks, and are written anew at the clean end */
 		r = drop_hints(meta);
@@ -553,7 +444,7 @@ int cache_meta_write_dirty(struct cache_meta *meta, bool (*dirty)(void *context,
 
 	if (meta->broken)
 		return -EIO;
-	if (meta->version >= 2)
+	if (meta->md.version >= 2)
 		return changed(meta, new_bitset(&meta->dirty, &meta->dirty_root, meta->blocks, &bits));
 	return meta->blocks ? changed(meta, write_dirty_flags(meta, &bits)) : 0;
 }
@@ -617,32 +508,30 @@ int cache_meta_commit(struct cache_meta *meta, bool clean)
 
 	if (meta->broken)
 		return -EIO;
-	meta->flags = clean ? meta->flags | FLAG_CLEAN : meta->flags & ~FLAG_CLEAN;
-	r = changed(meta, write_superblock(meta, false));
-	if (!r) {
+	meta->md.flags = clean ? meta->md.flags | FLAG_CLEAN : meta->md.flags & ~FLAG_CLEAN;
+	r = changed(meta, dm_md_commit(&meta->md));
+	if (!r)
 		atomic_store(&meta->changed, false);
-		update_usage(meta);
-	}
 	return r;
 }
 
 /* With a block manager of its own: nothing that was changed may get to the disk. */
 int cache_meta_abort(struct cache_meta *meta)
 {
-	struct dm_bm *bm = dm_bm_new(meta->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	struct dm_bm *bm = dm_bm_new(meta->md.dev, DM_META_BLOCK_SIZE, format.cache_bytes);
 	struct dm_block *sb;
-	int r = dm_bm_write_lock(bm, SUPERBLOCK, &sb_validator, &sb);
+	int r = dm_bm_write_lock(bm, DM_MD_SUPERBLOCK, &meta->md.validator, &sb);
 
 	meta->broken = true;
 	if (!r) {
 		char *p = dm_block_data(sb);
 
-		put_le32(p + SB_FLAGS, get_le32(p + SB_FLAGS) | FLAG_NEEDS_CHECK);
+		put_le32(p + DM_MD_FLAGS, get_le32(p + DM_MD_FLAGS) | FLAG_NEEDS_CHECK);
 		dm_bm_unlock(sb);
 		r = dm_bm_flush(bm);
 	}
 	dm_bm_free(bm);
 	if (!r)
-		meta->flags |= FLAG_NEEDS_CHECK;
+		meta->md.flags |= FLAG_NEEDS_CHECK;
 	return r;
 }

@@ -79,7 +79,7 @@ static void release_bits(struct clone *c)
 	pthread_mutex_lock(&c->lock);
 	idle = !c->hydrating && !c->reopen;
 	pthread_mutex_unlock(&c->lock);
-	if (idle && atomic_load(&c->complete) && !atomic_load(&c->ios_in_flight) && !clone_md_dirty(c->meta))
+	if (idle && atomic_load(&c->complete) && !dm_gate_inside(&c->bits) && !clone_md_dirty(c->meta))
 		clone_md_release(c->meta);
 }
 
@@ -94,14 +94,6 @@ static int commit_all(void *context)
 
 	release_bits(context);
 	return r;
-}
-
-static void leave_bits(struct clone *c)
-{
-	if (!atomic_load_explicit(&c->touched, memory_order_relaxed))
-		atomic_store_explicit(&c->touched, true, memory_order_relaxed);
-	if (atomic_fetch_sub(&c->ios_in_flight, 1) == 1 && atomic_load(&c->complete))
-		dm_wq_queue(c->wq, &c->release_work);
 }
 
 static void committed(struct dm_commit_wait *wait, int error)
@@ -127,23 +119,34 @@ void clone_commit_soon(struct clone *c)
 /* --- the end of the hydration --------------------------------------------------------------- */
 
 /*
- * Who looks at the bits counts himself first and then looks whether they may be gone; they are freed by the queue when
- * all is hydrated and nobody is counted.  False: all is hydrated.
+ * Who looks at the bits enters their gate.  It is closed once all is hydrated, and when the last one has left them they
+ * are freed, by the queue.  False: all is hydrated.
  */
 static bool enter_bits(struct clone *c)
 {
-	if (atomic_load_explicit(&c->complete, memory_order_acquire))
-		return false;
-	atomic_fetch_add(&c->ios_in_flight, 1);
-	if (!atomic_load(&c->complete))
-		return true;
-	leave_bits(c);
-	return false;
+	return !atomic_load_explicit(&c->complete, memory_order_acquire) && dm_gate_enter(&c->bits);
+}
+
+static void leave_bits(struct clone *c)
+{
+	if (!atomic_load_explicit(&c->touched, memory_order_relaxed))
+		atomic_store_explicit(&c->touched, true, memory_order_relaxed);
+	dm_gate_exit(&c->bits);
+}
+
+static void bits_left(struct dm_gate *bits)
+{
+	struct clone *c = container_of(bits, struct clone, bits);
+
+	dm_wq_queue(c->wq, &c->release_work);
 }
 
 void clone_check_complete(struct clone *c)
 {
-	if (clone_md_nr_hydrated(c->meta) < c->nr_regions || atomic_exchange(&c->complete, true))
+	if (clone_md_nr_hydrated(c->meta) < c->nr_regions || atomic_load(&c->complete))
+		return;
+	dm_gate_close(&c->bits); /* before anybody may free them; more than once does no harm */
+	if (atomic_exchange(&c->complete, true))
 		return;
 	__atomic_store_n(&c->ti->max_io_sectors, 0, __ATOMIC_RELAXED);
 	dm_target_event(c->ti, "HYDRATED", NULL);
@@ -253,6 +256,7 @@ static void clone_free(struct clone *c)
 	dm_block_lock_free(c->regions);
 	pthread_mutex_destroy(&c->lock);
 	pthread_cond_destroy(&c->idle);
+	dm_gate_destroy(&c->bits);
 	g_free(c->args);
 	g_free(c);
 }
@@ -264,6 +268,8 @@ static struct clone *clone_new(struct dm_target *ti)
 	c->ti = ti;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_cond_init(&c->idle, NULL);
+	dm_gate_init(&c->bits);
+	c->bits.drained = bits_left;
 	c->regions = dm_block_lock_new(0);
 	atomic_init(&c->enabled, true);
 	c->want_passdown = true;

@@ -14,6 +14,7 @@
 #include "metadata.h"
 
 #include <dmfs/block_lock.h>
+#include <dmfs/gate.h>
 #include <dmfs/group_commit.h>
 #include <dmfs/kcopyd.h>
 #include <dmfs/target.h>
@@ -56,7 +57,7 @@ struct clone {
 	struct dm_timer rest_timer;
 	struct dm_group_commit *commits;
 	struct dm_block_lock *regions; /* being hydrated */
-	atomic_uint ios_in_flight;
+	struct dm_gate bits; /* inside are those who look at them */
 	atomic_bool touched; /* one has ended since the background hydration looked */
 
 	pthread_mutex_t lock; /* for all below */

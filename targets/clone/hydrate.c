@@ -274,7 +274,7 @@ static bool may_hydrate(struct clone *c)
 
 static bool user_io(struct clone *c, uint64_t now)
 {
-	if (atomic_exchange_explicit(&c->touched, false, memory_order_relaxed) || atomic_load(&c->ios_in_flight))
+	if (atomic_exchange_explicit(&c->touched, false, memory_order_relaxed) || dm_gate_inside(&c->bits))
 		c->busy_until_ns = now + BUSY_NS;
 	return now < c->busy_until_ns;
 }

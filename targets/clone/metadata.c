@@ -23,21 +23,16 @@
 #include "metadata.h"
 
 #include <dmfs/bitset.h>
+#include <dmfs/container_of.h>
 #include <dmfs/le.h>
+#include <dmfs/metadata.h>
+#include <dmfs/rounding.h>
 #include <dmfs/target.h>
-#include <dmfs/transaction_manager.h>
 
-#define SUPERBLOCK 0
-#define SEED 257649492
-#define MAGIC UINT64_C(0x8af27f64)
 #define VERSION 1
-#define CACHE_BYTES (4u << 20)
 #define SLICE 16384u /* words that a commit takes at once: 256 KiB of memory */
 
 enum sb {
-	SB_BLOCKNR = 8,
-	SB_MAGIC = 32,
-	SB_VERSION = 40,
 	SB_SM_ROOT = 44,
 	SB_REGION = 172,
 	SB_TARGET = 180,
@@ -45,9 +40,7 @@ enum sb {
 };
 
 struct clone_md {
-	struct dm_dev *dev;
-	struct dm_bm *bm;
-	struct dm_tm *tm;
+	struct dm_md md;
 	struct dm_bitset_info info;
 	dm_block_t root;
 	uint64_t target_sectors, nr_regions, nr_words;
@@ -58,81 +51,61 @@ struct clone_md {
 	pthread_mutex_t lock;          /* for setting bits: a commit takes each with its count or not at all */
 	_Atomic uint64_t set, durable; /* how many have been set; how many of them are on the disk */
 	_Atomic uint64_t loaded;       /* how many were on the disk before */
-	pthread_mutex_t usage_lock;
-	uint64_t used, total;
 	bool written; /* words are in the tree that no superblock speaks of */
 	bool broken;
 };
 
-static void sb_prepare(void *context, dm_block_t where, void *data, size_t size)
-{
-	put_le64((char *)data + SB_BLOCKNR, where);
-	put_le32(data, dm_bm_checksum((char *)data + 4, size - 4, SEED));
-}
-
-static int sb_check(void *context, dm_block_t where, const void *data, size_t size)
-{
-	const char *p = data;
-
-	if (get_le64(p + SB_BLOCKNR) != where) {
-		dm_log_err("clone metadata: superblock says it is block %" PRIu64, get_le64(p + SB_BLOCKNR));
-		return -ENOTBLK;
-	}
-	if (get_le64(p + SB_MAGIC) != MAGIC) {
-		dm_log_err("clone metadata: superblock has magic %#" PRIx64 ", wanted %#" PRIx64,
-			   get_le64(p + SB_MAGIC), MAGIC);
-		return -EILSEQ;
-	}
-	if (get_le32(p) != dm_bm_checksum(p + 4, size - 4, SEED)) {
-		dm_log_err("clone metadata: superblock's checksum is wrong");
-		return -EILSEQ;
-	}
-	if (get_le32(p + SB_VERSION) != VERSION) {
-		dm_log_err("clone metadata: version %u, only %d is known", get_le32(p + SB_VERSION), VERSION);
-		return -EINVAL;
-	}
-	return 0;
-}
-
-static const struct dm_validator sb_validator = {"clone superblock", sb_prepare, sb_check, NULL};
-
 /* --- opening ------------------------------------------------------------------------- */
 
-static int commit_superblock(struct clone_md *meta, bool fresh)
+static int read_superblock(struct dm_md *md, const uint8_t *sb, GError **err)
 {
-	struct dm_block *sb;
-	char *p;
-	int r = dm_tm_pre_commit(meta->tm);
+	struct clone_md *meta = container_of(md, struct clone_md, md);
+	uint64_t region = get_le64(sb + SB_REGION), target = get_le64(sb + SB_TARGET);
 
-	if (!r)
-		r = fresh ? dm_bm_write_lock_zero(meta->bm, SUPERBLOCK, &sb_validator, &sb) :
-			    dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
-	if (r)
-		return r;
-	p = dm_block_data(sb);
-	put_le64(p + SB_MAGIC, MAGIC);
-	put_le32(p + SB_VERSION, VERSION);
-	dm_sm_copy_root(dm_tm_sm(meta->tm), p + SB_SM_ROOT);
-	put_le64(p + SB_REGION, meta->region_sectors);
-	put_le64(p + SB_TARGET, meta->target_sectors);
-	put_le64(p + SB_BITSET, meta->root);
-	return dm_tm_commit(meta->tm, sb);
+	meta->root = get_le64(sb + SB_BITSET);
+	if (region == meta->region_sectors && target == meta->target_sectors)
+		return 0;
+	return dm_fail(err, EINVAL,
+		       "clone: Region and/or target size don't match the ones in metadata: regions of %" PRIu64
+		       " sectors, a target of %" PRIu64 " there, %" PRIu32 " and %" PRIu64 " here",
+		       region, target, meta->region_sectors, meta->target_sectors);
 }
 
-static int format(struct clone_md *meta)
+static int begin(struct dm_md *md, const uint8_t *sb)
 {
-	int r = dm_tm_create(meta->bm, SUPERBLOCK, dm_bm_nr_blocks(meta->bm), &meta->tm);
+	struct clone_md *meta = container_of(md, struct clone_md, md);
+	int r = 0;
 
-	if (r)
-		return r;
-	dm_bitset_info_init(&meta->info, meta->tm);
+	dm_bitset_info_init(&meta->info, md->tm);
+	if (sb)
+		return 0;
 	r = dm_bitset_empty(&meta->info, &meta->root);
 	if (!r)
 		r = dm_bitset_resize(&meta->info, meta->root, 0, (uint32_t)meta->nr_regions, false, &meta->root);
-	if (!r)
-		r = dm_bitset_flush(&meta->info, &meta->root);
-	return r ? r : commit_superblock(meta, true);
+	return r ? r : dm_bitset_flush(&meta->info, &meta->root);
 }
+
+static void fill_superblock(struct dm_md *md, uint8_t *sb)
+{
+	struct clone_md *meta = container_of(md, struct clone_md, md);
+
+	put_le64(sb + SB_REGION, meta->region_sectors);
+	put_le64(sb + SB_TARGET, meta->target_sectors);
+	put_le64(sb + SB_BITSET, meta->root);
+}
+
+static const struct dm_md_format format = {
+	.name = "clone metadata",
+	.magic = 0x8af27f64,
+	.seed = 257649492,
+	.min_version = VERSION,
+	.max_version = VERSION,
+	.sm_root = SB_SM_ROOT,
+	.cache_bytes = 4u << 20,
+	.read = read_superblock,
+	.begin = begin,
+	.fill = fill_superblock,
+};
 
 /* Bits past the last region are of no meaning. */
 static uint64_t word_mask(const struct clone_md *meta, uint64_t word)
@@ -150,96 +123,40 @@ static int load_word(void *context, uint32_t index, const void *value)
 	if (index >= meta->nr_words)
 		return 0;
 	bits = get_le64(value) & word_mask(meta, index);
-	atomic_init(&meta->words[index], bits);
+	if (meta->words) /* else it is only counted */
+		atomic_init(&meta->words[index], bits);
 	meta->nr_hydrated += (unsigned)__builtin_popcountll(bits);
 	meta->loaded = meta->nr_hydrated;
 	return 0;
-}
-
-static int load(struct clone_md *meta, int (*fn)(void *, uint32_t, const void *), GError **err)
-{
-	struct dm_block *sb;
-	uint64_t region, target;
-	char root[128];
-	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
-
-	if (r)
-		return r;
-	region = get_le64((char *)dm_block_data(sb) + SB_REGION);
-	target = get_le64((char *)dm_block_data(sb) + SB_TARGET);
-	meta->root = get_le64((char *)dm_block_data(sb) + SB_BITSET);
-	memcpy(root, (char *)dm_block_data(sb) + SB_SM_ROOT, sizeof root);
-	dm_bm_unlock(sb);
-	if (region != meta->region_sectors || target != meta->target_sectors)
-		return dm_fail(err, EINVAL,
-			       "clone: Region and/or target size don't match the ones in metadata: regions of %" PRIu64
-			       " sectors, a target of %" PRIu64 " there, %" PRIu32 " and %" PRIu64 " here",
-			       region, target, meta->region_sectors, meta->target_sectors);
-	r = dm_tm_open(meta->bm, SUPERBLOCK, root, sizeof root, &meta->tm);
-	if (r)
-		return r;
-	dm_bitset_info_init(&meta->info, meta->tm);
-	return dm_array_walk(&meta->info.array, meta->root, fn, meta);
-}
-
-static int is_all_zeroes(struct clone_md *meta, bool *zeroes)
-{
-	struct dm_block *b;
-	const char *p;
-	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, NULL, &b);
-
-	if (r)
-		return r;
-	p = dm_block_data(b);
-	*zeroes = !p[0] && !memcmp(p, p + 1, DM_META_BLOCK_SIZE - 1);
-	dm_bm_unlock(b);
-	dm_bm_forget(meta->bm, SUPERBLOCK); /* it has been cached without a validator */
-	return 0;
-}
-
-static void update_usage(struct clone_md *meta, struct dm_tm *tm)
-{
-	struct dm_sm *sm = dm_tm_sm(tm);
-
-	pthread_mutex_lock(&meta->usage_lock);
-	meta->total = dm_sm_nr_blocks(sm);
-	meta->used = meta->total - dm_sm_nr_free(sm);
-	pthread_mutex_unlock(&meta->usage_lock);
 }
 
 int clone_md_open(struct dm_dev *dev, uint64_t target_sectors, uint32_t region_sectors, struct clone_md **out,
 		  GError **err)
 {
 	struct clone_md *meta = g_new0(struct clone_md, 1);
-	bool zeroes = false;
+	bool fresh = false;
 	int r;
 
-	pthread_mutex_init(&meta->usage_lock, NULL);
 	pthread_mutex_init(&meta->lock, NULL);
-	meta->dev = dev;
 	meta->target_sectors = target_sectors;
 	meta->region_sectors = region_sectors;
-	meta->nr_regions = target_sectors / region_sectors + (target_sectors % region_sectors != 0);
-	meta->nr_words = (meta->nr_regions + 63) / 64;
-	meta->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
+	meta->nr_regions = dm_div_up(target_sectors, region_sectors);
+	meta->nr_words = dm_div_up(meta->nr_regions, 64);
 	if (meta->nr_regions > UINT32_MAX) {
+		dm_fail(err, EINVAL, "clone: %" PRIu64 " regions are more than 2^32; make them larger", meta->nr_regions);
 		clone_md_close(meta);
-		return dm_fail(err, EINVAL, "clone: %" PRIu64 " regions are more than 2^32; make them larger",
-			       meta->nr_regions);
+		return -EINVAL;
 	}
+	dm_md_init(&meta->md, &format, dev, VERSION);
 	meta->words = g_try_malloc0(meta->nr_words * 8);
-	meta->dirty = g_try_malloc0((meta->nr_words + 63) / 64 * 8);
-	r = meta->words && meta->dirty ? is_all_zeroes(meta, &zeroes) : -ENOMEM;
-	if (!r)
-		r = zeroes ? format(meta) : load(meta, load_word, err);
+	meta->dirty = g_try_malloc0(dm_div_up(meta->nr_words, 64) * 8);
+	r = meta->words && meta->dirty ? dm_md_open(&meta->md, true, &fresh, err) : -ENOMEM;
+	if (!r && !fresh)
+		r = dm_array_walk(&meta->info.array, meta->root, load_word, meta);
 	if (r) {
 		clone_md_close(meta);
-		if (err && !*err)
-			dm_fail(err, -r, "clone: Failed to %s metadata: %s", zeroes ? "format" : "load",
-				g_strerror(-r));
-		return r;
+		return dm_fail(err, -r, "clone: Failed to %s metadata: %s", fresh ? "format" : "load", g_strerror(-r));
 	}
-	update_usage(meta, meta->tm);
 	*out = meta;
 	return 0;
 }
@@ -248,13 +165,9 @@ void clone_md_close(struct clone_md *meta)
 {
 	if (!meta)
 		return;
-	if (meta->tm)
-		dm_tm_free(meta->tm);
-	if (meta->bm)
-		dm_bm_free(meta->bm);
+	dm_md_close(&meta->md);
 	g_free((void *)meta->words);
 	g_free((void *)meta->dirty);
-	pthread_mutex_destroy(&meta->usage_lock);
 	pthread_mutex_destroy(&meta->lock);
 	g_free(meta);
 }
@@ -278,10 +191,7 @@ uint64_t clone_md_nr_committed(struct clone_md *meta)
 
 void clone_md_usage(struct clone_md *meta, uint64_t *used, uint64_t *total)
 {
-	pthread_mutex_lock(&meta->usage_lock);
-	*used = meta->used;
-	*total = meta->total;
-	pthread_mutex_unlock(&meta->usage_lock);
+	dm_md_usage(&meta->md, used, total);
 }
 
 bool clone_md_hydrated(struct clone_md *meta, uint64_t region)
@@ -427,9 +337,8 @@ int clone_md_commit(struct clone_md *meta, struct dm_dev *dest)
 	} while (!r && at < meta->nr_words);
 	g_array_free(slice, TRUE);
 	if (!r && meta->written) {
-		meta->broken = (r = commit_superblock(meta, false)) != 0;
+		meta->broken = (r = dm_md_commit(&meta->md)) != 0;
 		meta->written = meta->broken;
-		update_usage(meta, meta->tm);
 	}
 	if (!r)
 		atomic_store(&meta->durable, set);
@@ -441,39 +350,30 @@ bool clone_md_broken(struct clone_md *meta)
 	return meta->broken;
 }
 
-static int count_word(void *context, uint32_t index, const void *value)
-{
-	struct clone_md *meta = context;
-
-	if (index < meta->nr_words)
-		meta->nr_hydrated += (unsigned)__builtin_popcountll(get_le64(value) & word_mask(meta, index));
-	return 0;
-}
-
 int clone_md_abort(struct clone_md *meta)
 {
 	struct clone_md disk = {
-		.bm = dm_bm_new(meta->dev, DM_META_BLOCK_SIZE, CACHE_BYTES),
 		.target_sectors = meta->target_sectors,
 		.region_sectors = meta->region_sectors,
 		.nr_regions = meta->nr_regions,
 		.nr_words = meta->nr_words,
 	};
-	GError *err = NULL;
+	g_autoptr(GError) err = NULL;
 	int r;
 
 	meta->broken = true;
-	r = load(&disk, count_word, &err);
+	dm_md_init(&disk.md, &format, meta->md.dev, VERSION);
+	r = dm_md_load(&disk.md, &err);
+	if (!r)
+		r = dm_array_walk(&disk.info.array, disk.root, load_word, &disk);
 	if (err)
 		dm_log_err("%s", err->message);
-	g_clear_error(&err);
 	if (!r) {
 		atomic_store(&meta->loaded, atomic_load(&disk.nr_hydrated) - atomic_load(&meta->durable));
-		update_usage(meta, disk.tm);
+		atomic_store(&meta->md.used, disk.md.used);
+		atomic_store(&meta->md.total, disk.md.total);
 	}
-	if (disk.tm)
-		dm_tm_free(disk.tm);
-	dm_bm_free(disk.bm);
+	dm_md_close(&disk.md);
 	return r;
 }
 

@@ -63,7 +63,8 @@ struct crypt {
 	bool aead;
 	char *profile; /* as it was given: aead, none */
 	char *cipher;      /* as it was given */
-	char *description; /* of the key in the keyring, or NULL */
+	char *description; /* of the key in a keyring, or NULL */
+	bool handed;       /* which the daemon has not read there: it came in the line */
 	struct crypt_engine *engine;
 	struct bounce_pool *bounces;
 	struct crypt_wipe *wipe; /* NULL: nobody has asked for it */
@@ -210,6 +211,7 @@ static int make_engine(struct crypt *c, const char *key_arg, GError **err)
 	if (!r)
 		r = crypt_engine_set_key(c->engine, &key, err);
 	c->description = g_steal_pointer(&key.description);
+	c->handed = key.handed;
 	dm_key_clear(&key);
 	return r;
 }
@@ -259,7 +261,7 @@ static int crypt_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	}
 	c->bounces = bounce_pool_new(start_write, ti, c->engine->meta_size, c->sector_size);
 	ti->private = c;
-	ti->secret = c->engine->layout.size && !c->description;
+	ti->secret = c->engine->layout.size && (!c->description || c->handed);
 	ti->num_discard_bios = c->options & OPT_DISCARDS ? 1 : 0;
 	ti->provisions = true;
 	ti->max_io_sectors = BOUNCE_MAX >> DM_SECTOR_SHIFT;
@@ -365,7 +367,7 @@ static void start_write(void *context, struct bounce *b, struct dm_bio *orig)
 struct piece {
 	struct dm_bio bio; /* first.  A write's is the target's, as if it were a bio of its own; a read's goes beneath */
 	struct large *large;
-	struct iovec one, *iov;
+	struct dm_part_data data;
 };
 
 struct large {
@@ -380,8 +382,7 @@ static void piece_done(struct dm_bio *bio)
 {
 	struct piece *p = (struct piece *)bio;
 
-	if (p->iov != &p->one)
-		g_free(p->iov);
+	dm_part_data_clear(&p->data);
 	dm_parts_end(&p->large->parts, bio->error);
 }
 
@@ -395,20 +396,6 @@ static void piece_read(struct dm_bio *bio)
 	if (!bio->error)
 		bio->error = decrypt(p->large->ti, sector + (at >> DM_SECTOR_SHIFT), bio, bio->tags.data);
 	piece_done(bio);
-}
-
-/* The data of a piece: [at, at + len) of the whole. */
-static void piece_data(struct piece *p, const struct dm_bio *orig, size_t at, size_t len)
-{
-	if (orig->iovcnt == 1) {
-		p->one = (struct iovec){(char *)orig->iov[0].iov_base + at, len};
-		p->iov = &p->one;
-		p->bio.iovcnt = 1;
-	} else {
-		p->iov = g_new(struct iovec, orig->iovcnt);
-		p->bio.iovcnt = dm_iov_slice(orig->iov, orig->iovcnt, at, len, p->iov);
-	}
-	p->bio.iov = p->iov;
 }
 
 static void start_piece(void *context, unsigned nr)
@@ -427,7 +414,7 @@ static void start_piece(void *context, unsigned nr)
 		.sectors = len >> DM_SECTOR_SHIFT,
 		.end = piece_done,
 	};
-	piece_data(p, orig, at, len);
+	dm_part_data_init(&p->data, &p->bio, orig, at, len);
 	if (orig->op == DM_WRITE) {
 		bounce_submit(c->bounces, &p->bio);
 	} else {

@@ -141,7 +141,6 @@ void bad_blocks_init(struct bad_blocks *b)
 	memset(b, 0, sizeof *b);
 	atomic_init(&b->table, table_new(MIN_SLOTS_SHIFT));
 	b->retired = g_ptr_array_new_with_free_func(free);
-	b->fail_counts = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
 }
 
 void bad_blocks_destroy(struct bad_blocks *b)
@@ -149,7 +148,7 @@ void bad_blocks_destroy(struct bad_blocks *b)
 	free(current(b));
 	free(b->spare);
 	g_ptr_array_free(b->retired, TRUE);
-	g_hash_table_destroy(b->fail_counts);
+	dm_index_clear(&b->fail_counts);
 }
 
 static void insert(struct bad_table *t, uint64_t group, uint64_t bits)
@@ -217,10 +216,9 @@ static void rebuild(struct bad_blocks *b)
 
 static void set_fail_count(struct bad_blocks *b, uint64_t block, uint8_t fail_count)
 {
+	dm_index_remove(&b->fail_counts, block);
 	if (fail_count)
-		g_hash_table_replace(b->fail_counts, g_memdup2(&block, sizeof block), GUINT_TO_POINTER(fail_count));
-	else
-		g_hash_table_remove(b->fail_counts, &block);
+		dm_index_add(&b->fail_counts, block, fail_count);
 }
 
 void bad_blocks_add(struct bad_blocks *b, uint64_t block, uint8_t fail_count)
@@ -265,13 +263,15 @@ void bad_blocks_clear(struct bad_blocks *b)
 	for (uint64_t i = 0; i <= t->mask; i++)
 		store(&t->slots[i].bits, 0);
 	b->dead = t->used;
-	g_hash_table_remove_all(b->fail_counts);
+	dm_index_clear(&b->fail_counts);
 	atomic_store(&b->count, 0);
 }
 
 uint8_t bad_blocks_fail_count(struct bad_blocks *b, uint64_t block)
 {
-	return (uint8_t)GPOINTER_TO_UINT(g_hash_table_lookup(b->fail_counts, &block));
+	const struct dm_index_entry *e = dm_index_find(&b->fail_counts, block);
+
+	return e ? (uint8_t)e->value : 0;
 }
 
 static gint compare(gconstpointer a, gconstpointer b)

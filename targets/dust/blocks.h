@@ -12,6 +12,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <dmfs/index.h>
+
 struct bad_table;
 
 struct bad_blocks {
@@ -22,7 +24,7 @@ struct bad_blocks {
 	struct bad_table *spare;  /* of the size of table, or NULL */
 	GPtrArray *retired;       /* smaller ones, which a reader may still be in */
 	uint64_t dead;            /* groups in table without a bad block */
-	GHashTable *fail_counts;  /* of the blocks whose count is not 0 */
+	struct dm_index fail_counts; /* of the blocks whose count is not 0 */
 };
 
 void bad_blocks_init(struct bad_blocks *b);

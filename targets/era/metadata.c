@@ -33,25 +33,21 @@
 #include <string.h>
 
 #include <dmfs/bitset.h>
+#include <dmfs/container_of.h>
 #include <dmfs/le.h>
+#include <dmfs/metadata.h>
+#include <dmfs/ranges.h>
 #include <dmfs/rounding.h>
 #include <dmfs/target.h>
 
 #include "metadata.h"
 
-#define SUPERBLOCK 0
-#define SEED 146538381
-#define MAGIC UINT64_C(2126579579)
 #define VERSION 1
-#define CACHE_BYTES (8u << 20)
 #define WRITESET_SIZE 12
 #define DIGEST_WORDS 2048 /* of 64 blocks, looked at in one step */
 #define DIGEST_BITS 4096  /* set bits moved in one step */
 
 enum sb {
-	SB_BLOCKNR = 8,
-	SB_MAGIC = 32,
-	SB_VERSION = 40,
 	SB_SM_ROOT = 44,
 	SB_BLOCK_SECTORS = 172,
 	SB_META_SECTORS = 176,
@@ -62,7 +58,6 @@ enum sb {
 	SB_WRITESETS = 200,
 	SB_ERAS = 208,
 	SB_SNAP = 216,
-	SM_ROOT_SPACE = 128,
 };
 
 /* A writeset as it is in memory. */
@@ -71,13 +66,8 @@ struct writeset {
 	dm_block_t root; /* 0: none */
 };
 
-struct range {
-	uint32_t first, last;
-};
-
 struct era_md {
-	struct dm_bm *bm;
-	struct dm_tm *tm;
+	struct dm_md md;
 	struct dm_bitset_info bitset;   /* for the current writeset alone: it keeps a word of it */
 	struct dm_bitset_info archived; /* for all others */
 	struct dm_btree_info writesets;
@@ -86,7 +76,7 @@ struct era_md {
 	struct writeset current;
 	dm_block_t writesets_root, eras_root, snap;
 	bool broken; /* a change has failed half-way: nothing can be committed any more */
-	GArray *marked; /* struct range: in the metadata, not yet in memory */
+	struct dm_ranges marked; /* blocks: in the metadata, not yet in memory */
 
 	struct { /* the digestion under way */
 		bool active;
@@ -97,42 +87,9 @@ struct era_md {
 
 	_Atomic uint32_t era;
 	_Atomic uint64_t *words; /* era << 32 | bits of 32 blocks */
-	pthread_mutex_t usage_lock;
-	struct era_usage usage;
+	_Atomic uint64_t told_snap; /* as of the last commit */
+	_Atomic uint32_t told_era;
 };
-
-static void sb_prepare(void *context, dm_block_t where, void *data, size_t size)
-{
-	put_le64((char *)data + SB_BLOCKNR, where);
-	put_le32(data, dm_bm_checksum((char *)data + 4, size - 4, SEED));
-}
-
-static int sb_check(void *context, dm_block_t where, const void *data, size_t size)
-{
-	const char *p = data;
-
-	if (get_le64(p + SB_BLOCKNR) != where) {
-		dm_log_err("era metadata: superblock says it is block %" PRIu64 ", wanted %" PRIu64,
-			   get_le64(p + SB_BLOCKNR), where);
-		return -ENOTBLK;
-	}
-	if (get_le64(p + SB_MAGIC) != MAGIC) {
-		dm_log_err("era metadata: superblock has magic %" PRIu64 ", wanted %" PRIu64, get_le64(p + SB_MAGIC),
-			   MAGIC);
-		return -EILSEQ;
-	}
-	if (get_le32(p) != dm_bm_checksum(p + 4, size - 4, SEED)) {
-		dm_log_err("era metadata: superblock's checksum is wrong");
-		return -EILSEQ;
-	}
-	if (get_le32(p + SB_VERSION) != VERSION) {
-		dm_log_err("era metadata: version %u, only %d is known", get_le32(p + SB_VERSION), VERSION);
-		return -EINVAL;
-	}
-	return 0;
-}
-
-static const struct dm_validator sb_validator = {.name = "era superblock", .prepare = sb_prepare, .check = sb_check};
 
 /* --- the values of the tree of writesets ------------------------------------------------ */
 
@@ -142,7 +99,7 @@ static int writesets_inc(void *context, const void *values, unsigned n)
 	int r = 0;
 
 	for (unsigned i = 0; i < n && !r; i++)
-		r = dm_tm_inc(meta->tm, get_le64((const char *)values + i * WRITESET_SIZE + 4));
+		r = dm_tm_inc(meta->md.tm, get_le64((const char *)values + i * WRITESET_SIZE + 4));
 	return r;
 }
 
@@ -156,63 +113,86 @@ static int writesets_dec(void *context, const void *values, unsigned n)
 	return r;
 }
 
-static void init_infos(struct era_md *meta)
+/* --- opening and committing --------------------------------------------------------------- */
+
+static int read_superblock(struct dm_md *md, const uint8_t *sb, GError **err)
+{
+	struct era_md *meta = container_of(md, struct era_md, md);
+
+	meta->blocks = get_le32(sb + SB_BLOCKS);
+	atomic_init(&meta->era, get_le32(sb + SB_ERA));
+	meta->current = (struct writeset){get_le32(sb + SB_WRITESET_BITS), get_le64(sb + SB_WRITESET_ROOT)};
+	meta->writesets_root = get_le64(sb + SB_WRITESETS);
+	meta->eras_root = get_le64(sb + SB_ERAS);
+	meta->snap = get_le64(sb + SB_SNAP);
+	if (get_le32(sb + SB_BLOCK_SECTORS) == meta->block_sectors)
+		return 0;
+	return dm_fail(err, EINVAL,
+		       "era: Error reading metadata: changing the data block size (from %u to %u sectors) is not "
+		       "supported",
+		       get_le32(sb + SB_BLOCK_SECTORS), meta->block_sectors);
+}
+
+static int begin(struct dm_md *md, const uint8_t *sb)
 {
 	static const struct dm_btree_value_type era_type = {.size = 4};
+	struct era_md *meta = container_of(md, struct era_md, md);
+	int r;
 
-	dm_bitset_info_init(&meta->bitset, meta->tm);
-	dm_bitset_info_init(&meta->archived, meta->tm);
+	dm_bitset_info_init(&meta->bitset, md->tm);
+	dm_bitset_info_init(&meta->archived, md->tm);
 	meta->writesets = (struct dm_btree_info){
-		.tm = meta->tm,
+		.tm = md->tm,
 		.levels = 1,
 		.vt = {.context = meta, .size = WRITESET_SIZE, .inc = writesets_inc, .dec = writesets_dec},
 	};
-	dm_array_info_init(&meta->eras, meta->tm, &era_type);
+	dm_array_info_init(&meta->eras, md->tm, &era_type);
+	if (sb)
+		return 0;
+	r = dm_btree_empty(&meta->writesets, &meta->writesets_root);
+	return r ? r : dm_array_empty(&meta->eras, &meta->eras_root);
 }
 
-/* --- opening and committing --------------------------------------------------------------- */
-
-static void update_usage(struct era_md *meta)
+static int prepare(struct dm_md *md)
 {
-	struct dm_sm *sm = dm_tm_sm(meta->tm);
+	struct era_md *meta = container_of(md, struct era_md, md);
 
-	pthread_mutex_lock(&meta->usage_lock);
-	meta->usage.total = dm_sm_nr_blocks(sm);
-	meta->usage.used = meta->usage.total - dm_sm_nr_free(sm);
-	meta->usage.snap = meta->snap;
-	meta->usage.era = atomic_load(&meta->era);
-	pthread_mutex_unlock(&meta->usage_lock);
+	return meta->current.root ? dm_bitset_flush(&meta->bitset, &meta->current.root) : 0;
 }
 
-static int write_superblock(struct era_md *meta, bool fresh)
+static void fill_superblock(struct dm_md *md, uint8_t *sb)
 {
-	struct dm_block *sb;
-	char *p;
-	int r = 0;
+	struct era_md *meta = container_of(md, struct era_md, md);
 
-	if (meta->current.root)
-		r = dm_bitset_flush(&meta->bitset, &meta->current.root);
-	if (!r)
-		r = dm_tm_pre_commit(meta->tm);
-	if (!r)
-		r = fresh ? dm_bm_write_lock_zero(meta->bm, SUPERBLOCK, &sb_validator, &sb) :
-			    dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
-	if (r)
-		return r;
-	p = dm_block_data(sb);
-	put_le64(p + SB_MAGIC, MAGIC);
-	put_le32(p + SB_VERSION, VERSION);
-	dm_sm_copy_root(dm_tm_sm(meta->tm), p + SB_SM_ROOT);
-	put_le32(p + SB_BLOCK_SECTORS, meta->block_sectors);
-	put_le32(p + SB_META_SECTORS, DM_META_BLOCK_SECTORS);
-	put_le32(p + SB_BLOCKS, meta->blocks);
-	put_le32(p + SB_ERA, atomic_load(&meta->era));
-	put_le32(p + SB_WRITESET_BITS, meta->current.bits);
-	put_le64(p + SB_WRITESET_ROOT, meta->current.root);
-	put_le64(p + SB_WRITESETS, meta->writesets_root);
-	put_le64(p + SB_ERAS, meta->eras_root);
-	put_le64(p + SB_SNAP, meta->snap);
-	return dm_tm_commit(meta->tm, sb);
+	put_le32(sb + SB_BLOCK_SECTORS, meta->block_sectors);
+	put_le32(sb + SB_META_SECTORS, DM_META_BLOCK_SECTORS);
+	put_le32(sb + SB_BLOCKS, meta->blocks);
+	put_le32(sb + SB_ERA, atomic_load(&meta->era));
+	put_le32(sb + SB_WRITESET_BITS, meta->current.bits);
+	put_le64(sb + SB_WRITESET_ROOT, meta->current.root);
+	put_le64(sb + SB_WRITESETS, meta->writesets_root);
+	put_le64(sb + SB_ERAS, meta->eras_root);
+	put_le64(sb + SB_SNAP, meta->snap);
+}
+
+static const struct dm_md_format format = {
+	.name = "era metadata",
+	.magic = 2126579579,
+	.seed = 146538381,
+	.min_version = VERSION,
+	.max_version = VERSION,
+	.sm_root = SB_SM_ROOT,
+	.cache_bytes = 8u << 20,
+	.read = read_superblock,
+	.begin = begin,
+	.prepare = prepare,
+	.fill = fill_superblock,
+};
+
+static void tell(struct era_md *meta)
+{
+	atomic_store(&meta->told_snap, meta->snap);
+	atomic_store(&meta->told_era, atomic_load(&meta->era));
 }
 
 /* Notes that the metadata in memory is of no use after an error in the midst of a change. */
@@ -226,89 +206,24 @@ static int broke(struct era_md *meta, int r)
 	return r;
 }
 
-static int format(struct era_md *meta)
-{
-	int r = dm_tm_create(meta->bm, SUPERBLOCK, dm_bm_nr_blocks(meta->bm), &meta->tm);
-
-	if (r)
-		return r;
-	init_infos(meta);
-	r = dm_btree_empty(&meta->writesets, &meta->writesets_root);
-	if (!r)
-		r = dm_array_empty(&meta->eras, &meta->eras_root);
-	return r ? r : write_superblock(meta, true);
-}
-
-static int load(struct era_md *meta, GError **err)
-{
-	struct dm_block *sb;
-	uint32_t block_sectors;
-	char root[DM_SM_ROOT_SIZE];
-	const char *p;
-	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
-
-	if (r)
-		return r;
-	p = dm_block_data(sb);
-	memcpy(root, p + SB_SM_ROOT, sizeof root);
-	block_sectors = get_le32(p + SB_BLOCK_SECTORS);
-	meta->blocks = get_le32(p + SB_BLOCKS);
-	atomic_init(&meta->era, get_le32(p + SB_ERA));
-	meta->current = (struct writeset){get_le32(p + SB_WRITESET_BITS), get_le64(p + SB_WRITESET_ROOT)};
-	meta->writesets_root = get_le64(p + SB_WRITESETS);
-	meta->eras_root = get_le64(p + SB_ERAS);
-	meta->snap = get_le64(p + SB_SNAP);
-	dm_bm_unlock(sb);
-	if (block_sectors != meta->block_sectors)
-		return dm_fail(err, EINVAL,
-			       "era: Error reading metadata: changing the data block size (from %u to %u sectors) is not "
-			       "supported",
-			       block_sectors, meta->block_sectors);
-	r = dm_tm_open(meta->bm, SUPERBLOCK, root, sizeof root, &meta->tm);
-	if (!r)
-		init_infos(meta);
-	return r;
-}
-
-static int is_all_zeroes(struct era_md *meta, bool *zeroes)
-{
-	struct dm_block *b;
-	const char *p;
-	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, NULL, &b);
-
-	if (r)
-		return r;
-	p = dm_block_data(b);
-	*zeroes = !p[0] && !memcmp(p, p + 1, DM_META_BLOCK_SIZE - 1);
-	dm_bm_unlock(b);
-	dm_bm_forget(meta->bm, SUPERBLOCK); /* it has been cached without a validator */
-	return 0;
-}
-
 int era_md_open(struct dm_dev *dev, uint32_t block_sectors, struct era_md **out, GError **err)
 {
 	struct era_md *meta = g_new0(struct era_md, 1);
-	bool zeroes = false;
+	bool fresh;
 	int r;
 
-	pthread_mutex_init(&meta->usage_lock, NULL);
-	meta->marked = g_array_new(FALSE, FALSE, sizeof(struct range));
 	meta->block_sectors = block_sectors;
-	meta->bm = dm_bm_new(dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
-	r = is_all_zeroes(meta, &zeroes);
-	if (!r)
-		r = zeroes ? format(meta) : load(meta, err);
+	dm_md_init(&meta->md, &format, dev, VERSION);
+	r = dm_md_open(&meta->md, true, &fresh, err);
 	if (!r)
 		meta->words = g_try_malloc0(MAX(dm_div_up((uint64_t)meta->blocks, 32), 1) * 8);
 	if (!r && !meta->words)
 		r = -ENOMEM;
 	if (r) {
 		era_md_close(meta);
-		if (err && !*err)
-			dm_fail(err, -r, "era: Error reading metadata: %s", g_strerror(-r));
-		return r;
+		return dm_fail(err, -r, "era: Error reading metadata: %s", g_strerror(-r));
 	}
-	update_usage(meta);
+	tell(meta);
 	*out = meta;
 	return 0;
 }
@@ -317,20 +232,16 @@ void era_md_close(struct era_md *meta)
 {
 	if (!meta)
 		return;
-	if (meta->tm)
-		dm_tm_free(meta->tm);
-	dm_bm_free(meta->bm);
-	g_array_free(meta->marked, TRUE);
+	dm_md_close(&meta->md);
+	dm_ranges_clear(&meta->marked);
 	g_free((void *)meta->words);
-	pthread_mutex_destroy(&meta->usage_lock);
 	g_free(meta);
 }
 
 void era_md_usage(struct era_md *meta, struct era_usage *out)
 {
-	pthread_mutex_lock(&meta->usage_lock);
-	*out = meta->usage;
-	pthread_mutex_unlock(&meta->usage_lock);
+	*out = (struct era_usage){.snap = atomic_load(&meta->told_snap), .era = atomic_load(&meta->told_era)};
+	dm_md_usage(&meta->md, &out->used, &out->total);
 }
 
 uint32_t era_md_blocks(struct era_md *meta)
@@ -433,22 +344,21 @@ bool era_md_marked(struct era_md *meta, uint32_t first, uint32_t last)
 }
 
 /* They are durable: from now on who looks need not wait. */
-static void publish(struct era_md *meta, const struct range *range)
+static void publish(struct era_md *meta, uint32_t first, uint32_t last)
 {
 	uint64_t era = atomic_load(&meta->era);
 
-	for (uint32_t w = range->first / 32; w <= range->last / 32; w++) {
+	for (uint32_t w = first / 32; w <= last / 32; w++) {
 		uint64_t word = atomic_load(&meta->words[w]);
 
 		if (word >> 32 != era)
 			word = era << 32;
-		atomic_store_explicit(&meta->words[w], word | bits_of(w, range->first, range->last), memory_order_release);
+		atomic_store_explicit(&meta->words[w], word | bits_of(w, first, last), memory_order_release);
 	}
 }
 
 int era_md_mark(struct era_md *meta, uint32_t first, uint32_t last)
 {
-	struct range range = {first, last};
 	int r = 0;
 
 	if (meta->broken || !meta->current.root)
@@ -456,20 +366,23 @@ int era_md_mark(struct era_md *meta, uint32_t first, uint32_t last)
 	for (uint64_t b = first; b <= last && !r; b++)
 		r = dm_bitset_set(&meta->bitset, &meta->current.root, (uint32_t)b, true);
 	if (!r)
-		g_array_append_val(meta->marked, range);
+		dm_ranges_add(&meta->marked, first, (uint64_t)last + 1);
 	return broke(meta, r);
 }
 
 int era_md_commit(struct era_md *meta)
 {
-	int r = meta->broken ? -EIO : broke(meta, write_superblock(meta, false));
+	int r = meta->broken ? -EIO : broke(meta, dm_md_commit(&meta->md));
 
 	if (!r) {
-		for (guint i = 0; i < meta->marked->len; i++)
-			publish(meta, &g_array_index(meta->marked, struct range, i));
-		update_usage(meta);
+		for (unsigned i = 0; i < dm_ranges_n(&meta->marked); i++) {
+			struct dm_range *range = dm_ranges_at(&meta->marked, i);
+
+			publish(meta, (uint32_t)range->begin, (uint32_t)(range->end - 1));
+		}
+		tell(meta);
 	}
-	g_array_set_size(meta->marked, 0);
+	dm_ranges_clear(&meta->marked);
 	return r;
 }
 
@@ -548,28 +461,22 @@ int era_md_digest(struct era_md *meta, bool *more)
  * The copy is without a current writeset: that of the era which has just begun is empty, and its bitset goes on
  * changing, and moves, under who reads the copy.
  */
+static void edit_copy(uint8_t *sb)
+{
+	put_le32(sb + SB_WRITESET_BITS, 0);
+	put_le64(sb + SB_WRITESET_ROOT, 0);
+}
+
 int era_md_take_snap(struct era_md *meta, GError **err)
 {
-	struct dm_block *copy;
-	bool inc;
+	const struct dm_md_root roots[] = {{SB_WRITESETS, &meta->writesets}, {SB_ERAS, &meta->eras.btree}};
 	int r;
 
 	if (meta->snap)
 		return dm_fail(err, EINVAL, "era: there already is a metadata snapshot, at block %" PRIu64, meta->snap);
 	r = era_md_new_era(meta);
 	if (!r)
-		r = broke(meta, dm_tm_inc(meta->tm, SUPERBLOCK));
-	if (!r)
-		r = broke(meta, dm_tm_shadow_block(meta->tm, SUPERBLOCK, &sb_validator, &copy, &inc));
-	if (!r) {
-		put_le32((char *)dm_block_data(copy) + SB_WRITESET_BITS, 0);
-		put_le64((char *)dm_block_data(copy) + SB_WRITESET_ROOT, 0);
-		meta->snap = dm_block_location(copy);
-		dm_tm_unlock(meta->tm, copy);
-		r = broke(meta, dm_tm_inc(meta->tm, meta->writesets_root));
-	}
-	if (!r)
-		r = broke(meta, dm_tm_inc(meta->tm, meta->eras_root));
+		r = broke(meta, dm_md_hold(&meta->md, roots, G_N_ELEMENTS(roots), edit_copy, &meta->snap));
 	if (!r)
 		r = era_md_commit(meta);
 	return r ? dm_fail(err, -r, "era: no metadata snapshot: %s", g_strerror(-r)) : 0;
@@ -577,24 +484,14 @@ int era_md_take_snap(struct era_md *meta, GError **err)
 
 int era_md_drop_snap(struct era_md *meta, GError **err)
 {
-	dm_block_t writesets = 0, eras = 0, snap = meta->snap;
-	struct dm_block *copy;
+	const struct dm_md_root roots[] = {{SB_WRITESETS, &meta->writesets}, {SB_ERAS, &meta->eras.btree}};
 	int r;
 
-	if (!snap)
+	if (!meta->snap)
 		return dm_fail(err, EINVAL, "era: there is no metadata snapshot");
-	r = meta->broken ? -EIO : dm_tm_read_lock(meta->tm, snap, &sb_validator, &copy);
-	if (!r) {
-		writesets = get_le64((char *)dm_block_data(copy) + SB_WRITESETS);
-		eras = get_le64((char *)dm_block_data(copy) + SB_ERAS);
-		dm_tm_unlock(meta->tm, copy);
-		meta->snap = 0;
-		r = broke(meta, dm_btree_del(&meta->writesets, writesets));
-	}
-	if (!r)
-		r = broke(meta, dm_array_del(&meta->eras, eras));
-	if (!r)
-		r = broke(meta, dm_tm_dec(meta->tm, snap));
+	r = meta->broken ? -EIO : dm_md_release(&meta->md, roots, G_N_ELEMENTS(roots), &meta->snap);
+	if (!meta->snap)
+		broke(meta, r);
 	if (!r)
 		r = era_md_commit(meta);
 	return r ? dm_fail(err, -r, "era: the metadata snapshot cannot be dropped: %s", g_strerror(-r)) : 0;

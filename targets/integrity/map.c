@@ -138,7 +138,7 @@ struct part {
 	struct integrity_piece piece;
 	struct dm_bio bio;
 	struct large *large;
-	struct iovec one, *iov;
+	struct dm_part_data data;
 	unsigned first, blocks; /* of the bio's */
 };
 
@@ -155,8 +155,7 @@ static void part_done(struct integrity_piece *p, int error)
 	struct part *part = container_of(p, struct part, piece);
 	struct dm_parts *parts = &part->large->parts;
 
-	if (part->iov != &part->one)
-		g_free(part->iov);
+	dm_part_data_clear(&part->data);
 	dm_parts_end(parts, error);
 }
 
@@ -180,19 +179,6 @@ static void part_moved(struct dm_bio *bio)
 		part_done(&part->piece, error);
 }
 
-static void part_data(struct part *part, const struct dm_bio *whole, size_t at, size_t len)
-{
-	if (whole->iovcnt == 1) {
-		part->one = (struct iovec){(char *)whole->iov[0].iov_base + at, len};
-		part->iov = &part->one;
-		part->bio.iovcnt = 1;
-	} else {
-		part->iov = g_new(struct iovec, whole->iovcnt);
-		part->bio.iovcnt = dm_iov_slice(whole->iov, whole->iovcnt, at, len, part->iov);
-	}
-	part->bio.iov = part->iov;
-}
-
 static void start_part(void *context, unsigned nr)
 {
 	struct large *l = context;
@@ -210,7 +196,7 @@ static void start_part(void *context, unsigned nr)
 	    .end = part_moved,
 	    .private = part,
 	};
-	part_data(part, whole, part->first * block, part->blocks * block);
+	dm_part_data_init(&part->data, &part->bio, whole, part->first * block, part->blocks * block);
 	part->large = l;
 	submitting = part;
 	dm_submit_now(&part->bio);

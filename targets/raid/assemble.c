@@ -74,6 +74,15 @@ bool raid_enough(unsigned level, unsigned layout, unsigned disks, bool (*lost)(c
 	return n <= raid_redundancy(level, layout, disks);
 }
 
+bool raid_state_enough(const struct raid_state *s, unsigned disks, bool (*lost)(const void *, unsigned),
+		       const void *context)
+{
+	if (s->reshape_position == RAID_NONE || s->level != 10)
+		return raid_enough(s->level, s->layout, disks, lost, context);
+	return raid_enough(10, s->layout, s->disks - (unsigned)s->delta_disks, lost, context) &&
+	       raid_enough(10, s->new_layout, s->disks, lost, context);
+}
+
 static bool state_lost(const void *context, unsigned i)
 {
 	const struct assembly *a = context;
@@ -84,13 +93,15 @@ static bool state_lost(const void *context, unsigned i)
 	return !f->has_data || (a->s->persistent && !f->has_meta) || a->s->m[i].faulty || !a->s->m[i].in_sync;
 }
 
-static int check_redundancy(struct assembly *a, unsigned level, unsigned layout, GError **err)
+static int check_redundancy(struct assembly *a, GError **err)
 {
-	unsigned lost = 0;
+	unsigned level = a->s->level, lost = 0, disks = MIN(a->s->disks, a->p->disks);
 
+	if (a->s->reshape_position != RAID_NONE) /* those that are removed count still */
+		disks = a->p->disks;
 	for (unsigned i = 0; i < a->p->disks; i++)
 		lost += state_lost(a, i);
-	if (raid_enough(level, layout, MIN(a->s->disks, a->p->disks), state_lost, a))
+	if (raid_state_enough(a->s, disks, state_lost, a))
 		return 0;
 	if (!level)
 		return dm_fail(err, EINVAL, "raid: too few disks: %u of %u cannot be used, raid0 needs all", lost,
@@ -314,7 +325,9 @@ static void judge(struct assembly *a, unsigned i)
 	if (is_new(a, i))
 		return;
 	m->recovered = f->sb.recovery_offset;
-	m->in_sync = m->recovered == RAID_NONE || a->best->reshape_flags & RAID_RESHAPE_ACTIVE;
+	m->in_sync = m->recovered == RAID_NONE;
+	if (!m->in_sync && a->best->reshape_flags & RAID_RESHAPE_ACTIVE)
+		m->recovered = 0; /* it came back during a reshape, and is rebuilt after it */
 	m->partial = raid_set_has(&a->best->failed, f->sb.index);
 	if (m->partial || a->best->events - f->sb.events > 1) {
 		m->in_sync = false;
@@ -389,7 +402,28 @@ static int new_array(struct assembly *a, GError **err)
 			       "%u of %u have none",
 			       fresh, a->p->disks);
 	as_in_line(a);
-	return check_redundancy(a, a->s->level, a->s->layout, err);
+	return check_redundancy(a, err);
+}
+
+/*
+ * The kernel reshapes an array to more devices without making it larger: it becomes so when it is loaded again.  Of
+ * raid10 the kernel has only moved what there was.
+ */
+static void grow_to_line(struct assembly *a)
+{
+	struct raid_state *s = a->s;
+	uint64_t was = s->array_sectors, will;
+	struct raid_geo g;
+
+	if (s->level == 1 || !raid_geo_init(&g, s->level, s->layout, s->disks, s->chunk, s->dev_sectors))
+		return;
+	will = MIN(a->line_array_sectors, raid_geo_array_sectors(&g));
+	if (will <= was)
+		return;
+	s->save = true;
+	s->array_sectors = will;
+	if (s->level == 10)
+		s->resync_offset = MIN(s->resync_offset, was);
 }
 
 static int resize(struct assembly *a, GError **err)
@@ -398,8 +432,10 @@ static int resize(struct assembly *a, GError **err)
 	uint64_t was = whole_chunks(s->dev_sectors, s->chunk);
 	uint64_t will = whole_chunks(a->line_dev_sectors, s->chunk);
 
-	if (was == will)
+	if (was == will) {
+		grow_to_line(a);
 		return 0;
+	}
 	s->save = true;
 	s->dev_sectors = a->line_dev_sectors;
 	s->array_sectors = a->line_array_sectors;
@@ -453,6 +489,8 @@ static int existing(struct assembly *a, GError **err)
 		return resize(a, err);
 	if (s->level != p->type->level)
 		return raid_takeover(p, a->found, s, err);
+	if (s->level == 10 && p->delta_disks && raid10_format_of(p->layout) == RAID_FAR)
+		return dm_fail(err, EINVAL, "raid: Reshape check failed: raid10_far cannot be reshaped");
 	if (raid_wants_reshape(p, s))
 		return raid_prepare_reshape(p, a->found, s, err);
 	return resize(a, err);
@@ -472,7 +510,7 @@ static int judge_all(struct assembly *a, GError **err)
 	take_super(a);
 	for (unsigned i = 0; i < a->p->disks; i++)
 		judge(a, i);
-	return check_redundancy(a, a->s->level, a->s->layout, err);
+	return check_redundancy(a, err);
 }
 
 /* --- the end of it ---------------------------------------------------------------------------------- */
@@ -551,7 +589,7 @@ int raid_assemble(const struct raid_params *p, uint64_t len, const struct raid_f
 		return error;
 	if (raid_given(p, RAID_SYNC) || p->type->level == 0) {
 		as_in_line(&a);
-		error = check_redundancy(&a, s->level, s->layout, err);
+		error = check_redundancy(&a, err);
 	} else {
 		choose_best(&a);
 		error = a.best ? judge_all(&a, err) : new_array(&a, err);

@@ -29,7 +29,7 @@ struct raid_state {
 	unsigned new_level, new_layout, new_chunk;
 	int delta_disks;
 	bool backwards;
-	uint64_t reshape_position; /* of the array; RAID_NONE: none */
+	_Atomic uint64_t reshape_position; /* of the array; RAID_NONE: none */
 	uint64_t dev_sectors;	   /* used of each device, whole chunks */
 	uint64_t array_sectors;
 	uint64_t events;
@@ -52,6 +52,9 @@ unsigned raid_redundancy(unsigned level, unsigned layout, unsigned disks);
 /* Whether the data is all there without the devices that lost() names. */
 bool raid_enough(unsigned level, unsigned layout, unsigned disks, bool (*lost)(const void *, unsigned),
 		 const void *context);
+/* The same of an array of so many devices; of a raid10 that is being reshaped, with both shapes. */
+bool raid_state_enough(const struct raid_state *s, unsigned disks, bool (*lost)(const void *, unsigned),
+		       const void *context);
 
 /* convert.c: whether an array may become what the line says it is. */
 int raid_check_takeover(const struct raid_params *p, const struct raid_state *s, GError **err);

@@ -211,9 +211,38 @@ static int set_offsets(const struct raid_params *p, const struct raid_found *fou
 	return 0;
 }
 
+/* Near and offset change into each other, with as many copies, and there is room for all that is there. */
+static int check_raid10(const struct raid_params *p, const struct raid_state *s, GError **err)
+{
+	unsigned far = s->layout >> 8 & 0xff, copies = (s->layout & 0xff) * far;
+	unsigned disks = s->disks + (unsigned)p->delta_disks, layout = p->delta_disks ? s->layout : p->layout;
+	struct raid_geo g;
+
+	if (far > 1 && !(s->layout & RAID10_OFFSET))
+		return dm_fail(err, EINVAL, "raid: Reshape check failed: raid10_far cannot be reshaped");
+	if (p->copies != copies)
+		return dm_fail(err, EINVAL, "raid: Reshape check failed: it has %u copies, not %u", copies, p->copies);
+	if (s->resync_offset != RAID_NONE)
+		return dm_fail(err, EPERM,
+			       "raid: Convert request on recovering raid set prohibited: it is in sync up to sector "
+			       "%" PRIu64,
+			       s->resync_offset);
+	if (!raid_geo_init(&g, 10, layout, disks, p->chunk, s->dev_sectors) || s->array_sectors % p->chunk ||
+	    raid_geo_array_sectors(&g) < s->array_sectors)
+		return dm_fail(err, EINVAL,
+			       "raid: Reshape check failed: %u devices of %" PRIu64 " sectors with layout 0x%x in "
+			       "chunks of %u do not hold the %" PRIu64 " sectors of the array",
+			       disks, s->dev_sectors, layout, p->chunk, s->array_sectors);
+	return 0;
+}
+
 static int check_reshape(const struct raid_params *p, const struct raid_state *s, GError **err)
 {
 	unsigned least = s->level == 6 ? 4 : s->level == 5 ? 3 : 2;
+	int error = s->level == 10 ? check_raid10(p, s, err) : 0;
+
+	if (error)
+		return error;
 
 	if (p->journal)
 		return dm_fail(err, EPERM, "raid: Can't reshape a journaled raid4/5/6 set");

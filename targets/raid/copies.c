@@ -12,7 +12,7 @@
  * Write-behind (raid1, max_write_behind): a write is answered when the legs that are not write-mostly have it.  The
  * others get theirs from a copy, and keep the claim: a read that must go to such a leg waits for it.
  */
-#include "raid.h"
+#include "copies.h"
 
 #define BLOCK_SECTORS 8u  /* the smallest piece a failed read is tried in */
 #define SYNC_SECTORS 128u /* what a mismatch counts for, as in the kernel */
@@ -70,11 +70,11 @@ static bool may_differ(struct raid *r, uint64_t sector)
 }
 
 /* The copy a resynchronisation copies from: the first that is no write-mostly one, else the first. */
-static int first_copy(struct raid *r, const struct raid_copy *copies, uint64_t sectors)
+static int first_copy(struct raid *r, unsigned nr, const struct raid_copy *copies, uint64_t sectors)
 {
 	int found = -1;
 
-	for (unsigned i = 0; i < r->geo.copies; i++) {
+	for (unsigned i = 0; i < nr; i++) {
 		struct raid_member *m = &r->members[copies[i].disk];
 
 		if (!raid_member_readable(m, copies[i].sector + sectors))
@@ -88,12 +88,12 @@ static int first_copy(struct raid *r, const struct raid_copy *copies, uint64_t s
 }
 
 /* Who goes on where its last read ended; else who has the least to do; write-mostly ones only if they must. */
-static int best_copy(struct raid *r, const struct raid_copy *copies, uint64_t sectors)
+static int best_copy(struct raid *r, unsigned nr, const struct raid_copy *copies, uint64_t sectors)
 {
 	uint64_t best_cost = UINT64_MAX;
 	int best = -1;
 
-	for (unsigned i = 0; i < r->geo.copies; i++) {
+	for (unsigned i = 0; i < nr; i++) {
 		struct raid_member *m = &r->members[copies[i].disk];
 		uint64_t cost;
 
@@ -112,10 +112,12 @@ static int best_copy(struct raid *r, const struct raid_copy *copies, uint64_t se
 	return best;
 }
 
-static int choose_copy(struct raid *r, uint64_t sector, uint64_t sectors, struct raid_copy *copies)
+int raid_copies_choose(struct raid *r, const struct raid_geo *geo, uint64_t sector, uint64_t sectors,
+		       struct raid_copy *copies)
 {
-	raid_copies(&r->geo, sector, copies);
-	return may_differ(r, sector) ? first_copy(r, copies, sectors) : best_copy(r, copies, sectors);
+	raid_copies(geo, sector, copies);
+	return may_differ(r, sector) ? first_copy(r, geo->copies, copies, sectors)
+				     : best_copy(r, geo->copies, copies, sectors);
 }
 
 /* --- reads ------------------------------------------------------------------------------------------- */
@@ -127,22 +129,22 @@ struct slow {
 	struct dm_work work;
 };
 
-/* Tries the copies of a piece that lies together; a copy that failed gets what another had. */
-static int read_copies(struct raid *r, uint64_t sector, uint64_t sectors, uint8_t *buf)
+int raid_copies_read(struct raid *r, const struct raid_geo *geo, bool moved, uint64_t sector, uint64_t sectors,
+		     uint8_t *buf)
 {
 	struct raid_copy copies[RAID_MAX_DISKS];
 	bool tried[RAID_MAX_DISKS] = {false};
 	int error = -EIO, result = -EIO;
 
-	raid_copies(&r->geo, sector, copies);
+	raid_copies(geo, sector, copies);
 	for (unsigned pass = 0; pass < 2 && result; pass++) {
-		for (unsigned i = 0; i < r->geo.copies && result; i++) {
+		for (unsigned i = 0; i < geo->copies && result; i++) {
 			struct raid_member *m = &r->members[copies[i].disk];
 			bool mostly = atomic_load(&m->flags) & RAID_WRITE_MOSTLY;
 
 			if (mostly != (pass == 1) || !raid_member_readable(m, copies[i].sector + sectors))
 				continue;
-			result = dm_read_sync(m->data, m->data_offset + copies[i].sector, sectors, buf, 0);
+			result = dm_read_sync(m->data, raid_data_offset(m, moved) + copies[i].sector, sectors, buf, 0);
 			if (result)
 				error = result;
 			tried[i] = result != 0;
@@ -150,23 +152,28 @@ static int read_copies(struct raid *r, uint64_t sector, uint64_t sectors, uint8_
 	}
 	if (result && sectors > BLOCK_SECTORS) {
 		for (uint64_t at = 0; at < sectors; at += BLOCK_SECTORS) {
-			result =
-			    read_copies(r, sector + at, MIN(BLOCK_SECTORS, sectors - at), buf + at * DM_SECTOR_SIZE);
+			result = raid_copies_read(r, geo, moved, sector + at, MIN(BLOCK_SECTORS, sectors - at),
+						  buf + at * DM_SECTOR_SIZE);
 			if (result)
 				return result;
 		}
 		return 0;
 	}
-	for (unsigned i = 0; i < r->geo.copies && !result; i++) {
+	for (unsigned i = 0; i < geo->copies && !result; i++) {
 		struct raid_member *m = &r->members[copies[i].disk];
 		int mend = 0;
 
 		if (tried[i] && raid_member_alive(m) && r->writable)
-			mend = dm_write_sync(m->data, m->data_offset + copies[i].sector, sectors, buf, 0);
+			mend = dm_write_sync(m->data, raid_data_offset(m, moved) + copies[i].sector, sectors, buf, 0);
 		if (mend)
 			raid_member_fail(r, copies[i].disk, "mend a read error of", mend);
 	}
 	return result ? error : 0;
+}
+
+static int read_copies(struct raid *r, uint64_t sector, uint64_t sectors, uint8_t *buf)
+{
+	return raid_copies_read(r, &r->geo, false, sector, sectors, buf);
 }
 
 static void slow_read(struct dm_work *work)
@@ -236,7 +243,7 @@ static enum dm_mapio read_chunks(struct raid *r, struct dm_bio *bio, uint64_t fi
 		int best;
 
 		n = MIN(end - sector, raid_geo_run(&r->geo, sector));
-		best = choose_copy(r, sector, n, copies);
+		best = raid_copies_choose(r, &r->geo, sector, n, copies);
 		if (best < 0) {
 			raid_runs_free(runs);
 			g_free(s);
@@ -258,7 +265,7 @@ static enum dm_mapio map_read(struct raid *r, struct dm_bio *bio, struct raid_bi
 
 	if (raid_geo_run(&r->geo, rb->sector) < bio->sectors)
 		return read_chunks(r, bio, rb->sector);
-	best = choose_copy(r, rb->sector, bio->sectors, copies);
+	best = raid_copies_choose(r, &r->geo, rb->sector, bio->sectors, copies);
 	if (best < 0)
 		return DM_MAPIO_KILL;
 	m = &r->members[copies[best].disk];
@@ -502,7 +509,7 @@ static int sync_piece(struct pass *p, uint64_t sector, uint64_t n)
 	int from, error;
 
 	raid_copies(&r->geo, sector, copies);
-	from = first_copy(r, copies, n);
+	from = first_copy(r, r->geo.copies, copies, n);
 	if (from < 0)
 		return 0; /* nobody has it */
 	error = read_copies(r, sector, n, p->source);

@@ -29,6 +29,8 @@
 
 #include <stddef.h>
 
+#include <dmfs/rounding.h>
+
 /* --- making one --------------------------------------------------------------------------- */
 
 static bool layout_known(unsigned level, unsigned layout)
@@ -302,4 +304,29 @@ bool raid_copy_of(const struct raid_geo *g, unsigned disk, uint64_t dev_sector, 
 	chunk = (row * g->disks + disk) / g->near;
 	*sector = chunk * g->chunk + (dev_sector & (g->chunk - 1));
 	return *sector < raid_geo_array_sectors(g);
+}
+
+static uint64_t copies_row(const struct raid_geo *g)
+{
+	return (uint64_t)g->far * g->chunk;
+}
+
+uint64_t raid_copies_first(const struct raid_geo *g, uint64_t sector)
+{
+	return sector / g->chunk * g->near / g->disks * copies_row(g);
+}
+
+uint64_t raid_copies_end(const struct raid_geo *g, uint64_t sector)
+{
+	return dm_div_up(dm_div_up(sector, g->chunk) * g->near, g->disks) * copies_row(g);
+}
+
+uint64_t raid_copies_below(const struct raid_geo *g, uint64_t dev_sector)
+{
+	return dev_sector / copies_row(g) * g->disks / g->near * g->chunk;
+}
+
+uint64_t raid_copies_above(const struct raid_geo *g, uint64_t dev_sector)
+{
+	return dm_div_up(dm_div_up(dev_sector, copies_row(g)) * g->disks, g->near) * g->chunk;
 }

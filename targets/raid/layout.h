@@ -98,6 +98,15 @@ struct raid_copy {
 void raid_copies(const struct raid_geo *g, uint64_t sector, struct raid_copy *copies);
 /* The sector of the array that a device's sector holds a copy of; false if it holds none. */
 bool raid_copy_of(const struct raid_geo *g, unsigned disk, uint64_t dev_sector, uint64_t *sector);
+/*
+ * raid10 without far copies elsewhere than in the same rows (near, offset), in whole rows.  Device sectors: before
+ * first() there is nothing from a sector of the array on, from end() on nothing before it.  Sectors of the array:
+ * below() all lie before a device's sector, from above() on all lie behind it.
+ */
+uint64_t raid_copies_first(const struct raid_geo *g, uint64_t sector);
+uint64_t raid_copies_end(const struct raid_geo *g, uint64_t sector);
+uint64_t raid_copies_below(const struct raid_geo *g, uint64_t dev_sector);
+uint64_t raid_copies_above(const struct raid_geo *g, uint64_t dev_sector);
 /* Sectors that lie together from this one on: to the chunk's end. */
 static inline uint64_t raid_geo_run(const struct raid_geo *g, uint64_t sector)
 {

@@ -65,7 +65,7 @@ bool raid_member_fail(struct raid *r, unsigned i, const char *what, int error)
 	pthread_mutex_lock(&r->lock);
 	out = !raid_member_alive(m);
 	if (!out) {
-		out = first = lost(r, i) || raid_enough(r->geo.level, r->geo.layout, r->geo.disks, lost_without, &w);
+		out = first = lost(r, i) || raid_state_enough(&r->state, r->geo.disks, lost_without, &w);
 		if (out) {
 			if (r->writable && raid_given(&r->params, RAID_FAIL_STOP)) /* before a write goes by */
 				atomic_store(&r->unsaved, true);

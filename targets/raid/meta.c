@@ -225,7 +225,8 @@ static void make_super(struct raid *r, unsigned i, struct raid_super *sb)
 		sb->dev_sectors += m->data_offset - m->new_data_offset;
 	pthread_mutex_lock(&r->lock); /* who is out, and what that means for the resync, go together */
 	sb->resync_offset = atomic_load(&r->resync_offset);
-	for (unsigned k = 0; k < MIN(r->disks, s->disks); k++)
+	/* in a reshape also those that are removed by it: what they miss now is needed still */
+	for (unsigned k = 0; k < (reshaping ? r->disks : MIN(r->disks, s->disks)); k++)
 		if (!raid_member_alive(&r->members[k]))
 			raid_set_add(&sb->failed, k);
 	pthread_mutex_unlock(&r->lock);
@@ -485,6 +486,18 @@ static int read_image(struct raid *r, unsigned i, uint8_t **image, size_t *len, 
 		     : 0;
 }
 
+/* What the array has grown by may share a region with what was clean. */
+static void unsynced_needed(struct raid *r)
+{
+	struct raid_bitmap *b = r->bitmap;
+	uint64_t from = atomic_load(&r->resync_offset);
+
+	for (uint64_t i = from >> b->shift; from != RAID_NONE && i < b->regions; i++) {
+		atomic_store(&b->words[i], RAID_REGION_DURABLE | RAID_REGION_NEEDED);
+		raid_bitmap_set(b, i, true);
+	}
+}
+
 static int read_bitmap(struct raid *r, GError **err)
 {
 	g_autofree uint8_t *image = NULL;
@@ -509,6 +522,7 @@ static int read_bitmap(struct raid *r, GError **err)
 			    head.events, r->state.events);
 	else
 		raid_bitmap_load(r->bitmap, image, len, &head);
+	unsynced_needed(r);
 	if (!raid_given(&r->params, RAID_DAEMON_SLEEP))
 		r->daemon_sleep_ms = head.daemon_sleep_s * 1000;
 	return 0;

@@ -99,6 +99,7 @@ static void set_sizes(struct raid *r)
 {
 	const struct raid_state *s = &r->state;
 	bool reshaping = s->reshape_position != RAID_NONE;
+	struct raid_geo to;
 
 	/* in a reshape: of the side with more devices, for who counts them */
 	raid_geo_init(&r->geo, s->level, s->layout,
@@ -107,6 +108,9 @@ static void set_sizes(struct raid *r)
 	r->state.array_sectors =
 	    reshaping ? raid_reshape_now(s) : MIN(s->array_sectors, raid_geo_array_sectors(&r->geo));
 	r->sync_sectors = s->level == 10 ? raid_geo_array_sectors(&r->geo) : s->dev_sectors;
+	if (reshaping && s->level == 10 &&
+	    raid_geo_init(&to, s->new_level, s->new_layout, s->disks, s->new_chunk, s->dev_sectors))
+		r->sync_sectors = MAX(r->sync_sectors, raid_geo_array_sectors(&to));
 }
 
 /* It is set up now, in the superblocks; it runs from the next load on, as the kernel's. */
@@ -116,15 +120,11 @@ static int begin_reshape(struct raid *r, GError **err)
 
 	r->reshape_waits = s->begin_reshape;
 	r->reshaped = false;
-	if (s->reshape_position != RAID_NONE && s->level != 5 && s->level != 6)
+	if ((s->reshape_position != RAID_NONE || s->begin_reshape) && s->level != 5 && s->level != 6 && s->level != 10)
 		return dm_fail(err, EOPNOTSUPP,
-			       "raid: a raid10 that is being reshaped can only be finished by the kernel");
+			       "raid: Reshape not supported: level %u, raid4/5/6 and raid10 can be reshaped", s->level);
 	if (!s->begin_reshape)
 		return 0;
-	if (s->level != 5 && s->level != 6)
-		return dm_fail(err, EOPNOTSUPP,
-			       "raid: Reshape not supported: raid4/5/6 can be reshaped here, raid10 only in "
-			       "the kernel");
 	s->disks += (unsigned)s->delta_disks;
 	s->reshape_position = s->backwards ? raid_reshape_now(s) : 0;
 	return 0;

@@ -12,7 +12,7 @@
  *   stripe_cache.c  which of them there are, and their pages
  *   journal.c   what closes the write hole
  *   sync.c      resync, recover, check, repair
- *   reshape.c   raid4/5/6 on the way to another shape
+ *   reshape.c   an array on the way to another shape; reshape10.c: raid10's I/O meanwhile
  *   raid.c      the target
  *
  * Sectors of bios count from the target's begin.  "Sync space" is what resync offsets and the bitmap count in: sectors
@@ -45,7 +45,8 @@ struct raid_member {
 	_Atomic uint32_t flags;
 	_Atomic uint64_t recovered;  /* if not in sync: device sectors from 0 that hold what they should */
 	_Atomic uint64_t checkpoint; /* the same, as superblocks say */
-	uint64_t data_offset, new_data_offset;
+	_Atomic uint64_t data_offset; /* becomes the new one when a reshape ends */
+	uint64_t new_data_offset;
 	_Atomic uint32_t reads;	    /* under way */
 	_Atomic uint64_t next_read; /* where the last one ended */
 };
@@ -171,6 +172,12 @@ static inline bool raid_member_readable(const struct raid_member *m, uint64_t en
 	return flags & RAID_IN_SYNC || end <= atomic_load(&m->recovered);
 }
 
+/* Where the array's data begins on a device; moved: where a reshape brings it. */
+static inline uint64_t raid_data_offset(const struct raid_member *m, bool moved)
+{
+	return moved ? m->new_data_offset : m->data_offset;
+}
+
 /*
  * A device has failed.  True: it is out, and the superblocks will say so; who answers for a write waits for
  * that first.  False: it is the last that has some of the data, and stays.
@@ -239,6 +246,10 @@ void raid_sync_progress(struct raid *r, struct raid_progress *p);
 /* How much of what moves has moved, in sectors of the array; what the next window is. */
 void raid_reshape_where(struct raid *r, uint64_t *done, uint64_t *total);
 uint64_t raid_reshape_window(struct raid *r, uint64_t done);
+/* done, total and action as status has them; total is sync space's before. */
+void raid_reshape_progress(struct raid *r, struct raid_progress *p);
+/* Whether what it has done, counted in sync space from the begin on, is in sync thereby.  Under lock. */
+bool raid_reshape_syncs(const struct raid *r);
 void raid_reshape_finish(struct raid *r);
 /* What the array holds meanwhile; 0 if the state makes no sense. */
 uint64_t raid_reshape_now(const struct raid_state *s);
@@ -259,6 +270,8 @@ struct raid_runs *raid_runs_new(struct raid *r, struct dm_bio *whole, unsigned p
 void raid_runs_data(struct raid_runs *runs, struct iovec *iov, int iovcnt);
 /* offset, sectors: of the bio; dev_sector: of the device's data, where they lie. */
 void raid_runs_add(struct raid_runs *runs, unsigned disk, uint64_t dev_sector, uint64_t offset, uint64_t sectors);
+/* The same, sector counted from the device's begin: a reshape has its data at two offsets. */
+void raid_runs_add_at(struct raid_runs *runs, unsigned disk, uint64_t sector, uint64_t offset, uint64_t sectors);
 /* Submits them; done() is called once all have ended, and frees them. */
 void raid_runs_submit(struct raid_runs *runs);
 void raid_runs_free(struct raid_runs *runs);

@@ -15,7 +15,7 @@ struct run {
 	struct dm_bio bio; /* first */
 	struct raid_runs *runs;
 	unsigned disk, pieces;
-	uint64_t end; /* device sector behind it */
+	uint64_t end; /* the device's sector behind it */
 };
 
 struct raid_runs {
@@ -61,20 +61,24 @@ void raid_runs_data(struct raid_runs *runs, struct iovec *iov, int iovcnt)
 
 void raid_runs_add(struct raid_runs *runs, unsigned disk, uint64_t dev_sector, uint64_t offset, uint64_t sectors)
 {
-	struct raid_member *m = &runs->r->members[disk];
+	raid_runs_add_at(runs, disk, runs->r->members[disk].data_offset + dev_sector, offset, sectors);
+}
+
+void raid_runs_add_at(struct raid_runs *runs, unsigned disk, uint64_t sector, uint64_t offset, uint64_t sectors)
+{
 	struct run *run = runs->last[disk] < 0 ? NULL : &runs->runs[runs->last[disk]];
 
-	if (!run || run->end != dev_sector || runs->nr > INT16_MAX) {
+	if (!run || run->end != sector || runs->nr > INT16_MAX) {
 		run = &runs->runs[runs->nr];
 		runs->last[disk] = (int16_t)runs->nr++;
 		run->runs = runs;
 		run->disk = disk;
 		run->pieces = 0;
-		run->end = dev_sector;
+		run->end = sector;
 		run->bio = (struct dm_bio){.op = runs->whole->op,
 					   .flags = runs->whole->flags & ~(unsigned)DM_PREFLUSH,
-					   .dev = m->data,
-					   .sector = m->data_offset + dev_sector};
+					   .dev = runs->r->members[disk].data,
+					   .sector = sector};
 	}
 	run->bio.sectors += sectors;
 	run->end += sectors;

@@ -245,7 +245,7 @@ static void regions_passed(struct raid *r, uint64_t done)
 {
 	uint64_t from = r->bitmap ? dm_round_up(r->sync_from, 1ull << r->bitmap->shift) : 0;
 
-	if (r->action == RAID_RESYNC || r->action == RAID_REPAIR ||
+	if (r->action == RAID_RESYNC || r->action == RAID_REPAIR || raid_reshape_syncs(r) ||
 	    (r->action == RAID_RECOVER && recovery_is_resync(r)))
 		raid_regions_synced(r, MAX(r->sync_done, from), done);
 }
@@ -550,11 +550,9 @@ void raid_sync_progress(struct raid *r, struct raid_progress *p)
 	p->done = MIN(p->done, p->total);
 	p->mismatches = r->last_was_check ? atomic_load(&r->mismatches) : 0;
 	if (reshaping(r)) {
-		uint64_t done, total;
-
-		raid_reshape_where(r, &done, &total);
-		p->done = done / MAX(total / p->total, 1);
-		p->action = r->frozen ? "frozen" : "reshape";
+		raid_reshape_progress(r, p);
+		if (r->frozen)
+			p->action = "frozen";
 	}
 	p->done = MIN(p->done, p->total);
 	p->resyncing = reshaping(r) || r->action == RAID_RESYNC || r->action == RAID_RESHAPE ||

@@ -53,14 +53,6 @@ bool absent_guard(struct origin *o, struct dm_bio *bio)
 	return !a;
 }
 
-static void fail_all(struct dm_bio_list *bios)
-{
-	struct dm_bio *bio;
-
-	while ((bio = dm_bio_list_pop(bios)))
-		dm_bio_end(bio, -EIO);
-}
-
 static void tell_state(struct dm_work *work)
 {
 	struct absent *a = container_of(work, struct absent, work);
@@ -84,7 +76,7 @@ static void tell_state(struct dm_work *work)
 	if (ok)
 		run_parked(&bios);
 	else
-		fail_all(&bios);
+		dm_bio_list_end(&bios, -EIO);
 }
 
 bool absent_missed(struct origin *o, struct dm_mapped *md)
@@ -121,18 +113,11 @@ bool absent_names(struct origin *o, GString *out)
 
 /* --- the type ---------------------------------------------------------------------------------------- */
 
-/* What the state knew already is for the start that finds the snapshot. */
-static bool was_marked(struct absent *a)
-{
-	bool invalid = false;
-
-	return !snap_rows_load(a->rows, &invalid, NULL) && invalid;
-}
-
 static int absent_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 {
 	struct absent *a;
 	struct dm_dev *dev;
+	bool invalid;
 	int error;
 
 	if (argc < 4 || g_ascii_toupper(argv[2][0]) != 'P')
@@ -148,7 +133,8 @@ static int absent_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 	a->work.fn = tell_state;
 	dm_bio_list_init(&a->waiting);
 	ti->private = a;
-	a->marked = was_marked(a);
+	/* What the state knew already is for the start that finds the snapshot. */
+	a->marked = !snap_rows_load(a->rows, &invalid, NULL) && invalid;
 	pthread_mutex_lock(&a->origin->absent_lock);
 	g_ptr_array_add(a->origin->absents, a);
 	if (!a->marked)

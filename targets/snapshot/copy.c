@@ -23,8 +23,6 @@
 
 static void copied(struct pending *pe, int error);
 
-/* --- what to do after the locks ----------------------------------------------------- */
-
 void to_start_init(struct to_start *start)
 {
 	*start = (struct to_start){.tail = &start->copies};
@@ -39,11 +37,15 @@ static uint64_t chunk_sector(const struct pending *pe)
 	return pe->commit.old_chunk << pe->snap->cow->shift;
 }
 
-static void io_init(struct pending *pe, enum dm_op op, struct dm_dev *dev, uint64_t sector, uint64_t sectors, int iovcnt,
-		    void (*end)(struct dm_bio *))
+static void send(struct pending *pe, enum dm_op op, struct dm_dev *dev, uint64_t sector, uint64_t sectors, int iovcnt,
+		 void (*end)(struct dm_bio *))
 {
+	/* A persistent store's commit flushes anyway. */
+	bool fua = op == DM_WRITE && pe->first && pe->snap->kind == SNAP_TRANSIENT;
+
 	pe->io = (struct dm_bio){
 		.op = op,
+		.flags = fua ? pe->first->flags & DM_FUA : 0,
 		.dev = dev,
 		.sector = sector,
 		.sectors = sectors,
@@ -52,6 +54,7 @@ static void io_init(struct pending *pe, enum dm_op op, struct dm_dev *dev, uint6
 		.end = end,
 		.private = pe,
 	};
+	dm_submit(&pe->io);
 }
 
 static void chunk_written(struct dm_bio *bio)
@@ -61,57 +64,38 @@ static void chunk_written(struct dm_bio *bio)
 
 static void write_chunk(struct pending *pe, uint64_t sectors, int iovcnt)
 {
-	struct snapshot *s = pe->snap;
-
-	io_init(pe, DM_WRITE, s->cow_dev, pe->commit.new_chunk << s->cow->shift, sectors, iovcnt, chunk_written);
-	/* A persistent store's commit flushes anyway. */
-	if (pe->first && s->kind == SNAP_TRANSIENT)
-		pe->io.flags |= pe->first->flags & DM_FUA;
-	dm_submit(&pe->io);
+	send(pe, DM_WRITE, pe->snap->cow_dev, pe->commit.new_chunk << pe->snap->cow->shift, sectors, iovcnt, chunk_written);
 }
 
-/* The whole chunk is in the buffer, but for what the first write has: one write of both. */
-static void origin_read(struct dm_bio *bio)
+/* What the first write does not have of the chunk is in the buffer: one write of both. */
+static void write_around(struct pending *pe)
 {
-	struct pending *pe = bio->private;
-	struct dm_bio *first = pe->first;
-	uint64_t sectors = pe->sectors;
 	int n = 0;
 
-	if (bio->error) {
-		copied(pe, bio->error);
-		return;
-	}
-	if (first) {
-		uint64_t before = first->sector - chunk_sector(pe), after = before + first->sectors;
+	if (pe->before)
+		pe->iov[n++] = (struct iovec){pe->buffer, pe->before << DM_SECTOR_SHIFT};
+	for (int i = 0; pe->first && i < pe->first->iovcnt; i++)
+		pe->iov[n++] = pe->first->iov[i];
+	if (pe->after < pe->sectors)
+		pe->iov[n++] = (struct iovec){pe->buffer + (pe->after << DM_SECTOR_SHIFT),
+					      (pe->sectors - pe->after) << DM_SECTOR_SHIFT};
+	write_chunk(pe, pe->sectors, n);
+}
 
-		if (before)
-			pe->iov[n++] = (struct iovec){pe->buffer, before << DM_SECTOR_SHIFT};
-		for (int i = 0; i < first->iovcnt; i++)
-			pe->iov[n++] = first->iov[i];
-		if (after < sectors)
-			pe->iov[n++] = (struct iovec){pe->buffer + (after << DM_SECTOR_SHIFT),
-						      (sectors - after) << DM_SECTOR_SHIFT};
-	} else {
-		pe->iov[n++] = (struct iovec){pe->buffer, sectors << DM_SECTOR_SHIFT};
-	}
-	write_chunk(pe, sectors, n);
+static void origin_read(struct dm_bio *bio)
+{
+	if (bio->error)
+		copied(bio->private, bio->error);
+	else
+		write_around(bio->private);
 }
 
 /* Reads what the first write does not have of the chunk: one range, or all of it if that lies in the middle. */
 static void read_origin(struct pending *pe)
 {
 	struct snapshot *s = pe->snap;
-	uint64_t from = 0, to = pe->sectors, start = chunk_sector(pe);
+	uint64_t from = pe->before ? 0 : pe->after, to = pe->before && pe->after == pe->sectors ? pe->before : pe->sectors;
 
-	if (pe->first) {
-		uint64_t before = pe->first->sector - start, after = before + pe->first->sectors;
-
-		if (!before)
-			from = after;
-		else if (after == pe->sectors)
-			to = before;
-	}
 	pe->buffer = aligned_alloc(BUFFER_ALIGN, (size_t)MAX(s->cow->chunk_sectors, BUFFER_ALIGN >> DM_SECTOR_SHIFT)
 							 << DM_SECTOR_SHIFT);
 	if (!pe->buffer) {
@@ -119,11 +103,10 @@ static void read_origin(struct pending *pe)
 		return;
 	}
 	pe->iov[0] = (struct iovec){pe->buffer + (from << DM_SECTOR_SHIFT), (to - from) << DM_SECTOR_SHIFT};
-	io_init(pe, DM_READ, s->origin_dev, start + from, to - from, 1, origin_read);
 	if (to == from) /* the end of the origin: all of its last chunk is being written */
-		origin_read(&pe->io);
+		write_around(pe);
 	else
-		dm_submit(&pe->io);
+		send(pe, DM_READ, s->origin_dev, chunk_sector(pe) + from, to - from, 1, origin_read);
 }
 
 static void kcopyd_done(int read_error, unsigned long write_errors, void *context)
@@ -145,12 +128,16 @@ static void start_copy(struct pending *pe)
 		end = dm_dev_sectors(s->origin_dev);
 		size = start < end ? MIN(size, end - start) : 0;
 	}
-	if (!size || (pe->first && pe->first->sector + pe->first->sectors > start + size)) {
+	pe->sectors = pe->before = pe->after = size;
+	if (pe->first) {
+		pe->before = pe->first->sector - start;
+		pe->after = pe->before + pe->first->sectors;
+	}
+	if (!size || pe->after > size) {
 		copied(pe, -EIO); /* the origin was cut short beneath us */
 		return;
 	}
 	if (size <= SMALL_SECTORS) {
-		pe->sectors = size;
 		pe->iov = g_new(struct iovec, (pe->first ? pe->first->iovcnt : 0) + 2);
 		read_origin(pe);
 		return;
@@ -185,20 +172,12 @@ void run_parked(struct dm_bio_list *bios)
 void to_start_run(struct to_start *start)
 {
 	struct pending *pe = start->copies, *next;
-	struct dm_bio *bio;
 
 	for (; pe; pe = next) {
 		next = pe->next_start;
 		start_copy(pe);
 	}
-	while (start->drops) {
-		struct snapshot *s = start->drops->data;
-
-		start->drops = g_slist_delete_link(start->drops, start->drops);
-		snap_mark_dropped(s);
-	}
-	while ((bio = dm_bio_list_pop(&start->dead)))
-		dm_bio_end(bio, -EINTR);
+	dm_bio_list_end(&start->dead, -EINTR);
 	run_parked(&start->again);
 }
 
@@ -215,7 +194,7 @@ static void pending_over(struct pending *pe)
 	free(pe->buffer);
 	g_free(pe->iov);
 	g_free(pe);
-	snap_release(s);
+	dm_under_way_end(&s->users);
 	/* What these bios are of stays until they have ended. */
 	run_parked(&parked);
 }
@@ -229,7 +208,7 @@ static void drained(struct dm_block_claim *drain)
 
 	dm_block_unlock(s->cow->users, drain, NULL);
 	pthread_mutex_lock(&shard->lock);
-	exceptions_find(&shard->complete, pe->commit.old_chunk)->draining = false;
+	dm_index_find(&shard->complete, pe->commit.old_chunk)->flag = false;
 	pthread_mutex_unlock(&shard->lock);
 	pending_over(pe);
 }
@@ -239,8 +218,8 @@ static void add_exception(struct snapshot *s, const struct snap_commit *c)
 	struct shard *shard = snap_shard(s, c->old_chunk);
 
 	pthread_mutex_lock(&shard->lock);
-	exceptions_add(&shard->complete, c->old_chunk, c->new_chunk);
-	exceptions_find(&shard->complete, c->old_chunk)->draining = true;
+	dm_index_add(&shard->complete, c->old_chunk, c->new_chunk);
+	dm_index_find(&shard->complete, c->old_chunk)->flag = true;
 	pthread_mutex_unlock(&shard->lock);
 }
 
@@ -249,15 +228,11 @@ static void end_first(struct pending *pe, bool ok)
 {
 	struct dm_bio *first = pe->first;
 
-	if (!first)
-		return;
-	if (!ok) {
-		dm_bio_end(first, -EIO);
-	} else if (pe->follows) {
+	if (first && ok && pe->follows) {
 		snap_remap(pe->snap, first, pe->commit.new_chunk);
 		dm_submit(first);
-	} else {
-		dm_bio_end(first, 0);
+	} else if (first) {
+		dm_bio_end(first, ok ? 0 : -EIO);
 	}
 }
 
@@ -267,16 +242,13 @@ static void committed(struct snap_commit *c, bool ok)
 	struct pending *pe = (struct pending *)c;
 	struct snapshot *s = pe->snap;
 	uint64_t chunk = c->old_chunk;
-	struct to_start start;
 
-	to_start_init(&start);
 	if (!ok)
-		snap_invalidate(s, "Error reading/writing", &start);
+		snap_invalidate(s, "Error reading/writing");
 	ok = ok && snap_state(s) == SNAP_VALID;
 	if (ok)
 		add_exception(s, c);
 	end_first(pe, ok);
-	to_start_run(&start);
 	if (!ok)
 		pending_over(pe);
 	else if (dm_block_lock(s->cow->users, &pe->drain, chunk, chunk, DM_BLOCK_EXCLUSIVE, drained))
@@ -329,7 +301,7 @@ bool pending_begin(struct pending *pe, struct dm_bio *first, struct dm_bio *wait
 		pending_drop(pe, start);
 		return false;
 	}
-	snap_hold(s);
+	dm_under_way_add(&s->users, 1);
 	pe->first = first;
 	if (waits && dm_block_lock_or_park(s->cow->copies, &unused, pe->commit.old_chunk, waits) < 0)
 		dm_bio_list_add(&start->dead, waits);

@@ -17,7 +17,7 @@ static struct dm_wq *works;
 
 static void make_works(void)
 {
-	works = dm_wq_new("snapshot-invalid", 16);
+	works = dm_wq_new("snapshot-invalid", 64);
 }
 
 struct dm_wq *snap_invalid_wq(void)
@@ -61,32 +61,12 @@ static void mark_store(struct snapshot *s)
 
 	if (error)
 		dm_log_err_limit("snapshot: cannot mark the exception store invalid: %s", g_strerror(-error));
-	else
-		atomic_store(&s->cow->unmarked, false);
+	atomic_store(&s->cow->unmarked, error);
 }
 
 static void arm(struct snapshot *s)
 {
-	dm_timer_arm(&s->retry_timer, dm_now_ns() + RETRY_NS);
-}
-
-static void retry_due(struct dm_timer *timer)
-{
-	struct snapshot *s = container_of(timer, struct snapshot, retry_timer);
-
-	snap_hold(s);
-	if (!dm_wq_queue(snap_invalid_wq(), &s->retry_work))
-		snap_release(s);
-}
-
-static void retry(struct dm_work *work)
-{
-	struct snapshot *s = container_of(work, struct snapshot, retry_work);
-
-	mark_store(s);
-	if (atomic_load(&s->cow->unmarked))
-		arm(s);
-	snap_release(s);
+	dm_timer_arm(&s->mark_timer, dm_now_ns() + RETRY_NS);
 }
 
 void snap_invalid_begin(struct snapshot *s)
@@ -99,9 +79,9 @@ void snap_invalid_begin(struct snapshot *s)
 
 void snap_invalid_end(struct snapshot *s)
 {
-	dm_timer_cancel_sync(&s->retry_timer);
-	dm_wq_flush_work(snap_invalid_wq(), &s->retry_work);
-	dm_timer_cancel_sync(&s->retry_timer); /* the work may have armed it */
+	dm_timer_cancel_sync(&s->mark_timer);
+	dm_wq_flush_work(snap_invalid_wq(), &s->mark_work);
+	dm_timer_cancel_sync(&s->mark_timer); /* the work may have armed it */
 	if (s->cow && snap_state(s) == SNAP_INVALID && atomic_load(&s->cow->unmarked))
 		mark_store(s);
 }
@@ -118,60 +98,49 @@ static void all_may_write(struct snapshot *s)
 	dm_bio_list_take(&s->wait_invalid, &bios);
 	pthread_mutex_unlock(&s->lock);
 	dm_target_event(s->ti, NULL, NULL);
-	snap_release(s);
+	dm_under_way_end(&s->users);
 	run_parked(&bios);
 }
 
-static void tell_state(struct dm_work *work)
+/* At first, and when it is tried again. */
+static void mark(struct dm_work *work)
 {
-	struct snapshot *s = container_of(work, struct snapshot, tell_work);
+	struct snapshot *s = container_of(work, struct snapshot, mark_work);
+	bool first = snap_state(s) == SNAP_INVALIDATING;
 
-	snap_rows_mark(s->rows);
-	arm(s);
-	all_may_write(s);
-}
-
-/* The store is marked, or cannot be; s is held. */
-static void dropped(void *context, bool marked)
-{
-	struct snapshot *s = context;
-
-	if (marked) {
+	if (first)
+		snap_store_fail(s->cow->store);
+	mark_store(s);
+	if (atomic_load(&s->cow->unmarked)) {
+		if (first)
+			snap_rows_mark(s->rows);
+		arm(s);
+	}
+	if (first)
 		all_may_write(s);
-		return;
-	}
-	atomic_store(&s->cow->unmarked, true);
-	dm_wq_queue(snap_invalid_wq(), &s->tell_work);
 }
 
-void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start)
+static void mark_again(struct dm_timer *timer)
 {
-	bool first;
+	dm_wq_queue(snap_invalid_wq(), &container_of(timer, struct snapshot, mark_timer)->mark_work);
+}
 
-	pthread_mutex_lock(&s->lock);
-	first = atomic_load(&s->state) == SNAP_VALID;
-	if (first) {
-		atomic_store(&s->state, SNAP_INVALIDATING);
-		s->under_way++;
-	}
-	pthread_mutex_unlock(&s->lock);
-	if (!first)
+void snap_invalidate(struct snapshot *s, const char *why)
+{
+	enum snap_state valid = SNAP_VALID;
+
+	if (!atomic_compare_exchange_strong(&s->state, &valid, SNAP_INVALIDATING))
 		return;
 	dm_log_err("snapshot: Invalidating snapshot: %s.", why);
-	start->drops = g_slist_prepend(start->drops, s);
-}
-
-void snap_mark_dropped(struct snapshot *s)
-{
-	snap_drop(s->cow->store, dropped, s);
+	dm_under_way_add(&s->users, 1);
+	dm_wq_queue(snap_invalid_wq(), &s->mark_work);
 }
 
 void snap_invalid_init(struct snapshot *s)
 {
 	s->rows = dm_rows_open(s->ti, "invalid");
-	s->tell_work.fn = tell_state;
-	s->retry_work.fn = retry;
-	s->retry_timer.fn = retry_due;
+	s->mark_work.fn = mark;
+	s->mark_timer.fn = mark_again;
 }
 
 int snap_invalid_known(struct snapshot *s, bool missed, GError **err)

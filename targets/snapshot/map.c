@@ -10,15 +10,10 @@
 #include <dmfs/container_of.h>
 #include <dmfs/later.h>
 
-static struct snap_bio *snap_bio(struct dm_bio *bio)
-{
-	return bio->private;
-}
-
 /* The bio reads the origin, or what stands for that: nobody waits to change the chunk before it is complete. */
 static void use_chunk(struct snapshot *s, struct dm_bio *bio, uint64_t chunk)
 {
-	struct snap_bio *sb = snap_bio(bio);
+	struct snap_bio *sb = bio->private;
 
 	sb->uses = dm_block_trylock(s->cow->users, &sb->use, chunk, chunk, DM_BLOCK_SHARED, NULL);
 	g_assert(sb->uses);
@@ -27,7 +22,7 @@ static void use_chunk(struct snapshot *s, struct dm_bio *bio, uint64_t chunk)
 enum dm_endio snapshot_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
-	struct snap_bio *sb = snap_bio(bio);
+	struct snap_bio *sb = bio->private;
 
 	if (bio->op == DM_DISCARD && bio->error == -EOPNOTSUPP)
 		bio->error = 0; /* only a hint to the device beneath */
@@ -50,10 +45,10 @@ void snap_remap(struct snapshot *s, struct dm_bio *bio, uint64_t new_chunk)
 }
 
 /* No room for a chunk that a write to the snapshot needs. */
-static void overflow(struct snapshot *s, struct to_start *start)
+static void overflow(struct snapshot *s)
 {
 	if (!s->overflow_option) {
-		snap_invalidate(s, "Unable to allocate exception", start);
+		snap_invalidate(s, "Unable to allocate exception");
 	} else if (!atomic_exchange(&s->overflowed, true)) {
 		dm_log_err("snapshot: Snapshot overflowed: Unable to allocate exception.");
 		dm_target_event(s->ti, NULL, NULL);
@@ -63,15 +58,12 @@ static void overflow(struct snapshot *s, struct to_start *start)
 /* True, and the bio goes to the COW device, if the chunk has an exception. */
 static bool remap_complete(struct snapshot *s, struct dm_bio *bio, uint64_t chunk)
 {
-	struct shard *shard = snap_shard(s, chunk);
-	struct exception *e;
+	struct dm_index_entry e;
 
-	pthread_mutex_lock(&shard->lock);
-	e = exceptions_find(&shard->complete, chunk);
-	if (e)
-		snap_remap(s, bio, e->new_chunk);
-	pthread_mutex_unlock(&shard->lock);
-	return e;
+	if (!snap_find(s, chunk, &e))
+		return false;
+	snap_remap(s, bio, e.value);
+	return true;
 }
 
 /* A write to a chunk that had no exception a moment ago. */
@@ -91,40 +83,16 @@ static enum dm_mapio write_new(struct snapshot *s, struct dm_bio *bio, uint64_t 
 		pending_drop(pe, &start);
 		what = DM_MAPIO_REMAPPED;
 	} else if (!pending_begin(pe, bio, NULL, &start)) {
-		overflow(s, &start);
+		overflow(s);
 		what = DM_MAPIO_KILL;
 	}
 	to_start_run(&start);
 	return what;
 }
 
-/* Whole chunks with an exception become zeroes; parts of them are up to the COW device; the rest stays. */
-static enum dm_mapio discard(struct snapshot *s, struct shard *shard, struct dm_bio *bio, uint64_t chunk)
-{
-	struct exception *e = exceptions_find(&shard->complete, chunk);
-
-	if (bio->nr) { /* the second bio of discard_passdown_origin, which no exception is made for */
-		bio->dev = s->origin_dev;
-		if (!e)
-			use_chunk(s, bio, chunk);
-		pthread_mutex_unlock(&shard->lock);
-		return DM_MAPIO_REMAPPED;
-	}
-	if (e)
-		snap_remap(s, bio, e->new_chunk);
-	pthread_mutex_unlock(&shard->lock);
-	if (!e) {
-		dm_bio_end(bio, 0);
-		return DM_MAPIO_SUBMITTED;
-	}
-	if (bio->sectors == s->cow->chunk_sectors)
-		bio->op = DM_WRITE_ZEROES;
-	return DM_MAPIO_REMAPPED;
-}
-
 static void own(struct snapshot *s, struct dm_bio *bio)
 {
-	struct snap_bio *sb = snap_bio(bio);
+	struct snap_bio *sb = bio->private;
 
 	sb->bio = bio;
 	sb->snap = s;
@@ -135,7 +103,9 @@ static void own(struct snapshot *s, struct dm_bio *bio)
 enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
-	struct exception *e;
+	/* The second bio of discard_passdown_origin, which no exception is made for. */
+	bool passed_down = bio->op == DM_DISCARD && bio->nr;
+	struct dm_index_entry *e;
 	struct shard *shard;
 	uint64_t chunk;
 
@@ -150,17 +120,26 @@ enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio)
 	chunk = bio->sector >> s->cow->shift;
 	shard = snap_shard(s, chunk);
 	pthread_mutex_lock(&shard->lock);
-	if (bio->op == DM_DISCARD)
-		return discard(s, shard, bio, chunk);
-	e = exceptions_find(&shard->complete, chunk);
-	if (e) {
-		snap_remap(s, bio, e->new_chunk);
-	} else if (bio->op == DM_READ) {
+	e = dm_index_find(&shard->complete, chunk);
+	if (e && !passed_down) {
+		snap_remap(s, bio, e->value);
+	} else if (bio->op == DM_READ || passed_down) {
 		bio->dev = s->origin_dev;
-		use_chunk(s, bio, chunk);
+		if (!e)
+			use_chunk(s, bio, chunk);
 	}
 	pthread_mutex_unlock(&shard->lock);
-	return e || bio->op == DM_READ ? DM_MAPIO_REMAPPED : write_new(s, bio, chunk);
+
+	if (e || bio->op == DM_READ || passed_down) {
+		/* Of whole chunks; parts of them are up to the COW device. */
+		if (bio->op == DM_DISCARD && !passed_down && bio->sectors == s->cow->chunk_sectors)
+			bio->op = DM_WRITE_ZEROES;
+		return DM_MAPIO_REMAPPED;
+	}
+	if (bio->op != DM_DISCARD)
+		return write_new(s, bio, chunk);
+	dm_bio_end(bio, 0);
+	return DM_MAPIO_SUBMITTED;
 }
 
 /* --- snapshot-merge ---------------------------------------------------------------------- */
@@ -199,7 +178,7 @@ static void merge_go_on(struct dm_block_claim *use)
 enum dm_mapio merge_map(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct snapshot *s = ti->private;
-	struct snap_bio *sb = snap_bio(bio);
+	struct snap_bio *sb = bio->private;
 	uint64_t chunk;
 
 	own(s, bio);

@@ -36,33 +36,9 @@ struct batch {
 		struct dm_block_claim claim;
 		struct batch *batch;
 	} *runs;
-	atomic_bool copy_failed;
+	struct dm_under_way steps; /* of what is being waited for */
+	atomic_bool failed;
 };
-
-/* --- waiting for several things: what is counted under s->lock ----------------------- */
-
-static void count_add(struct snapshot *s, unsigned long n)
-{
-	pthread_mutex_lock(&s->lock);
-	s->merge_awaits += n;
-	pthread_mutex_unlock(&s->lock);
-}
-
-static void count_done(struct snapshot *s)
-{
-	pthread_mutex_lock(&s->lock);
-	if (--s->merge_awaits == 0)
-		pthread_cond_signal(&s->merge_wake);
-	pthread_mutex_unlock(&s->lock);
-}
-
-static void count_wait(struct snapshot *s)
-{
-	pthread_mutex_lock(&s->lock);
-	while (s->merge_awaits)
-		pthread_cond_wait(&s->merge_wake, &s->lock);
-	pthread_mutex_unlock(&s->lock);
-}
 
 /* --- a batch --------------------------------------------------------------------------- */
 
@@ -107,46 +83,32 @@ static void find_runs(struct batch *b)
 /* The store as it is read now must say what it said when it was opened. */
 static bool known(struct snapshot *s, const struct snap_pair *p)
 {
-	struct shard *shard = snap_shard(s, p->old_chunk);
-	struct exception *e;
-	bool ok;
+	struct dm_index_entry e;
 
-	pthread_mutex_lock(&shard->lock);
-	e = exceptions_find(&shard->complete, p->old_chunk);
-	ok = e && e->new_chunk == p->new_chunk;
-	pthread_mutex_unlock(&shard->lock);
-	if (!ok)
-		dm_log_err("snapshot: Corruption detected: exception for chunk %" PRIu64 " is on disk but not in memory",
-			   p->old_chunk);
-	return ok;
+	if (snap_find(s, p->old_chunk, &e) && e.value == p->new_chunk)
+		return true;
+	dm_log_err("snapshot: Corruption detected: exception for chunk %" PRIu64 " is on disk but not in memory",
+		   p->old_chunk);
+	return false;
 }
 
-static bool take_batch(struct batch *b, int *error)
+/* How many there are, 0: none are left; or a negative errno. */
+static int take_batch(struct batch *b)
 {
 	unsigned max = MAX(1u, BATCH_BYTES / (b->s->cow->chunk_sectors << DM_SECTOR_SHIFT));
 	int n;
 
 	b->pairs = g_new(struct snap_pair, max);
 	n = snap_merge_last(b->s->cow->store, b->pairs, max);
-	if (n <= 0) {
-		*error = n;
-		return false;
-	}
+	if (n <= 0)
+		return n;
 	b->n = (unsigned)n;
 	limit_runs(b);
 	for (unsigned i = 0; i < b->n; i++)
-		if (!known(b->s, &b->pairs[i])) {
-			*error = -EIO;
-			return false;
-		}
+		if (!known(b->s, &b->pairs[i]))
+			return -EIO;
 	find_runs(b);
-	return true;
-}
-
-static void free_batch(struct batch *b)
-{
-	g_free(b->pairs);
-	g_free(b->runs);
+	return n;
 }
 
 /* --- its steps ----------------------------------------------------------------------------- */
@@ -163,7 +125,7 @@ static void guarded(struct dm_bio *bio)
 {
 	struct run *r = container_of(bio, struct run, guard);
 
-	count_done(r->batch->s);
+	dm_under_way_end(&r->batch->steps);
 }
 
 /* What another snapshot misses by it could not be kept. */
@@ -171,7 +133,7 @@ static void guard_failed(struct dm_bio *bio)
 {
 	struct run *r = container_of(bio, struct run, guard);
 
-	atomic_store(&r->batch->copy_failed, true);
+	atomic_store(&r->batch->failed, true);
 	guarded(bio);
 }
 
@@ -180,7 +142,7 @@ static void guard_runs(struct batch *b)
 {
 	struct snapshot *s = b->s;
 
-	count_add(s, b->n_runs);
+	dm_under_way_add(&b->steps, b->n_runs);
 	for (unsigned i = 0; i < b->n_runs; i++) {
 		struct run *r = &b->runs[i];
 		struct dm_region where = run_region(s, r);
@@ -197,27 +159,27 @@ static void guard_runs(struct batch *b)
 		if (origin_guard(s->origin, &r->guard))
 			guarded(&r->guard);
 	}
-	count_wait(s);
+	dm_under_way_wait(&b->steps);
 }
 
 static void claim_granted(struct dm_block_claim *claim)
 {
-	count_done(container_of(claim, struct run, claim)->batch->s);
+	dm_under_way_end(&container_of(claim, struct run, claim)->batch->steps);
 }
 
 static void claim_runs(struct batch *b)
 {
 	struct snapshot *s = b->s;
 
-	count_add(s, b->n_runs);
+	dm_under_way_add(&b->steps, b->n_runs);
 	for (unsigned i = 0; i < b->n_runs; i++) {
 		struct run *r = &b->runs[i];
 
 		if (dm_block_lock(s->cow->users, &r->claim, r->old_chunk, r->old_chunk + r->chunks - 1, DM_BLOCK_EXCLUSIVE,
 				  claim_granted))
-			count_done(s);
+			dm_under_way_end(&b->steps);
 	}
-	count_wait(s);
+	dm_under_way_wait(&b->steps);
 }
 
 /* Writes that waited for the batch go where its chunks are now. */
@@ -227,15 +189,21 @@ static void release_runs(struct batch *b)
 		dm_block_unlock(b->s->cow->users, &b->runs[i].claim, NULL);
 }
 
+static bool shut_down(const char *why)
+{
+	dm_log_err("snapshot: %s: shutting down merge.", why);
+	return false;
+}
+
 static void run_copied(int read_error, unsigned long write_errors, void *context)
 {
 	struct batch *b = context;
 
 	if (read_error || write_errors) {
-		dm_log_err("snapshot: %s error: shutting down merge.", read_error ? "Read" : "Write");
-		atomic_store(&b->copy_failed, true);
+		shut_down(read_error ? "Read error" : "Write error");
+		atomic_store(&b->failed, true);
 	}
-	count_done(b->s);
+	dm_under_way_end(&b->steps);
 }
 
 /* Copies a few sectors right here; true if that was quick. */
@@ -260,7 +228,7 @@ static bool copy_runs(struct batch *b)
 	g_autofree char *buffer = g_malloc(SMALL_SECTORS << DM_SECTOR_SHIFT);
 	bool quick = true;
 
-	count_add(s, b->n_runs);
+	dm_under_way_add(&b->steps, b->n_runs);
 	for (unsigned i = 0; i < b->n_runs; i++) {
 		struct run *r = &b->runs[i];
 		struct dm_region to = run_region(s, r);
@@ -271,8 +239,8 @@ static bool copy_runs(struct batch *b)
 		else
 			dm_kcopyd_copy(s->cow->kcopyd, &from, 1, &to, 0, run_copied, b);
 	}
-	count_wait(s);
-	return !atomic_load(&b->copy_failed);
+	dm_under_way_wait(&b->steps);
+	return !atomic_load(&b->failed);
 }
 
 static void forget(struct batch *b)
@@ -281,7 +249,7 @@ static void forget(struct batch *b)
 		struct shard *shard = snap_shard(b->s, b->pairs[i].old_chunk);
 
 		pthread_mutex_lock(&shard->lock);
-		exceptions_remove(&shard->complete, b->pairs[i].old_chunk);
+		dm_index_remove(&shard->complete, b->pairs[i].old_chunk);
 		pthread_mutex_unlock(&shard->lock);
 	}
 }
@@ -293,15 +261,11 @@ static bool merge_batch(struct batch *b)
 
 	guard_runs(b);
 	claim_runs(b);
-	ok = !atomic_load(&b->copy_failed) && copy_runs(b);
-	if (ok && dm_flush_sync(s->origin_dev)) {
-		dm_log_err("snapshot: Flush after merge failed: shutting down merge.");
-		ok = false;
-	}
-	if (ok && snap_merge_forget(s->cow->store, b->n)) {
-		dm_log_err("snapshot: Write error in exception store: shutting down merge.");
-		ok = false;
-	}
+	ok = !atomic_load(&b->failed) && copy_runs(b);
+	if (ok && dm_flush_sync(s->origin_dev))
+		ok = shut_down("Flush after merge failed");
+	if (ok && snap_merge_forget(s->cow->store, b->n))
+		ok = shut_down("Write error in exception store");
 	if (ok)
 		forget(b);
 	release_runs(b);
@@ -313,34 +277,34 @@ static bool merge_batch(struct batch *b)
 static void merge_run(struct dm_work *work)
 {
 	struct snapshot *s = container_of(work, struct snapshot, merge_work);
-	int error = 0;
-	bool more = snap_state(s) == SNAP_VALID && s->cow;
+	int r = 1;
 
-	if (!more)
+	if (snap_state(s) != SNAP_VALID || !s->cow) {
 		dm_log_err("snapshot: Snapshot is invalid: can't merge.");
-	while (more && !atomic_load(&s->merge_stop)) {
+		r = 0;
+	}
+	while (r > 0 && !atomic_load(&s->merge_stop)) {
 		struct batch b = {.s = s};
 
-		more = take_batch(&b, &error);
-		if (more && !merge_batch(&b)) {
-			error = -EIO;
-			more = false;
-		}
-		free_batch(&b);
-		if (more)
-			continue;
-		if (error) {
-			dm_log_err("snapshot: merge failed: %s", g_strerror(-error));
+		dm_under_way_init(&b.steps);
+		r = take_batch(&b);
+		if (r > 0 && !merge_batch(&b))
+			r = -EIO;
+		g_free(b.pairs);
+		g_free(b.runs);
+		dm_under_way_destroy(&b.steps);
+		if (r < 0) {
+			dm_log_err("snapshot: merge failed: %s", g_strerror(-r));
 			atomic_store(&s->merge_failed, true);
 		}
-		dm_target_event(s->ti, NULL, NULL); /* it is over, one way or the other */
+		if (r <= 0)
+			dm_target_event(s->ti, NULL, NULL); /* it is over, one way or the other */
 	}
 	atomic_store(&s->merge_running, false);
 }
 
 void merge_init(struct snapshot *s)
 {
-	pthread_cond_init(&s->merge_wake, NULL);
 	s->merge_work.fn = merge_run;
 	if (s->merging)
 		s->merge_wq = dm_wq_new("snapshot-merge", 1);
@@ -357,12 +321,4 @@ void merge_stop(struct snapshot *s)
 {
 	atomic_store(&s->merge_stop, true);
 	dm_wq_flush(s->merge_wq);
-}
-
-void merge_free(struct snapshot *s)
-{
-	if (s->merge_wq)
-		merge_stop(s);
-	dm_wq_free(s->merge_wq);
-	pthread_cond_destroy(&s->merge_wake);
 }

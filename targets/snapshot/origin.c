@@ -115,15 +115,9 @@ pthread_mutex_t *origin_slot(struct origin *o)
 /* Whether a chunk is complete, and nobody reads it from the origin. */
 static bool is_saved(struct snapshot *s, uint64_t chunk)
 {
-	struct shard *shard = snap_shard(s, chunk);
-	struct exception *e;
-	bool saved;
+	struct dm_index_entry e;
 
-	pthread_mutex_lock(&shard->lock);
-	e = exceptions_find(&shard->complete, chunk);
-	saved = e && !e->draining;
-	pthread_mutex_unlock(&shard->lock);
-	return saved;
+	return snap_find(s, chunk, &e) && !e.flag;
 }
 
 /*
@@ -150,7 +144,7 @@ static bool guard_chunk(struct snapshot *s, uint64_t chunk, struct dm_bio *bio, 
 		}
 		if (pending_begin(pe, NULL, bio, start))
 			return false;
-		snap_invalidate(s, "Unable to allocate exception", start);
+		snap_invalidate(s, "Unable to allocate exception");
 	}
 	/* Not before the store says that it is invalid. */
 	pthread_mutex_lock(&s->lock);
@@ -184,31 +178,26 @@ static bool guard_sector(struct origin *o, uint64_t sector, uint64_t *end, struc
 	return safe;
 }
 
-/* Begins the copies of all chunks of a bio; true if there was nothing to do. */
-static bool guard_all(struct origin *o, struct dm_bio *bio, struct to_start *start)
+/*
+ * Guards the chunks of a bio; true if there is nothing to wait for.  waits: the bio, to leave it with the first exception
+ * it has to wait for; NULL: begins the copies of all of them.
+ */
+static bool guard(struct origin *o, struct dm_bio *bio, struct dm_bio *waits, struct to_start *start)
 {
+	struct snap_bio *sb = bio->private;
+	pthread_mutex_t *slot = origin_slot(o);
 	uint64_t end = bio->sector + bio->sectors, next;
 	bool safe = true;
 
-	for (uint64_t sector = bio->sector; sector < end; sector = next) {
+	pthread_mutex_lock(slot);
+	for (uint64_t sector = sb->safe_to; sector < end && (safe || !waits); sector = next) {
 		next = end;
-		safe &= guard_sector(o, sector, &next, NULL, start);
+		safe &= guard_sector(o, sector, &next, waits, start);
+		if (safe)
+			sb->safe_to = next;
 	}
+	pthread_mutex_unlock(slot);
 	return safe;
-}
-
-/* Leaves the bio with the first exception it has to wait for; true if there is none. */
-static bool guard_first(struct origin *o, struct dm_bio *bio, struct to_start *start)
-{
-	struct snap_bio *sb = bio->private;
-	uint64_t end = bio->sector + bio->sectors, next;
-
-	for (; sb->safe_to < end; sb->safe_to = next) {
-		next = end;
-		if (!guard_sector(o, sb->safe_to, &next, bio, start))
-			return false;
-	}
-	return true;
 }
 
 void guard_init(struct origin *o, struct dm_bio *bio, void (*go)(struct dm_bio *))
@@ -224,24 +213,17 @@ void guard_init(struct origin *o, struct dm_bio *bio, void (*go)(struct dm_bio *
 bool origin_guard(struct origin *o, struct dm_bio *bio)
 {
 	struct snap_bio *sb = bio->private;
-	pthread_mutex_t *slot = origin_slot(o);
 	struct to_start start;
 	bool safe = false;
 
 	if (atomic_load_explicit(&o->unmarked, memory_order_relaxed) && !absent_guard(o, bio))
 		return false;
 	to_start_init(&start);
-	if (!sb->guarded) {
-		pthread_mutex_lock(slot);
-		safe = guard_all(o, bio, &start);
-		pthread_mutex_unlock(slot);
-		sb->guarded = true;
-	}
-	if (!safe) {
-		pthread_mutex_lock(slot);
-		safe = guard_first(o, bio, &start);
-		pthread_mutex_unlock(slot);
-	}
+	if (!sb->guarded)
+		safe = guard(o, bio, NULL, &start);
+	sb->guarded = true;
+	if (!safe)
+		safe = guard(o, bio, bio, &start);
 	to_start_run(&start);
 	return safe;
 }

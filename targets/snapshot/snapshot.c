@@ -20,32 +20,13 @@
 #include <dmfs/claim.h>
 #include <dmfs/rounding.h>
 
-/* --- what is under way ----------------------------------------------------------------- */
-
-void snap_hold(struct snapshot *s)
-{
-	pthread_mutex_lock(&s->lock);
-	s->under_way++;
-	pthread_mutex_unlock(&s->lock);
-}
-
-void snap_release(struct snapshot *s)
-{
-	pthread_mutex_lock(&s->lock);
-	if (--s->under_way == 0)
-		pthread_cond_broadcast(&s->idle);
-	pthread_mutex_unlock(&s->lock);
-}
-
 static void wait_idle(struct snapshot *s)
 {
+	dm_under_way_wait(&s->users);
+	if (!s->cow)
+		return;
 	dm_block_begin();
-	pthread_mutex_lock(&s->lock);
-	while (s->under_way)
-		pthread_cond_wait(&s->idle, &s->lock);
-	pthread_mutex_unlock(&s->lock);
-	if (s->cow)
-		snap_store_wait(s->cow->store);
+	snap_store_wait(s->cow->store);
 	dm_block_end();
 }
 
@@ -73,37 +54,33 @@ static void cow_free(struct cow *cow)
 	dm_block_lock_free(cow->copies);
 	dm_block_lock_free(cow->users);
 	for (unsigned i = 0; i < SHARDS; i++) {
-		exceptions_clear(&cow->shards[i].complete);
+		dm_index_clear(&cow->shards[i].complete);
 		pthread_mutex_destroy(&cow->shards[i].lock);
 	}
 	free(cow);
 }
 
-static int check_block(struct dm_dev *dev, const char *what, uint32_t chunk_sectors, GError **err)
-{
-	struct dm_limits limits;
-
-	dm_dev_limits(dev, &limits);
-	if (((uint64_t)chunk_sectors << DM_SECTOR_SHIFT) % limits.logical_block_size)
-		return dm_fail(err, EINVAL,
-			       "snapshot: chunk size %" PRIu32 " is not a multiple of device blocksize: %u bytes of the %s",
-			       chunk_sectors, limits.logical_block_size, what);
-	return 0;
-}
-
 static int check_chunk(void *context, uint32_t chunk_sectors, GError **err)
 {
 	struct snapshot *s = context;
-	int error = check_block(s->cow_dev, "COW device", chunk_sectors, err);
 
-	return error ? error : check_block(s->origin_dev, "origin", chunk_sectors, err);
+	for (unsigned i = 0; i < 2; i++) {
+		struct dm_limits limits;
+
+		dm_dev_limits(i ? s->origin_dev : s->cow_dev, &limits);
+		if (((uint64_t)chunk_sectors << DM_SECTOR_SHIFT) % limits.logical_block_size)
+			return dm_fail(err, EINVAL,
+				       "snapshot: chunk size %" PRIu32 " is not a multiple of device blocksize: %u bytes of "
+				       "the %s", chunk_sectors, limits.logical_block_size, i ? "origin" : "COW device");
+	}
+	return 0;
 }
 
 static int add_exception(void *context, uint64_t old_chunk, uint64_t new_chunk)
 {
 	struct snapshot *s = context;
 
-	return exceptions_add(&snap_shard(s, old_chunk)->complete, old_chunk, new_chunk) ? 0 : -EEXIST;
+	return dm_index_add(&snap_shard(s, old_chunk)->complete, old_chunk, new_chunk) ? 0 : -EEXIST;
 }
 
 static int open_store(struct snapshot *s, GError **err)
@@ -121,7 +98,7 @@ static int open_store(struct snapshot *s, GError **err)
 	if (r < 0)
 		return r;
 	s->cow->chunk_sectors = s->wanted_chunk_sectors = snap_chunk_sectors(s->cow->store);
-	s->cow->shift = snap_chunk_shift(s->cow->store);
+	s->cow->shift = dm_log2(s->cow->chunk_sectors);
 	s->ti->max_io_sectors = s->cow->chunk_sectors;
 	if (r)
 		atomic_store(&s->state, SNAP_INVALID);
@@ -173,13 +150,6 @@ static int check_handover(struct snapshot *s, GError **err)
 		return dm_fail(err, EINVAL,
 			       "snapshot-merge: Snapshot exception store does not support snapshot-merge: only type P does");
 	return 1;
-}
-
-static void join_origin(struct snapshot *s)
-{
-	origin_lock_all(s->origin);
-	g_ptr_array_add(s->origin->snapshots, s);
-	origin_unlock_all(s->origin);
 }
 
 static void leave_origin(struct snapshot *s)
@@ -286,17 +256,15 @@ static int open_devices(struct snapshot *s, char **argv, GError **err)
 
 static void snapshot_free(struct snapshot *s)
 {
-	merge_free(s);
+	dm_wq_free(s->merge_wq);
 	cow_free(s->cow);
 	dm_rows_close(s->rows);
 	if (s->origin)
 		origin_put(s->origin);
-	if (s->cow_dev)
-		dm_put_device(s->ti, s->cow_dev);
-	if (s->origin_dev)
-		dm_put_device(s->ti, s->origin_dev);
+	dm_put_device(s->ti, s->cow_dev);
+	dm_put_device(s->ti, s->origin_dev);
 	pthread_mutex_destroy(&s->lock);
-	pthread_cond_destroy(&s->idle);
+	dm_under_way_destroy(&s->users);
 	g_free(s);
 }
 
@@ -318,13 +286,16 @@ static int register_and_read(struct snapshot *s, GError **err)
 		if (!r)
 			r = snap_invalid_known(s, absent_missed(s->origin, dm_target_mapped(s->ti)), err);
 	}
-	if (!r)
-		join_origin(s);
+	if (!r) {
+		origin_lock_all(s->origin);
+		g_ptr_array_add(s->origin->snapshots, s);
+		origin_unlock_all(s->origin);
+	}
 	pthread_mutex_unlock(&s->origin->control);
 	return r;
 }
 
-static int snapshot_new(struct dm_target *ti, int argc, char **argv, bool merging, GError **err)
+static int snapshot_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
 {
 	struct snapshot *s;
 	int error;
@@ -335,9 +306,9 @@ static int snapshot_new(struct dm_target *ti, int argc, char **argv, bool mergin
 			       ti->type->name, argc);
 	s = g_new0(struct snapshot, 1);
 	s->ti = ti;
-	s->merging = merging;
+	s->merging = ti->type == &snapshot_merge_target;
 	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->idle, NULL);
+	dm_under_way_init(&s->users);
 	dm_bio_list_init(&s->wait_invalid);
 	merge_init(s);
 	snap_invalid_init(s);
@@ -353,23 +324,13 @@ static int snapshot_new(struct dm_target *ti, int argc, char **argv, bool mergin
 		snapshot_free(s);
 		return error;
 	}
-	ti->num_flush_bios = merging ? 2 : 1;
+	ti->num_flush_bios = s->merging ? 2 : 1;
 	if (s->discard_zeroes_cow) {
 		ti->num_discard_bios = s->discard_passdown_origin ? 2 : 1;
 		ti->discards_supported = true;
 		ti->split_discards = true;
 	}
 	return 0;
-}
-
-static int snapshot_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
-{
-	return snapshot_new(ti, argc, argv, false, err);
-}
-
-static int merge_ctr(struct dm_target *ti, int argc, char **argv, GError **err)
-{
-	return snapshot_new(ti, argc, argv, true, err);
 }
 
 static void snapshot_dtr(struct dm_target *ti)
@@ -569,42 +530,28 @@ static void snapshot_io_hints(struct dm_target *ti, struct dm_limits *limits)
 	limits->discard_granularity = chunk_sectors << DM_SECTOR_SHIFT;
 }
 
+#define BOTH                                                                                                          \
+	.per_bio_size = sizeof(struct snap_bio), .ctr = snapshot_ctr, .dtr = snapshot_dtr, .end_io = snapshot_end_io,  \
+	.postsuspend = snapshot_postsuspend, .preresume = snapshot_preresume, .status = snapshot_status,               \
+	.iterate_devices = snapshot_iterate_devices, .io_hints = snapshot_io_hints, .extent = snapshot_extent,         \
+	.provisioned = snapshot_provisioned
+
 const struct dm_target_type snapshot_target = {
+	BOTH,
 	.name = "snapshot",
-	.absent = &snapshot_absent,
 	.version = {1, 16, 0},
-	.per_bio_size = sizeof(struct snap_bio),
-	.ctr = snapshot_ctr,
-	.dtr = snapshot_dtr,
 	.map = snapshot_map,
-	.end_io = snapshot_end_io,
-	.postsuspend = snapshot_postsuspend,
-	.preresume = snapshot_preresume,
 	.resume = snapshot_resume,
-	.status = snapshot_status,
-	.iterate_devices = snapshot_iterate_devices,
-	.io_hints = snapshot_io_hints,
-	.extent = snapshot_extent,
-	.provisioned = snapshot_provisioned,
+	.absent = &snapshot_absent,
 };
 
 const struct dm_target_type snapshot_merge_target = {
+	BOTH,
 	.name = "snapshot-merge",
-	.misses = merge_misses,
 	.version = {1, 5, 0},
-	.per_bio_size = sizeof(struct snap_bio),
-	.ctr = merge_ctr,
-	.dtr = snapshot_dtr,
 	.map = merge_map,
-	.end_io = snapshot_end_io,
 	.presuspend = merge_presuspend,
 	.presuspend_undo = merge_presuspend_undo,
-	.postsuspend = snapshot_postsuspend,
-	.preresume = snapshot_preresume,
 	.resume = merge_resume,
-	.status = snapshot_status,
-	.iterate_devices = snapshot_iterate_devices,
-	.io_hints = snapshot_io_hints,
-	.extent = snapshot_extent,
-	.provisioned = snapshot_provisioned,
+	.misses = merge_misses,
 };

@@ -10,7 +10,7 @@
  * extent.c     which parts hold data
  * invalid.c    snapshots that have missed a write, and how that is kept
  * absent.c     snapshots that the state has and that could not be loaded
- * store.c      exceptions on disk; exceptions.c: in memory
+ * store.c      exceptions on disk
  *
  * Two block locks (block_lock.h) say who works on a chunk of a snapshot:
  *   cow->copies   who copies it to the COW store has it; who needs the copy is parked with him
@@ -29,7 +29,7 @@
  *   origin->control   who joins and leaves; held across waits for I/O
  *   origin->slots     any one of them to look at the snapshots of the origin, all of them to change the list
  *   shard->lock       a snapshot's exceptions, by chunk
- *   snap->lock        its state, who waits for it, how many things are under way
+ *   snap->lock        its state and who waits for it
  *   the store's own
  * No bio is submitted or ended under any but control.
  */
@@ -38,13 +38,14 @@
 
 #include <pthread.h>
 
-#include "exceptions.h"
 #include "store.h"
 
 #include <dmfs/block_lock.h>
 #include <dmfs/hold.h>
+#include <dmfs/index.h>
 #include <dmfs/kcopyd.h>
 #include <dmfs/rows.h>
+#include <dmfs/under_way.h>
 #include <dmfs/work.h>
 
 #define SHARD_BITS 7
@@ -69,7 +70,7 @@ struct snap_bio {
 
 struct shard {
 	pthread_mutex_t lock;
-	struct exception_set complete;
+	struct dm_index complete; /* chunk to where it lies; flag: it is draining */
 } __attribute__((aligned(64)));
 
 /* What is handed over from one table's target to another's: the exceptions and where they lie. */
@@ -102,24 +103,21 @@ struct snapshot {
 	bool active;      /* under the origin's locks: writes to the origin make exceptions */
 
 	pthread_mutex_t lock;
-	pthread_cond_t idle;
-	unsigned long under_way; /* pending exceptions and the like: all that uses cow */
+	struct dm_under_way users; /* pending exceptions and the like: all that uses cow; s may be gone after the last */
 	struct dm_bio_list wait_invalid; /* origin bios */
 	_Atomic enum snap_state state;
 	atomic_bool overflowed, merge_failed;
 
 	/* Being invalid (invalid.c). */
 	struct dm_rows *rows;
-	struct dm_work tell_work, retry_work;
-	struct dm_timer retry_timer;
+	struct dm_work mark_work;
+	struct dm_timer mark_timer; /* to try again */
 
 	/* The merge. */
 	struct dm_wq *merge_wq;
 	struct dm_work merge_work;
 	atomic_bool merge_stop;
 	atomic_bool merge_running;
-	unsigned long merge_awaits; /* steps of the merge that have not ended; under lock */
-	pthread_cond_t merge_wake;
 };
 
 struct origin {
@@ -144,6 +142,7 @@ struct pending {
 	struct dm_block_claim drain; /* in cow->users, when the exception is durable */
 	struct pending *next_start;
 	uint64_t sectors;     /* of the chunk; fewer at the origin's end */
+	uint64_t before, after; /* where in the chunk first begins and ends; without one, at its end */
 	struct dm_bio *first; /* the write to the snapshot that made it; its data goes with the chunk */
 	bool follows;         /* or it is sent when the chunk is there */
 	struct dm_bio io;
@@ -154,19 +153,27 @@ struct pending {
 /* What was decided under locks and is done after them. */
 struct to_start {
 	struct pending *copies, **tail;
-	GSList *drops; /* snapshots whose stores are to be marked invalid; each held */
 	struct dm_bio_list again; /* were parked with somebody who has gone */
 	struct dm_bio_list dead;  /* their callers are */
 };
 
-static inline unsigned shard_of(uint64_t chunk)
-{
-	return (unsigned)(exception_hash(chunk) >> (64 - SHARD_BITS));
-}
-
 static inline struct shard *snap_shard(struct snapshot *s, uint64_t chunk)
 {
-	return &s->cow->shards[shard_of(chunk)];
+	return &s->cow->shards[dm_index_hash(chunk) >> (64 - SHARD_BITS)];
+}
+
+/* The exception of a chunk as it is now; false: there is none. */
+static inline bool snap_find(struct snapshot *s, uint64_t chunk, struct dm_index_entry *out)
+{
+	struct shard *shard = snap_shard(s, chunk);
+	const struct dm_index_entry *e;
+
+	pthread_mutex_lock(&shard->lock);
+	e = dm_index_find(&shard->complete, chunk);
+	if (e)
+		*out = *e;
+	pthread_mutex_unlock(&shard->lock);
+	return e;
 }
 
 static inline enum snap_state snap_state(struct snapshot *s)
@@ -175,8 +182,7 @@ static inline enum snap_state snap_state(struct snapshot *s)
 }
 
 /* snapshot.c */
-void snap_hold(struct snapshot *s);    /* something is under way */
-void snap_release(struct snapshot *s); /* and has ended: s may be gone after it */
+extern const struct dm_target_type snapshot_merge_target;
 
 /* map.c */
 enum dm_mapio snapshot_map(struct dm_target *ti, struct dm_bio *bio);
@@ -208,9 +214,8 @@ bool pending_begin(struct pending *pe, struct dm_bio *first, struct dm_bio *wait
 void run_parked(struct dm_bio_list *bios);
 
 /* invalid.c */
-/* The snapshot is of no use any more; why is for the log.  No bio is sent before to_start_run(). */
-void snap_invalidate(struct snapshot *s, const char *why, struct to_start *start);
-void snap_mark_dropped(struct snapshot *s); /* to_start_run()'s part of it: marks the store; s is held */
+/* The snapshot is of no use any more; why is for the log.  Locks may be held; s is in use. */
+void snap_invalidate(struct snapshot *s, const char *why);
 void snap_invalid_init(struct snapshot *s);
 /* After its store was opened: what the state knows of it, or its stand-in (missed). */
 int snap_invalid_known(struct snapshot *s, bool missed, GError **err);
@@ -246,6 +251,5 @@ bool origin_guard(struct origin *o, struct dm_bio *bio);
 void merge_init(struct snapshot *s);
 void merge_start(struct snapshot *s);
 void merge_stop(struct snapshot *s); /* waits */
-void merge_free(struct snapshot *s);
 
 #endif

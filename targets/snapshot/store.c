@@ -56,7 +56,7 @@ struct snap_store {
 	uint64_t entries; /* exceptions that have or will get a place */
 	uint64_t area_nr;
 	uint32_t in_area; /* exceptions in it that are durable */
-	bool failed, dropping; /* once failed, order does not matter: all of them fail */
+	bool failed; /* once failed, order does not matter: all of them fail */
 	struct snap_commit *given, **given_tail;
 
 	/* Whose batch is under way has these. */
@@ -67,11 +67,7 @@ struct snap_store {
 	struct dm_bio io;
 	struct iovec iov;
 
-	struct dm_bio drop_io;
-	struct iovec drop_iov;
 	char *header; /* one block */
-	void (*dropped)(void *, bool);
-	void *drop_context;
 };
 
 static void take_batch(struct snap_store *st);
@@ -99,16 +95,6 @@ uint32_t snap_chunk_sectors(const struct snap_store *st)
 	return st->chunk_sectors;
 }
 
-unsigned snap_chunk_shift(const struct snap_store *st)
-{
-	return st->shift;
-}
-
-enum snap_store_kind snap_store_kind_of(const struct snap_store *st)
-{
-	return st->kind;
-}
-
 /* --- life -------------------------------------------------------------------------- */
 
 struct snap_store *snap_store_new(enum snap_store_kind kind, struct dm_dev *dev)
@@ -130,7 +116,7 @@ struct snap_store *snap_store_new(enum snap_store_kind kind, struct dm_dev *dev)
 void snap_store_wait(struct snap_store *st)
 {
 	pthread_mutex_lock(&st->lock);
-	while (st->busy || st->dropping)
+	while (st->busy)
 		pthread_cond_wait(&st->idle, &st->lock);
 	pthread_mutex_unlock(&st->lock);
 }
@@ -185,7 +171,7 @@ static int check_room(struct snap_store *st, GError **err)
 	return 0;
 }
 
-static void fill_header(struct snap_store *st, bool valid)
+static int write_header(struct snap_store *st, bool valid)
 {
 	struct disk_header h = {
 		.magic = GUINT32_TO_LE(MAGIC),
@@ -196,6 +182,7 @@ static void fill_header(struct snap_store *st, bool valid)
 
 	memset(st->header, 0, st->block);
 	memcpy(st->header, &h, sizeof h);
+	return dm_write_sync(st->dev, 0, st->block >> DM_SECTOR_SHIFT, st->header, DM_META | DM_FUA);
 }
 
 /* An empty area first, the header that makes a store of it after that. */
@@ -206,9 +193,8 @@ static int make_store(struct snap_store *st, GError **err)
 
 	if (!error)
 		error = dm_flush_sync(st->dev);
-	fill_header(st, true);
 	if (!error)
-		error = dm_write_sync(st->dev, 0, st->block >> DM_SECTOR_SHIFT, st->header, DM_META | DM_FUA);
+		error = write_header(st, true);
 	if (error)
 		return dm_fail(err, -error, "snapshot: cannot write a new exception store: %s", g_strerror(-error));
 	st->next_free = HEADER_CHUNKS + 1;
@@ -432,25 +418,23 @@ static void ungive(struct snap_store *st, struct snap_commit *c)
 
 int snap_alloc(struct snap_store *st, struct snap_commit *c)
 {
-	bool persistent = st->kind == SNAP_PERSISTENT;
-	int error = 0;
+	bool ok;
 
 	pthread_mutex_lock(&st->lock);
 	if (!has_room(st))
 		st->chunks = device_chunks(st); /* it may have grown */
-	if (!has_room(st)) {
-		error = -ENOSPC;
-	} else {
+	ok = has_room(st);
+	if (ok) {
 		c->new_chunk = st->next_free++;
 		st->entries++;
-		if (persistent) {
-			give(st, c);
-			if (is_area(st, st->next_free))
-				st->next_free++;
-		}
+	}
+	if (ok && st->kind == SNAP_PERSISTENT) {
+		give(st, c);
+		if (is_area(st, st->next_free))
+			st->next_free++;
 	}
 	pthread_mutex_unlock(&st->lock);
-	return error;
+	return ok ? 0 : -ENOSPC;
 }
 
 void snap_usage(struct snap_store *st, uint64_t *allocated, uint64_t *total, uint64_t *metadata)
@@ -475,11 +459,12 @@ static struct snap_commit *next_ready(struct snap_store *st)
 }
 
 /* Tells a batch's owners; takes the next if there is one. */
-static void finish_batch(struct snap_store *st)
+static void finish_batch(struct snap_store *st, bool ok)
 {
-	bool ok, more;
+	bool more;
 
 	pthread_mutex_lock(&st->lock);
+	st->failed |= !ok;
 	st->in_area += st->batch->len;
 	if (st->in_area == st->per_area) {
 		st->in_area = 0;
@@ -508,21 +493,12 @@ static void finish_batch(struct snap_store *st)
 		take_batch(st);
 }
 
-static void fail_store(struct snap_store *st)
-{
-	pthread_mutex_lock(&st->lock);
-	st->failed = true;
-	pthread_mutex_unlock(&st->lock);
-}
-
 static void area_written(struct dm_bio *bio)
 {
 	struct snap_store *st = bio->private;
 
 	st->write_all = false;
-	if (bio->error)
-		fail_store(st);
-	finish_batch(st);
+	finish_batch(st, !bio->error);
 }
 
 /* The sectors of the area that hold exceptions [from, to), in whole units; all of it after remains. */
@@ -545,41 +521,43 @@ static struct dm_bio area_bio(struct snap_store *st, uint32_t from, uint32_t to)
 		.sectors = (end - begin) >> DM_SECTOR_SHIFT,
 		.iov = &st->iov,
 		.iovcnt = 1,
-		.private = st,
 	};
+}
+
+static void send(struct snap_store *st, struct dm_bio bio, void (*end)(struct dm_bio *))
+{
+	st->io = bio;
+	st->io.private = st;
+	st->io.end = end;
+	dm_submit(&st->io);
 }
 
 static void write_area(struct snap_store *st)
 {
-	st->io = area_bio(st, st->in_area, st->in_area + st->batch->len);
-	st->io.end = area_written;
-	dm_submit(&st->io);
+	send(st, area_bio(st, st->in_area, st->in_area + st->batch->len), area_written);
 }
 
 static void next_area_zeroed(struct dm_bio *bio)
 {
 	struct snap_store *st = bio->private;
 
-	if (bio->error) {
-		fail_store(st);
-		finish_batch(st);
-	} else {
+	if (bio->error)
+		finish_batch(st, false);
+	else
 		write_area(st);
-	}
 }
 
 static void zero_next_area(struct snap_store *st)
 {
-	st->io = (struct dm_bio){
+	struct dm_bio bio = {
 		.op = DM_WRITE_ZEROES,
 		.flags = DM_META | DM_NOUNMAP,
 		.dev = st->dev,
 		.sector = area_chunk(st, st->area_nr + 1) << st->shift,
 		.sectors = st->chunk_sectors,
-		.end = next_area_zeroed,
-		.private = st,
 	};
-	dm_submit(&st->io);
+
+	send(st, bio, next_area_zeroed);
 }
 
 /* Makes a batch of what is ready and fits into the area; st->busy is set and the caller's. */
@@ -600,7 +578,7 @@ static void take_batch(struct snap_store *st)
 	failed = st->failed;
 	pthread_mutex_unlock(&st->lock);
 	if (failed)
-		finish_batch(st);
+		finish_batch(st, false);
 	else if (st->in_area + st->batch->len == st->per_area)
 		zero_next_area(st);
 	else
@@ -634,59 +612,22 @@ void snap_abort(struct snap_store *st, struct snap_commit *c)
 	pthread_mutex_lock(&st->lock);
 	if (st->kind == SNAP_PERSISTENT)
 		ungive(st, c);
-	st->failed = true;
-	kick(st);
+	pthread_mutex_unlock(&st->lock);
+	snap_store_fail(st);
 }
 
 /* --- the end of a store --------------------------------------------------------------------- */
 
-static void drop_done(struct snap_store *st, bool ok)
+void snap_store_fail(struct snap_store *st)
 {
-	st->dropped(st->drop_context, ok);
 	pthread_mutex_lock(&st->lock);
-	st->dropping = false;
-	pthread_cond_broadcast(&st->idle);
-	pthread_mutex_unlock(&st->lock);
-}
-
-static void header_written(struct dm_bio *bio)
-{
-	if (bio->error)
-		dm_log_err("snapshot: cannot mark the exception store invalid: %s", g_strerror(-bio->error));
-	drop_done(bio->private, !bio->error);
+	st->failed = true;
+	kick(st);
 }
 
 int snap_store_mark(struct snap_store *st)
 {
-	fill_header(st, false);
-	return dm_write_sync(st->dev, 0, st->block >> DM_SECTOR_SHIFT, st->header, DM_META | DM_FUA);
-}
-
-void snap_drop(struct snap_store *st, void (*done)(void *, bool), void *context)
-{
-	pthread_mutex_lock(&st->lock);
-	st->dropping = true;
-	st->dropped = done;
-	st->drop_context = context;
-	st->failed = true;
-	kick(st);
-	if (st->kind == SNAP_TRANSIENT) {
-		drop_done(st, true);
-		return;
-	}
-	fill_header(st, false);
-	st->drop_iov = (struct iovec){st->header, st->block};
-	st->drop_io = (struct dm_bio){
-		.op = DM_WRITE,
-		.flags = DM_META | DM_FUA,
-		.dev = st->dev,
-		.sectors = st->block >> DM_SECTOR_SHIFT,
-		.iov = &st->drop_iov,
-		.iovcnt = 1,
-		.end = header_written,
-		.private = st,
-	};
-	dm_submit(&st->drop_io);
+	return st->kind == SNAP_PERSISTENT ? write_header(st, false) : 0;
 }
 
 /* --- merging ------------------------------------------------------------------------------------ */
@@ -719,14 +660,12 @@ int snap_merge_last(struct snap_store *st, struct snap_pair *out, unsigned max)
 
 int snap_merge_forget(struct snap_store *st, unsigned n)
 {
-	struct dm_region where;
 	struct dm_bio bio;
 	int error;
 
 	memset(st->area + st->in_area - n, 0, n * sizeof st->area[0]);
 	bio = area_bio(st, st->in_area - n, st->in_area);
-	where = (struct dm_region){st->dev, bio.sector, bio.sectors};
-	error = dm_io_sync(DM_WRITE, bio.flags, 1, &where, bio.iov, 1, NULL);
+	error = dm_write_sync(st->dev, bio.sector, bio.sectors, st->iov.iov_base, bio.flags);
 	if (error)
 		return error;
 	pthread_mutex_lock(&st->lock);

@@ -46,18 +46,16 @@ int snap_store_open(struct snap_store *st, uint32_t chunk_sectors, const struct 
 
 /* After snap_store_open(). */
 uint32_t snap_chunk_sectors(const struct snap_store *st);
-unsigned snap_chunk_shift(const struct snap_store *st);
-enum snap_store_kind snap_store_kind_of(const struct snap_store *st);
 
-/* Gives c a free chunk, or -ENOSPC.  Each must be committed or aborted, and after an abort the store be dropped. */
+/* Gives c a free chunk, or -ENOSPC.  Each must be committed or aborted, and after an abort the store is of no use. */
 int snap_alloc(struct snap_store *st, struct snap_commit *c);
 void snap_commit(struct snap_store *st, struct snap_commit *c);
 void snap_abort(struct snap_store *st, struct snap_commit *c);
-/* Marks the store invalid on disk; done() when that is durable or (false) has failed.  Once. */
-void snap_drop(struct snap_store *st, void (*done)(void *, bool), void *context);
-/* (sync) Tries that again, or for the first time: 0 or a negative errno.  Nothing else is under way. */
+/* No commit that is not under way will be made: they fail. */
+void snap_store_fail(struct snap_store *st);
+/* (sync) Then: marks the store invalid on disk, durably.  0 or a negative errno; one thread at a time. */
 int snap_store_mark(struct snap_store *st);
-/* Waits until no commit or drop is under way. */
+/* Waits until no commit is under way. */
 void snap_store_wait(struct snap_store *st);
 
 void snap_usage(struct snap_store *st, uint64_t *allocated, uint64_t *total, uint64_t *metadata);

@@ -22,7 +22,7 @@ static void whole_blocks(struct thin *t, struct dm_bio *bio, uint64_t *begin, ui
 	*end = pool_block(t->pool, sector + bio->sectors, &offset);
 }
 
-static int unmap(struct thin *t, struct dm_bio *bio, struct ranges *freed)
+static int unmap(struct thin *t, struct dm_bio *bio, struct dm_ranges *freed)
 {
 	struct thin_pool *pool = t->pool;
 	uint64_t begin, end;
@@ -44,10 +44,10 @@ static int unmap(struct thin *t, struct dm_bio *bio, struct ranges *freed)
 	return r ? -EIO : stop;
 }
 
-static void discard_data(struct thin_pool *pool, const struct ranges *freed)
+static void discard_data(struct thin_pool *pool, const struct dm_ranges *freed)
 {
-	for (unsigned i = 0; i < ranges_n(freed); i++) {
-		struct range *r = ranges_at(freed, i);
+	for (unsigned i = 0; i < dm_ranges_n(freed); i++) {
+		struct dm_range *r = dm_ranges_at(freed, i);
 		struct dm_region where = {pool->data_dev, r->begin * pool->block_sectors,
 					  (r->end - r->begin) * pool->block_sectors};
 		int error = dm_io_sync(DM_DISCARD, 0, 1, &where, NULL, 0, NULL);
@@ -60,7 +60,7 @@ static void discard_data(struct thin_pool *pool, const struct ranges *freed)
 static void process(struct thin_pool *pool, struct dm_bio_list *list)
 {
 	bool passdown = atomic_load(&pool->passdown);
-	struct ranges freed = {0};
+	struct dm_ranges freed = {0};
 	struct dm_bio_list done;
 	struct dm_bio *bio;
 	int r = 0;
@@ -79,7 +79,7 @@ static void process(struct thin_pool *pool, struct dm_bio_list *list)
 		else
 			dm_bio_list_add(&done, bio);
 	}
-	if (ranges_n(&freed)) {
+	if (dm_ranges_n(&freed)) {
 		r = pool_commit(pool, NULL);
 		if (!r)
 			discard_data(pool, &freed);
@@ -95,10 +95,10 @@ void pool_discard_work(struct dm_work *work)
 	struct thin_pool *pool = container_of(work, struct thin_pool, discard_work);
 	struct dm_bio_list list;
 
-	if (!pool_hold(pool)) /* the resume queues us again */
+	if (!dm_gate_enter(&pool->changes)) /* the resume queues us again */
 		return;
 	dm_bio_list_init(&list);
 	dm_hold_take(&pool->discards, &list);
 	process(pool, &list);
-	pool_release(pool);
+	dm_gate_exit(&pool->changes);
 }

@@ -133,14 +133,13 @@ int thin_md_create(struct thin_md *meta, uint64_t id)
 		r = link_tree(meta, id, tree);
 	if (changed && !r)
 		thin_md_get(meta, id, true, &r);
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 static int snap(struct thin_md *meta, uint64_t id, uint64_t origin, dm_block_t tree)
 {
 	struct thin_dev *from, *to;
-	int r = dm_tm_inc(meta->tm, tree);
+	int r = dm_tm_inc(meta->md.tm, tree);
 
 	if (!r)
 		r = link_tree(meta, id, tree);
@@ -175,8 +174,7 @@ int thin_md_snap(struct thin_md *meta, uint64_t id, uint64_t origin)
 		changed = true;
 		r = snap(meta, id, origin, get_le64(le));
 	}
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 static int delete_all(struct thin_md *meta, struct thin_dev *td)
@@ -199,7 +197,7 @@ static int has_shared_tree(struct thin_md *meta, struct thin_dev *td, bool *shar
 	int r = dm_btree_lookup(&meta->top, meta->root, &td->id, le);
 
 	if (!r)
-		r = dm_tm_ref(meta->tm, get_le64(le), &count);
+		r = dm_tm_ref(meta->md.tm, get_le64(le), &count);
 	*shared = count > 1;
 	return r;
 }
@@ -240,8 +238,7 @@ int thin_md_delete(struct thin_md *meta, uint64_t id, uint64_t max, bool *done)
 			r = delete_some(meta, td, max, done);
 		}
 	}
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 /* --- lookups --- */
@@ -370,15 +367,14 @@ int thin_md_reserve(struct thin_dev *td, uint64_t block, uint64_t *data_block)
 		return r;
 	r = find_free(td, block, data_block);
 	if (!r)
-		ranges_add(&meta->reserved, *data_block, *data_block + 1);
-	thin_md_end(meta, false, r);
-	return r;
+		dm_ranges_add(&meta->reserved, *data_block, *data_block + 1);
+	return thin_md_end(meta, false, r);
 }
 
 void thin_md_unreserve(struct thin_md *meta, uint64_t data_block)
 {
 	pthread_mutex_lock(&meta->change);
-	ranges_remove(&meta->reserved, data_block, data_block + 1);
+	dm_ranges_remove(&meta->reserved, data_block, data_block + 1);
 	thin_md_released(meta);
 	pthread_mutex_unlock(&meta->change);
 }
@@ -425,13 +421,12 @@ int thin_md_insert(struct thin_dev *td, uint64_t block, uint64_t expected, uint6
 	r = check_expected(meta, keys, expected);
 	if (!r) {
 		changed = true;
-		ranges_remove(&meta->reserved, data_block, data_block + 1);
+		dm_ranges_remove(&meta->reserved, data_block, data_block + 1);
 		r = map_block(td, keys, data_block);
 		if (r)
-			ranges_add(&meta->reserved, data_block, data_block + 1);
+			dm_ranges_add(&meta->reserved, data_block, data_block + 1);
 	}
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 int thin_md_provision(struct thin_dev *td, uint64_t block)
@@ -452,8 +447,7 @@ int thin_md_provision(struct thin_dev *td, uint64_t block)
 		if (r == -ENOSPC) /* of the metadata: the transaction is lost */
 			r = -EIO;
 	}
-	thin_md_end(meta, changed, r);
-	return r;
+	return thin_md_end(meta, changed, r);
 }
 
 /* --- unmapping --- */
@@ -470,11 +464,11 @@ static void forget_range(struct thin_dev *td, uint64_t begin, uint64_t end)
 		map_cache_forget(meta->cache, td->cookie, b);
 }
 
-int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct ranges *freed, bool *more)
+int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct dm_ranges *freed, bool *more)
 {
 	uint64_t keys[2] = {td->id, begin}, removed;
 	struct thin_md *meta = td->meta;
-	struct ranges batch = {0};
+	struct dm_ranges batch = {0};
 	int r = thin_md_begin(meta);
 
 	*more = false;
@@ -490,22 +484,21 @@ int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t m
 		atomic_store(&td->changed, true);
 		forget_range(td, begin, end);
 	}
-	for (unsigned i = 0; i < ranges_n(&batch); i++) {
-		ranges_add(&meta->discarding, ranges_at(&batch, i)->begin, ranges_at(&batch, i)->end);
-		ranges_add(freed, ranges_at(&batch, i)->begin, ranges_at(&batch, i)->end);
+	for (unsigned i = 0; i < dm_ranges_n(&batch); i++) {
+		dm_ranges_add(&meta->discarding, dm_ranges_at(&batch, i)->begin, dm_ranges_at(&batch, i)->end);
+		dm_ranges_add(freed, dm_ranges_at(&batch, i)->begin, dm_ranges_at(&batch, i)->end);
 	}
-	ranges_clear(&batch);
+	dm_ranges_clear(&batch);
 	*more = !r && removed == max;
-	thin_md_end(meta, removed || r, r);
-	return r;
+	return thin_md_end(meta, removed || r, r);
 }
 
-void thin_md_discarded(struct thin_md *meta, struct ranges *freed)
+void thin_md_discarded(struct thin_md *meta, struct dm_ranges *freed)
 {
 	pthread_mutex_lock(&meta->change);
-	for (unsigned i = 0; i < ranges_n(freed); i++)
-		ranges_remove(&meta->discarding, ranges_at(freed, i)->begin, ranges_at(freed, i)->end);
+	for (unsigned i = 0; i < dm_ranges_n(freed); i++)
+		dm_ranges_remove(&meta->discarding, dm_ranges_at(freed, i)->begin, dm_ranges_at(freed, i)->end);
 	thin_md_released(meta);
 	pthread_mutex_unlock(&meta->change);
-	ranges_clear(freed);
+	dm_ranges_clear(freed);
 }

@@ -2,51 +2,19 @@
 /* A pool's metadata as a whole: opening, formatting, transactions, sizes. */
 #include "metadata.h"
 
+#include <dmfs/container_of.h>
 #include <dmfs/le.h>
 #include <dmfs/target.h>
 
-#define SUPERBLOCK 0
-#define SB_SEED 160774
-#define SB_MAGIC 27022010
-#define SB_VERSION 2
-#define SM_ROOT_SPACE 128
-#define CACHE_BYTES (24u << 20)
+#define VERSION 2
 #define MAP_SLOTS_LOG2 18
 #define MAX_RESERVE 4096
 
 enum sb {
-	SB_FLAGS = 4, SB_BLOCKNR = 8, SB_MAGIC_AT = 32, SB_VERSION_AT = 40, SB_TIME = 44, SB_TRANSACTION = 48,
-	SB_HELD = 56, SB_DATA_SM = 64, SB_META_SM = 192, SB_MAPPINGS = 320, SB_DETAILS = 328, SB_BLOCK_SECTORS = 336,
-	SB_META_BLOCK_SECTORS = 340, SB_META_BLOCKS = 344, SB_COMPAT_RO = 356, SB_INCOMPAT = 360,
+	SB_TIME = 44, SB_TRANSACTION = 48, SB_HELD = 56, SB_DATA_SM = 64, SB_META_SM = 192, SB_MAPPINGS = 320,
+	SB_DETAILS = 328, SB_BLOCK_SECTORS = 336, SB_META_BLOCK_SECTORS = 340, SB_META_BLOCKS = 344, SB_COMPAT_RO = 356,
+	SB_INCOMPAT = 360,
 };
-
-static void sb_prepare(void *context, dm_block_t where, void *data, size_t size)
-{
-	put_le64(data + SB_BLOCKNR, where);
-	put_le32(data, dm_bm_checksum(data + 4, size - 4, SB_SEED));
-}
-
-static int sb_check(void *context, dm_block_t where, const void *data, size_t size)
-{
-	uint32_t sum = dm_bm_checksum(data + 4, size - 4, SB_SEED);
-
-	if (get_le64(data + SB_BLOCKNR) != where) {
-		dm_log_err("thin: superblock says it is block %" G_GUINT64_FORMAT ", wanted %" G_GUINT64_FORMAT,
-			   get_le64(data + SB_BLOCKNR), where);
-		return -ENOTBLK;
-	}
-	if (get_le64(data + SB_MAGIC_AT) != SB_MAGIC) {
-		dm_log_err("thin: superblock has magic %" G_GUINT64_FORMAT ", wanted %u", get_le64(data + SB_MAGIC_AT), SB_MAGIC);
-		return -EILSEQ;
-	}
-	if (sum != get_le32(data)) {
-		dm_log_err("thin: superblock has checksum %u, its content %u", get_le32(data), sum);
-		return -EILSEQ;
-	}
-	return 0;
-}
-
-static const struct dm_validator sb_validator = {"thin superblock", sb_prepare, sb_check, NULL};
 
 /* --- references of the trees' values --- */
 
@@ -80,9 +48,9 @@ static void data_freed(void *context, dm_block_t b, dm_block_t e, bool fresh)
 	struct thin_md *meta = context;
 
 	if (meta->freed)
-		ranges_add(meta->freed, b, e);
+		dm_ranges_add(meta->freed, b, e);
 	if (fresh)
-		ranges_add(&meta->quarantine, b, e);
+		dm_ranges_add(&meta->quarantine, b, e);
 }
 
 static bool data_equal(void *meta, const void *a, const void *b)
@@ -94,7 +62,7 @@ static int tree_inc(void *context, const void *values, unsigned n)
 {
 	struct thin_md *meta = context;
 
-	return dm_tm_inc_many(meta->tm, values, n);
+	return dm_tm_inc_many(meta->md.tm, values, n);
 }
 
 static int tree_dec(void *context, const void *values, unsigned n)
@@ -111,17 +79,17 @@ static bool is_busy(void *context, dm_block_t b)
 {
 	struct thin_md *meta = context;
 
-	return ranges_has(&meta->reserved, b) || ranges_has(&meta->quarantine, b) || ranges_has(&meta->discarding, b);
+	return dm_ranges_has(&meta->reserved, b) || dm_ranges_has(&meta->quarantine, b) || dm_ranges_has(&meta->discarding, b);
 }
 
 static void set_up_trees(struct thin_md *meta)
 {
 	struct dm_btree_value_type data = {meta, 8, data_inc, data_dec, data_equal};
 
-	meta->info = (struct dm_btree_info){meta->tm, 2, data};
-	meta->bottom = (struct dm_btree_info){meta->tm, 1, data};
-	meta->top = (struct dm_btree_info){meta->tm, 1, {meta, 8, tree_inc, tree_dec, NULL}};
-	meta->details = (struct dm_btree_info){meta->tm, 1, {.size = 24}};
+	meta->info = (struct dm_btree_info){meta->md.tm, 2, data};
+	meta->bottom = (struct dm_btree_info){meta->md.tm, 1, data};
+	meta->top = (struct dm_btree_info){meta->md.tm, 1, {meta, 8, tree_inc, tree_dec, NULL}};
+	meta->details = (struct dm_btree_info){meta->md.tm, 1, {.size = 24}};
 	dm_sm_disk_set_busy(meta->data_sm, is_busy, meta);
 	dm_sm_disk_set_freed(meta->data_sm, data_freed, meta);
 }
@@ -132,8 +100,8 @@ static void update_stats(struct thin_md *meta)
 {
 	uint64_t set_aside = meta->reserved.count, data_free = dm_sm_nr_free(meta->data_sm);
 
-	atomic_store(&meta->meta_free, dm_sm_nr_free(dm_tm_sm(meta->tm)));
-	atomic_store(&meta->meta_total, dm_sm_nr_blocks(dm_tm_sm(meta->tm)));
+	atomic_store(&meta->meta_free, dm_sm_nr_free(dm_tm_sm(meta->md.tm)));
+	atomic_store(&meta->meta_total, dm_sm_nr_blocks(dm_tm_sm(meta->md.tm)));
 	atomic_store(&meta->data_free, data_free - MIN(data_free, set_aside));
 	atomic_store(&meta->data_total, dm_sm_nr_blocks(meta->data_sm));
 	set_aside += meta->discarding.count + meta->quarantine.count;
@@ -173,7 +141,7 @@ void thin_md_get_stats(struct thin_md *meta, struct thin_md_stats *st)
 		.held_root = atomic_load(&meta->held_root),
 		.meta_total = atomic_load(&meta->meta_total),
 		.data_total = atomic_load(&meta->data_total),
-		.needs_check = meta->flags & THIN_NEEDS_CHECK,
+		.needs_check = meta->md.flags & THIN_NEEDS_CHECK,
 		.failed = atomic_load(&meta->failed),
 	};
 	st->meta_used = st->meta_total - thin_md_free_meta(meta);
@@ -190,14 +158,9 @@ bool thin_md_is_torn(struct thin_md *meta)
 	return torn;
 }
 
-uint64_t thin_md_dev_blocks(struct dm_dev *dev)
-{
-	return MIN(dm_dev_sectors(dev) / DM_META_BLOCK_SECTORS, DM_SM_METADATA_MAX_BLOCKS);
-}
-
 static void set_reserve(struct thin_md *meta)
 {
-	meta->reserve = MIN(dm_sm_nr_blocks(dm_tm_sm(meta->tm)) / 10, MAX_RESERVE);
+	meta->reserve = MIN(dm_sm_nr_blocks(dm_tm_sm(meta->md.tm)) / 10, MAX_RESERVE);
 }
 
 /* --- changes --- */
@@ -221,7 +184,7 @@ int thin_md_begin(struct thin_md *meta)
 	return atomic_load(&meta->failed) ? -EINVAL : -EPERM;
 }
 
-void thin_md_end(struct thin_md *meta, bool changed, int error)
+int thin_md_end(struct thin_md *meta, bool changed, int error)
 {
 	bool first = changed && !meta->dirty;
 
@@ -232,6 +195,7 @@ void thin_md_end(struct thin_md *meta, bool changed, int error)
 	pthread_mutex_unlock(&meta->change);
 	if (first)
 		meta->ops->changed(meta->pool);
+	return error;
 }
 
 void thin_md_yield(struct thin_md *meta)
@@ -249,30 +213,6 @@ void thin_md_yield(struct thin_md *meta)
 
 /* --- commit --- */
 
-static int write_details(struct thin_md *meta)
-{
-	GHashTableIter it;
-	gpointer value;
-
-	g_hash_table_iter_init(&it, meta->devices);
-	while (g_hash_table_iter_next(&it, NULL, &value)) {
-		struct thin_dev *td = value;
-		uint8_t le[24];
-		int r;
-
-		if (!atomic_load(&td->changed))
-			continue;
-		put_le64(le, td->mapped);
-		put_le64(le + 8, td->transaction);
-		put_le32(le + 16, td->created);
-		put_le32(le + 20, td->snapshotted);
-		r = dm_btree_insert(&meta->details, meta->details_root, &td->id, le, &meta->details_root, NULL);
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
 /* Only now: until it is durable, a FLUSH must wait for the commit, and an abort lose the changes with notice. */
 static void forget_changes(struct thin_md *meta)
 {
@@ -289,35 +229,6 @@ static void forget_changes(struct thin_md *meta)
 	}
 }
 
-static void fill_superblock(struct thin_md *meta, uint8_t *p)
-{
-	put_le32(p + SB_FLAGS, meta->flags);
-	put_le32(p + SB_TIME, meta->time);
-	put_le64(p + SB_TRANSACTION, meta->transaction);
-	put_le64(p + SB_HELD, meta->held_root);
-	dm_sm_copy_root(meta->data_sm, p + SB_DATA_SM);
-	dm_sm_copy_root(dm_tm_sm(meta->tm), p + SB_META_SM);
-	put_le64(p + SB_MAPPINGS, meta->root);
-	put_le64(p + SB_DETAILS, meta->details_root);
-}
-
-/* The part of a commit after the data is safe; `change` is held. */
-static int write_transaction(struct thin_md *meta)
-{
-	struct dm_block *sb;
-	int r = write_details(meta);
-
-	if (!r)
-		r = dm_tm_pre_commit(meta->tm);
-	if (!r)
-		r = dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
-	if (r)
-		return r;
-	fill_superblock(meta, dm_block_data(sb));
-	put_le64(dm_block_data(sb) + SB_META_BLOCKS, dm_sm_nr_blocks(dm_tm_sm(meta->tm)));
-	return dm_tm_commit(meta->tm, sb);
-}
-
 static int commit_locked(struct thin_md *meta)
 {
 	int r = meta->ops->flush_data(meta->pool);
@@ -325,11 +236,11 @@ static int commit_locked(struct thin_md *meta)
 	if (!r && dm_sm_has_freed(meta->data_sm))
 		meta->ops->drain(meta->pool);
 	if (!r)
-		r = write_transaction(meta);
+		r = dm_md_commit(&meta->md);
 	if (r)
 		return r;
 	forget_changes(meta);
-	ranges_clear(&meta->quarantine);
+	dm_ranges_clear(&meta->quarantine);
 	meta->dirty = false;
 	thin_md_released(meta);
 	return 0;
@@ -366,55 +277,10 @@ void thin_md_touch(struct thin_md *meta)
 
 /* --- opening --- */
 
-static int is_all_zeroes(struct dm_bm *bm, bool *zeroes)
+static int read_superblock(struct dm_md *md, const uint8_t *p, GError **err)
 {
-	static const uint8_t nothing[DM_META_BLOCK_SIZE];
-	struct dm_block *b;
-	int r = dm_bm_read_lock(bm, SUPERBLOCK, NULL, &b);
-
-	if (r)
-		return r;
-	*zeroes = !memcmp(dm_block_data(b), nothing, sizeof(nothing));
-	dm_bm_unlock(b);
-	return 0;
-}
-
-static int format(struct thin_md *meta)
-{
-	uint64_t blocks = thin_md_dev_blocks(meta->dev);
-	struct dm_block *sb;
-	uint8_t *p;
-	int r = dm_tm_create(meta->bm, SUPERBLOCK, blocks, &meta->tm);
-
-	if (r)
-		return r;
-	meta->data_sm = dm_sm_disk_create(meta->tm, 0, &r);
-	if (r)
-		return r;
-	set_up_trees(meta);
-	r = dm_btree_empty(&meta->info, &meta->root);
-	if (!r)
-		r = dm_btree_empty(&meta->details, &meta->details_root);
-	if (!r)
-		r = dm_tm_pre_commit(meta->tm);
-	if (!r)
-		r = dm_bm_write_lock_zero(meta->bm, SUPERBLOCK, &sb_validator, &sb);
-	if (r)
-		return r;
-	p = dm_block_data(sb);
-	fill_superblock(meta, p);
-	put_le64(p + SB_MAGIC_AT, SB_MAGIC);
-	put_le32(p + SB_VERSION_AT, SB_VERSION);
-	put_le32(p + SB_BLOCK_SECTORS, meta->block_sectors);
-	put_le32(p + SB_META_BLOCK_SECTORS, DM_META_BLOCK_SECTORS);
-	put_le64(p + SB_META_BLOCKS, blocks);
-	return dm_tm_commit(meta->tm, sb);
-}
-
-static int read_superblock(struct thin_md *meta, const uint8_t *p, GError **err)
-{
+	struct thin_md *meta = container_of(md, struct thin_md, md);
 	uint32_t sectors = get_le32(p + SB_BLOCK_SECTORS);
-	int r;
 
 	if (sectors != meta->block_sectors)
 		return dm_fail(err, EINVAL, "thin-pool: the metadata has data blocks of %u sectors, the table says %u", sectors,
@@ -422,86 +288,119 @@ static int read_superblock(struct thin_md *meta, const uint8_t *p, GError **err)
 	if (get_le32(p + SB_INCOMPAT) || (get_le32(p + SB_COMPAT_RO) && !meta->read_only))
 		return dm_fail(err, EINVAL, "thin-pool: the metadata has features %x and %x that are not known",
 			       get_le32(p + SB_INCOMPAT), get_le32(p + SB_COMPAT_RO));
-	r = dm_tm_open(meta->bm, SUPERBLOCK, p + SB_META_SM, SM_ROOT_SPACE, &meta->tm);
-	if (!r)
-		meta->data_sm = dm_sm_disk_open(meta->tm, p + SB_DATA_SM, SM_ROOT_SPACE, &r);
-	if (r)
-		return r;
-	meta->flags = get_le32(p + SB_FLAGS);
 	meta->time = get_le32(p + SB_TIME);
 	meta->transaction = get_le64(p + SB_TRANSACTION);
 	meta->held_root = get_le64(p + SB_HELD);
 	meta->root = get_le64(p + SB_MAPPINGS);
 	meta->details_root = get_le64(p + SB_DETAILS);
-	set_up_trees(meta);
 	return 0;
 }
 
-static int read_metadata(struct thin_md *meta, GError **err)
+static int begin(struct dm_md *md, const uint8_t *sb)
 {
-	struct dm_block *sb;
-	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
+	struct thin_md *meta = container_of(md, struct thin_md, md);
+	int r;
 
+	meta->data_sm = sb ? dm_sm_disk_open(md->tm, sb + SB_DATA_SM, DM_SM_ROOT_SIZE, &r) :
+			     dm_sm_disk_create(md->tm, 0, &r);
 	if (r)
 		return r;
-	r = read_superblock(meta, dm_block_data(sb), err);
-	dm_bm_unlock(sb);
+	set_up_trees(meta);
+	if (!sb)
+		r = dm_btree_empty(&meta->info, &meta->root);
+	if (!sb && !r)
+		r = dm_btree_empty(&meta->details, &meta->details_root);
 	return r;
 }
+
+/* The details of devices that have changed. */
+static int prepare(struct dm_md *md)
+{
+	struct thin_md *meta = container_of(md, struct thin_md, md);
+	GHashTableIter it;
+	gpointer value;
+
+	g_hash_table_iter_init(&it, meta->devices);
+	while (g_hash_table_iter_next(&it, NULL, &value)) {
+		struct thin_dev *td = value;
+		uint8_t le[24];
+		int r;
+
+		if (!atomic_load(&td->changed))
+			continue;
+		put_le64(le, td->mapped);
+		put_le64(le + 8, td->transaction);
+		put_le32(le + 16, td->created);
+		put_le32(le + 20, td->snapshotted);
+		r = dm_btree_insert(&meta->details, meta->details_root, &td->id, le, &meta->details_root, NULL);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static void fill_superblock(struct dm_md *md, uint8_t *p)
+{
+	struct thin_md *meta = container_of(md, struct thin_md, md);
+
+	put_le32(p + SB_TIME, meta->time);
+	put_le64(p + SB_TRANSACTION, meta->transaction);
+	put_le64(p + SB_HELD, meta->held_root);
+	dm_sm_copy_root(meta->data_sm, p + SB_DATA_SM);
+	put_le64(p + SB_MAPPINGS, meta->root);
+	put_le64(p + SB_DETAILS, meta->details_root);
+	put_le32(p + SB_BLOCK_SECTORS, meta->block_sectors);
+	put_le32(p + SB_META_BLOCK_SECTORS, DM_META_BLOCK_SECTORS);
+	put_le64(p + SB_META_BLOCKS, dm_sm_nr_blocks(dm_tm_sm(md->tm)));
+}
+
+static const struct dm_md_format format = {
+	.name = "thin",
+	.magic = 27022010,
+	.seed = 160774,
+	.sm_root = SB_META_SM,
+	.cache_bytes = 24u << 20,
+	.read = read_superblock,
+	.begin = begin,
+	.prepare = prepare,
+	.fill = fill_superblock,
+};
 
 static void drop(struct thin_md *meta)
 {
 	dm_sm_free(meta->data_sm);
-	dm_tm_free(meta->tm);
-	dm_bm_free(meta->bm);
 	meta->data_sm = NULL;
-	meta->tm = NULL;
-	meta->bm = NULL;
-}
-
-static int open_or_format(struct thin_md *meta, bool may_format, GError **err)
-{
-	bool zeroes;
-	int r;
-
-	meta->bm = dm_bm_new(meta->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
-	dm_bm_set_read_only(meta->bm, meta->read_only);
-	r = is_all_zeroes(meta->bm, &zeroes);
-	if (!r && zeroes && !may_format)
-		return dm_fail(err, EPERM, "thin-pool: the metadata device is not formatted, and read_only");
-	if (!r)
-		r = zeroes ? format(meta) : read_metadata(meta, err);
-	if (r)
-		return r;
-	set_reserve(meta);
-	update_stats(meta);
-	return 0;
+	dm_md_close(&meta->md);
 }
 
 int thin_md_open(struct dm_dev *dev, uint32_t block_sectors, bool may_format, const struct thin_md_ops *ops, void *pool,
 		 struct thin_md **out, GError **err)
 {
 	struct thin_md *meta = g_new0(struct thin_md, 1);
+	bool fresh;
 	int r;
 
 	pthread_mutex_init(&meta->change, NULL);
 	pthread_cond_init(&meta->turn, NULL);
 	pthread_rwlock_init(&meta->root_lock, NULL);
-	meta->dev = dm_dev_get(dev);
+	dm_md_init(&meta->md, &format, dm_dev_get(dev), VERSION);
+	dm_bm_set_read_only(meta->md.bm, !may_format);
 	meta->block_sectors = block_sectors;
 	meta->read_only = !may_format;
 	meta->ops = ops;
 	meta->pool = pool;
 	meta->devices = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, g_free);
 	meta->cache = map_cache_new(MAP_SLOTS_LOG2);
-	r = open_or_format(meta, may_format, err);
+	r = dm_md_open(&meta->md, may_format, &fresh, err);
 	if (!r) {
+		set_reserve(meta);
+		update_stats(meta);
 		*out = meta;
 		return 0;
 	}
 	thin_md_close(meta);
-	if (err && *err)
-		return r;
+	if (fresh && !may_format)
+		return dm_fail(err, EPERM, "thin-pool: the metadata device is not formatted, and read_only");
 	return dm_fail(err, -r, "thin-pool: error creating metadata object: %s", g_strerror(-r));
 }
 
@@ -512,10 +411,10 @@ void thin_md_close(struct thin_md *meta)
 	drop(meta);
 	g_hash_table_destroy(meta->devices);
 	map_cache_free(meta->cache);
-	ranges_clear(&meta->reserved);
-	ranges_clear(&meta->quarantine);
-	ranges_clear(&meta->discarding);
-	dm_dev_put(meta->dev);
+	dm_ranges_clear(&meta->reserved);
+	dm_ranges_clear(&meta->quarantine);
+	dm_ranges_clear(&meta->discarding);
+	dm_dev_put(meta->md.dev);
 	pthread_rwlock_destroy(&meta->root_lock);
 	pthread_mutex_destroy(&meta->change);
 	pthread_cond_destroy(&meta->turn);
@@ -550,8 +449,8 @@ static int reopen(struct thin_md *meta)
 	int r;
 
 	drop(meta);
-	meta->bm = dm_bm_new(meta->dev, DM_META_BLOCK_SIZE, CACHE_BYTES);
-	r = read_metadata(meta, NULL);
+	dm_md_init(&meta->md, &format, meta->md.dev, VERSION);
+	r = dm_md_load(&meta->md, NULL);
 	if (r)
 		return r;
 	g_hash_table_iter_init(&it, meta->devices);
@@ -580,7 +479,7 @@ int thin_md_abort(struct thin_md *meta)
 		update_stats(meta);
 	meta->generation++;
 	meta->dirty = meta->torn = false;
-	ranges_clear(&meta->quarantine); /* nothing more is allocated before the pool is repaired */
+	dm_ranges_clear(&meta->quarantine); /* nothing more is allocated before the pool is repaired */
 	pthread_rwlock_unlock(&meta->root_lock);
 	pthread_mutex_unlock(&meta->change);
 	return r;
@@ -593,16 +492,16 @@ int thin_md_set_needs_check(struct thin_md *meta)
 
 	pthread_mutex_lock(&meta->change);
 	if (!atomic_load(&meta->failed)) {
-		meta->flags |= THIN_NEEDS_CHECK;
-		dm_bm_set_read_only(meta->bm, false);
-		r = dm_bm_write_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
+		meta->md.flags |= THIN_NEEDS_CHECK;
+		dm_bm_set_read_only(meta->md.bm, false);
+		r = dm_bm_write_lock(meta->md.bm, DM_MD_SUPERBLOCK, &meta->md.validator, &sb);
 		if (!r) {
-			put_le32(dm_block_data(sb) + SB_FLAGS, meta->flags);
+			put_le32(dm_block_data(sb) + DM_MD_FLAGS, meta->md.flags);
 			dm_bm_unlock(sb);
-			if (dm_bm_flush(meta->bm))
+			if (dm_bm_flush(meta->md.bm))
 				dm_log_err("thin: needs_check could not be written to the metadata device");
 		}
-		dm_bm_set_read_only(meta->bm, meta->read_only);
+		dm_bm_set_read_only(meta->md.bm, meta->read_only);
 	}
 	pthread_mutex_unlock(&meta->change);
 	return r;
@@ -612,8 +511,8 @@ void thin_md_set_read_only(struct thin_md *meta, bool read_only)
 {
 	pthread_mutex_lock(&meta->change);
 	meta->read_only = read_only;
-	if (meta->bm)
-		dm_bm_set_read_only(meta->bm, read_only);
+	if (meta->md.bm)
+		dm_bm_set_read_only(meta->md.bm, read_only);
 	pthread_mutex_unlock(&meta->change);
 }
 
@@ -623,10 +522,10 @@ void thin_md_set_dev(struct thin_md *meta, struct dm_dev *dev)
 
 	pthread_mutex_lock(&meta->change);
 	pthread_rwlock_wrlock(&meta->root_lock);
-	old = meta->dev;
-	meta->dev = dm_dev_get(dev);
-	if (meta->bm)
-		dm_bm_set_dev(meta->bm, dev);
+	old = meta->md.dev;
+	meta->md.dev = dm_dev_get(dev);
+	if (meta->md.bm)
+		dm_bm_set_dev(meta->md.bm, dev);
 	pthread_rwlock_unlock(&meta->root_lock);
 	pthread_mutex_unlock(&meta->change);
 	dm_dev_put(old);
@@ -650,8 +549,7 @@ int thin_md_resize_data(struct thin_md *meta, uint64_t blocks)
 	if (r)
 		return r;
 	r = resize(meta, meta->data_sm, blocks);
-	thin_md_end(meta, true, r);
-	return r;
+	return thin_md_end(meta, true, r);
 }
 
 int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks)
@@ -660,11 +558,10 @@ int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks)
 
 	if (r)
 		return r;
-	r = resize(meta, dm_tm_sm(meta->tm), blocks);
+	r = resize(meta, dm_tm_sm(meta->md.tm), blocks);
 	if (!r)
 		set_reserve(meta);
-	thin_md_end(meta, true, r);
-	return r;
+	return thin_md_end(meta, true, r);
 }
 
 /* --- the held root --- */
@@ -679,33 +576,24 @@ int thin_md_set_transaction(struct thin_md *meta, uint64_t from, uint64_t to)
 		meta->transaction = to;
 	else
 		r = -EINVAL;
-	thin_md_end(meta, !r, r);
-	return r;
+	return thin_md_end(meta, !r, r);
 }
 
-/* A copy of the superblock as of a moment ago, which keeps its trees but no space maps. */
-static int hold(struct thin_md *meta)
+/* The copy keeps its trees but no space maps. */
+static void edit_copy(uint8_t *sb)
 {
-	struct dm_block *sb, *copy;
-	uint8_t *p;
-	int r = dm_bm_read_lock(meta->bm, SUPERBLOCK, &sb_validator, &sb);
+	memset(sb + SB_DATA_SM, 0, SB_MAPPINGS - SB_DATA_SM);
+}
 
-	if (r)
-		return r;
-	r = dm_tm_new_block(meta->tm, &sb_validator, &copy);
-	if (r) {
-		dm_bm_unlock(sb);
-		return r;
-	}
-	p = dm_block_data(copy);
-	memcpy(p, dm_block_data(sb), DM_META_BLOCK_SIZE);
-	memset(p + SB_DATA_SM, 0, SB_MAPPINGS - SB_DATA_SM);
-	meta->held_root = dm_block_location(copy);
-	r = dm_tm_inc(meta->tm, get_le64(p + SB_MAPPINGS));
-	if (!r)
-		r = dm_tm_inc(meta->tm, get_le64(p + SB_DETAILS));
-	dm_tm_unlock(meta->tm, copy);
-	dm_bm_unlock(sb);
+/* Takes a metadata snapshot, or releases the one there is. */
+static int change_held(struct thin_md *meta, bool hold)
+{
+	const struct dm_md_root roots[] = {{SB_MAPPINGS, &meta->info}, {SB_DETAILS, &meta->details}};
+	dm_block_t held = meta->held_root;
+	int r = hold ? dm_md_hold(&meta->md, roots, G_N_ELEMENTS(roots), edit_copy, &held) :
+		       dm_md_release(&meta->md, roots, G_N_ELEMENTS(roots), &held);
+
+	meta->held_root = held;
 	return r;
 }
 
@@ -725,27 +613,8 @@ int thin_md_hold(struct thin_md *meta)
 		return r;
 	}
 	pthread_rwlock_wrlock(&meta->root_lock);
-	r = hold(meta);
-	thin_md_end(meta, true, r);
-	return r;
-}
-
-static int release(struct thin_md *meta)
-{
-	dm_block_t held = meta->held_root, mappings, details;
-	struct dm_block *copy;
-	int r = dm_tm_read_lock(meta->tm, held, &sb_validator, &copy);
-
-	if (r)
-		return r;
-	mappings = get_le64(dm_block_data(copy) + SB_MAPPINGS);
-	details = get_le64(dm_block_data(copy) + SB_DETAILS);
-	dm_tm_unlock(meta->tm, copy);
-	meta->held_root = 0;
-	r = dm_btree_del(&meta->info, mappings);
-	if (!r)
-		r = dm_btree_del(&meta->details, details);
-	return r ? r : dm_tm_dec(meta->tm, held);
+	r = change_held(meta, true);
+	return thin_md_end(meta, true, r);
 }
 
 int thin_md_release(struct thin_md *meta)
@@ -756,7 +625,6 @@ int thin_md_release(struct thin_md *meta)
 	if (r)
 		return r;
 	held = meta->held_root;
-	r = held ? release(meta) : -EINVAL;
-	thin_md_end(meta, held, r);
-	return r;
+	r = held ? change_held(meta, false) : -EINVAL;
+	return thin_md_end(meta, held, r);
 }

@@ -28,10 +28,10 @@
 
 #include <pthread.h>
 
-#include <dmfs/btree.h>
+#include <dmfs/metadata.h>
+#include <dmfs/ranges.h>
 
 #include "map_cache.h"
-#include "ranges.h"
 
 #define THIN_MAX_ID ((1u << 24) - 1)
 #define THIN_NEEDS_CHECK 1u
@@ -75,14 +75,12 @@ struct thin_md {
 	uint64_t served;
 	unsigned yielding;
 	pthread_rwlock_t root_lock;
-	struct dm_dev *dev;
-	struct dm_bm *bm;
-	struct dm_tm *tm;
+	struct dm_md md;
 	struct dm_sm *data_sm;
 	struct dm_btree_info info, top, bottom, details;
 	dm_block_t root, details_root;
 	_Atomic uint64_t held_root, transaction;
-	uint32_t time, flags, block_sectors;
+	uint32_t time, block_sectors;
 	uint64_t reserve;   /* metadata blocks kept for commits */
 	GHashTable *devices; /* id -> struct thin_dev */
 	struct map_cache *cache;
@@ -92,10 +90,10 @@ struct thin_md {
 	atomic_bool failed; /* nothing but closing is possible */
 	uint64_t generation; /* transactions aborted */
 	/* Blocks the allocator must pass over although they are free. */
-	struct ranges reserved;   /* chosen for a mapping that is not yet made */
-	struct ranges quarantine; /* allocated and freed in this transaction; bios may be on their way there */
-	struct ranges discarding; /* being discarded on the data device */
-	struct ranges *freed;     /* if set, collects the data blocks that are freed */
+	struct dm_ranges reserved;   /* chosen for a mapping that is not yet made */
+	struct dm_ranges quarantine; /* allocated and freed in this transaction; bios may be on their way there */
+	struct dm_ranges discarding; /* being discarded on the data device */
+	struct dm_ranges *freed;     /* if set, collects the data blocks that are freed */
 	_Atomic uint64_t meta_free, meta_total, data_free, data_total; /* for who holds no lock */
 	_Atomic uint64_t data_available; /* free and not set aside */
 	_Atomic uint64_t releases; /* how often blocks set aside became free again */
@@ -133,8 +131,6 @@ uint64_t thin_md_free_data(struct thin_md *meta);
 bool thin_md_has_space(struct thin_md *meta);
 int thin_md_resize_data(struct thin_md *meta, uint64_t blocks);
 int thin_md_resize_meta(struct thin_md *meta, uint64_t blocks);
-/* Blocks that a metadata device of that size can have. */
-uint64_t thin_md_dev_blocks(struct dm_dev *dev);
 
 /* Devices: -EEXIST, -ENODATA (no such device), -EBUSY (open). */
 int thin_md_create(struct thin_md *meta, uint64_t id);
@@ -177,8 +173,8 @@ int thin_md_provision(struct thin_dev *td, uint64_t block);
  * Unmaps blocks from begin to end - 1, at most max of them; *more: some are left.  freed (may be NULL) gets the data
  * blocks without references now; they stay unallocated until thin_md_discarded().
  */
-int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct ranges *freed, bool *more);
-void thin_md_discarded(struct thin_md *meta, struct ranges *freed);
+int thin_md_remove(struct thin_dev *td, uint64_t begin, uint64_t end, uint64_t max, struct dm_ranges *freed, bool *more);
+void thin_md_discarded(struct thin_md *meta, struct dm_ranges *freed);
 
 /* Between batches: waits until those who want to change something now have done so. */
 void thin_md_yield(struct thin_md *meta);
@@ -188,7 +184,7 @@ struct thin_dev *thin_md_get(struct thin_md *meta, uint64_t id, bool create, int
 /* Sets td->top; the same locks. */
 void thin_md_read_top(struct thin_dev *td);
 int thin_md_begin(struct thin_md *meta); /* takes the locks for a change; fails on failed or read-only metadata */
-void thin_md_end(struct thin_md *meta, bool changed, int error);
+int thin_md_end(struct thin_md *meta, bool changed, int error); /* the error */
 void thin_md_released(struct thin_md *meta); /* `change` is held */
 
 #endif

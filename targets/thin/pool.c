@@ -4,8 +4,6 @@
 
 #include <dmfs/rounding.h>
 
-#include <stdlib.h>
-
 static struct {
 	pthread_mutex_t lock;
 	struct thin_pool *first;
@@ -139,7 +137,7 @@ void pool_metadata_failed(struct thin_pool *pool, const char *what, int error)
 
 uint64_t pool_meta_threshold(struct dm_dev *meta_dev)
 {
-	return MIN(1024, thin_md_dev_blocks(meta_dev) / 4);
+	return MIN(1024, dm_md_dev_blocks(meta_dev) / 4);
 }
 
 /* Whether a mark has just been passed. */
@@ -270,8 +268,10 @@ static void take_devices(struct thin_pool *pool, struct pool_target *pt)
 	dm_dev_put(meta);
 }
 
-void pool_end_waiting(struct thin_pool *pool)
+void pool_end_waiting(struct dm_target *ti)
 {
+	struct thin_pool *pool = ((struct pool_target *)ti->private)->pool;
+
 	pthread_mutex_lock(&pool->mode_lock);
 	atomic_store(&pool->ending, true);
 	set_patience(pool, true);
@@ -344,30 +344,36 @@ static void freeze_thins(struct thin_pool *pool, bool freeze)
 	}
 }
 
-void pool_suspend(struct thin_pool *pool)
+void pool_suspend(struct dm_target *ti)
 {
+	struct thin_pool *pool = ((struct pool_target *)ti->private)->pool;
+
 	pthread_mutex_lock(&pool->lock);
 	freeze_thins(pool, true);
-	if (!atomic_exchange(&pool->stopping, true))
+	if (!atomic_exchange(&pool->stopping, true)) {
 		dm_hold_close(&pool->parked);
-	while (pool->holders)
-		pthread_cond_wait(&pool->idle, &pool->lock);
-	atomic_store(&pool->suspended, true);
+		dm_gate_close(&pool->changes);
+	}
 	pthread_mutex_unlock(&pool->lock);
+	dm_gate_wait(&pool->changes, NULL, NULL);
+	atomic_store(&pool->suspended, true);
 	thin_epoch_drain(&pool->epoch);
 	pool_fail_parked(pool);
 }
 
-void pool_resume(struct thin_pool *pool)
+void pool_resume(struct dm_target *ti)
 {
+	struct thin_pool *pool = ((struct pool_target *)ti->private)->pool;
 	struct dm_bio_list parked;
 
 	dm_bio_list_init(&parked);
 	pthread_mutex_lock(&pool->lock);
 	pool->low_water_triggered = false;
 	atomic_store(&pool->suspended, false);
-	if (atomic_exchange(&pool->stopping, false))
+	if (atomic_exchange(&pool->stopping, false)) {
 		dm_hold_open(&pool->parked, &parked);
+		dm_gate_open(&pool->changes);
+	}
 	freeze_thins(pool, false);
 	pthread_mutex_unlock(&pool->lock);
 	pool_defer_all(pool, &parked);
@@ -381,12 +387,9 @@ void pool_resume(struct thin_pool *pool)
 static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm_dev *data_dev, uint32_t block_sectors,
 		    bool read_only, struct thin_pool **out, GError **err)
 {
-	struct thin_pool *pool;
+	struct thin_pool *pool = g_new0(struct thin_pool, 1);
 	int r;
 
-	if (posix_memalign((void **)&pool, 64, sizeof(*pool)))
-		g_error("out of memory");
-	memset(pool, 0, sizeof(*pool));
 	pool->refs = 1;
 	pool->mapped = mapped;
 	pool->meta_dev = dm_dev_get(meta_dev);
@@ -395,7 +398,8 @@ static int pool_new(struct dm_mapped *mapped, struct dm_dev *meta_dev, struct dm
 	pool->block_shift = dm_is_pow2(block_sectors) ? (int)dm_log2(block_sectors) : -1;
 	pthread_mutex_init(&pool->mode_lock, NULL);
 	pthread_mutex_init(&pool->lock, NULL);
-	pthread_cond_init(&pool->idle, NULL);
+	dm_gate_init(&pool->changes);
+	dm_gate_close(&pool->changes);
 	pool->thins = g_ptr_array_new();
 	atomic_store(&pool->stopping, true);
 	atomic_store(&pool->suspended, true);
@@ -423,9 +427,9 @@ static void pool_free(struct thin_pool *pool)
 	dm_dev_put(pool->data_dev);
 	pthread_mutex_destroy(&pool->mode_lock);
 	pthread_mutex_destroy(&pool->lock);
-	pthread_cond_destroy(&pool->idle);
+	dm_gate_destroy(&pool->changes);
 	g_ptr_array_free(pool->thins, TRUE);
-	free(pool);
+	g_free(pool);
 }
 
 static struct thin_pool *lookup(struct dm_mapped *mapped)

@@ -64,6 +64,7 @@ struct thin_pool {
 	atomic_bool zero, discard, passdown, error_if_no_space;
 
 	struct thin_epoch epoch;
+	struct dm_gate changes; /* inside are blocks being filled, and who discards; closed while stopping */
 	atomic_bool stopping;  /* nothing is provisioned or discarded any more */
 	atomic_bool suspended; /* nor read or written */
 
@@ -73,10 +74,8 @@ struct thin_pool {
 	struct dm_hold discards; /* for the worker */
 
 	pthread_mutex_t lock; /* for what follows */
-	pthread_cond_t idle;
 	GPtrArray *thins;          /* of struct thin: all tables of volumes */
 	struct pool_target *bound; /* the table in charge, NULL before the first resume */
-	unsigned holders; /* blocks being filled, and who discards */
 	struct dm_bio_list deferred; /* for the mapper */
 	struct fill *filled, **filled_tail; /* the same */
 	bool low_water_triggered, meta_low_triggered;
@@ -117,7 +116,7 @@ struct thin {
 struct thin_io {
 	struct thin *thin;
 	struct dm_bio *bio;
-	atomic_long *epoch; /* if it is inside */
+	struct dm_gate *epoch; /* if it is inside */
 	bool turn;    /* it has waited for its turn in pool->to_fill */
 	bool written; /* a FUA write whose data is on the data device: the commit is left to do */
 	struct dm_commit_wait wait;
@@ -186,13 +185,13 @@ void pool_check_marks(struct thin_pool *pool);
 void pool_check_data_space(struct thin_pool *pool);
 /* Turns to out of data space unless a commit frees some; true: try again. */
 bool pool_out_of_space(struct thin_pool *pool);
-/* From now on what finds no space fails, and what waits for the pool to be resumed. */
-void pool_end_waiting(struct thin_pool *pool);
+/* Hooks of thin-pool's.  From now on what finds no space fails, and what waits for the pool to be resumed. */
+void pool_end_waiting(struct dm_target *ti);
+void pool_suspend(struct dm_target *ti);
+void pool_resume(struct dm_target *ti);
 /* Puts a table in charge (the pool is suspended), or no longer. */
 void pool_bind(struct thin_pool *pool, struct pool_target *pt);
 void pool_unbind(struct thin_pool *pool, struct pool_target *pt);
-void pool_suspend(struct thin_pool *pool);
-void pool_resume(struct thin_pool *pool);
 const char *pool_name(struct thin_pool *pool, GString *buf);
 uint64_t pool_meta_threshold(struct dm_dev *meta_dev);
 
@@ -219,9 +218,6 @@ void pool_fail_parked(struct thin_pool *pool);
 void pool_requeue_thin(struct thin *t);
 /* There is something to commit: does so within a second. */
 void pool_commit_soon(struct thin_pool *pool);
-/* Around changes; false: the pool is suspended, or about to be. */
-bool pool_hold(struct thin_pool *pool);
-void pool_release(struct thin_pool *pool);
 void pool_arm_no_space(struct thin_pool *pool, bool on);
 
 /* discard.c */

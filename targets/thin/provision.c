@@ -248,7 +248,7 @@ void thin_map_filled(struct fill *f)
 	pool->mapped_some = true;
 	g_free(f->buffer);
 	g_free(f);
-	pool_release(pool);
+	dm_gate_exit(&pool->changes);
 }
 
 /* Where the block is being filled the bio is parked; it may be another device's block, which does no harm. */
@@ -279,7 +279,7 @@ static struct fill *fill_new(struct thin *t, struct dm_bio *bio, uint64_t block,
 	return f;
 }
 
-/* Begins to fill a block, or has the bio wait for that; pool_hold() is for it. */
+/* Begins to fill a block, or has the bio wait for that; pool->changes is entered for it. */
 static void begin_fill(struct fill *f, struct dm_bio_list *out)
 {
 	struct thin_pool *pool = f->thin->pool;
@@ -288,7 +288,7 @@ static void begin_fill(struct fill *f, struct dm_bio_list *out)
 
 	if (!claim(f)) {
 		g_free(f);
-		pool_release(pool);
+		dm_gate_exit(&pool->changes);
 		return;
 	}
 	r = thin_md_reserve(f->thin->td, f->block, &f->data_block);
@@ -302,7 +302,7 @@ static void begin_fill(struct fill *f, struct dm_bio_list *out)
 	pool_defer_all(pool, &parked);
 	cope(pool, f->bio, r);
 	g_free(f);
-	pool_release(pool);
+	dm_gate_exit(&pool->changes);
 }
 
 /* First come, first served: who comes later does not get before those who wait for their turn. */
@@ -320,7 +320,7 @@ void thin_provision(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t
 
 	if (pool_mode(pool) != PM_WRITE) {
 		pool_unserviceable(pool, bio);
-	} else if (must_queue(pool, bio) || !pool_hold(pool)) {
+	} else if (must_queue(pool, bio) || !dm_gate_enter(&pool->changes)) {
 		thin_io(bio)->turn = false;
 		pool_keep(pool, &pool->to_fill, bio);
 		pool_fail_parked(pool);
@@ -331,7 +331,7 @@ void thin_provision(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t
 			cope(pool, bio, r);
 		else
 			thin_dispatch(bio, out); /* it is mapped now */
-		pool_release(pool);
+		dm_gate_exit(&pool->changes);
 	} else {
 		begin_fill(fill_new(t, bio, block, offset, shared, &src), out);
 	}

@@ -15,27 +15,6 @@
 #define COMMIT_PERIOD_NS 1000000000ull
 #define NO_SPACE_TIMEOUT_S 60
 
-/* --- holding --- */
-
-bool pool_hold(struct thin_pool *pool)
-{
-	bool ok;
-
-	pthread_mutex_lock(&pool->lock);
-	ok = !atomic_load(&pool->stopping);
-	pool->holders += ok;
-	pthread_mutex_unlock(&pool->lock);
-	return ok;
-}
-
-void pool_release(struct thin_pool *pool)
-{
-	pthread_mutex_lock(&pool->lock);
-	if (!--pool->holders && atomic_load(&pool->stopping))
-		pthread_cond_broadcast(&pool->idle);
-	pthread_mutex_unlock(&pool->lock);
-}
-
 /* --- for the mapper --- */
 
 void pool_kick(struct thin_pool *pool)

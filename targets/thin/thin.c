@@ -24,26 +24,21 @@ static void send_to(struct dm_bio *bio, struct dm_dev *dev, uint64_t sector)
 
 /* A read across the end of the origin: the part before it. */
 struct head {
+	struct dm_parts parts;
 	struct dm_bio io;
-	struct dm_bio *whole;
 	struct iovec iov[];
 };
 
 static void head_read(struct dm_bio *io)
 {
-	struct head *head = container_of(io, struct head, io);
-	struct dm_bio *whole = head->whole;
-	int error = io->error;
-
-	g_free(head);
-	dm_bio_end(whole, error);
+	dm_parts_end(&container_of(io, struct head, io)->parts, io->error);
 }
 
 static void read_head(struct thin *t, struct dm_bio *bio, uint64_t sector, uint64_t sectors)
 {
 	struct head *head = g_malloc(sizeof(*head) + (size_t)bio->iovcnt * sizeof(head->iov[0]));
 
-	head->whole = bio;
+	dm_parts_init(&head->parts, bio, 1);
 	head->io = (struct dm_bio){
 		.op = DM_READ,
 		.dev = t->origin,
@@ -87,23 +82,23 @@ static enum dm_mapio read_unmapped(struct thin *t, struct dm_bio *bio)
 /* Enters the pool's epoch with a bio; false: the pool is suspended. */
 static bool enter(struct thin *t, struct dm_bio *bio)
 {
-	atomic_long *epoch = thin_epoch_enter(&t->pool->epoch);
+	struct dm_gate *epoch = thin_epoch_enter(&t->pool->epoch);
 
 	if (!atomic_load(&t->pool->suspended)) {
 		thin_io(bio)->epoch = epoch;
 		return true;
 	}
-	thin_epoch_leave(&t->pool->epoch, epoch);
+	dm_gate_exit(epoch);
 	return false;
 }
 
-static void leave(struct thin *t, struct dm_bio *bio)
+static void leave(struct dm_bio *bio)
 {
-	atomic_long *epoch = thin_io(bio)->epoch;
+	struct dm_gate *epoch = thin_io(bio)->epoch;
 
 	thin_io(bio)->epoch = NULL;
 	if (epoch)
-		thin_epoch_leave(&t->pool->epoch, epoch);
+		dm_gate_exit(epoch);
 }
 
 static void log_lookup(struct thin *t, int error)
@@ -120,7 +115,7 @@ enum verdict {
 	NEEDS_ONE, /* a new mapping */
 };
 
-/* What to do about a read or write.  m->block is THIN_NO_BLOCK if it is not mapped. */
+/* What to do about a read, write or FLUSH.  m->block is THIN_NO_BLOCK if it is not mapped. */
 static enum verdict judge(struct thin *t, struct dm_bio *bio, uint64_t block, uint64_t offset, struct thin_mapping *m,
 			  enum dm_mapio *what)
 {
@@ -131,13 +126,18 @@ static enum verdict judge(struct thin *t, struct dm_bio *bio, uint64_t block, ui
 		return SETTLED;
 	if (!enter(t, bio))
 		return PARKED;
+	if (bio->op == DM_FLUSH) {
+		send_to(bio, t->pool->data_dev, 0);
+		*what = DM_MAPIO_REMAPPED;
+		return SETTLED;
+	}
 	r = thin_md_find(t->td, block, m);
 	if (!r && (bio->op == DM_READ || !m->shared)) {
 		send_to(bio, t->pool->data_dev, m->block * t->pool->block_sectors + offset);
 		*what = DM_MAPIO_REMAPPED;
 		return SETTLED;
 	}
-	leave(t, bio);
+	leave(bio);
 	if (r == -EINPROGRESS && !dm_may_wait())
 		return UNKNOWN;
 	if (r && r != -ENODATA) {
@@ -153,17 +153,7 @@ static enum verdict judge(struct thin *t, struct dm_bio *bio, uint64_t block, ui
 	return NEEDS_ONE;
 }
 
-static enum dm_mapio try_flush(struct thin *t, struct dm_bio *bio)
-{
-	if (pool_mode(t->pool) == PM_FAIL)
-		return DM_MAPIO_KILL;
-	if (!enter(t, bio))
-		return DM_MAPIO_SUBMITTED;
-	send_to(bio, t->pool->data_dev, 0);
-	return DM_MAPIO_REMAPPED;
-}
-
-static enum dm_mapio map_rw(struct thin *t, struct dm_bio *bio)
+static enum dm_mapio map(struct thin *t, struct dm_bio *bio)
 {
 	uint64_t offset, block = pool_block(t->pool, dm_target_offset(t->ti, bio->sector), &offset);
 	struct thin_mapping m;
@@ -175,18 +165,9 @@ static enum dm_mapio map_rw(struct thin *t, struct dm_bio *bio)
 	return DM_MAPIO_SUBMITTED;
 }
 
-static enum dm_mapio map_flush(struct thin *t, struct dm_bio *bio)
-{
-	enum dm_mapio what = try_flush(t, bio);
-
-	if (what == DM_MAPIO_SUBMITTED)
-		pool_defer(t->pool, bio);
-	return what;
-}
-
 /* --- the mapper --- */
 
-static enum dm_mapio dispatch_rw(struct thin *t, struct dm_bio *bio, struct dm_bio_list *out)
+static enum dm_mapio dispatch(struct thin *t, struct dm_bio *bio, struct dm_bio_list *out)
 {
 	uint64_t offset, block = pool_block(t->pool, dm_target_offset(t->ti, bio->sector), &offset);
 	struct thin_mapping m;
@@ -200,15 +181,6 @@ static enum dm_mapio dispatch_rw(struct thin *t, struct dm_bio *bio, struct dm_b
 	else
 		thin_provision(t, bio, block, offset, m.block == THIN_NO_BLOCK ? NULL : &m, out);
 	return DM_MAPIO_SUBMITTED;
-}
-
-static enum dm_mapio dispatch_flush(struct thin *t, struct dm_bio *bio)
-{
-	enum dm_mapio what = try_flush(t, bio);
-
-	if (what == DM_MAPIO_SUBMITTED)
-		pool_keep(t->pool, &t->pool->parked, bio);
-	return what;
 }
 
 static enum dm_mapio dispatch_discard(struct thin_pool *pool, struct dm_bio *bio)
@@ -229,7 +201,7 @@ void thin_dispatch(struct dm_bio *bio, struct dm_bio_list *out)
 	else if (bio->op == DM_DISCARD)
 		what = dispatch_discard(t->pool, bio);
 	else
-		what = bio->op == DM_FLUSH ? dispatch_flush(t, bio) : dispatch_rw(t, bio, out);
+		what = dispatch(t, bio, out);
 	if (what == DM_MAPIO_REMAPPED)
 		dm_bio_list_add(out, bio);
 	else if (what == DM_MAPIO_KILL)
@@ -263,14 +235,14 @@ static enum dm_mapio thin_map(struct dm_target *ti, struct dm_bio *bio)
 		pool_wait_for_commit(t->pool, bio);
 		return DM_MAPIO_SUBMITTED;
 	}
-	return bio->op == DM_FLUSH ? map_flush(t, bio) : map_rw(t, bio);
+	return map(t, bio);
 }
 
 static enum dm_endio thin_end_io(struct dm_target *ti, struct dm_bio *bio)
 {
 	struct thin *t = ti->private;
 
-	leave(t, bio);
+	leave(bio);
 	/* Only now: the mapping it went by may have been made when it was on its way here already. */
 	if (bio->flags & DM_FUA && dm_op_is_write(bio->op) && !bio->error && !thin_io(bio)->written &&
 	    needs_commit(t)) {
@@ -320,10 +292,8 @@ static void thin_dtr(struct dm_target *ti)
 		thin_md_close_device(t->td);
 	if (t->pool)
 		pool_put(t->pool);
-	if (t->origin)
-		dm_put_device(ti, t->origin);
-	if (t->pool_dev)
-		dm_put_device(ti, t->pool_dev);
+	dm_put_device(ti, t->origin);
+	dm_put_device(ti, t->pool_dev);
 	g_free(t);
 }
 

@@ -120,10 +120,8 @@ static void pool_dtr(struct dm_target *ti)
 		pool_unbind(pt->pool, pt);
 		pool_put(pt->pool);
 	}
-	if (pt->data_dev)
-		dm_put_device(ti, pt->data_dev);
-	if (pt->meta_dev)
-		dm_put_device(ti, pt->meta_dev);
+	dm_put_device(ti, pt->data_dev);
+	dm_put_device(ti, pt->meta_dev);
 	g_free(pt);
 }
 
@@ -161,27 +159,6 @@ static enum dm_mapio pool_map(struct dm_target *ti, struct dm_bio *bio)
 
 /* --- suspend and resume --- */
 
-static void pool_presuspend(struct dm_target *ti)
-{
-	struct pool_target *pt = ti->private;
-
-	pool_suspend(pt->pool);
-}
-
-static void pool_presuspend_undo(struct dm_target *ti)
-{
-	struct pool_target *pt = ti->private;
-
-	pool_resume(pt->pool);
-}
-
-static void pool_target_end_waiting(struct dm_target *ti)
-{
-	struct pool_target *pt = ti->private;
-
-	pool_end_waiting(pt->pool);
-}
-
 static void pool_postsuspend(struct dm_target *ti)
 {
 	struct pool_target *pt = ti->private;
@@ -209,58 +186,39 @@ static void adjust_passdown(struct pool_target *pt)
 	pt->adjusted.passdown = false;
 }
 
-static int grow_data(struct pool_target *pt, bool *grown, GError **err)
+/* One of the two devices, and what the metadata knows of its size. */
+struct growing {
+	const char *what, *too_small;
+	uint64_t had, blocks;
+	int (*resize)(struct thin_md *meta, uint64_t blocks);
+};
+
+static int grow(struct thin_pool *pool, const struct growing *g, bool *grown, GError **err)
 {
-	uint64_t blocks = pt->ti->len / pt->pool->block_sectors;
+	g_autofree char *operation = g_strdup_printf("resize the %s device", g->what);
 	struct thin_md_stats st;
 	int r;
 
-	thin_md_get_stats(pt->pool->meta, &st);
-	if (blocks < st.data_total)
-		return dm_fail(err, EINVAL, "thin-pool: pool target (%" PRIu64 " blocks) too small: expected %" PRIu64, blocks,
-			       st.data_total);
-	if (blocks == st.data_total)
+	if (g->blocks < g->had)
+		return dm_fail(err, EINVAL, "thin-pool: %s (%" PRIu64 " blocks) too small: expected %" PRIu64, g->too_small,
+			       g->blocks, g->had);
+	if (g->blocks == g->had)
 		return 0;
+	thin_md_get_stats(pool->meta, &st);
 	if (st.needs_check) {
-		dm_log_err("thin-pool: unable to grow the data device until repaired.");
+		dm_log_err("thin-pool: unable to grow the %s device until repaired.", g->what);
 		return 0;
 	}
-	if (st.data_total)
-		dm_log_info("thin-pool: growing the data device from %" PRIu64 " to %" PRIu64 " blocks", st.data_total, blocks);
-	r = thin_md_resize_data(pt->pool->meta, blocks);
-	*grown = !r;
+	if (g->had)
+		dm_log_info("thin-pool: growing the %s device from %" PRIu64 " to %" PRIu64 " blocks", g->what, g->had, g->blocks);
+	if (g->resize == thin_md_resize_meta && pool_mode(pool) == PM_OUT_OF_METADATA_SPACE)
+		pool_set_mode(pool, PM_WRITE);
+	r = g->resize(pool->meta, g->blocks);
+	*grown |= !r;
 	if (!r)
 		return 0;
-	pool_metadata_failed(pt->pool, "resize the data device", r);
-	return dm_fail(err, -r, "thin-pool: the data device could not be grown to %" PRIu64 " blocks: %s", blocks,
-		       g_strerror(-r));
-}
-
-static int grow_metadata(struct pool_target *pt, bool *grown, GError **err)
-{
-	uint64_t blocks = thin_md_dev_blocks(pt->meta_dev);
-	struct thin_md_stats st;
-	int r;
-
-	thin_md_get_stats(pt->pool->meta, &st);
-	if (blocks < st.meta_total)
-		return dm_fail(err, EINVAL, "thin-pool: metadata device (%" PRIu64 " blocks) too small: expected %" PRIu64,
-			       blocks, st.meta_total);
-	if (blocks == st.meta_total)
-		return 0;
-	if (st.needs_check) {
-		dm_log_err("thin-pool: unable to grow the metadata device until repaired.");
-		return 0;
-	}
-	dm_log_info("thin-pool: growing the metadata device from %" PRIu64 " to %" PRIu64 " blocks", st.meta_total, blocks);
-	if (pool_mode(pt->pool) == PM_OUT_OF_METADATA_SPACE)
-		pool_set_mode(pt->pool, PM_WRITE);
-	r = thin_md_resize_meta(pt->pool->meta, blocks);
-	*grown = *grown || !r;
-	if (!r)
-		return 0;
-	pool_metadata_failed(pt->pool, "resize the metadata device", r);
-	return dm_fail(err, -r, "thin-pool: the metadata device could not be grown to %" PRIu64 " blocks: %s", blocks,
+	pool_metadata_failed(pool, operation, r);
+	return dm_fail(err, -r, "thin-pool: the %s device could not be grown to %" PRIu64 " blocks: %s", g->what, g->blocks,
 		       g_strerror(-r));
 }
 
@@ -268,27 +226,26 @@ static int pool_preresume(struct dm_target *ti, GError **err)
 {
 	struct pool_target *pt = ti->private;
 	g_autoptr(GError) ignored = NULL;
+	struct thin_md_stats st;
 	bool grown = false;
 	int r;
 
 	adjust_passdown(pt);
 	pool_bind(pt->pool, pt);
-	r = grow_data(pt, &grown, &ignored);
+	thin_md_get_stats(pt->pool->meta, &st);
+	r = grow(pt->pool,
+		 &(struct growing){"data", "pool target", st.data_total, ti->len / pt->pool->block_sectors,
+				   thin_md_resize_data}, &grown, &ignored);
 	if (!r)
-		r = grow_metadata(pt, &grown, &ignored);
+		r = grow(pt->pool,
+			 &(struct growing){"metadata", "metadata device", st.meta_total, dm_md_dev_blocks(pt->meta_dev),
+					   thin_md_resize_meta}, &grown, &ignored);
 	if (!r && grown)
 		pool_commit(pt->pool, NULL);
 	if (!r || pool_mode(pt->pool) == PM_FAIL) /* a failed pool must resume, to fail what waits */
 		return 0;
 	g_propagate_error(err, g_steal_pointer(&ignored));
 	return r;
-}
-
-static void pool_target_resume(struct dm_target *ti)
-{
-	struct pool_target *pt = ti->private;
-
-	pool_resume(pt->pool);
 }
 
 /* As the kernel for a status, it writes though nothing has changed: so a broken metadata device is found. */
@@ -524,12 +481,12 @@ const struct dm_target_type thin_pool_target = {
 	.ctr = pool_ctr,
 	.dtr = pool_dtr,
 	.map = pool_map,
-	.presuspend = pool_presuspend,
-	.presuspend_undo = pool_presuspend_undo,
+	.presuspend = pool_suspend,
+	.presuspend_undo = pool_resume,
 	.postsuspend = pool_postsuspend,
 	.preresume = pool_preresume,
-	.resume = pool_target_resume,
-	.end_waiting = pool_target_end_waiting,
+	.resume = pool_resume,
+	.end_waiting = pool_end_waiting,
 	.status = pool_status,
 	.commit = pool_target_commit,
 	.message = pool_message,

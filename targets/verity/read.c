@@ -261,7 +261,7 @@ struct piece {
 	struct check check; /* first */
 	struct dm_bio bio;
 	struct large *large;
-	struct iovec one, *iov;
+	struct dm_part_data data;
 };
 
 struct large {
@@ -274,8 +274,7 @@ static void piece_checked(struct check *c, int error)
 {
 	struct piece *p = (struct piece *)c;
 
-	if (p->iov != &p->one)
-		g_free(p->iov);
+	dm_part_data_clear(&p->data);
 	dm_parts_end(&p->large->parts, error);
 }
 
@@ -298,19 +297,6 @@ static void piece_read(struct dm_bio *bio)
 		ready(&p->check.wait);
 }
 
-static void piece_data(struct piece *p, const struct dm_bio *orig, size_t at, size_t len)
-{
-	if (orig->iovcnt == 1) {
-		p->one = (struct iovec){(char *)orig->iov[0].iov_base + at, len};
-		p->iov = &p->one;
-		p->bio.iovcnt = 1;
-	} else {
-		p->iov = g_new(struct iovec, orig->iovcnt);
-		p->bio.iovcnt = dm_iov_slice(orig->iov, orig->iovcnt, at, len, p->iov);
-	}
-	p->bio.iov = p->iov;
-}
-
 static void start_piece(void *context, unsigned nr)
 {
 	struct large *l = context;
@@ -330,7 +316,7 @@ static void start_piece(void *context, unsigned nr)
 		.end = piece_read,
 		.private = p,
 	};
-	piece_data(p, orig, at, len);
+	dm_part_data_init(&p->data, &p->bio, orig, at, len);
 	check_init(&p->check, v, &p->bio, sector >> (v->f.data_bits - DM_SECTOR_SHIFT), piece_checked);
 	submitting = p;
 	dm_submit_now(&p->bio);

@@ -2,8 +2,8 @@
 /*
  * Signatures of root hashes: PKCS#7, detached, of the root hash's hexadecimal digits as they stand in the table line.
  *
- * root_hash_sig_key_desc names a user key that holds the signature, in the keyrings of the daemon; or, with a
- * `/` in front, a file.  A signature is good if one of the certificates that the mount was given made it, or
+ * root_hash_sig_key_desc names a user key that holds the signature, in the keyrings of the daemon, or has it in front,
+ * HEX:user:NAME, from who can read a key that the daemon cannot; or, with a `/` in front, a file.  A signature is good if one of the certificates that the mount was given made it, or
  * stands behind the certificate in it that did.  As with the kernel's keyrings, nobody asks how old a certificate is.
  *
  * Without certificates a signature cannot be checked, and the line is refused; with them, so is a line without one.
@@ -22,22 +22,33 @@
 
 /* --- the signature ------------------------------------------------------------------------------ */
 
-static int read_key(const char *description, GBytes **out, GError **err)
+#define KEY_TYPE "user:"
+
+/* The word becomes the name alone. */
+static int read_key(struct dm_target *ti, char **word, GBytes **out, GError **err)
 {
+	static const char who[] = "verity: DM Verity Sig Verification Invalid key specified";
+	size_t digits = strspn(*word, "0123456789abcdefABCDEF");
+	bool handed = digits && g_str_has_prefix(*word + digits, ":" KEY_TYPE);
 	struct dm_key key;
-	int r = dm_key_from_keyring("verity: DM Verity Sig Verification Invalid key specified", description, 0, &key, err);
+	int r = handed ? dm_key_read(who, *word, &key, err) : dm_key_from_keyring(who, *word, 0, &key, err);
 
 	if (!r)
 		*out = g_bytes_new(key.data, key.size);
+	if (!r && handed) {
+		g_free(*word);
+		*word = g_strdup(key.description + strlen(KEY_TYPE));
+		ti->secret = true;
+	}
 	dm_key_clear(&key);
 	return r;
 }
 
-static int read_signature(struct dm_target *ti, const char *key, GBytes **out, GError **err)
+static int read_signature(struct dm_target *ti, char **word, GBytes **out, GError **err)
 {
-	if (*key != '/')
-		return read_key(key, out, err);
-	return dm_read_file(ti, key, MAX_SIGNATURE, out, err);
+	if (**word != '/')
+		return read_key(ti, word, out, err);
+	return dm_read_file(ti, *word, MAX_SIGNATURE, out, err);
 }
 
 /* --- checking it -------------------------------------------------------------------------------- */
@@ -152,17 +163,17 @@ static bool is_needed(void)
 }
 #endif
 
-int verity_check_signature(struct dm_target *ti, const char *root, const char *key, GError **err)
+int verity_check_signature(struct dm_target *ti, const char *root, char **key, GError **err)
 {
 	g_autoptr(GBytes) signature = NULL;
 	int r;
 
-	if (!key && is_needed())
+	if (!*key && is_needed())
 		return dm_fail(err, ENOKEY,
 			       "verity: Root hash verification failed: this mount takes signed root hashes only "
 			       "(root_hash_sig_key_desc)");
-	if (!key)
+	if (!*key)
 		return 0;
 	r = read_signature(ti, key, &signature, err);
-	return r ? r : check(root, key, signature, err);
+	return r ? r : check(root, *key, signature, err);
 }

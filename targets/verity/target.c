@@ -94,7 +94,7 @@ static int finish(struct dm_target *ti, struct verity *v, int argc, char **argv,
 	int r = verity_read_options(ti, v, &as, err);
 
 	if (!r)
-		r = verity_check_signature(ti, argv[8], v->signature_key, err);
+		r = verity_check_signature(ti, argv[8], &v->signature_key, err);
 	if (!r)
 		r = check_lengths(ti, v, err);
 	if (!r && v->fec)

@@ -134,9 +134,10 @@ bool verity_block_corrupted(struct verity *v, enum verity_block_type type, uint6
 
 /*
  * Checks the signature of a root hash, as it stands in the table line, that is in the user key or the file
- * that a description names; key NULL: none was given, which is fine unless there are certificates.
+ * that *key names; NULL: none was given, which is fine unless there are certificates.  Of one that came with its
+ * name, *key becomes the name.
  */
-int verity_check_signature(struct dm_target *ti, const char *root, const char *key, GError **err);
+int verity_check_signature(struct dm_target *ti, const char *root, char **key, GError **err);
 
 /* --- options.c -------------------------------------------------------------------------------------- */
 

@@ -100,21 +100,29 @@ bool disk_has_failed(struct disk *d)
 
 /* --- I/O; the lock is held --------------------------------------------------------- */
 
-static bool lies_in(const struct dm_bio *bio, uint64_t begin, uint64_t end)
+/* Which part of the disk; -1: a flush is everyone's. */
+static int part_of(const struct disk *d, const struct dm_bio *bio)
 {
-	return bio->op != DM_FLUSH && bio->sector >= begin && bio->sector < end;
+	for (int i = 0; bio->op != DM_FLUSH && d->parts && d->parts[i + 1]; i++)
+		if (bio->sector >= d->parts[i] && bio->sector < d->parts[i + 1])
+			return i;
+	return -1;
 }
 
-/* The first failure of a part of the disk: which part. */
-static bool choose_part(struct disk *d, const struct dm_bio *bio)
+/* The first part is the failing I/O's, the next the next other one that is met; each fails once, or from then on. */
+static bool fails_in_parts(struct disk *d, const struct dm_bio *bio)
 {
-	for (unsigned i = 0; d->parts && d->parts[i + 1]; i++)
-		if (lies_in(bio, d->parts[i], d->parts[i + 1])) {
-			d->bad_begin = d->parts[i];
-			d->bad_end = d->parts[i + 1];
-			return true;
-		}
-	return false; /* a flush is everyone's */
+	int part = part_of(d, bio);
+
+	if (part < 0)
+		return false;
+	for (unsigned i = 0; i < d->nr_bad; i++)
+		if (d->bad_parts[i] == part)
+			return d->fail_count > 1;
+	if (d->nr_bad == d->fail_parts || (!d->nr_bad && d->ios != d->fail_at))
+		return false;
+	d->bad_parts[d->nr_bad++] = part;
+	return true;
 }
 
 /* Whether this I/O is one that shall fail. */
@@ -123,9 +131,9 @@ static bool fails(struct disk *d, const struct dm_bio *bio)
 	if (d->fail_writes_only && !dm_op_is_write(bio->op))
 		return false;
 	d->ios++;
-	if (!d->fail_at || d->ios < d->fail_at || d->ios - d->fail_at >= d->fail_count)
+	if (!d->fail_at || d->ios < d->fail_at)
 		return false;
-	if (d->fail_part && (d->ios == d->fail_at ? !choose_part(d, bio) : !lies_in(bio, d->bad_begin, d->bad_end)))
+	if (d->fail_parts ? !fails_in_parts(d, bio) : d->ios - d->fail_at >= d->fail_count)
 		return false;
 	d->failed++;
 	if (dm_op_is_write(bio->op)) {

@@ -104,9 +104,10 @@ struct disk {
 	uint64_t ios, fail_at, fail_count, failed;
 	int fail_error;
 	bool fail_writes_only;
-	bool fail_part; /* only those of the part the first of them lies in */
+	unsigned fail_parts;   /* only those of so many parts, the first that are met; 0: of all */
 	const uint64_t *parts; /* begins of parts, ascending, then the end, then 0 */
-	uint64_t bad_begin, bad_end;
+	int bad_parts[2];
+	unsigned nr_bad;
 	uint8_t *unsure; /* a byte for each sector that a write which failed was for; NULL: none has */
 	GRand *rand;
 	/* Of a slow disk. */
@@ -191,6 +192,7 @@ struct lab {
 	GPtrArray *devices;    /* the customer's */
 	uint64_t time;         /* of the power loss; NEVER: none */
 	uint8_t *unsure;       /* a byte for each sector of the disk: lab_unsure(); NULL: none */
+	bool bears;	       /* the fault is one that no request may notice */
 	bool first_open, faulty, at_crash_point, after_fault;
 	void *private;
 	void (*clear_private)(void *);

@@ -219,7 +219,7 @@ static void set_durable(struct lab *lab, struct volume *v, const GArray *covered
 
 static void report(struct lab *lab, const char *volume, const char *what, uint64_t sector, int error)
 {
-	if (error && !lab->faulty)
+	if (error && (!lab->faulty || lab->bears))
 		lab_fail(lab, "%s of %s sector %" PRIu64 ": %s", what, volume, sector, g_strerror(-error));
 }
 
@@ -286,7 +286,8 @@ int lab_discard(struct lab *lab, const char *volume, uint64_t sector, uint64_t s
 {
 	int error = change(lab, volume, DM_DISCARD, sector, sectors, 0);
 
-	report(lab, volume, "a discard", sector, error == -EOPNOTSUPP ? 0 : error);
+	/* it is a wish */
+	report(lab, volume, "a discard", sector, error == -EOPNOTSUPP || lab->faulty ? 0 : error);
 	return error;
 }
 

@@ -22,8 +22,8 @@
  *        - at some of the points, new writes must work and stay, over another
  *          open; and power is lost again during the recovery itself.
  *   4. The same workload runs with I/O number 1, 2, 3, … failing (once, or from
- *      then on; EIO or ENOSPC; all of the disk or that slice of it).  Requests may fail then, but what was answered
- *      must hold as above, at once and after the fault is gone and the stack opened anew.
+ *      then on; EIO or ENOSPC; all of the disk, that slice of it, or that and another).  Requests may fail then, but
+ *what was answered must hold as above, at once and after the fault is gone and the stack opened anew.
  *
  * A customer of one linear device, whole:
  *
@@ -118,6 +118,7 @@ struct lab_customer {
 	void (*fault_workload)(struct lab *);
 
 	bool goes_back;     /* after a fault, volumes may be as at their last flush even while they are used */
+	unsigned bears;	    /* so many slices may fail, and no request does; more than one: two at once are tried */
 	bool no_new_writes; /* volumes cannot be written at a crash point: skip that step */
 	bool hidden;        /* only run when named: for the laboratory's own tests */
 	struct lab_customer *next;

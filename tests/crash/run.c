@@ -440,14 +440,27 @@ static const struct fault {
 	const char *name;
 	int error;
 	uint64_t count;
-	bool writes_only, part;
+	bool writes_only;
+	unsigned parts; /* slices that fail; 0: all */
 } faults[] = {
-	{"one EIO", -EIO, 1, false, false},
-	{"EIO from then on", -EIO, NEVER, false, false},
-	{"EIO of one slice from then on", -EIO, NEVER, false, true},
-	{"one ENOSPC", -ENOSPC, 1, true, false},
-	{"ENOSPC from then on", -ENOSPC, NEVER, true, false},
+    {"one EIO", -EIO, 1, false, 0},
+    {"EIO from then on", -EIO, NEVER, false, 0},
+    {"EIO of one slice from then on", -EIO, NEVER, false, 1},
+    {"one ENOSPC", -ENOSPC, 1, true, 0},
+    {"ENOSPC from then on", -ENOSPC, NEVER, true, 0},
+    /* these for who asks for them */
+    {"one EIO of each of two slices", -EIO, 1, false, 2},
+    {"EIO of two slices from then on", -EIO, NEVER, false, 2},
 };
+
+static unsigned faults_for(const struct lab_customer *c)
+{
+	unsigned n = 0;
+
+	while (n < G_N_ELEMENTS(faults) && (c->bears > 1 || faults[n].parts < 2))
+		n++;
+	return n;
+}
 
 /* The slices as parts of the disk. */
 static const uint64_t *parts_of(const struct lab_customer *c)
@@ -528,7 +541,9 @@ static uint64_t run_fault(struct run *run, const struct lab_customer *customer, 
 		disk->fail_count = f->count;
 		disk->fail_error = f->error;
 		disk->fail_writes_only = f->writes_only;
-		disk->fail_part = f->part;
+		disk->fail_parts = f->parts;
+		lab->bears = f->parts && f->parts <= customer->bears;
+		disk->nr_bad = 0;
 		disk->parts = parts_of(customer);
 		use_faulty(lab);
 		ios = disk->ios;
@@ -546,12 +561,13 @@ void run_faults(const struct lab_customer *customer, uint32_t seed, const struct
 		struct run_sum *sum)
 {
 	struct run run = {NULL, limits, sum, g_rand_new_with_seed(seed), "", 0, 0, 0};
+	unsigned kinds = faults_for(customer);
 	uint64_t begin = dm_now_ns();
 
 	sum->runs++;
-	for (unsigned i = 0; i < G_N_ELEMENTS(faults) && !is_over(&run); i++) {
+	for (unsigned i = 0; i < kinds && !is_over(&run); i++) {
 		uint64_t ios = run_fault(&run, customer, seed, &faults[i], 0);
-		double share = limits->deadline ? (double)(limits->deadline - begin) * (i + 1) / G_N_ELEMENTS(faults) : 0;
+		double share = limits->deadline ? (double)(limits->deadline - begin) * (i + 1) / kinds : 0;
 		uint64_t done = 0, began = dm_now_ns();
 
 		for (uint64_t n = 1; n <= ios && !is_over(&run); n++) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * raid with metadata devices: mirrors, raid10, raid5 and raid6; made, resynchronised, written, rebuilt, reshaped.
+ * raid with metadata devices: mirrors, raid10, raid5 and raid6; made, resynchronised, written, rebuilt.  (What becomes
+ * of them in a reshape is target_raid_reshape.c's.)
  *
  * Before an array is built on what a power loss has left its devices are compared
  * wherever the bitmap says clean: copies are equal, the sum of raid5's devices is
@@ -8,45 +9,26 @@
  *
  * What a device that is out held may be lost where parity was being written (the write hole); all else must be right.
  */
-#include "lab.h"
+#include "raid.h"
 
-#define DEV_SECTORS 256u
-#define META_SECTORS 16u
 #define REGION 32u
-#define REGIONS (DEV_SECTORS / REGION)
 #define BITMAP 4096u
 
 struct kind {
 	const char *name, *type;
 	unsigned disks, chunk, length;
 	bool mirror; /* device 2k + 1 is device 2k's copy */
-	const char *new_type; /* what it is reshaped to */
-	unsigned new_chunk;
-};
-
-/* As the newest superblock has it, when the stack is opened on what a power loss has left. */
-struct kept {
-	uint64_t failed;   /* devices, as bits */
-	uint64_t behind;   /* those that are not rebuilt, by their own superblocks */
-	uint64_t resync;   /* how far the array has been synchronised; all ones: it has been */
-	uint64_t position; /* of a reshape; all ones: none */
-	uint64_t offset, new_offset;
-	uint32_t layout, chunk;
-	enum { SMALL, LACKS, BEGINS, GROWS } line; /* raid5_grow: the one that was taken */
 };
 
 static const struct kind kinds[] = {
-	{"raid1", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
-	{"raid1_rebuild", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
-	{"raid10", "raid10", 4, 8, 2 * DEV_SECTORS, .mirror = true},
-	{"raid5", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
-	{"raid5_rebuild", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
-	{"raid6", "raid6_zr", 4, 8, 2 * DEV_SECTORS, .mirror = false},
-	{"raid5_journal", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
-	{"raid5_reshape", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .new_type = "raid5_ra", .new_chunk = 8},
-	{"raid5_chunk", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .new_type = "raid5_ls", .new_chunk = 16},
-	{"raid5_grow", "raid5_ls", 4, 8, 3 * DEV_SECTORS, .mirror = false},
-	{"raid5_writeback", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
+    {"raid1", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
+    {"raid1_rebuild", "raid1", 2, 0, DEV_SECTORS, .mirror = true},
+    {"raid10", "raid10", 4, 8, 2 * DEV_SECTORS, .mirror = true},
+    {"raid5", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
+    {"raid5_rebuild", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
+    {"raid6", "raid6_zr", 4, 8, 2 * DEV_SECTORS, .mirror = false},
+    {"raid5_journal", "raid5_ls", 3, 8, 2 * DEV_SECTORS, .mirror = false},
+    {"raid5_writeback", "raid5_ls", 3, 16, 2 * DEV_SECTORS, .mirror = false},
 };
 
 static const struct kind *kind_of(struct lab *lab)
@@ -93,14 +75,13 @@ static int compare(struct lab *lab, const struct kind *k, const uint8_t *bits, G
 	return 0;
 }
 
-/* Looks at the superblocks; name: the metadata device that has the newest. */
-static int newest(struct lab *lab, const struct kind *k, char *name, GError **err)
+int raid_newest(struct lab *lab, unsigned disks, char *name, GError **err)
 {
 	struct kept *kept = lab_private(lab, sizeof *kept);
 	uint64_t most = 0, behind = 0;
 
 	*kept = (struct kept){.position = UINT64_MAX};
-	for (unsigned i = 0; i < k->disks; i++) {
+	for (unsigned i = 0; i < disks; i++) {
 		char meta[3] = {'m', (char)('0' + i), 0};
 		uint64_t events, recovery;
 		uint8_t super[512];
@@ -121,8 +102,6 @@ static int newest(struct lab *lab, const struct kind *k, char *name, GError **er
 		memcpy(&kept->layout, super + 52, sizeof kept->layout);
 		memcpy(&kept->chunk, super + 56, sizeof kept->chunk);
 		memcpy(&kept->position, super + 64, sizeof kept->position);
-		memcpy(&kept->offset, super + 96, sizeof kept->offset);
-		memcpy(&kept->new_offset, super + 104, sizeof kept->new_offset);
 	}
 	kept->behind = behind;
 	return 0;
@@ -133,7 +112,7 @@ static int compare_clean(struct lab *lab, const struct kind *k, GError **err)
 	struct kept *kept = lab_private(lab, sizeof *kept);
 	uint8_t image[256 + 8];
 	char name[3] = "m0";
-	int error = newest(lab, k, name, err);
+	int error = raid_newest(lab, k->disks, name, err);
 
 	if (error || kept->behind || kept->failed) /* what is to be rebuilt may hold anything */
 		return error;
@@ -172,7 +151,7 @@ static int open_raid(struct lab *lab, GError **err)
  * sum may be anything; a journal alone closes that hole.  All that was on devices that are there must be right.
  */
 
-/* Where raid5_ls, raid5_ra or raid6_zr keep a sector of the array. */
+/* Where raid5_ls, raid5_ra, raid6_zr or raid6_nr keep a sector of the array. */
 static unsigned device_of(const char *type, unsigned n, unsigned chunk_sectors, uint64_t sector, uint64_t *at)
 {
 	unsigned parity = type[4] - '4', data = n - parity;
@@ -184,10 +163,12 @@ static unsigned device_of(const char *type, unsigned n, unsigned chunk_sectors, 
 		return (n - p + slot) % n; /* parity goes down from the last device on; data follows it, around */
 	if (g_str_has_suffix(type, "_ra"))
 		return slot + (slot >= p);
+	if (g_str_has_suffix(type, "_nr"))
+		p = (unsigned)(n - 1 - (row + 1) % n);
 	return p == n - 1 ? slot + 1 : slot < p ? slot : slot + 2; /* Q is behind P, around */
 }
 
-static bool in_hole(struct lab *lab, const char *type, unsigned disks, unsigned chunk, uint64_t sector, uint64_t offset)
+bool raid_in_hole(struct lab *lab, const char *type, unsigned disks, unsigned chunk, uint64_t sector, uint64_t offset)
 {
 	const struct kept *kept = lab_private(lab, sizeof *kept);
 	uint64_t at;
@@ -204,23 +185,22 @@ static bool in_hole(struct lab *lab, const char *type, unsigned disks, unsigned 
 	return unsure;
 }
 
-/* raid6 goes on synchronising without one device, but is not started so: that is a dirty degraded array. */
-static bool excuse_raid(struct lab *lab, const char *volume)
+bool raid_excuse(struct lab *lab, const char *volume)
 {
 	const struct kept *kept = lab_private(lab, sizeof *kept);
 
-	return !volume && lab_is(lab, "raid6") && kept->failed && kept->resync != UINT64_MAX;
+	return !volume && (lab_is(lab, "raid6") || lab_is(lab, "raid6_reshape")) && kept->failed &&
+	       kept->resync != UINT64_MAX;
 }
 
 static bool lost_raid(struct lab *lab, const char *volume, uint64_t sector)
 {
 	const struct kind *k = kind_of(lab);
 
-	return !k->mirror && in_hole(lab, k->type, k->disks, k->chunk, sector, 0);
+	return !k->mirror && raid_in_hole(lab, k->type, k->disks, k->chunk, sector, 0);
 }
 
-/* Once it is whole and in sync a check must find nothing. */
-static int check_array(struct lab *lab, const char *name, unsigned disks, GError **err)
+int raid_check_array(struct lab *lab, const char *name, unsigned disks, GError **err)
 {
 	static const char *const letters[] = {"", "", "AA", "AAA", "AAAA"};
 	g_autofree char *whole = g_strdup_printf(" %u %s ", disks, letters[disks]), *status = NULL;
@@ -240,10 +220,10 @@ static int check_array(struct lab *lab, const char *name, unsigned disks, GError
 
 static int check_raid(struct lab *lab, GError **err)
 {
-	return check_array(lab, "vol", kind_of(lab)->disks, err);
+	return raid_check_array(lab, "vol", kind_of(lab)->disks, err);
 }
 
-static bool pause_device(struct lab *lab, const char *name)
+bool raid_pause(struct lab *lab, const char *name)
 {
 	g_autoptr(GError) err = NULL;
 
@@ -253,7 +233,7 @@ static bool pause_device(struct lab *lab, const char *name)
 /* A suspend leaves all regions clean, so that the next writes mark them anew. */
 static bool pause_volume(struct lab *lab)
 {
-	return pause_device(lab, "vol");
+	return raid_pause(lab, "vol");
 }
 
 static void use_raid(struct lab *lab)
@@ -359,260 +339,22 @@ static void use_journal(struct lab *lab)
 	lab_random_io(lab, 10, "vol", NULL);
 }
 
-/* --- another layout or chunk size: every window moves from sectors 0 on to 32 on, or stays ---------------------- */
+#define CUSTOMER(id, disks_, use, ...)                                                                                 \
+	LAB_CUSTOMER(id) = {.slices = RAID_SLICES##disks_(0),                                                          \
+			    .open = open_raid,                                                                         \
+			    .workload = use,                                                                           \
+			    .check = check_raid,                                                                       \
+			    .fault_workload = use_shortly,                                                             \
+			    .excuse = raid_excuse,                                                                     \
+			    .lost = lost_raid,                                                                         \
+			    __VA_ARGS__}
 
-#define GAP 32u
-
-static char *shape_line(const char *type, unsigned chunk, const char *params, unsigned count)
-{
-	return g_strdup_printf("0 %u raid %s %u %u %s 3 m0 d0 m1 d1 m2 d2", 2 * DEV_SECTORS, type, 1 + count, chunk,
-			       params);
-}
-
-#define LAYOUT_LS 2u
-
-/* Without data_offset a line never begins a reshape: what the superblocks say goes on. */
-static int open_reshape(struct lab *lab, GError **err)
-{
-	const struct kind *k = kind_of(lab);
-	g_autofree char *line = lab_first_open(lab) ? shape_line(k->type, k->chunk, "", 0) :
-						      shape_line(k->new_type, k->new_chunk, "", 0);
-	char name[3];
-	int error = newest(lab, k, name, err);
-
-	if (!error)
-		error = lab_device(lab, "vol", err, line, NULL);
-	return error ? error : lab_volume(lab, "vol", LAB_ZEROES, err);
-}
-
-/* Backwards: what lies from the position on has moved. */
-static bool lost_reshape(struct lab *lab, const char *volume, uint64_t sector)
-{
-	const struct kind *k = kind_of(lab);
-	const struct kept *kept = lab_private(lab, sizeof *kept);
-	bool moved = kept->position != UINT64_MAX && sector >= kept->position;
-	bool new = moved || kept->layout != LAYOUT_LS || kept->chunk != k->chunk;
-
-	return in_hole(lab, new ? k->new_type : k->type, k->disks, new ? k->new_chunk : k->chunk, sector,
-		       moved ? kept->new_offset : kept->offset);
-}
-
-static int check_reshape(struct lab *lab, GError **err)
-{
-	/* A device that came back is brought up to date by the array that the reshape has made, after a resume. */
-	int error = lab_wait_status(lab, "vol", " idle ", err);
-
-	if (!error)
-		error = lab_suspend(lab, "vol", err);
-	if (!error)
-		error = lab_resume(lab, "vol", err);
-	return error ? error : check_raid(lab, err);
-}
-
-static bool load(struct lab *lab, const char *line)
-{
-	g_autoptr(GError) err = NULL;
-
-	return lab_ok(lab, lab_load(lab, "vol", &err, line, NULL), &err);
-}
-
-/*
- * Whether a reshape can come to its end: while more than one device cannot be written it does not.  The last
- * sectors of the metadata devices are nobody's.
- */
-static bool can_go_on(struct lab *lab)
-{
-	static const char nothing[DM_SECTOR_SIZE];
-	unsigned bad = 0;
-
-	for (unsigned i = 0; i < 3; i++) {
-		char meta[3] = {'m', (char)('0' + i), 0};
-		g_autoptr(GError) err = NULL;
-
-		bad += lab_write_raw(lab, meta, (META_SECTORS - 1) * DM_SECTOR_SIZE, nothing, sizeof nothing, &err) != 0;
-	}
-	return bad < 2;
-}
-
-/* times: so many requests at each step. */
-static void reshape(struct lab *lab, unsigned times)
-{
-	const struct kind *k = kind_of(lab);
-	g_autofree char *begin = shape_line(k->new_type, k->new_chunk, "data_offset 32", 2),
-			*go = shape_line(k->new_type, k->new_chunk, "", 0);
-	g_autoptr(GError) err = NULL;
-
-	lab_random_io(lab, times, "vol", NULL);
-	lab_ok(lab, lab_wait_status(lab, "vol", " idle ", &err), &err);
-	if (!load(lab, begin))
-		return;
-	lab_random_io(lab, times / 2, "vol", NULL);
-	if (!load(lab, go))
-		return;
-	lab_random_io(lab, times, "vol", NULL);
-	g_clear_error(&err);
-	lab_ok(lab, lab_wait_status_while(lab, "vol", " idle ", lab_faulty(lab) ? can_go_on : NULL, &err), &err);
-	lab_random_io(lab, times / 2, "vol", NULL);
-	if (pause_volume(lab))
-		lab_random_io(lab, times / 2, "vol", NULL);
-}
-
-static void use_reshape(struct lab *lab)
-{
-	reshape(lab, 24);
-}
-
-static void use_reshape_shortly(struct lab *lab)
-{
-	reshape(lab, 10);
-}
-
-/* --- one more device: data move from sector 32 of three devices to sector 0 of four ----------------------------- */
-
-/*
- * The room before the data is there from the beginning: three devices e0 to e2 that leave it out make the array.  The
- * volume is what it holds before, as the table is longer afterwards.
- */
-
-static int open_small(struct lab *lab, GError **err)
-{
-	int error = 0;
-
-	for (unsigned i = 0; i < 3 && !error; i++) {
-		char name[3] = {'e', (char)('0' + i), 0};
-		g_autofree char *line = g_strdup_printf("0 %u linear d%u %u", DEV_SECTORS, i, GAP);
-
-		error = lab_device(lab, name, err, line, NULL);
-	}
-	return error ? error : lab_device(lab, "array", err, "0 512 raid raid5_ls 1 8 3 m0 e0 m1 e1 m2 e2", NULL);
-}
-
-static const char grow_begin[] = "0 768 raid raid5_ls 5 8 delta_disks 1 data_offset 32 4 m0 d0 m1 d1 m2 d2 m3 d3";
-static const char grow_go[] = "0 768 raid raid5_ls 1 8 4 m0 d0 m1 d1 m2 d2 m3 d3";
-static const char grow_lacking[] = "0 768 raid raid5_ls 1 8 4 m0 d0 m1 d1 m2 d2 - -";
-
-/*
- * What the superblocks know of the new device decides which line is right: one that is not is refused.  Without the new
- * device, if it failed before it had a superblock; with three devices, if one of them had failed before.
- */
-static int open_grow(struct lab *lab, GError **err)
-{
-	static const char *const lines[] = {[BEGINS] = grow_begin, [GROWS] = grow_go, [LACKS] = grow_lacking};
-	struct kept *kept = lab_private(lab, sizeof *kept);
-	char name[3];
-	int error = newest(lab, kind_of(lab), name, err);
-
-	if (error)
-		return error;
-	kept->line = lab_reached(lab, "grow") ? G_N_ELEMENTS(lines) - 1 : SMALL;
-	while (kept->line != SMALL && lab_device(lab, "array", NULL, lines[kept->line], NULL))
-		kept->line--;
-	if (kept->line == SMALL)
-		error = open_small(lab, err);
-	if (!error)
-		error = lab_device(lab, "vol", err, "0 512 linear array 0", NULL);
-	return error ? error : lab_volume(lab, "vol", LAB_ZEROES, err);
-}
-
-/* Forwards: what lies before the position has moved. */
-static bool lost_grow(struct lab *lab, const char *volume, uint64_t sector)
-{
-	const struct kept *kept = lab_private(lab, sizeof *kept);
-	bool old = kept->line == SMALL || kept->line == BEGINS || (kept->position != UINT64_MAX && sector >= kept->position);
-
-	return in_hole(lab, "raid5_ls", old ? 3 : 4, 8, sector, old ? GAP : 0);
-}
-
-static int check_grow(struct lab *lab, GError **err)
-{
-	const struct kept *kept = lab_private(lab, sizeof *kept);
-	/* the line after the one that begins it lets it go on */
-	int error = kept->line == BEGINS ? lab_load(lab, "array", err, grow_go, NULL) : 0;
-
-	if (!error)
-		error = lab_wait_status(lab, "array", " idle ", err);
-	if (!error)
-		error = lab_suspend(lab, "array", err);
-	if (!error)
-		error = lab_resume(lab, "array", err);
-	if (error || kept->line == LACKS)
-		return error;
-	return check_array(lab, "array", kept->line == SMALL ? 3 : 4, err);
-}
-
-static void grow(struct lab *lab, unsigned times)
-{
-	g_autoptr(GError) err = NULL;
-
-	lab_random_io(lab, times, "vol", NULL);
-	lab_ok(lab, lab_wait_status(lab, "array", " idle ", &err), &err);
-	lab_step(lab, "grow");
-	g_clear_error(&err);
-	if (!lab_ok(lab, lab_load(lab, "array", &err, grow_begin, NULL), &err))
-		return;
-	lab_random_io(lab, times / 2, "vol", NULL);
-	g_clear_error(&err);
-	if (!lab_ok(lab, lab_load(lab, "array", &err, grow_go, NULL), &err))
-		return;
-	lab_random_io(lab, times, "vol", NULL);
-	g_clear_error(&err);
-	lab_ok(lab, lab_wait_status_while(lab, "array", " idle ", lab_faulty(lab) ? can_go_on : NULL, &err), &err);
-	lab_random_io(lab, times / 2, "vol", NULL);
-	if (pause_device(lab, "array"))
-		lab_random_io(lab, times / 2, "vol", NULL);
-}
-
-static void use_grow(struct lab *lab)
-{
-	grow(lab, 24);
-}
-
-static void use_grow_shortly(struct lab *lab)
-{
-	grow(lab, 10);
-}
-
-#define SLICES2                                                                                                        \
-	{                                                                                                              \
-		{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"d0", DEV_SECTORS},                                       \
-		{                                                                                                      \
-			"d1", DEV_SECTORS                                                                              \
-		}                                                                                                      \
-	}
-#define SLICES3                                                                                                        \
-	{                                                                                                              \
-		{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"m2", META_SECTORS}, {"d0", DEV_SECTORS},                 \
-		    {"d1", DEV_SECTORS},                                                                               \
-		{                                                                                                      \
-			"d2", DEV_SECTORS                                                                              \
-		}                                                                                                      \
-	}
-#define SLICES4                                                                                                        \
-	{                                                                                                              \
-		{"m0", META_SECTORS}, {"m1", META_SECTORS}, {"m2", META_SECTORS}, {"m3", META_SECTORS},                \
-		    {"d0", DEV_SECTORS}, {"d1", DEV_SECTORS}, {"d2", DEV_SECTORS},                                     \
-		{                                                                                                      \
-			"d3", DEV_SECTORS                                                                              \
-		}                                                                                                      \
-	}
-
-#define CUSTOMER(id, disks_, use)                                                                                      \
-	LAB_CUSTOMER(id) = {                                                                                           \
-	    .slices = SLICES##disks_,                                                                                  \
-	    .open = open_raid,                                                                                         \
-	    .workload = use,                                                                                           \
-	    .check = check_raid,                                                                                       \
-	    .fault_workload = use_shortly,                                                                             \
-	    .excuse = excuse_raid,                                                                                     \
-	    .lost = lost_raid,                                                                                         \
-	}
-
-CUSTOMER(raid1, 2, use_raid);
+CUSTOMER(raid1, 2, use_raid, .bears = 1);
 CUSTOMER(raid1_rebuild, 2, use_rebuild);
-CUSTOMER(raid10, 4, use_raid);
-CUSTOMER(raid5, 3, use_raid);
+CUSTOMER(raid10, 4, use_raid, .bears = 1);
+CUSTOMER(raid5, 3, use_raid, .bears = 1);
 CUSTOMER(raid5_rebuild, 3, use_rebuild);
-CUSTOMER(raid6, 4, use_raid);
+CUSTOMER(raid6, 4, use_raid, .bears = 2);
 
 #define JOURNALED(id)                                                                                             \
 	LAB_CUSTOMER(id) = {                                                                                      \
@@ -626,37 +368,3 @@ CUSTOMER(raid6, 4, use_raid);
 
 JOURNALED(raid5_journal);
 JOURNALED(raid5_writeback);
-
-#define RESHAPED(id)                                                                                                \
-	LAB_CUSTOMER(id) = {                                                                                        \
-	    .slices = {{"m0", META_SECTORS},                                                                        \
-		       {"m1", META_SECTORS},                                                                        \
-		       {"m2", META_SECTORS},                                                                        \
-		       {"d0", DEV_SECTORS + GAP},                                                                   \
-		       {"d1", DEV_SECTORS + GAP},                                                                   \
-		       {"d2", DEV_SECTORS + GAP}},                                                                  \
-	    .open = open_reshape,                                                                                   \
-	    .workload = use_reshape,                                                                                \
-	    .check = check_reshape,                                                                                 \
-	    .fault_workload = use_reshape_shortly,                                                                  \
-	    .lost = lost_reshape,                                                                                   \
-	}
-
-RESHAPED(raid5_reshape);
-RESHAPED(raid5_chunk);
-
-LAB_CUSTOMER(raid5_grow) = {
-    .slices = {{"m0", META_SECTORS},
-	       {"m1", META_SECTORS},
-	       {"m2", META_SECTORS},
-	       {"m3", META_SECTORS},
-	       {"d0", DEV_SECTORS + GAP},
-	       {"d1", DEV_SECTORS + GAP},
-	       {"d2", DEV_SECTORS + GAP},
-	       {"d3", DEV_SECTORS + GAP}},
-    .open = open_grow,
-    .workload = use_grow,
-    .check = check_grow,
-    .fault_workload = use_grow_shortly,
-    .lost = lost_grow,
-};

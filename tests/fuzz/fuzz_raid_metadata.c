@@ -10,6 +10,7 @@
 
 #include "../../targets/raid/assemble.h"
 #include "../../targets/raid/bitmap.h"
+#include "../../targets/raid/reshape.h"
 
 #define DISKS 5u
 #define DEV_SECTORS 4096u
@@ -32,13 +33,11 @@ static unsigned take(struct input *in)
 	return *in->data++;
 }
 
-/* A superblock that is right for the line, and then some of its bytes changed. */
-static void make_super(struct input *in, const struct raid_params *p, unsigned i, uint64_t dev, uint64_t array,
-		       struct raid_found *f)
+/* What all superblocks say; of a reshape too, or of what the line would make one of. */
+static struct raid_super common(struct input *in, const struct raid_params *p, uint64_t dev, uint64_t array)
 {
 	struct raid_super sb = {.features = 1,
 				.disks = p->disks,
-				.index = i,
 				.events = 7,
 				.recovery_offset = RAID_NONE,
 				.resync_offset = RAID_NONE,
@@ -51,8 +50,30 @@ static void make_super(struct input *in, const struct raid_params *p, unsigned i
 				.new_chunk = p->chunk,
 				.array_sectors = array,
 				.dev_sectors = dev};
+	unsigned kind = take(in) % 4;
+
+	if (kind > 1) {
+		sb.layout =
+		    p->type->level == 10 ? raid10_layout((enum raid_format)(take(in) % 3), 2, false) : take(in) % 20;
+		sb.chunk = 8u << take(in) % 4;
+	}
+	if (kind > 2) {
+		sb.reshape_flags = RAID_RESHAPE_ACTIVE | take(in) % 4;
+		sb.reshape_position = (take(in) | (uint64_t)take(in) << 8) * (take(in) % 2 ? 1 : 8);
+		sb.delta_disks = (int32_t)(take(in) % 4) - 1;
+		sb.data_offset = take(in) % 2 * 8 * take(in);
+		sb.new_data_offset = take(in) % 2 * 8 * take(in);
+	}
+	return sb;
+}
+
+/* And then some bytes changed. */
+static void make_super(struct input *in, const struct raid_super *all, unsigned i, struct raid_found *f)
+{
+	struct raid_super sb = *all;
 	uint8_t block[RAID_SUPER_BYTES];
 
+	sb.index = i;
 	raid_super_encode(&sb, block);
 	for (unsigned n = take(in) % 6; n; n--) {
 		unsigned at = 4 + take(in) % 144, len = take(in) % 9;
@@ -63,7 +84,7 @@ static void make_super(struct input *in, const struct raid_params *p, unsigned i
 	f->has_data = take(in) % 16 != 1;
 	f->has_meta = f->has_data && take(in) % 16 != 1;
 	f->readable = take(in) % 16 != 1;
-	f->data_sectors = DEV_SECTORS + take(in);
+	f->data_sectors = DEV_SECTORS + 8 * take(in);
 	f->has_super = f->readable && take(in) % 16 != 1 && raid_super_decode(block, &f->sb);
 }
 
@@ -81,6 +102,50 @@ static void within(const struct raid_geo *g, uint64_t sector)
 	for (unsigned i = 0; i < g->copies; i++)
 		if (copies[i].disk >= g->disks || copies[i].sector >= g->dev_sectors)
 			abort();
+}
+
+/* A reshape: each window goes on, and lies where there is something. */
+static void walk(const struct raid_state *s, const struct raid_params *p, const struct raid_found *found)
+{
+	struct raid_member members[DISKS] = {0};
+	struct raid r = {
+	    .state = *s, .members = members, .disks = DISKS, .params = *p, .reshape_waits = s->begin_reshape};
+	g_autoptr(GError) err = NULL;
+	uint64_t done, total;
+
+	if (s->level != 5 && s->level != 6 && s->level != 10)
+		return;
+	if (s->begin_reshape) {
+		r.state.disks += (unsigned)s->delta_disks;
+		r.state.reshape_position = s->backwards ? raid_reshape_now(&r.state) : 0;
+	}
+	for (unsigned i = 0; i < DISKS; i++) {
+		members[i].data_offset = s->m[i].data_offset;
+		members[i].new_data_offset = s->m[i].new_data_offset;
+	}
+	raid_geo_init(&r.geo, s->level, s->layout, DISKS, s->chunk, s->dev_sectors);
+	if (raid_reshape_ops.start(&r, &err)) {
+		if (!err)
+			abort();
+	} else {
+		const struct reshape *rs = r.family;
+
+		raid_reshape_where(&r, &done, &total);
+		for (uint64_t n; done < total; done += n) {
+			n = raid_reshape_window(&r, done);
+			if (!n || n > total - done)
+				abort();
+			within(&rs->to_geo, s->backwards ? total - done - n : done + n - 1);
+			if (raid_is_raid10(rs) && done < rs->moves)
+				raid10_hits_old(&r, rs, s->backwards ? total - done - n : done,
+						s->backwards ? total - done : done + n);
+		}
+		for (unsigned i = 0; i < DISKS; i++)
+			if (found[i].has_data &&
+			    members[i].new_data_offset + rs->to_geo.dev_sectors > found[i].data_sectors)
+				abort();
+	}
+	raid_reshape_ops.stop(&r);
 }
 
 static void look_at(const struct raid_state *s, const struct raid_found *found, unsigned disks)
@@ -108,6 +173,7 @@ static void assemble(struct input *in)
 	    .type = raid_type_by_name(types[take(in) % G_N_ELEMENTS(types)]), .disks = DISKS, .region_sectors = 128};
 	struct raid_found found[DISKS] = {0};
 	g_autoptr(GError) err = NULL;
+	struct raid_super all;
 	struct raid_state s;
 	uint64_t len;
 	int error;
@@ -125,14 +191,19 @@ static void assemble(struct input *in)
 		p.delta_disks = (int)take(in) % 5 - 2;
 	if (raid_given(&p, RAID_DATA_OFFSET))
 		p.value[RAID_DATA_OFFSET] = take(in) * 8;
-	len = (p.type->level == 1 ? 1 : p.type->level == 10 ? 5 : DISKS - p.type->parity) * (DEV_SECTORS / 2);
+	len = (p.type->level == 1 ? 1 : DISKS - p.type->parity) * (DEV_SECTORS / 2);
+	if (p.type->level == 10)
+		len /= 2;
+	all = common(in, &p, DEV_SECTORS / 2, len);
 	for (unsigned i = 0; i < DISKS; i++)
-		make_super(in, &p, i, DEV_SECTORS / 2, len, &found[i]);
+		make_super(in, &all, i, &found[i]);
 	error = raid_assemble(&p, len, found, &s, &err);
 	if (!error != !err)
 		abort();
 	if (!error)
 		look_at(&s, found, DISKS);
+	if (!error && (s.begin_reshape || s.reshape_position != RAID_NONE))
+		walk(&s, &p, found);
 	raid_state_clear(&s);
 }
 

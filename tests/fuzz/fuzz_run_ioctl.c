@@ -13,6 +13,7 @@
 
 #include "../../tools/dmfs-run/preload/base.c"
 #include "../../tools/dmfs-run/preload/control.c"
+#include "../../tools/dmfs-run/preload/keys.c"
 #include "../../tools/dmfs-run/preload/table.c"
 #include "../../tools/dmfs-run/preload/tree.c"
 #include "../../tools/dmfs-run/preload/words.c"

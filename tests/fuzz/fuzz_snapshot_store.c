@@ -48,7 +48,7 @@ static void write_some(struct snap_store *st, struct ramdev *m, GHashTable *seen
 			g_free(c);
 			continue;
 		}
-		g_assert(((c->new_chunk + 1) << snap_chunk_shift(st)) <= m->sectors);
+		g_assert((c->new_chunk + 1) * snap_chunk_sectors(st) <= m->sectors);
 		g_hash_table_iter_init(&it, seen);
 		while (g_hash_table_iter_next(&it, NULL, &new_chunk))
 			g_assert(GPOINTER_TO_SIZE(new_chunk) != c->new_chunk);

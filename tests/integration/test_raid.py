@@ -263,6 +263,10 @@ RESHAPES = [("raid5_ls", "raid5_ra", 64, 64, 3, 3), ("raid5_n", "raid5_ls", 64, 
             ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3)]
 
 
+# so that it is seen on a machine that is busy; and so that it comes to its end while it is used
+SLOW, STEADY = "min_recovery_rate 1 max_recovery_rate 20", "min_recovery_rate 4000 max_recovery_rate 6000"
+
+
 def shape(kind, chunk, data, pairs, size, *params):
     words = " ".join(params)
     devs = " ".join(f"{quote(m)} {quote(d)}" for m, d in pairs)
@@ -311,13 +315,17 @@ def test_reshape(fs, backing, r):
     assert status(dev)["action"] == "reshape" and set(status(dev)["health"]) == {"a"}
     assert dev.pread(held, 0) == model
     scribble(dev, 3, model=model, size=held, count=20)
-    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 3 {new_chunk} max_recovery_rate 6000"))
-    seen = 0
-    while status(dev)["action"] == "reshape":
-        scribble(dev, 100 + seen, model=model, size=held, count=10)
+    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {SLOW}"))
+    assert status(dev)["action"] == "reshape"
+    for turn in range(3):
+        scribble(dev, 10 + turn, model=model, size=held, count=10)
         assert dev.pread(held, 0) == model
-        seen += 1
-    assert seen
+    dev.load(second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {STEADY}"))
+    turn = 100
+    while status(dev)["action"] == "reshape":
+        scribble(dev, turn, model=model, size=held, count=10)
+        assert dev.pread(held, 0) == model
+        turn += 1
     wait_status(dev, " idle ")
     assert dev.pread(held, 0) == model
     scribble(dev, 5, model=model, size=held)
@@ -348,11 +356,10 @@ def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
     held = (min(before, after) - parity) * size * SECTOR
     model = model[:held]
     fs.mkdir("r", first).remove()
-    slow = second.replace(f" {new} 1 {new_chunk}", f" {new} 3 {new_chunk} max_recovery_rate 6000")
+    slow = second.replace(f" {new} 1 {new_chunk}", f" {new} 5 {new_chunk} {SLOW}")
     for turn in range(3):
         dev = fs.mkdir("r", slow)
         scribble(dev, turn, model=model, size=held, count=20)
-        assert status(dev)["action"] == "reshape"
         fs.kill()
         fs.wait()
         fs = dmfs()
@@ -363,6 +370,63 @@ def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
     dev = fs.mkdir("again", shape(new, new_chunk, after - parity, pairs[:after], size))
     wait_whole(dev)
     assert dev.pread(held, 0) == model
+    assert check(dev) == 0
+
+
+def test_a_device_that_goes_fails_before(fs, backing):
+    """What is to be removed is needed until all has moved: that it failed is remembered like of the others."""
+    pairs, model, first, second = begin_reshape(fs, backing, RESHAPES[-1])
+    model = model[:2 * 3840 * SECTOR]
+    leg = f"0 {3840 + GAP} linear {quote(pairs[3][1])} 0"
+    fs.mkdir("leg", leg)
+    dev = fs.mkdir("r", first.replace(quote(pairs[3][1]), "leg"))
+    fs["leg"].load(f"0 {3840 + GAP} error")
+    scribble(dev, 2, model=model, size=len(model))
+    assert status(dev)["health"] == "aaaD"
+    dev.remove()
+    fs["leg"].load(leg)
+    dev = fs.mkdir("r", second.replace(quote(pairs[3][1]), "leg"))
+    assert dev.pread(len(model), 0) == model
+    wait_status(dev, " idle ")
+    assert dev.pread(len(model), 0) == model
+    dev.remove()
+    dev = fs.mkdir("bad")
+    with pytest.raises(OSError):
+        dev.load(first)
+    dev.load(shape("raid5_ra", 64, 2, pairs[:3], 3840))
+    wait_whole(dev)
+    assert dev.pread(len(model), 0) == model and check(dev) == 0
+
+
+def test_a_device_back_during_a_reshape(dmfs, backing):
+    """It lacks what was written meanwhile: it is rebuilt when all has moved, and not believed before, also after a kill."""
+    fs = dmfs()
+    pairs, model, first, second = begin_reshape(fs, backing, RESHAPES[0])
+    fs.mkdir("r", first).remove()
+    leg = f"0 {3840 + GAP} linear {quote(pairs[1][1])} 0"
+    line = second.replace(quote(pairs[1][1]), "leg").replace("raid5_ra 1 64", f"raid5_ra 5 64 {SLOW}")
+    fs.mkdir("leg", leg)
+    dev = fs.mkdir("r", line)
+    fs["leg"].load(f"0 {3840 + GAP} error")
+    scribble(dev, 2, model=model, size=len(model))
+    assert status(dev)["health"] == "aDa"
+    fs["leg"].load(leg)
+    dev.suspend()
+    dev.resume()
+    scribble(dev, 3, model=model, size=len(model))
+    assert status(dev)["health"] == "aaa" and status(dev)["action"] == "reshape"
+    fs.kill()
+    fs.wait()
+    fs = dmfs()
+    fs.mkdir("leg", leg)
+    dev = fs.mkdir("r", line)
+    assert dev.pread(len(model), 0) == model
+    dev.load(line.replace("max_recovery_rate 20", "max_recovery_rate 0"))
+    wait_status(dev, " idle ")
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev)
+    assert dev.pread(len(model), 0) == model
     assert check(dev) == 0
 
 
@@ -436,17 +500,18 @@ def test_recipe_replace(fs, backing, sh, mounted_array):
 
 
 @pytest.mark.root
-def test_recipe_grow(fs, backing, sh, work, mounted_array):
-    """From three devices to four under a mounted file system, which then uses the room."""
+@pytest.mark.parametrize("t", [("raid5_ls", 3, ()), ("raid10", 4, ("raid10_format offset",))], ids=ids)
+def test_recipe_grow(fs, backing, sh, work, mounted_array, t):
+    """One device more under a mounted file system, which then uses the room."""
     mount, recipe = mounted_array
-    s = Stack(fs, backing, ("raid5_ls", 3, ()), size=16384)
+    s = Stack(fs, backing, t, size=16384)
     loop = mount(s.dev)
     wait_whole(s.dev)
     before = s.dev.size()
     recipe("raid-grow", "r", backing(88, name="new meta"), os.path.join(work, "new data"))
-    assert s.dev.size() == before // 2 * 3
+    assert s.dev.size() == (before // 2 * 3 if t[1] == 3 else before // 4 * 5)
     wait_status(s.dev, " idle ")
-    assert status(s.dev)["disks"] == "4"
+    assert status(s.dev)["disks"] == str(t[1] + 1)
     s.dev.suspend()
     s.dev.resume()
     wait_whole(s.dev)
@@ -658,6 +723,21 @@ def test_a_device_that_missed_events_is_rebuilt(fs, whole):
 
 
 # --- in the background ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [("raid1", 2, ()), ("raid5_ls", 3, ()), ("raid10", 4, ())], ids=ids)
+def test_more_of_each_device(fs, backing, t):
+    """What is new is synchronised, also where it shares a region of the bitmap with what was in sync."""
+    a = Array(backing, t[0], t[1], 4096, data=lambda i: random.Random(i).randbytes(4096 * SECTOR))
+    length = a.length()
+    dev = fs.mkdir("r", a.line(length=length // 2))
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    dev.load(a.line(length=length))
+    wait_whole(dev)
+    assert status(dev)["ratio"].endswith(f"/{length if t[0] == 'raid10' else 4096}")
+    assert dev.pread(len(model), 0) == model
+    assert check(dev) == 0
 
 
 def test_goes_on_after_a_remount(dmfs, backing, work):

@@ -10,33 +10,7 @@ import bitlocker
 import veracrypt
 from luks import Luks
 from mounted import pattern
-from run import needs, needs_targets
-
-FAST = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
-
-
-@pytest.fixture
-def crypt(run, work):
-    needs("cryptsetup")
-    with open(os.path.join(work, "key"), "wb") as f:
-        f.write(b"sesame")
-
-    def cryptsetup(*args, **kw):
-        return run("cryptsetup", "-q", "--key-file", os.path.join(work, "key"), *args, **kw)
-
-    return cryptsetup
-
-
-def fields(text):
-    return dict(re.findall(r"^\s+([\w ]+):\s+(.*)$", text, re.M))
-
-
-def filled(run, name, sectors=512):
-    """Writes a pattern to /dev/mapper/NAME by its name, and returns it."""
-    data = pattern(sectors, 7)
-    run.python("import sys; f = open(sys.argv[1], 'r+b'); f.write(sys.stdin.buffer.read())", f"/dev/mapper/{name}",
-               given=data)
-    return data
+from run import FAST, fields, filled, needs, needs_targets
 
 
 def test_luks2(run, crypt):
@@ -50,13 +24,11 @@ def test_luks2(run, crypt):
     tree = run("lsblk", "-rno", "NAME,TYPE,SIZE,MAJ:MIN")
     assert re.search(r"^luks\.img disk 40M ", tree, re.M) and re.search(r"^vol crypt 24M ", tree, re.M)
 
-    # it reads the key back from the table for this
     crypt("resize", "vol", "--size", "1024")
     assert run.fs["vol"].size() == 1024 * 512
     crypt("resize", "vol")
     assert run.fs["vol"].size() == 24 << 20
     assert run.fs["vol"].pread(len(data), 0) == data
-    assert "0" * 64 in run.fs["vol"].table()
 
     crypt("luksSuspend", "vol")
     assert run.fs["vol"].suspended()

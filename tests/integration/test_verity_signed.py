@@ -3,10 +3,12 @@
 
 import errno
 import os
+import re
 
 import pytest
 
-from mounted import quote
+from mounted import pattern, quote
+from run import Run, fields
 from verity import Tree, images, load
 
 REFUSED = (errno.EKEYREJECTED, errno.EINVAL, errno.EBADMSG, errno.ENOKEY, errno.EIO)
@@ -81,6 +83,44 @@ def test_a_signature_in_a_user_key(dmfs, image, pki, sign, keyring):
     assert dev.table().endswith(" 2 root_hash_sig_key_desc dmfs-test:signature\n")
     dev.refuse(tree.line(tree.data_path, tree.hash_path, options=signed("dmfs-test:another")) + "\n", code=errno.ENOKEY,
                match="Invalid key specified: user key 'dmfs-test:another'")
+
+
+def test_a_signature_that_comes_with_its_name(dmfs, image, pki, sign, work):
+    """As dmfs-run hands over what its program has in a keyring of its own: not found again, so not restored."""
+    fs = dmfs(f"{work}/state", options=f"verity-keys={pki}/a.pem")
+    tree = image()
+    with open(sign(tree.root), "rb") as f:
+        signature = f.read().hex()
+    dev = load(fs, tree, options=f"2 root_hash_sig_key_desc {signature}:user:dmfs-test:mine")
+    assert dev.pread(len(tree.data), 0) == tree.data
+    before = dev.table()
+    assert before.endswith(" 2 root_hash_sig_key_desc dmfs-test:mine\n")
+    for bad in (f"{signature[2:]}:user:dmfs-test:mine", "00:user:x", "0:user:x", "00:user:", ":user:x"):
+        dev.refuse(tree.line(tree.data_path, tree.hash_path, options=f"2 root_hash_sig_key_desc {bad}") + "\n", code=REFUSED,
+                   match="verity: ")
+    assert dev.table() == before
+    fs.unmount()
+    fs = dmfs(f"{work}/state", options=f"verity-keys={pki}/a.pem")
+    assert fs[dev.name].table() == "" and "key" in fs[dev.name].error()
+
+
+def test_veritysetup_with_a_signature(dmfs, tool, backing, pki, sign, work):
+    """It puts the signature into a keyring of its own, which the daemon cannot read."""
+    fs = dmfs(options=f"verity-keys={pki}/a.pem")
+    data = pattern(2048, 3)
+    run = Run(fs, tool("dmfs-run"), work, [backing(2048, data, name="data.img"), backing(2048, name="hash.img")])
+    said = run("veritysetup", "format", "/dev/data.img", "/dev/hash.img")
+    root = re.search(r"Root hash:\s+(\w+)", said).group(1)
+    done = run.raw("veritysetup", "open", "/dev/data.img", "v", "/dev/hash.img", root, "--root-hash-signature", sign(root))
+    if "keyring" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert fields(run("veritysetup", "status", "v"))["status"] == "verified (with signature)"
+    assert " root_hash_sig_key_desc cryptsetup:" in fs["v"].table() and fs["v"].pread(len(data), 0) == data
+    run("veritysetup", "close", "v")
+    run.fails("veritysetup", "open", "/dev/data.img", "v", "/dev/hash.img", root, "--root-hash-signature",
+              sign(root[::-1]), match="")
+    assert not fs.devices()
 
 
 def test_it_is_of_the_digits_as_they_stand_there(dmfs, image, pki, sign):

@@ -224,17 +224,18 @@ def test_lines(kernel, fs, backing):
 GAP = 128
 # from, devices, to, devices, chunk: the reshapes there are
 RESHAPES = [("raid5_ls", 3, "raid5_ra", 3), ("raid5_n", 4, "raid5_ls", 4), ("raid6_zr", 5, "raid6_nc", 5),
-            ("raid5_ls", 3, "raid5_ls", 4)]
+            ("raid5_ls", 3, "raid5_ls", 4), ("raid10", 4, "raid10", 5), ("raid10_offset", 4, "raid10_offset", 6),
+            ("raid10", 4, "raid10_offset", 4), ("raid10_offset", 5, "raid10", 5)]
 # the same content under another level at once, or after a rebuild
 TAKEOVERS = [("raid0", 3, "raid5_n", 4, "rebuild 3"), ("raid5_ls", 3, "raid6_ls_6", 4, "rebuild 3"),
              ("raid1", 2, "raid5_n", 2, ""), ("raid6_n_6", 4, "raid5_n", 3, ""),
              ("raid10", 2, "raid1", 2, "")]
 
 
-def data_disks(kind, disks):
-    if kind in ("raid1", "raid10"):
-        return disks // 2
-    return disks - {"0": 0, "5": 1, "6": 2}[kind[4]]
+def length_of(kind, disks):
+    if kind.startswith("raid1"):
+        return SIZE * disks // 2
+    return SIZE * (disks - {"0": 0, "5": 1, "6": 2}[kind[4]])
 
 
 class Shapes:
@@ -246,10 +247,12 @@ class Shapes:
         self.members = [self.slices.take(max(c[1], c[3])) for c in cases]
         self.slices.finish()
 
-    def line(self, k, kind, disks, params="", prefix="", length_of=None):
+    def line(self, k, kind, disks, params="", prefix=""):
         devs = " ".join(f"{prefix}m{i} {prefix}d{i}" for i in list(self.members[k])[:disks])
-        data = data_disks(kind, length_of or disks)
-        return (f"0 {data * self.size} raid {kind} {1 + len(params.split())} {0 if kind == 'raid1' else CHUNK} {params} "
+        length = length_of(kind, disks)
+        if kind == "raid10_offset":
+            kind, params = "raid10", f"raid10_format offset {params}"
+        return (f"0 {length} raid {kind} {1 + len(params.split())} {0 if kind == 'raid1' else CHUNK} {params} "
                 f"{disks} {devs}").replace("  ", " ")
 
     def fill(self, fs, k, seed):
@@ -277,7 +280,7 @@ def reshape_params(case):
 
 
 def test_half_reshaped(kernel, fs, backing):
-    """Begun and half done here, finished there; begun there, finished here."""
+    """Begun and half done here, finished there, and grown here; begun there (raid10: and half done), finished here."""
     n = len(RESHAPES)
     s = Shapes(backing, RESHAPES + RESHAPES)
     s.slices.on(fs)
@@ -296,6 +299,8 @@ def test_half_reshaped(kernel, fs, backing):
     unload(fs, s)
     begin = ";".join(f"r{k},,,,{s.line(k, s.cases[k][2], s.cases[k][3], reshape_params(s.cases[k]), '/dev/mapper/')}"
                      for k in range(n, 2 * n))
+    half = "\n".join(f"dmsetup create r{k} --table '{s.line(k, c[2], c[3], 'max_recovery_rate 1', '/dev/mapper/')}'; "
+                     f"dmsetup remove --retry r{k}" for k, c in enumerate(s.cases) if k >= n and c[0][4] == "1")
     go_on = ";".join(f"r{k},,,,{s.line(k, s.cases[k][2], s.cases[k][3], '', '/dev/mapper/')}" for k in range(n))
     out = kernel.run(PREPARE + f"""
         dmsetup create --concise "{s.slices.concise()}"
@@ -310,6 +315,8 @@ def test_half_reshaped(kernel, fs, backing):
         dmsetup remove --retry r0; for k in $(seq 1 {n - 1}); do dmsetup remove --retry r$k; done
         dmsetup create --concise "{begin}"
         echo ==begun; dmsetup status --target raid
+        for k in $(seq {n} {2 * n - 1}); do dmsetup remove --retry r$k; done
+        {half}
         dmsetup remove_all""", s.slices.files, timeout=600).out
     first, theirs, begun = re.split(r"==\w+\n", out)
     for line in first.splitlines():
@@ -318,7 +325,7 @@ def test_half_reshaped(kernel, fs, backing):
     assert [line.split()[0] for line in theirs.splitlines()] == [
         hashlib.sha256(sums[k][:SIZE * 2 * SECTOR]).hexdigest() for k in range(n)]
     s.slices.on(fs)
-    for k in range(n, 2 * n):
+    for k in range(2 * n):
         case = s.cases[k]
         dev = fs.mkdir(f"r{k}", s.line(k, case[2], case[3]))
         wait_whole(dev)
@@ -326,6 +333,8 @@ def test_half_reshaped(kernel, fs, backing):
         dev.suspend()
         dev.resume()
         wait_whole(dev)
+        length = length_of(case[2], case[3]) // CHUNK * CHUNK
+        dev.pwrite(sums[k][:4096], length * SECTOR - 4096, sync=True)
         assert check(dev) == 0, case
         dev.remove()
 

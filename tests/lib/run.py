@@ -8,10 +8,13 @@ import subprocess
 
 import pytest
 
+from mounted import pattern
+
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 # what LVM says to everybody who is not root, and says of descriptors it inherits
 HARMLESS = re.compile(r"^\s*WARNING: Running as a non-root user\. Functionality may be unavailable\.\n"
                       r"|^File descriptor .* leaked on .*\n", re.M)
+FAST = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
 
 
 class Run:
@@ -67,3 +70,16 @@ def needs_targets(fs, *types):
     for name in types:
         if name not in there:
             pytest.skip(f"this dmfs has no {name} target")
+
+
+def fields(text):
+    """What a status of cryptsetup and its like says, by names."""
+    return dict(re.findall(r"^\s+([\w ]+):\s+(.*)$", text, re.M))
+
+
+def filled(run, name, sectors=512):
+    """Writes a pattern to /dev/mapper/NAME by its name, and returns it."""
+    data = pattern(sectors, 7)
+    run.python("import sys; f = open(sys.argv[1], 'r+b'); f.write(sys.stdin.buffer.read())", f"/dev/mapper/{name}",
+               given=data)
+    return data

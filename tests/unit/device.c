@@ -61,7 +61,7 @@ void unit_stores_forget(void)
 	g_clear_pointer(&stores, g_hash_table_unref);
 }
 
-static int build(struct dm_mapped *md, const char *table, struct dm_table **out, GError **err)
+static int make_table(struct dm_mapped *md, const char *table, struct dm_table **out, GError **err)
 {
 	g_auto(GStrv) lines = g_strsplit(table, "\n", -1);
 	struct dm_opener self = dm_opener_self();
@@ -73,25 +73,25 @@ static int build(struct dm_mapped *md, const char *table, struct dm_table **out,
 			error = dm_table_add_line(t, lines[i], err);
 	if (!error)
 		error = dm_table_complete(t, err);
-	if (error)
-		dm_table_unref(t);
-	else
+	if (!error)
 		*out = t;
+	else
+		dm_table_unref(t);
 	return error;
 }
 
 int unit_load(struct dm_mapped *md, const char *table, GError **err)
 {
-	struct dm_table *t;
-	int error = build(md, table, &t, err);
+	struct dm_table *t = NULL;
+	int error = make_table(md, table, &t, err);
 
 	return error ? error : dm_mapped_swap(md, t, NULL, NULL, err);
 }
 
 int unit_load_inactive(struct dm_mapped *md, const char *table, GError **err)
 {
-	struct dm_table *t;
-	int error = build(md, table, &t, err);
+	struct dm_table *t = NULL;
+	int error = make_table(md, table, &t, err);
 
 	return error ? error : dm_mapped_load(md, t, err);
 }

@@ -22,7 +22,6 @@ void unit_stores_forget(void);
 
 /* Loads a table, "\n" between its lines, and makes it live. */
 int unit_load(struct dm_mapped *md, const char *table, GError **err);
-/* Loads it to be resumed later. */
 int unit_load_inactive(struct dm_mapped *md, const char *table, GError **err);
 /* A new device with this table (printf); it must load. */
 struct dm_mapped *unit_device(const char *name, const char *fmt, ...) G_GNUC_PRINTF(2, 3);

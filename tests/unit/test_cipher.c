@@ -104,6 +104,21 @@ static void keys_from_hex(void **state)
 	assert_null(key.data);
 }
 
+static void keys_handed_over(void **state)
+{
+	struct dm_key key;
+
+	assert_int_equal(dm_key_read("crypt", "3132:logon:a:b", &key, NULL), 0);
+	assert_int_equal(key.size, 2);
+	assert_memory_equal(key.data, "12", 2);
+	assert_true(key.handed);
+	assert_string_equal(key.description, "logon:a:b");
+	dm_key_clear(&key);
+	assert_int_equal(dm_key_read("crypt", "3132", &key, NULL), 0);
+	assert_false(key.handed);
+	dm_key_clear(&key);
+}
+
 static void keys_from_the_keyring(void **state)
 {
 #ifdef HAVE_KEYUTILS
@@ -153,6 +168,7 @@ int main(void)
 		cmocka_unit_test(names_of_the_crypto_api),
 		cmocka_unit_test(a_handle_encrypts),
 		cmocka_unit_test(keys_from_hex),
+		cmocka_unit_test(keys_handed_over),
 		cmocka_unit_test(keys_from_the_keyring),
 		cmocka_unit_test(plain_digests),
 	};

@@ -190,6 +190,14 @@ static void test_bad_keys(void **state)
 		{":32:c0ffee:x", "is of no known type"},
 		{":32:user:a b", "has blanks"},
 		{":32:logon:a:b", "only the kernel can read keys of type logon"},
+		{"c0ffee:", "HEX:user:DESCRIPTION or HEX:logon"},
+		{"c0ffee:x", "HEX:user:DESCRIPTION or HEX:logon"},
+		{"c0ffee:user:", "HEX:user:DESCRIPTION or HEX:logon"},
+		{"c0ffee:logon:", "HEX:user:DESCRIPTION or HEX:logon"},
+		{"c0ffee:trusted:x", "HEX:user:DESCRIPTION or HEX:logon"},
+		{"c0ffee0:user:x", "7 hexadecimal digits, an even number"},
+		{"c0ffeexx:logon:a:b", "not hexadecimal at digit 7 of 8"},
+		{"c0ffee00:logon:a b", "has blanks"},
 		{":32:encrypted:a", "only the kernel can read keys of type encrypted"},
 	};
 

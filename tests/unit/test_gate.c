@@ -2,7 +2,7 @@
 /* A gate alone: who is inside, closing and opening, the last one to leave, and counters that wrap. */
 #include "unit.h"
 
-#include "core/gate.h"
+#include <dmfs/gate.h>
 
 static void enter(struct dm_gate *g, unsigned n)
 {

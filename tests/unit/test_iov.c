@@ -31,6 +31,8 @@ static void every_range(void **state)
 			for (size_t len = 0; offset + len <= BYTES; len++) {
 				char data[BYTES], want[BYTES], buf[BYTES], fresh[BYTES];
 				struct iovec iov[8], part[8];
+				struct dm_part_data data_of;
+				struct dm_bio bio;
 				int n = make(cuts[c], data, iov), parts;
 
 				for (int i = 0; i < BYTES; i++) {
@@ -46,6 +48,12 @@ static void every_range(void **state)
 				assert_int_equal(dm_iov_bytes(part, parts), len);
 				dm_iov_read(part, parts, 0, buf, len);
 				assert_memory_equal(buf, want + offset, len);
+
+				dm_part_data_init(&data_of, &bio, &(struct dm_bio){.iov = iov, .iovcnt = n}, offset, len);
+				assert_int_equal(dm_iov_bytes(bio.iov, bio.iovcnt), len);
+				dm_iov_read(bio.iov, bio.iovcnt, 0, buf, len);
+				assert_memory_equal(buf, want + offset, len);
+				dm_part_data_clear(&data_of);
 
 				dm_iov_write(iov, n, offset, fresh, len);
 				memcpy(want + offset, fresh, len);

@@ -52,7 +52,7 @@ static void ask_whose(struct log_client *c, unsigned i, uint64_t r)
 	}
 }
 
-/* A write as targets/mirror/shared.c does it; anything may happen between its mark and any two of its questions. */
+/* A write as lib/regions_shared.c does it; anything may happen between its mark and any two of its questions. */
 static void write_to(struct log_client *c, unsigned i, uint64_t r)
 {
 	if (uses[i][r] > MARKED)

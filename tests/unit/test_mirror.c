@@ -8,7 +8,9 @@
 #include "core/devices.h"
 #include "core/events.h"
 #include "core/type.h"
+#include "lib/regions.h"
 #include "targets/list.h"
+#include "targets/mirror/mirror.h"
 
 #include <pthread.h>
 
@@ -304,13 +306,29 @@ static void resume(void)
 	assert_int_equal(dm_mapped_resume(md, 0, NULL, NULL, NULL), 0);
 }
 
+/*
+ * A mirror whose worker has had its first turn: regions that are out of sync in that are copied at once, later ones
+ * after the next resume.
+ */
+static void load_and_look(const char *line)
+{
+	struct dm_table *t;
+	struct mirror *ms;
+
+	load(md, line);
+	t = dm_mapped_live(md);
+	ms = dm_table_target(t, 0)->private;
+	dm_wq_flush(ms->regions->wq);
+	dm_table_unref(t);
+}
+
 /* --- tests ---------------------------------------------------------------------------------- */
 
 #define LOG_IN_SYNC "0 8192 mirror disk 3 log 64 nosync 2 a 0 b 0"
 
 static void the_log_knows_before_the_legs_are_written(void **state)
 {
-	load(md, LOG_IN_SYNC);
+	load_and_look(LOG_IN_SYNC);
 	g_string_truncate(order, 0);
 	assert_int_equal(do_write(5, 3, 'x'), 0);
 	assert_true(g_str_has_prefix(order->str, "log:W log:F a:W b:W "));
@@ -330,7 +348,7 @@ static void marks_that_come_together_share_a_flush(void **state)
 {
 	struct request *r[9];
 
-	load(md, LOG_IN_SYNC);
+	load_and_look(LOG_IN_SYNC);
 	hold_back(3);
 	disks[3].count[DM_FLUSH] = 0;
 	r[0] = start(DM_WRITE, 0, 1, 'x');
@@ -349,7 +367,7 @@ static void overlapping_writes_take_turns(void **state)
 {
 	struct request *first, *second, *apart;
 
-	load(md, "0 8192 mirror core 2 64 nosync 2 a 0 b 0");
+	load_and_look("0 8192 mirror core 2 64 nosync 2 a 0 b 0");
 	hold_back(1);
 	first = start(DM_WRITE, 8, 8, '1');
 	wait_held(1, 1);
@@ -370,7 +388,7 @@ static void a_write_waits_for_the_copy_of_its_region(void **state)
 
 	memset(disks[0].data, 'o', BYTES);
 	hold_back(1);
-	load(md, "0 8192 mirror core 1 4096 2 a 0 b 0");
+	load_and_look("0 8192 mirror core 1 4096 2 a 0 b 0");
 	wait_held(1, 9); /* pieces of both regions: kcopyd has at most 8 of one under way */
 	in = start(DM_WRITE, 7, 1, 'n');
 	out = start(DM_READ, 7, 1, 0);
@@ -392,7 +410,7 @@ static void a_write_waits_for_the_copy_of_its_region(void **state)
 static void a_region_never_in_sync_is_the_first_leg_s(void **state)
 {
 	disks[1].fail[DM_WRITE] = -EIO;
-	load(md, "0 8192 mirror core 1 8192 2 a 0 b 0 2 handle_errors keep_log");
+	load_and_look("0 8192 mirror core 1 8192 2 a 0 b 0 2 handle_errors keep_log");
 	wait_status("0/1 1 AS");
 	disks[1].fail[DM_WRITE] = 0;
 	memset(disks[1].data, 'b', BYTES);
@@ -412,7 +430,7 @@ static void a_region_never_in_sync_is_the_first_leg_s(void **state)
 
 static void reads_go_to_the_legs_in_turn(void **state)
 {
-	load(md, "0 8192 mirror core 2 8192 nosync 2 a 0 b 0");
+	load_and_look("0 8192 mirror core 2 8192 nosync 2 a 0 b 0");
 	for (unsigned i = 0; i < 2; i++)
 		memset(disks[i].data, 'A' + i, BYTES);
 	assert_reads(0, 'A');
@@ -423,7 +441,7 @@ static void reads_go_to_the_legs_in_turn(void **state)
 
 static void a_read_error_is_another_leg_s_turn(void **state)
 {
-	load(md, "0 8192 mirror core 2 8192 nosync 3 a 0 b 0 c 0");
+	load_and_look("0 8192 mirror core 2 8192 nosync 3 a 0 b 0 c 0");
 	memset(disks[2].data, 'c', BYTES);
 	disks[0].fail[DM_READ] = disks[1].fail[DM_READ] = -EIO;
 	assert_reads(0, 'c');
@@ -439,7 +457,7 @@ static void a_read_error_is_another_leg_s_turn(void **state)
 
 static void two_legs_of_three_go_on_together(void **state)
 {
-	load(md, "0 8192 mirror core 2 64 nosync 3 a 0 b 0 c 0 2 handle_errors keep_log");
+	load_and_look("0 8192 mirror core 2 64 nosync 3 a 0 b 0 c 0 2 handle_errors keep_log");
 	disks[2].fail[DM_WRITE] = -EIO;
 	assert_int_equal(do_write(3, 1, 'x'), 0);
 	assert_status("127/128 1 AAD");
@@ -463,7 +481,7 @@ static void two_legs_of_three_go_on_together(void **state)
 
 static void what_a_leg_missed_is_copied_after_a_resume(void **state)
 {
-	load(md, "0 8192 mirror disk 3 log 64 nosync 2 a 0 b 0");
+	load_and_look("0 8192 mirror disk 3 log 64 nosync 2 a 0 b 0");
 	disks[0].fail[DM_WRITE] = -EIO;
 	assert_int_equal(do_write(3, 1, 'x'), 0);
 	assert_status("127/128 1 DA");
@@ -482,7 +500,7 @@ static void handle_errors_holds_a_write_until_the_next_table(void **state)
 {
 	struct request *r;
 
-	load(md, "0 8192 mirror core 3 64 nosync block_on_error 2 a 0 b 0");
+	load_and_look("0 8192 mirror core 3 64 nosync block_on_error 2 a 0 b 0");
 	disks[1].fail[DM_WRITE] = -EIO;
 	r = start(DM_WRITE, 3, 1, 'x');
 	wait_status("127/128 1 AD");
@@ -498,7 +516,7 @@ static void a_held_write_fails_in_a_plain_suspend(void **state)
 {
 	struct request *r, *later;
 
-	load(md, "0 8192 mirror core 2 64 nosync 2 a 0 b 0 1 handle_errors");
+	load_and_look("0 8192 mirror core 2 64 nosync 2 a 0 b 0 1 handle_errors");
 	disks[1].fail[DM_WRITE] = -EIO;
 	r = start(DM_WRITE, 3, 1, 'x');
 	wait_status("127/128 1 AD");
@@ -514,7 +532,7 @@ static void a_held_write_fails_in_a_plain_suspend(void **state)
 
 static void a_log_that_fails_stops_writes_to_clean_regions(void **state)
 {
-	load(md, "0 8192 mirror disk 3 log 64 nosync 2 a 0 b 0 2 handle_errors keep_log");
+	load_and_look("0 8192 mirror disk 3 log 64 nosync 2 a 0 b 0 2 handle_errors keep_log");
 	assert_int_equal(do_write(3, 1, 'x'), 0);
 	disks[3].fail[DM_FLUSH] = -EIO;
 	disks[0].count[DM_WRITE] = 0;
@@ -527,7 +545,7 @@ static void a_log_that_fails_stops_writes_to_clean_regions(void **state)
 
 static void a_flush_that_fails_is_a_leg_that_fails(void **state)
 {
-	load(md, "0 8192 mirror core 2 64 nosync 2 a 0 b 0");
+	load_and_look("0 8192 mirror core 2 64 nosync 2 a 0 b 0");
 	assert_int_equal(do_write(3, 1, 'x'), 0);
 	disks[1].fail[DM_FLUSH] = -EIO;
 	assert_int_equal(finish(start(DM_FLUSH, 0, 0, 0)), 0); /* the other has it */
@@ -539,7 +557,7 @@ static void a_flush_that_fails_is_a_leg_that_fails(void **state)
 
 static void a_discard_half_done_is_mended(void **state)
 {
-	load(md, "0 8192 mirror core 2 64 nosync 2 a 0 b 0");
+	load_and_look("0 8192 mirror core 2 64 nosync 2 a 0 b 0");
 	assert_int_equal(do_write(0, 64, 'x'), 0);
 	disks[1].fail[DM_DISCARD] = -EIO;
 	assert_int_equal(finish(start(DM_DISCARD, 8, 8, 0)), -EIO);
@@ -565,7 +583,7 @@ static void a_bad_sector_costs_one_region(void **state)
 		assert_int_equal(dm_mapped_swap(mds[1], t, NULL, NULL, NULL), 0);
 	}
 	memset(disks[0].data, 'o', BYTES);
-	load(md, "0 8192 mirror core 1 64 2 a 0 b 0 2 handle_errors keep_log");
+	load_and_look("0 8192 mirror core 1 64 2 a 0 b 0 2 handle_errors keep_log");
 	/* The copy's error is an event, the regions after it are not: a suspend waits for them. */
 	wait_status(" 1 AS");
 	suspend(0);

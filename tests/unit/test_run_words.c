@@ -4,6 +4,7 @@
 
 #include "../../tools/dmfs-run/preload/base.c"
 #include "../../tools/dmfs-run/preload/control.c"
+#include "../../tools/dmfs-run/preload/keys.c"
 #include "../../tools/dmfs-run/preload/table.c"
 #include "../../tools/dmfs-run/preload/tree.c"
 #include "../../tools/dmfs-run/preload/words.c"
@@ -88,6 +89,82 @@ static void test_words_out(void **state)
 	check(out_whole, "nbd://host/x 0 meta_device:/a\\ file", "251:8 0 meta_device:251:7");
 	check(out_whole, "1:3 16/8192 a:b 0:", "1:3 16/8192 a:b 0:");
 	check(out_whole, "2 0:1 0:2 4/4 1 AA", "2 252:1 252:2 4/4 1 AA");
+}
+
+/* --- keys ------------------------------------------------------------------------------------------ */
+
+static int keys_of(const char *type, const char *params, const char *out)
+{
+	AUTO_TEXT t = {0};
+	int error = type ? keys_in(&t, type, params) : keys_in_message(&t, params);
+
+	if (!error)
+		assert_string_equal(text_get(&t), out);
+	return error;
+}
+
+static void test_no_keys(void **state)
+{
+	static const char *const same[] = {
+		"aes-xts-plain64 c0ffee 0 /x 0", "aes - 0 /x 0", "aes", "", "  ", "aes :", "aes :x:user:y 0", "aes :0:logon:a:b",
+		"aes :32:encrypted:a", "aes :32:user:", "aes :32:user:dmfs-test-surely-not-there 0 /x 0",
+		"aes c0ffee :32:logon:dmfs:not-here 0", " aes\\ \t - :32:logon:a:b", "aes \\",
+	};
+	static const char *const messages[] = {"key wipe", "key set c0ffee", "key set", "key", "", "x set :32:logon:a:b", " key  set  - x"};
+
+	for (size_t i = 0; i < G_N_ELEMENTS(same); i++)
+		assert_int_equal(keys_of("crypt", same[i], same[i]), 0);
+	for (size_t i = 0; i < G_N_ELEMENTS(messages); i++)
+		assert_int_equal(keys_of(NULL, messages[i], messages[i]), 0);
+	assert_int_equal(keys_of("linear", "aes :32:logon:a:b 0", "aes :32:logon:a:b 0"), 0);
+	assert_true(keys_of("crypt", "aes :32:logon:dmfs:surely-not-there 0", "") < 0);
+	assert_true(keys_of("crypt", "aes :32:logon:no-prefix 0", "") < 0);
+	assert_true(keys_of(NULL, "KEY set :32:logon:dmfs:surely-not-there", "") < 0);
+}
+
+static long call(long number, const char *type, const char *description, const char *data)
+{
+	return keys_call(number, (long[]){(long)type, (long)description, (long)data, data ? (long)strlen(data) : 0,
+					  KEY_SPEC_PROCESS_KEYRING, 0});
+}
+
+static long control(long what, long id, char *buffer, size_t size)
+{
+	return keys_call(SYS_keyctl, (long[]){what, id, (long)buffer, (long)size, 0, 0});
+}
+
+static void test_keys(void **state)
+{
+	long id = call(SYS_add_key, "logon", "dmfs-unit:a b;c", "12345");
+	char text[256] = "";
+
+	if (id < 0)
+		skip(); /* a container without keyrings */
+	assert_int_equal(call(SYS_request_key, "logon", "dmfs-unit:a b;c", NULL), id);
+	assert_int_equal(call(SYS_request_key, "user", "dmfs-unit:a b;c", NULL), -1);
+	assert_int_equal(call(SYS_add_key, "logon", "none", "12345"), -1);
+	assert_int_equal(errno, EINVAL);
+	assert_int_equal(call(SYS_add_key, "logon", ":none", "12345"), -1);
+	assert_int_equal(control(KEYCTL_READ, id, text, sizeof text), -1);
+	assert_int_equal(errno, EOPNOTSUPP);
+	assert_int_equal(control(KEYCTL_DESCRIBE, id, text, 3), control(KEYCTL_DESCRIBE, id, text, sizeof text));
+	assert_true(g_str_has_prefix(text, "logon;") && g_str_has_suffix(text, ";dmfs-unit:a b;c"));
+	assert_int_equal(keys_call(SYS_keyctl, (long[]){KEYCTL_SEARCH, KEY_SPEC_PROCESS_KEYRING, (long)"logon",
+							(long)"dmfs-unit:a b;c", 0, 0}), id);
+	assert_int_equal(keys_of("crypt", "aes :5:logon:dmfs-unit:a\\ b;c 0 /x", "aes 3132333435:logon:dmfs-unit:a\\ b;c 0 /x"), 0);
+	assert_int_equal(keys_of("crypt", "aes :6:logon:dmfs-unit:a\\ b;c 0 /x", ""), -EINVAL);
+	assert_int_equal(keys_of(NULL, "0 key set :5:logon:dmfs-unit:x", "0 key set :5:logon:dmfs-unit:x"), 0);
+	assert_int_equal(keys_of(NULL, "Key SET :5:logon:dmfs-unit:a\\ b;c", "Key SET 3132333435:logon:dmfs-unit:a\\ b;c"), 0);
+	keys_call(SYS_keyctl, (long[]){KEYCTL_REVOKE, id, 0, 0, 0, 0});
+	assert_true(keys_of("crypt", "aes :5:logon:dmfs-unit:a\\ b;c 0 /x", "") < 0);
+
+	id = call(SYS_add_key, "user", "dmfs-unit-signature", "12");
+	assert_true(id >= 0);
+	assert_int_equal(keys_of("crypt", "aes :2:user:dmfs-unit-signature", "aes 3132:user:dmfs-unit-signature"), 0);
+	assert_int_equal(keys_of("verity", "1 2 3 4 5 6 7 8 9 - 2 ROOT_hash_sig_key_desc dmfs-unit-signature",
+				 "1 2 3 4 5 6 7 8 9 - 2 ROOT_hash_sig_key_desc 3132:user:dmfs-unit-signature"), 0);
+	assert_int_equal(keys_of("verity", "1 2 3 4 5 6 7 8 9 - 2 root_hash_sig_key_desc /f", "1 2 3 4 5 6 7 8 9 - 2 root_hash_sig_key_desc /f"), 0);
+	keys_call(SYS_keyctl, (long[]){KEYCTL_REVOKE, id, 0, 0, 0, 0});
 }
 
 static void test_lines_of_devices(void **state)
@@ -190,6 +267,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_words_in),
 	    cmocka_unit_test(test_words_out),
+	    cmocka_unit_test(test_no_keys),
+	    cmocka_unit_test(test_keys),
 	    cmocka_unit_test(test_lines_of_devices),
 	    cmocka_unit_test(test_buffers_that_are_not_whole),
 	    cmocka_unit_test(test_specs),

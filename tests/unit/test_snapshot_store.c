@@ -342,33 +342,27 @@ static void bad_stores_are_refused(void **state)
 	ramdev_clear(&m);
 }
 
-static struct ramdev dropped_store;
+static struct ramdev marked_store;
 
-static void dropped(void *context, bool ok)
-{
-	*(bool *)context = true;
-}
-
-static void a_dropped_store_is_invalid(void **state)
+static void a_marked_store_is_invalid(void **state)
 {
 	struct seen seen;
 	struct one o;
-	bool over = false;
 	struct snap_store *st;
 	int r;
 
-	ramdev_init(&dropped_store, SECTORS, NULL, 0);
-	st = open_store(&dropped_store, CHUNK, &seen, &r);
+	ramdev_init(&marked_store, SECTORS, NULL, 0);
+	st = open_store(&marked_store, CHUNK, &seen, &r);
 	alloc_one(st, &o, 1);
-	snap_drop(st, dropped, &over);
-	assert_true(over);
+	snap_store_fail(st);
+	assert_int_equal(snap_store_mark(st), 0);
 	snap_commit(st, &o.c);
 	assert_int_equal(o.ok, 0);
 	snap_store_free(st);
-	st = open_store(&dropped_store, CHUNK, &seen, &r);
+	st = open_store(&marked_store, CHUNK, &seen, &r);
 	assert_int_equal(r, 1);
 	snap_store_free(st);
-	ramdev_clear(&dropped_store);
+	ramdev_clear(&marked_store);
 }
 
 int main(void)
@@ -382,7 +376,7 @@ int main(void)
 		cmocka_unit_test(merging_takes_from_the_end),
 		cmocka_unit_test(a_torn_area_ends_at_its_first_gap),
 		cmocka_unit_test(bad_stores_are_refused),
-		cmocka_unit_test(a_dropped_store_is_invalid),
+		cmocka_unit_test(a_marked_store_is_invalid),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -479,36 +479,9 @@ static void late_blocks_find_their_place(void **state)
 	memdev_put(m);
 }
 
-static void ranges_are_sets(void **state)
-{
-	struct ranges rs = {0};
-	bool set[200] = {0};
-
-	for (int i = 0; i < 5000; i++) {
-		uint64_t begin = rnd(200), end = begin + rnd(200 - begin) % 9, count = 0;
-		bool all = true;
-
-		for (uint64_t n = begin; n < end; n++)
-			all = all && set[n];
-		if (all && begin < end)
-			ranges_remove(&rs, begin, end);
-		else
-			ranges_add(&rs, begin, end);
-		for (uint64_t n = begin; n < end; n++)
-			set[n] = !all;
-		for (uint64_t n = 0; n < 200; n++) {
-			assert_int_equal(ranges_has(&rs, n), set[n]);
-			count += set[n];
-		}
-		assert_int_equal(rs.count, count);
-	}
-	ranges_clear(&rs);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(ranges_are_sets),
 		cmocka_unit_test(random_operations),
 		cmocka_unit_test(late_blocks_find_their_place),
 		cmocka_unit_test(abort_goes_back),

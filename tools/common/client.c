@@ -31,21 +31,23 @@ static GPtrArray *mounted(void)
 	return found;
 }
 
-char *client_mount(const char *wanted, GError **err)
+char *client_named_mount(const char *wanted, GError **err)
 {
 	const char *named = wanted ? wanted : g_getenv("DMFS_MOUNT");
-	g_autoptr(GPtrArray) all = NULL;
 	g_autofree char *control = NULL;
 	struct stat st;
 
-	if (named && *named) {
-		control = g_build_filename(named, "control", NULL);
-		if (!stat(control, &st))
-			return g_strdup(named);
-		fail(err, errno, "%s is not a mounted dmfs: %s: %s", named, control, g_strerror(errno));
+	if (!named || !*named)
 		return NULL;
-	}
-	all = mounted();
+	control = g_build_filename(named, "control", NULL);
+	if (!stat(control, &st))
+		return g_strdup(named);
+	fail(err, errno, "%s is not a mounted dmfs: %s: %s", named, control, g_strerror(errno));
+	return NULL;
+}
+
+char *client_only_mount(const GPtrArray *all, GError **err)
+{
 	if (all->len == 1)
 		return g_strdup(all->pdata[0]);
 	if (!all->len)
@@ -54,6 +56,21 @@ char *client_mount(const char *wanted, GError **err)
 		fail(err, EINVAL, "%u dmfs are mounted, at %s, %s%s: name one with -m or $DMFS_MOUNT", all->len,
 		     (char *)all->pdata[0], (char *)all->pdata[1], all->len > 2 ? ", ..." : "");
 	return NULL;
+}
+
+char *client_mount(const char *wanted, GError **err)
+{
+	GError *why = NULL;
+	char *mount = client_named_mount(wanted, &why);
+	g_autoptr(GPtrArray) all = NULL;
+
+	if (mount || why) {
+		if (why)
+			g_propagate_error(err, why);
+		return mount;
+	}
+	all = mounted();
+	return client_only_mount(all, err);
 }
 
 int client_check_name(const char *name, GError **err)

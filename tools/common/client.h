@@ -12,6 +12,10 @@
 
 /* The mountpoint: wanted (-m), $DMFS_MOUNT, or the only dmfs that is mounted; NULL: none. */
 char *client_mount(const char *wanted, GError **err);
+/* Its two steps.  wanted or $DMFS_MOUNT; NULL: neither is there (err is not set), or it is no mountpoint of a dmfs. */
+char *client_named_mount(const char *wanted, GError **err);
+/* The only one of a list of mountpoints; NULL: there is none, or several. */
+char *client_only_mount(const GPtrArray *all, GError **err);
 int client_check_name(const char *name, GError **err);
 
 /* A file of a device; or NULL. */

@@ -15,28 +15,16 @@
 
 char *tree_find(const struct options *o, GError **err)
 {
-	const char *named = o->mount ? o->mount : g_getenv("DMFS_MOUNT");
-	const GPtrArray *all;
-	g_autofree char *control = NULL;
-	struct stat st;
+	GError *why = NULL;
+	char *mount = client_named_mount(o->mount, &why);
 
-	if (named && *named) {
-		control = g_build_filename(named, "control", NULL);
-		if (!stat(control, &st))
-			return g_strdup(named);
-		fail(err, errno, "%s is not a mounted dmfs: %s: %s", named, control, g_strerror(errno));
-		return NULL;
+	if (mount || why) {
+		if (why)
+			g_propagate_error(err, why);
+		return mount;
 	}
 	around_look(NULL);
-	all = around_mounts();
-	if (all->len == 1)
-		return g_strdup(all->pdata[0]);
-	if (!all->len)
-		fail(err, ENODEV, "no dmfs of yours is mounted: mount one with `dmfs MOUNTPOINT`, or name it with -m");
-	else
-		fail(err, EINVAL, "%u dmfs are mounted, at %s, %s%s: name one with -m or $DMFS_MOUNT", all->len,
-		     (char *)all->pdata[0], (char *)all->pdata[1], all->len > 2 ? ", ..." : "");
-	return NULL;
+	return client_only_mount(around_mounts(), err);
 }
 
 /* --- opening ------------------------------------------------------------------------------------- */

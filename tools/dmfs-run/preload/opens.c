@@ -265,18 +265,6 @@ PUBLIC int ioctl(int fd, unsigned long request, ...)
 	return NEXT(ioctl)(fd, request, arg);
 }
 
-/*
- * cryptsetup asks for the kernel's keyring with a key type that nobody has.  A logon key is told to nobody but the
- * kernel, so dmfs could not read it: the keyring is "not there", and the key comes in the table.
- */
-static bool wants_logon(long number, long type)
-{
-	const char *name = (const char *)type;
-
-	return name && ((number == SYS_request_key && !strcmp(name, "dummy")) ||
-			((number == SYS_request_key || number == SYS_add_key) && !strcmp(name, "logon")));
-}
-
 /* Some programs make system calls that their C library has no name for, or had none. */
 PUBLIC long syscall(long number, ...)
 {
@@ -297,11 +285,8 @@ PUBLIC long syscall(long number, ...)
 			return statx((int)a[0], (const char *)a[1], (int)a[2], (unsigned)a[3], (struct statx *)a[4]);
 		case SYS_add_key:
 		case SYS_request_key:
-			if (wants_logon(number, a[0])) {
-				errno = ENOSYS;
-				return -1;
-			}
-			break;
+		case SYS_keyctl:
+			return keys_call(number, a);
 		default:
 			break;
 		}

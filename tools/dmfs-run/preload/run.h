@@ -173,7 +173,24 @@ int control_command(unsigned command, void *buffer, size_t size);
 /* ioctl(2) on a block device. */
 int block_ioctl(int fd, const struct node *n, unsigned long request, void *arg);
 
-/* --- words.c: devices in a table's text ------------------------------------------------------------ */
+/* --- keys.c: keys of the kernel's keyrings --------------------------------------------------------- */
+
+/* add_key(2), request_key(2) and keyctl(2), as syscall(2) with these arguments. */
+long keys_call(long number, const long a[6]);
+/*
+ * A target's arguments, appended with the keys that they name in front of the names; 0 or a negative errno, ENOKEY if
+ * there is no such logon key above all.
+ */
+int keys_in(struct text *out, const char *type, const char *params);
+/* The same of a message. */
+int keys_in_message(struct text *out, const char *words);
+
+/* --- words.c: words of a table's text, and devices in it ------------------------------------------- */
+
+/* Where a word ends that begins a text of len bytes: at a blank that is not quoted. */
+size_t word_length(const char *s, size_t len);
+/* The word without its quotes; false: it is longer than a path. */
+bool word_unquote(const char *s, size_t len, char out[PATH_MAX]);
 
 /* A target's arguments as a program gives them to the device mapper, appended as dmfs wants them. */
 void words_in(struct text *out, const char *params);

@@ -24,15 +24,20 @@
 static int add_line(struct text *table, const struct dm_target_spec *spec, const char *params)
 {
 	size_t len = strnlen(spec->target_type, sizeof spec->target_type);
+	AUTO_TEXT with_keys = {0};
+	int error;
 
 	if (!len || len == sizeof spec->target_type)
 		return -EINVAL;
 	for (size_t i = 0; i < len; i++)
 		if (isspace((unsigned char)spec->target_type[i]) || spec->target_type[i] == '\\')
 			return -EINVAL;
+	error = keys_in(&with_keys, spec->target_type, params);
+	if (error)
+		return error;
 	text_printf(table, "%" PRIu64 " %" PRIu64 " %s ", (uint64_t)spec->sector_start, (uint64_t)spec->length,
 		    spec->target_type);
-	words_in(table, params);
+	words_in(table, text_get(&with_keys));
 	text_str(table, "\n");
 	return table->failed ? -ENOMEM : 0;
 }
@@ -308,6 +313,7 @@ int command_message(struct dm_ioctl *io, size_t size)
 {
 	uint64_t sector;
 	const char *words = command_string(io, size, sizeof sector);
+	AUTO_TEXT with_keys = {0};
 	AUTO_TEXT text = {0};
 	AUTO_TEXT reply = {0};
 	struct device d;
@@ -320,8 +326,11 @@ int command_message(struct dm_ioctl *io, size_t size)
 	memcpy(&sector, (char *)io + io->data_start, sizeof sector);
 	if (!words[strspn(words, " \t\n\v\f\r")])
 		return -EINVAL;
+	error = keys_in_message(&with_keys, words);
+	if (error)
+		return error;
 	text_printf(&text, "%" PRIu64 " ", sector);
-	words_in(&text, words);
+	words_in(&text, text_get(&with_keys));
 	error = text.failed ? -ENOMEM : tree_message(d.name, text.s, text.len, &reply);
 	if (error)
 		return error;

@@ -33,8 +33,7 @@ static bool is_number(const char *word, unsigned *major_nr, unsigned *minor_nr)
 	       !strchr(word, '+') && !strchr(word, ' ');
 }
 
-/* Where a word of a table ends. */
-static size_t word_length(const char *s, size_t len)
+size_t word_length(const char *s, size_t len)
 {
 	size_t n = 0;
 
@@ -43,8 +42,7 @@ static size_t word_length(const char *s, size_t len)
 	return n < len ? n : len;
 }
 
-/* The word without its quotes; false: it is too long to be a device's. */
-static bool unquote(const char *s, size_t len, char out[PATH_MAX])
+bool word_unquote(const char *s, size_t len, char out[PATH_MAX])
 {
 	size_t n = 0;
 
@@ -117,8 +115,9 @@ static void add_words(struct text *out, const char *params, size_t len, const ch
 		if (prefix > n)
 			prefix = 0;
 		text_add(out, params, prefix);
-		if (!unquote(params + prefix, n - prefix, word) || !put(out, word))
+		if (!word_unquote(params + prefix, n - prefix, word) || !put(out, word))
 			text_add(out, params + prefix, n - prefix);
+		explicit_bzero(word, n < sizeof word ? n : sizeof word); /* it may be a key */
 		params += n;
 		len -= n;
 	}
@@ -167,7 +166,7 @@ bool word_to_dev(const char *word, dev_t *dev)
 {
 	char plain[PATH_MAX];
 
-	return unquote(word, strlen(word), plain) && unquoted_to_dev(plain, dev);
+	return word_unquote(word, strlen(word), plain) && unquoted_to_dev(plain, dev);
 }
 
 static bool device_out(struct text *out, const char *word)

@@ -13,8 +13,8 @@
  * gate is closed in one step, from one word.  If it is closed he takes the lock first, which whoever waits for him must
  * have had before he frees it.
  */
-#ifndef DMFS_CORE_GATE_H
-#define DMFS_CORE_GATE_H
+#ifndef DMFS_GATE_H
+#define DMFS_GATE_H
 
 #include <assert.h>
 #include <pthread.h>

@@ -260,7 +260,8 @@ GAP = 256
 RESHAPES = [("raid5_ls", "raid5_ra", 64, 64, 3, 3), ("raid5_n", "raid5_ls", 64, 64, 4, 4),
             ("raid6_zr", "raid6_nc", 32, 32, 5, 5), ("raid5_ls", "raid5_ls", 64, 128, 4, 4),
             ("raid5_ls", "raid5_ls", 64, 16, 4, 4), ("raid5_ls", "raid5_ls", 64, 64, 3, 4),
-            ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3)]
+            ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3),
+            ("raid5_n", "raid5_n", 64, 64, 4, 2)]
 
 
 # so that it is seen on a machine that is busy; and so that it comes to its end while it is used

@@ -13,7 +13,11 @@
  * Claims meet if they have sectors in common and one of them is for writing (mode); then the later one is refused,
  * -EBUSY.  Those of several tables of one device do not meet, for only one of them is live at a time: a reload is
  * no conflict.  Where tables of several devices settle among themselves who is active, as snapshots do that hand over,
- * the later one joins the claim of the earlier one.
+ * the later one joins the claim of the earlier one.  Two targets of a type that hands over (DM_TARGET_HANDS_OVER) do not
+ * meet in what they both claim as the same (device, range and what) while one of them is not active, which is loaded but
+ * not resumed, or suspended: so LVM moves a volume below another name.  Who is to be resumed while the other one is
+ * active is refused then; but if that one's device is used by nobody but a table that the resume replaces, it is
+ * suspended first.
  *
  * Other programs are kept out by a lock on the file (fcntl(2), F_OFD_SETLK, for writing or reading as the mode says):
  * another daemon, and whoever else locks files, such as QEMU.  Where a file system has no locks this is logged and

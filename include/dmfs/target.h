@@ -79,6 +79,11 @@ enum dm_target_features {
 	DM_TARGET_STRAIGHT = 1u << 9,
 	DM_TARGET_MIXED_ZONES = 1u << 8, /* has use for devices with zones, whatever their models, but shows none (io_hints) */
 	DM_TARGET_WILDCARD = 1u << 10, /* a table with one of it may replace an immutable target */
+	/*
+	 * ctr writes nothing to what another one of its type made, and the first preresume reads all of it anew: it may be
+	 * loaded beside one that is live on the same devices, to be resumed when that is suspended (claim.h).
+	 */
+	DM_TARGET_HANDS_OVER = 1u << 11,
 };
 
 struct dm_target;

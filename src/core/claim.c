@@ -202,6 +202,14 @@ static bool through(const struct extent *e, const struct dm_mapped *md)
 	return false;
 }
 
+/* One may be there while the other one is active. */
+static bool hand_over(const struct claim *x, const struct claim *y)
+{
+	return x->ti->type == y->ti->type && (x->ti->type->features & DM_TARGET_HANDS_OVER) &&
+	       !(x->active && y->active) && !strcmp(x->what, y->what) && x->start == y->start && x->end == y->end &&
+	       dm_dev_same(x->dev, y->dev);
+}
+
 static bool meet(struct extent *a, struct extent *b, void *unused)
 {
 	const struct claim *x = a->claim, *y = b->claim;
@@ -209,6 +217,8 @@ static bool meet(struct extent *a, struct extent *b, void *unused)
 	if (x == y || a->cover || b->cover || x->set == y->set || !((x->mode | y->mode) & DM_MODE_WRITE))
 		return false;
 	if (x->ti->table != y->ti->table && x->ti->table->md == y->ti->table->md)
+		return false;
+	if (hand_over(x, y))
 		return false;
 	if (moving && a->fresh != b->fresh && through(a->fresh ? b : a, moving)) /* the one comes, the other goes */
 		return false;
@@ -408,6 +418,71 @@ void dm_unclaim_device(struct dm_target *ti, struct dm_dev *dev)
 {
 	if (ti->claims && dev)
 		end_claims(ti, dev);
+}
+
+/* --- who is active --------------------------------------------------------------------------------- */
+
+static int activate(struct claim *c, struct dm_mapped **who, GError **err)
+{
+	for (guint i = 0; i < c->extents->len; i++) {
+		struct extent *e = c->extents->pdata[i], *other = dm_bottom_common(e, meet, NULL);
+
+		if (other) {
+			*who = dm_mapped_ref(other->claim->ti->table->md);
+			return refuse(e, other, err);
+		}
+	}
+	return 0;
+}
+
+static struct claim *first_of(struct dm_target *ti)
+{
+	return ti->claims && (ti->type->features & DM_TARGET_HANDS_OVER) ? g_hash_table_lookup(claims, ti) : NULL;
+}
+
+static bool any_hands_over(struct dm_table *t)
+{
+	for (unsigned i = 0; i < t->n; i++)
+		if (dm_table_target(t, i)->claims && (dm_table_target(t, i)->type->features & DM_TARGET_HANDS_OVER))
+			return true;
+	return false;
+}
+
+static void set_active(struct dm_table *t, bool active)
+{
+	for (unsigned i = 0; i < t->n; i++)
+		for (struct claim *c = first_of(dm_table_target(t, i)); c; c = c->next)
+			c->active = active;
+}
+
+int dm_claims_activate(struct dm_table *t, struct dm_mapped **who, GError **err)
+{
+	GPtrArray *put;
+	int error = 0;
+
+	*who = NULL;
+	if (!any_hands_over(t))
+		return 0;
+	put = lock_claims();
+	set_active(t, true);
+	for (unsigned i = 0; i < t->n && !error; i++)
+		for (struct claim *c = first_of(dm_table_target(t, i)); c && !error; c = c->next)
+			error = activate(c, who, err);
+	if (error)
+		set_active(t, false);
+	unlock_claims(put);
+	return error;
+}
+
+void dm_claims_rest(struct dm_table *t)
+{
+	GPtrArray *put;
+
+	if (!any_hands_over(t))
+		return;
+	put = lock_claims();
+	set_active(t, false);
+	unlock_claims(put);
 }
 
 /* --- a device on the way gets another table ---------------------------------------------------------- */

@@ -55,6 +55,7 @@ struct claim {
 	enum dm_mode mode;
 	const char *what;
 	unsigned set; /* claims of one do not meet */
+	bool active;  /* its table is live, and not suspended */
 	GPtrArray *extents;
 	struct claim *next; /* of the same target */
 };

@@ -390,6 +390,38 @@ void dm_status_go_on(struct dm_target *a, struct dm_target *b)
 	pthread_rwlock_unlock(&md[0]->shown);
 }
 
+/* --- devices that another one keeps as they are ------------------------------------------------------- */
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t thawed;
+} freezing = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER};
+
+void dm_mapped_freeze(struct dm_mapped *md)
+{
+	pthread_mutex_lock(&freezing.lock);
+	md->frozen++;
+	pthread_mutex_unlock(&freezing.lock);
+}
+
+void dm_mapped_thaw(struct dm_mapped *md)
+{
+	pthread_mutex_lock(&freezing.lock);
+	md->frozen--;
+	pthread_cond_broadcast(&freezing.thawed);
+	pthread_mutex_unlock(&freezing.lock);
+}
+
+static bool is_frozen(struct dm_mapped *md)
+{
+	bool frozen;
+
+	pthread_mutex_lock(&freezing.lock);
+	frozen = md->frozen && !dm_ending();
+	pthread_mutex_unlock(&freezing.lock);
+	return frozen;
+}
+
 /* --- suspending, resuming, swapping ------------------------------------------------------------ */
 
 static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err)
@@ -422,10 +454,67 @@ static int suspend_locked(struct dm_mapped *md, unsigned flags, bool (*interrupt
 	atomic_store(&md->suspended, true);
 	atomic_store(&md->suspending, false);
 	dm_gate_assert_closed(&md->gate);
-	if (t)
+	if (t) {
 		dm_table_postsuspend(t);
+		dm_claims_rest(t);
+	}
 	dm_mapped_unlock_hooks(md);
 	return 0;
+}
+
+/* Whether nobody else uses it. */
+static bool is_only_beneath(struct dm_mapped *below, struct dm_mapped *md)
+{
+	GHashTableIter iter;
+	gpointer t;
+	bool only;
+
+	dm_topology_lock();
+	only = !below->opens && !below->removed && g_hash_table_size(below->used_by);
+	g_hash_table_iter_init(&iter, below->used_by);
+	while (only && g_hash_table_iter_next(&iter, &t, NULL))
+		only = ((struct dm_table *)t)->md == md;
+	dm_topology_unlock();
+	return only;
+}
+
+/*
+ * Suspends a device that only the table which md is about to lose stands on: md is suspended, so nothing comes to it any
+ * more, but it may have work of its own.  So LVM takes a layer out that it had put in, without suspending it; as it
+ * counts what is suspended, this one does not show it.
+ */
+static bool rest_beneath(struct dm_mapped *below, struct dm_mapped *md)
+{
+	bool done;
+
+	if (!is_only_beneath(below, md))
+		return false;
+	pthread_mutex_lock(&below->control);
+	done = !is_frozen(below) && !dm_mapped_removed(below);
+	if (done && !atomic_load(&below->suspended)) {
+		done = !suspend_locked(below, 0, NULL, NULL, NULL);
+		atomic_store(&below->rested, done);
+	}
+	pthread_mutex_unlock(&below->control);
+	return done;
+}
+
+static int claim_table(struct dm_mapped *md, struct dm_table *t, GError **err)
+{
+	for (struct dm_mapped *last = NULL, *who;; last = who) {
+		g_autoptr(GError) why = NULL;
+		int error = dm_claims_activate(t, &who, &why);
+		bool rested = error && who != last && who != md && rest_beneath(who, md);
+
+		if (who)
+			dm_mapped_unref(who);
+		if (!error)
+			return 0;
+		if (!rested) {
+			g_propagate_error(err, g_steal_pointer(&why));
+			return error;
+		}
+	}
 }
 
 /*
@@ -439,6 +528,9 @@ static int resume_locked(struct dm_mapped *md, struct dm_change *c, GError **err
 
 	dm_assert_locked(&md->control);
 	dm_gate_assert_closed(&md->gate);
+	error = t ? claim_table(md, t, err) : 0;
+	if (error)
+		return error;
 	dm_mapped_lock_hooks(md, NULL, NULL);
 	error = t ? dm_table_preresume(t, err) : 0;
 	if (!error && c) {
@@ -448,11 +540,14 @@ static int resume_locked(struct dm_mapped *md, struct dm_change *c, GError **err
 			dm_claims_settle(md, !error);
 		}
 	}
+	if (error && t)
+		dm_claims_rest(t);
 	if (!error && t)
 		dm_table_resume(t);
 	if (!error) {
 		atomic_store(&md->noflush, false);
 		atomic_store(&md->suspended, false);
+		atomic_store(&md->rested, false);
 	}
 	dm_mapped_unlock_hooks(md);
 	if (!error)
@@ -475,38 +570,6 @@ static int swap_locked(struct dm_mapped *md, struct dm_change *c, unsigned flags
 	if (!error && dm_front && dm_front->swapped)
 		dm_front->swapped(md);
 	return error;
-}
-
-/* --- devices that another one keeps as they are ------------------------------------------------------- */
-
-static struct {
-	pthread_mutex_t lock;
-	pthread_cond_t thawed;
-} freezing = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER};
-
-void dm_mapped_freeze(struct dm_mapped *md)
-{
-	pthread_mutex_lock(&freezing.lock);
-	md->frozen++;
-	pthread_mutex_unlock(&freezing.lock);
-}
-
-void dm_mapped_thaw(struct dm_mapped *md)
-{
-	pthread_mutex_lock(&freezing.lock);
-	md->frozen--;
-	pthread_cond_broadcast(&freezing.thawed);
-	pthread_mutex_unlock(&freezing.lock);
-}
-
-static bool is_frozen(struct dm_mapped *md)
-{
-	bool frozen;
-
-	pthread_mutex_lock(&freezing.lock);
-	frozen = md->frozen && !dm_ending();
-	pthread_mutex_unlock(&freezing.lock);
-	return frozen;
 }
 
 static bool wait_thawed(struct dm_mapped *md, bool (*interrupted)(void *), void *data)
@@ -549,6 +612,11 @@ static bool has_to_resume(struct dm_mapped *md)
 
 /* --- suspend, resume, swap ---------------------------------------------------------------------------- */
 
+bool dm_mapped_suspended(struct dm_mapped *md)
+{
+	return atomic_load(&md->suspended) && !atomic_load(&md->rested);
+}
+
 int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err)
 {
 	int error;
@@ -560,6 +628,8 @@ int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(
 		return error;
 	}
 	error = check_removed(md, err);
+	if (!error)
+		atomic_store(&md->rested, false);
 	if (!error && !atomic_load(&md->suspended)) /* again is no error, as with dmsetup */
 		error = suspend_locked(md, flags, interrupted, data, err);
 	dm_devices_touch();

@@ -46,6 +46,7 @@ struct dm_mapped {
 	pthread_rwlock_t shown;     /* read for a status, written by dm_status_pause() */
 	struct dm_hold deferred; /* closed as often as the gate */
 	atomic_bool suspended, suspending, noflush;
+	atomic_bool rested; /* suspended by the engine, when all that it had passed to another one (dmfs/claim.h) */
 	unsigned frozen; /* dm_mapped_freeze()s; its own lock */
 	atomic_bool readonly; /* what the next table is loaded as */
 	atomic_uint event_nr;
@@ -104,6 +105,8 @@ struct dm_table *dm_mapped_inactive(struct dm_mapped *md);
 /* Makes a complete table the inactive one (taking the caller's reference), or clears the slot with NULL. */
 int dm_mapped_load(struct dm_mapped *md, struct dm_table *t, GError **err);
 int dm_mapped_suspend(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err);
+/* What `suspend` says: whether somebody suspended it. */
+bool dm_mapped_suspended(struct dm_mapped *md);
 /* Swaps in the inactive table if there is one, suspending first if need be, and lets bios flow. */
 int dm_mapped_resume(struct dm_mapped *md, unsigned flags, bool (*interrupted)(void *), void *data, GError **err);
 /*

@@ -15,7 +15,7 @@ static struct dm_mapped *md_of(struct dmfs_handle *h)
 
 static int suspend_text(struct dmfs_handle *h, GString *out)
 {
-	g_string_append(out, atomic_load(&md_of(h)->suspended) ? "1\n" : "0\n");
+	g_string_append(out, dm_mapped_suspended(md_of(h)) ? "1\n" : "0\n");
 	return 0;
 }
 
@@ -102,7 +102,7 @@ static int info_text(struct dmfs_handle *h, GString *out)
 	deferred = md->remove_unused;
 	dm_topology_unlock();
 	g_string_append_printf(out, "Name:              %s\n", name);
-	g_string_append_printf(out, "State:             %s%s%s\n", atomic_load(&md->suspended) ? "SUSPENDED" : "ACTIVE",
+	g_string_append_printf(out, "State:             %s%s%s\n", dm_mapped_suspended(md) ? "SUSPENDED" : "ACTIVE",
 			       readonly ? " (READ-ONLY)" : "", deferred ? " (DEFERRED REMOVE)" : "");
 	if (live || inactive)
 		g_string_append_printf(out, "Read Ahead:        256\n");

@@ -690,6 +690,7 @@ static uint64_t cache_provisioned(struct dm_target *ti, uint64_t sector, uint64_
 
 const struct dm_target_type cache_target = {
     .name = "cache",
+    .features = DM_TARGET_HANDS_OVER,
     .version = {2, 3, 0},
     .per_bio_size = sizeof(struct cache_bio),
     .ctr = cache_ctr,

@@ -263,7 +263,7 @@ static int integrity_ctr(struct dm_target *ti, int argc, char **argv, GError **e
 const struct dm_target_type integrity_target = {
     .name = "integrity",
     .version = {1, 10, 0},
-    .features = DM_TARGET_SINGLETON | DM_TARGET_TAKES_KEYS,
+    .features = DM_TARGET_SINGLETON | DM_TARGET_TAKES_KEYS | DM_TARGET_HANDS_OVER,
     .ctr = integrity_ctr,
     .dtr = integrity_dtr,
     .map = integrity_map,

@@ -336,7 +336,7 @@ static uint64_t mirror_provisioned(struct dm_target *ti, uint64_t sector, uint64
 const struct dm_target_type mirror_target = {
 	.name = "mirror",
 	.version = {1, 14, 0},
-	.features = DM_TARGET_STRAIGHT,
+	.features = DM_TARGET_STRAIGHT | DM_TARGET_HANDS_OVER,
 	.per_bio_size = sizeof(struct mirror_bio),
 	.ctr = mirror_ctr,
 	.dtr = mirror_dtr,

@@ -515,6 +515,16 @@ static int judge_all(struct assembly *a, GError **err)
 
 /* --- the end of it ---------------------------------------------------------------------------------- */
 
+/* Whether a device of the array has no data: what is to be made anew of it needs all others, in sync or not. */
+static bool only_parity(const struct raid_geo *g, unsigned disk)
+{
+	if (g->layout == RAID5_FIRST)
+		return disk < g->parity;
+	if (g->layout == RAID5_N)
+		return disk >= g->disks - g->parity;
+	return g->level == 6 && g->layout >= RAID6_LA_6 && g->layout <= RAID6_RS_6 && disk == g->disks - 1;
+}
+
 static int check_result(struct assembly *a, GError **err)
 {
 	struct raid_state *s = a->s;
@@ -553,7 +563,8 @@ static int check_result(struct assembly *a, GError **err)
 				       i, room, s->dev_sectors, offset);
 	}
 	for (unsigned i = 0; i < a->p->disks; i++)
-		lost += state_lost(a, i);
+		lost += state_lost(a, i) && !(a->found[i].has_data && s->reshape_position == RAID_NONE &&
+					      only_parity(&g, i));
 	if (s->level >= 5 && s->level <= 6 && lost && s->resync_offset != RAID_NONE)
 		return dm_fail(err, EIO,
 			       "raid: cannot start dirty degraded array: it was not in sync and %u devices are "

@@ -238,7 +238,7 @@ static int check_raid10(const struct raid_params *p, const struct raid_state *s,
 
 static int check_reshape(const struct raid_params *p, const struct raid_state *s, GError **err)
 {
-	unsigned least = s->level == 6 ? 4 : s->level == 5 ? 3 : 2;
+	unsigned least = s->level == 6 ? 4 : 2;
 	int error = s->level == 10 ? check_raid10(p, s, err) : 0;
 
 	if (error)

@@ -475,6 +475,7 @@ static void raid_io_hints(struct dm_target *ti, struct dm_limits *limits)
 
 const struct dm_target_type raid_target = {
 	.name = "raid",
+	.features = DM_TARGET_HANDS_OVER,
 	.version = {1, 15, 1},
 	.per_bio_size = sizeof(struct raid_bio),
 	.ctr = raid_ctr,

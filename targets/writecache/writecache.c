@@ -413,6 +413,7 @@ static uint64_t wc_provisioned(struct dm_target *ti, uint64_t sector, uint64_t s
 
 const struct dm_target_type writecache_target = {
     .name = "writecache",
+    .features = DM_TARGET_HANDS_OVER,
     .version = {1, 6, 0},
     .per_bio_size = sizeof(struct wc_io),
     .ctr = wc_ctr,

@@ -260,7 +260,8 @@ GAP = 256
 RESHAPES = [("raid5_ls", "raid5_ra", 64, 64, 3, 3), ("raid5_n", "raid5_ls", 64, 64, 4, 4),
             ("raid6_zr", "raid6_nc", 32, 32, 5, 5), ("raid5_ls", "raid5_ls", 64, 128, 4, 4),
             ("raid5_ls", "raid5_ls", 64, 16, 4, 4), ("raid5_ls", "raid5_ls", 64, 64, 3, 4),
-            ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3)]
+            ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3),
+            ("raid5_n", "raid5_n", 64, 64, 4, 2)]
 
 
 # so that it is seen on a machine that is busy; and so that it comes to its end while it is used
@@ -666,6 +667,25 @@ def test_arrays_that_are_not_whole(fs, whole, backing):
     for path in whole.meta:
         change_superblock(path, resync=64)
     refuse(fs, whole, "cannot start dirty degraded array", code=errno.EIO, missing=(1,))
+
+
+@pytest.mark.parametrize("kind,disks,new", [("raid5_n", 4, (3,)), ("raid4", 4, (0,)), ("raid6_n_6", 5, (3, 4)),
+                                            ("raid6_ls_6", 5, (4,))])
+def test_parity_for_what_had_none(fs, backing, kind, disks, new):
+    """Devices that are to be made anew may be of an array that was never in sync if they have parity alone."""
+    a = Array(backing, kind, disks, SIZE, 64)
+    kept = {i: pattern(SIZE, i) for i in range(disks) if i not in new}
+    for i, data in kept.items():
+        with open(a.data[i], "r+b") as f:
+            f.write(data)
+    rebuild = [f"rebuild {i}" for i in new]
+    other = next(iter(kept))
+    refuse(fs, a, "cannot start dirty degraded array", f"rebuild {other}", *rebuild[1:], code=errno.EIO)
+    dev = fs.mkdir("r", a.line(*rebuild))
+    wait_whole(dev)
+    if kind != "raid6_ls_6":    # the others have nothing but data
+        assert all(content(a.data[i])[:SIZE * SECTOR] == data for i, data in kept.items())
+    assert check(dev) == 0
 
 
 def test_bitmaps_that_make_no_sense(fs, whole):

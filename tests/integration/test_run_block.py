@@ -54,6 +54,34 @@ def test_stat_says_block_special(run, vol):
     assert run("readlink", "-f", "/dev/mapper/vol") == "/dev/mapper/vol\n"
 
 
+def test_read_ahead(run, vol):
+    """It is kept for each device, by whatever way it is set; nothing is read ahead by it."""
+    needs("blockdev")
+
+    def all_say(kb, path="/dev/mapper/vol", number="dm-0"):
+        assert run("blockdev", "--getra", path) == f"{kb * 2}\n"
+        assert run("cat", f"/sys/block/{number}/queue/read_ahead_kb").strip() == str(kb)
+
+    all_say(128)
+    run("blockdev", "--setra", "0", "/dev/mapper/vol")
+    all_say(0)
+    assert run("dmsetup", "info", "-c", "--noheadings", "-o", "read_ahead", "vol").strip() == "0"
+    run("blockdev", "--setra", "2055", "/dev/mapper/vol")   # whole pages
+    run("dmsetup", "rename", "--setuuid", "vol", "an-id")
+    run("dmsetup", "rename", "vol", "other")
+    all_say(1024, "/dev/mapper/other")
+    run("sh", "-c", "echo 8 > /sys/dev/block/$(cat /sys/block/dm-0/dev)/bdi/read_ahead_kb")
+    all_say(8, "/dev/mapper/other")
+    run("blockdev", "--setra", "512", vol)
+    all_say(256, vol, "disk.img")
+    run("dmsetup", "remove", "other")
+    run("dmsetup", "create", "vol", "--readahead", "none", "--table", f"0 2048 linear {vol} 8")
+    all_say(0)
+    run("dmsetup", "remove", "vol")
+    run("dmsetup", "create", "vol", "--table", f"0 2048 linear {vol} 8")
+    all_say(128)
+
+
 def test_ioctls(run, vol):
     out = run.python(IOCTL + r"""
 for path in "/dev/mapper/vol", "/dev/disk.img":

@@ -90,6 +90,29 @@ def test_snapshot_and_merge(run, lvm):
     assert list(lvs(lvm)) == ["base"]
 
 
+@pytest.mark.parametrize("kind", ["raid", "mirror", "cache"])
+def test_snapshot_of_what_keeps_metadata(run, fs, lvm, kind):
+    """LVM puts the volume under a new name while the old one is live, and takes that away without suspending it."""
+    needs_targets(fs, kind)
+    if kind == "cache":
+        needs("cache_check")
+        lvm("lvcreate", "-y", "-n", "base", "-L", "8m", "vg")
+        lvm("lvcreate", "-y", "--type", "cache", "-n", "pool", "-L", "8m", "vg/base", quiet=False)
+    else:
+        lvm("lvcreate", "-y", "--type", {"raid": "raid1"}.get(kind, kind), "-m1", "-n", "base", "-L", "8m", "vg")
+    old, new = pattern(512, 1), pattern(512, 2)
+    write(run, "base", old)
+    lvm("lvcreate", "-y", "-s", "-n", "snap", "-L", "4m", "vg/base", quiet=False)
+    assert run("dmsetup", "table", "vg-base-real").split()[2] == kind
+    write(run, "base", new)
+    assert read(run, "snap", len(old)) == old and read(run, "base", len(new)) == new
+    lvm("lvremove", "-y", "vg/snap")
+    assert run("dmsetup", "table", "vg-base").split()[2] == kind
+    assert read(run, "base", len(new)) == new
+    lvm("lvremove", "-y", "vg/base", quiet=False)
+    assert not fs.devices()
+
+
 def test_thin(run, lvm):
     needs("thin_check")
     lvm("lvcreate", "-y", "--type", "thin-pool", "-n", "pool", "-L", "16m", "vg", quiet=False)

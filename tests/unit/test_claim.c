@@ -56,6 +56,15 @@ static const struct dm_target_type claim_target = {
 	.message = claim_message,
 };
 
+/* The same, and a later one may take over from an earlier one. */
+static const struct dm_target_type hands_target = {
+	.name = "hands",
+	.features = DM_TARGET_HANDS_OVER,
+	.ctr = claim_ctr,
+	.dtr = claim_dtr,
+	.map = claim_map,
+};
+
 /* --- helpers -------------------------------------------------------------------------------------- */
 
 static GPtrArray *made; /* devices, to be removed in reverse */
@@ -335,6 +344,60 @@ static void test_other_programs(void **state)
 }
 
 /* A hostile table: claims and their ends take no time that grows with the square of its lines. */
+static int resume(struct dm_mapped *md, GError **err)
+{
+	return dm_mapped_resume(md, 0, NULL, NULL, err);
+}
+
+static void test_handing_over(void **state)
+{
+	const char *file = unit_file(64);
+	g_autofree char *line = g_strdup_printf("0 8 hands %s w", file);
+	struct dm_mapped *a = dev("a", line), *b;
+	g_autoptr(GError) err = NULL;
+
+	TRY(false, "is in use already: it is the thing of 'a' (hands)", "0 8 hands %s w", file);
+	TRY(false, "of 'a'", "0 8 claim %s w", file);
+	assert_int_equal(dm_create("b", -1, &b, NULL), 0);
+	g_ptr_array_add(made, b);
+	assert_int_equal(unit_load_inactive(b, line, NULL), 0);
+	assert_int_equal(resume(b, &err), -EBUSY);
+	assert_non_null(strstr(err->message, "'a'"));
+	assert_int_equal(dm_mapped_suspend(a, 0, NULL, NULL, NULL), 0);
+	assert_int_equal(resume(b, NULL), 0);
+	/* it is b's now */
+	assert_int_equal(resume(a, NULL), -EBUSY);
+	assert_int_equal(dm_mapped_suspend(b, 0, NULL, NULL, NULL), 0);
+	assert_int_equal(resume(a, NULL), 0);
+	assert_int_equal(resume(b, NULL), -EBUSY);
+	g_ptr_array_add(made, g_ptr_array_steal_index(made, 0));
+	remove_last();
+	assert_int_equal(resume(b, NULL), 0);
+	remove_all();
+}
+
+/* A layer goes: what was beneath a device becomes its own table while the layer is not suspended. */
+static void test_handing_over_from_beneath(void **state)
+{
+	const char *file = unit_file(64);
+	g_autofree char *line = g_strdup_printf("0 8 hands %s w", file);
+	struct dm_mapped *low = dev("low", line), *top = dev("top", "0 8 linear low 0"), *other;
+
+	assert_int_equal(unit_load_inactive(top, line, NULL), 0);
+	/* somebody else is on it, too */
+	other = dev("other", "0 8 linear low 0");
+	assert_int_equal(resume(top, NULL), -EBUSY);
+	assert_false(atomic_load(&top->suspended));
+	assert_false(atomic_load(&low->suspended));
+	assert_ptr_equal(other, made->pdata[made->len - 1]);
+	remove_last();
+	assert_int_equal(resume(top, NULL), 0);
+	assert_true(atomic_load(&low->suspended) && !dm_mapped_suspended(low));
+	assert_false(atomic_load(&top->suspended));
+	assert_int_equal(resume(low, NULL), -EBUSY);
+	remove_all();
+}
+
 static void test_many_pieces(void **state)
 {
 	const char *file = unit_file(1 << 20);
@@ -358,6 +421,7 @@ static int setup(void **state)
 	for (unsigned i = 0; dm_target_list[i]; i++)
 		g_ptr_array_add(types, (gpointer)dm_target_list[i]);
 	g_ptr_array_add(types, (gpointer)&claim_target);
+	g_ptr_array_add(types, (gpointer)&hands_target);
 	g_ptr_array_add(types, NULL);
 	dm_register_targets((const struct dm_target_type *const *)g_ptr_array_steal(types, NULL));
 	made = g_ptr_array_new();
@@ -380,6 +444,7 @@ int main(void)
 	    TEST(test_stripes), TEST(test_volumes),
 	    TEST(test_together), TEST(test_a_device_beneath_gets_another_table),
 	    TEST(test_other_programs), TEST(test_many_pieces),
+	    TEST(test_handing_over), TEST(test_handing_over_from_beneath),
 	};
 
 	return cmocka_run_group_tests(tests, setup, NULL);

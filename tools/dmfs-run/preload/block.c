@@ -17,8 +17,6 @@
 
 #include "run.h"
 
-#define READ_AHEAD_SECTORS 256
-
 /* A number of the queue's attributes in the shadow. */
 static uint64_t attribute(const struct node *n, const char *name, uint64_t otherwise)
 {
@@ -29,6 +27,21 @@ static uint64_t attribute(const struct node *n, const char *name, uint64_t other
 	path_format(path, "%s/sys/dev/block/%u:%u/%s", run.shadow,
 		    n->kind == NODE_MAPPED ? run.dm_major : run.disk_major, n->minor, name);
 	return file_read(path, &t) || !t.len ? otherwise : strtoull(t.s, NULL, 10);
+}
+
+/* In whole pages, as the kernel keeps it.  The file is where libdevmapper looks first. */
+static int set_read_ahead(const struct node *n, unsigned long sectors)
+{
+	char path[PATH_MAX], text[32];
+	int len, error;
+
+	shadow_sync();
+	if (!path_format(path, "%s/sys/dev/block/%u:%u/bdi/read_ahead_kb", run.shadow,
+			 n->kind == NODE_MAPPED ? run.dm_major : run.disk_major, n->minor))
+		return -ENAMETOOLONG;
+	len = snprintf(text, sizeof text, "%lu\n", sectors / 8 * 4);
+	error = file_write(path, text, (size_t)len, O_TRUNC);
+	return error;
 }
 
 static int size_of(int fd, uint64_t *bytes)
@@ -155,9 +168,10 @@ int block_ioctl(int fd, const struct node *n, unsigned long request, void *arg)
 		ANSWER(unsigned, attribute(n, "queue/physical_block_size", 512));
 	case BLKBSZGET:
 		ANSWER(int, 4096);
-	case BLKBSZSET:
 	case BLKRASET:
 	case BLKFRASET:
+		return set_read_ahead(n, (unsigned long)arg);
+	case BLKBSZSET:
 	case BLKROSET:
 		return 0;
 	case BLKIOMIN:
@@ -168,7 +182,7 @@ int block_ioctl(int fd, const struct node *n, unsigned long request, void *arg)
 		ANSWER(int, 0);
 	case BLKRAGET:
 	case BLKFRAGET:
-		ANSWER(long, READ_AHEAD_SECTORS);
+		ANSWER(long, attribute(n, "bdi/read_ahead_kb", READ_AHEAD_KB) * 2);
 	case BLKSECTGET:
 		ANSWER(unsigned short, 2048);
 	case BLKROTATIONAL:

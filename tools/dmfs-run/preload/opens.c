@@ -58,6 +58,12 @@ static bool has_no_table(int fd)
 	       !d.live && !d.inactive;
 }
 
+/* One in /sys is written whole by each write(2), and so has no rest of what it said before. */
+static bool is_attribute(const char *real)
+{
+	return !strncmp(real, run.shadow, run.shadow_len) && !strncmp(real + run.shadow_len, "/sys/", 5);
+}
+
 static int open_at(int dir, const char *path, int flags, mode_t mode)
 {
 	char to[PATH_MAX];
@@ -66,6 +72,8 @@ static int open_at(int dir, const char *path, int flags, mode_t mode)
 
 	if (run.on && flags & O_TRUNC && real && is_device(dir, real))
 		flags &= ~(O_TRUNC | O_CREAT);
+	else if (real != path && (flags & O_ACCMODE) == O_WRONLY && is_attribute(real))
+		flags |= O_TRUNC;
 	fd = NEXT(openat)(dir, real, flags, mode);
 	if (fd < 0 && errno == EINVAL && flags & O_DIRECT && run.on && is_device(dir, real))
 		fd = NEXT(openat)(dir, real, flags & ~O_DIRECT, mode); /* a file system without it, such as tmpfs */

@@ -109,6 +109,7 @@ void shadow_sync(void);
 /* The same, changed or not. */
 void shadow_sync_now(void);
 
+#define READ_AHEAD_KB 128 /* of a device at first */
 #define DISK_NONE UINT_MAX
 
 struct disk {

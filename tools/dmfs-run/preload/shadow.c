@@ -131,7 +131,21 @@ struct block {
 	uint64_t discard;
 };
 
-static void put_queue(const char *dir, const struct block *b)
+/* It stays what BLKRASET, or who wrote the file, made it, as long as the device is the same.  It changes nothing else. */
+static void put_read_ahead(const char *dir, bool anew)
+{
+	char path[PATH_MAX], rel[PATH_MAX];
+
+	make_dir(dir, "bdi");
+	if (!path_format(path, "%s/bdi", dir))
+		return;
+	if (anew)
+		put_number(path, "read_ahead_kb", READ_AHEAD_KB);
+	if (path_format(rel, "%s/queue", dir + run.shadow_len + 1))
+		put_link(rel, "read_ahead_kb", "../bdi/read_ahead_kb");
+}
+
+static void put_queue(const char *dir, const struct block *b, bool anew)
 {
 	char queue[PATH_MAX];
 
@@ -150,12 +164,12 @@ static void put_queue(const char *dir, const struct block *b)
 	put_number(queue, "max_sectors_kb", 1024);
 	put_number(queue, "max_hw_sectors_kb", 1024);
 	put_number(queue, "nr_requests", 128);
-	put_number(queue, "read_ahead_kb", 128);
 	put(queue, "scheduler", "none\n");
 	put(queue, "zoned", "none\n");
 	put(queue, "write_cache", "write back\n");
 	put_number(queue, "fua", 1);
 	put_number(queue, "max_segments", 128);
+	put_read_ahead(dir, anew);
 	for (const char *const *zero =
 		 (const char *const[]){"rotational", "discard_zeroes_data", "write_same_max_bytes", "add_random", "dax",
 				       "chunk_sectors", "nr_zones", "stable_writes", "nomerges", "iostats", NULL};
@@ -163,7 +177,7 @@ static void put_queue(const char *dir, const struct block *b)
 		put_number(queue, *zero, 0);
 }
 
-static void put_attributes(const char *dir, const struct block *b)
+static void put_attributes(const char *dir, const struct block *b, bool anew)
 {
 	char text[512], sub[PATH_MAX];
 
@@ -181,10 +195,7 @@ static void put_attributes(const char *dir, const struct block *b)
 		put_number(dir, *zero, 0);
 	put(dir, "stat", "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
 	put(dir, "inflight", "0 0\n");
-	put_queue(dir, b);
-	make_dir(dir, "bdi");
-	if (path_format(sub, "%s/bdi", dir))
-		put_number(sub, "read_ahead_kb", 128);
+	put_queue(dir, b, anew);
 	if (!b->mapped)
 		return;
 	make_dir(dir, "dm");
@@ -203,6 +214,20 @@ static void state_of(const struct block *b, struct text *out)
 		    b->discard, b->dm_name, b->dm_uuid);
 }
 
+/* Whether a state is not of this device, by its name and uuid, of which one may have changed. */
+static bool is_another(const struct text *old, const struct block *b)
+{
+	const char *slash = strrchr(text_get(old), '/');
+	size_t name_len = strlen(b->dm_name), uuid_len = strlen(b->dm_uuid);
+
+	if (!slash)
+		return true;
+	if (uuid_len && !strncmp(slash + 1, b->dm_uuid, uuid_len) && slash[1 + uuid_len] == '\n')
+		return false;
+	return (size_t)(slash - old->s) < name_len + 1 || slash[-(ptrdiff_t)name_len - 1] != ' ' ||
+	       strncmp(slash - name_len, b->dm_name, name_len);
+}
+
 static void put_block(const struct block *b)
 {
 	AUTO_TEXT state = {0};
@@ -217,7 +242,7 @@ static void put_block(const struct block *b)
 	NEXT(mkdir)(dir, 0755);
 	make_dir(dir, "holders");
 	make_dir(dir, "slaves");
-	put_attributes(dir, b);
+	put_attributes(dir, b, is_another(&old, b));
 	snprintf(number, sizeof number, "%u:%u", b->major, b->minor);
 	path_format(target, "../../devices/virtual/block/%s", b->name);
 	put_link("sys/dev/block", number, target);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What all tests share: a mounted dmfs, backing files, loop devices, and a watchdog."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -237,7 +238,10 @@ def serve(work):
 
 @pytest.fixture
 def keyring():
-    """keyring(NAME, DATA) adds a user key to the session's keyring; removed at the end."""
+    """
+    keyring(NAME, DATA) adds a user key to the user's keyring; removed at the end.  All tests of a user share it, and the
+    names: one test at a time has it.
+    """
     if not shutil.which("keyctl"):
         pytest.skip("no keyctl (package keyutils)")
     made = []
@@ -248,9 +252,11 @@ def keyring():
             pytest.skip(f"keyctl: {done.stderr.decode().strip()}")
         made.append(done.stdout.decode().strip())
 
-    yield add
-    for key in made:
-        subprocess.run(["keyctl", "unlink", key, "@u"], capture_output=True, check=False)
+    with open(__file__, "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield add
+        for key in made:
+            subprocess.run(["keyctl", "unlink", key, "@u"], capture_output=True, check=False)
 
 
 @pytest.fixture

@@ -286,8 +286,10 @@ static enum dm_endio raid_end_io(struct dm_target *ti, struct dm_bio *bio)
 		return DM_ENDIO_DONE;
 	atomic_fetch_sub_explicit(&r->members[rb->disk].reads, 1, memory_order_relaxed);
 	rb->disk = -1;
-	if (!bio->error)
+	if (!bio->error) {
+		bio->error = raid_read_result(r);
 		return DM_ENDIO_DONE;
+	}
 	r->ops->reread(r, bio, rb);
 	return DM_ENDIO_INCOMPLETE;
 }

@@ -172,6 +172,15 @@ static inline bool raid_member_readable(const struct raid_member *m, uint64_t en
 	return flags & RAID_IN_SYNC || end <= atomic_load(&m->recovered);
 }
 
+/*
+ * What a read ends with that came out well.  The devices may lack what was answered from the moment that dead is set: a
+ * read that was let in before, and looked at them after it, is told here.
+ */
+static inline int raid_read_result(struct raid *r)
+{
+	return atomic_load(&r->dead) ? -EIO : 0;
+}
+
 /* Where the array's data begins on a device; moved: where a reshape brings it. */
 static inline uint64_t raid_data_offset(const struct raid_member *m, bool moved)
 {

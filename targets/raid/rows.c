@@ -81,6 +81,8 @@ int raid_request_finish(struct raid_request *req)
 			raid_regions_need(req->r, &req->mark);
 		raid_unmark(req->r, &req->mark);
 	}
+	if (req->kind == RAID_REQ_READ && !atomic_load(&req->error))
+		return raid_read_result(req->r);
 	return atomic_load(&req->error);
 }
 
@@ -214,7 +216,7 @@ static void direct_done(struct raid_runs *runs, void *private)
 	if (error)
 		read_stripes(d.r, d.bio, d.sector);
 	else
-		dm_bio_end(d.bio, 0);
+		dm_bio_end(d.bio, raid_read_result(d.r));
 }
 
 static bool all_readable(struct raid *r, uint64_t sector, uint64_t sectors)

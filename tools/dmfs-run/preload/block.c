@@ -44,6 +44,23 @@ static int set_read_ahead(const struct node *n, unsigned long sectors)
 	return error;
 }
 
+/*
+ * What is in the page cache goes to the device and is forgotten.  The device itself is not told to make it durable, as the
+ * kernel does not; a disk's file is written out wholly.
+ */
+static int flush_buffers(int fd, const struct node *n)
+{
+	int r = n->kind == NODE_MAPPED ?
+			sync_file_range(fd, 0, 0,
+					SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER) :
+			fsync(fd);
+
+	if (r && errno != EROFS && errno != EINVAL && errno != EBADF)
+		return -errno;
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	return 0;
+}
+
 static int size_of(int fd, uint64_t *bytes)
 {
 	struct stat st;
@@ -192,10 +209,7 @@ int block_ioctl(int fd, const struct node *n, unsigned long request, void *arg)
 	case BLKROGET:
 		ANSWER(int, attribute(n, "ro", 0));
 	case BLKFLSBUF:
-		if (fsync(fd) && errno != EROFS && errno != EINVAL && errno != EBADF)
-			return -errno;
-		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-		return 0;
+		return flush_buffers(fd, n);
 	case BLKDISCARD:
 		return arg ? discard(fd, n, arg) : -EFAULT;
 	case BLKZEROOUT:

@@ -465,7 +465,21 @@ static int reshaping_size(struct assembly *a, GError **err)
 	return 0;
 }
 
-static int existing(struct assembly *a, GError **err)
+/* data_offset 0 where nothing moves: who gives it has taken away the room that a reshape needed before the data. */
+static void drop_offsets(struct assembly *a)
+{
+	struct raid_state *s = a->s;
+
+	if (!raid_given(a->p, RAID_DATA_OFFSET) || a->p->value[RAID_DATA_OFFSET] ||
+	    s->reshape_position != RAID_NONE || s->begin_reshape)
+		return;
+	for (unsigned i = 0; i < a->p->disks; i++) {
+		s->save |= s->m[i].data_offset || s->m[i].new_data_offset;
+		s->m[i].data_offset = s->m[i].new_data_offset = 0;
+	}
+}
+
+static int become(struct assembly *a, GError **err)
 {
 	const struct raid_params *p = a->p;
 	struct raid_state *s = a->s;
@@ -494,6 +508,15 @@ static int existing(struct assembly *a, GError **err)
 	if (raid_wants_reshape(p, s))
 		return raid_prepare_reshape(p, a->found, s, err);
 	return resize(a, err);
+}
+
+static int existing(struct assembly *a, GError **err)
+{
+	int error = become(a, err);
+
+	if (!error)
+		drop_offsets(a);
+	return error;
 }
 
 static int judge_all(struct assembly *a, GError **err)

@@ -303,6 +303,27 @@ def reshape_ids(r):
     return f"{r[0]}-{r[1]}-{r[2]}-{r[3]}-{r[4]}-{r[5]}"
 
 
+def test_the_room_of_a_reshape_is_taken_away(fs, backing):
+    """As LVM does: the devices begin behind the room from now on, and the line says data_offset 0."""
+    size, r = 3840, ("raid5_ls", "raid5_n", 64, 64, 3, 3)
+    pairs, model, first, second = begin_reshape(fs, backing, r, size)
+    dev = fs.mkdir("r", first)
+    dev.load(second)
+    wait_status(dev, " idle ")
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev)
+    assert status(dev)["offset"] == str(GAP) and dev.pread(len(model), 0) == model
+    legs = [fs.mkdir(f"leg{i}", f"0 {size} linear {quote(data)} {GAP}") for i, (_, data) in enumerate(pairs)]
+    moved = [(meta, leg.name) for (meta, _), leg in zip(pairs, legs)]
+    dev.refuse(shape("raid5_n", 64, 2, moved, size) + "\n", match="too small")
+    dev.load(shape("raid5_n", 64, 2, moved, size, "data_offset 0"))
+    assert status(dev)["offset"] == "0" and dev.pread(len(model), 0) == model
+    scribble(dev, 7, model=model, size=len(model))
+    dev.load(shape("raid5_n", 64, 2, moved, size))
+    assert dev.pread(len(model), 0) == model and check(dev) == 0
+
+
 @pytest.mark.parametrize("r", RESHAPES, ids=reshape_ids)
 def test_reshape(fs, backing, r):
     """In use all the way; content and parity are right at the end, and after the next load."""

@@ -99,9 +99,10 @@ static int check_redundancy(struct assembly *a, GError **err)
 
 	if (a->s->reshape_position != RAID_NONE) /* those that are removed count still */
 		disks = a->p->disks;
+	/* what a takeover adds to a raid0 it has not lost, wherever it stands */
 	for (unsigned i = 0; i < a->p->disks; i++)
-		lost += state_lost(a, i);
-	if (raid_state_enough(a->s, disks, state_lost, a))
+		lost += state_lost(a, i) && (level || !raid_set_has(&a->p->rebuild, i));
+	if (level ? raid_state_enough(a->s, disks, state_lost, a) : !lost)
 		return 0;
 	if (!level)
 		return dm_fail(err, EINVAL, "raid: too few disks: %u of %u cannot be used, raid0 needs all", lost,
@@ -169,7 +170,8 @@ static bool is_new(const struct assembly *a, unsigned i)
 {
 	const struct raid_found *f = &a->found[i];
 
-	return f->has_meta && f->has_data && f->readable && (!f->has_super || raid_set_has(&a->p->rebuild, i));
+	return f->has_meta && f->has_data && f->readable &&
+	       (!f->has_super || f->sb.index == RAID_SPARE || raid_set_has(&a->p->rebuild, i));
 }
 
 /*
@@ -593,6 +595,51 @@ static int check_result(struct assembly *a, GError **err)
 			       "raid: cannot start dirty degraded array: it was not in sync and %u devices are "
 			       "missing, failed or to be rebuilt",
 			       lost);
+	return 0;
+}
+
+/* The newest of the superblocks that are not to be made anew, or NULL. */
+static const struct raid_super *newest(const struct raid_params *p, const struct raid_found *found)
+{
+	const struct raid_super *best = NULL;
+
+	for (unsigned i = 0; i < p->disks; i++)
+		if (found[i].has_super && found[i].sb.index != RAID_SPARE && !raid_set_has(&p->rebuild, i) &&
+		    (!best || found[i].sb.events > best->events))
+			best = &found[i].sb;
+	return best;
+}
+
+unsigned raid_spares(const struct raid_params *p, const struct raid_found *found)
+{
+	const struct raid_super *sb = newest(p, found);
+
+	if (!sb || sb->disks >= p->disks || sb->level != p->type->level || p->delta_disks || reshaping(sb) ||
+	    raid_given(p, RAID_SYNC))
+		return 0;
+	if (sb->level != 5 && sb->level != 6 && !(sb->level == 10 && p->copies == (sb->layout & 0xff)))
+		return 0;
+	for (unsigned i = 0; i < p->disks; i++)
+		if (raid_set_has(&p->rebuild, i) != (i >= sb->disks) || (i >= sb->disks && !found[i].has_data))
+			return 0;
+	return p->disks - sb->disks;
+}
+
+int raid_without_spares(struct raid_params *p, unsigned spares, uint64_t *len, GError **err)
+{
+	unsigned n = p->disks - p->type->parity;
+
+	if (!spares)
+		return 0;
+	if (*len % n)
+		return dm_fail(err, EINVAL,
+			       "raid: Target length not divisible by number of data devices: %" PRIu64
+			       " sectors by %u",
+			       *len, n);
+	*len = *len / n * (n - spares);
+	p->disks -= spares;
+	p->rebuild = (struct raid_set){0};
+	p->given &= ~(1u << RAID_REBUILD);
 	return 0;
 }
 

@@ -42,6 +42,15 @@ struct raid_state {
 	struct raid_member_state *m; /* of each device in the line */
 };
 
+/*
+ * How many of a line's devices, the last ones, are spares: an array of parity or raid10 has fewer, and all others are to
+ * be rebuilt.  So LVM names devices that a reshape is to add, in a line before that of the reshape.  They get no
+ * superblock here (the kernel gives them one of no device, RAID_SPARE), and are not used.
+ */
+unsigned raid_spares(const struct raid_params *p, const struct raid_found *found);
+/* The line without them, and its length: what is behind the array cannot be reached. */
+int raid_without_spares(struct raid_params *p, unsigned spares, uint64_t *len, GError **err);
+
 /* Fills in *s; raid_state_clear() in any case. */
 int raid_assemble(const struct raid_params *p, uint64_t len, const struct raid_found *found, struct raid_state *s,
 		  GError **err);

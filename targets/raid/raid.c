@@ -139,12 +139,15 @@ static int build(struct raid *r, GError **err)
 {
 	g_autofree struct raid_found *found = g_new0(struct raid_found, r->params.disks);
 	struct raid_params p = effective_params(r);
+	uint64_t len = r->ti->len;
 	int error;
 
-	r->disks = p.disks;
-	for (unsigned i = 0; i < r->disks; i++)
+	for (unsigned i = 0; i < p.disks; i++)
 		read_super(&r->params.pairs[i], &found[i]);
-	error = raid_assemble(&p, r->ti->len, found, &r->state, err);
+	error = raid_without_spares(&p, raid_spares(&r->params, found), &len, err);
+	r->disks = p.disks;
+	if (!error)
+		error = raid_assemble(&p, len, found, &r->state, err);
 	if (!error)
 		error = begin_reshape(r, err);
 	if (error)
@@ -324,6 +327,8 @@ static void print_info(struct raid *r, GString *out)
 	g_string_append_printf(out, "%s %u ", t->name, r->state.disks);
 	for (unsigned i = 0; i < r->disks; i++)
 		g_string_append_c(out, health(r, i, &p));
+	for (unsigned i = r->disks; i < r->params.disks; i++) /* spares */
+		g_string_append_c(out, 'a');
 	g_string_append_printf(out, " %" PRIu64 "/%" PRIu64 " %s %" PRIu64 " %" PRIu64 " %c", p.done, p.total, p.action,
 			       p.mismatches, r->members[0].data_offset,
 			       r->journal ? raid_journal_letter(r->journal) : '-');

@@ -32,6 +32,7 @@
 #include "params.h"
 
 #define RAID_NONE UINT64_MAX /* an offset of all ones */
+#define RAID_SPARE UINT32_MAX /* the index of a device that is none of the array's yet */
 #define RAID_SUPER_BYTES 512u
 
 enum raid_reshape_flags { RAID_RESHAPE_ACTIVE = 1, RAID_RESHAPE_BACKWARDS = 2 };

@@ -4,6 +4,7 @@
 import errno
 import mmap
 import os
+import shutil
 import random
 import threading
 import time
@@ -301,6 +302,37 @@ def begin_reshape(fs, backing, r, size=3840, name="r"):
 
 def reshape_ids(r):
     return f"{r[0]}-{r[1]}-{r[2]}-{r[3]}-{r[4]}-{r[5]}"
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["ours", "kernel's"])
+def test_spares_join_in_a_reshape(fs, backing, theirs):
+    """As LVM does: first a line with devices to be rebuilt that the array has not yet, then the one that adds them."""
+    size = 3840
+    pairs = [(backing(88, name=f"m{i}"), backing(size + GAP, name=f"d{i}")) for i in range(4)]
+    dev = fs.mkdir("r", shape("raid5_ls", 64, 2, pairs[:3], size))
+    wait_whole(dev)
+    model = scribble(dev, 1)
+    dev.refuse(shape("raid5_ls", 64, 3, pairs, size, "rebuild 2", "rebuild 3") + "\n", match="3 devices, 4 are given")
+    dev.load(shape("raid5_ls", 64, 3, pairs, size, "rebuild 3"))
+    assert status(dev)["disks"] == "3" and status(dev)["health"] == "AAAa" and status(dev)["action"] == "idle"
+    assert dev.size() == 3 * size * SECTOR and dev.pread(len(model), 0) == model
+    with pytest.raises(OSError):
+        dev.pread(4096, len(model) + 64 * SECTOR)
+    dev.remove()
+    for _, data in pairs[:3]:
+        moved = bytes(GAP * SECTOR) + content(data)[:size * SECTOR]
+        with open(data, "r+b") as f:
+            f.write(moved)
+    if theirs:
+        shutil.copy(pairs[0][0], pairs[3][0])
+        change_superblock(pairs[3][0], index=(1 << 32) - 1, resync=NONE, recovery=0)
+    dev = fs.mkdir("r", shape("raid5_ls", 64, 3, pairs, size, "delta_disks 1", f"data_offset {GAP}"))
+    dev.load(shape("raid5_ls", 64, 3, pairs, size))
+    wait_status(dev, " idle ")
+    dev.suspend()
+    dev.resume()
+    wait_whole(dev)
+    assert dev.pread(len(model), 0) == model and check(dev) == 0
 
 
 def test_the_room_of_a_reshape_is_taken_away(fs, backing):

@@ -614,8 +614,9 @@ unsigned raid_spares(const struct raid_params *p, const struct raid_found *found
 {
 	const struct raid_super *sb = newest(p, found);
 
-	if (!sb || sb->disks >= p->disks || sb->level != p->type->level || p->delta_disks || reshaping(sb) ||
-	    raid_given(p, RAID_SYNC))
+	if (!sb || sb->disks >= p->disks || sb->disks <= p->type->parity || sb->level != p->type->level)
+		return 0;
+	if (p->delta_disks || reshaping(sb) || raid_given(p, RAID_SYNC))
 		return 0;
 	if (sb->level != 5 && sb->level != 6 && !(sb->level == 10 && p->copies == (sb->layout & 0xff)))
 		return 0;

@@ -261,8 +261,8 @@ GAP = 256
 RESHAPES = [("raid5_ls", "raid5_ra", 64, 64, 3, 3), ("raid5_n", "raid5_ls", 64, 64, 4, 4),
             ("raid6_zr", "raid6_nc", 32, 32, 5, 5), ("raid5_ls", "raid5_ls", 64, 128, 4, 4),
             ("raid5_ls", "raid5_ls", 64, 16, 4, 4), ("raid5_ls", "raid5_ls", 64, 64, 3, 4),
-            ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_ra", "raid5_ra", 64, 64, 4, 3),
-            ("raid5_n", "raid5_n", 64, 64, 4, 2)]
+            ("raid6_ls_6", "raid6_ls_6", 32, 32, 4, 6), ("raid5_n", "raid5_n", 64, 64, 4, 2),
+            SHRINK := ("raid5_ra", "raid5_ra", 64, 64, 4, 3)]
 
 
 # so that it is seen on a machine that is busy; and so that it comes to its end while it is used
@@ -429,7 +429,7 @@ def test_reshape_goes_on_after_a_kill(dmfs, backing, r):
 
 def test_a_device_that_goes_fails_before(fs, backing):
     """What is to be removed is needed until all has moved: that it failed is remembered like of the others."""
-    pairs, model, first, second = begin_reshape(fs, backing, RESHAPES[-1])
+    pairs, model, first, second = begin_reshape(fs, backing, SHRINK)
     model = model[:2 * 3840 * SECTOR]
     leg = f"0 {3840 + GAP} linear {quote(pairs[3][1])} 0"
     fs.mkdir("leg", leg)

@@ -38,10 +38,8 @@ struct clone {
 	struct io *io;
 	struct dm_target *ti;
 	uint64_t sector, sectors; /* of the device, to come back to after a requeue */
-	struct iovec *iov;
-	int iovcnt;
 	enum dm_op op;
-	struct iovec iov1;
+	struct dm_part_data data; /* iov: the whole bio's, or its own */
 	char per_bio[] __attribute__((aligned(16)));
 };
 
@@ -111,8 +109,8 @@ static void io_finish(struct io *io)
 
 static void free_clone(struct clone *c)
 {
-	if (c->iov != c->io->bio->iov && c->iov != &c->iov1)
-		g_free(c->iov);
+	if (c->data.iov != c->io->bio->iov)
+		dm_part_data_clear(&c->data);
 	if (c != &c->io->first)
 		g_free(c);
 }
@@ -228,8 +226,7 @@ static void clone_init(struct clone *c, enum dm_op op, uint64_t sector, uint64_t
 	c->op = op;
 	c->sector = sector;
 	c->sectors = sectors;
-	c->iov = NULL;
-	c->iovcnt = 0;
+	c->data.iov = NULL;
 	/* One by one: compilers clear what is left of a bio by an instruction that costs more than all of this. */
 	G_STATIC_ASSERT(sizeof(struct dm_bio) <= 104); /* whoever adds a member sees this */
 	c->bio.op = op;
@@ -255,18 +252,11 @@ static void clone_data(struct clone *c, uint64_t offset)
 	size_t len = c->sectors << DM_SECTOR_SHIFT;
 
 	if (!offset && c->sectors == bio->sectors) {
-		c->iov = bio->iov;
-		c->iovcnt = bio->iovcnt;
-	} else if (bio->iovcnt == 1) {
-		c->iov1 = (struct iovec){(char *)bio->iov[0].iov_base + offset, len};
-		c->iov = &c->iov1;
-		c->iovcnt = 1;
+		c->data.iov = c->bio.iov = bio->iov;
+		c->bio.iovcnt = bio->iovcnt;
 	} else {
-		c->iov = g_new(struct iovec, bio->iovcnt);
-		c->iovcnt = dm_iov_slice(bio->iov, bio->iovcnt, offset, len, c->iov);
+		dm_part_data_init(&c->data, &c->bio, bio, offset, len);
 	}
-	c->bio.iov = c->iov;
-	c->bio.iovcnt = c->iovcnt;
 	if (__builtin_expect(bio->tags.data != NULL, 0))
 		c->bio.tags = dm_tags_from(bio->tags, offset >> DM_SECTOR_SHIFT);
 }
@@ -275,12 +265,13 @@ static void clone_zeroes(struct clone *c)
 {
 	size_t len = c->sectors << DM_SECTOR_SHIFT;
 
-	c->iovcnt = (int)dm_div_up(len, ZERO_BYTES);
-	c->iov = g_new(struct iovec, c->iovcnt);
-	for (int i = 0; i < c->iovcnt; i++, len -= MIN(len, ZERO_BYTES))
-		c->iov[i] = (struct iovec){zero_page, MIN(len, ZERO_BYTES)};
-	c->bio.iov = c->iov;
-	c->bio.iovcnt = c->iovcnt;
+	int n = (int)dm_div_up(len, ZERO_BYTES);
+
+	c->data.iov = g_new(struct iovec, n);
+	for (int i = 0; i < n; i++, len -= MIN(len, ZERO_BYTES))
+		c->data.iov[i] = (struct iovec){zero_page, MIN(len, ZERO_BYTES)};
+	c->bio.iov = c->data.iov;
+	c->bio.iovcnt = n;
 }
 
 static void map_clone(struct clone *c)

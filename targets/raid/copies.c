@@ -12,6 +12,8 @@
  * Write-behind (raid1, max_write_behind): a write is answered when the legs that are not write-mostly have it.  The
  * others get theirs from a copy, and keep the claim: a read that must go to such a leg waits for it.
  */
+#include <dmfs/under_way.h>
+
 #include "copies.h"
 
 #define BLOCK_SECTORS 8u  /* the smallest piece a failed read is tried in */
@@ -20,9 +22,7 @@
 
 struct copies {
 	struct dm_block_lock *lock; /* of the array's sectors */
-	pthread_mutex_t mutex;
-	pthread_cond_t settled;
-	unsigned behind; /* writes answered and not done everywhere */
+	struct dm_under_way behind; /* writes answered and not done everywhere */
 };
 
 static int copies_start(struct raid *r, GError **err)
@@ -30,8 +30,7 @@ static int copies_start(struct raid *r, GError **err)
 	struct copies *c = g_new0(struct copies, 1);
 
 	c->lock = dm_block_lock_new(LOCK_SHIFT);
-	pthread_mutex_init(&c->mutex, NULL);
-	pthread_cond_init(&c->settled, NULL);
+	dm_under_way_init(&c->behind);
 	r->family = c;
 	return 0;
 }
@@ -40,12 +39,7 @@ static void copies_settle(struct raid *r)
 {
 	struct copies *c = r->family;
 
-	dm_block_begin();
-	pthread_mutex_lock(&c->mutex);
-	while (c->behind)
-		pthread_cond_wait(&c->settled, &c->mutex);
-	pthread_mutex_unlock(&c->mutex);
-	dm_block_end();
+	dm_under_way_wait(&c->behind);
 }
 
 static void copies_stop(struct raid *r)
@@ -56,8 +50,7 @@ static void copies_stop(struct raid *r)
 		return;
 	copies_settle(r);
 	dm_block_lock_free(c->lock);
-	pthread_mutex_destroy(&c->mutex);
-	pthread_cond_destroy(&c->settled);
+	dm_under_way_destroy(&c->behind);
 	g_free(c);
 }
 
@@ -301,10 +294,7 @@ static void behind_done(struct raid *r)
 {
 	struct copies *c = r->family;
 
-	pthread_mutex_lock(&c->mutex);
-	if (!--c->behind)
-		pthread_cond_broadcast(&c->settled);
-	pthread_mutex_unlock(&c->mutex);
+	dm_under_way_end(&c->behind);
 }
 
 static void write_release(struct write *w)
@@ -389,7 +379,7 @@ static bool write_behind(struct write *w)
 	struct raid *r = w->r;
 	struct copies *c = r->family;
 	unsigned max = r->params.value[RAID_WRITE_BEHIND] / 2;
-	bool some = false, other = false, may;
+	bool some = false, other = false;
 
 	if (!max || w->bio->op != DM_WRITE || w->bio->flags & DM_FUA || !raid_has_bitmap(r))
 		return false;
@@ -403,11 +393,7 @@ static bool write_behind(struct write *w)
 	}
 	if (!some || !other)
 		return false;
-	pthread_mutex_lock(&c->mutex);
-	may = c->behind < max;
-	c->behind += may;
-	pthread_mutex_unlock(&c->mutex);
-	if (!may)
+	if (!dm_under_way_try(&c->behind, max))
 		return false;
 	w->iov.iov_len = w->bio->sectors * DM_SECTOR_SIZE;
 	w->iov.iov_base = w->data = g_malloc(w->iov.iov_len);

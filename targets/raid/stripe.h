@@ -99,7 +99,7 @@ struct raid_shard {
 	struct raid_stripe *bucket[64];
 	struct raid_ring lru; /* the next is the oldest */
 	void *free_pages;     /* linked by their first word */
-	unsigned active;      /* who is to kick a stripe, and stripes that are busy */
+	unsigned active;      /* who is to kick a stripe, and stripes that are busy; counted with the lock held anyhow */
 	pthread_cond_t quiet; /* there are none */
 } __attribute__((aligned(64)));
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """raid arrays for tests: their files, lines, status and superblocks."""
 
+import os
+import random
 import struct
 
 from mounted import SECTOR, quote, wait_status
@@ -96,3 +98,19 @@ def damage(path, sector, sectors=1):
         old = f.read(sectors * SECTOR)
         f.seek(sector * SECTOR)
         f.write(bytes(b ^ 0x5a for b in old))
+
+
+def scribble(dev, seed, count=60, size=None, model=None):
+    """Random writes, and what the device must then hold."""
+    rand = random.Random(seed)
+    size = size or dev.size()
+    model = model if model is not None else bytearray(dev.pread(size, 0))
+    with dev.open() as fd:
+        for _ in range(count):
+            n = rand.choice([1, 7, 8, 16, 100, 300]) * SECTOR
+            at = rand.randrange(size // SECTOR) * SECTOR
+            data = rand.randbytes(min(n, size - at))
+            os.pwrite(fd, data, at)
+            model[at:at + len(data)] = data
+        os.fsync(fd)
+    return model

@@ -264,7 +264,6 @@ static void clone_data(struct clone *c, uint64_t offset)
 static void clone_zeroes(struct clone *c)
 {
 	size_t len = c->sectors << DM_SECTOR_SHIFT;
-
 	int n = (int)dm_div_up(len, ZERO_BYTES);
 
 	c->data.iov = g_new(struct iovec, n);

@@ -8,6 +8,7 @@ import statistics
 import threading
 import time
 
+import aio
 from benchlib import DIRECT, DIRECT_4K, DIRECT_BIG, Job, Limit, device, linear_line, program, row, served, subject
 from mounted import quote
 
@@ -167,3 +168,49 @@ def delay_time(b):
     assert min(late) >= 0
     b.measure("behind, median", statistics.median(late), "ms", at_most=1)
     b.measure("behind, worst", max(late), "ms")
+
+
+# --- others that wait -------------------------------------------------------------------
+
+
+WAITING, EACH = 8, 1000     # devices, and requests that wait for each
+
+
+def thousand_reads(dev):
+    """How long they take."""
+    buf = mmap.mmap(-1, 4096)
+    with dev.open(os.O_RDONLY | os.O_DIRECT) as fd:
+        start = time.monotonic()
+        for i in range(1000):
+            os.preadv(fd, [buf], i * 4096)
+        return time.monotonic() - start
+
+
+def beside_waiting(b, path):
+    """The quickest thousand reads of a daemon where nothing waits, over those of one with thousands that wait."""
+    line = linear_line(b, path)
+    busy, idle = b.own_dmfs(), b.own_dmfs()
+    ninth, alone = (d.mkdir("ninth", line) for d in (busy, idle))
+    devices = [busy.mkdir(f"waiting{i}", line) for i in range(WAITING)]
+    with contextlib.ExitStack() as stack:
+        for dev in devices:
+            dev.suspend()
+            requests = aio.Aio(EACH)
+            fd = os.open(dev.image, os.O_RDONLY | os.O_DIRECT)
+            stack.callback(os.close, fd)
+            stack.callback(requests.close)
+            stack.callback(dev.resume)
+            requests.submit(fd, [i * 4096 for i in range(EACH)])
+        times = [(thousand_reads(alone), thousand_reads(ninth)) for _ in range(20)]
+    busy.close()
+    idle.close()
+    return min(a for a, _ in times) / min(n for _, n in times)
+
+
+@row("waiting")
+def waiting_row(b):
+    """direct reads of a device while thousands of requests wait for eight others, beside a daemon where none does"""
+    path = b.file("linear.img")
+    # a daemon's threads keep to a CPU, or not, for as long as it lives: which of two is the quicker is its luck
+    ratios = [beside_waiting(b, path) for _ in range(1 if b.quick else 5 * b.rounds)]
+    b.measure("reads beside those that wait", statistics.median(ratios), "", at_least=1 / 1.5)

